@@ -1,0 +1,203 @@
+"""What was asked for: the two stages' settings as frozen, validated values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from featstore.errors import ConfigError
+
+SPLITS = ("train", "test", "val")
+"""Names of the splits; a sample's split is stored as its position here."""
+
+POOLS = ("avg", "max", "avgmax", "flatten", "gem")
+BANDS = ("rgb", "gray")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+ON_ERROR = ("stop", "mask")
+
+MAX_IMAGE_SIZE = 4096
+MAX_BATCH_SIZE = 65536
+
+
+def json_digest(value: Any) -> str:
+    """Return the sha256 (hex) of a JSON-able value, the same for equal values."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
+
+
+def _integer(name: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number from {low} to {high}.")
+
+
+def _named_fields(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    known = {field.name for field in fields(cls)}
+    if unknown := sorted(set(values) - known):
+        raise ConfigError(
+            f"{cls.__name__} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}."
+        )
+    return dict(values)
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """Everything that one extraction was asked for.
+
+    Parameters
+    ----------
+    model : str
+        Network: ``alexnet``, ``vgg19``, ``googlenet``, ``resnet50``, ``resnet50_v1`` or the
+        name of any other torchvision classification network.
+    dataset : str
+        ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``.
+    layers : tuple of str
+        Layers by the papers' or torchvision's names; empty for the network's feature layer.
+    weights : str
+        ``imagenet``, a torchvision weights name, a file's path, or ``random:SEED``.
+    root : str or None
+        Where the dataset's files are looked for.
+    limit : int or None
+        Use this many samples, spread evenly over splits and classes; None for all.
+    seed : int
+        Seeds the split of datasets that have no official one, and the demo's images.
+    pool : str
+        How a convolutional map becomes a vector: ``avg``, ``max``, ``avgmax``, ``flatten``
+        or ``gem``.
+    bands : str
+        ``rgb``, or ``gray`` for luminance replicated to three channels.
+    image_size : int or None
+        Side, in pixels, to which images are resized; None for the network's own.
+    precision : str
+        ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+    batch_size : int or None
+        Images in one forward pass; None chooses by device and image size.
+    on_error : str
+        ``stop`` at an unreadable image, or ``mask`` its row.
+
+    Raises
+    ------
+    ConfigError
+        When a value is out of its range.
+    """
+
+    model: str
+    dataset: str
+    layers: tuple[str, ...] = ()
+    weights: str = "imagenet"
+    root: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    pool: str = "avg"
+    bands: str = "rgb"
+    image_size: int | None = None
+    precision: str = "auto"
+    device: str = "auto"
+    batch_size: int | None = None
+    on_error: str = "stop"
+
+    def __post_init__(self) -> None:
+        _one_of("pool", self.pool, POOLS)
+        _one_of("bands", self.bands, BANDS)
+        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("on_error", self.on_error, ON_ERROR)
+        _integer("seed", self.seed, 0, 2**32 - 1)
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device is {self.device!r}; it must be auto, cpu, cuda or cuda:N.")
+        if self.limit is not None:
+            _integer("limit", self.limit, 1, 2**40)
+        if self.image_size is not None:
+            _integer("image_size", self.image_size, 16, MAX_IMAGE_SIZE)
+        if self.batch_size is not None:
+            _integer("batch_size", self.batch_size, 1, MAX_BATCH_SIZE)
+        if any(not layer for layer in self.layers):
+            raise ConfigError("layers holds an empty name; give names such as fc1000 or conv1.")
+        object.__setattr__(self, "layers", tuple(dict.fromkeys(self.layers)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON-able values."""
+        return asdict(self) | {"layers": list(self.layers)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from :meth:`to_dict`'s result; unknown settings raise ConfigError."""
+        named = _named_fields(cls, values)
+        return cls(**named | {"layers": tuple(named.get("layers", ()))})
+
+    def request(self) -> dict[str, Any]:
+        """Return the settings that decide what a feature row holds.
+
+        Left out are the place and speed of the work (root, device, batch size), which layers
+        are wanted and how the maps are pooled (each layer is stored by itself), the policy for
+        bad images, and what the dataset's own identity covers (limit, seed).
+        """
+        weights = self.weights
+        if Path(weights).is_file():
+            weights = Path(weights).name
+        return {
+            "model": self.model,
+            "weights": weights,
+            "bands": self.bands,
+            "image_size": self.image_size,
+            "precision": self.precision,
+        }
+
+    def digest(self) -> str:
+        """Return the sha256 (hex) of the settings."""
+        return json_digest(self.to_dict())
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """One classifier to fit.
+
+    Parameters
+    ----------
+    clf : str
+        The classifier's name, such as ``logreg``.
+    params : tuple of (str, Any)
+        Parameters that replace the classifier's defaults, sorted by name.
+    seed : int
+        ``random_state`` of whatever is drawn at random.
+
+    Raises
+    ------
+    ConfigError
+        When the seed is out of range or a parameter is named twice.
+    """
+
+    clf: str
+    params: tuple[tuple[str, Any], ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _integer("seed", self.seed, 0, 2**32 - 1)
+        names = [name for name, _ in self.params]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"A parameter of {self.clf} is given twice: {', '.join(names)}.")
+        object.__setattr__(self, "params", tuple(sorted(self.params)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON-able values."""
+        return {"clf": self.clf, "params": dict(self.params), "seed": self.seed}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from :meth:`to_dict`'s result; unknown settings raise ConfigError."""
+        named = _named_fields(cls, values)
+        return cls(**named | {"params": tuple(dict(named.get("params", {})).items())})
+
+    def digest(self) -> str:
+        """Return the sha256 (hex) of the settings."""
+        return json_digest(self.to_dict())
