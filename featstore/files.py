@@ -1,0 +1,86 @@
+"""Files that are there whole or not at all, and what their bytes are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from featstore.config import json_digest
+from featstore.errors import CorruptionError, StoreError
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames in a folder durable; a platform that can't open folders does so itself."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's bytes durable."""
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, which replaces it durably if no error comes up."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        sync_file(temporary)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write `value` atomically, with a digest of itself."""
+    body = value | {"digest": json_digest(value)}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(body, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what :func:`write_json` wrote.
+
+    Raises
+    ------
+    CorruptionError
+        When the file's content does not fit its digest.
+    StoreError
+        When it can't be read.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        digest = value.pop("digest")
+        intact = digest == json_digest(value)
+    except OSError as error:
+        raise StoreError(f"{path} can't be read: {error.strerror or error}.") from error
+    except (ValueError, KeyError, AttributeError, TypeError):
+        intact = False
+    if not intact:
+        raise CorruptionError(
+            f"{path} is not as it was written: its digest does not fit. Put back the file, or "
+            "remove the feature set that it belongs to and extract again."
+        )
+    return dict(value)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 (hex) of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,187 @@
+"""Matrices on disk: the one file that knows zarr's API.
+
+A feature set is a plain Zarr v3 group, so any Zarr reader opens it. Rows are stored in whole
+chunks; each chunk ends in a CRC-32C, which every reader checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numcodecs.blosc
+import numpy as np
+import zarr
+import zarr.errors
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from featstore.errors import CorruptionError
+
+if TYPE_CHECKING:
+    import dask.array
+
+CHUNK_NBYTES = 4 * 2**20
+"""Aimed size of a chunk. Chunks of one row write at 25 MB/s, chunks of 4 MB at over 400."""
+
+# With its own threads Blosc lays its blocks down in the order in which they get done, so the
+# same rows would not always give the same bytes.
+numcodecs.blosc.use_threads = False
+
+
+def chunk_rows(n_samples: int, n_features: int) -> int:
+    """Return how many whole float32 rows make a chunk of about :data:`CHUNK_NBYTES`."""
+    return max(1, min(n_samples, round(CHUNK_NBYTES / (4 * n_features))))
+
+
+def _codecs() -> list[Any]:
+    # Measured by benchmarks/bench_sink.py: byte shuffle and fast zstd take features computed in
+    # bfloat16 to 0.39 of their size and sparse ones (after a ReLU) to 0.19; plain zstd takes the
+    # former to 0.46. Dense float32 features hardly compress (0.93) by any codec.
+    return [BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=4), Crc32cCodec()]
+
+
+def create_group(path: Path, attributes: Mapping[str, Any]) -> None:
+    """Create an empty Zarr v3 group at `path`."""
+    zarr.create_group(path, zarr_format=3, attributes=dict(attributes))
+
+
+def create_vector(
+    group: Path, name: str, values: np.ndarray, attributes: Mapping[str, Any]
+) -> None:
+    """Write `values` (n_samples,) of any integer dtype or of str as one array of the group."""
+    text = values.dtype.kind in "UTO"
+    array = zarr.create_array(
+        group / name,
+        shape=values.shape,
+        chunks=(max(1, min(len(values), 100_000)),),
+        dtype=str if text else values.dtype,
+        compressors=[BloscCodec(cname="zstd", clevel=1), Crc32cCodec()],
+        dimension_names=("sample",),
+        attributes=dict(attributes),
+        config={"write_empty_chunks": True},
+    )
+    array[:] = values.astype(object) if text else values
+
+
+def create_matrix(
+    group: Path, name: str, shape: tuple[int, int], attributes: Mapping[str, Any]
+) -> int:
+    """Create an empty float32 matrix (n_samples, n_features) and return its rows per chunk."""
+    rows = chunk_rows(*shape)
+    zarr.create_array(
+        group / name,
+        shape=shape,
+        chunks=(rows, shape[1]),
+        dtype="float32",
+        compressors=_codecs(),
+        fill_value=np.nan,
+        dimension_names=("sample", f"{name}.feature"),
+        attributes=dict(attributes),
+        overwrite=True,
+    )
+    return rows
+
+
+class Matrix:
+    """A float32 matrix (n_samples, n_features) on disk, read and written by whole chunks."""
+
+    def __init__(self, path: Path, *, writable: bool = False) -> None:
+        self.path = path
+        try:
+            # All-zero chunks are written too: a chunk without a file is then a missing chunk.
+            self._array = cast(
+                "zarr.Array[Any]",
+                zarr.open_array(
+                    path, mode="r+" if writable else "r", config={"write_empty_chunks": True}
+                ),
+            )
+        except (FileNotFoundError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
+            raise CorruptionError(
+                f"{path} is not a readable Zarr array ({error}). Run `featstore store verify`."
+            ) from error
+        self.n_samples, self.n_features = self._array.shape
+        self.chunk_rows = self._array.chunks[0]
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of chunks that a complete matrix has."""
+        return -(-self.n_samples // self.chunk_rows)
+
+    def chunk_range(self, index: int) -> tuple[int, int]:
+        """Return the first row of chunk `index` and the row after its last."""
+        start = index * self.chunk_rows
+        return start, min(start + self.chunk_rows, self.n_samples)
+
+    def chunk_path(self, index: int) -> Path:
+        """Return the file that holds chunk `index`."""
+        return self.path / "c" / str(index) / "0"
+
+    def write_chunk(self, index: int, block: np.ndarray) -> Path:
+        """Write chunk `index` whole from `block` and return its file."""
+        start, stop = self.chunk_range(index)
+        if block.shape != (stop - start, self.n_features):
+            raise ValueError(
+                f"chunk {index} has shape {(stop - start, self.n_features)}, not {block.shape}"
+            )
+        self._array[start:stop] = block
+        return self.chunk_path(index)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return rows `start` to `stop` as float32, every chunk's checksum checked.
+
+        Raises
+        ------
+        CorruptionError
+            When a chunk that the rows lie in is missing, or its bytes are not those written.
+        """
+        for index in range(start // self.chunk_rows, -(-stop // self.chunk_rows)):
+            if not self.chunk_path(index).is_file():
+                raise CorruptionError(self._damage(index, "its file is missing"))
+        try:
+            return cast("np.ndarray", self._array[start:stop])
+        except (ValueError, RuntimeError, OSError) as error:
+            index = self._first_bad(start, stop)
+            raise CorruptionError(self._damage(index, str(error))) from error
+
+    def _first_bad(self, start: int, stop: int) -> int:
+        first = start // self.chunk_rows
+        for index in range(first, -(-stop // self.chunk_rows)):
+            try:
+                self._array[slice(*self.chunk_range(index))]
+            except (ValueError, RuntimeError, OSError):
+                return index
+        return first
+
+    def _damage(self, index: int, cause: str) -> str:
+        start, stop = self.chunk_range(index)
+        return (
+            f"Chunk {index} (rows {start} to {stop - 1}) of {self.path} is damaged: {cause}. "
+            "Run `featstore store verify`, then the same `featstore extract` again: it computes "
+            "only the damaged chunks."
+        )
+
+    def dask(self) -> dask.array.Array:
+        """Return the matrix as a lazy Dask array, one block a chunk."""
+        import dask.array
+
+        return dask.array.from_zarr(self._array)
+
+
+def read_vector(group: Path, name: str) -> np.ndarray:
+    """Return an array that :func:`create_vector` wrote.
+
+    Raises
+    ------
+    CorruptionError
+        When it is missing or its bytes are not those written.
+    """
+    try:
+        array = cast("zarr.Array[Any]", zarr.open_array(group / name, mode="r"))
+        values = np.asarray(array[:])
+    except (ValueError, RuntimeError, OSError, KeyError, zarr.errors.BaseZarrError) as error:
+        raise CorruptionError(
+            f"{group / name} is damaged: {error}. Run `featstore store verify` to see what is, "
+            "then `featstore store rm` and extract again."
+        ) from error
+    return values.astype(str) if values.dtype.kind in "TO" else values

@@ -1,0 +1,350 @@
+"""Selections: which features, of all that a store holds, one classifier is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+import numpy as np
+
+from featstore.config import json_digest
+from featstore.errors import FeatstoreError, IncompleteError, SelectionError
+from featstore.files import replacing
+
+if TYPE_CHECKING:
+    import dask.array
+
+    from featstore.store import FeatureSet, FeatureStore
+
+OPTIONS = {
+    "title": "--dataset",
+    "dataset": "--dataset",
+    "model": "--model",
+    "weights": "--weights",
+    "bands": "--bands",
+    "image_size": "--image-size",
+    "precision": "--precision",
+}
+"""Which option of ``featstore fit`` tells sets apart that differ in a facet."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Layers of one or more feature sets of one dataset, side by side: X, y and who is who.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    parts : tuple of (str, str)
+        ``(set_id, layer)``, in the order in which their columns stand.
+    """
+
+    store: FeatureStore
+    parts: tuple[tuple[str, str], ...]
+
+    @cached_property
+    def _sets(self) -> list[FeatureSet]:
+        return [self.store.get(set_id) for set_id, _ in self.parts]
+
+    @cached_property
+    def _records(self) -> list[dict[str, Any]]:
+        return [s.layer(layer) for s, (_, layer) in zip(self._sets, self.parts, strict=True)]
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's kind: ``sat4``, ``folder``, ..."""
+        return str(self._sets[0].facets["dataset"])
+
+    @property
+    def title(self) -> str:
+        """The dataset's name for people; of a folder, the folder's."""
+        return str(self._sets[0].facets["title"])
+
+    @property
+    def model(self) -> str:
+        """The network's name, or several joined by ``+``."""
+        return "+".join(dict.fromkeys(s.facets["model"] for s in self._sets))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers; with several networks, as ``model:layer``."""
+        if len({set_id for set_id, _ in self.parts}) == 1:
+            return tuple(layer for _, layer in self.parts)
+        return tuple(
+            f"{s.facets['model']}:{layer}"
+            for s, (_, layer) in zip(self._sets, self.parts, strict=True)
+        )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by label."""
+        return self._sets[0].class_names
+
+    @property
+    def n_samples(self) -> int:
+        """Number of rows."""
+        return self._sets[0].n_samples
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns."""
+        return sum(int(record["n_features"]) for record in self._records)
+
+    @property
+    def y(self) -> np.ndarray:
+        """Labels, (n_samples,) int32; -1 where there is none."""
+        return self._sets[0].labels
+
+    @property
+    def splits(self) -> np.ndarray:
+        """Splits, (n_samples,) uint8, positions in :data:`featstore.config.SPLITS`."""
+        return self._sets[0].splits
+
+    @property
+    def sample_ids(self) -> np.ndarray:
+        """Names of the samples, (n_samples,) str."""
+        return self._sets[0].sample_ids
+
+    @cached_property
+    def valid(self) -> np.ndarray:
+        """Rows that were not masked, (n_samples,) bool."""
+        valid = np.ones(self.n_samples, dtype=bool)
+        for record in self._records:
+            valid[[entry["row"] for entry in record["masked"]]] = False
+        return valid
+
+    @property
+    def feature_specs(self) -> list[dict[str, Any]]:
+        """For each part, all that is needed to compute the same features of other images."""
+        return [
+            {
+                "set_id": s.set_id,
+                "layer": layer,
+                "node": record["node"],
+                "pool": record["pool"],
+                "batch_size": record["batch_size"],
+                "n_features": record["n_features"],
+                "backbone": s.info["backbone"],
+                "preprocess": s.info["preprocess"],
+            }
+            for s, (_, layer), record in zip(self._sets, self.parts, self._records, strict=True)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the selection is, JSON-able; ``digest`` changes when the features do."""
+        weights = list(dict.fromkeys(s.facets["weights"] for s in self._sets))
+        content = [
+            {"set": s.info["key"], "layer": layer, "files": record["files"]}
+            for s, (_, layer), record in zip(self._sets, self.parts, self._records, strict=True)
+        ]
+        return {
+            "dataset": self.dataset,
+            "title": self.title,
+            "model": self.model,
+            "layers": list(self.layers),
+            "weights": "+".join(weights),
+            "precision": "+".join(dict.fromkeys(s.facets["precision"] for s in self._sets)),
+            "n_samples": self.n_samples,
+            "n_features": self.n_features,
+            "set_ids": [set_id for set_id, _ in self.parts],
+            "features": self.feature_specs,
+            "digest": json_digest(content),
+        }
+
+    def dask(self) -> dask.array.Array:
+        """Return the features as a lazy float32 Dask array (n_samples, n_features)."""
+        import dask.array
+
+        columns = [
+            s.matrix(layer).dask() for s, (_, layer) in zip(self._sets, self.parts, strict=True)
+        ]
+        return dask.array.concatenate(columns, axis=1) if len(columns) > 1 else columns[0]
+
+    def numpy(self) -> np.ndarray:
+        """Return the features in memory, (n_samples, n_features) float32."""
+        return np.array(self.memmap())
+
+    def memmap(self) -> np.ndarray:
+        """Return the features, (n_samples, n_features) float32, as a read-only memory map.
+
+        They are decoded once, chunk by chunk, into the store's cache, and shared from there by
+        all processes that ask.
+
+        Raises
+        ------
+        CorruptionError
+            When a chunk is missing or damaged.
+        """
+        path = self.store.cache_dir / f"{self.describe()['digest'][:32]}.npy"
+        if not path.is_file():
+            with filelock.FileLock(self.store.lock_path(path.name)):
+                if not path.is_file():
+                    self._decode(path)
+        return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+
+    def _decode(self, path: Path) -> None:
+        shape = (self.n_samples, self.n_features)
+        with replacing(path) as temporary:
+            X = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+            column = 0
+            for s, (_, layer) in zip(self._sets, self.parts, strict=True):
+                matrix = s.matrix(layer)
+                for index in range(matrix.n_chunks):
+                    start, stop = matrix.chunk_range(index)
+                    X[start:stop, column : column + matrix.n_features] = matrix.read(start, stop)
+                column += matrix.n_features
+            X.flush()
+            del X
+
+
+def select(
+    store: FeatureStore,
+    dataset: str | None,
+    model: str | None,
+    layers: str | None,
+    facets: Mapping[str, Any],
+) -> Selection:
+    """Find the one selection that fits; see :meth:`featstore.store.FeatureStore.select`."""
+    sets = [s for s in store.sets() if _fits(s, {"dataset": dataset, **facets})]
+    if not store.sets():
+        raise SelectionError(
+            f"{store.path} holds no feature sets. Make one first, for example with: "
+            "featstore extract --model resnet50 --dataset sat4"
+        )
+    models = model.split(",") if model else [None]
+    names = layers.split(",") if layers else [None]
+    parts: list[tuple[str, str]] = []
+    used: set[str] = set()
+    chosen: list[FeatureSet] = []
+    for one_model in models:
+        own = [_own_name(name, one_model, models) for name in names]
+        wanted = [name for name in own if name != ""]
+        one_set = _one_set(store, [s for s in sets if _fits(s, {"model": one_model})], wanted,
+                           one_model, shared=len(models) > 1)
+        chosen.append(one_set)
+        for name in wanted:
+            layer = _one_layer(one_set, name)
+            if layer is None:
+                continue
+            used.add(str(name))
+            parts.append((one_set.set_id, layer))
+    if missing := [n for n in names if n is not None and n.split(":")[-1] not in used]:
+        raise SelectionError(
+            f"No selected feature set has a layer {', '.join(missing)}. Extract it with: "
+            f"featstore extract --layers {','.join(missing)} (other options as before)"
+        )
+    if len({s.info["dataset"]["fingerprint"] for s in chosen}) > 1:
+        raise SelectionError(
+            "The features of " + " and ".join(s.set_id for s in chosen) + " come from different "
+            "images, so their rows can't stand side by side. Extract both from the same dataset, "
+            "--limit and --seed."
+        )
+    return Selection(store, tuple(dict.fromkeys(parts)))
+
+
+def _own_name(name: str | None, model: str | None, models: list[str | None]) -> str | None:
+    """Return the layer that `name` asks of `model`; empty when it asks another model."""
+    if name is None or ":" not in name:
+        return name
+    owner, _, layer = name.partition(":")
+    if models == [None]:
+        raise SelectionError(f"The layer {name!r} names the model {owner}: give --model {owner}.")
+    return layer if owner == model else ""
+
+
+def _fits(feature_set: FeatureSet, wanted: Mapping[str, Any]) -> bool:
+    facets = feature_set.facets
+    for name, value in wanted.items():
+        if value is None:
+            continue
+        if name == "set_id":
+            fits = feature_set.set_id.startswith(value) or feature_set.set_id.endswith(value)
+        elif name == "dataset":
+            fits = value in (facets["dataset"], facets["title"])
+        elif name == "weights":
+            fits = value in facets["weights_names"]
+        else:
+            fits = str(facets.get(name)) == str(value)
+        if not fits:
+            return False
+    return True
+
+
+def _one_set(
+    store: FeatureStore,
+    sets: list[FeatureSet],
+    layers: list[str | None],
+    model: str | None,
+    *,
+    shared: bool,
+) -> FeatureSet:
+    def has(s: FeatureSet, layer: str | None) -> bool:
+        return bool(s.layers()) if layer is None else s.find_layer(layer) is not None
+
+    match = any if shared else all
+    found = [s for s in sets if layers and match(has(s, layer) for layer in layers)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise SelectionError(_several(found))
+    if unfinished := [s for s in sets if s.unfinished()]:
+        raise IncompleteError(
+            f"{unfinished[0].set_id} is not finished. Resume it with: "
+            f"{unfinished[0].info['command']}"
+        )
+    asked = f" of {model}" if model else ""
+    wanted = ", ".join(str(layer) for layer in layers if layer)
+    raise SelectionError(
+        f"No feature set{asked}{f' with {wanted}' if wanted else ''} fits the selection. "
+        f"{store.path} holds:\n" + _listing(store.sets())
+    )
+
+
+def _listing(sets: list[FeatureSet]) -> str:
+    lines = []
+    for s in sets:
+        try:
+            facets = s.facets
+            described = (
+                f"{facets['title']} {facets['model']} {facets['weights']} "
+                f"{','.join(s.layers()) or '(unfinished)'}"
+            )
+        except FeatstoreError as error:
+            described = str(error)
+        lines.append(f"  {s.set_id}: {described}")
+    return "\n".join(lines)
+
+
+def _several(found: list[FeatureSet]) -> str:
+    differing = [
+        (name, option)
+        for name, option in OPTIONS.items()
+        if len({str(s.facets.get(name)) for s in found}) > 1
+    ]
+    options = list(dict.fromkeys(option for _, option in differing)) or ["--set"]
+    lines = []
+    for s in found:
+        values = [f"{option} {s.facets[name]}" for name, option in differing if name != "dataset"]
+        lines.append(f"  {s.set_id}: {' '.join(values) or 'limit ' + str(s.facets['limit'])}")
+    if options != ["--set"]:
+        options.append("--set")
+    return (
+        f"{len(found)} feature sets fit. Choose one with {' or '.join(options)}:\n"
+        + "\n".join(lines)
+    )
+
+
+def _one_layer(feature_set: FeatureSet, name: str | None) -> str | None:
+    if name is not None:
+        return feature_set.find_layer(name)
+    complete = list(feature_set.layers())
+    if len(complete) == 1:
+        return complete[0]
+    raise SelectionError(
+        f"{feature_set.set_id} has the layers {', '.join(complete)}. Choose with --layers; "
+        f"with a comma they are put side by side: --layers {','.join(complete[:2])}"
+    )
