@@ -1,0 +1,308 @@
+"""What every dataset is: a named, ordered collection of images with labels and splits.
+
+A format (one module each beside this one) tells what its files hold by a :class:`Source`;
+a :class:`Dataset` is a selection of a source's rows. Sources load lazily and are shared by all
+selections, so that a subset never copies the images.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.config import SPLITS
+from featstore.errors import ConfigError
+from featstore.images import decode
+
+RGB = ("red", "green", "blue")
+RGB_NIR = (*RGB, "nir")
+
+
+class Source(ABC):
+    """The files of one dataset, as its format reads them; nothing is loaded before it is asked.
+
+    Attributes
+    ----------
+    name : str
+        The format: ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``.
+    title : str
+        The name that people see.
+    bands : tuple of str
+        What each channel of an image is, such as ``("red", "green", "blue")``.
+    """
+
+    name: str
+    title: str
+    bands: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; a label is a position in them."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> NDArray[np.int32]:
+        """Labels, shape (n_samples,); -1 where a sample has none."""
+
+    @property
+    @abstractmethod
+    def splits(self) -> NDArray[np.uint8]:
+        """Splits, shape (n_samples,), as positions in :data:`featstore.config.SPLITS`."""
+
+    @property
+    @abstractmethod
+    def sample_ids(self) -> Sequence[str]:
+        """Unique names of the samples, the same on every platform."""
+
+    @abstractmethod
+    def files(self) -> list[tuple[str, Path]]:
+        """Return all source files as (stable relative name, path), sorted by name."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Return, as JSON-able values, what tells this apart beside the files' content."""
+
+
+class ArraySource(Source):
+    """A source whose images all have one shape and lie in a few large arrays."""
+
+    image_shape: tuple[int, int, int]
+
+    @abstractmethod
+    def read_rows(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the images of some rows, shape (len(rows), H, W, C), C-contiguous."""
+
+
+class FileSource(Source):
+    """A source that holds one image a file."""
+
+    @property
+    @abstractmethod
+    def paths(self) -> Sequence[Path]:
+        """Files of the samples, in the samples' order."""
+
+
+class Dataset(ABC):
+    """Rows of a source, in the source's order.
+
+    Parameters
+    ----------
+    source : Source
+        What reads the files.
+    limit : int, optional
+        Keep only this many samples: spread evenly over each class of each split, all of which
+        stay present.
+    """
+
+    def __init__(self, source: Source, limit: int | None = None) -> None:
+        self._source = source
+        self._limit = limit
+        self._picked: NDArray[np.int64] | None = None
+
+    @property
+    def name(self) -> str:
+        """The format: ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``."""
+        return self._source.name
+
+    @property
+    def title(self) -> str:
+        """The name that people see: the format's, or for ``folder`` the root folder's."""
+        return self._source.title
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """What each channel of an image is."""
+        return self._source.bands
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; a label is a position in them."""
+        return self._source.class_names
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """Rows of the source that are the samples, increasing, shape (n_samples,)."""
+        if self._picked is not None:
+            return self._picked
+        if self._limit is None:
+            return np.arange(len(self._source.labels))
+        return spread(self._source.labels, self._source.splits, self._limit)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int32]:
+        """Labels, shape (n_samples,); -1 where a sample has none."""
+        return self._source.labels[self.rows]
+
+    @cached_property
+    def splits(self) -> NDArray[np.uint8]:
+        """Splits, shape (n_samples,), as positions in :data:`featstore.config.SPLITS`."""
+        return self._source.splits[self.rows]
+
+    @cached_property
+    def sample_ids(self) -> Sequence[str]:
+        """Unique names of the samples, the same on every platform."""
+        ids = self._source.sample_ids
+        return ids if len(ids) == len(self) else [ids[row] for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def files(self) -> list[tuple[str, Path]]:
+        """Return all source files as (stable relative name, path), sorted by name.
+
+        A subset has the files of the whole, since they decide which rows it is.
+        """
+        return self._source.files()
+
+    def identity(self) -> dict[str, Any]:
+        """Return, as JSON-able values, what tells this dataset apart beside its files' content.
+
+        Loads nothing. No absolute paths: the same files elsewhere are the same dataset.
+        """
+        identity = self._source.identity()
+        if self._limit is not None:
+            identity["limit"] = self._limit
+        if self._picked is not None:
+            identity["rows"] = hashlib.sha256(self._picked.astype("<i8").tobytes()).hexdigest()
+        return identity
+
+    @abstractmethod
+    def read(self, row: int) -> NDArray[np.uint8]:
+        """Return one image, shape (H, W, C).
+
+        Raises
+        ------
+        ImageError
+            When it can't be decoded; names the file and the cause.
+        """
+
+    def subset(self, rows: NDArray[np.integer[Any]]) -> Self:
+        """Return the dataset of some of the samples; shares the source, copies no image.
+
+        Parameters
+        ----------
+        rows : ndarray of int, shape (n,)
+            Samples to keep, strictly increasing.
+
+        Raises
+        ------
+        ConfigError
+            When rows are not increasing, or are out of range.
+        """
+        rows = np.asarray(rows, np.int64)
+        if rows.ndim != 1 or (np.diff(rows) <= 0).any():
+            raise ConfigError("The rows of a subset must be strictly increasing.")
+        if rows.size and not 0 <= rows[0] <= rows[-1] < len(self):
+            raise ConfigError(
+                f"A subset asks for rows {rows[0]} to {rows[-1]}; {self.title} has {len(self)}."
+            )
+        chosen = copy.copy(self)
+        for name in ("rows", "labels", "splits", "sample_ids"):
+            chosen.__dict__.pop(name, None)
+        chosen._picked = self.rows[rows]
+        return chosen
+
+
+class ArrayDataset(Dataset):
+    """Images of one shape that lie in large arrays; reads in blocks."""
+
+    _source: ArraySource
+
+    def __init__(self, source: ArraySource, limit: int | None = None) -> None:
+        super().__init__(source, limit)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and number of bands."""
+        return self._source.image_shape
+
+    def read_block(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Return samples `start` to `stop`, shape (stop - start, H, W, C), C-contiguous."""
+        return self._source.read_rows(self.rows[start:stop])
+
+    def read(self, row: int) -> NDArray[np.uint8]:
+        """Return one image, shape (H, W, C)."""
+        image: NDArray[np.uint8] = self.read_block(row, row + 1)[0]
+        return image
+
+
+class FileDataset(Dataset):
+    """Images of any sizes, one file each; always three bands."""
+
+    _source: FileSource
+
+    def __init__(self, source: FileSource, limit: int | None = None) -> None:
+        super().__init__(source, limit)
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        """Files of the samples."""
+        paths = self._source.paths
+        return [paths[row] for row in self.rows]
+
+    def read(self, row: int) -> NDArray[np.uint8]:
+        """Return one image, shape (H, W, 3).
+
+        Raises
+        ------
+        ImageError
+            When it can't be decoded; names the file and the cause.
+        """
+        return decode(self._source.paths[self.rows[row]])
+
+
+def spread(labels: NDArray[np.int32], splits: NDArray[np.uint8], limit: int) -> NDArray[np.int64]:
+    """Choose `limit` rows spread evenly over each class of each split.
+
+    Every group (a class within a split) keeps at least one row; beyond that, groups shrink in
+    proportion, the left-over rows going to the largest remainders.
+
+    Parameters
+    ----------
+    labels : ndarray of int32, shape (n_samples,)
+        Labels.
+    splits : ndarray of uint8, shape (n_samples,)
+        Splits.
+    limit : int
+        Number of rows to choose; all, when there are no more.
+
+    Returns
+    -------
+    ndarray of int64, shape (min(limit, n_samples),)
+        Rows, increasing.
+
+    Raises
+    ------
+    ConfigError
+        When there are more groups than `limit`.
+    """
+    n_samples = len(labels)
+    if limit >= n_samples:
+        return np.arange(n_samples)
+    _, group, counts = np.unique(
+        labels.astype(np.int64) * len(SPLITS) + splits, return_inverse=True, return_counts=True
+    )
+    if limit < len(counts):
+        raise ConfigError(
+            f"limit is {limit}, but each class of each split keeps at least one sample; "
+            f"give {len(counts)} or more."
+        )
+    share = (counts - 1) * (limit - len(counts)) / (n_samples - len(counts))
+    quota = 1 + np.floor(share).astype(np.int64)
+    largest = np.argsort(-(share % 1), kind="stable")
+    quota[largest[: limit - quota.sum()]] += 1
+    by_group = np.split(np.argsort(group, kind="stable"), np.cumsum(counts)[:-1])
+    chosen = [
+        rows[((np.arange(n) + 0.5) * len(rows) / n).astype(np.int64)]
+        for rows, n in zip(by_group, quota, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
