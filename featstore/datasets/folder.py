@@ -79,7 +79,7 @@ class FolderSource(FileSource):
         splits = {
             folder.name
             for folder in folders
-            if folder.name in SPLITS and any(entry.is_dir() for entry in _entries(folder))
+            if folder.name in SPLITS and any(entry.is_dir() for entry in _entries(folder.path))
         }
         others = sorted(folder.name for folder in folders if folder.name not in splits)
         if splits and others:
@@ -99,23 +99,23 @@ class FolderSource(FileSource):
         samples, classes, n_ignored = [], set(), 0
         for split in self._split_folders or (None,):
             top = self.root / split if split else self.root
-            for entry in _entries(top):
-                if not entry.is_dir():
+            for folder in _entries(top):
+                if not folder.is_dir():
                     n_ignored += 1
                     continue
-                class_name = self._name(entry.relative_to(top))
+                class_name = self._name(folder.name)
                 classes.add(class_name)
-                for path in _walk(entry, real_root, (top.resolve(),)):
-                    if path.suffix.lower() in IMAGE_SUFFIXES:
-                        sample = self._name(path.relative_to(self.root))
-                        samples.append((sample, path, class_name, split))
+                prefix = f"{split}/{folder.name}/" if split else f"{folder.name}/"
+                for name, path in _walk(folder, prefix, real_root, (top.resolve(),)):
+                    if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                        samples.append((self._name(name), Path(path), class_name, split))
                     else:
                         n_ignored += 1
         self._check(classes, samples)
         return _Tree(tuple(sorted(samples)), tuple(sorted(classes)), n_ignored)
 
-    def _name(self, path: Path) -> str:
-        name = unicodedata.normalize("NFC", path.as_posix())
+    def _name(self, name: str) -> str:
+        name = unicodedata.normalize("NFC", name)
         try:
             name.encode()
         except UnicodeEncodeError:
@@ -165,7 +165,9 @@ class FolderSource(FileSource):
     def labels(self) -> NDArray[np.int32]:
         """Labels, shape (n_samples,)."""
         position = {name: i for i, name in enumerate(self.class_names)}
-        return np.array([position[class_name] for _, _, class_name, _ in self._tree.samples])
+        return np.array(
+            [position[class_name] for _, _, class_name, _ in self._tree.samples], np.int32
+        )
 
     @cached_property
     def splits(self) -> NDArray[np.uint8]:
@@ -228,37 +230,43 @@ def draw_split(
     return splits
 
 
-def _entries(folder: Path) -> list[Path]:
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
     """List a folder without hidden entries, nor the resource forks in archives made by macOS."""
     try:
-        names = os.listdir(folder)
+        with os.scandir(folder) as entries:
+            return [e for e in entries if not e.name.startswith(".") and e.name != "__MACOSX"]
     except OSError as error:
         raise DatasetError(f"{folder}: can't be listed: {error.strerror}.") from None
-    return [folder / name for name in names if not name.startswith(".") and name != "__MACOSX"]
 
 
-def _walk(folder: Path, root: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-    """Yield all files below a folder; links may lead anywhere within the root, but not around."""
+def _walk(
+    folder: os.DirEntry[str], prefix: str, root: Path, above: tuple[Path, ...]
+) -> Iterator[tuple[str, str]]:
+    """Yield (name below the root, path) of all files below a folder.
+
+    Links may lead anywhere within the root, but not to a folder above them.
+    """
     here = _inside(folder, root)
     if here in above:
-        raise DatasetError(f"{folder}: is a link to a folder above it; remove it.")
-    for entry in _entries(folder):
+        raise DatasetError(f"{folder.path}: is a link to a folder above it; remove it.")
+    for entry in _entries(folder.path):
         if entry.is_dir():
-            yield from _walk(entry, root, (*above, here))
+            yield from _walk(entry, f"{prefix}{entry.name}/", root, (*above, here))
         else:
-            _inside(entry, root)
-            yield entry
+            if entry.is_symlink():
+                _inside(entry, root)
+            yield prefix + entry.name, entry.path
 
 
-def _inside(path: Path, root: Path) -> Path:
+def _inside(entry: os.DirEntry[str], root: Path) -> Path:
     """Return the real path, which must exist below the root."""
-    if not path.is_symlink():
-        return path.resolve()
-    real = path.resolve()
+    real = Path(entry.path).resolve()
     if not real.is_relative_to(root):
-        raise DatasetError(f"{path}: is a link out of {root}, to {real}; put the files there.")
+        raise DatasetError(
+            f"{entry.path}: is a link out of {root}, to {real}; put the files there."
+        )
     if not real.exists():
-        raise DatasetError(f"{path}: is a link to {real}, which does not exist.")
+        raise DatasetError(f"{entry.path}: is a link to {real}, which does not exist.")
     return real
 
 
