@@ -44,7 +44,8 @@ def _named_fields(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     known = {field.name for field in fields(cls)}
     if unknown := sorted(set(values) - known):
         raise ConfigError(
-            f"{cls.__name__} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}."
+            f"{cls.__name__} has no setting {', '.join(unknown)}; "
+            f"it has {', '.join(sorted(known))}."
         )
     return dict(values)
 

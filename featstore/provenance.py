@@ -95,7 +95,8 @@ class FingerprintCache:
         if not files:
             return []
         # One list a folder of files, named by its absolute path.
-        place = self.folder / f"{json_digest(os.path.commonpath([f.absolute() for f in files]))}.json"
+        common = os.path.commonpath([path.absolute() for path in files])
+        place = self.folder / f"{json_digest(common)}.json"
         known = self._load(place)
         keys = [str(path.absolute()) for path in files]
         stats = [self._stat(path) for path in files]

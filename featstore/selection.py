@@ -126,7 +126,7 @@ class Selection:
                 "layer": layer,
                 "node": record["node"],
                 "pool": record["pool"],
-                "batch_size": record["batch_size"],
+                "batch_size": record["conditions"]["batch_size"],
                 "n_features": record["n_features"],
                 "backbone": s.info["backbone"],
                 "preprocess": s.info["preprocess"],
@@ -223,8 +223,13 @@ def select(
     for one_model in models:
         own = [_own_name(name, one_model, models) for name in names]
         wanted = [name for name in own if name != ""]
-        one_set = _one_set(store, [s for s in sets if _fits(s, {"model": one_model})], wanted,
-                           one_model, shared=len(models) > 1)
+        one_set = _one_set(
+            store,
+            [s for s in sets if _fits(s, {"model": one_model})],
+            wanted,
+            one_model,
+            shared=len(models) > 1,
+        )
         chosen.append(one_set)
         for name in wanted:
             layer = _one_layer(one_set, name)
@@ -332,9 +337,8 @@ def _several(found: list[FeatureSet]) -> str:
         lines.append(f"  {s.set_id}: {' '.join(values) or 'limit ' + str(s.facets['limit'])}")
     if options != ["--set"]:
         options.append("--set")
-    return (
-        f"{len(found)} feature sets fit. Choose one with {' or '.join(options)}:\n"
-        + "\n".join(lines)
+    return f"{len(found)} feature sets fit. Choose one with {' or '.join(options)}:\n" + "\n".join(
+        lines
     )
 
 

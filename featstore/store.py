@@ -137,11 +137,15 @@ class FeatureSet:
 
     def unfinished(self) -> list[str]:
         """Return the layers that were begun and not finished, or are known to be damaged."""
+        arrays = (path.name for path in sorted(self.group.iterdir()) if path.is_dir())
         return [
-            path.name
-            for path in sorted(self.group.iterdir())
-            if path.is_dir() and path.name not in VECTORS and not self.layer_path(path.name).is_file()
+            name for name in arrays if name not in VECTORS and not self.layer_path(name).is_file()
         ]
+
+    def begin_layer(self, layer: str, n_features: int, attributes: Mapping[str, Any]) -> None:
+        """Make an empty matrix for a layer, unless an earlier pass began it."""
+        if not (self.group / layer / "zarr.json").is_file():
+            matrices.create_matrix(self.group, layer, (self.n_samples, n_features), attributes)
 
     def matrix(self, layer: str, *, writable: bool = False) -> matrices.Matrix:
         """Open a layer's matrix; the layer must be complete unless it is to be written.
@@ -298,7 +302,8 @@ class FeatureStore:
         shutil.rmtree(doomed, ignore_errors=True)
         feature_set.path.rename(doomed)
         shutil.rmtree(doomed)
-        shutil.rmtree(self.cache_dir, ignore_errors=True)
+        for decoded in self.cache_dir.glob("*.npy"):
+            decoded.unlink(missing_ok=True)
 
     def select(
         self,
@@ -367,7 +372,17 @@ def mark_damaged(feature_set: FeatureSet, layer: str, chunks: list[int]) -> None
             f"{feature_set.set_id} has damaged chunks and an unfinished pass. Finish that first: "
             f"{feature_set.info['command']}"
         )
-    journal = dict(record["journal"])
-    journal["chunks"] = {k: v for k, v in journal["chunks"].items() if int(k) not in chunks}
+    prefix = f"{layer}/c/"
+    intact = {
+        name.removeprefix(prefix).removesuffix("/0"): sha256
+        for name, sha256 in record["files"].items()
+        if name.startswith(prefix)
+    }
+    journal = {
+        "chunks": {index: h for index, h in intact.items() if int(index) not in chunks},
+        "spool": None,
+        "conditions": record["conditions"],
+        "masked": {str(entry["row"]): entry["error"] for entry in record["masked"]},
+    }
     write_json(feature_set.journal_path / "journal.json", {"layers": {layer: journal}})
     feature_set.layer_path(layer).unlink()

@@ -1,0 +1,210 @@
+"""What the commands share: options, tables, progress and JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+    from featstore.progress import Progress
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+store_option: Decorator = click.option(
+    "--store",
+    envvar="FEATSTORE_STORE",
+    default="feature-store",
+    show_default=True,
+    show_envvar=True,
+    metavar="DIR",
+    help="Folder of the feature store.",
+)
+root_option: Decorator = click.option(
+    "--root",
+    envvar="FEATSTORE_DATA",
+    show_envvar=True,
+    metavar="DIR",
+    help="Folder that holds the dataset's files, or a parent that has it under its name.  "
+    "[default: data]",
+)
+json_option: Decorator = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on stdout."
+)
+seed_option: Decorator = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Seed of all that is drawn at random.",
+)
+
+
+def emit_json(value: Any) -> None:
+    """Print one JSON object on stdout."""
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def say(line: str) -> None:
+    """Print a line for people on stderr."""
+    click.echo(line, err=True)
+
+
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str | None = None,
+    *,
+    right: Sequence[str] = (),
+) -> None:
+    """Print a table on stdout; the columns named in `right` are set flush right.
+
+    On a terminal it takes the terminal's width; elsewhere nothing is cut.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(soft_wrap=False) if sys.stdout.isatty() else Console(width=200)
+    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        drawn.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    console.print(drawn)
+
+
+def nbytes_text(nbytes: float) -> str:
+    """Return a number of bytes for people, in powers of ten as disks are sold."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.0f} {unit}" if unit in ("B", "kB") else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.1f} TB"
+
+
+def duration_text(duration_s: float) -> str:
+    """Return a duration for people."""
+    if duration_s < 60:
+        return f"{duration_s:.1f} s"
+    minutes, seconds = divmod(round(duration_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+class Lines:
+    """A progress for logs: a line at the start, every quarter minute, and at the end."""
+
+    PERIOD_S = 15.0
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._total = self._done = 0
+        self._unit = ""
+        self._began = self._told = 0.0
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        """Begin a phase."""
+        self._what, self._total, self._unit, self._done = what, total, unit, 0
+        self._began = self._told = time.monotonic()
+
+    def advance(self, n: int) -> None:
+        """Note progress; speak now and then."""
+        self._done += n
+        now = time.monotonic()
+        if now - self._told < self.PERIOD_S or not self._done:
+            return
+        self._told = now
+        rate = self._done / (now - self._began)
+        left = duration_text(max(0, self._total - self._done) / rate)
+        say(f"{self._what}: {self._amount()}, {self._rate(rate)}, {left} left")
+
+    def stop(self) -> None:
+        """End the phase."""
+        if self._done:
+            duration_s = max(time.monotonic() - self._began, 1e-9)
+            rate = self._rate(self._done / duration_s)
+            say(f"{self._what}: {self._amount()} in {duration_text(duration_s)}, {rate}")
+        self._done = 0
+
+    def _amount(self) -> str:
+        if self._unit == "bytes":
+            return f"{nbytes_text(self._done)} of {nbytes_text(self._total)}"
+        return f"{self._done} of {self._total} {self._unit}"
+
+    def _rate(self, rate: float) -> str:
+        if self._unit == "bytes":
+            return f"{nbytes_text(rate)}/s"
+        return f"{rate:.1f} {self._unit}/s"
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        say(line)
+
+
+class Bars:
+    """A progress for terminals: a bar with rate and time left."""
+
+    def __init__(self, bars: RichProgress) -> None:
+        self._bars = bars
+        self._task: Any = None
+        self._began = 0.0
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        """Begin a phase with a bar."""
+        self._task = self._bars.add_task(what, total=total, unit=unit, rate="")
+        self._began = time.monotonic()
+
+    def advance(self, n: int) -> None:
+        """Move the bar."""
+        task = self._bars.tasks[self._bars.task_ids.index(self._task)]
+        done = task.completed + n
+        rate = done / max(time.monotonic() - self._began, 1e-9)
+        unit = task.fields["unit"]
+        text = f"{nbytes_text(rate)}/s" if unit == "bytes" else f"{rate:.1f} {unit}/s"
+        self._bars.update(self._task, advance=n, rate=text)
+
+    def stop(self) -> None:
+        """Leave the bar as it stands."""
+        if self._task is not None:
+            self._bars.stop_task(self._task)
+        self._task = None
+
+    def say(self, line: str) -> None:
+        """Print a line above the bars."""
+        self._bars.console.print(line, markup=False, highlight=False)
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Yield a progress that writes to stderr: bars on a terminal, quiet lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield Lines()
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+    with RichProgress(*columns, console=Console(stderr=True)) as bars:
+        yield Bars(bars)

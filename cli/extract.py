@@ -1,0 +1,165 @@
+"""``featstore extract``: a dataset's images -> stored features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from . import console
+
+if TYPE_CHECKING:
+    from featstore.extraction import Extraction
+
+
+@click.command()
+@click.option("--model", required=True, metavar="NAME", help="Network; see `featstore models`.")
+@click.option("--dataset", required=True, metavar="NAME", help="Dataset; see `featstore datasets`.")
+@console.root_option
+@console.store_option
+@click.option(
+    "--layers",
+    multiple=True,
+    metavar="NAME[,NAME...]",
+    help="Layers, by the papers' or torchvision's names; see `featstore models show NAME`.  "
+    "[default: the network's feature layer]",
+)
+@click.option(
+    "--weights",
+    default="imagenet",
+    show_default=True,
+    metavar="SPEC",
+    help="imagenet, a torchvision weights name, a file (state dict or .safetensors), or "
+    "random:SEED.",
+)
+@click.option(
+    "--pool",
+    type=click.Choice(["avg", "max", "avgmax", "flatten", "gem"]),
+    default="avg",
+    show_default=True,
+    help="How a convolutional map becomes a vector.",
+)
+@click.option(
+    "--bands",
+    type=click.Choice(["rgb", "gray"]),
+    default="rgb",
+    show_default=True,
+    help="Visible bands, or their luminance in all three channels.",
+)
+@click.option(
+    "--image-size", type=int, metavar="PX", help="Side of the network's input.  [default: its own]"
+)
+@click.option("--limit", type=int, metavar="N", help="Use N images, spread over all classes.")
+@console.seed_option
+@click.option(
+    "--device", default="auto", show_default=True, metavar="DEV", help="auto, cpu, cuda or cuda:N."
+)
+@click.option("--batch-size", default="auto", show_default=True, metavar="N|auto")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="auto: bf16 where the hardware has it, else fp16 on GPUs, else fp32.",
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["stop", "mask"]),
+    default="stop",
+    show_default=True,
+    help="At an unreadable image: stop, or go on with its row masked.",
+)
+@console.json_option
+def command(
+    model: str,
+    dataset: str,
+    root: str | None,
+    store: str,
+    layers: tuple[str, ...],
+    weights: str,
+    pool: str,
+    bands: str,
+    image_size: int | None,
+    limit: int | None,
+    seed: int,
+    device: str,
+    batch_size: str,
+    precision: str,
+    on_error: str,
+    as_json: bool,
+) -> None:
+    r"""Turn a dataset's images into features, once.
+
+    The same command again is answered from the store; after an interruption it goes on where it
+    was; with other --layers it computes only what is missing.
+
+    \b
+    featstore extract --model resnet50 --dataset sat4 --root /data
+    featstore extract --model resnet50 --dataset folder --root my-images
+    """
+    from featstore.config import ExtractConfig
+    from featstore.extraction import run
+    from featstore.store import open_store
+
+    if batch_size != "auto" and not batch_size.isdecimal():
+        raise click.BadParameter(
+            f"{batch_size!r} is neither a number nor auto.", param_hint="--batch-size"
+        )
+    config = ExtractConfig(
+        model=model,
+        dataset=dataset,
+        layers=tuple(name.strip() for value in layers for name in value.split(",")),
+        weights=weights,
+        root=root,
+        limit=limit,
+        seed=seed,
+        pool=pool,
+        bands=bands,
+        image_size=image_size,
+        precision=precision,
+        device=device,
+        batch_size=None if batch_size == "auto" else int(batch_size),
+        on_error=on_error,
+    )
+    with console.progress() as progress:
+        result = run(config, open_store(store), progress)
+    if as_json:
+        console.emit_json(result.to_dict())
+    else:
+        show(result, store)
+
+
+def show(result: Extraction, store: str) -> None:
+    """Print what an extraction did."""
+    layers = ", ".join(f"{name} ({n} features)" for name, n in result.n_features.items())
+    click.echo(f"{result.model} ({result.weights}) over {result.dataset}: {layers}")
+    if not result.n_computed:
+        click.echo(f"All {result.n_images} rows were in the store; nothing was computed.")
+    else:
+        kept = f", {result.n_reused} were in the store" if result.n_reused else ""
+        click.echo(
+            f"{result.n_computed} images computed in {console.duration_text(result.duration_s)} "
+            f"({result.images_per_s:.1f} images/s on {result.device}, {result.precision}, "
+            f"batches of {result.batch_size}){kept}."
+        )
+        click.echo(_where_time_went(result.times))
+    if result.n_masked:
+        click.echo(
+            f"{result.n_masked} images can't be read; their rows are masked, and fit leaves them "
+            f"out. `featstore store show {result.set_id}` lists them."
+        )
+    click.echo(f"{console.nbytes_text(result.nbytes)} in {result.path}")
+    option = "" if store == "feature-store" else f" --store {store}"
+    click.echo(f"Next: featstore fit --clf logreg{option}")
+
+
+def _where_time_went(times: dict[str, float]) -> str:
+    names = {
+        "read_s": "reading",
+        "preprocess_s": "preprocessing",
+        "forward_s": "the network",
+        "write_s": "waiting for the disk",
+    }
+    whole = sum(times[key] for key in names) or 1.0
+    shares = [f"{name} {100 * times[key] / whole:.0f} %" for key, name in names.items()]
+    return "Time went to " + ", ".join(shares) + "."

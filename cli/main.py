@@ -1,0 +1,103 @@
+"""The ``featstore`` command: finds the subcommands and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+COMMANDS = {
+    "extract": "Turn a dataset's images into features, once.",
+    "fit": "Train and evaluate classifiers on stored features.",
+    "predict": "Label new images with a trained classifier.",
+    "report": "Show all runs, and write them as one HTML page.",
+    "datasets": "List, show and get datasets.",
+    "models": "List networks and their layers.",
+    "store": "List, show, verify, remove and export stored features.",
+    "demo": "Run everything on generated images, in minutes.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called, so that help comes at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order in which they are used."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"featstore.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or name those there are."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if args and args[0] not in COMMANDS:
+                error.message += f" Commands are {', '.join(COMMANDS)}."
+            raise
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="featstore")
+def cli() -> None:
+    r"""Frozen CNN features for remote-sensing images: extract once, classify in minutes.
+
+    \b
+    featstore extract --model resnet50 --dataset sat4
+    featstore fit --clf logreg
+    """
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; the exit code is 0, 1 (error), 2 (usage) or 130 (Ctrl-C)."""
+    sys.exit(_run(args))
+
+
+def _run(args: Sequence[str] | None) -> int:
+    from featstore.errors import FeatstoreError
+
+    try:
+        result: Any = cli.main(args=args, prog_name="featstore", standalone_mode=False)
+    except click.exceptions.Abort:
+        return _interrupted()
+    except KeyboardInterrupt:
+        return _interrupted()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except FeatstoreError as error:
+        click.echo(f"Error: {error}", err=True)
+        return 1
+    except BrokenPipeError:
+        # Whoever read the output has what it wanted; there is nowhere left to write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"Error: {place}{error.strerror or error}.", err=True)
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _interrupted() -> int:
+    click.echo(
+        "Interrupted. What was finished is kept; the same command goes on from there.", err=True
+    )
+    return 130

@@ -1,0 +1,37 @@
+"""Frozen CNN features for remote-sensing images: extract once, classify in minutes.
+
+>>> import featstore
+>>> featstore.extract("resnet50", "sat4", root="data")  # doctest: +SKIP
+>>> featstore.fit("feature-store", "logreg")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featstore.datasets import open_dataset
+    from featstore.extraction import extract
+    from featstore.fitting import fit
+    from featstore.prediction import predict
+    from featstore.report import write_report
+    from featstore.store import open_store
+
+_HOMES = {
+    "extract": "featstore.extraction",
+    "fit": "featstore.fitting",
+    "open_dataset": "featstore.datasets",
+    "open_store": "featstore.store",
+    "predict": "featstore.prediction",
+    "write_report": "featstore.report",
+}
+
+__all__ = ["extract", "fit", "open_dataset", "open_store", "predict", "write_report"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first used: `import featstore` loads neither torch nor scikit-learn.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'featstore' has no attribute {name!r}")

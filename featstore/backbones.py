@@ -1,0 +1,328 @@
+"""Backbones: a network's name, weights and layers -> a function from images to features."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torchvision.models
+from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+from featstore.devices import DTYPES
+from featstore.errors import BackboneError
+from featstore.layers import FEATURE_LAYERS, other_names, paper_layers
+from featstore.weights import Weights, architecture, load_into, read_state_dict
+
+GEM_POWER = 3.0
+"""Exponent of generalised-mean pooling: Radenovic et al. 2018, doi:10.1109/TPAMI.2018.2846566."""
+
+GEM_FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A place at which a network is read.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the store: the papers', or else torchvision's node.
+    node : str
+        torchvision's node.
+    names : tuple of str
+        All names by which it can be asked for.
+    shape : tuple of int
+        Of its output for one image: ``(features,)``, ``(channels, height, width)`` or
+        ``(tokens, features)``.
+    default : bool
+        Whether it is the network's feature layer.
+    """
+
+    name: str
+    node: str
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    default: bool
+
+    def n_features(self, pool: str) -> int:
+        """Return the length of its feature vector after pooling."""
+        if len(self.shape) == 1:
+            return self.shape[0]
+        size = 1
+        for n in self.shape:
+            size *= n
+        if pool == "flatten":
+            return size
+        channels = self.shape[0] if len(self.shape) == 3 else self.shape[-1]
+        return channels * 2 if pool == "avgmax" and size > channels else channels
+
+    def pooled_by(self, pool: str) -> str | None:
+        """Return `pool`, or None where the layer has no map and pooling changes nothing."""
+        is_map = len(self.shape) > 1 and self.n_features("flatten") > self.n_features("avg")
+        return pool if is_map else None
+
+    def stored_name(self, pool: str) -> str:
+        """Return the matrix's name: the layer's, with the pooling where it is not the default."""
+        return self.name if self.pooled_by(pool) in (None, "avg") else f"{self.name}@{pool}"
+
+
+def backbone_names() -> list[str]:
+    """Return all networks: the paper's four, ``resnet50_v1``, and the rest of torchvision's."""
+    paper = ["alexnet", "vgg19", "googlenet", "resnet50", "resnet50_v1"]
+    others = torchvision.models.list_models(module=torchvision.models)
+    return paper + [name for name in others if name not in paper]
+
+
+def build_network(model: str, seed: int = 0, *, heads: bool = True) -> nn.Module:
+    """Return a network with seeded random weights, in eval mode.
+
+    Parameters
+    ----------
+    model : str
+        The network's name.
+    seed : int
+        Of the random weights.
+    heads : bool
+        Whether to build GoogLeNet's and Inception's auxiliary classifiers, which torchvision's
+        weight files hold and inference does not use.
+
+    Raises
+    ------
+    BackboneError
+        When there is no such network.
+    """
+    if model not in backbone_names():
+        raise BackboneError(
+            f"There is no network {model!r}. `featstore models` lists those there are, for "
+            "example resnet50, vgg19, mobilenet_v2."
+        )
+    options: dict[str, Any] = {}
+    if model in ("googlenet", "inception_v3"):
+        options = {"aux_logits": heads, "init_weights": False, "transform_input": False}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network: nn.Module = torchvision.models.get_model(
+            architecture(model), weights=None, **options
+        )
+    if model == "resnet50_v1":
+        # He et al. 2015 stride in the first 1x1 convolution of a stage, torchvision in the 3x3.
+        for stage in (network.layer2, network.layer3, network.layer4):
+            stage[0].conv1.stride = (2, 2)  # type: ignore[index, union-attr]
+            stage[0].conv2.stride = (1, 1)  # type: ignore[index, union-attr]
+    return network.eval()
+
+
+@lru_cache(maxsize=8)
+def network_layers(model: str, image_size: int) -> tuple[Layer, ...]:
+    """Return every layer of a network, in network order, without computing anything.
+
+    Raises
+    ------
+    BackboneError
+        When there is no such network, or it can't take images of that size.
+    """
+    with torch.device("meta"):
+        network = build_network(model, heads=False)
+    _, nodes = get_graph_node_names(network, suppress_diff_warning=True)
+    shapes = _shapes(network, nodes[1:], image_size, model)
+    papers = {node: name for name, node in paper_layers(model).items()}
+    others = other_names(model)
+    feature_node = paper_layers(model).get(FEATURE_LAYERS.get(model, ""), nodes[-1])
+    layers = []
+    for node, shape in shapes.items():
+        name = papers.get(node, node)
+        known = [name, node, *(other for other, paper in others.items() if paper == name)]
+        names = tuple(dict.fromkeys(known))
+        layers.append(Layer(name, node, names, shape, default=node == feature_node))
+    return tuple(layers)
+
+
+def _shapes(
+    network: nn.Module, nodes: list[str], image_size: int, model: str
+) -> dict[str, tuple[int, ...]]:
+    extractor = create_feature_extractor(
+        network, {node: node for node in nodes}, suppress_diff_warning=True
+    )
+    try:
+        # Two images, since some layers refuse a batch of one.
+        found = extractor(torch.empty(2, 3, image_size, image_size, device="meta"))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise BackboneError(
+            f"{model} can't take images of {image_size} px: {str(error).splitlines()[0]}. Leave "
+            "out --image-size for the network's own."
+        ) from error
+    return {
+        node: tuple(
+            value.movedim(-1, 1).shape[1:]
+            if _channels_last(model, node, value)
+            else value.shape[1:]
+        )
+        for node, value in found.items()
+        if isinstance(value, torch.Tensor) and value.dim() in (2, 3, 4) and value.shape[0] == 2
+    }
+
+
+def _channels_last(model: str, node: str, value: torch.Tensor) -> bool:
+    """Return whether a map's last axis holds its channels, as in Swin's blocks."""
+    inside = node.startswith("features.") or node.split(".")[0] in ("norm", "features")
+    return model.startswith("swin") and inside and value.dim() == 4
+
+
+def find_layers(model: str, names: Sequence[str], image_size: int) -> tuple[Layer, ...]:
+    """Return the layers that `names` name, or the network's feature layer if it names none.
+
+    Raises
+    ------
+    BackboneError
+        When the network has no layer of a name.
+    """
+    layers = network_layers(model, image_size)
+    if not names:
+        return tuple(layer for layer in layers if layer.default)
+    by_name: dict[str, Layer] = {}
+    # A module's name stands for the last operation in it, as in torchvision's own extractor;
+    # an operation's own name goes before.
+    for layer in layers:
+        parts = layer.node.split(".")
+        by_name |= {".".join(parts[:i]): layer for i in range(1, len(parts))}
+    by_name |= {name: layer for layer in layers for name in layer.names}
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], by_name, n=3, cutoff=0.5)
+        hint = f" Near it: {', '.join(close)}." if close else ""
+        raise BackboneError(
+            f"{model} has no layer {unknown[0]!r}.{hint} `featstore models show {model}` lists "
+            "its layers."
+        )
+    return tuple(dict.fromkeys(by_name[name] for name in names))
+
+
+class Backbone:
+    """A network, cut after the last layer asked for, that turns images into feature vectors.
+
+    Parameters
+    ----------
+    model : str
+        The network's name.
+    weights : Weights
+        Where its weights come from.
+    layers : sequence of Layer
+        What to read; one forward pass gives them all.
+    pool : str
+        How a map becomes a vector, one of :data:`featstore.config.POOLS`.
+    precision : str
+        ``fp32``, ``bf16`` or ``fp16``.
+    device : torch.device
+        Where it runs.
+
+    Raises
+    ------
+    WeightsError
+        When the weights do not fit the network.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        weights: Weights,
+        layers: Sequence[Layer],
+        pool: str,
+        precision: str,
+        device: torch.device,
+    ) -> None:
+        self.layers = tuple(layers)
+        self.pool = pool
+        self.dtype = DTYPES[precision]
+        self.device = device
+        self._model = model
+        network = _load(model, weights)
+        if any(not layer.default for layer in layers):
+            # An in-place ReLU after a layer that is read would overwrite what it gave.
+            _stop_overwriting(network)
+        extractor = create_feature_extractor(
+            network, {layer.node: layer.node for layer in layers}, suppress_diff_warning=True
+        )
+        if any(not layer.default for layer in layers):
+            _stop_overwriting(extractor)
+        self._extractor = extractor.eval().to(
+            device=device, dtype=self.dtype, memory_format=torch.channels_last
+        )
+
+    @torch.inference_mode()
+    def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return each layer's features, by its name in the store.
+
+        Parameters
+        ----------
+        images : tensor of shape (batch_size, 3, height, width)
+            Normalised images, on the backbone's device.
+
+        Returns
+        -------
+        dict of str to tensor of shape (batch_size, n_features)
+            float32, on the same device.
+        """
+        found = self._extractor(images.to(self.dtype, memory_format=torch.channels_last))
+        return {
+            layer.stored_name(self.pool): self._pool(layer, found[layer.node])
+            for layer in self.layers
+        }
+
+    def _pool(self, layer: Layer, value: torch.Tensor) -> torch.Tensor:
+        value = value.float()
+        if _channels_last(self._model, layer.node, value):
+            value = value.movedim(-1, 1)
+        if value.dim() == 3:
+            value = value.movedim(-1, 1)
+        if value.dim() == 2 or value[0, 0].numel() == 1:
+            return value.flatten(1)
+        return pool_map(value, self.pool)
+
+
+def pool_map(value: torch.Tensor, pool: str) -> torch.Tensor:
+    """Return a map (batch_size, channels, ...) as vectors (batch_size, n_features).
+
+    Parameters
+    ----------
+    value : tensor of shape (batch_size, channels, ...)
+        float32.
+    pool : str
+        ``avg``, ``max``, both side by side (``avgmax``), the whole map (``flatten``), or the
+        generalised mean (``gem``).
+    """
+    if pool == "flatten":
+        return value.flatten(1)
+    flat = value.flatten(2)
+    if pool == "avg":
+        return flat.mean(2)
+    if pool == "max":
+        return flat.amax(2)
+    if pool == "avgmax":
+        return torch.cat([flat.mean(2), flat.amax(2)], dim=1)
+    return flat.clamp(min=GEM_FLOOR).pow(GEM_POWER).mean(2).pow(1 / GEM_POWER)
+
+
+def _load(model: str, weights: Weights) -> nn.Module:
+    if weights.path is None:
+        return build_network(model, weights.seed or 0, heads=False)
+    state = read_state_dict(weights.path)
+    heads = any(name.startswith(("aux1.", "AuxLogits.")) for name in state)
+    network = build_network(model, heads=heads)
+    load_into(network, state, weights.path)
+    return network
+
+
+def _stop_overwriting(network: nn.Module) -> None:
+    for module in network.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                if node.kwargs.get("inplace"):
+                    node.kwargs = {**node.kwargs, "inplace": False}
+            module.recompile()

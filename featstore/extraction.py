@@ -1,0 +1,323 @@
+"""Stage one: images through a backbone, once, into the feature store.
+
+Nothing here imports torch until it is sure that something has to be computed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+
+from featstore.config import ExtractConfig
+from featstore.datasets import open_dataset
+from featstore.datasets.base import Dataset
+from featstore.progress import SILENT, Progress
+from featstore.provenance import FingerprintCache, dataset_fingerprint, now, versions
+from featstore.store import FeatureSet, FeatureStore, open_store
+
+if TYPE_CHECKING:
+    from featstore.preprocess import Preprocess
+    from featstore.weights import Weights
+
+
+@dataclass
+class Extraction:
+    """What an extraction did.
+
+    Parameters
+    ----------
+    path : str
+        The Zarr group that holds the features.
+    set_id : str
+        The feature set's name in the store.
+    layers : list of str
+        The matrices asked for.
+    n_features : dict of str to int
+        Columns of each.
+    n_images, n_computed, n_reused, n_masked : int
+        Rows; images that went through the network now; rows that the store already had; rows
+        whose image can't be read.
+    duration_s : float
+        From the call to its end.
+    images_per_s : float
+        Images computed per second of the passes; 0 when there were none.
+    """
+
+    path: str
+    set_id: str
+    dataset: str
+    model: str
+    weights: str
+    layers: list[str]
+    n_features: dict[str, int]
+    n_images: int
+    n_computed: int
+    n_reused: int
+    n_masked: int
+    device: str
+    precision: str
+    batch_size: int
+    nbytes: int
+    duration_s: float
+    images_per_s: float
+    times: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON-able values."""
+        return asdict(self)
+
+
+def extract(
+    model: str,
+    dataset: str,
+    *,
+    store: str | Path | FeatureStore = "feature-store",
+    layers: str | Sequence[str] = (),
+    progress: Progress = SILENT,
+    **options: Any,
+) -> Extraction:
+    """Extract features, unless the store has them.
+
+    Parameters
+    ----------
+    model : str
+        The network, such as ``resnet50``.
+    dataset : str
+        ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``.
+    store : str, Path or FeatureStore
+        The feature store, made if it is not there.
+    layers : str or sequence of str
+        Layers to read; none for the network's feature layer.
+    progress : Progress
+        Told how it goes on.
+    **options
+        Further settings of :class:`featstore.config.ExtractConfig`.
+
+    Raises
+    ------
+    FeatstoreError
+        One of its kinds, when a setting, file, image or the disk stands in the way. What was
+        finished before is kept, and the same call goes on from there.
+
+    Examples
+    --------
+    >>> import featstore
+    >>> featstore.extract("resnet50", "ucmerced", root="data")  # doctest: +SKIP
+    """
+    names = tuple(layers.split(",")) if isinstance(layers, str) else tuple(layers)
+    config = ExtractConfig(model=model, dataset=dataset, layers=names, **options)
+    return run(config, store if isinstance(store, FeatureStore) else open_store(store), progress)
+
+
+def run(config: ExtractConfig, store: FeatureStore, progress: Progress = SILENT) -> Extraction:
+    """Extract what `config` asks for into `store`; see :func:`extract`."""
+    began = time.perf_counter()
+    dataset = open_dataset(config.dataset, config.root, seed=config.seed, limit=config.limit)
+    cache = FingerprintCache(store.cache_dir / "fingerprints")
+    fingerprint = dataset_fingerprint(dataset.identity(), dataset.files(), cache, progress)
+    request = _request(config, cache)
+    answer = _answer(store, config, fingerprint, request)
+    if answer is not None:
+        feature_set, names = answer
+        return _result(feature_set, names, 0, {}, began)
+
+    from featstore.backbones import find_layers
+    from featstore.devices import resolve_device, resolve_precision
+    from featstore.passes import Work
+    from featstore.preprocess import Preprocess
+    from featstore.weights import find_weights
+
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    find_layers(config.model, config.layers, config.image_size or 224)
+    weights = find_weights(config.model, config.weights, cache, progress)
+    image_size = config.image_size or weights.image_size
+    wanted = find_layers(config.model, config.layers, image_size)
+    preprocess = Preprocess(image_size, config.bands, weights.mean, weights.std)
+    identity = _identity(config, dataset, fingerprint, weights, preprocess, precision)
+    with _held(store, store.set_id(identity), progress):
+        feature_set = _open_or_create(store, identity, config, dataset, weights, preprocess)
+        names = [layer.stored_name(config.pool) for layer in wanted]
+        missing = [
+            layer
+            for layer, name in zip(wanted, names, strict=True)
+            if not feature_set.layer_path(name).is_file()
+        ]
+        work = Work(config, dataset, feature_set, weights, preprocess, precision, device, request)
+        n_computed, times = work.compute(missing, progress)
+        return _result(feature_set, names, n_computed, times, began)
+
+
+def _request(config: ExtractConfig, cache: FingerprintCache) -> dict[str, Any]:
+    """Return what decides a feature row, without looking at the network or its weights."""
+    request = config.request()
+    if Path(config.weights).is_file():
+        return request | {"weights": cache.sha256([Path(config.weights)])[0]}
+    packages = versions()
+    return request | {name: packages[name] for name in ("torch", "torchvision")}
+
+
+def _answer(
+    store: FeatureStore, config: ExtractConfig, fingerprint: str, request: dict[str, Any]
+) -> tuple[FeatureSet, list[str]] | None:
+    """Return the set and matrices that answer a request made before, if all are complete."""
+    for feature_set in store.sets():
+        if feature_set.info["dataset"]["fingerprint"] != fingerprint:
+            continue
+        asked: Sequence[str | None] = config.layers or (None,)
+        records = {
+            name: record
+            for name, record in feature_set.layers().items()
+            if record["request"] == request and record["pool"] in (None, config.pool)
+        }
+        found = [
+            next(
+                (n for n, r in records.items() if (r["default"] if a is None else a in r["names"])),
+                None,
+            )
+            for a in asked
+        ]
+        names = [name for name in found if name is not None]
+        if len(names) == len(asked) and all(_all_chunks(feature_set, name) for name in names):
+            return feature_set, names
+    return None
+
+
+def _all_chunks(feature_set: FeatureSet, layer: str) -> bool:
+    matrix = feature_set.matrix(layer)
+    return all(matrix.chunk_path(index).is_file() for index in range(matrix.n_chunks))
+
+
+def _identity(
+    config: ExtractConfig,
+    dataset: Dataset,
+    fingerprint: str,
+    weights: Weights,
+    preprocess: Preprocess,
+    precision: str,
+) -> dict[str, Any]:
+    given = Path(config.weights)
+    names = [weights.name, given.name if given.is_file() else config.weights, config.weights]
+    if weights.name.startswith("IMAGENET1K"):
+        names.append("imagenet")
+    return {
+        "key": {
+            "dataset": fingerprint,
+            "model": config.model,
+            "weights": weights.sha256,
+            "preprocess": preprocess.to_dict(),
+            "precision": precision,
+        },
+        "facets": {
+            "dataset": dataset.name,
+            "title": dataset.title,
+            "model": config.model,
+            "weights": weights.name,
+            "weights_names": list(dict.fromkeys(names)),
+            "bands": config.bands,
+            "image_size": preprocess.image_size,
+            "precision": precision,
+            "limit": config.limit,
+            "seed": config.seed,
+        },
+    }
+
+
+def _open_or_create(
+    store: FeatureStore,
+    identity: dict[str, Any],
+    config: ExtractConfig,
+    dataset: Dataset,
+    weights: Weights,
+    preprocess: Preprocess,
+) -> FeatureSet:
+    found = [s for s in store.sets() if s.set_id == store.set_id(identity)]
+    if found:
+        return found[0]
+    info = {
+        "identity": identity,
+        "dataset": {
+            "n_samples": len(dataset),
+            "class_names": list(dataset.class_names),
+            "fingerprint": identity["key"]["dataset"],
+            "identity": dataset.identity(),
+            "bands": list(dataset.bands),
+            "root": config.root,
+        },
+        "backbone": {
+            "model": config.model,
+            "weights": config.weights,
+            "weights_path": str(weights.path.absolute()) if weights.path else None,
+            "weights_sha256": weights.sha256,
+            "precision": identity["key"]["precision"],
+        },
+        "preprocess": preprocess.to_dict(),
+    }
+    return store.create(info, dataset.labels, dataset.splits, list(dataset.sample_ids))
+
+
+@contextmanager
+def _held(store: FeatureStore, set_id: str, progress: Progress) -> Iterator[None]:
+    """Hold a set's lock, waiting for, and naming, whoever has it."""
+    path = store.lock_path(set_id)
+    holder = path.with_suffix(".json")
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        progress.say(f"{set_id} is being extracted by {_holder(holder)}; waiting for it.")
+        lock.acquire()
+    try:
+        holder.write_text(
+            json.dumps({"pid": os.getpid(), "host": platform.node(), "since": now()}),
+            encoding="utf-8",
+        )
+        yield
+    finally:
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {held['pid']} on {held['host']} since {held['since']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"
+
+
+def _result(
+    feature_set: FeatureSet, names: list[str], n_computed: int, times: dict[str, Any], began: float
+) -> Extraction:
+    records = [feature_set.layer(name) for name in names]
+    masked = {entry["row"] for record in records for entry in record["masked"]}
+    pass_s = times.get("pass_s", 0.0)
+    conditions = records[0]["conditions"]
+    return Extraction(
+        path=str(feature_set.group),
+        set_id=feature_set.set_id,
+        dataset=feature_set.facets["dataset"],
+        model=feature_set.facets["model"],
+        weights=feature_set.facets["weights"],
+        layers=names,
+        n_features={name: r["n_features"] for name, r in zip(names, records, strict=True)},
+        n_images=feature_set.n_samples,
+        n_computed=n_computed,
+        n_reused=feature_set.n_samples - n_computed,
+        n_masked=len(masked),
+        device=records[0]["device"],
+        precision=feature_set.facets["precision"],
+        batch_size=conditions["batch_size"],
+        nbytes=feature_set.nbytes,
+        duration_s=round(time.perf_counter() - began, 3),
+        images_per_s=round(n_computed / pass_s, 2) if pass_s else 0.0,
+        times={k: round(v, 3) for k, v in times.items() if k.endswith("_s")},
+    )

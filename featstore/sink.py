@@ -1,0 +1,314 @@
+"""The sink: feature batches -> whole chunks, and the journal of what is durable.
+
+One background thread does all the writing, in order. What it has written is in the journal only
+after it is on the disk, so that a kill at any moment leaves a journal that speaks the truth. Rows
+of a chunk that is not yet whole are spooled now and then, so that a kill costs seconds of
+computing however long a chunk takes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import numpy as np
+
+from featstore.errors import CorruptionError, StoreError
+from featstore.files import file_sha256, read_json, sync_file, sync_folder, write_json
+from featstore.matrices import Matrix
+from featstore.store import FeatureSet, file_name
+
+CHECKPOINT_S = 10.0
+"""Longest time between two moments at which everything computed so far is made durable."""
+
+JOURNAL_S = 1.0
+"""Shortest time between two writes of the journal."""
+
+QUEUE_NBYTES = 64 * 2**20
+"""Rows that may wait to be written before the computing waits for the disk."""
+
+
+class LayerSink:
+    """One layer's chunks: which are durable, and the rows of the one that is being filled.
+
+    Parameters
+    ----------
+    feature_set : FeatureSet
+        Whose layer it is; its matrix exists.
+    layer : str
+        The layer's name.
+    journal : mapping
+        ``chunks`` (index -> sha256 of its file) and ``spool`` (``chunk``, ``n_rows``, ``crc32``)
+        as an earlier pass left them.
+    """
+
+    def __init__(self, feature_set: FeatureSet, layer: str, journal: Mapping[str, Any]) -> None:
+        self.matrix: Matrix = feature_set.matrix(layer, writable=True)
+        self.hashes = {int(k): str(v) for k, v in journal.get("chunks", {}).items()}
+        for index in list(self.hashes):
+            if not self.matrix.chunk_path(index).is_file():
+                del self.hashes[index]
+        self.pending = [i for i in range(self.matrix.n_chunks) if i not in self.hashes]
+        self._folder = feature_set.journal_path
+        self._layer = layer
+        self._rows: list[np.ndarray] = []
+        self._outdated: list[Path] = []
+        self.n_rows = 0
+        self._spooled = self._load_spool(journal.get("spool"))
+
+    def _spool_path(self) -> Path:
+        return self._folder / f"{file_name(self._layer)}-{self.pending[0]}.spool"
+
+    def _load_spool(self, spool: Mapping[str, Any] | None) -> tuple[int, int]:
+        if not spool or not self.pending or spool["chunk"] != self.pending[0]:
+            return 0, 0
+        n_rows, crc32 = int(spool["n_rows"]), int(spool["crc32"])
+        nbytes = n_rows * self.matrix.n_features * 4
+        try:
+            with self._spool_path().open("rb+") as stream:
+                content = stream.read(nbytes)
+                # Bytes that came after the journal's last word.
+                stream.truncate(nbytes)
+        except OSError:
+            return 0, 0
+        if len(content) != nbytes or zlib.crc32(content) != crc32:
+            return 0, 0
+        rows = np.frombuffer(content, "<f4").reshape(n_rows, self.matrix.n_features)
+        self._rows, self.n_rows = [rows], n_rows
+        return n_rows, crc32
+
+    def missing_ranges(self) -> list[tuple[int, int]]:
+        """Return the rows (first, after the last) that are still to be computed."""
+        ranges = [self.matrix.chunk_range(index) for index in self.pending]
+        if ranges:
+            ranges[0] = (ranges[0][0] + self.n_rows, ranges[0][1])
+        return ranges
+
+    def add(self, start: int, rows: np.ndarray) -> bool:
+        """Take what is missing of `rows`, which begin at row `start`; return if a chunk closed."""
+        closed = False
+        for _ in range(len(self.pending)):
+            first, last = self.matrix.chunk_range(self.pending[0])
+            low, high = max(first + self.n_rows, start), min(last, start + len(rows))
+            if low >= high:
+                break
+            if low != first + self.n_rows:
+                raise StoreError(f"rows {first + self.n_rows} to {low - 1} never came")
+            self._rows.append(rows[low - start : high - start])
+            self.n_rows += high - low
+            if first + self.n_rows < last:
+                break
+            self._close_chunk()
+            closed = True
+        return closed
+
+    def _close_chunk(self) -> None:
+        spool, index = self._spool_path(), self.pending[0]
+        path = self.matrix.write_chunk(index, np.concatenate(self._rows))
+        sync_file(path)
+        sync_folder(path.parent)
+        self.hashes[index] = file_sha256(path)
+        self._outdated.append(spool)
+        self.pending.pop(0)
+        self._rows, self.n_rows, self._spooled = [], 0, (0, 0)
+
+    def spool(self) -> None:
+        """Make the rows of the unfinished chunk durable."""
+        n_spooled, crc32 = self._spooled
+        if self.n_rows == n_spooled or not self.pending:
+            return
+        block = np.concatenate(self._rows)
+        self._rows = [block]
+        content = block[n_spooled:].astype("<f4").tobytes()
+        with self._spool_path().open("ab" if n_spooled else "wb") as stream:
+            stream.write(content)
+        sync_file(self._spool_path())
+        self._spooled = self.n_rows, zlib.crc32(content, crc32)
+
+    def drop_outdated(self) -> None:
+        """Delete the spools that the journal no longer names."""
+        while self._outdated:
+            self._outdated.pop().unlink(missing_ok=True)
+
+    def journal(self) -> dict[str, Any]:
+        """Return what is durable, for the journal."""
+        n_rows, crc32 = self._spooled
+        spool = {"chunk": self.pending[0], "n_rows": n_rows, "crc32": crc32} if n_rows else None
+        return {"chunks": {str(k): v for k, v in sorted(self.hashes.items())}, "spool": spool}
+
+
+class Sink:
+    """Writes the features of one pass over a dataset.
+
+    Use it as a context manager: leaving it, also by an error, makes durable what came in.
+
+    Parameters
+    ----------
+    feature_set : FeatureSet
+        The set; the caller holds its lock.
+    layers : list of str
+        The layers that the pass computes; their matrices exist.
+    conditions : mapping
+        What must be the same when the pass is resumed (device type, batch size), since features
+        depend on it in their last bits.
+    """
+
+    def __init__(
+        self,
+        feature_set: FeatureSet,
+        layers: list[str],
+        conditions: Mapping[str, Any],
+    ) -> None:
+        self.feature_set = feature_set
+        journal = read_journal(feature_set)
+        self._others = {k: v for k, v in journal["layers"].items() if k not in layers}
+        own = journal["layers"]
+        self.layers = {name: LayerSink(feature_set, name, own.get(name, {})) for name in layers}
+        self.masked: dict[int, str] = {
+            int(row): cause
+            for name in layers
+            for row, cause in own.get(name, {}).get("masked", {}).items()
+        }
+        self._conditions = dict(conditions)
+        self._queue: Queue[tuple[int, dict[str, np.ndarray], dict[int, str]] | None] = Queue()
+        self._room = threading.Condition()
+        self._waiting_nbytes = 0
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._write, name="sink", daemon=True)
+        self.write_s = 0.0
+        self.wait_s = 0.0
+
+    def missing_rows(self, n_samples: int) -> np.ndarray:
+        """Return which rows some layer still needs, (n_samples,) bool."""
+        missing = np.zeros(n_samples, dtype=bool)
+        for sink in self.layers.values():
+            for start, stop in sink.missing_ranges():
+                missing[start:stop] = True
+        return missing
+
+    def __enter__(self) -> Sink:
+        self.feature_set.journal_path.mkdir(exist_ok=True)
+        self._save_journal()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if self._failure is not None and kind is None:
+            self._raise()
+
+    def add(self, start: int, features: Mapping[str, np.ndarray], masked: dict[int, str]) -> None:
+        """Take the features of the rows that begin at `start`, each (k, n_features) float32.
+
+        Waits while too much is still to be written.
+
+        Raises
+        ------
+        StoreError
+            When the disk would not take what came before.
+        """
+        began = time.perf_counter()
+        nbytes = sum(rows.nbytes for rows in features.values())
+        with self._room:
+            while self._waiting_nbytes > QUEUE_NBYTES and self._failure is None:
+                self._room.wait()
+            self._waiting_nbytes += nbytes
+        self.wait_s += time.perf_counter() - began
+        if self._failure is not None:
+            self._raise()
+        self._queue.put((start, dict(features), masked))
+
+    def _raise(self) -> None:
+        cause = self._failure
+        raise StoreError(
+            f"{self.feature_set.path} can't be written: {cause}. What was written before is kept; "
+            f"when the disk has room, go on with: {self.feature_set.info['command']}"
+        ) from cause
+
+    def _write(self) -> None:
+        durable_at = journal_at = time.monotonic()
+        try:
+            while (item := self._queue.get()) is not None:
+                began = time.perf_counter()
+                start, features, masked = item
+                self.masked |= masked
+                closed = [self.layers[name].add(start, features[name]) for name in features]
+                now = time.monotonic()
+                if now - durable_at > CHECKPOINT_S:
+                    self._checkpoint()
+                    durable_at = journal_at = now
+                elif any(closed) and now - journal_at > JOURNAL_S:
+                    self._save_journal()
+                    journal_at = now
+                self.write_s += time.perf_counter() - began
+                with self._room:
+                    self._waiting_nbytes -= sum(rows.nbytes for rows in features.values())
+                    self._room.notify()
+            self._checkpoint()
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that computes
+            with self._room:
+                self._failure = error
+                self._room.notify()
+
+    def _checkpoint(self) -> None:
+        for sink in self.layers.values():
+            sink.spool()
+        self._save_journal()
+
+    def _save_journal(self) -> None:
+        masked = {str(row): cause for row, cause in sorted(self.masked.items())}
+        layers = {
+            name: {**sink.journal(), "conditions": self._conditions, "masked": masked}
+            for name, sink in self.layers.items()
+        }
+        write_json(
+            self.feature_set.journal_path / "journal.json", {"layers": self._others | layers}
+        )
+        for sink in self.layers.values():
+            sink.drop_outdated()
+
+    def finish(self, records: Mapping[str, Mapping[str, Any]]) -> None:
+        """Declare the layers complete, once all their chunks are durable.
+
+        Parameters
+        ----------
+        records : mapping of str to mapping
+            For each layer, what its record is to say beside its files' hashes.
+        """
+        for name, sink in self.layers.items():
+            if sink.pending:
+                raise StoreError(f"{len(sink.pending)} chunks of {name} are missing")
+            metadata = sink.matrix.path / "zarr.json"
+            sync_file(metadata)
+            files = {f"{name}/zarr.json": file_sha256(metadata)} | {
+                f"{name}/c/{index}/0": sha256 for index, sha256 in sorted(sink.hashes.items())
+            }
+            write_json(
+                self.feature_set.layer_path(name),
+                {**records[name], "conditions": self._conditions, "files": files},
+            )
+        if self._others:
+            write_json(self.feature_set.journal_path / "journal.json", {"layers": self._others})
+        else:
+            shutil.rmtree(self.feature_set.journal_path)
+
+
+def read_journal(feature_set: FeatureSet) -> dict[str, Any]:
+    """Return what is durable of the set's unfinished layers: ``layers``, by name.
+
+    A journal that can't be trusted counts as none: its layers are computed again.
+    """
+    path = feature_set.journal_path / "journal.json"
+    if not path.is_file():
+        return {"layers": {}}
+    try:
+        return read_json(path)
+    except CorruptionError:
+        return {"layers": {}}
