@@ -1,0 +1,184 @@
+"""Training by epochs, with a record of each: what ``fit`` does, seen from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.linear_model import SGDClassifier
+from sklearn.model_selection import train_test_split
+from sklearn.neural_network import MLPClassifier
+from sklearn.utils.class_weight import compute_class_weight
+
+from featstore.classifiers import blocks
+from featstore.errors import FitError
+
+MIN_LEARNING_RATE = 1e-6
+"""Where scikit-learn's adaptive learning rate gives up."""
+
+MARGIN_LOSSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "log_loss": lambda z: np.logaddexp(0.0, -z),
+    "hinge": lambda z: np.maximum(0.0, 1.0 - z),
+    "squared_hinge": lambda z: np.maximum(0.0, 1.0 - z) ** 2,
+    "modified_huber": lambda z: np.where(z >= -1.0, np.maximum(0.0, 1.0 - z) ** 2, -4.0 * z),
+    "perceptron": lambda z: np.maximum(0.0, -z),
+}
+"""SGDClassifier's classification losses, as functions of the margin."""
+
+
+@dataclass
+class Curves:
+    """What each epoch left.
+
+    Parameters
+    ----------
+    loss : list of float
+        Training loss: of mlp the mean over the epoch with its penalty, as in ``loss_curve_``;
+        of sgd the mean over rows and one-vs-rest problems after the epoch, without it.
+    accuracy : list of float
+        Share of training rows classified right after the epoch.
+    validation_accuracy : list of float
+        The same of the rows held out by ``early_stopping``; empty without it.
+    converged : bool
+        Whether it stopped by itself, before ``max_iter`` epochs.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
+    converged: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the curves as JSON-able values."""
+        return {
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "validation_accuracy": self.validation_accuracy,
+            "converged": self.converged,
+        }
+
+
+class _Patience:
+    """Counts epochs without improvement, by scikit-learn's rule."""
+
+    def __init__(self, tol: float | None, n_epochs: int) -> None:
+        self.tol = -np.inf if tol is None else tol
+        self.n_epochs = n_epochs
+        self.best = np.inf
+        self.count = 0
+
+    def spent(self, loss: float) -> bool:
+        self.count = self.count + 1 if loss > self.best - self.tol else 0
+        self.best = min(self.best, loss)
+        if self.count < self.n_epochs:
+            return False
+        self.count = 0
+        return True
+
+
+def trains_by_epochs(estimator: ClassifierMixin) -> bool:
+    """Return whether :func:`train` can train `estimator` as its own ``fit`` would."""
+    if isinstance(estimator, MLPClassifier):
+        return bool(estimator.solver in ("adam", "sgd"))
+    return isinstance(estimator, SGDClassifier) and estimator.loss in MARGIN_LOSSES
+
+
+def train(estimator: MLPClassifier | SGDClassifier, X: np.ndarray, y: np.ndarray) -> Curves:
+    """Train by ``partial_fit``, one epoch at a time, until it stops improving.
+
+    All parameters do what scikit-learn's manual says, ``max_iter``, ``tol``,
+    ``n_iter_no_change``, ``early_stopping`` and adaptive learning rates included. MLPClassifier
+    without ``early_stopping`` ends with the very weights that its ``fit`` gives; SGDClassifier
+    stops all one-vs-rest problems together, by their mean loss.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier or SGDClassifier
+        Unfitted, with an integer ``random_state``; trained in place.
+    X : ndarray of shape (n_samples, n_features), float32
+        May be read-only.
+    y : ndarray of shape (n_samples,), int
+
+    Raises
+    ------
+    FitError
+        When training diverges: the loss is no longer a number.
+    """
+    asked = estimator.get_params(deep=False)
+    classes = np.unique(y)
+    # With an integer, each partial_fit would shuffle alike.
+    random_state = np.random.RandomState(asked["random_state"])
+    estimator.set_params(random_state=random_state, early_stopping=False)
+    if asked.get("class_weight") == "balanced":
+        # partial_fit, which could see other rows later, wants the weights themselves.
+        weights = compute_class_weight("balanced", classes=classes, y=y)
+        estimator.set_params(class_weight=dict(zip(classes, weights, strict=True)))
+    is_mlp = isinstance(estimator, MLPClassifier)
+    # MLPClassifier stops after more than n_iter_no_change epochs, SGDClassifier after as many.
+    patience = _Patience(asked["tol"], asked["n_iter_no_change"] + is_mlp)
+    held_out = None
+    if asked["early_stopping"]:
+        X, X_held, y, y_held = train_test_split(
+            X, y, test_size=asked["validation_fraction"], stratify=y, random_state=random_state
+        )
+        held_out = X_held, y_held
+    adaptive = asked["learning_rate"] == "adaptive" and asked.get("solver", "sgd") == "sgd"
+    learning_rate = asked["learning_rate_init" if is_mlp else "eta0"]
+    curves = Curves()
+    best_weights = None
+    for _ in range(asked["max_iter"]):
+        estimator.partial_fit(X, y, classes=classes)
+        loss, accuracy = _judge(estimator, X, y)
+        if not np.isfinite(loss):
+            raise FitError(
+                f"Training diverged in epoch {len(curves.loss) + 1}: the loss is {loss}. Use a "
+                "smaller learning rate (learning_rate_init of mlp, eta0 of sgd) or a larger alpha."
+            )
+        curves.loss.append(loss)
+        curves.accuracy.append(accuracy)
+        measure = loss
+        if held_out:
+            curves.validation_accuracy.append(_judge(estimator, *held_out)[1])
+            measure = -curves.validation_accuracy[-1]
+            if is_mlp and measure < patience.best:
+                best_weights = [w.copy() for w in (*estimator.coefs_, *estimator.intercepts_)]
+        if patience.spent(measure):
+            if not adaptive or learning_rate <= MIN_LEARNING_RATE:
+                curves.converged = True
+                break
+            learning_rate /= 5
+            if not is_mlp:
+                estimator.set_params(eta0=learning_rate)
+    if best_weights is not None:
+        for mine, best in zip(
+            (*estimator.coefs_, *estimator.intercepts_), best_weights, strict=True
+        ):
+            mine[...] = best
+    estimator.set_params(**asked)
+    return curves
+
+
+def _judge(
+    estimator: MLPClassifier | SGDClassifier, X: np.ndarray, y: np.ndarray
+) -> tuple[float, float]:
+    """Return the loss and the accuracy after an epoch."""
+    n_right, total = 0, 0.0
+    for rows in blocks(X):
+        if isinstance(estimator, MLPClassifier):
+            n_right += int(np.sum(estimator.predict(X[rows]) == y[rows]))
+            continue
+        values = estimator.decision_function(X[rows])
+        if values.ndim == 1:
+            signs = np.where(y[rows] == estimator.classes_[1], 1.0, -1.0)
+            guess = (values > 0).astype(int)
+        else:
+            signs = np.where(y[rows, None] == estimator.classes_, 1.0, -1.0)
+            guess = values.argmax(axis=1)
+        n_right += int(np.sum(estimator.classes_[guess] == y[rows]))
+        losses = MARGIN_LOSSES[estimator.loss](signs * values)
+        total += float(losses.sum(dtype=np.float64)) / (losses.size / len(losses))
+    loss = estimator.loss_ if isinstance(estimator, MLPClassifier) else total / len(X)
+    return float(loss), n_right / len(X)

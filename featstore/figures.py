@@ -1,0 +1,220 @@
+"""Figures of runs: drawn by matplotlib without a display, told apart without colour vision."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+INK = "#1d2327"
+"""Colour of text and axes on white paper."""
+
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6f6f6f")
+"""Okabe and Ito 2008, the darker hues first: distinct to colour-blind readers."""
+
+DASHES = ("-", "--", "-.", ":")
+MAX_COUNTED = 21
+"""Classes up to which a confusion matrix shows its counts as text."""
+
+# Clear to opaque blue, so that "none" looks like the page, be it light or dark.
+BLUES = LinearSegmentedColormap.from_list(
+    "clear_blue", [(0.0, 0.31, 0.62, 0.0), (0.0, 0.31, 0.62, 1.0)]
+)
+
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+}
+
+
+def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
+    """Draw a confusion matrix.
+
+    Parameters
+    ----------
+    confusion : sequence of sequence of int, (n_classes, n_classes)
+        Counts; rows are true classes, columns predicted ones.
+    class_names : sequence of str
+        Names of the classes; long ones are cut.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Colour shows the share of the true class; text the counts, up to 21 classes.
+    """
+    counts = np.asarray(confusion)
+    n_classes = len(class_names)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = [name if len(name) <= 22 else f"{name[:21]}…" for name in class_names]
+    size = float(np.clip(6.0 - 0.08 * n_classes, 4.6, 9)) if n_classes > 8 else 9.0
+    cell = float(np.clip(0.52 - 0.011 * n_classes, 0.155, 0.5))
+    with mpl.rc_context(STYLE):
+        label_width = 0.075 * max(map(len, names)) * size / 9 * 1.1
+        side = max(cell * n_classes, 1.6)
+        fig = Figure(
+            figsize=(side + label_width + 1.35, side + label_width + 0.75), layout="constrained"
+        )
+        ax = fig.add_subplot()
+        image = ax.imshow(share, cmap=BLUES, vmin=0, vmax=1, interpolation="none")
+        ax.set_xticks(range(n_classes), names, rotation=90 if n_classes > 4 else 0, fontsize=size)
+        ax.set_yticks(range(n_classes), names, fontsize=size)
+        ax.tick_params(length=0)
+        ax.set_xlabel("predicted class")
+        ax.set_ylabel("true class")
+        for spine in ax.spines.values():
+            spine.set_visible(True)
+        if n_classes <= MAX_COUNTED:
+            for i, j in np.argwhere(counts).tolist():
+                ax.text(
+                    j,
+                    i,
+                    f"{counts[i, j]:,}",
+                    ha="center",
+                    va="center",
+                    fontsize=_count_size(counts, cell, size),
+                    color="white" if share[i, j] > 0.5 else INK,
+                )
+        bar = fig.colorbar(image, ax=ax, shrink=min(1.0, 2.4 / side), aspect=14, pad=0.02)
+        bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        bar.set_label("share of the true class")
+        bar.outline.set_linewidth(0.6)
+    return fig
+
+
+def _count_size(counts: np.ndarray, cell: float, size: float) -> float:
+    """Return the font size, in points, at which the longest count fits its cell."""
+    return float(min(size, 72 * cell / (0.68 * len(f"{counts.max():,}"))))
+
+
+def draw_curves(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Draw training accuracy and loss by epoch.
+
+    Parameters
+    ----------
+    curves : mapping of str to mapping
+        For each line's name, lists ``loss``, ``accuracy`` and ``validation_accuracy``, as
+        :class:`featstore.epochs.Curves` has them.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Accuracy (%) on the left, loss on the right; the legend stands below.
+    """
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(7.2, 2.9), layout="constrained")
+        left, right = fig.subplots(1, 2)
+        for i, (name, curve) in enumerate(curves.items()):
+            style = {
+                "color": PALETTE[i % len(PALETTE)],
+                "linestyle": DASHES[i // len(PALETTE) % len(DASHES)],
+                "linewidth": 1.6,
+                "marker": "o" if len(curve["loss"]) == 1 else "",
+            }
+            epochs = np.arange(1, len(curve["loss"]) + 1)
+            left.plot(epochs, 100 * np.asarray(curve["accuracy"]), label=name, **style)
+            if held_out := curve.get("validation_accuracy"):
+                style["linestyle"] = ":"
+                left.plot(epochs, 100 * np.asarray(held_out), label=f"{name}, held out", **style)
+            right.plot(epochs, curve["loss"], **style)
+        left.set_ylabel("training accuracy (%)")
+        right.set_ylabel("training loss")
+        right.set_ylim(bottom=min(0.0, right.get_ylim()[0]))
+        for ax in (left, right):
+            ax.set_xlabel("epoch")
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+            ax.grid(alpha=0.18, color=INK)
+        if len(left.lines) > 1:
+            fig.legend(loc="outside lower center", ncols=min(3, len(left.lines)))
+    return fig
+
+
+def draw_accuracies(summaries: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the runs' test accuracies as bars, best first.
+
+    Parameters
+    ----------
+    summaries : sequence of mapping
+        As :meth:`featstore.runs.Run.summary` returns them, of one dataset.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A line across each bar marks what naming the most frequent class would score.
+    """
+    ranked = sorted(summaries, key=lambda s: (-s["accuracy"], s["run_id"]))
+    names = [f"{s['model']} {','.join(s['layers'])} · {s['clf']}" for s in ranked]
+    names = [name if len(name) <= 46 else f"{name[:45]}…" for name in names]
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(7.2, 0.85 + 0.27 * len(ranked)), layout="constrained")
+        ax = fig.add_subplot()
+        at = np.arange(len(ranked))
+        percent = [100 * s["accuracy"] for s in ranked]
+        ax.barh(at, percent, height=0.68, color=PALETTE[0])
+        for y, value in zip(at, percent, strict=True):
+            ax.text(value + 0.8, y, f"{value:.1f}", va="center", fontsize=8.5)
+        for y, s in zip(at, ranked, strict=True):
+            x = 100 * s["majority_accuracy"]
+            ax.plot([x, x], [y - 0.34, y + 0.34], color=PALETTE[4], linewidth=2.2)
+        ax.set_yticks(at, names)
+        ax.tick_params(axis="y", length=0)
+        ax.invert_yaxis()
+        ax.set_xlim(0, 108)
+        ax.set_xticks(range(0, 101, 20))
+        ax.set_xlabel("test accuracy (%); orange: always the most frequent class")
+        ax.spines["left"].set_visible(False)
+    return fig
+
+
+def to_png(fig: Figure) -> bytes:
+    """Return the figure as a PNG file on white, 160 dots per inch."""
+    FigureCanvasAgg(fig)
+    stream = io.BytesIO()
+    fig.savefig(stream, format="png", dpi=160, facecolor="white")
+    return stream.getvalue()
+
+
+def to_svg(fig: Figure, name: str, description: str) -> str:
+    """Return the figure as an ``<svg>`` element to be put into a page.
+
+    Text and axes take the page's text colour, the background is clear.
+
+    Parameters
+    ----------
+    fig : Figure
+    name : str
+        Letters, digits and hyphens; keeps its ids apart from other figures' in the page.
+    description : str
+        What it shows, for those who can't see it.
+    """
+    stream = io.StringIO()
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+        fig.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    # The page's own sans-serif, at the size that was laid out.
+    svg = re.sub(r"(font(?:-family)?:[^;\"']*?)'[^\"]*?sans-serif", r"\1sans-serif", svg)
+    label = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

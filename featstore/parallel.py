@@ -1,0 +1,215 @@
+"""Tasks side by side on a Dask cluster of this machine's cores."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import threadpoolctl
+from distributed import Client, LocalCluster, as_completed
+from distributed.scheduler import KilledWorker
+
+from featstore.errors import FeatstoreError, FitError
+from featstore.provenance import available_cores
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+"""What the numerical libraries read, once, when they are loaded."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one task.
+
+    Parameters
+    ----------
+    value : Any
+        What it returned; None when it failed.
+    error : FeatstoreError or None
+        Why it failed.
+    """
+
+    value: Any = None
+    error: FeatstoreError | None = None
+
+
+def run_tasks(
+    function: Callable[..., Any],
+    tasks: Sequence[tuple[Any, ...]],
+    n_jobs: int | None = None,
+    done: Callable[[int, Outcome], None] = lambda index, outcome: None,
+) -> list[Outcome]:
+    """Call ``function(*task)`` for each task, side by side, and outlive those that fail.
+
+    One task, or any number with ``n_jobs=1``, runs in this process with all cores; more run in
+    worker processes that share the cores out, one task at a time each. What a task is given and
+    returns goes through the scheduler, so it must be small: the path of a store, not a matrix.
+
+    Parameters
+    ----------
+    function : callable
+        Importable from a module, or defined in the script that is run.
+    tasks : sequence of tuple
+        Arguments of each call.
+    n_jobs : int, optional
+        Tasks at a time; by default as many as there are cores.
+    done : callable, optional
+        Told each task's position and outcome, in this process, as they end.
+
+    Returns
+    -------
+    list of Outcome
+        In the order of `tasks`. A task that raises a :class:`~featstore.errors.FeatstoreError`
+        has it as its error; one whose worker died twice, a FitError.
+
+    Raises
+    ------
+    Exception
+        What a task raises that is not a FeatstoreError, after the other tasks have ended.
+    """
+    n_workers = min(len(tasks), n_jobs or available_cores())
+    if n_workers <= 1:
+        return _run_here(function, tasks, done)
+    return _run_on_cluster(function, tasks, n_workers, done)
+
+
+def _run_here(
+    function: Callable[..., Any],
+    tasks: Sequence[tuple[Any, ...]],
+    done: Callable[[int, Outcome], None],
+) -> list[Outcome]:
+    outcomes = []
+    for index, task in enumerate(tasks):
+        try:
+            with threadpoolctl.threadpool_limits(available_cores()):
+                outcome = Outcome(function(*task))
+        except FeatstoreError as error:
+            outcome = Outcome(error=error)
+        outcomes.append(outcome)
+        done(index, outcome)
+    return outcomes
+
+
+def _run_on_cluster(
+    function: Callable[..., Any],
+    tasks: Sequence[tuple[Any, ...]],
+    n_workers: int,
+    done: Callable[[int, Outcome], None],
+) -> list[Outcome]:
+    n_threads = max(1, available_cores() // n_workers)
+    outcomes: dict[int, Outcome] = {}
+    surprise: BaseException | None = None
+    with _cluster(n_workers, n_threads) as client:
+        waiting = iter(enumerate(tasks))
+        indices: dict[Any, int] = {}
+
+        def submit_next() -> Any:
+            for index, task in waiting:
+                future = client.submit(_limited, n_threads, function, task, pure=False)
+                indices[future.key] = index
+                return future
+            return None
+
+        # No more tasks at a time than workers: a worker that dies takes no waiting task with it.
+        running = as_completed(  # type: ignore[no-untyped-call]
+            [submit_next() for _ in range(n_workers)]
+        )
+        for future in running:
+            index = indices[future.key]
+            try:
+                outcomes[index] = Outcome(future.result())
+            except FeatstoreError as error:
+                outcomes[index] = Outcome(error=error)
+            except (KilledWorker, CancelledError):
+                outcomes[index] = Outcome(error=_worker_died())
+            except Exception as error:  # noqa: BLE001 - raised below, once the others have ended
+                surprise = surprise or error
+            if index in outcomes:
+                done(index, outcomes[index])
+            if following := submit_next():
+                running.add(following)  # type: ignore[no-untyped-call]
+    if surprise:
+        raise surprise
+    return [outcomes[index] for index in range(len(tasks))]
+
+
+def _limited(n_threads: int, function: Callable[..., Any], task: tuple[Any, ...]) -> Any:
+    with threadpoolctl.threadpool_limits(n_threads):
+        return function(*task)
+
+
+def _worker_died() -> FitError:
+    return FitError(
+        "The worker process died twice at this; most often the system ended it for want of "
+        "memory. Try --n-jobs 1, a classifier that needs less (sgd, logreg), or fewer features."
+    )
+
+
+@contextmanager
+def _cluster(n_workers: int, n_threads: int) -> Iterator[Client]:
+    environment = dict.fromkeys(THREAD_VARIABLES, str(n_threads))
+    settings = {
+        "distributed.nanny.pre-spawn-environ": {
+            **dask.config.get("distributed.nanny.pre-spawn-environ"),
+            **environment,
+        },
+        # A task whose worker died runs once more; then it is given up.
+        "distributed.scheduler.allowed-failures": 1,
+        "distributed.worker.multiprocessing-method": "spawn",
+        "distributed.comm.timeouts.connect": "60s",
+    }
+    with dask.config.set(settings), _script_hidden(), _quiet():
+        cluster = LocalCluster(  # type: ignore[no-untyped-call]
+            n_workers=n_workers,
+            threads_per_worker=1,
+            processes=True,
+            # Dask would count the pages of a memory map against a limit, and kill for them.
+            memory_limit=0,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )
+        try:
+            with Client(cluster) as client:  # type: ignore[no-untyped-call]
+                yield client
+        finally:
+            cluster.close(timeout=10)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Dask's log off the terminal; what matters of it comes back as outcomes."""
+    logger = logging.getLogger("distributed")
+    level, logger.level = logger.level, logging.CRITICAL
+    try:
+        yield
+    finally:
+        logger.level = level
+
+
+@contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Keep new processes from importing the script that is run.
+
+    multiprocessing would, and a script that calls ``featstore.fit`` outside an
+    ``if __name__ == "__main__"`` would start clusters without end.
+    """
+    main = vars(sys.modules["__main__"])
+    kept: dict[str, Any] = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+    main.pop("__file__", None)
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(kept)

@@ -1,0 +1,357 @@
+"""Runs: what one fit leaves, as a folder that is there whole or not at all.
+
+``runs/<run_id>/``
+    ``metrics.json``     settings, scores, times and provenance, with a digest of itself.
+    ``model.skops``      the fitted scikit-learn pipeline; loading it runs no code of the file's.
+    ``predictions.csv``  one line for each row that was judged.
+    ``curves.json``      of classifiers trained by epochs.
+    ``confusion.png``, ``curves.png``
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skops.io
+from sklearn.pipeline import Pipeline
+
+from featstore.errors import RunError, StoreError
+from featstore.files import file_sha256, read_json, sync_file, sync_folder, write_json
+from featstore.progress import SILENT, Progress
+from featstore.store import FeatureStore
+
+FORMAT = 1
+
+TRUSTED_TYPES = (
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+)
+"""Types that a model may hold beside scikit-learn's estimators, which skops trusts itself."""
+
+STALE_S = 3600.0
+"""Seconds after which an unfinished run's folder, which is written in one go, is litter."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One classifier, fitted and judged.
+
+    Parameters
+    ----------
+    path : Path
+        The run's folder.
+    record : dict
+        The content of its ``metrics.json``.
+    """
+
+    path: Path
+    record: dict[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run, unique in its store."""
+        return self.path.name
+
+    @property
+    def clf(self) -> str:
+        """The classifier's name."""
+        return str(self.record["fit"]["clf"])
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """What it was fitted on, as :meth:`featstore.selection.Selection.describe` says it."""
+        return dict(self.record["selection"])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by the labels that the model predicts."""
+        return tuple(self.record["class_names"])
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Scores by :func:`featstore.metrics.score`: ``test``, ``val`` or None, and ``train``."""
+        return dict(self.record["metrics"])
+
+    @cached_property
+    def curves(self) -> dict[str, Any] | None:
+        """Loss and accuracy by epoch, see :class:`featstore.epochs.Curves`; None without.
+
+        Raises
+        ------
+        RunError
+            When the file is not what fit wrote.
+        """
+        if "curves.json" not in self.record["files"]:
+            return None
+        return dict(json.loads(self._bytes("curves.json")))
+
+    @cached_property
+    def model(self) -> Pipeline:
+        """The fitted pipeline: raw features in, labels out.
+
+        Raises
+        ------
+        RunError
+            When the file is missing, is not what fit wrote, or holds a type that a classifier
+            has no need of. Nothing in the file is run.
+        """
+        path = self.path / "model.skops"
+        data = self._bytes(path.name)
+        try:
+            untrusted = set(skops.io.get_untrusted_types(data=data)) - set(TRUSTED_TYPES)
+            if untrusted:
+                raise RunError(
+                    f"{path} holds {', '.join(sorted(untrusted))}, which no classifier here has. "
+                    f"It may be meant to run code, and is not loaded. {self._again()}"
+                )
+            model = skops.io.loads(data, trusted=list(TRUSTED_TYPES))
+        except RunError:
+            raise
+        except Exception as error:
+            written = self.record["provenance"]["versions"].get("scikit-learn")
+            raise RunError(
+                f"{path} can't be loaded ({type(error).__name__}: {error}). It was written with "
+                f"scikit-learn {written}: install that, or fit again. {self._again()}"
+            ) from error
+        if not isinstance(model, Pipeline):
+            raise RunError(f"{path} holds a {type(model).__name__}, not a pipeline.")
+        return model
+
+    def _bytes(self, name: str) -> bytes:
+        """Return a file of the run, if it is as fit wrote it."""
+        path = self.path / name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise RunError(f"{path} can't be read: {error.strerror}. {self._again()}") from error
+        if hashlib.sha256(data).hexdigest() != self.record["files"][name]:
+            raise RunError(f"{path} is not what fit wrote and is not loaded. {self._again()}")
+        return data
+
+    def _again(self) -> str:
+        return f"To make the run again: {self.record['command']} --refit"
+
+    def summary(self) -> dict[str, Any]:
+        """Return the run's line in a table, JSON-able; accuracies are fractions."""
+        record, test = self.record, self.record["metrics"]["test"]
+        return {
+            "run_id": self.run_id,
+            "clf": self.clf,
+            "params": record["params"],
+            "model": record["selection"]["model"],
+            "dataset": record["selection"]["title"],
+            "layers": record["selection"]["layers"],
+            "weights": record["selection"].get("weights"),
+            "n_features": record["selection"]["n_features"],
+            "n_train": record["rows"]["n_train"],
+            "n_test": record["rows"]["n_test"],
+            "accuracy": test["accuracy"],
+            "average_accuracy": test["average_accuracy"],
+            "kappa": test["kappa"],
+            "majority_accuracy": test["majority_accuracy"],
+            "train_accuracy": record["metrics"]["train"]["accuracy"],
+            "converged": record["converged"],
+            "duration_s": record["duration_s"]["total"],
+            "peak_rss_nbytes": record["peak_rss_nbytes"],
+            "notes": record["notes"],
+            "run_dir": str(self.path),
+        }
+
+
+def make_run_id(selection: Mapping[str, Any], clf: str, key: str) -> str:
+    """Return a readable name with the first 8 digits of the run's content key."""
+    parts = (selection["title"], selection["model"], "+".join(selection["layers"]), clf)
+    clean = [re.sub(r"[^A-Za-z0-9.+_]+", "-", part).strip("-.")[:28] or "x" for part in parts]
+    return "-".join([*clean, key[:8]])
+
+
+def write_run(
+    store: FeatureStore,
+    run_id: str,
+    record: Mapping[str, Any],
+    model: Pipeline,
+    predictions: Mapping[str, np.ndarray],
+    curves: Mapping[str, Any] | None,
+    figures: Mapping[str, bytes],
+    *,
+    replace: bool = False,
+) -> Run:
+    """Write a run's folder under a temporary name, then give it its own.
+
+    When another process has written the same run meanwhile, that one stays, unless `replace`.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    run_id : str
+    record : mapping
+        JSON-able; what :class:`Run` reads.
+    model : Pipeline
+        Fitted.
+    predictions : mapping of str to ndarray of shape (n_rows,)
+        Columns of ``predictions.csv``.
+    curves : mapping or None
+        Content of ``curves.json``.
+    figures : mapping of str to bytes
+        PNG files by name.
+    replace : bool
+        Whether to put the run in the place of one that is there.
+
+    Raises
+    ------
+    StoreError
+        When the folder can't be written.
+    """
+    try:
+        store.runs_dir.mkdir(parents=True, exist_ok=True)
+        _sweep(store.runs_dir)
+        draft = store.runs_dir / f".new-{run_id}-{secrets.token_hex(4)}"
+        draft.mkdir()
+        try:
+            skops.io.dump(model, draft / "model.skops")
+            _write_csv(draft / "predictions.csv", predictions)
+            if curves is not None:
+                (draft / "curves.json").write_text(json.dumps(curves), encoding="utf-8")
+            for name, data in figures.items():
+                (draft / name).write_bytes(data)
+            files = {path.name: file_sha256(path) for path in sorted(draft.iterdir())}
+            for name in files:
+                sync_file(draft / name)
+            write_json(draft / "metrics.json", {"format": FORMAT, **record, "files": files})
+            return _publish(draft, store.runs_dir / run_id, replace)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(
+            f"{store.runs_dir} can't be written: {error.strerror or error}."
+        ) from error
+
+
+def _publish(draft: Path, final: Path, replace: bool) -> Run:
+    while True:
+        try:
+            draft.rename(final)
+        except OSError:
+            if not final.exists():
+                raise
+            if not replace:
+                try:
+                    return open_run(final)
+                except RunError:
+                    pass
+            doomed = final.with_name(f".old-{final.name}-{secrets.token_hex(4)}")
+            try:
+                final.rename(doomed)
+            except FileNotFoundError:
+                continue
+            shutil.rmtree(doomed, ignore_errors=True)
+            continue
+        sync_folder(final.parent)
+        return open_run(final)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed processes left."""
+    for path in [*folder.glob(".new-*"), *folder.glob(".old-*")]:
+        try:
+            if time.time() - path.stat().st_mtime > STALE_S:
+                shutil.rmtree(path, ignore_errors=True)
+        except FileNotFoundError:
+            continue
+
+
+def _write_csv(path: Path, columns: Mapping[str, np.ndarray]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+
+
+def open_run(run: str | Path, store: FeatureStore | None = None) -> Run:
+    """Open a run.
+
+    Parameters
+    ----------
+    run : str or Path
+        The run's folder; or, with a store, its name, or the beginning or end of it that no
+        other run shares.
+    store : FeatureStore, optional
+        Where to look the name up.
+
+    Raises
+    ------
+    RunError
+        When there is no such run, there are several, or its folder is not as fit wrote it.
+    """
+    path = Path(run)
+    if store is not None and not (path / "metrics.json").is_file():
+        path = _find(str(run), store)
+    if not path.is_dir():
+        raise RunError(f"{path} is not a run's folder. List the runs with: featstore report")
+    try:
+        record = read_json(path / "metrics.json")
+    except StoreError as error:
+        raise RunError(
+            f"{path} is not a run as fit wrote it: {path.name}/metrics.json is missing, damaged "
+            "or edited. Remove the folder and fit again."
+        ) from error
+    if record.get("format") != FORMAT:
+        raise RunError(
+            f"{path} has format {record.get('format')!r}; this featstore reads format {FORMAT}. "
+            "Install the version that wrote it, or fit again."
+        )
+    if missing := [name for name in record["files"] if not (path / name).is_file()]:
+        raise RunError(f"{path} lacks {', '.join(missing)}. Remove the folder and fit again.")
+    return Run(path, record)
+
+
+def _find(name: str, store: FeatureStore) -> Path:
+    folders = _folders(store)
+    found = [p for p in folders if p.name == name] or [
+        p for p in folders if name and (p.name.startswith(name) or p.name.endswith(name))
+    ]
+    if len(found) == 1:
+        return found[0]
+    if not folders:
+        raise RunError(
+            f"{store.path} holds no runs. Make one first, for example with: "
+            "featstore fit --clf logreg"
+        )
+    shown = [p.name for p in found or folders]
+    raise RunError(
+        f"{'Several runs are' if found else 'No run is'} named {name!r} in {store.path}. There "
+        f"{'is' if len(shown) == 1 else 'are'}:\n  " + "\n  ".join(shown[:20])
+    )
+
+
+def _folders(store: FeatureStore) -> list[Path]:
+    if not store.runs_dir.is_dir():
+        return []
+    return sorted(
+        path for path in store.runs_dir.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
+
+
+def list_runs(store: FeatureStore, progress: Progress = SILENT) -> list[Run]:
+    """Return all runs, oldest first; folders that are no runs are named and passed over."""
+    runs = []
+    for path in _folders(store):
+        try:
+            runs.append(open_run(path))
+        except RunError as error:
+            progress.say(f"Passed over: {error}")
+    return sorted(runs, key=lambda run: (run.record["created"], run.run_id))
