@@ -44,6 +44,8 @@ STYLE: dict[Any, Any] = {
     "xtick.color": INK,
     "ytick.color": INK,
     "legend.frameon": False,
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.06,
     "svg.fonttype": "none",
 }
 
@@ -67,17 +69,17 @@ def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
     n_classes = len(class_names)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [name if len(name) <= 22 else f"{name[:21]}…" for name in class_names]
-    size = float(np.clip(6.0 - 0.08 * n_classes, 4.6, 9)) if n_classes > 8 else 9.0
-    cell = float(np.clip(0.52 - 0.011 * n_classes, 0.155, 0.5))
+    size = float(np.clip(9.2 - 0.06 * n_classes, 6.3, 9.0))
+    cell = float(np.clip(0.56 - 0.011 * n_classes, 0.155, 0.5))
+    side = max(cell * n_classes, 1.6)
+    label_width = 0.0085 * size * max(map(len, names))
     with mpl.rc_context(STYLE):
-        label_width = 0.075 * max(map(len, names)) * size / 9 * 1.1
-        side = max(cell * n_classes, 1.6)
         fig = Figure(
-            figsize=(side + label_width + 1.35, side + label_width + 0.75), layout="constrained"
+            figsize=(side + label_width + 1.35, side + label_width + 0.6), layout="constrained"
         )
         ax = fig.add_subplot()
         image = ax.imshow(share, cmap=BLUES, vmin=0, vmax=1, interpolation="none")
-        ax.set_xticks(range(n_classes), names, rotation=90 if n_classes > 4 else 0, fontsize=size)
+        ax.set_xticks(range(n_classes), names, rotation=90 if n_classes > 2 else 0, fontsize=size)
         ax.set_yticks(range(n_classes), names, fontsize=size)
         ax.tick_params(length=0)
         ax.set_xlabel("predicted class")
@@ -85,17 +87,19 @@ def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
         for spine in ax.spines.values():
             spine.set_visible(True)
         if n_classes <= MAX_COUNTED:
-            for i, j in np.argwhere(counts).tolist():
-                ax.text(
-                    j,
-                    i,
-                    f"{counts[i, j]:,}",
-                    ha="center",
-                    va="center",
-                    fontsize=_count_size(counts, cell, size),
-                    color="white" if share[i, j] > 0.5 else INK,
-                )
-        bar = fig.colorbar(image, ax=ax, shrink=min(1.0, 2.4 / side), aspect=14, pad=0.02)
+            for (i, j), count in np.ndenumerate(counts):
+                if count:
+                    ax.text(
+                        j,
+                        i,
+                        f"{count:,}",
+                        ha="center",
+                        va="center",
+                        fontsize=_count_size(counts, cell, size),
+                        color="white" if share[i, j] > 0.5 else INK,
+                    )
+        beside = ax.inset_axes((1 + 0.12 / side, 0.0, 0.14 / side, min(1.0, 3.0 / side)))
+        bar = fig.colorbar(image, cax=beside)
         bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         bar.set_label("share of the true class")
         bar.outline.set_linewidth(0.6)
@@ -123,7 +127,7 @@ def draw_curves(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
     """
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(7.2, 2.9), layout="constrained")
-        left, right = fig.subplots(1, 2)
+        left, right = fig.subplots(1, 2, gridspec_kw={"wspace": 0.1})
         for i, (name, curve) in enumerate(curves.items()):
             style = {
                 "color": PALETTE[i % len(PALETTE)],
@@ -133,10 +137,10 @@ def draw_curves(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
             }
             epochs = np.arange(1, len(curve["loss"]) + 1)
             left.plot(epochs, 100 * np.asarray(curve["accuracy"]), label=name, **style)
+            right.plot(epochs, curve["loss"], **style)
             if held_out := curve.get("validation_accuracy"):
                 style["linestyle"] = ":"
                 left.plot(epochs, 100 * np.asarray(held_out), label=f"{name}, held out", **style)
-            right.plot(epochs, curve["loss"], **style)
         left.set_ylabel("training accuracy (%)")
         right.set_ylabel("training loss")
         right.set_ylim(bottom=min(0.0, right.get_ylim()[0]))
@@ -172,7 +176,7 @@ def draw_accuracies(summaries: Sequence[Mapping[str, Any]]) -> Figure:
         percent = [100 * s["accuracy"] for s in ranked]
         ax.barh(at, percent, height=0.68, color=PALETTE[0])
         for y, value in zip(at, percent, strict=True):
-            ax.text(value + 0.8, y, f"{value:.1f}", va="center", fontsize=8.5)
+            ax.text(value + 0.8, y, f"{value:.1f}", va="center_baseline", fontsize=8.5)
         for y, s in zip(at, ranked, strict=True):
             x = 100 * s["majority_accuracy"]
             ax.plot([x, x], [y - 0.34, y + 0.34], color=PALETTE[4], linewidth=2.2)
@@ -190,7 +194,8 @@ def to_png(fig: Figure) -> bytes:
     """Return the figure as a PNG file on white, 160 dots per inch."""
     FigureCanvasAgg(fig)
     stream = io.BytesIO()
-    fig.savefig(stream, format="png", dpi=160, facecolor="white")
+    with mpl.rc_context(STYLE):
+        fig.savefig(stream, format="png", dpi=160, facecolor="white")
     return stream.getvalue()
 
 
