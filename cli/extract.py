@@ -126,10 +126,12 @@ def command(
     if as_json:
         console.emit_json(result.to_dict())
     else:
-        show(result, store)
+        show(result)
+        option = "" if store == "feature-store" else f" --store {store}"
+        click.echo(f"Next: featstore fit --clf logreg{option}")
 
 
-def show(result: Extraction, store: str) -> None:
+def show(result: Extraction) -> None:
     """Print what an extraction did."""
     layers = ", ".join(f"{name} ({n} features)" for name, n in result.n_features.items())
     click.echo(f"{result.model} ({result.weights}) over {result.dataset}: {layers}")
@@ -149,8 +151,6 @@ def show(result: Extraction, store: str) -> None:
             f"out. `featstore store show {result.set_id}` lists them."
         )
     click.echo(f"{console.nbytes_text(result.nbytes)} in {result.path}")
-    option = "" if store == "feature-store" else f" --store {store}"
-    click.echo(f"Next: featstore fit --clf logreg{option}")
 
 
 def _where_time_went(times: dict[str, float]) -> str:

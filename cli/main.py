@@ -50,7 +50,8 @@ class LazyGroup(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             if args and args[0] not in COMMANDS:
-                error.message += f" Commands are {', '.join(COMMANDS)}."
+                names = ", ".join(COMMANDS)
+                raise click.UsageError(f"{error.message} Commands are {names}.", ctx) from None
             raise
 
 

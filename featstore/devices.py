@@ -79,7 +79,7 @@ def default_batch_size(device: torch.device, image_size: int) -> int:
         return max(1, min(64, round(32 * area)))
     memory_nbytes = torch.cuda.get_device_properties(device).total_memory
     fitting = 256 * area * min(1.0, memory_nbytes / 8e9)
-    return max(1, 2 ** int(fitting).bit_length() // 2)
+    return 1 << max(0, int(fitting).bit_length() - 1)
 
 
 def make_deterministic(device: torch.device) -> None:

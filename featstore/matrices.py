@@ -90,11 +90,8 @@ class Matrix:
         self.path = path
         try:
             # All-zero chunks are written too: a chunk without a file is then a missing chunk.
-            self._array = cast(
-                "zarr.Array[Any]",
-                zarr.open_array(
-                    path, mode="r+" if writable else "r", config={"write_empty_chunks": True}
-                ),
+            self._array = zarr.open_array(
+                path, mode="r+" if writable else "r", config={"write_empty_chunks": True}
             )
         except (FileNotFoundError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
             raise CorruptionError(
@@ -165,7 +162,8 @@ class Matrix:
         """Return the matrix as a lazy Dask array, one block a chunk."""
         import dask.array
 
-        return dask.array.from_zarr(self._array)
+        blocks = dask.array.from_zarr(self._array)  # type: ignore[no-untyped-call]
+        return cast("dask.array.Array", blocks)
 
 
 def read_vector(group: Path, name: str) -> np.ndarray:
@@ -177,11 +175,10 @@ def read_vector(group: Path, name: str) -> np.ndarray:
         When it is missing or its bytes are not those written.
     """
     try:
-        array = cast("zarr.Array[Any]", zarr.open_array(group / name, mode="r"))
-        values = np.asarray(array[:])
+        values = np.asarray(zarr.open_array(group / name, mode="r")[:])
     except (ValueError, RuntimeError, OSError, KeyError, zarr.errors.BaseZarrError) as error:
         raise CorruptionError(
             f"{group / name} is damaged: {error}. Run `featstore store verify` to see what is, "
             "then `featstore store rm` and extract again."
         ) from error
-    return values.astype(str) if values.dtype.kind in "TO" else values
+    return np.array(values.tolist(), dtype=str) if values.dtype.kind in "TO" else values

@@ -106,7 +106,7 @@ def run_pass(
             began = time.perf_counter()
             images = preprocess(batch.groups, batch_size, backbone.device)
             seen = time.perf_counter()
-            features = _to_rows(backbone(images), batch, dataset)
+            features = to_rows(backbone(images), batch, dataset)
             done = time.perf_counter()
             waited_s = sink.wait_s
             sink.add(batch.start, features, batch.masked)
@@ -129,9 +129,18 @@ def _timed(source: Iterator[Batch], times: PassTimes) -> Iterator[Batch]:
         yield batch
 
 
-def _to_rows(
+def to_rows(
     features: dict[str, torch.Tensor], batch: Batch, dataset: Dataset
 ) -> dict[str, np.ndarray]:
+    """Return a batch's features in the main memory, each (k, n_features) float32.
+
+    The rows of masked images are NaN.
+
+    Raises
+    ------
+    FeatstoreError
+        When any other value is not finite; it names layer and image.
+    """
     n_rows = batch.stop - batch.start
     rows = {layer: tensor[:n_rows].cpu().numpy() for layer, tensor in features.items()}
     for layer, block in rows.items():

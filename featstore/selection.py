@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import filelock
 import numpy as np
@@ -162,7 +162,8 @@ class Selection:
         columns = [
             s.matrix(layer).dask() for s, (_, layer) in zip(self._sets, self.parts, strict=True)
         ]
-        return dask.array.concatenate(columns, axis=1) if len(columns) > 1 else columns[0]
+        side_by_side = dask.array.concatenate(columns, axis=1)  # type: ignore[no-untyped-call]
+        return cast("dask.array.Array", side_by_side)
 
     def numpy(self) -> np.ndarray:
         """Return the features in memory, (n_samples, n_features) float32."""
@@ -215,8 +216,8 @@ def select(
             f"{store.path} holds no feature sets. Make one first, for example with: "
             "featstore extract --model resnet50 --dataset sat4"
         )
-    models = model.split(",") if model else [None]
-    names = layers.split(",") if layers else [None]
+    models: list[str | None] = [*model.split(",")] if model else [None]
+    names: list[str | None] = [*layers.split(",")] if layers else [None]
     parts: list[tuple[str, str]] = []
     used: set[str] = set()
     chosen: list[FeatureSet] = []

@@ -358,31 +358,32 @@ def open_store(path: str | Path = "feature-store") -> FeatureStore:
     return FeatureStore(path)
 
 
-def mark_damaged(feature_set: FeatureSet, layer: str, chunks: list[int]) -> None:
-    """Turn a complete layer into one whose named chunks are to be computed again.
+def mark_damaged(feature_set: FeatureSet, chunks: Mapping[str, list[int]]) -> None:
+    """Turn complete layers into ones whose named chunks are to be computed again.
 
-    Raises
-    ------
-    CorruptionError
-        When the layer's record is itself damaged; the whole layer is then to be computed.
+    Parameters
+    ----------
+    feature_set : FeatureSet
+        The set, which has no unfinished pass.
+    chunks : mapping of str to list of int
+        Numbers of the damaged chunks, by layer.
     """
-    record = feature_set.layer(layer)
-    if feature_set.journal_path.exists():
-        raise CorruptionError(
-            f"{feature_set.set_id} has damaged chunks and an unfinished pass. Finish that first: "
-            f"{feature_set.info['command']}"
-        )
-    prefix = f"{layer}/c/"
-    intact = {
-        name.removeprefix(prefix).removesuffix("/0"): sha256
-        for name, sha256 in record["files"].items()
-        if name.startswith(prefix)
-    }
-    journal = {
-        "chunks": {index: h for index, h in intact.items() if int(index) not in chunks},
-        "spool": None,
-        "conditions": record["conditions"],
-        "masked": {str(entry["row"]): entry["error"] for entry in record["masked"]},
-    }
-    write_json(feature_set.journal_path / "journal.json", {"layers": {layer: journal}})
-    feature_set.layer_path(layer).unlink()
+    journals = {}
+    for layer, damaged in chunks.items():
+        record = feature_set.layer(layer)
+        prefix = f"{layer}/c/"
+        hashes = {
+            name.removeprefix(prefix).removesuffix("/0"): sha256
+            for name, sha256 in record["files"].items()
+            if name.startswith(prefix)
+        }
+        journals[layer] = {
+            "chunks": {index: h for index, h in hashes.items() if int(index) not in damaged},
+            "spool": None,
+            "conditions": record["conditions"],
+            "masked": {str(entry["row"]): entry["error"] for entry in record["masked"]},
+        }
+    if journals:
+        write_json(feature_set.journal_path / "journal.json", {"layers": journals})
+    for layer in journals:
+        feature_set.layer_path(layer).unlink()

@@ -137,6 +137,35 @@ def find_weights(
     )
 
 
+def recorded_weights(
+    backbone: Mapping[str, Any], cache: FingerprintCache, progress: Progress = SILENT
+) -> Weights:
+    """Find the very weights that a feature set was made with.
+
+    Parameters
+    ----------
+    backbone : mapping
+        ``model``, ``weights``, ``weights_path`` and ``weights_sha256``, as the set records them.
+
+    Raises
+    ------
+    WeightsError
+        When they are not to be had, or are not the same any more.
+    """
+    model, sha256 = backbone["model"], backbone["weights_sha256"]
+    recorded = Path(backbone["weights_path"] or "")
+    if recorded.is_file() and cache.sha256([recorded])[0] == sha256:
+        return Weights(recorded.name, recorded, sha256, *_preset(model))
+    weights = find_weights(model, backbone["weights"], cache, progress)
+    if weights.sha256 != sha256:
+        raise WeightsError(
+            f"The features were made with weights of sha256 {sha256}, and "
+            f"{weights.path or weights.name} has {weights.sha256}. Put the former back at "
+            f"{recorded}."
+        )
+    return weights
+
+
 def _statistics(
     model: str, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,0 +1,36 @@
+# The few commands that a developer needs. Each makes .venv first, if it is not there.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test check bench docs clean
+
+install: .venv/installed
+
+.venv/installed: setup.cfg
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[test,check]'
+	touch $@
+
+demo: install
+	$(BIN)/featstore demo
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --config-file mypy.ini
+	$(BIN)/mypy --config-file mypy.ini cli
+
+bench: install
+	$(BIN)/python benchmarks/bench_extract.py
+	$(BIN)/python benchmarks/bench_sink.py
+
+docs: install
+	$(BIN)/python -m pip install --quiet --requirement docs/requirements.txt
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build
+
+clean:
+	rm -rf .venv build docs/_build *.egg-info

@@ -1,0 +1,66 @@
+"""``featstore demo``: everything once, on generated images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import console
+
+
+@click.command()
+@console.root_option
+@console.store_option
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="report.html",
+    show_default=True,
+    metavar="FILE",
+    help="The page to write.",
+)
+@click.option("--limit", type=int, metavar="N", help="Use N of the images.")
+@console.seed_option
+@console.json_option
+def command(
+    root: str | None, store: str, report: Path, limit: int | None, seed: int, as_json: bool
+) -> None:
+    """Run everything on generated images: extract, fit, report.
+
+    The images look like SAT-4's: four kinds of land cover in four bands, written as a file in
+    SAT-4's own format and read back from it. The network is MobileNetV2, with its ImageNet
+    weights from torchvision, or else from the package featstore[offline].
+    """
+    from featstore.demo import run_demo
+    from featstore.store import open_store
+
+    with console.progress() as progress:
+        demo = run_demo(
+            open_store(store), root, report=report, limit=limit, seed=seed, progress=progress
+        )
+    if as_json:
+        console.emit_json(
+            {
+                "weights": demo.weights,
+                "extract": demo.extraction.to_dict(),
+                "runs": [run.summary() for run in demo.runs],
+                "report": str(demo.report),
+            }
+        )
+        return
+    from . import extract, fit
+
+    click.echo(f"Weights: {demo.weights}.\n")
+    extract.show(demo.extraction)
+    fit.show(demo.runs)
+    options = "" if store == "feature-store" else f" --store {store}"
+    click.echo(
+        f"The report, with its pictures: {demo.report.absolute()}\n\n"
+        "Now your own images, one folder a class:\n"
+        f"  featstore extract --model {demo.extraction.model} --dataset folder --root MY_IMAGES"
+        f"{options}\n"
+        f"  featstore fit --clf logreg --dataset MY_IMAGES{options}\n"
+        f"  featstore predict RUN NEW_IMAGES{options}\n"
+        f"  featstore report{options}"
+    )

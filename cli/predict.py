@@ -1,0 +1,58 @@
+"""``featstore predict``: new images -> labels."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from dataclasses import asdict
+
+import click
+
+from . import console
+
+
+@click.command()
+@click.argument("run")
+@click.argument("images", metavar="IMAGE_OR_FOLDER...", nargs=-1, required=True)
+@console.store_option
+@click.option(
+    "--device", default="auto", show_default=True, metavar="DEV", help="auto, cpu, cuda or cuda:N."
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Print the table as CSV.")
+@console.json_option
+def command(
+    run: str, images: tuple[str, ...], store: str, device: str, as_csv: bool, as_json: bool
+) -> None:
+    r"""Label new images with the model of RUN, a run's folder or name.
+
+    The images go through the backbone, layers and preprocessing that the model was trained with.
+    Folders are searched for images. If one can't be read, the others are still labelled, and the
+    exit code is 1.
+
+    \b
+    featstore predict feature-store/runs/my-run new-images/
+    """
+    from featstore.prediction import predict
+
+    with console.progress() as progress:
+        found = predict(run, images, store=store, device=device, progress=progress)
+    kind = next((p.score_kind for p in found if p.label is not None), "none")
+    if as_json:
+        console.emit_json({"run": run, "predictions": [asdict(p) for p in found]})
+    elif as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["path", "class", "score", "score_kind"])
+        writer.writerows(
+            [p.path, p.label or "", "" if p.score is None else f"{p.score:.6g}", p.score_kind]
+            for p in found
+        )
+    else:
+        rows = [
+            [p.path, p.label or "-", "-" if p.score is None else f"{p.score:.3f}"] for p in found
+        ]
+        console.table(["image", "class", kind], rows, right=[kind])
+    errors = [p for p in found if p.error is not None]
+    for prediction in errors:
+        console.say(f"Error: {prediction.error}")
+    if errors:
+        sys.exit(1)

@@ -1,0 +1,207 @@
+"""``featstore store``: what is in the store, whether it is intact, and getting it out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import console
+
+if TYPE_CHECKING:
+    from featstore.store import FeatureSet, FeatureStore
+
+
+@click.group()
+def command() -> None:
+    """List, show, verify, remove and export stored features."""
+
+
+def _open(store: str) -> FeatureStore:
+    from featstore.store import open_store
+
+    return open_store(store)
+
+
+@command.command("ls")
+@console.store_option
+@console.json_option
+def ls(store: str, as_json: bool) -> None:
+    """List all feature sets."""
+    from featstore.errors import StoreError
+
+    rows: list[list[str]] = []
+    values: list[dict[str, Any]] = []
+    for feature_set in _open(store).sets():
+        try:
+            value = _describe(feature_set)
+        except StoreError as error:
+            console.say(f"{feature_set.set_id}: {error}")
+            continue
+        values.append(value)
+        layers = [*value["layers"], *(f"{name} (unfinished)" for name in value["unfinished"])]
+        rows.append(
+            [
+                value["set_id"],
+                value["title"],
+                f"{value['model']} {value['weights']}",
+                ", ".join(layers),
+                str(value["n_samples"]),
+                value["precision"],
+                console.nbytes_text(value["nbytes"]),
+            ]
+        )
+    if as_json:
+        console.emit_json({"store": store, "sets": values})
+    elif rows:
+        columns = ["set", "dataset", "backbone", "layers", "images", "precision", "size"]
+        console.table(columns, rows, right=["images", "size"])
+    else:
+        click.echo(
+            f"{store} holds no feature sets yet. Make one: featstore extract --model resnet50 "
+            "--dataset sat4"
+        )
+
+
+def _describe(feature_set: FeatureSet) -> dict[str, Any]:
+    return {
+        "set_id": feature_set.set_id,
+        **feature_set.facets,
+        "n_samples": feature_set.n_samples,
+        "layers": list(feature_set.layers()),
+        "unfinished": feature_set.unfinished(),
+        "nbytes": feature_set.nbytes,
+        "path": str(feature_set.group),
+    }
+
+
+@command.command("show")
+@click.argument("set_id", metavar="SET")
+@console.store_option
+@console.json_option
+def show(set_id: str, store: str, as_json: bool) -> None:
+    """Show all that is known of one feature set; any part of its name's end will do."""
+    feature_set = _open(store).get(set_id)
+    records = feature_set.layers()
+    if as_json:
+        console.emit_json({**_describe(feature_set), "info": feature_set.info, "records": records})
+        return
+    info = feature_set.info
+    click.echo(f"{feature_set.set_id}: {console.nbytes_text(feature_set.nbytes)}")
+    click.echo(f"  Zarr group   {feature_set.group}")
+    click.echo(
+        f"  dataset      {info['facets']['title']} ({info['facets']['dataset']}), "
+        f"{feature_set.n_samples} images, {len(feature_set.class_names)} classes"
+    )
+    click.echo(f"  fingerprint  {info['dataset']['fingerprint']}")
+    click.echo(
+        f"  backbone     {info['backbone']['model']}, {info['facets']['weights']}, "
+        f"{info['backbone']['precision']}"
+    )
+    click.echo(f"  weights      sha256 {info['backbone']['weights_sha256']}")
+    click.echo(
+        f"  preprocess   {info['preprocess']['image_size']} px "
+        f"{info['preprocess']['resize']}, bands {info['preprocess']['bands']}"
+    )
+    click.echo(f"  made by      {info['command']}")
+    rows = [
+        [
+            name,
+            record["node"],
+            "x".join(map(str, record["shape"])),
+            record["pool"] or "-",
+            str(record["n_features"]),
+            record["completed"],
+            record["device"],
+        ]
+        for name, record in records.items()
+    ]
+    console.table(
+        ["layer", "torchvision node", "shape", "pool", "features", "completed", "device"],
+        rows,
+        right=["features"],
+    )
+    for name in feature_set.unfinished():
+        click.echo(f"{name} is not finished. Resume it with: {info['command']}")
+    masked = {e["sample_id"]: e["error"] for r in records.values() for e in r["masked"]}
+    for sample_id, cause in masked.items():
+        click.echo(f"masked: {sample_id}: {cause}")
+
+
+@command.command("verify")
+@click.argument("set_ids", metavar="[SET]...", nargs=-1)
+@console.store_option
+@console.json_option
+def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
+    """Compare every stored byte with its hash; exit with 1 if any is wrong.
+
+    Damaged chunks are marked, so that the set's own extract command computes just them.
+    """
+    from featstore.audit import schedule_repair, verify
+
+    opened = _open(store)
+    sets = [opened.get(set_id) for set_id in set_ids] if set_ids else opened.sets()
+    found, repairs = [], []
+    with console.progress() as progress:
+        for feature_set in sets:
+            damages = verify(feature_set, progress)
+            found += damages
+            if schedule_repair(feature_set, damages):
+                repairs.append(feature_set.info["command"])
+    if as_json:
+        damages_json = [vars(damage) for damage in found]
+        console.emit_json(
+            {"intact": not found, "n_sets": len(sets), "damages": damages_json, "repair": repairs}
+        )
+    else:
+        for damage in found:
+            click.echo(str(damage))
+        for repair in repairs:
+            click.echo(f"Repair with: {repair}")
+        if not found:
+            click.echo(f"{len(sets)} feature set{'s are' if len(sets) != 1 else ' is'} intact.")
+    if found:
+        sys.exit(1)
+
+
+@command.command("rm")
+@click.argument("set_ids", metavar="SET...", nargs=-1, required=True)
+@click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+@console.store_option
+def rm(set_ids: tuple[str, ...], yes: bool, store: str) -> None:
+    """Remove feature sets; runs that were fitted on them stay."""
+    opened = _open(store)
+    for feature_set in [opened.get(set_id) for set_id in set_ids]:
+        size = console.nbytes_text(feature_set.nbytes)
+        if not yes:
+            click.confirm(f"Remove {feature_set.set_id} ({size})?", abort=True, err=True)
+        opened.remove(feature_set)
+        click.echo(f"Removed {feature_set.set_id} ({size}).")
+
+
+@command.command("export")
+@click.argument("path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--dataset", metavar="NAME", help="Dataset, if the store has several.")
+@click.option("--model", metavar="NAME[,NAME...]", help="Network, if the store has several.")
+@click.option("--layers", metavar="NAME[,NAME...]", help="Layers, side by side.")
+@click.option("--set", "set_id", metavar="SET", help="The feature set by its name.")
+@console.store_option
+def export(
+    path: Path,
+    dataset: str | None,
+    model: str | None,
+    layers: str | None,
+    set_id: str | None,
+    store: str,
+) -> None:
+    """Write features with labels and sample ids to FILE: .npz, .npy, .parquet or .csv."""
+    from featstore.exports import export
+
+    selection = _open(store).select(dataset, model, layers, set_id=set_id)
+    export(selection, path)
+    click.echo(
+        f"{selection.n_samples} rows of {selection.n_features} features "
+        f"({console.nbytes_text(path.stat().st_size)}) in {path}"
+    )

@@ -1,0 +1,227 @@
+"""Prediction: new images through a run's own backbone, layers and model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.datasets.base import RGB, FileDataset, FileSource
+from featstore.errors import DatasetNotFoundError
+from featstore.images import IMAGE_SUFFIXES
+from featstore.progress import SILENT, Progress
+from featstore.provenance import FingerprintCache
+from featstore.runs import Run, open_run
+from featstore.store import FeatureStore, open_store
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run says of one image.
+
+    Parameters
+    ----------
+    path : str
+        The image.
+    label : str or None
+        Name of the class; None when the image can't be read.
+    score : float or None
+        Of that class: a probability, or the decision value of a classifier that gives none.
+    score_kind : str
+        ``probability``, ``decision value`` or ``none``.
+    error : str or None
+        Why the image can't be read.
+    """
+
+    path: str
+    label: str | None
+    score: float | None
+    score_kind: str
+    error: str | None = None
+
+
+class _Images(FileSource):
+    """Image files without labels."""
+
+    name = title = "images"
+    bands = RGB
+    class_names = ()
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        return self._paths
+
+    @cached_property
+    def labels(self) -> NDArray[np.int32]:
+        return np.full(len(self._paths), -1, np.int32)
+
+    @cached_property
+    def splits(self) -> NDArray[np.uint8]:
+        return np.zeros(len(self._paths), np.uint8)
+
+    @property
+    def sample_ids(self) -> Sequence[str]:
+        return [str(path) for path in self._paths]
+
+    def files(self) -> list[tuple[str, Path]]:
+        return [(str(path), path) for path in self._paths]
+
+    def identity(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+
+def find_images(places: Sequence[str | Path]) -> list[Path]:
+    """Return the images that are named, and all that lie in the folders named, in order.
+
+    Raises
+    ------
+    DatasetNotFoundError
+        When a place is not there, or a folder holds no images.
+    """
+    found: list[Path] = []
+    for place in map(Path, places):
+        if place.is_dir():
+            inside = sorted(
+                (p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()),
+                key=lambda p: p.as_posix(),
+            )
+            if not inside:
+                raise DatasetNotFoundError(f"{place} holds no image files.")
+            found += inside
+        elif place.exists():
+            found.append(place)
+        else:
+            raise DatasetNotFoundError(f"{place} is not there; name an image or a folder of them.")
+    return found
+
+
+def predict(
+    run: Run | str | Path,
+    images: Sequence[str | Path],
+    *,
+    store: str | Path | FeatureStore = "feature-store",
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> list[Prediction]:
+    """Label new images with a run's model.
+
+    They go through the same preprocessing, backbone and layers as the images that the model was
+    trained on.
+
+    Parameters
+    ----------
+    run : Run, str or Path
+        A run, its name, or its folder.
+    images : sequence of str or Path
+        Images, or folders of images.
+    store : str, Path or FeatureStore
+        The store that the run lies in.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+    progress : Progress
+        Told how it goes on.
+
+    Returns
+    -------
+    list of Prediction
+        One for each image, in order; one that can't be read has an error instead of a label.
+
+    Raises
+    ------
+    DatasetNotFoundError
+        When an image or folder is not there.
+    RunError
+        When there is no such run, or it can't be loaded.
+    WeightsError
+        When the weights that it was trained with are not to be had.
+    """
+    opened = store if isinstance(store, FeatureStore) else open_store(store)
+    run = run if isinstance(run, Run) else open_run(run, opened)
+    model = run.model
+    dataset = FileDataset(_Images(find_images(images)))
+    cache = FingerprintCache(opened.cache_dir / "fingerprints")
+    X, errors = _features(run, dataset, device, cache, progress)
+    readable = np.isfinite(X).all(axis=1)
+    labels, scores, kind = _judge(model, X[readable])
+    names = run.class_names
+    predictions = []
+    position = 0
+    for row, path in enumerate(dataset.paths):
+        if not readable[row]:
+            predictions.append(Prediction(str(path), None, None, kind, errors.get(row)))
+            continue
+        score = None if scores is None else float(scores[position])
+        predictions.append(Prediction(str(path), names[int(labels[position])], score, kind))
+        position += 1
+    return predictions
+
+
+def _judge(model: Any, X: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, str]:
+    if not len(X):
+        return np.empty(0, int), None, "none"
+    labels = model.predict(X)
+    if hasattr(model, "predict_proba"):
+        return labels, model.predict_proba(X).max(axis=1), "probability"
+    if hasattr(model, "decision_function"):
+        decision = model.decision_function(X)
+        # Of two classes there is one value, its sign telling which.
+        scores = np.abs(decision) if decision.ndim == 1 else decision.max(axis=1)
+        return labels, scores, "decision value"
+    return labels, None, "none"
+
+
+def _features(
+    run: Run, dataset: FileDataset, device_name: str, cache: FingerprintCache, progress: Progress
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Return X, (n_images, n_features) float32, NaN where an image can't be read, and why."""
+    from featstore.backbones import Backbone, find_layers
+    from featstore.devices import make_deterministic, resolve_device
+    from featstore.loaders import batches
+    from featstore.passes import to_rows
+    from featstore.preprocess import Preprocess
+    from featstore.weights import recorded_weights
+
+    device = resolve_device(device_name)
+    make_deterministic(device)
+    specs = run.selection["features"]
+    columns: dict[int, np.ndarray] = {}
+    errors: dict[int, str] = {}
+    passes: dict[tuple[str, str], list[int]] = {}
+    for i, spec in enumerate(specs):
+        passes.setdefault((spec["set_id"], spec["pool"] or "avg"), []).append(i)
+    for (_, pool), parts in passes.items():
+        spec = specs[parts[0]]
+        preprocess = Preprocess.from_dict(spec["preprocess"])
+        nodes = [specs[i]["node"] for i in parts]
+        layers = find_layers(spec["backbone"]["model"], nodes, preprocess.image_size)
+        precision = spec["backbone"]["precision"]
+        if precision == "fp16" and device.type == "cpu":
+            progress.say("The model was trained on fp16 features; a CPU computes them in fp32.")
+            precision = "fp32"
+        weights = recorded_weights(spec["backbone"], cache, progress)
+        backbone = Backbone(spec["backbone"]["model"], weights, layers, pool, precision, device)
+        batch_size = int(spec["batch_size"])
+        rows: dict[str, list[np.ndarray]] = {layer.node: [] for layer in layers}
+        progress.start("Predicting", len(dataset), "images")
+        try:
+            starts = range(0, len(dataset), batch_size)
+            for batch in batches(dataset, starts, batch_size, "mask"):
+                found = backbone(preprocess(batch.groups, batch_size, device))
+                blocks = to_rows(found, batch, dataset)
+                for layer in layers:
+                    rows[layer.node].append(blocks[layer.stored_name(pool)])
+                errors |= batch.masked
+                progress.advance(batch.stop - batch.start)
+        finally:
+            progress.stop()
+        for i in parts:
+            columns[i] = np.concatenate(rows[specs[i]["node"]])
+    return np.concatenate([columns[i] for i in range(len(specs))], axis=1), errors
