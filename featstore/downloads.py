@@ -8,10 +8,10 @@ import shutil
 import stat
 import time
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pooch
@@ -61,27 +61,7 @@ def fetch(url: str, path: Path, known_hash: str | None = None, progress: Progres
         When it can't be fetched, or has another checksum; names the URL, what happened, and how
         to do it by hand.
     """
-    by_hand = f"To do it by hand, fetch {url} elsewhere and put it at {path}."
-    part = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f"{path.name}.lock")):
-            downloader = _Resuming(part, progress)
-            pooch.retrieve(url, known_hash, path.name, path.parent, downloader=downloader)
-    except requests.RequestException as error:
-        kept = part.stat().st_size if part.is_file() else 0
-        tail = f" The first {kept:,} bytes are kept; try again to continue." if kept else ""
-        raise DownloadError(f"{url} can't be fetched: {_cause(error)}.{tail} {by_hand}") from None
-    except OSError as error:
-        raise DownloadError(f"{path} can't be written: {error.strerror or error}.") from None
-    except ValueError as error:
-        # What pooch raises at a wrong checksum.
-        found = re.search(r"Expected: (\w+) Observed: (\w+)", str(error).replace("\n", " "))
-        hashes = f"has checksum {found[2]}; expected {known_hash}" if found else str(error)
-        raise DownloadError(
-            f"{url} is not the file that was expected: it {hashes}. It was not kept. {by_hand}"
-        ) from None
-    return path
+    return fetch_first([url], path, known_hash, progress)
 
 
 def fetch_first(
@@ -91,10 +71,38 @@ def fetch_first(
     failures = []
     for url in urls:
         try:
-            return fetch(url, path, known_hash, progress)
+            _fetch(url, path, known_hash, progress)
+            return path
         except DownloadError as error:
             failures.append(str(error))
-    raise DownloadError("\n".join(failures))
+    raise DownloadError(
+        f"{' '.join(failures)} To do it by hand, fetch {urls[0]} elsewhere and put it at {path}."
+    )
+
+
+def _fetch(url: str, path: Path, known_hash: str | None, progress: Progress) -> None:
+    part = path.with_name(f"{path.name}.part")
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            downloader = _Resuming(part, progress)
+            pooch.retrieve(url, known_hash, path.name, path.parent, downloader=downloader)
+            # Whoever waits for the lock will find the file.
+            lock.unlink(missing_ok=True)
+    except requests.RequestException as error:
+        kept = part.stat().st_size if part.is_file() else 0
+        tail = f" The first {kept:,} bytes are kept; try again to continue." if kept else ""
+        raise DownloadError(f"{url} can't be fetched: {_cause(error)}.{tail}") from None
+    except OSError as error:
+        raise DownloadError(f"{path} can't be written: {error.strerror or error}.") from None
+    except ValueError as error:
+        # What pooch raises at a wrong checksum.
+        found = re.search(r"Expected: (\w+) Observed: (\w+)", str(error).replace("\n", " "))
+        fault = f"its checksum is {found[2]}, not {known_hash}" if found else str(error)
+        raise DownloadError(
+            f"{url} is not the file that was expected: {fault}. It was not kept."
+        ) from None
 
 
 @dataclass
@@ -193,14 +201,14 @@ def _cause(error: requests.RequestException) -> str:
 
 
 def unzip(archive: Path, folder: Path) -> Path:
-    """Unpack an archive beside `folder`, and make it `folder` once it is whole.
+    """Unpack an archive into a new folder.
 
     Parameters
     ----------
     archive : Path
         A ZIP file.
     folder : Path
-        Where its content goes; must not exist.
+        Made for its content; must not exist.
 
     Returns
     -------
@@ -215,30 +223,22 @@ def unzip(archive: Path, folder: Path) -> Path:
         When the disk can't hold the content.
     """
     try:
-        with (
-            zipfile.ZipFile(archive) as packed,
-            TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary,
-        ):
+        folder.mkdir()
+        with zipfile.ZipFile(archive) as packed:
             for member in packed.infolist():
                 _check_member(member, archive)
             nbytes = sum(member.file_size for member in packed.infolist())
-            if nbytes > (free := shutil.disk_usage(temporary).free):
+            if nbytes > (free := shutil.disk_usage(folder).free):
                 raise SpaceError(
                     f"Unpacking {archive} takes {nbytes / 1e9:.1f} GB; {free / 1e9:.1f} GB are "
                     f"free in {folder.parent}."
                 )
-            packed.extractall(temporary)
-            # The temporary folder itself is for its maker's eyes only.
-            unpacked = Path(temporary) / "content"
-            unpacked.mkdir()
-            for entry in [e for e in Path(temporary).iterdir() if e != unpacked]:
-                entry.rename(unpacked / entry.name)
-            unpacked.rename(folder)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+            packed.extractall(folder)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
         raise DownloadError(f"{archive} can't be unpacked: {error}. Fetch it again.") from None
+    except (SpaceError, DownloadError):
+        raise
     except OSError as error:
-        if isinstance(error, SpaceError | DownloadError):
-            raise
         raise DownloadError(
             f"{archive} can't be unpacked into {folder}: {error.strerror or error}."
         ) from None

@@ -107,7 +107,7 @@ FORMATS = {
             "CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE",
             "Name the tree with --root.",
             (".",),
-            (),
+            (".",),
         ),
         Format(
             "demo",

@@ -44,6 +44,11 @@ class Source(ABC):
     bands: tuple[str, ...]
 
     @property
+    def n_ignored(self) -> int:
+        """Number of files that lie among the samples but are none."""
+        return 0
+
+    @property
     @abstractmethod
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes; a label is a position in them."""
@@ -127,6 +132,11 @@ class Dataset(ABC):
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes; a label is a position in them."""
         return self._source.class_names
+
+    @property
+    def n_ignored(self) -> int:
+        """Number of files that lie among the samples but are none."""
+        return self._source.n_ignored
 
     @cached_property
     def rows(self) -> NDArray[np.int64]:

@@ -56,7 +56,8 @@ def write_demo(
 ) -> Path:
     """Generate a dataset as a MATLAB version 5 file like ``sat-4-full.mat``.
 
-    The same arguments give the same bytes. An existing file is replaced once the new one is whole.
+    The same arguments give the same bytes on the same kind of machine. An existing file is
+    replaced once the new one is whole.
 
     Parameters
     ----------
@@ -226,7 +227,7 @@ def _noise(rng: np.random.Generator, n: int, cells: int) -> Array:
     """Draw smooth noise of unit variance with so many cells a side, shape (n, 28, 28)."""
     grid: Array = rng.standard_normal((n, cells, cells), np.float32)
     spread = _INTERPOLATE[cells]
-    noise: Array = spread @ grid @ spread.T
+    noise: Array = np.matmul(np.matmul(spread, grid), spread.T)
     return noise
 
 

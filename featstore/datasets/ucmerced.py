@@ -5,9 +5,14 @@ doi:10.1145/1869790.1869829. Most images are 256 x 256 pixels, 44 are slightly s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from featstore.datasets.folder import FolderSource
+from featstore.downloads import fetch_first, unzip
+from featstore.errors import DatasetError
+from featstore.progress import SILENT, Progress
 
 CLASSES = (
     "agricultural",
@@ -55,3 +60,51 @@ class UcMercedSource(FolderSource):
 
     def __init__(self, root: Path, seed: int) -> None:
         super().__init__(root, seed, name="ucmerced", title="ucmerced", expected=CLASSES)
+
+
+def download(
+    root: Path,
+    progress: Progress = SILENT,
+    *,
+    urls: Sequence[str] = URLS,
+    known_hash: str = MD5,
+) -> Path:
+    """Fetch and unpack the dataset (332 MB), unless it is there already.
+
+    Parameters
+    ----------
+    root : Path
+        Gets the folder ``UCMerced_LandUse``.
+    progress : Progress, optional
+        Told about the bytes.
+    urls : sequence of str, optional
+        Where the archive is, tried in turn.
+    known_hash : str, optional
+        The archive's checksum.
+
+    Returns
+    -------
+    Path
+        The folder of the 21 class folders.
+
+    Raises
+    ------
+    DownloadError
+        When it can't be fetched; names the URLs, what happened, and how to do it by hand.
+    DatasetError
+        When an incomplete folder is in the way, or the archive holds something else.
+    """
+    images = root / IMAGES
+    if images.is_dir():
+        return images
+    if images.parent.exists():
+        raise DatasetError(f"{images.parent} exists but has no folder Images; move it away.")
+    archive = fetch_first(urls, root / f"{FOLDER}.zip", known_hash, progress)
+    progress.say(f"unpacking {archive}")
+    with TemporaryDirectory(dir=root, prefix=f".{FOLDER}-") as temporary:
+        unpacked = unzip(archive, Path(temporary) / "content")
+        if not (unpacked / IMAGES).is_dir():
+            raise DatasetError(f"{archive}: holds no folder {IMAGES}.")
+        (unpacked / FOLDER).rename(images.parent)
+    archive.unlink()
+    return images

@@ -1,0 +1,146 @@
+"""``featstore datasets``: list, show and get datasets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from . import console
+
+if TYPE_CHECKING:
+    from featstore.datasets import Dataset
+
+
+@click.group(name="datasets", invoke_without_command=True)
+@console.root_option
+@console.json_option
+@click.pass_context
+def command(ctx: click.Context, root: str | None, as_json: bool) -> None:
+    """List the datasets: what each needs, where it is looked for, whether it is there."""
+    if ctx.invoked_subcommand is not None:
+        if as_json or ctx.get_parameter_source("root") is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"Give the options after {ctx.invoked_subcommand}.", ctx)
+        return
+    from featstore.datasets import available_datasets, data_root
+
+    found = available_datasets(root)
+    if as_json:
+        entries = [
+            {
+                "name": one.format.name,
+                "description": one.format.description,
+                "needs": one.format.needs,
+                "looked_for_in": [str(place) for place in one.places],
+                "found": str(one.found) if one.found else None,
+            }
+            for one in found
+        ]
+        console.emit_json({"root": str(data_root(root)), "datasets": entries})
+        return
+    absent = {"folder": "give its --root", "demo": "made when used"}
+    rows = []
+    for one in found:
+        name = one.format.name
+        is_tree = name == "folder"
+        rows.append(
+            [
+                name,
+                one.format.description,
+                one.format.needs,
+                "ROOT" if is_tree else ", ".join(map(str, one.places)),
+                str(one.found) if one.found and not is_tree else absent.get(name, "no"),
+            ]
+        )
+    console.table(["dataset", "what it is", "needs", "looked for in", "found"], rows)
+    click.echo(f"ROOT is {data_root(root)}; set it with --root DIR or FEATSTORE_DATA.")
+
+
+@command.command()
+@click.argument("name")
+@console.root_option
+@console.seed_option
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Use only so many images.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False), metavar="PNG", help="Where to put the contact sheet."
+)
+@console.json_option
+def show(
+    name: str, root: str | None, seed: int, limit: int | None, out: str | None, as_json: bool
+) -> None:
+    """Count a dataset's images per class and split, and draw a contact sheet."""
+    from pathlib import Path
+
+    from featstore.datasets import open_dataset
+    from featstore.sheets import contact_sheet
+
+    with console.progress() as progress:
+        dataset = open_dataset(name, root, seed=seed, limit=limit, progress=progress)
+        sheet = contact_sheet(dataset, Path(out or f"{dataset.title}-sheet.png"))
+    counts = _counts(dataset)
+    if as_json:
+        console.emit_json(
+            {
+                "name": dataset.name,
+                "title": dataset.title,
+                "n_samples": len(dataset),
+                "bands": list(dataset.bands),
+                "counts": counts,
+                "n_ignored": dataset.n_ignored,
+                "sheet": str(sheet),
+            }
+        )
+        return
+    splits = list(next(iter(counts.values())))
+    rows = [[label, *(f"{n:,}" for n in by_split.values())] for label, by_split in counts.items()]
+    total = [sum(by_split[split] for by_split in counts.values()) for split in splits]
+    rows.append(["all classes", *(f"{n:,}" for n in total)])
+    click.echo(f"{dataset.title}: {len(dataset):,} images, bands {', '.join(dataset.bands)}")
+    console.table(["class", *splits], rows, right=splits)
+    if dataset.n_ignored:
+        click.echo(f"{dataset.n_ignored:,} files are no images of a class and were left out.")
+    click.echo(f"Contact sheet: {sheet}")
+
+
+def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
+    """Count the samples of each class by split, and in total."""
+    import numpy as np
+
+    from featstore.config import SPLITS
+
+    present = [(code, SPLITS[code]) for code in np.unique(dataset.splits)]
+    counts = {}
+    for label, name in enumerate(dataset.class_names):
+        codes = dataset.splits[dataset.labels == label]
+        by_split = {split: int((codes == code).sum()) for code, split in present}
+        counts[name] = by_split | {"total": len(codes)}
+    return counts
+
+
+@command.command()
+@click.argument("name")
+@console.root_option
+@console.seed_option
+@click.option(
+    "--n-train", type=int, default=1600, show_default=True, help="Training images of the demo."
+)
+@click.option("--n-test", type=int, default=400, show_default=True, help="Test images of the demo.")
+def get(name: str, root: str | None, seed: int, n_train: int, n_test: int) -> None:
+    """Fetch a dataset (ucmerced), or generate it (demo)."""
+    from featstore.datasets import FORMATS, data_root
+    from featstore.datasets.demo import write_demo
+    from featstore.datasets.ucmerced import download
+    from featstore.errors import DatasetError
+
+    base = data_root(root)
+    with console.progress() as progress:
+        if name == "ucmerced":
+            path: Any = download(base, progress)
+        elif name == "demo":
+            path = write_demo(base / "demo", seed, n_train, n_test, progress)
+        elif name in FORMATS:
+            raise DatasetError(f"{name} can't be fetched by featstore.\n{FORMATS[name].cure}")
+        else:
+            raise DatasetError(f"There is no dataset {name!r}; there are {', '.join(FORMATS)}.")
+    click.echo(path)
