@@ -210,7 +210,7 @@ def aim_params(params: Mapping[str, Any], names: Sequence[str]) -> dict[str, dic
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Judgement:
     """What a fitted pipeline says of some rows.
 
     Parameters
@@ -220,7 +220,7 @@ class Prediction:
     scores : ndarray of shape (n_samples,), float32
         How sure it is of them.
     score_kind : str
-        ``probability``, or ``decision`` for a signed distance from the boundary.
+        ``probability``, or ``decision value`` for a signed distance from the boundary.
     """
 
     labels: np.ndarray
@@ -228,7 +228,7 @@ class Prediction:
     score_kind: str
 
 
-def predict(model: Pipeline, X: np.ndarray) -> Prediction:
+def judge(model: Pipeline, X: np.ndarray) -> Judgement:
     """Predict in blocks of rows, so that no copy of `X` is large.
 
     Parameters
@@ -238,15 +238,15 @@ def predict(model: Pipeline, X: np.ndarray) -> Prediction:
     X : ndarray of shape (n_samples, n_features)
         float32; may be a read-only memory map.
     """
-    kind = "probability" if hasattr(model, "predict_proba") else "decision"
-    judge = model.predict_proba if kind == "probability" else model.decision_function
+    kind = "probability" if hasattr(model, "predict_proba") else "decision value"
+    rate = model.predict_proba if kind == "probability" else model.decision_function
     # Where there is no decision function, predict is the largest probability. Elsewhere ties
     # (SVC's votes, SGD's clipped probabilities) make that differ.
     by_score = not hasattr(model, "decision_function")
     labels = np.empty(len(X), dtype=np.int32)
     scores = np.empty(len(X), dtype=np.float32)
     for rows in blocks(X):
-        values = judge(X[rows])
+        values = rate(X[rows])
         if values.ndim == 1:
             # Two classes have one decision value: positive for the second.
             values = np.stack([-values, values], axis=1)
@@ -256,7 +256,7 @@ def predict(model: Pipeline, X: np.ndarray) -> Prediction:
             columns = np.searchsorted(model.classes_, model.predict(X[rows]))
         labels[rows] = model.classes_[columns]
         scores[rows] = values[np.arange(len(columns)), columns]
-    return Prediction(labels, scores, kind)
+    return Judgement(labels, scores, kind)
 
 
 def blocks(X: np.ndarray) -> list[slice]:

@@ -172,7 +172,7 @@ def draw_accuracies(summaries: Sequence[Mapping[str, Any]]) -> Figure:
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(7.2, 0.85 + 0.27 * len(ranked)), layout="constrained")
         ax = fig.add_subplot()
-        at = np.arange(len(ranked))
+        at = range(len(ranked))
         percent = [100 * s["accuracy"] for s in ranked]
         ax.barh(at, percent, height=0.68, color=PALETTE[0])
         for y, value in zip(at, percent, strict=True):

@@ -58,6 +58,11 @@ class Split:
     n_masked: int
     n_unlabelled: int
 
+    def uses(self) -> dict[str, Rows]:
+        """Return the rows by use: ``train``, ``test`` and, where there are any, ``val``."""
+        rows = {"train": self.train, "test": self.test}
+        return rows if self.val is None else {**rows, "val": self.val}
+
 
 def row_numbers(rows: Rows) -> np.ndarray:
     """Return `rows` as an array of row numbers, (n,) int64."""

@@ -1,0 +1,108 @@
+"""What several tests need: stores with features of known structure, made without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featstore import matrices
+from featstore.config import SPLITS
+from featstore.sink import Sink
+from featstore.store import FeatureStore, open_store
+
+CLASSES = ("barren land", "trees", "grassland", "none of these")
+
+
+def blobs(
+    n_samples: int, n_features: int, n_classes: int = 4, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return separable X, float32, and y, int32; every class comes round in turn."""
+    rng = np.random.default_rng(seed)
+    y = (np.arange(n_samples) % n_classes).astype(np.int32)
+    centres = rng.normal(size=(n_classes, n_features)) * 1.5
+    X = centres[y] + rng.normal(size=(n_samples, n_features))
+    return X.astype(np.float32), y
+
+
+def add_features(
+    store: FeatureStore,
+    layers: Mapping[str, np.ndarray],
+    y: np.ndarray,
+    splits: np.ndarray,
+    *,
+    model: str = "resnet50",
+    dataset: str = "demo",
+    title: str | None = None,
+    class_names: tuple[str, ...] = CLASSES,
+    masked: Mapping[int, str] | None = None,
+    **facets: Any,
+) -> None:
+    """Put one feature set into a store through the sink, as extraction does."""
+    n_samples = len(y)
+    facets = {
+        "dataset": dataset,
+        "title": title or dataset,
+        "model": model,
+        "weights": "random:0",
+        "bands": "rgb",
+        "image_size": 224,
+        "precision": "fp32",
+        **facets,
+    }
+    info = {
+        "identity": {"key": facets, "facets": facets},
+        "dataset": {
+            "n_samples": n_samples,
+            "class_names": list(class_names),
+            "fingerprint": f"{facets['title']} {n_samples}",
+        },
+        "backbone": {"model": model},
+        "preprocess": {},
+    }
+    ids = [f"{SPLITS[s]}/{i:07d}" for i, s in enumerate(splits)]
+    feature_set = store.create(info, y, splits, ids)
+    for layer, X in layers.items():
+        matrices.create_matrix(feature_set.group, layer, X.shape, {})
+    with Sink(feature_set, list(layers), {"batch_size": 64}) as sink:
+        sink.add(0, dict(layers), dict(masked or {}))
+    records = {
+        layer: {
+            "n_features": X.shape[1],
+            "default": i == 0,
+            "names": [layer],
+            "node": layer,
+            "pool": None,
+            "completed": f"2024-01-01T00:00:0{i}+00:00",
+            "masked": [{"row": row, "cause": cause} for row, cause in (masked or {}).items()],
+        }
+        for i, (layer, X) in enumerate(layers.items())
+    }
+    sink.finish(records)
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> Callable[..., FeatureStore]:
+    """Make a store with one set: 240 train rows, then 80 test rows, of 4 classes."""
+
+    def make(
+        n_samples: int = 320,
+        n_features: int = 20,
+        *,
+        splits: np.ndarray | None = None,
+        y: np.ndarray | None = None,
+        X: np.ndarray | None = None,
+        **more: Any,
+    ) -> FeatureStore:
+        blob_X, blob_y = blobs(n_samples, n_features)
+        if splits is None:
+            splits = (np.arange(n_samples) >= n_samples * 3 // 4).astype(np.uint8)
+        store = open_store(tmp_path / "store")
+        layers = more.pop("layers", None) or {"fc1000": blob_X if X is None else X}
+        add_features(store, layers, blob_y if y is None else y, splits, **more)
+        return store
+
+    return make
