@@ -78,13 +78,17 @@ def backbone_names() -> list[str]:
     return paper + [name for name in others if name not in paper]
 
 
-def build_network(model: str, seed: int = 0, *, heads: bool = True) -> nn.Module:
+def build_network(
+    model: str, image_size: int, seed: int = 0, *, heads: bool = False
+) -> nn.Module:
     """Return a network with seeded random weights, in eval mode.
 
     Parameters
     ----------
     model : str
         The network's name.
+    image_size : int
+        Side of the input in pixels, which vision transformers are built for.
     seed : int
         Of the random weights.
     heads : bool
@@ -104,6 +108,8 @@ def build_network(model: str, seed: int = 0, *, heads: bool = True) -> nn.Module
     options: dict[str, Any] = {}
     if model in ("googlenet", "inception_v3"):
         options = {"aux_logits": heads, "init_weights": False, "transform_input": False}
+    elif model.startswith("vit_"):
+        options = {"image_size": image_size}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network: nn.Module = torchvision.models.get_model(
@@ -126,8 +132,7 @@ def network_layers(model: str, image_size: int) -> tuple[Layer, ...]:
     BackboneError
         When there is no such network, or it can't take images of that size.
     """
-    with torch.device("meta"):
-        network = build_network(model, heads=False)
+    network = _without_data(model, image_size)
     _, nodes = get_graph_node_names(network, suppress_diff_warning=True)
     shapes = _shapes(network, nodes[1:], image_size, model)
     papers = {node: name for name, node in paper_layers(model).items()}
@@ -142,6 +147,24 @@ def network_layers(model: str, image_size: int) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
+def _without_data(model: str, image_size: int) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return build_network(model, image_size)
+    except NotImplementedError:
+        # RegNets look at numbers while they are built, and have to be built for real.
+        return build_network(model, image_size).to("meta")
+    except (AssertionError, ValueError) as error:
+        raise BackboneError(_wrong_size(model, image_size, error)) from error
+
+
+def _wrong_size(model: str, image_size: int, error: Exception) -> str:
+    return (
+        f"{model} can't take images of {image_size} px: {str(error).splitlines()[0]}. Leave out "
+        "--image-size for the network's own."
+    )
+
+
 def _shapes(
     network: nn.Module, nodes: list[str], image_size: int, model: str
 ) -> dict[str, tuple[int, ...]]:
@@ -152,10 +175,7 @@ def _shapes(
         # Two images, since some layers refuse a batch of one.
         found = extractor(torch.empty(2, 3, image_size, image_size, device="meta"))
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise BackboneError(
-            f"{model} can't take images of {image_size} px: {str(error).splitlines()[0]}. Leave "
-            "out --image-size for the network's own."
-        ) from error
+        raise BackboneError(_wrong_size(model, image_size, error)) from error
     return {
         node: tuple(
             value.movedim(-1, 1).shape[1:]
@@ -213,6 +233,8 @@ class Backbone:
         Where its weights come from.
     layers : sequence of Layer
         What to read; one forward pass gives them all.
+    image_size : int
+        Side of the images in pixels.
     pool : str
         How a map becomes a vector, one of :data:`featstore.config.POOLS`.
     precision : str
@@ -231,6 +253,7 @@ class Backbone:
         model: str,
         weights: Weights,
         layers: Sequence[Layer],
+        image_size: int,
         pool: str,
         precision: str,
         device: torch.device,
@@ -240,7 +263,7 @@ class Backbone:
         self.dtype = DTYPES[precision]
         self.device = device
         self._model = model
-        network = _load(model, weights)
+        network = _load(model, weights, image_size)
         if any(not layer.default for layer in layers):
             # An in-place ReLU after a layer that is read would overwrite what it gave.
             _stop_overwriting(network)
@@ -307,12 +330,12 @@ def pool_map(value: torch.Tensor, pool: str) -> torch.Tensor:
     return flat.clamp(min=GEM_FLOOR).pow(GEM_POWER).mean(2).pow(1 / GEM_POWER)
 
 
-def _load(model: str, weights: Weights) -> nn.Module:
+def _load(model: str, weights: Weights, image_size: int) -> nn.Module:
     if weights.path is None:
-        return build_network(model, weights.seed or 0, heads=False)
+        return build_network(model, image_size, weights.seed or 0)
     state = read_state_dict(weights.path)
     heads = any(name.startswith(("aux1.", "AuxLogits.")) for name in state)
-    network = build_network(model, heads=heads)
+    network = build_network(model, image_size, heads=heads)
     load_into(network, state, weights.path)
     return network
 

@@ -240,8 +240,9 @@ class Work:
     ) -> tuple[int, PassTimes]:
         pool = self.config.pool
         make_deterministic(self.device)
+        size = self.preprocess.image_size
         backbone = Backbone(
-            self.config.model, self.weights, layers, pool, self.precision, self.device
+            self.config.model, self.weights, layers, size, pool, self.precision, self.device
         )
         for layer in layers:
             self.feature_set.begin_layer(

@@ -207,7 +207,8 @@ def _features(
             progress.say("The model was trained on fp16 features; a CPU computes them in fp32.")
             precision = "fp32"
         weights = recorded_weights(spec["backbone"], cache, progress)
-        backbone = Backbone(spec["backbone"]["model"], weights, layers, pool, precision, device)
+        size, name = preprocess.image_size, spec["backbone"]["model"]
+        backbone = Backbone(name, weights, layers, size, pool, precision, device)
         batch_size = int(spec["batch_size"])
         rows: dict[str, list[np.ndarray]] = {layer.node: [] for layer in layers}
         progress.start("Predicting", len(dataset), "images")

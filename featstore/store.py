@@ -25,7 +25,7 @@ import numpy as np
 
 from featstore import matrices
 from featstore.config import SPLITS, json_digest
-from featstore.errors import CorruptionError, IncompleteError, SelectionError, StoreError
+from featstore.errors import IncompleteError, SelectionError, StoreError
 from featstore.files import file_sha256, read_json, sync_file, sync_folder, write_json
 from featstore.provenance import command, now
 

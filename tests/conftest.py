@@ -1,4 +1,4 @@
-"""What several tests need: stores with features of known structure, made without a network."""
+"""What several tests need: images on disk, and stores with features of known structure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from makers import write_images
 
 from featstore import matrices
 from featstore.config import SPLITS
@@ -15,6 +16,20 @@ from featstore.sink import Sink
 from featstore.store import FeatureStore, open_store
 
 CLASSES = ("barren land", "trees", "grassland", "none of these")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the user's stores, data and downloaded weights out of the tests."""
+    monkeypatch.delenv("FEATSTORE_STORE", raising=False)
+    monkeypatch.delenv("FEATSTORE_DATA", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch-home"))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Return a tree of 27 images: 18 to train on, 9 to test on."""
+    return write_images(tmp_path / "my images")
 
 
 def blobs(
@@ -48,9 +63,12 @@ def add_features(
         "title": title or dataset,
         "model": model,
         "weights": "random:0",
+        "weights_names": ["random:0"],
         "bands": "rgb",
         "image_size": 224,
         "precision": "fp32",
+        "limit": None,
+        "seed": 0,
         **facets,
     }
     info = {
@@ -67,7 +85,7 @@ def add_features(
     feature_set = store.create(info, y, splits, ids)
     for layer, X in layers.items():
         matrices.create_matrix(feature_set.group, layer, X.shape, {})
-    with Sink(feature_set, list(layers), {"batch_size": 64}) as sink:
+    with Sink(feature_set, list(layers), {"device": "cpu", "batch_size": 64}) as sink:
         sink.add(0, dict(layers), dict(masked or {}))
     records = {
         layer: {
@@ -77,7 +95,10 @@ def add_features(
             "node": layer,
             "pool": None,
             "completed": f"2024-01-01T00:00:0{i}+00:00",
-            "masked": [{"row": row, "cause": cause} for row, cause in (masked or {}).items()],
+            "masked": [
+                {"row": row, "sample_id": ids[row], "error": cause}
+                for row, cause in (masked or {}).items()
+            ],
         }
         for i, (layer, X) in enumerate(layers.items())
     }

@@ -1,0 +1,63 @@
+"""Functions with which tests make images and settings, and find real files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def write_images(root: Path, n: int = 6, size: int = 40, seed: int = 0) -> Path:
+    """Write train/ and test/ trees of three classes, n and n // 2 PNG files in each."""
+    rng = np.random.default_rng(seed)
+    colors = {"forest": (30, 90, 40), "sand": (200, 180, 120), "water": (20, 60, 150)}
+    for split, count in (("train", n), ("test", n // 2)):
+        for name, color in colors.items():
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                noise = rng.normal(0, 30, (size, size, 3))
+                pixels = np.clip(np.array(color) + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{name}{i:02d}.png")
+    return root
+
+
+def tiny(root: Path, **options: object) -> dict[str, object]:
+    """Return the settings of an extraction that takes a second."""
+    settings: dict[str, object] = {
+        "model": "resnet18",
+        "dataset": "folder",
+        "root": str(root),
+        "weights": "random:0",
+        "image_size": 32,
+        "batch_size": 4,
+        "precision": "fp32",
+    }
+    return settings | options
+
+
+def tree_bytes(folder: Path) -> dict[str, bytes]:
+    """Return every file's bytes below a folder, by relative path."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def real_file(relative: str) -> Path:
+    """Return a real image tree or weight file from beside the checkout, or skip the test.
+
+    They are looked for in the folder that FEATSTORE_TEST_FILES names, and in those that lie
+    beside the checkout.
+    """
+    folders = [Path(os.environ.get("FEATSTORE_TEST_FILES", ROOT)), *sorted(ROOT.parent.glob("*"))]
+    for folder in folders:
+        if (folder / relative).exists():
+            return folder / relative
+    pytest.skip(f"no real files here: {relative}")
