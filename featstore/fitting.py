@@ -445,7 +445,7 @@ def _check_cost(task: Task, n_train: int, n_features: int) -> list[str]:
         )
     return [
         f"{classifier.name} computes in float64: its own copies of the training features took "
-        f"{nbytes / 1e6:,.0f} MB ({classifier.float64_nbytes} bytes a value) beside the float32."
+        f"{nbytes / 1e6:,.1f} MB ({classifier.float64_nbytes} bytes a value) beside the float32."
     ]
 
 

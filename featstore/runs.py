@@ -24,21 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skops.io
 from sklearn.pipeline import Pipeline
 
 from featstore.errors import RunError, StoreError
 from featstore.files import file_sha256, read_json, sync_file, sync_folder, write_json
+from featstore.modelfiles import load_model, save_model
 from featstore.progress import SILENT, Progress
 from featstore.store import FeatureStore
 
 FORMAT = 1
-
-TRUSTED_TYPES = (
-    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
-    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
-)
-"""Types that a model may hold beside scikit-learn's estimators, which skops trusts itself."""
 
 STALE_S = 3600.0
 """Seconds after which an unfinished run's folder, which is written in one go, is litter."""
@@ -95,7 +89,10 @@ class Run:
         """
         if "curves.json" not in self.record["files"]:
             return None
-        return dict(json.loads(self._bytes("curves.json")))
+        try:
+            return dict(json.loads(self._bytes("curves.json")))
+        except RunError as error:
+            raise RunError(f"{self.path} is damaged: {error}. Fit again with --refit.") from error
 
     @cached_property
     def model(self) -> Pipeline:
@@ -107,41 +104,24 @@ class Run:
             When the file is missing, is not what fit wrote, or holds a type that a classifier
             has no need of. Nothing in the file is run.
         """
-        path = self.path / "model.skops"
-        data = self._bytes(path.name)
         try:
-            untrusted = set(skops.io.get_untrusted_types(data=data)) - set(TRUSTED_TYPES)
-            if untrusted:
-                raise RunError(
-                    f"{path} holds {', '.join(sorted(untrusted))}, which no classifier here has. "
-                    f"It may be meant to run code, and is not loaded. {self._again()}"
-                )
-            model = skops.io.loads(data, trusted=list(TRUSTED_TYPES))
-        except RunError:
-            raise
-        except Exception as error:
-            written = self.record["provenance"]["versions"].get("scikit-learn")
+            return load_model(self._bytes("model.skops"))
+        except RunError as error:
+            written = self.record["provenance"]["versions"]["scikit-learn"]
             raise RunError(
-                f"{path} can't be loaded ({type(error).__name__}: {error}). It was written with "
-                f"scikit-learn {written}: install that, or fit again. {self._again()}"
+                f"{self.path / 'model.skops'} is not loaded: {error}. It was written with "
+                f"scikit-learn {written}. To make the run again: {self.record['command']} --refit"
             ) from error
-        if not isinstance(model, Pipeline):
-            raise RunError(f"{path} holds a {type(model).__name__}, not a pipeline.")
-        return model
 
     def _bytes(self, name: str) -> bytes:
         """Return a file of the run, if it is as fit wrote it."""
-        path = self.path / name
         try:
-            data = path.read_bytes()
+            data = (self.path / name).read_bytes()
         except OSError as error:
-            raise RunError(f"{path} can't be read: {error.strerror}. {self._again()}") from error
+            raise RunError(f"{name} can't be read ({error.strerror})") from error
         if hashlib.sha256(data).hexdigest() != self.record["files"][name]:
-            raise RunError(f"{path} is not what fit wrote and is not loaded. {self._again()}")
+            raise RunError(f"{name} is not what fit wrote")
         return data
-
-    def _again(self) -> str:
-        return f"To make the run again: {self.record['command']} --refit"
 
     def summary(self) -> dict[str, Any]:
         """Return the run's line in a table, JSON-able; accuracies are fractions."""
@@ -165,6 +145,8 @@ class Run:
             "converged": record["converged"],
             "duration_s": record["duration_s"]["total"],
             "peak_rss_nbytes": record["peak_rss_nbytes"],
+            "n_masked": record["rows"]["n_masked"],
+            "n_constant_features": record["n_constant_features"],
             "notes": record["notes"],
             "run_dir": str(self.path),
         }
@@ -220,7 +202,7 @@ def write_run(
         draft = store.runs_dir / f".new-{run_id}-{secrets.token_hex(4)}"
         draft.mkdir()
         try:
-            skops.io.dump(model, draft / "model.skops")
+            save_model(model, draft / "model.skops")
             _write_csv(draft / "predictions.csv", predictions)
             if curves is not None:
                 (draft / "curves.json").write_text(json.dumps(curves), encoding="utf-8")

@@ -1,0 +1,66 @@
+"""A run's model as a file: skops, which stores no code and runs none."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from sklearn.pipeline import Pipeline
+
+from featstore.errors import RunError
+
+TRUSTED_TYPES = (
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+)
+"""Types that a model may hold beside scikit-learn's estimators, which skops trusts itself."""
+
+
+def _skops() -> ModuleType:
+    """Import skops.io without torch.
+
+    It lists scikit-learn's estimators by walking all its packages, and one of them imports
+    torch where that is installed: 2 seconds and 500 MB, in every worker, for nothing.
+    """
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import skops.io
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return skops.io  # type: ignore[no-any-return]
+
+
+def save_model(model: Pipeline, path: Path) -> None:
+    """Write a fitted pipeline."""
+    _skops().dump(model, path)
+
+
+def load_model(data: bytes) -> Pipeline:
+    """Return the fitted pipeline whose file has these bytes; nothing in them is run.
+
+    Raises
+    ------
+    RunError
+        When they hold a type that a classifier has no need of, or can't be read.
+    """
+    skops = _skops()
+    try:
+        untrusted = sorted(set(skops.get_untrusted_types(data=data)) - set(TRUSTED_TYPES))
+    except Exception as error:
+        raise RunError(f"it is no skops file ({type(error).__name__}: {error})") from error
+    if untrusted:
+        raise RunError(
+            f"it holds {', '.join(untrusted)}, which no classifier here has and which may be "
+            "meant to run code"
+        )
+    try:
+        model = skops.loads(data, trusted=list(TRUSTED_TYPES))
+    except Exception as error:
+        raise RunError(f"{type(error).__name__}: {error}") from error
+    if not isinstance(model, Pipeline):
+        raise RunError(f"it holds a {type(model).__name__}, not a pipeline")
+    return model
