@@ -229,7 +229,9 @@ def _open_sat(
     found = _find(entry, base)
     if found.suffix == ".mat":
         return ArrayDataset(MatSource(entry.name, found), limit)
-    return ArrayDataset(CsvSource(entry.name, found.parent, progress), limit)
+    source = CsvSource(entry.name, found.parent, progress)
+    source.files()  # All five have to be there.
+    return ArrayDataset(source, limit)
 
 
 def _open_ucmerced(

@@ -27,7 +27,7 @@ from platformdirs import user_cache_path
 
 from featstore.config import json_digest
 from featstore.datasets.sat import IMAGE_SHAPE, Pixels, SatSource, class_order, from_one_hot
-from featstore.errors import DatasetError, SpaceError
+from featstore.errors import DatasetError, DatasetNotFoundError, SpaceError
 from featstore.progress import SILENT, Progress
 
 BLOCK_NBYTES = 8 * 2**20
@@ -67,7 +67,7 @@ class CsvSource(SatSource):
         for path in (self.folder / name, self.folder / f"{name}.gz"):
             if path.is_file():
                 return path
-        raise DatasetError(
+        raise DatasetNotFoundError(
             f"{self.folder}: {name} (or {name}.gz) is missing; expected it beside "
             f"{self.names(self.name)[0]}."
         )
@@ -78,11 +78,13 @@ class CsvSource(SatSource):
 
     def _read_labels(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         _, y_train, _, y_test, _ = self.names(self.name)
-        train, test = (
-            from_one_hot(np.concatenate([*read_csv(path, self._n_classes)]), str(path))
-            for path in (self._file(y_train), self._file(y_test))
-        )
-        return train, test
+        return self._read_one_hot(self._file(y_train)), self._read_one_hot(self._file(y_test))
+
+    def _read_one_hot(self, path: Path) -> NDArray[np.int32]:
+        blocks = list(read_csv(path, self._n_classes))
+        if not blocks:
+            raise DatasetError(f"{path}: holds no labels.")
+        return from_one_hot(np.concatenate(blocks), str(path))
 
     def _read_class_names(self) -> tuple[str, ...]:
         path = self._file(self.names(self.name)[4])
@@ -239,9 +241,11 @@ def read_csv(
             done = raw.tell()
             text = rest + block
             if block:
-                # No line is as long as a block: text without any is not this format.
-                end = text.rfind(b"\n") + 1 or len(text)
+                # The last line waits for the next block: only blank lines may follow it.
+                end = text.rstrip().rfind(b"\n") + 1
                 text, rest = text[:end], text[end:]
+                if len(rest) > 2 * BLOCK_NBYTES:
+                    raise DatasetError(f"{path}: {_fault(rest, n_columns, line)}.")
             elif text := text.rstrip():
                 text += b"\n"
             if text:
