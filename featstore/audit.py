@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from featstore.errors import CorruptionError, StoreError
+from featstore.errors import StoreError
 from featstore.files import file_sha256
 from featstore.progress import SILENT, Progress
 from featstore.store import FeatureSet, mark_damaged
@@ -121,20 +121,10 @@ def schedule_repair(feature_set: FeatureSet, damages: list[Damage]) -> list[str]
     -------
     list of str
         Layers that are now unfinished.
-
-    Raises
-    ------
-    CorruptionError
-        When the set has an unfinished pass, which is to be finished first.
     """
     chunks: dict[str, list[int]] = {}
     for damage in damages:
         if damage.layer is not None and damage.chunk is not None:
             chunks.setdefault(damage.layer, []).append(damage.chunk)
-    if chunks and feature_set.journal_path.exists():
-        raise CorruptionError(
-            f"{feature_set.set_id} also has an unfinished pass. Finish that first with: "
-            f"{feature_set.info['command']}"
-        )
     mark_damaged(feature_set, chunks)
     return list(chunks)

@@ -23,7 +23,7 @@ from featstore.loaders import Batch, batches
 from featstore.preprocess import Preprocess
 from featstore.progress import SILENT, Progress
 from featstore.provenance import command, machine, now, versions
-from featstore.sink import Sink, read_journal
+from featstore.sink import Sink
 from featstore.store import FeatureSet
 from featstore.weights import Weights
 
@@ -209,7 +209,7 @@ class Work:
             When the disk can't hold the layers.
         """
         self._check_space(layers)
-        begun = read_journal(self.feature_set)["layers"]
+        begun = self.feature_set.journal()
         groups: dict[tuple[str, int], list[Layer]] = {}
         for layer in layers:
             journal = begun.get(layer.stored_name(self.config.pool), {})

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from featstore.errors import CorruptionError, StoreError
-from featstore.files import file_sha256, read_json, sync_file, sync_folder, write_json
+from featstore.errors import StoreError
+from featstore.files import file_sha256, sync_file, sync_folder, write_json
 from featstore.matrices import Matrix
 from featstore.store import FeatureSet, file_name
 
@@ -166,9 +166,8 @@ class Sink:
         conditions: Mapping[str, Any],
     ) -> None:
         self.feature_set = feature_set
-        journal = read_journal(feature_set)
-        self._others = {k: v for k, v in journal["layers"].items() if k not in layers}
-        own = journal["layers"]
+        own = feature_set.journal()
+        self._others = {k: v for k, v in own.items() if k not in layers}
         self.layers = {name: LayerSink(feature_set, name, own.get(name, {})) for name in layers}
         self.masked: dict[int, str] = {
             int(row): cause
@@ -298,17 +297,3 @@ class Sink:
             write_json(self.feature_set.journal_path / "journal.json", {"layers": self._others})
         else:
             shutil.rmtree(self.feature_set.journal_path)
-
-
-def read_journal(feature_set: FeatureSet) -> dict[str, Any]:
-    """Return what is durable of the set's unfinished layers: ``layers``, by name.
-
-    A journal that can't be trusted counts as none: its layers are computed again.
-    """
-    path = feature_set.journal_path / "journal.json"
-    if not path.is_file():
-        return {"layers": {}}
-    try:
-        return read_json(path)
-    except CorruptionError:
-        return {"layers": {}}

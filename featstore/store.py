@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ import numpy as np
 
 from featstore import matrices
 from featstore.config import SPLITS, json_digest
-from featstore.errors import IncompleteError, SelectionError, StoreError
+from featstore.errors import CorruptionError, IncompleteError, SelectionError, StoreError
 from featstore.files import file_sha256, read_json, sync_file, sync_folder, write_json
 from featstore.provenance import command, now
 
@@ -142,6 +142,21 @@ class FeatureSet:
             name for name in arrays if name not in VECTORS and not self.layer_path(name).is_file()
         ]
 
+    def journal(self) -> dict[str, dict[str, Any]]:
+        """Return what is durable of each unfinished layer.
+
+        A journal that can't be trusted counts as none: its layers are computed again. One that
+        a kill left beside a layer just finished has nothing more to say of it.
+        """
+        path = self.journal_path / "journal.json"
+        if not path.is_file():
+            return {}
+        try:
+            layers = read_json(path)["layers"]
+        except CorruptionError:
+            return {}
+        return {name: own for name, own in layers.items() if not self.layer_path(name).is_file()}
+
     def begin_layer(self, layer: str, n_features: int, attributes: Mapping[str, Any]) -> None:
         """Make an empty matrix for a layer, unless an earlier pass began it."""
         if not (self.group / layer / "zarr.json").is_file():
@@ -254,7 +269,7 @@ class FeatureStore:
         info: Mapping[str, Any],
         labels: np.ndarray,
         splits: np.ndarray,
-        sample_ids: Iterable[str],
+        sample_ids: Sequence[str],
     ) -> FeatureSet:
         """Create a feature set without layers, whole or not at all; the caller holds its lock.
 
@@ -264,7 +279,7 @@ class FeatureStore:
             What the set is; ``info["identity"]`` names it.
         labels : ndarray of shape (n_samples,), int32
         splits : ndarray of shape (n_samples,), uint8
-        sample_ids : iterable of str
+        sample_ids : sequence of str
         """
         set_id = self.set_id(info["identity"])
         draft = FeatureSet(self._sets_dir / f".new-{set_id}")
@@ -364,11 +379,11 @@ def mark_damaged(feature_set: FeatureSet, chunks: Mapping[str, list[int]]) -> No
     Parameters
     ----------
     feature_set : FeatureSet
-        The set, which has no unfinished pass.
+        The set; the caller holds its lock.
     chunks : mapping of str to list of int
         Numbers of the damaged chunks, by layer.
     """
-    journals = {}
+    journals = feature_set.journal()
     for layer, damaged in chunks.items():
         record = feature_set.layer(layer)
         prefix = f"{layer}/c/"
@@ -383,7 +398,7 @@ def mark_damaged(feature_set: FeatureSet, chunks: Mapping[str, list[int]]) -> No
             "conditions": record["conditions"],
             "masked": {str(entry["row"]): entry["error"] for entry in record["masked"]},
         }
-    if journals:
+    if chunks:
         write_json(feature_set.journal_path / "journal.json", {"layers": journals})
-    for layer in journals:
+    for layer in chunks:
         feature_set.layer_path(layer).unlink()

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from featstore.preprocess import Preprocess
+from featstore.weights import HALF, IMAGENET_MEAN, IMAGENET_STD
+
+CPU = torch.device("cpu")
+RGB = Preprocess(64, "rgb", IMAGENET_MEAN, IMAGENET_STD)
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def one(preprocess, image):
+    return preprocess([(np.array([0]), image[None])], 1, CPU)[0]
+
+
+@pytest.mark.parametrize("size", [(28, 28), (64, 64), (100, 80), (256, 256)])
+def test_it_is_torchvisions_antialiased_resize(size):
+    image = noise(*size, 3)
+    tensor = torch.from_numpy(image).permute(2, 0, 1).float() / 255
+    resized = v2.functional.resize(tensor, [64, 64], antialias=True)
+    expected = v2.functional.normalize(resized, list(IMAGENET_MEAN), list(IMAGENET_STD))
+    torch.testing.assert_close(one(RGB, image), expected, atol=1e-4, rtol=0)
+
+
+def test_it_is_near_pillows_resize():
+    image = noise(256, 256, 3)
+    pillow = np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BILINEAR))
+    ours = one(Preprocess(64, "rgb", (0.0,) * 3, (1.0,) * 3), image) * 255
+    np.testing.assert_allclose(ours.permute(1, 2, 0).numpy(), pillow, atol=1.01)
+
+
+def test_near_infrared_is_dropped():
+    image = noise(28, 28, 4)
+    other = image.copy()
+    other[..., 3] = 0
+    torch.testing.assert_close(one(RGB, image), one(RGB, other), atol=0, rtol=0)
+
+
+def test_gray_is_luminance_three_times():
+    gray = Preprocess(28, "gray", (0.0,) * 3, (1.0,) * 3)
+    image = noise(28, 28, 3)
+    found = one(gray, image)
+    assert torch.equal(found[0], found[1])
+    expected = np.asarray(Image.fromarray(image).convert("L"))
+    np.testing.assert_allclose(found[0].numpy() * 255, expected, atol=1.0)
+
+
+def test_an_image_does_not_depend_on_its_neighbours():
+    images = [noise(40, 40, 3, seed=1), noise(28, 28, 3, seed=2), noise(40, 40, 3, seed=3)]
+    groups = [
+        (np.array([0, 2]), np.stack([images[0], images[2]])),
+        (np.array([1]), images[1][None]),
+    ]
+    batch = RGB(groups, 4, CPU)
+    assert batch.shape == (4, 3, 64, 64)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    for position, image in enumerate(images):
+        torch.testing.assert_close(batch[position], one(RGB, image), atol=1e-6, rtol=0)
+    assert not batch[3].any()
+
+
+def test_settings_survive_a_round_trip():
+    preprocess = Preprocess(227, "gray", HALF, HALF)
+    assert Preprocess.from_dict(preprocess.to_dict()) == preprocess

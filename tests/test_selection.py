@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import add_features, blobs
+
+from featstore.errors import CorruptionError, IncompleteError, SelectionError
+from featstore.store import open_store
+
+N = 40
+SPLITS = np.zeros(N, np.uint8)
+
+
+def add(store, model="resnet50", layers=("fc1000",), **more):
+    X, y = blobs(N, 6, seed=len(model))
+    add_features(store, {name: X + i for i, name in enumerate(layers)}, y, SPLITS, model=model, **more)
+    return X
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(tmp_path / "store")
+
+
+def test_the_only_set_needs_no_naming(store):
+    X = add(store)
+    selection = store.select()
+    assert (selection.dataset, selection.model, selection.layers) == ("demo", "resnet50", ("fc1000",))
+    np.testing.assert_array_equal(selection.memmap(), X)
+    np.testing.assert_array_equal(selection.numpy(), X)
+    np.testing.assert_array_equal(selection.dask().compute(), X)
+    assert selection.memmap().dtype == np.float32
+    assert not selection.memmap().flags.writeable
+
+
+def test_layers_stand_side_by_side_in_the_order_asked(store):
+    X = add(store, layers=("conv1", "fc1000"))
+    selection = store.select(layers="fc1000,conv1")
+    assert selection.layers == ("fc1000", "conv1")
+    assert selection.n_features == 12
+    np.testing.assert_array_equal(selection.memmap(), np.hstack([X + 1, X]))
+    np.testing.assert_array_equal(selection.dask().compute(), np.hstack([X + 1, X]))
+    assert selection.describe()["digest"] != store.select(layers="conv1,fc1000").describe()["digest"]
+
+
+def test_models_fuse(store):
+    first, second = add(store, "resnet50"), add(store, "alexnet", ("fc8",))
+    selection = store.select(model="resnet50,alexnet")
+    assert selection.model == "resnet50+alexnet"
+    assert selection.layers == ("resnet50:fc1000", "alexnet:fc8")
+    np.testing.assert_array_equal(selection.memmap(), np.hstack([first, second]))
+    qualified = store.select(model="resnet50,alexnet", layers="alexnet:fc8,resnet50:fc1000")
+    assert set(qualified.layers) == {"resnet50:fc1000", "alexnet:fc8"}
+    shared = store.select(model="resnet50,alexnet", layers="fc1000,fc8")
+    assert shared.n_features == 12
+
+
+def test_models_of_different_images_do_not_fuse(store):
+    add(store, "resnet50")
+    add(store, "alexnet", title="other")
+    with pytest.raises(SelectionError, match="different images"):
+        store.select(model="resnet50,alexnet")
+
+
+def test_several_fits_name_the_option_that_tells_them_apart(store):
+    add(store, "resnet50")
+    add(store, "alexnet", ("fc8",))
+    with pytest.raises(SelectionError, match="Choose one with --model") as caught:
+        store.select()
+    assert "--model alexnet" in str(caught.value)
+    assert "--model resnet50" in str(caught.value)
+    assert store.select(model="alexnet").model == "alexnet"
+
+
+def test_the_same_model_with_other_weights(store):
+    add(store, weights="IMAGENET1K_V1", weights_names=["IMAGENET1K_V1", "imagenet"])
+    add(store, weights="random:0", weights_names=["random:0"])
+    with pytest.raises(SelectionError, match="--weights IMAGENET1K_V1"):
+        store.select(model="resnet50")
+    assert store.select(weights="imagenet").describe()["weights"] == "IMAGENET1K_V1"
+
+
+def test_sets_that_differ_in_nothing_asked_are_told_apart_by_name(store):
+    add(store, limit=None)
+    add(store, limit=40)
+    with pytest.raises(SelectionError, match="--set"):
+        store.select()
+    set_id = store.sets()[0].set_id
+    assert store.select(set_id=set_id).parts[0][0] == set_id
+
+
+def test_several_layers_have_to_be_chosen_from(store):
+    add(store, layers=("conv1", "fc1000"))
+    with pytest.raises(SelectionError, match="conv1, fc1000.*--layers"):
+        store.select()
+
+
+def test_an_empty_store_says_how_to_begin(store):
+    with pytest.raises(SelectionError, match="featstore extract"):
+        store.select()
+
+
+@pytest.mark.parametrize("wanted", [{"model": "vgg19"}, {"dataset": "sat6"}, {"layers": "conv9"}])
+def test_what_is_not_there_is_listed_against_what_is(store, wanted):
+    add(store)
+    with pytest.raises(SelectionError, match="resnet50") as caught:
+        store.select(**wanted)
+    assert next(iter(wanted.values())) in str(caught.value) or "demo" in str(caught.value)
+
+
+def test_only_unfinished_sets_say_how_to_resume(store):
+    add(store)
+    feature_set = store.sets()[0]
+    feature_set.layer_path("fc1000").unlink()
+    with pytest.raises(IncompleteError, match="Resume it with"):
+        store.select()
+
+
+def test_a_layer_that_names_a_model_needs_the_model(store):
+    add(store)
+    with pytest.raises(SelectionError, match="give --model resnet50"):
+        store.select(layers="resnet50:fc1000")
+
+
+def test_masked_rows_are_marked(store):
+    add(store, masked={3: "cut short"})
+    assert np.flatnonzero(~store.select().valid).tolist() == [3]
+
+
+def test_workers_reopen_it_by_its_parts(store):
+    add(store, layers=("conv1", "fc1000"))
+    selection = store.select(layers="conv1,fc1000")
+    again = open_store(store.path).reopen(selection.parts)
+    assert again.describe() == selection.describe()
+
+
+def test_a_damaged_chunk_is_never_decoded(store):
+    add(store)
+    path = store.sets()[0].matrix("fc1000").chunk_path(0)
+    content = bytearray(path.read_bytes())
+    content[40] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptionError, match="Chunk 0"):
+        store.select().memmap()
+    assert not list(store.cache_dir.glob("*"))

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from featstore.errors import CorruptionError, IncompleteError, SelectionError, StoreError
+from featstore.store import FeatureStore, file_name, open_store
+
+
+def test_a_folder_that_is_not_there_is_an_empty_store(tmp_path):
+    store = open_store(tmp_path / "none")
+    assert store.sets() == []
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_file_is_no_store(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="is a file"):
+        open_store(tmp_path / "file")
+
+
+def test_rows_labels_splits_and_ids_stand_side_by_side(make_store):
+    (feature_set,) = make_store(n_samples=40).sets()
+    assert feature_set.n_samples == 40
+    assert feature_set.labels.tolist() == [i % 4 for i in range(40)]
+    assert feature_set.splits.tolist() == [0] * 30 + [1] * 10
+    assert feature_set.sample_ids[35] == "test/0000035"
+    assert feature_set.matrix("fc1000").n_samples == 40
+    assert list(feature_set.layers()) == ["fc1000"]
+    assert feature_set.find_layer(None) == "fc1000"
+    assert feature_set.find_layer("nothing") is None
+
+
+def test_the_set_id_follows_what_features_depend_on():
+    store = FeatureStore("anywhere")
+    base = {"facets": {"title": "Wälder & Seen", "model": "resnet50"}, "key": {"weights": "a"}}
+    assert store.set_id(base) == store.set_id(base | {"note": 1})
+    assert store.set_id(base) != store.set_id(base | {"key": {"weights": "b"}})
+    assert store.set_id(base).isascii()
+
+
+@pytest.mark.parametrize("text", ["a/b", "..", "", "x" * 300, "C:\\x", "ü", "conv1@max", ".hidden"])
+def test_names_are_safe_on_every_file_system(text):
+    name = file_name(text)
+    assert 0 < len(name) <= 80
+    assert not name.startswith(".")
+    assert not set(name) & set('/\\:*?"<>|')
+    assert file_name("conv1@max") == "conv1@max"
+
+
+def test_sets_are_found_by_a_part_of_their_name(make_store):
+    store = make_store(n_samples=40)
+    (feature_set,) = store.sets()
+    assert store.get(feature_set.set_id[-6:]).set_id == feature_set.set_id
+    with pytest.raises(SelectionError, match=feature_set.set_id):
+        store.get("nothing")
+
+
+def test_an_unfinished_layer_says_how_to_go_on(make_store):
+    store = make_store(n_samples=40)
+    (feature_set,) = store.sets()
+    feature_set.begin_layer("conv1", 3, {})
+    assert feature_set.unfinished() == ["conv1"]
+    with pytest.raises(IncompleteError, match="Resume it with"):
+        feature_set.matrix("conv1")
+    with pytest.raises(SelectionError, match="it has fc1000"):
+        feature_set.matrix("conv9")
+
+
+def test_an_edited_record_is_refused(make_store):
+    store = make_store(n_samples=40)
+    path = store.sets()[0].path / "set.json"
+    path.write_text(path.read_text().replace('"demo"', '"sat4"'))
+    with pytest.raises(CorruptionError, match="not as it was written"):
+        _ = store.sets()[0].info
+
+
+def test_a_newer_format_is_refused(make_store):
+    from featstore.files import read_json, write_json
+
+    store = make_store(n_samples=40)
+    path = store.sets()[0].path / "set.json"
+    write_json(path, read_json(path) | {"format": 99})
+    with pytest.raises(StoreError, match="format 99"):
+        _ = store.sets()[0].info
+
+
+def test_removing_a_set_removes_what_was_decoded(make_store):
+    store = make_store(n_samples=40)
+    store.select().memmap()
+    assert list(store.cache_dir.glob("*.npy"))
+    store.remove(store.sets()[0])
+    assert store.sets() == []
+    assert not list(store.cache_dir.glob("*.npy"))
+
+
+def test_what_a_killed_creation_left_is_no_set(make_store):
+    store = make_store(n_samples=40)
+    (store.sets()[0].path.parent / ".new-half").mkdir()
+    assert len(store.sets()) == 1
+
+
+def test_labels_of_a_damaged_set_are_not_believed(make_store):
+    store = make_store(n_samples=4000)
+    path = store.sets()[0].group / "label" / "c" / "0"
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptionError, match="label is damaged"):
+        np.asarray(store.sets()[0].labels)
