@@ -61,7 +61,7 @@ class Format:
 
     def find(self, root: Path) -> Path | None:
         """Return the first file or folder that marks the dataset below a root, if there is one."""
-        for folder in self.places(root):
+        for folder in self.places(root) if root.is_dir() else ():
             for mark in self.marks:
                 if (folder / mark).exists():
                     return folder / mark

@@ -216,9 +216,12 @@ class Dataset(ABC):
                 f"A subset asks for rows {rows[0]} to {rows[-1]}; {self.title} has {len(self)}."
             )
         chosen = copy.copy(self)
-        for name in ("rows", "labels", "splits", "sample_ids"):
-            chosen.__dict__.pop(name, None)
-        chosen._picked = self.rows[rows]
+        # Without what the whole has cached of its own rows.
+        chosen.__dict__ = {
+            "_source": self._source,
+            "_limit": self._limit,
+            "_picked": self.rows[rows],
+        }
         return chosen
 
 
