@@ -21,6 +21,9 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6
 """Okabe and Ito 2008, the darker hues first: distinct to colour-blind readers."""
 
 DASHES = ("-", "--", "-.", ":")
+LOG_RATIO = 50.0
+"""Ratio of largest to smallest loss from which on their axis is logarithmic."""
+
 MAX_COUNTED = 21
 """Classes up to which a confusion matrix shows its counts as text."""
 
@@ -143,7 +146,11 @@ def draw_curves(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
                 left.plot(epochs, 100 * np.asarray(held_out), label=f"{name}, held out", **style)
         left.set_ylabel("training accuracy (%)")
         right.set_ylabel("training loss")
-        right.set_ylim(bottom=min(0.0, right.get_ylim()[0]))
+        losses = np.concatenate([curve["loss"] for curve in curves.values()])
+        if losses.min() > 0 and losses.max() > LOG_RATIO * losses.min():
+            right.set_yscale("log")
+        else:
+            right.set_ylim(bottom=min(0.0, right.get_ylim()[0]))
         for ax in (left, right):
             ax.set_xlabel("epoch")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))

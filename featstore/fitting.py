@@ -226,7 +226,11 @@ def fit_each(
             if selection.parts in seen:
                 continue
             seen.add(selection.parts)
-            options = {"dataset": selection.title, "model": one_model, "layers": one_layers}
+            options = {
+                "dataset": selection.title,
+                "model": selection.model.replace("+", ","),
+                "layers": ",".join(selection.layers),
+            }
             base = f"{selection.title} {selection.model} {','.join(selection.layers)}"
             for name in names:
                 index = len(labels)
@@ -276,8 +280,7 @@ def _line(one: Fit) -> str:
 def _command(store: FeatureStore, options: Mapping[str, Any], config: FitConfig) -> str:
     words = ["featstore", "fit", "--store", str(store.path)]
     for name, value in options.items():
-        if value is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
+        words += [f"--{name.replace('_', '-')}", str(value)]
     words += ["--clf", config.clf]
     for name, value in config.params:
         words += ["--param", f"{name}={value}"]

@@ -1,0 +1,50 @@
+"""``featstore report``: all runs as a table and as one HTML page."""
+
+from __future__ import annotations
+
+import click
+
+from . import console
+
+
+@click.command()
+@click.option(
+    "--out",
+    default="report.html",
+    show_default=True,
+    metavar="FILE",
+    help="The page; it holds all its figures and needs no network.",
+)
+@click.option("--dataset", metavar="NAME", help="Only the runs on this dataset or folder.")
+@console.store_option
+@console.json_option
+def command(out: str, dataset: str | None, store: str, as_json: bool) -> None:
+    r"""Show all runs, and write them as one HTML page.
+
+    \b
+    featstore report --dataset sat4 --out sat4.html
+    """
+    from featstore.errors import RunError
+    from featstore.report import write_report
+    from featstore.runs import list_runs
+    from featstore.store import open_store
+
+    from .fit import show_table
+
+    opened = open_store(store)
+    with console.progress() as progress:
+        runs = list_runs(opened, progress)
+    if dataset is not None:
+        titles = sorted({run.selection["title"] for run in runs})
+        runs = [r for r in runs if dataset in (r.selection["title"], r.selection["dataset"])]
+        if not runs:
+            raise RunError(
+                f"{store} holds no runs on {dataset!r}; it has runs on "
+                f"{', '.join(titles) or 'nothing'}."
+            )
+    report = write_report(opened, runs, out)
+    if as_json:
+        console.emit_json(report)
+    else:
+        show_table(report["runs"])
+        click.echo(f"The page: {out}")
