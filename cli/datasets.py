@@ -99,7 +99,7 @@ def show(
     click.echo(f"{dataset.title}: {len(dataset):,} images, bands {', '.join(dataset.bands)}")
     console.table(["class", *splits], rows, right=splits)
     if dataset.n_ignored:
-        click.echo(f"{dataset.n_ignored:,} files are no images of a class and were left out.")
+        click.echo(f"Files left out, being no images of a class: {dataset.n_ignored:,}")
     click.echo(f"Contact sheet: {sheet}")
 
 

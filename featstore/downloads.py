@@ -26,7 +26,8 @@ PAUSE_S = 1.0
 TIMEOUT_S = (10.0, 60.0)
 """How long to wait for a connection, and for the next bytes."""
 
-PIECE_NBYTES = 2**18
+PIECE_NBYTES = 2**16
+"""Bytes written at once; a break loses less than that."""
 
 # Pooch would write its own lines to stderr; the caller's progress tells what happens.
 pooch.get_logger().setLevel("ERROR")
@@ -193,6 +194,8 @@ def _cause(error: requests.RequestException) -> str:
         return f"the server answers {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.Timeout):
         return "the server does not answer in time"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection broke off"
     # The innermost of the chain says it plainly, such as "Name or service not known".
     innermost: BaseException = error
     while innermost.__context__ is not None:

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from featstore.cli.main import main
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FEATSTORE_DATA", raising=False)
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]):  # noqa: ANN201
+    def call(*args: str) -> Result:
+        with pytest.raises(SystemExit) as stopped:
+            main(["datasets", *args])
+        return Result(int(stopped.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+def plant(root: Path) -> None:
+    for split, n in (("train", 3), ("test", 1)):
+        for class_name in ("forest", "lake"):
+            for i in range(n):
+                path = root / split / class_name / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (8, 8), (20 * i, 90, 40)).save(path)
+    (root / "train" / "forest" / "notes.txt").write_text("x")
+
+
+def test_the_list_tells_needs_places_and_finds(run, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "sat-4-full.mat").write_bytes(b"")
+    result = run()
+    assert result.code == 0
+    for part in ("sat4", "sat6", "ucmerced", "folder", "demo", "sat-6-full.mat", "data/sat6"):
+        assert part in result.out
+    assert "FEATSTORE_DATA" in result.out
+    listed = json.loads(run("--json", "--root", "data").out)
+    found = {entry["name"]: entry["found"] for entry in listed["datasets"]}
+    assert found["sat4"] == "data/sat-4-full.mat"
+    assert found["sat6"] is None
+
+
+def test_show_counts_and_draws(run, tmp_path: Path) -> None:
+    plant(tmp_path / "mine")
+    result = run("show", "folder", "--root", "mine")
+    assert result.code == 0
+    assert "mine: 8 images" in result.out
+    assert "being no images of a class: 1" in result.out
+    rows = [line.split() for line in result.out.splitlines()]
+    assert ["forest", "3", "1", "4"] in rows
+    assert ["all", "classes", "6", "2", "8"] in rows
+    with Image.open(tmp_path / "mine-sheet.png") as sheet:
+        assert sheet.width > 100
+
+
+def test_show_as_json_is_one_object(run, tmp_path: Path) -> None:
+    plant(tmp_path / "mine")
+    result = run("show", "folder", "--root", "mine", "--json", "--out", "s.png", "--limit", "6")
+    shown = json.loads(result.out)
+    assert shown["n_samples"] == 6
+    assert shown["counts"]["lake"] == {"train": 2, "test": 1, "total": 3}
+    assert shown["n_ignored"] == 1
+    assert shown["sheet"] == "s.png"
+    assert (tmp_path / "s.png").is_file()
+
+
+def test_get_demo_makes_the_size_and_seed_asked_for(run, tmp_path: Path) -> None:
+    result = run("get", "demo", "--root", "d", "--seed", "2", "--n-train", "12", "--n-test", "8")
+    assert result.code == 0
+    assert result.out.strip() == "d/demo/demo-seed2-full.mat"
+    shown = json.loads(run("show", "demo", "--root", "d", "--seed", "2", "--json").out)
+    assert shown["n_samples"] == 20
+
+
+@pytest.mark.parametrize("name", ["sat4", "sat6"])
+def test_get_sat_says_in_two_lines_where(run, name: str) -> None:
+    result = run("get", name)
+    assert result.code == 1
+    assert result.out == ""
+    assert len(result.err.strip().splitlines()) == 2
+    assert "https://csc.lsu.edu/~saikat/deepsat/" in result.err
+    assert f"crawford/deepsat-{name}" in result.err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (("show", "sat4"), 1, "root data does not exist"),
+        (("show", "sat5"), 1, "There is no dataset 'sat5'"),
+        (("show", "folder"), 1, "needs --root"),
+        (("get", "nothing"), 1, "There is no dataset 'nothing'"),
+        (("get", "folder"), 1, "can't be fetched"),
+        (("get", "demo", "--n-train", "1"), 1, "n_train is 1"),
+        (("show",), 2, "Missing argument"),
+        (("--root", "x", "show", "demo"), 2, "Give the options after show"),
+    ],
+)
+def test_errors_are_one_message(run, args: tuple[str, ...], code: int, message: str) -> None:
+    result = run(*args)
+    assert result.code == code
+    assert message in result.err
+    assert "Traceback" not in result.err
