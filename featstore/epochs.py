@@ -91,8 +91,8 @@ def train(estimator: MLPClassifier | SGDClassifier, X: np.ndarray, y: np.ndarray
 
     All parameters do what scikit-learn's manual says, ``max_iter``, ``tol``,
     ``n_iter_no_change``, ``early_stopping`` and adaptive learning rates included. MLPClassifier
-    without ``early_stopping`` ends with the very weights that its ``fit`` gives; SGDClassifier
-    stops all one-vs-rest problems together, by their mean loss.
+    takes the very steps of its ``fit``, up to the order in which the rows are shuffled;
+    SGDClassifier stops all one-vs-rest problems together, by their mean loss.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def train(estimator: MLPClassifier | SGDClassifier, X: np.ndarray, y: np.ndarray
     Raises
     ------
     FitError
-        When training diverges: the loss is no longer a number.
+        When training diverges.
     """
     asked = estimator.get_params(deep=False)
     classes = np.unique(y)
@@ -130,13 +130,13 @@ def train(estimator: MLPClassifier | SGDClassifier, X: np.ndarray, y: np.ndarray
     curves = Curves()
     best_weights = None
     for _ in range(asked["max_iter"]):
-        estimator.partial_fit(X, y, classes=classes)
+        try:
+            estimator.partial_fit(X, y, classes=classes)
+        except ValueError as error:
+            raise _diverged(len(curves.loss) + 1, str(error)) from error
         loss, accuracy = _judge(estimator, X, y)
         if not np.isfinite(loss):
-            raise FitError(
-                f"Training diverged in epoch {len(curves.loss) + 1}: the loss is {loss}. Use a "
-                "smaller learning rate (learning_rate_init of mlp, eta0 of sgd) or a larger alpha."
-            )
+            raise _diverged(len(curves.loss) + 1, f"The loss is {loss}.")
         curves.loss.append(loss)
         curves.accuracy.append(accuracy)
         measure = loss
@@ -159,6 +159,13 @@ def train(estimator: MLPClassifier | SGDClassifier, X: np.ndarray, y: np.ndarray
             mine[...] = best
     estimator.set_params(**asked)
     return curves
+
+
+def _diverged(epoch: int, cause: str) -> FitError:
+    return FitError(
+        f"Training failed in epoch {epoch}: {cause} A smaller learning rate "
+        "(learning_rate_init of mlp, eta0 of sgd) or a larger alpha may cure it."
+    )
 
 
 def _judge(
