@@ -114,6 +114,11 @@ class Matrix:
         """Return the file that holds chunk `index`."""
         return self.path / "c" / str(index) / "0"
 
+    def sweep(self) -> None:
+        """Delete what a killed writer left of chunks that it had not finished."""
+        for path in self.path.rglob("*.partial"):
+            path.unlink()
+
     def write_chunk(self, index: int, block: np.ndarray) -> Path:
         """Write chunk `index` whole from `block` and return its file."""
         start, stop = self.chunk_range(index)

@@ -50,6 +50,7 @@ class LayerSink:
 
     def __init__(self, feature_set: FeatureSet, layer: str, journal: Mapping[str, Any]) -> None:
         self.matrix: Matrix = feature_set.matrix(layer, writable=True)
+        self.matrix.sweep()
         self.hashes = {int(k): str(v) for k, v in journal.get("chunks", {}).items()}
         for index in list(self.hashes):
             if not self.matrix.chunk_path(index).is_file():
