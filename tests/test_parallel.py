@@ -1,0 +1,120 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from featstore.errors import FitError
+from featstore.parallel import Outcome, run_tasks
+from featstore.provenance import available_cores
+
+
+def test_in_this_process_errors_are_kept_beside_results():
+    def task(x):
+        if x == 2:
+            raise FitError("two")
+        return x, os.getpid()
+
+    told = []
+    outcomes = run_tasks(
+        task, [(1,), (2,), (3,)], n_jobs=1, done=lambda index, outcome: told.append(index)
+    )
+    assert [outcome.value for outcome in outcomes] == [(1, os.getpid()), None, (3, os.getpid())]
+    assert str(outcomes[1].error) == "two"
+    assert told == [0, 1, 2]
+
+
+def test_one_task_needs_no_cluster():
+    assert run_tasks(os.getpid, [()]) == [Outcome(os.getpid())]
+    assert run_tasks(os.getpid, []) == []
+
+
+def test_a_bug_in_a_task_is_not_hidden():
+    def task(x):
+        return 1 // x
+
+    with pytest.raises(ZeroDivisionError):
+        run_tasks(task, [(1,), (0,)], n_jobs=1)
+
+
+def test_workers_share_the_cores_and_outlive_death_and_errors(capfd):
+    # Defined here, the function travels by value: workers can't import this file.
+    def task(kind):
+        import os
+        import signal
+
+        import numpy as np
+        from threadpoolctl import threadpool_info
+
+        from featstore.errors import FitError
+
+        if kind == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "fails":
+            raise FitError("it can't be done")
+        np.ones((300, 300)) @ np.ones((300, 300))
+        n_threads = [pool["num_threads"] for pool in threadpool_info()]
+        return kind, os.getpid(), max(n_threads), os.environ["OMP_NUM_THREADS"]
+
+    kinds = ["a", "dies", "b", "fails", "c", "d"]
+    told = {}
+    outcomes = run_tasks(task, [(kind,) for kind in kinds], n_jobs=2, done=told.__setitem__)
+
+    good = [outcome.value for outcome in outcomes if outcome.value]
+    assert [value[0] for value in good] == ["a", "b", "c", "d"]
+    assert os.getpid() not in {value[1] for value in good}
+    share = max(1, available_cores() // 2)
+    assert {value[2] for value in good} == {share}
+    assert {value[3] for value in good} == {str(share)}
+    assert "died twice" in str(outcomes[1].error)
+    assert isinstance(outcomes[1].error, FitError)
+    assert str(outcomes[3].error) == "it can't be done"
+    assert told == dict(enumerate(outcomes))
+    # Dask says nothing of all this on the terminal.
+    assert capfd.readouterr() == ("", "")
+
+
+SCRIPT = """
+import time
+from featstore.parallel import run_tasks
+
+print("started", flush=True)
+
+def task(seconds):
+    import time
+    time.sleep(seconds)
+    return seconds
+
+run_tasks(task, [(0,), (300,), (300,)], n_jobs=2, done=lambda i, o: print("done", i, flush=True))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_ends_all_workers_and_the_script_is_not_run_by_them(tmp_path):
+    # The script has no `if __name__ == "__main__"`, as a user's notebook or script may not.
+    (tmp_path / "script.py").write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", tmp_path / "script.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        assert process.stdout.readline() == "started\n"
+        assert process.stdout.readline() == "done 0\n"
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 2
+        began = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    assert process.returncode == -signal.SIGINT
+    assert out == ""
+    assert err.strip().endswith("KeyboardInterrupt")
+    assert err.count("Traceback") == 1
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert alive == []

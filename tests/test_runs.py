@@ -1,0 +1,213 @@
+import csv
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import skops.io
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from featstore.config import json_digest
+from featstore.errors import RunError, StoreError
+from featstore.files import file_sha256
+from featstore.fitting import fit
+from featstore.modelfiles import load_model, save_model
+from featstore.runs import list_runs, make_run_id, open_run, write_run
+
+
+@pytest.fixture
+def store(make_store):
+    return make_store()
+
+
+@pytest.fixture
+def run(store):
+    return fit(store)[0]
+
+
+def edit(run, **changes):
+    """Change a run's record as one could who knows how its digest is made."""
+    path = run.path / "metrics.json"
+    record = json.loads(path.read_text()) | changes
+    del record["digest"]
+    path.write_text(json.dumps(record | {"digest": json_digest(record)}))
+
+
+def test_a_run_holds_all_that_it_promises(run, store):
+    names = {path.name for path in run.path.iterdir()}
+    assert names == {"metrics.json", "model.skops", "predictions.csv", "confusion.png"}
+    record = json.loads((run.path / "metrics.json").read_text())
+    assert record["fit"] == {"clf": "logreg", "params": {}, "seed": 0}
+    assert record["params"] == {"C": 0.01, "max_iter": 1000}
+    assert record["provenance"]["versions"]["scikit-learn"]
+    assert record["selection"]["digest"] == store.select().describe()["digest"]
+    assert set(record["duration_s"]) == {"total", "load", "fit", "evaluate"}
+    assert (run.path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert run.curves is None
+
+
+def test_predictions_are_those_of_the_saved_model(run, store):
+    selection = store.select()
+    with (run.path / "predictions.csv").open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    test = selection.splits == 1
+    assert [line["sample_id"] for line in lines] == selection.sample_ids[test].tolist()
+    again = open_run(run.path).model
+    assert isinstance(again, Pipeline)
+    labels = again.predict(selection.memmap()[test])
+    assert [line["predicted"] for line in lines] == [run.class_names[c] for c in labels]
+    assert [line["true"] for line in lines] == [run.class_names[c] for c in selection.y[test]]
+    scores = again.predict_proba(selection.memmap()[test]).max(axis=1)
+    np.testing.assert_allclose([float(line["score"]) for line in lines], scores, rtol=1e-4)
+    right = np.mean([line["true"] == line["predicted"] for line in lines])
+    assert right == run.metrics["test"]["accuracy"]
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(0, 12), slice(-8, None)])
+def test_a_run_is_found_by_name_beginning_or_end(run, store, part):
+    assert open_run(run.run_id[part], store).path == run.path
+    assert open_run(str(run.path), store).path == run.path
+
+
+def test_a_name_of_several_runs_or_none_lists_them(run, store):
+    other = fit(store, "ridge")[0]
+    with pytest.raises(RunError, match="Several runs") as caught:
+        open_run("demo", store)
+    assert run.run_id in str(caught.value)
+    assert other.run_id in str(caught.value)
+    with pytest.raises(RunError, match=f"No run .*'sat4'.*\n.*{run.run_id}|{run.run_id}"):
+        open_run("sat4", store)
+    with pytest.raises(RunError, match="No run"):
+        open_run("", store)
+
+
+def test_without_runs_it_says_how_to_make_one(store, tmp_path):
+    with pytest.raises(RunError, match="featstore fit"):
+        open_run("x", store)
+    with pytest.raises(RunError, match="not a run's folder"):
+        open_run(tmp_path / "nowhere")
+    assert list_runs(store) == []
+
+
+class _Payload:
+    """What pickle would run when it is loaded."""
+
+    def __reduce__(self):
+        return os.system, ("touch /tmp/featstore-was-here",)
+
+
+@pytest.mark.parametrize("function", [shutil.rmtree, subprocess.check_call])
+def test_a_model_that_would_call_a_function_is_refused_even_with_the_right_hash(run, function):
+    steps = [("scale", FunctionTransformer(function)), ("clf", LogisticRegression())]
+    (run.path / "model.skops").write_bytes(skops.io.dumps(Pipeline(steps)))
+    # First as a careless attacker, then as one who corrects all hashes.
+    with pytest.raises(RunError, match="not what fit wrote"):
+        _ = open_run(run.path).model
+    files = run.record["files"] | {"model.skops": file_sha256(run.path / "model.skops")}
+    edit(run, files=files)
+    with pytest.raises(RunError, match=f"holds {function.__module__}.*meant to run code"):
+        _ = open_run(run.path).model
+
+
+def test_a_pickle_in_place_of_the_model_is_refused(run):
+    (run.path / "model.skops").write_bytes(pickle.dumps(_Payload()))
+    files = run.record["files"] | {"model.skops": file_sha256(run.path / "model.skops")}
+    edit(run, files=files)
+    with pytest.raises(RunError, match="no skops file.*--refit"):
+        _ = open_run(run.path).model
+
+
+def test_what_is_no_pipeline_is_refused(tmp_path):
+    with pytest.raises(RunError, match="holds a LogisticRegression, not a pipeline"):
+        load_model(skops.io.dumps(LogisticRegression()))
+    save_model(Pipeline([("clf", LogisticRegression())]), tmp_path / "m.skops")
+    assert isinstance(load_model((tmp_path / "m.skops").read_bytes()), Pipeline)
+
+
+def test_broken_runs_are_refused_and_passed_over_by_the_list(run, store):
+    good = fit(store, "ridge")[0]
+    copies = {name: run.path.with_name(f"broken-{name}") for name in ["edited", "lacking", "new"]}
+    for copy in copies.values():
+        shutil.copytree(run.path, copy)
+    metrics = copies["edited"] / "metrics.json"
+    metrics.write_text(metrics.read_text().replace('"accuracy": ', '"accuracy": 0.9'))
+    (copies["lacking"] / "predictions.csv").unlink()
+    edit(open_run(copies["new"]), format=99)
+    (run.path.parent / "empty").mkdir()
+    (run.path.parent / "notes.txt").write_text("mine")
+    for path, message in (
+        (copies["edited"], "edited"),
+        (copies["lacking"], r"lacks predictions\.csv"),
+        (copies["new"], "format 99"),
+        (run.path.parent / "empty", "not a run as fit wrote it"),
+    ):
+        with pytest.raises(RunError, match=message):
+            open_run(path)
+
+    class Listener:
+        lines: list[str] = []
+
+        def say(self, line):
+            self.lines.append(line)
+
+    listener = Listener()
+    assert [one.run_id for one in list_runs(store, listener)] == [run.run_id, good.run_id]
+    assert len(listener.lines) == 4
+    assert all(line.startswith("Passed over: ") for line in listener.lines)
+
+
+def written(store, run, **more):
+    model = run.model
+    columns = {"sample_id": np.array(["a"])}
+    record = {k: v for k, v in run.record.items() if k not in ("format", "files")} | more
+    return lambda **how: write_run(
+        store, run.run_id, record, model, columns, None, {"confusion.png": b"x"}, **how
+    )
+
+
+def test_of_two_writers_of_the_same_run_the_first_stays_unless_told_otherwise(run, store):
+    write = written(store, run, created="later")
+    assert write().record["created"] == run.record["created"]
+    assert write(replace=True).record["created"] == "later"
+    assert [path.name for path in store.runs_dir.iterdir()] == [run.run_id]
+
+
+def test_a_damaged_run_gives_way(run, store):
+    (run.path / "metrics.json").write_text("{}")
+    assert written(store, run)().record["created"] == run.record["created"]
+
+
+def test_leftovers_of_killed_writers_are_swept_and_those_of_living_ones_are_not(run, store):
+    old, young = store.runs_dir / ".new-x-1", store.runs_dir / ".new-x-2"
+    for folder in (old, young):
+        folder.mkdir()
+    os.utime(old, (time.time() - 7200,) * 2)
+    written(store, run)()
+    assert not old.exists()
+    assert young.exists()
+    assert len(list_runs(store)) == 1
+
+
+def test_a_folder_that_can_not_be_written_is_named(run, store):
+    write = written(store, run)
+    shutil.rmtree(store.runs_dir)
+    store.runs_dir.write_text("in the way")
+    with pytest.raises(StoreError, match=r"runs can't be written"):
+        write()
+
+
+def test_run_ids_are_safe_and_bounded():
+    selection = {"title": "../my images\n", "model": "a+b" * 40, "layers": ["x:y/z"] * 9}
+    name = make_run_id(selection, "linear-svm", "0123456789abcdef")
+    assert name.startswith("my-images-a+ba+b")
+    assert name.endswith("-linear-svm-01234567")
+    assert "/" not in name
+    assert len(name) < 130
+    empty = make_run_id({"title": "☃", "model": "m", "layers": ["l"]}, "c", "0" * 64)
+    assert empty == "x-m-l-c-00000000"
