@@ -336,7 +336,7 @@ def fit_task(task: Task) -> str:
     clock.lap("load")
 
     model = classifier.pipeline(params, task.config.seed)
-    with _peak_memory() as peak:
+    with _peak_memory() as peak, _explained(task.config.clf, n_train, selection.n_features):
         curves, converged = _train(model, features["train"], y[split.train], task.config, notes)
         clock.lap("fit")
         metrics, predictions, score_kind = _evaluate(
@@ -424,6 +424,22 @@ def _peak_memory() -> Iterator[list[int]]:
         thread.join()
 
 
+@contextmanager
+def _explained(clf: str, n_train: int, n_features: int) -> Iterator[None]:
+    """Turn what scikit-learn raises at data or parameters that do not fit into a FitError."""
+    try:
+        yield
+    except FitError:
+        raise
+    except (ValueError, TypeError, ArithmeticError, np.linalg.LinAlgError) as error:
+        raise FitError(f"{clf} can't be fitted: {error}") from error
+    except MemoryError as error:
+        raise FitError(
+            f"{clf} found too little memory for {n_train:,} x {n_features:,} training features. "
+            "Try sgd, --n-jobs 1, or a smaller layer."
+        ) from error
+
+
 def _check_cost(task: Task, n_train: int, n_features: int) -> list[str]:
     """Refuse what would not end or fit, and return notes on what the solver takes."""
     classifier = find_classifier(task.config.clf)
@@ -506,23 +522,13 @@ def _train(
     curves = None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        try:
-            if "scale" in model.named_steps:
-                fit_scaler(model.named_steps["scale"], X)
-                X = model.named_steps["scale"].transform(X)
-            if epochs.trains_by_epochs(clf):
-                curves = epochs.train(clf, X, y)
-            else:
-                clf.fit(X, y)
-        except FitError:
-            raise
-        except (ValueError, TypeError, ArithmeticError, np.linalg.LinAlgError) as error:
-            raise FitError(f"{config.clf} can't be fitted: {error}") from error
-        except MemoryError as error:
-            raise FitError(
-                f"{config.clf} found too little memory for {X.shape[0]:,} x {X.shape[1]:,} "
-                "training features. Try sgd, --n-jobs 1, or a smaller layer."
-            ) from error
+        if "scale" in model.named_steps:
+            fit_scaler(model.named_steps["scale"], X)
+            X = model.named_steps["scale"].transform(X)
+        if epochs.trains_by_epochs(clf):
+            curves = epochs.train(clf, X, y)
+        else:
+            clf.fit(X, y)
     stopped = [w for w in caught if issubclass(w.category, ConvergenceWarning)]
     converged = curves.converged if curves else not stopped
     if not converged:

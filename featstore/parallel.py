@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
@@ -171,20 +173,43 @@ def _cluster(n_workers: int, n_threads: int) -> Iterator[Client]:
         "distributed.comm.timeouts.connect": "60s",
     }
     with dask.config.set(settings), _script_hidden(), _quiet():
-        cluster = LocalCluster(  # type: ignore[no-untyped-call]
-            n_workers=n_workers,
-            threads_per_worker=1,
-            processes=True,
-            # Dask would count the pages of a memory map against a limit, and kill for them.
-            memory_limit=0,
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-        )
+        cluster = None
         try:
+            with _interrupts_held():
+                cluster = LocalCluster(  # type: ignore[no-untyped-call]
+                    n_workers=n_workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    # Dask would count the pages of a memory map against a limit, and kill for it.
+                    memory_limit=0,
+                    # Any free port: a fixed one may be another cluster's.
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=logging.CRITICAL,
+                )
             with Client(cluster) as client:  # type: ignore[no-untyped-call]
                 yield client
         finally:
-            cluster.close(timeout=10)
+            if cluster is not None:
+                cluster.close(timeout=10)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back while threads and workers are started.
+
+    They inherit that and are never interrupted, so that this thread alone ends them, in order;
+    a Ctrl-C that came meanwhile takes effect at the end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Its start would let interrupts through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -41,6 +43,15 @@ def test_a_bug_in_a_task_is_not_hidden():
 
 
 def test_workers_share_the_cores_and_outlive_death_and_errors(capfd):
+    # Where Dask would put its dashboard, another cluster has its own.
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):
+            taken.bind(("", 8787))
+            taken.listen()
+        _share_and_outlive(capfd)
+
+
+def _share_and_outlive(capfd):
     # Defined here, the function travels by value: workers can't import this file.
     def task(kind):
         import os
