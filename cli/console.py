@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -101,6 +102,23 @@ def duration_text(duration_s: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 
 
+def amount_text(done: float, total: float, unit: str) -> str:
+    """Return how much is done, for people."""
+    if unit == "bytes":
+        return f"{nbytes_text(done)} of {nbytes_text(total)}"
+    return f"{done:.0f} of {total:.0f} {unit}"
+
+
+def rate_text(rate: float, unit: str) -> str:
+    """Return how much gets done in a second, for people."""
+    return f"{nbytes_text(rate)}/s" if unit == "bytes" else f"{rate:.1f} {unit}/s"
+
+
+def store_hint(store: str) -> str:
+    """Return the option that a further command needs to find the store, or nothing."""
+    return "" if store == "feature-store" else f" --store {shlex.quote(store)}"
+
+
 class Lines:
     """A progress for logs: a line at the start, every quarter minute, and at the end."""
 
@@ -126,25 +144,17 @@ class Lines:
         self._told = now
         rate = self._done / (now - self._began)
         left = duration_text(max(0, self._total - self._done) / rate)
-        say(f"{self._what}: {self._amount()}, {self._rate(rate)}, {left} left")
+        amount = amount_text(self._done, self._total, self._unit)
+        say(f"{self._what}: {amount}, {rate_text(rate, self._unit)}, {left} left")
 
     def stop(self) -> None:
         """End the phase."""
         if self._done:
             duration_s = max(time.monotonic() - self._began, 1e-9)
-            rate = self._rate(self._done / duration_s)
-            say(f"{self._what}: {self._amount()} in {duration_text(duration_s)}, {rate}")
+            rate = rate_text(self._done / duration_s, self._unit)
+            amount = amount_text(self._done, self._total, self._unit)
+            say(f"{self._what}: {amount} in {duration_text(duration_s)}, {rate}")
         self._done = 0
-
-    def _amount(self) -> str:
-        if self._unit == "bytes":
-            return f"{nbytes_text(self._done)} of {nbytes_text(self._total)}"
-        return f"{self._done} of {self._total} {self._unit}"
-
-    def _rate(self, rate: float) -> str:
-        if self._unit == "bytes":
-            return f"{nbytes_text(rate)}/s"
-        return f"{rate:.1f} {self._unit}/s"
 
     def say(self, line: str) -> None:
         """Print a line."""
@@ -161,7 +171,7 @@ class Bars:
 
     def start(self, what: str, total: int, unit: str) -> None:
         """Begin a phase with a bar."""
-        self._task = self._bars.add_task(what, total=total, unit=unit, rate="")
+        self._task = self._bars.add_task(what, total=total, unit=unit, amount="", rate="")
         self._began = time.monotonic()
 
     def advance(self, n: int) -> None:
@@ -169,9 +179,10 @@ class Bars:
         task = self._bars.tasks[self._bars.task_ids.index(self._task)]
         done = task.completed + n
         rate = done / max(time.monotonic() - self._began, 1e-9)
-        unit = task.fields["unit"]
-        text = f"{nbytes_text(rate)}/s" if unit == "bytes" else f"{rate:.1f} {unit}/s"
-        self._bars.update(self._task, advance=n, rate=text)
+        unit, total = task.fields["unit"], task.total or 0
+        self._bars.update(
+            self._task, advance=n, amount=amount_text(done, total, unit), rate=rate_text(rate, unit)
+        )
 
     def stop(self) -> None:
         """Leave the bar as it stands."""
@@ -193,7 +204,6 @@ def progress() -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         TextColumn,
         TimeRemainingColumn,
     )
@@ -202,7 +212,7 @@ def progress() -> Iterator[Progress]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[amount]}"),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )

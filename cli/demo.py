@@ -53,11 +53,11 @@ def command(
 
     click.echo(f"Weights: {demo.weights}.\n")
     extract.show(demo.extraction)
-    fit.show(demo.runs)
-    options = "" if store == "feature-store" else f" --store {store}"
+    fit.show_table([run.summary() for run in demo.runs])
+    options = console.store_hint(store)
     click.echo(
         f"The report, with its pictures: {demo.report.absolute()}\n\n"
-        "Now your own images, one folder a class:\n"
+        "Now your own images, one folder a class (fit prints the RUN's name):\n"
         f"  featstore extract --model {demo.extraction.model} --dataset folder --root MY_IMAGES"
         f"{options}\n"
         f"  featstore fit --clf logreg --dataset MY_IMAGES{options}\n"

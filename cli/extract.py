@@ -127,8 +127,7 @@ def command(
         console.emit_json(result.to_dict())
     else:
         show(result)
-        option = "" if store == "feature-store" else f" --store {store}"
-        click.echo(f"Next: featstore fit --clf logreg{option}")
+        click.echo(f"Next: featstore fit --clf logreg{console.store_hint(store)}")
 
 
 def show(result: Extraction) -> None:

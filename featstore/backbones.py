@@ -78,9 +78,7 @@ def backbone_names() -> list[str]:
     return paper + [name for name in others if name not in paper]
 
 
-def build_network(
-    model: str, image_size: int, seed: int = 0, *, heads: bool = False
-) -> nn.Module:
+def build_network(model: str, image_size: int, seed: int = 0, *, heads: bool = False) -> nn.Module:
     """Return a network with seeded random weights, in eval mode.
 
     Parameters

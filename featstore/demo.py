@@ -85,8 +85,6 @@ def run_demo(
             f"{MODEL} with RANDOM weights, since no pretrained ones could be had: the features "
             "are far worse than real ones"
         )
-    runs = fit(
-        store, list(classifiers), set_id=extraction.set_id, seed=seed, progress=progress
-    )
+    runs = fit(store, list(classifiers), set_id=extraction.set_id, seed=seed, progress=progress)
     write_report(store, runs, report)
     return Demo(extraction, runs, report, weights)

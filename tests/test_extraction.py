@@ -60,7 +60,9 @@ def test_rows_are_what_the_network_gives_for_the_dataset_in_order(images, store)
     preprocess = Preprocess(32, "rgb", IMAGENET_MEAN, IMAGENET_STD)
     X = selection.memmap()
     for row in (0, 3, 4, 13, 26):
-        image = preprocess([(np.array([0]), dataset.read(row)[None].copy())], 1, torch.device("cpu"))
+        image = preprocess(
+            [(np.array([0]), dataset.read(row)[None].copy())], 1, torch.device("cpu")
+        )
         with torch.inference_mode():
             expected = network(image)[0].numpy()
         np.testing.assert_allclose(X[row], expected, atol=1e-4)

@@ -13,7 +13,9 @@ SPLITS = np.zeros(N, np.uint8)
 
 def add(store, model="resnet50", layers=("fc1000",), **more):
     X, y = blobs(N, 6, seed=len(model))
-    add_features(store, {name: X + i for i, name in enumerate(layers)}, y, SPLITS, model=model, **more)
+    add_features(
+        store, {name: X + i for i, name in enumerate(layers)}, y, SPLITS, model=model, **more
+    )
     return X
 
 
@@ -25,7 +27,11 @@ def store(tmp_path):
 def test_the_only_set_needs_no_naming(store):
     X = add(store)
     selection = store.select()
-    assert (selection.dataset, selection.model, selection.layers) == ("demo", "resnet50", ("fc1000",))
+    assert (selection.dataset, selection.model, selection.layers) == (
+        "demo",
+        "resnet50",
+        ("fc1000",),
+    )
     np.testing.assert_array_equal(selection.memmap(), X)
     np.testing.assert_array_equal(selection.numpy(), X)
     np.testing.assert_array_equal(selection.dask().compute(), X)
@@ -40,7 +46,9 @@ def test_layers_stand_side_by_side_in_the_order_asked(store):
     assert selection.n_features == 12
     np.testing.assert_array_equal(selection.memmap(), np.hstack([X + 1, X]))
     np.testing.assert_array_equal(selection.dask().compute(), np.hstack([X + 1, X]))
-    assert selection.describe()["digest"] != store.select(layers="conv1,fc1000").describe()["digest"]
+    assert (
+        selection.describe()["digest"] != store.select(layers="conv1,fc1000").describe()["digest"]
+    )
 
 
 def test_models_fuse(store):

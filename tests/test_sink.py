@@ -184,9 +184,14 @@ def test_masked_rows_survive_an_interruption(feature_set):
 
 
 def test_a_gap_is_never_closed_silently(feature_set):
-    with pytest.raises(StoreError, match="rows 0 to 3 never came"):  # noqa: PT012
-        with Sink(feature_set, ["fc"], CONDITIONS) as out:
+    out = Sink(feature_set, ["fc"], CONDITIONS)
+
+    def leave_out_the_first():
+        with out:
             out.add(4, {"fc": features(4, 8)["fc"]}, {})
+
+    with pytest.raises(StoreError, match="rows 0 to 3 never came"):
+        leave_out_the_first()
 
 
 def test_unfinished_layers_are_not_declared_complete(feature_set):

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from featstore.cli.main import main
 from PIL import Image
+
+from featstore.cli.main import main
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from makers import tiny
+
+import featstore
+from featstore.cli.main import _run
+
+
+@pytest.fixture
+def args(images, tmp_path):
+    store = str(tmp_path / "store")
+    featstore.extract(store=store, **tiny(images))
+    (run,) = featstore.fit(store, "logreg")
+    return ["predict", run.run_id, str(images / "test"), "--store", store]
+
+
+def test_a_table_csv_and_json_say_the_same(args, capsys):
+    assert _run(args) == 0
+    shown = capsys.readouterr().out
+    assert _run([*args, "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert _run([*args, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["predictions"]
+    assert len(rows) == len(found) == 9
+    assert [row["class"] for row in rows] == [p["label"] for p in found]
+    assert "probability" in shown
+    assert rows[0]["path"] in shown
+
+
+def test_one_bad_image_is_1_and_the_rest_is_printed(args, tmp_path, capsys):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"")
+    with pytest.raises(SystemExit) as caught:
+        _run([*args, str(bad), "--json"])
+    assert caught.value.code == 1
+    captured = capsys.readouterr()
+    assert len(json.loads(captured.out)["predictions"]) == 10
+    assert "bad.png" in captured.err
+
+
+def test_a_run_that_is_not_there_is_1(args, capsys):
+    assert _run(["predict", "nothing", *args[2:]]) == 1
+    assert "nothing" in capsys.readouterr().err

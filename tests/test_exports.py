@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from featstore import exports
+from featstore.errors import ConfigError
+from featstore.exports import export
+
+
+@pytest.fixture
+def selection(make_store):
+    return make_store(n_samples=50, n_features=3, masked={7: "cut short"}).select()
+
+
+def test_npz_holds_everything(selection, tmp_path):
+    export(selection, tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as found:
+        np.testing.assert_array_equal(found["X"], selection.memmap())
+        assert found["y"].tolist() == selection.y.tolist()
+        assert found["split"].tolist() == ["train"] * 37 + ["test"] * 13
+        assert found["sample_id"][40] == "test/0000040"
+        assert np.flatnonzero(~found["valid"]).tolist() == [7]
+        assert found["class_names"].tolist() == list(selection.class_names)
+
+
+def test_npy_is_the_matrix(selection, tmp_path):
+    export(selection, tmp_path / "a.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), selection.memmap())
+
+
+@pytest.mark.parametrize(("ending", "read"), [("parquet", pd.read_parquet), ("csv", pd.read_csv)])
+def test_tables_have_a_row_a_sample(selection, tmp_path, monkeypatch, ending, read):
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    monkeypatch.setattr(exports, "CSV_ROWS", 16)
+    path = tmp_path / f"a.{ending}"
+    path.write_text("what was there before")
+    export(selection, path)
+    frame = read(path)
+    assert list(frame.columns[:5]) == ["sample_id", "split", "label", "class", "fc1000.0"]
+    np.testing.assert_allclose(frame.iloc[:, 4:].to_numpy(), selection.memmap(), rtol=1e-6)
+    assert frame["class"][1] == selection.class_names[1]
+    assert frame["split"].tolist() == ["train"] * 37 + ["test"] * 13
+
+
+def test_unlabelled_rows_have_no_class(make_store, tmp_path):
+    y = np.array([0, -1, 1, 2], np.int32)
+    store = make_store(n_samples=4, n_features=2, y=y, splits=np.zeros(4, np.uint8))
+    export(store.select(), tmp_path / "a.csv")
+    assert pd.read_csv(tmp_path / "a.csv")["class"].isna().tolist() == [False, True, False, False]
+
+
+def test_another_ending_is_answered_with_those_there_are(selection, tmp_path):
+    with pytest.raises(ConfigError, match=r"\.npz, \.npy, \.parquet, \.csv"):
+        export(selection, tmp_path / "a.mat")
+    assert list(tmp_path.glob("a*")) == []

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from makers import real_file, tiny
+
+import featstore
+from featstore.errors import DatasetNotFoundError, RunError, WeightsError
+from featstore.extraction import extract
+from featstore.prediction import find_images, predict
+from featstore.store import open_store
+
+
+@pytest.fixture
+def store(images, tmp_path):
+    store = open_store(tmp_path / "store")
+    extract(store=store, **tiny(images, layers="conv1,fc"))
+    return store
+
+
+def labels(predictions):
+    return [p.label for p in predictions]
+
+
+@pytest.mark.parametrize("clf", ["logreg", "linear-svm", "knn", "ridge"])
+def test_the_test_images_get_what_fit_gave_them(store, images, clf):
+    (run,) = featstore.fit(store, clf, layers="conv1,fc")
+    found = predict(run, [images / "test"], store=store)
+    assert [p.path for p in found] == [str(p) for p in sorted((images / "test").rglob("*.png"))]
+    true = [p.path.split("/")[-2] for p in found]
+    accuracy = sum(a == b for a, b in zip(labels(found), true, strict=True)) / len(true)
+    assert accuracy == pytest.approx(run.metrics["test"]["accuracy"])
+    assert accuracy > 0.8
+    kinds = {"logreg": "probability", "knn": "probability"}
+    assert {p.score_kind for p in found} == {kinds.get(clf, "decision value")}
+    if clf == "logreg":
+        assert all(1 / 3 < p.score <= 1 for p in found)
+
+
+def test_two_classes_have_scores_too(images, tmp_path):
+    for split in ("train", "test"):
+        shutil.rmtree(images / split / "sand")
+    store = open_store(tmp_path / "two")
+    extract(store=store, **tiny(images))
+    (run,) = featstore.fit(store, "linear-svm")
+    found = predict(run, [images / "test"], store=store)
+    assert all(p.score > 0 for p in found)
+    assert set(labels(found)) == {"forest", "water"}
+
+
+def test_features_are_those_that_extract_stored(store, images):
+    """The same images give the same labels whatever else is predicted with them."""
+    (run,) = featstore.fit(store, "logreg", layers="fc")
+    one = images / "test" / "water" / "water01.png"
+    alone = predict(run.path, [one], store=store)[0]
+    among = [p for p in predict(run.run_id, [images], store=store) if p.path == str(one)][0]
+    assert alone.label == among.label
+    assert alone.score == pytest.approx(among.score, abs=1e-4)
+
+
+def test_an_unreadable_image_has_an_error_and_the_others_labels(store, images, tmp_path):
+    (run,) = featstore.fit(store, "logreg", layers="fc")
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"nothing")
+    good = images / "test" / "sand" / "sand00.png"
+    found = predict(run, [bad, good], store=store)
+    assert found[0].label is None
+    assert "bad.png" in found[0].error
+    assert (found[1].label, found[1].error) == ("sand", None)
+
+
+def test_places_are_searched_in_order(images, tmp_path):
+    first = images / "test" / "water" / "water00.png"
+    (images / "notes.txt").touch()
+    found = find_images([first, images / "test" / "sand"])
+    assert [p.name for p in found] == ["water00.png", "sand00.png", "sand01.png", "sand02.png"]
+    (tmp_path / "empty").mkdir()
+    for place in (tmp_path / "empty", tmp_path / "none.png"):
+        with pytest.raises(DatasetNotFoundError, match=place.name):
+            find_images([place])
+
+
+def test_a_run_that_is_not_there(store, images):
+    with pytest.raises(RunError):
+        predict("nothing", [images], store=store)
+
+
+def test_other_weights_under_the_same_name_are_refused(images, tmp_path):
+    import torch
+
+    from featstore.backbones import build_network
+
+    path = tmp_path / "mine.pth"
+    torch.save(build_network("resnet18", 32, seed=1).state_dict(), path)
+    store = open_store(tmp_path / "store")
+    extract(store=store, **tiny(images, weights=str(path)))
+    (run,) = featstore.fit(store, "logreg")
+    torch.save(build_network("resnet18", 32, seed=2).state_dict(), path)
+    with pytest.raises(WeightsError, match="Put the former back"):
+        predict(run, [images / "test"], store=store)
+    path.unlink()
+    with pytest.raises(WeightsError):
+        predict(run, [images / "test"], store=store)
+
+
+def test_real_images_are_labelled(tmp_path):
+    data, weights = real_file("data/nwpu-resisc12"), real_file("weights/mobilenet_v2-b0353104.pth")
+    store = open_store(tmp_path / "store")
+    options = {"root": str(data), "weights": str(weights), "image_size": 96, "limit": 240}
+    extract("mobilenet_v2", "folder", store=store, **options)
+    (run,) = featstore.fit(store, "logreg")
+    held_out = [data / "test" / "desert", data / "test" / "forest"]
+    found = predict(run, held_out, store=store)
+    true = [p.path.split("/")[-2] for p in found]
+    hits = sum(a == b for a, b in zip(labels(found), true, strict=True))
+    assert hits / len(found) > 0.7
