@@ -82,7 +82,12 @@ def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
         )
         ax = fig.add_subplot()
         image = ax.imshow(share, cmap=BLUES, vmin=0, vmax=1, interpolation="none")
-        ax.set_xticks(range(n_classes), names, rotation=90 if n_classes > 2 else 0, fontsize=size)
+        ax.set_xticks(
+            range(n_classes),
+            names,
+            rotation=90 if label_width > side / n_classes else 0,
+            fontsize=size,
+        )
         ax.set_yticks(range(n_classes), names, fontsize=size)
         ax.tick_params(length=0)
         ax.set_xlabel("predicted class")

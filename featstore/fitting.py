@@ -154,7 +154,7 @@ def raise_failures(fits: Sequence[Fit]) -> None:
     if len(fits) == 1 and failed:
         raise FitError(str(failed[0].error)) from failed[0].error
     if failed:
-        kept = f"; the other {len(fits) - len(failed)} are kept" if len(failed) < len(fits) else ""
+        kept = "; the runs of the others are kept" if len(failed) < len(fits) else ""
         reasons = "".join(f"\n  {one.name}: {one.error}" for one in failed)
         raise FitError(f"{len(failed)} of {len(fits)} fits failed{kept}.{reasons}")
 

@@ -159,7 +159,9 @@ def test_workers_give_the_same_as_this_process_and_one_failure_spares_the_others
             assert one.run.run_id == other.run.run_id
             assert one.run.metrics == other.run.metrics
             assert one.run.curves == other.run.curves
-    with pytest.raises(FitError, match=r"2 of 6 fits failed; the other 4 are kept\.\n.*knn"):
+    with pytest.raises(
+        FitError, match=r"2 of 6 fits failed; the runs of the others are kept\.\n.*knn"
+    ):
         fit(store, **asked, n_jobs=1)
     assert len(list_runs(store)) == 4
 

@@ -1,0 +1,112 @@
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from featstore.classifiers import CLASSIFIERS
+from featstore.cli.fit import command
+from featstore.cli.main import main
+from featstore.runs import list_runs
+
+
+def call(*args):
+    """Run the command line as a shell would; return its exit code."""
+    with pytest.raises(SystemExit) as caught:
+        main(["fit", *map(str, args)])
+    return caught.value.code
+
+
+@pytest.fixture
+def store(make_store):
+    return make_store()
+
+
+def test_json_is_one_object_with_what_scripts_rely_on(store, capsys):
+    assert call("--store", store.path, "--clf", "logreg", "--json") == 0
+    out, err = capsys.readouterr()
+    (run,) = json.loads(out)["runs"]
+    promised = {"clf", "model", "dataset", "layers", "n_train", "n_test"}
+    promised |= {"accuracy", "kappa", "duration_s", "run_dir"}
+    assert promised <= set(run)
+    assert (run["clf"], run["model"], run["dataset"]) == ("logreg", "resnet50", "demo")
+    assert run["layers"] == ["fc1000"]
+    assert (run["n_train"], run["n_test"]) == (240, 80)
+    assert 0.9 < run["accuracy"] <= 1
+    assert run["run_dir"] == str(list_runs(store)[0].path)
+    assert run["reused"] is False
+    assert "80 rows" in err
+
+
+def test_people_get_a_table_notes_and_what_to_type_next(store, capsys):
+    args = ("--store", store.path, "--clf", "sgd", "--param", "max_iter=2", "--n-jobs", 1)
+    assert call(*args) == 0
+    out, err = capsys.readouterr()
+    (run,) = list_runs(store)
+    accuracy = f"{100 * run.metrics['test']['accuracy']:.1f}"
+    (line,) = (line for line in out.splitlines() if line.strip().startswith("demo "))
+    assert f" {accuracy} " in line
+    assert "sgd *" in line
+    assert "had not converged after max_iter=2" in out
+    assert f"featstore predict {run.run_id} IMAGE_OR_FOLDER --store {store.path}" in out
+    assert f"{accuracy} % of 80 rows" in err
+    assert "Warning" not in out + err
+
+
+def test_the_recorded_command_makes_the_same_run(store, capsys):
+    args = ("--clf", "mlp", "--param", "hidden_layer_sizes=(8, 4)", "--param", "max_iter=500")
+    assert call("--store", store.path, *args, "--seed", 3) == 0
+    (run,) = list_runs(store)
+    words = shlex.split(run.record["command"])
+    assert words[:2] == ["featstore", "fit"]
+    capsys.readouterr()
+    assert call(*words[2:], "--json") == 0
+    (again,) = json.loads(capsys.readouterr().out)["runs"]
+    assert again["reused"] is True
+    assert again["run_id"] == run.run_id
+
+
+def test_what_failed_is_reported_beside_what_is_kept(store, capsys):
+    args = ("--store", store.path, "--clf", "logreg", "--clf", "knn", "--n-jobs", 1)
+    assert call(*args, "--param", "knn:n_neighbors=999", "--json") == 1
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert [run["clf"] for run in result["runs"]] == ["logreg"]
+    assert [failure["fit"] for failure in result["failures"]] == ["demo resnet50 fc1000 knn"]
+    assert "Error: 1 of 2 fits failed; the runs of the others are kept." in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["--clf", "cnn"], 1, "there are logreg, linear-svm"),
+        (["--param", "gamma=1"], 1, "logreg has no parameter gamma. It has C, "),
+        (["--param", "C=-1"], 1, "'C' parameter"),
+        (["--param", "C"], 1, "not name=value"),
+        (["--layers", "conv9"], 1, "conv9"),
+        (["--dataset", "sat6"], 1, "No feature set fits"),
+        (["--n-jobs", "0"], 2, "--n-jobs"),
+        (["--seed", "-1"], 2, "--seed"),
+        (["--nonsense"], 2, "--nonsense"),
+    ],
+)
+def test_mistakes_end_with_a_message_and_the_right_code(store, capsys, args, code, message):
+    assert call("--store", store.path, *args) == code
+    out, err = capsys.readouterr()
+    assert message in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_help_names_every_classifier_and_loads_nothing_heavy():
+    text = CliRunner().invoke(command, ["--help"]).output
+    assert all(name in text for name in CLASSIFIERS)
+    code = (
+        "import sys, featstore.cli.fit, featstore.cli.report; "
+        "print([m for m in ('numpy', 'sklearn', 'torch', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
