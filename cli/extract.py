@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -99,6 +100,7 @@ def command(
     """
     from featstore.config import ExtractConfig
     from featstore.extraction import run
+    from featstore.selection import selecting_options
     from featstore.store import open_store
 
     if batch_size != "auto" and not batch_size.isdecimal():
@@ -127,7 +129,9 @@ def command(
         console.emit_json(result.to_dict())
     else:
         show(result)
-        click.echo(f"Next: featstore fit --clf logreg{console.store_hint(store)}")
+        options = selecting_options(open_store(store), result.set_id, result.layers)
+        words = shlex.join(["featstore", "fit", "--clf", "logreg", *options])
+        click.echo(f"Next: {words}{console.store_hint(store)}")
 
 
 def show(result: Extraction) -> None:

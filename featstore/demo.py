@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featstore.errors import WeightsError
 from featstore.extraction import Extraction, extract
@@ -74,7 +74,7 @@ def run_demo(
     from featstore.fitting import fit
     from featstore.report import write_report
 
-    settings = {"root": root, "limit": limit, "seed": seed, "store": store, "progress": progress}
+    settings: dict[str, Any] = {"root": root, "limit": limit, "seed": seed, "store": store, "progress": progress}
     try:
         extraction = extract(MODEL, "demo", weights="imagenet", **settings)
         weights = f"{MODEL} with its real ImageNet weights ({extraction.weights})"

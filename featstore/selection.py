@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -250,6 +250,37 @@ def select(
             "--limit and --seed."
         )
     return Selection(store, tuple(dict.fromkeys(parts)))
+
+
+def selecting_options(store: FeatureStore, set_id: str, layers: Sequence[str]) -> list[str]:
+    """Return the fewest options with which ``featstore fit`` selects layers of one set.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    set_id : str
+        The set.
+    layers : sequence of str
+        Complete layers of it, which the options put side by side.
+    """
+    feature_set = store.get(set_id)
+    facets = feature_set.facets
+    wanted = ",".join(layers) if len(feature_set.layers()) > 1 else None
+    options = [] if wanted is None else ["--layers", wanted]
+    parts = tuple((feature_set.set_id, layer) for layer in layers)
+    ways: list[dict[str, Any]] = [
+        {},
+        {"dataset": facets["title"]},
+        {"model": facets["model"]},
+        {"dataset": facets["title"], "model": facets["model"]},
+    ]
+    for way in ways:
+        try:
+            if store.select(layers=wanted, **way).parts == parts:
+                return [word for k, v in way.items() for word in (f"--{k}", v)] + options
+        except FeatstoreError:
+            continue
+    return ["--set", set_id, *options]
 
 
 def _own_name(name: str | None, model: str | None, models: list[str | None]) -> str | None:

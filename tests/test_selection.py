@@ -5,6 +5,7 @@ import pytest
 from conftest import add_features, blobs
 
 from featstore.errors import CorruptionError, IncompleteError, SelectionError
+from featstore.selection import selecting_options
 from featstore.store import open_store
 
 N = 40
@@ -151,3 +152,14 @@ def test_a_damaged_chunk_is_never_decoded(store):
     with pytest.raises(CorruptionError, match="Chunk 0"):
         store.select().memmap()
     assert not list(store.cache_dir.glob("*"))
+
+
+def test_the_next_command_selects_what_was_extracted(store):
+    add(store, "resnet50", layers=("conv1", "fc1000"))
+    (first,) = store.sets()
+    assert selecting_options(store, first.set_id, ["fc1000"]) == ["--layers", "fc1000"]
+    add(store, "alexnet", ("fc8",))
+    alexnet = store.select(model="alexnet").parts[0][0]
+    assert selecting_options(store, alexnet, ["fc8"]) == ["--model", "alexnet"]
+    add(store, "alexnet", ("fc8",), weights="random:1")
+    assert selecting_options(store, alexnet, ["fc8"]) == ["--set", alexnet]
