@@ -121,44 +121,35 @@ def command(
     raise_failures(fits)
 
 
-COLUMNS = (
-    "dataset",
-    "model",
-    "layers",
-    "clf",
-    "train",
-    "test",
-    "accuracy %",
-    "average %",
-    "kappa",
-    "majority %",
-    "training %",
-    "time",
-)
+COLUMNS = ("model", "layers", "clf", "accuracy", "average", "kappa", "train", "time")
 
 
-def cells(summary: dict[str, Any]) -> list[str]:
-    """Return a run's row under :data:`COLUMNS`."""
+def _cells(summary: dict[str, Any]) -> list[str]:
     kappa = summary["kappa"]
     return [
-        summary["dataset"],
         summary["model"],
         ",".join(summary["layers"]),
         summary["clf"] + ("" if summary["converged"] else " *"),
-        f"{summary['n_train']:,}",
-        f"{summary['n_test']:,}",
         f"{100 * summary['accuracy']:.1f}",
         f"{100 * summary['average_accuracy']:.1f}",
         "-" if kappa is None else f"{kappa:.3f}",
-        f"{100 * summary['majority_accuracy']:.1f}",
         f"{100 * summary['train_accuracy']:.1f}",
         console.duration_text(summary["duration_s"]),
     ]
 
 
-def show_table(summaries: Sequence[dict[str, Any]]) -> None:
-    """Print runs as a table."""
-    console.table(COLUMNS, [cells(s) for s in summaries], right=COLUMNS[4:])
+def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
+    """Print runs as one table for each dataset."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for summary in summaries:
+        title = (
+            f"{summary['dataset']}: {summary['n_train']:,} rows to train, "
+            f"{summary['n_test']:,} to test; accuracies in %, of always the most frequent "
+            f"class {100 * summary['majority_accuracy']:.1f}"
+        )
+        groups.setdefault(title, []).append(summary)
+    for title, group in groups.items():
+        console.table(COLUMNS, [_cells(s) for s in group], title, right=COLUMNS[3:])
     if not all(s["converged"] for s in summaries):
         click.echo("* stopped before it had converged")
 
@@ -166,7 +157,7 @@ def show_table(summaries: Sequence[dict[str, Any]]) -> None:
 def show(fits: Sequence[Fit], store: str) -> None:
     """Print what fits gave, and what to type next."""
     runs = [one.run for one in fits if one.run]
-    show_table([run.summary() for run in runs])
+    show_tables([run.summary() for run in runs])
     for run in runs:
         for note in run.record["notes"]:
             click.echo(f"{run.run_id}: {note}")

@@ -29,7 +29,7 @@ def command(out: str, dataset: str | None, store: str, as_json: bool) -> None:
     from featstore.runs import list_runs
     from featstore.store import open_store
 
-    from .fit import show_table
+    from .fit import show_tables
 
     opened = open_store(store)
     with console.progress() as progress:
@@ -46,5 +46,5 @@ def command(out: str, dataset: str | None, store: str, as_json: bool) -> None:
     if as_json:
         console.emit_json(report)
     else:
-        show_table(report["runs"])
+        show_tables(report["runs"])
         click.echo(f"The page: {out}")

@@ -46,9 +46,10 @@ def test_people_get_a_table_notes_and_what_to_type_next(store, capsys):
     out, err = capsys.readouterr()
     (run,) = list_runs(store)
     accuracy = f"{100 * run.metrics['test']['accuracy']:.1f}"
-    (line,) = (line for line in out.splitlines() if line.strip().startswith("demo "))
+    (line,) = (line for line in out.splitlines() if line.strip().startswith("resnet50 "))
     assert f" {accuracy} " in line
     assert "sgd *" in line
+    assert "demo: 240 rows to train, 80 to test" in out
     assert "had not converged after max_iter=2" in out
     assert f"featstore predict {run.run_id} IMAGE_OR_FOLDER --store {store.path}" in out
     assert f"{accuracy} % of 80 rows" in err

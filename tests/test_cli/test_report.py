@@ -25,7 +25,7 @@ def test_a_table_and_a_page(store, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert call("--store", store.path) == 0
     out = capsys.readouterr().out
-    assert out.count("demo ") == 2
+    assert out.count("resnet50 ") == 2
     assert "report.html" in out
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
