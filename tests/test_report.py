@@ -95,7 +95,7 @@ def test_the_papers_table_stands_beside_ours(store, tmp_path):
     report = write_report(store, list_runs(store), tmp_path / "r.html")
     assert report["published"] == {"sat4": lines}
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "DeepSat (Basu et al. 2015)" in page
+    assert '<th scope="row">DeepSat (Basu et al. 2015)</th><td class="n">97.946</td>' in page
     assert "(not all of the paper's)" in page.replace("&#39;", "'")
 
 
