@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featstore.progress import nbytes_text
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
@@ -82,15 +84,6 @@ def table(
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     console.print(drawn)
-
-
-def nbytes_text(nbytes: float) -> str:
-    """Return a number of bytes for people, in powers of ten as disks are sold."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.0f} {unit}" if unit in ("B", "kB") else f"{nbytes:.1f} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.1f} TB"
 
 
 def duration_text(duration_s: float) -> str:

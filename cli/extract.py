@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featstore.progress import nbytes_text
+
 from . import console
 
 if TYPE_CHECKING:
@@ -153,7 +155,7 @@ def show(result: Extraction) -> None:
             f"{result.n_masked} images can't be read; their rows are masked, and fit leaves them "
             f"out. `featstore store show {result.set_id}` lists them."
         )
-    click.echo(f"{console.nbytes_text(result.nbytes)} in {result.path}")
+    click.echo(f"{nbytes_text(result.nbytes)} in {result.path}")
 
 
 def _where_time_went(times: dict[str, float]) -> str:

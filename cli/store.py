@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featstore.progress import nbytes_text
+
 from . import console
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def ls(store: str, as_json: bool) -> None:
                 ", ".join(layers),
                 str(value["n_samples"]),
                 value["precision"],
-                console.nbytes_text(value["nbytes"]),
+                nbytes_text(value["nbytes"]),
             ]
         )
     if as_json:
@@ -89,7 +91,7 @@ def show(set_id: str, store: str, as_json: bool) -> None:
         console.emit_json({**_describe(feature_set), "info": feature_set.info, "records": records})
         return
     info = feature_set.info
-    click.echo(f"{feature_set.set_id}: {console.nbytes_text(feature_set.nbytes)}")
+    click.echo(f"{feature_set.set_id}: {nbytes_text(feature_set.nbytes)}")
     click.echo(f"  Zarr group   {feature_set.group}")
     click.echo(
         f"  dataset      {info['facets']['title']} ({info['facets']['dataset']}), "
@@ -174,7 +176,7 @@ def rm(set_ids: tuple[str, ...], yes: bool, store: str) -> None:
     """Remove feature sets; runs that were fitted on them stay."""
     opened = _open(store)
     for feature_set in [opened.get(set_id) for set_id in set_ids]:
-        size = console.nbytes_text(feature_set.nbytes)
+        size = nbytes_text(feature_set.nbytes)
         if not yes:
             click.confirm(f"Remove {feature_set.set_id} ({size})?", abort=True, err=True)
         opened.remove(feature_set)
@@ -203,5 +205,5 @@ def export(
     export(selection, path)
     click.echo(
         f"{selection.n_samples} rows of {selection.n_features} features "
-        f"({console.nbytes_text(path.stat().st_size)}) in {path}"
+        f"({nbytes_text(path.stat().st_size)}) in {path}"
     )

@@ -74,7 +74,13 @@ def run_demo(
     from featstore.fitting import fit
     from featstore.report import write_report
 
-    settings: dict[str, Any] = {"root": root, "limit": limit, "seed": seed, "store": store, "progress": progress}
+    settings: dict[str, Any] = {
+        "root": root,
+        "limit": limit,
+        "seed": seed,
+        "store": store,
+        "progress": progress,
+    }
     try:
         extraction = extract(MODEL, "demo", weights="imagenet", **settings)
         weights = f"{MODEL} with its real ImageNet weights ({extraction.weights})"

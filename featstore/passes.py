@@ -21,7 +21,7 @@ from featstore.devices import default_batch_size, describe_device, make_determin
 from featstore.errors import DeviceError, FeatstoreError, SpaceError
 from featstore.loaders import Batch, batches
 from featstore.preprocess import Preprocess
-from featstore.progress import SILENT, Progress
+from featstore.progress import SILENT, Progress, nbytes_text
 from featstore.provenance import command, machine, now, versions
 from featstore.sink import Sink
 from featstore.store import FeatureSet
@@ -208,7 +208,7 @@ class Work:
         SpaceError
             When the disk can't hold the layers.
         """
-        self._check_space(layers)
+        self._check_space(layers, progress)
         begun = self.feature_set.journal()
         groups: dict[tuple[str, int], list[Layer]] = {}
         for layer in layers:
@@ -253,16 +253,23 @@ class Work:
         began = time.perf_counter()
         conditions = {"device": self.device.type, "batch_size": batch_size}
         names = [layer.stored_name(pool) for layer in layers]
-        with Sink(self.feature_set, names, conditions) as sink:
-            n_computed, times = run_pass(
-                self.dataset,
-                self.preprocess,
-                backbone,
-                sink,
-                batch_size=batch_size,
-                on_error=self.config.on_error,
-                progress=progress,
-            )
+        n_samples = len(self.dataset)
+        sink = Sink(self.feature_set, names, conditions)
+        try:
+            with sink:
+                n_computed, times = run_pass(
+                    self.dataset,
+                    self.preprocess,
+                    backbone,
+                    sink,
+                    batch_size=batch_size,
+                    on_error=self.config.on_error,
+                    progress=progress,
+                )
+        except KeyboardInterrupt:
+            n_kept = n_samples - int(sink.missing_rows(n_samples).sum())
+            progress.say(f"{n_kept:,} of {n_samples:,} rows of {', '.join(names)} are kept.")
+            raise
         shared = self._provenance(sink, n_computed, time.perf_counter() - began)
         sink.finish({layer.stored_name(pool): shared | self._names(layer) for layer in layers})
         return n_computed, times
@@ -301,13 +308,17 @@ class Work:
             "machine": machine(),
         }
 
-    def _check_space(self, layers: Sequence[Layer]) -> None:
+    def _check_space(self, layers: Sequence[Layer], progress: Progress) -> None:
+        if not layers:
+            return
         n_features = sum(layer.n_features(self.config.pool) for layer in layers)
         nbytes = n_features * len(self.dataset) * 4
         free_nbytes = shutil.disk_usage(self.feature_set.path).free
+        size = f"{len(self.dataset):,} rows of {n_features:,} features are {nbytes_text(nbytes)}"
         if nbytes > free_nbytes:
             raise SpaceError(
-                f"{len(self.dataset)} rows of {n_features} features are {nbytes / 1e9:.1f} GB, and "
-                f"{free_nbytes / 1e9:.1f} GB are free at {self.feature_set.path}. Pool the maps "
-                "(--pool avg), take fewer --layers or a --limit, or a --store on a larger disk."
+                f"{size}, and {nbytes_text(free_nbytes)} are free at {self.feature_set.path}. Pool "
+                "the maps (--pool avg), take fewer --layers or a --limit, or a --store on a larger "
+                "disk."
             )
+        progress.say(f"{size} before compression; computing on {describe_device(self.device)}.")

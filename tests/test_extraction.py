@@ -31,6 +31,7 @@ from featstore.errors import (
 )
 from featstore.extraction import extract
 from featstore.preprocess import Preprocess
+from featstore.progress import Silent
 from featstore.store import open_store
 from featstore.weights import IMAGENET_MEAN, IMAGENET_STD
 
@@ -38,6 +39,16 @@ from featstore.weights import IMAGENET_MEAN, IMAGENET_STD
 @pytest.fixture
 def store(tmp_path):
     return open_store(tmp_path / "a store")
+
+
+class Listener(Silent):
+    """A progress that keeps the lines it was told."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
 
 
 @pytest.fixture
@@ -176,8 +187,11 @@ def test_ctrl_c_keeps_what_was_computed(images, tmp_path, small_chunks, monkeypa
         original(self, start, *rest)
 
     monkeypatch.setattr(sink.Sink, "add", interrupted)
+    listener = Listener()
     with pytest.raises(KeyboardInterrupt):
-        extract(store=tmp_path / "store", **tiny(images))
+        extract(store=tmp_path / "store", progress=listener, **tiny(images))
+    assert "12 of 27 rows of fc are kept." in listener.lines
+    assert "27 rows of 1,000 features are 108 kB before compression" in listener.lines[0]
     monkeypatch.undo()
     monkeypatch.setattr(matrices, "CHUNK_NBYTES", 4 * 1000 * 5)
     resumed = extract(store=tmp_path / "store", **tiny(images, batch_size=None))
@@ -244,18 +258,19 @@ def test_two_at_once_compute_once(images, store, monkeypatch):
     monkeypatch.setattr(passes, "run_pass", slow)
     lines, results = [], []
 
-    class Listener(type(featstore.progress.SILENT)):
+    class Releasing(Silent):
         def say(self, line):
-            lines.append(line)
-            release.set()
+            if "is being extracted" in line:
+                lines.append(line)
+                release.set()
 
     def work(progress):
         results.append(extract(store=store, progress=progress, **tiny(images)))
 
-    first = threading.Thread(target=work, args=(Listener(),))
+    first = threading.Thread(target=work, args=(Silent(),))
     first.start()
     assert started.wait(60)
-    second = threading.Thread(target=work, args=(Listener(),))
+    second = threading.Thread(target=work, args=(Releasing(),))
     second.start()
     for thread in (first, second):
         thread.join(60)

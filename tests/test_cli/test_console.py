@@ -16,14 +16,6 @@ def test_json_is_one_object_on_stdout(capsys):
 
 
 @pytest.mark.parametrize(
-    ("nbytes", "text"),
-    [(0, "0 B"), (999, "999 B"), (1500, "2 kB"), (4.2e6, "4.2 MB"), (3e12, "3.0 TB")],
-)
-def test_bytes_for_people(nbytes, text):
-    assert console.nbytes_text(nbytes) == text
-
-
-@pytest.mark.parametrize(
     ("duration_s", "text"),
     [(0.04, "0.0 s"), (12.34, "12.3 s"), (61, "1 min 1 s"), (7260, "2 h 1 min")],
 )
