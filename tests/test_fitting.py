@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import CLASSES, add_features, blobs
 
-from featstore import fitting
+from featstore import tasks
 from featstore.classifiers import CLASSIFIERS
 from featstore.errors import FitError, SelectionError
 from featstore.fitting import fit, fit_each
@@ -292,14 +292,14 @@ def test_an_svm_that_would_not_end_is_refused_with_an_estimate(make_store, monke
         fit(store, "svm")
     (run,) = fit(store, "svm", force=True)
     assert run.metrics["test"]["accuracy"] > 0.9
-    full = fitting.SVC_S * 400_000**2 * 1_000 / 3600
+    full = tasks.SVC_S * 400_000**2 * 1_000 / 3600
     assert 10 < full < 100
 
 
 def test_a_solver_that_finds_too_little_memory_is_refused(make_store, monkeypatch):
     free = SimpleNamespace(available=240 * 20 * 24 - 1, total=10**9)
     store = make_store()
-    monkeypatch.setattr(fitting.psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(tasks.psutil, "virtual_memory", lambda: free)
     with pytest.raises(FitError, match="linear-svm computes in float64.*logreg or sgd"):
         fit(store, "linear-svm")
     assert fit(store, "linear-svm", force=True)
@@ -307,7 +307,7 @@ def test_a_solver_that_finds_too_little_memory_is_refused(make_store, monkeypatc
 
 
 def test_classifiers_that_predict_slowly_judge_some_training_rows_only(make_store, monkeypatch):
-    monkeypatch.setattr(fitting, "TRAIN_ROWS_JUDGED", 50)
+    monkeypatch.setattr(tasks, "TRAIN_ROWS_JUDGED", 50)
     store = make_store()
     assert fit(store, "knn")[0].metrics["train"]["n_samples"] == 50
     assert fit(store, "logreg")[0].metrics["train"]["n_samples"] == 240
