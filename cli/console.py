@@ -78,7 +78,14 @@ def table(
     from rich.text import Text
 
     console = Console(soft_wrap=False) if sys.stdout.isatty() else Console(width=200)
-    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        collapse_padding=True,
+        pad_edge=False,
+    )
     for column in columns:
         drawn.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
@@ -104,7 +111,9 @@ def amount_text(done: float, total: float, unit: str) -> str:
 
 def rate_text(rate: float, unit: str) -> str:
     """Return how much gets done in a second, for people."""
-    return f"{nbytes_text(rate)}/s" if unit == "bytes" else f"{rate:.1f} {unit}/s"
+    if unit == "bytes":
+        return f"{nbytes_text(rate)}/s"
+    return f"{rate:.1f} {unit}/s" if rate >= 1 or not rate else f"{1 / rate:.1f} s each"
 
 
 def store_hint(store: str) -> str:

@@ -53,7 +53,7 @@ def command(
 
     click.echo(f"Weights: {demo.weights}.\n")
     extract.show(demo.extraction)
-    fit.show_table([run.summary() for run in demo.runs])
+    fit.show_tables([run.summary() for run in demo.runs])
     options = console.store_hint(store)
     click.echo(
         f"The report, with its pictures: {demo.report.absolute()}\n\n"

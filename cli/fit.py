@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,8 +20,9 @@ if TYPE_CHECKING:
     multiple=True,
     default=("logreg",),
     show_default="logreg",
-    metavar="NAME",
-    help="Classifier: logreg, linear-svm, svm, mlp, sgd, ridge or knn. May be repeated.",
+    metavar="NAME[,NAME...]",
+    help="Classifier: logreg, linear-svm, svm, mlp, sgd, ridge or knn. May be repeated, or "
+    "several with commas.",
 )
 @click.option("--dataset", metavar="NAME", help="Dataset, or the folder that was extracted.")
 @click.option(
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @click.option("--bands", metavar="NAME", help="rgb or gray, where both were extracted.")
 @click.option("--image-size", type=int, metavar="PX", help="Where several were extracted.")
 @click.option("--precision", metavar="NAME", help="Where several were extracted.")
-@click.option("--set-id", metavar="ID", help="Feature set; see `featstore store ls`.")
+@click.option("--set", "set_id", metavar="SET", help="Feature set; see `featstore store ls`.")
 @click.option(
     "--param",
     "params",
@@ -94,7 +94,7 @@ def command(
     with console.progress() as progress:
         fits = fit_each(
             store,
-            clf,
+            [name.strip() for value in clf for name in value.split(",")],
             dataset=dataset,
             model=model,
             layers=layers,
@@ -143,7 +143,7 @@ def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
     groups: dict[str, list[dict[str, Any]]] = {}
     for summary in summaries:
         title = (
-            f"{summary['dataset']}: {summary['n_train']:,} rows to train, "
+            f"{summary['title']}: {summary['n_train']:,} rows to train, "
             f"{summary['n_test']:,} to test; accuracies in %, of always the most frequent "
             f"class {100 * summary['majority_accuracy']:.1f}"
         )
@@ -161,7 +161,7 @@ def show(fits: Sequence[Fit], store: str) -> None:
     for run in runs:
         for note in run.record["notes"]:
             click.echo(f"{run.run_id}: {note}")
-    option = "" if store == "feature-store" else f" --store {shlex.quote(store)}"
+    option = console.store_hint(store)
     best = max(runs, key=lambda run: run.metrics["test"]["accuracy"])
     click.echo(f"The best run is {best.path}")
     click.echo(f"Next: featstore predict {best.run_id} IMAGE_OR_FOLDER{option}")

@@ -36,7 +36,7 @@ def command(
 
     with console.progress() as progress:
         found = predict(run, images, store=store, device=device, progress=progress)
-    kind = next((p.score_kind for p in found if p.label is not None), "none")
+    kind = found[0].score_kind
     if as_json:
         console.emit_json({"run": run, "predictions": [asdict(p) for p in found]})
     elif as_csv:

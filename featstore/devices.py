@@ -35,7 +35,7 @@ def resolve_device(name: str) -> torch.device:
 def has_fast_bf16(device: torch.device) -> bool:
     """Return whether the device multiplies bfloat16 in hardware.
 
-    A CPU without it (no AVX512-BF16, no AMX) emulates bfloat16 at a fifth of the speed of
+    A CPU without it (no AVX512-BF16, no AMX) emulates bfloat16 at a sixth of the speed of
     float32, so that "supported" is not enough.
     """
     if device.type == "cuda":

@@ -228,7 +228,8 @@ def _line(one: Fit) -> str:
 def _command(store: FeatureStore, options: Mapping[str, Any], config: FitConfig) -> str:
     words = ["featstore", "fit", "--store", str(store.path)]
     for name, value in options.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
+        option = "set" if name == "set_id" else name.replace("_", "-")
+        words += [f"--{option}", str(value)]
     words += ["--clf", config.clf]
     for name, value in config.params:
         words += ["--param", f"{name}={value}"]

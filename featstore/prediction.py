@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.classifiers import judge
 from featstore.datasets.base import RGB, FileDataset, FileSource
 from featstore.errors import DatasetNotFoundError
 from featstore.images import IMAGE_SUFFIXES
@@ -33,7 +34,7 @@ class Prediction:
     score : float or None
         Of that class: a probability, or the decision value of a classifier that gives none.
     score_kind : str
-        ``probability``, ``decision value`` or ``none``.
+        ``probability`` or ``decision value``.
     error : str or None
         Why the image can't be read.
     """
@@ -150,32 +151,14 @@ def predict(
     cache = FingerprintCache(opened.cache_dir / "fingerprints")
     X, errors = _features(run, dataset, device, cache, progress)
     readable = np.isfinite(X).all(axis=1)
-    labels, scores, kind = _judge(model, X[readable])
-    names = run.class_names
+    judged = judge(model, X[readable])
+    found = zip(judged.labels.tolist(), judged.scores.tolist(), strict=True)
     predictions = []
-    position = 0
     for row, path in enumerate(dataset.paths):
-        if not readable[row]:
-            predictions.append(Prediction(str(path), None, None, kind, errors.get(row)))
-            continue
-        score = None if scores is None else float(scores[position])
-        predictions.append(Prediction(str(path), names[int(labels[position])], score, kind))
-        position += 1
+        label, score = next(found) if readable[row] else (None, None)
+        name = None if label is None else run.class_names[label]
+        predictions.append(Prediction(str(path), name, score, judged.score_kind, errors.get(row)))
     return predictions
-
-
-def _judge(model: Any, X: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, str]:
-    if not len(X):
-        return np.empty(0, int), None, "none"
-    labels = model.predict(X)
-    if hasattr(model, "predict_proba"):
-        return labels, model.predict_proba(X).max(axis=1), "probability"
-    if hasattr(model, "decision_function"):
-        decision = model.decision_function(X)
-        # Of two classes there is one value, its sign telling which.
-        scores = np.abs(decision) if decision.ndim == 1 else decision.max(axis=1)
-        return labels, scores, "decision value"
-    return labels, None, "none"
 
 
 def _features(

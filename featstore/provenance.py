@@ -21,7 +21,19 @@ from featstore.errors import DatasetError
 from featstore.files import file_sha256, replacing
 from featstore.progress import SILENT, Progress
 
-PACKAGES = ("featstore", "numpy", "scikit-learn", "torch", "torchvision", "zarr", "numcodecs")
+PACKAGES = (
+    "featstore",
+    "dask",
+    "distributed",
+    "numcodecs",
+    "numpy",
+    "scikit-learn",
+    "scipy",
+    "skops",
+    "torch",
+    "torchvision",
+    "zarr",
+)
 
 
 def versions() -> dict[str, str]:

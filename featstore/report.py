@@ -63,7 +63,7 @@ def summarize(runs: Sequence[Run]) -> list[dict[str, Any]]:
         As :func:`featstore.runs.list_runs` returns them.
     """
     lines = [run.summary() for run in runs]
-    return sorted(lines, key=lambda line: (line["dataset"], -line["accuracy"], line["run_id"]))
+    return sorted(lines, key=lambda line: (line["title"], -line["accuracy"], line["run_id"]))
 
 
 def compare_published(dataset: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -141,8 +141,8 @@ def write_report(store: FeatureStore, runs: Sequence[Run], path: str | Path) -> 
     summaries = summarize(runs)
     by_id = {run.run_id: run for run in runs}
     sections = []
-    for title in dict.fromkeys(line["dataset"] for line in summaries):
-        lines = [line for line in summaries if line["dataset"] == title]
+    for title in dict.fromkeys(line["title"] for line in summaries):
+        lines = [line for line in summaries if line["title"] == title]
         sections.append(_section(title, lines, [by_id[line["run_id"]] for line in lines]))
     report = {
         "report": str(path),

@@ -21,6 +21,7 @@ ORDER = [
     ["selection", "devices", "weights", "preprocess", "loaders", "classifiers", "splits"],
     ["sink", "backbones", "audit", "exports", "epochs", "parallel", "figures"],
     ["passes", "runs"],
+    ["tasks"],
     ["extraction", "fitting"],
     ["prediction", "report"],
     ["demo"],
@@ -29,7 +30,17 @@ ORDER = [
 
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 SOURCES = sorted((ROOT / "featstore").glob("*.py"))
-STAGE_TWO = ["classifiers", "epochs", "fitting", "metrics", "parallel", "report", "runs", "splits"]
+STAGE_TWO = [
+    "classifiers",
+    "epochs",
+    "fitting",
+    "metrics",
+    "parallel",
+    "report",
+    "runs",
+    "splits",
+    "tasks",
+]
 
 
 def imports(path, *, top_level_only=False):

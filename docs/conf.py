@@ -1,0 +1,43 @@
+"""Sphinx's settings. Nothing here reaches the network."""
+
+from importlib.metadata import version as installed_version
+
+import click
+
+from featstore.cli.main import COMMANDS, cli
+
+project = "featstore"
+author = "the featstore authors"
+release = version = installed_version("featstore")
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx_click",
+]
+exclude_patterns = ["_build"]
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+# A default that is an object would be shown with its address, another one at each build.
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
+python_maximum_signature_line_length = 80
+# Members are listed by autodoc; numpydoc would list them a second time.
+numpydoc_show_class_members = False
+
+html_theme = "furo"
+html_title = "featstore"
+html_static_path = ["_static"]
+html_css_files = ["featstore.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {"navigation_with_keys": True}
+
+# In its module each command's function is called `command`, and sphinx-click would show that.
+for name in COMMANDS:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    command.name = name
