@@ -22,7 +22,7 @@ from featstore.datasets import open_dataset
 from featstore.datasets.base import Dataset
 from featstore.progress import SILENT, Progress
 from featstore.provenance import FingerprintCache, dataset_fingerprint, now, versions
-from featstore.store import FeatureSet, FeatureStore, open_store
+from featstore.store import DIGEST_LENGTH, FeatureSet, FeatureStore, open_store
 
 if TYPE_CHECKING:
     from featstore.preprocess import Preprocess
@@ -240,9 +240,9 @@ def _open_or_create(
     weights: Weights,
     preprocess: Preprocess,
 ) -> FeatureSet:
-    found = [s for s in store.sets() if s.set_id == store.set_id(identity)]
-    if found:
-        return found[0]
+    found = store.find(identity)
+    if found is not None:
+        return found
     info = {
         "identity": identity,
         "dataset": {
@@ -268,7 +268,7 @@ def _open_or_create(
 @contextmanager
 def _held(store: FeatureStore, set_id: str, progress: Progress) -> Iterator[None]:
     """Hold a set's lock, waiting for, and naming, whoever has it."""
-    path = store.lock_path(set_id)
+    path = store.lock_path(set_id[-DIGEST_LENGTH:])
     holder = path.with_suffix(".json")
     lock = filelock.FileLock(path)
     try:

@@ -194,7 +194,8 @@ def fit_each(
 
     def done(position: int, outcome: Outcome) -> None:
         index = waiting[position]
-        run = open_run(outcome.value) if outcome.value else None
+        # The worker's path is absolute; the caller's way to the store is kept.
+        run = open_run(store.runs_dir / Path(outcome.value).name) if outcome.value else None
         fits[index] = Fit(labels[index], run, error=outcome.error)
         progress.advance(1)
         progress.say(_line(fits[index]))

@@ -216,6 +216,11 @@ def select(
             f"{store.path} holds no feature sets. Make one first, for example with: "
             "featstore extract --model resnet50 --dataset sat4"
         )
+    filters = " ".join(
+        f"--{'set' if name == 'set_id' else name.replace('_', '-')} {value}"
+        for name, value in {"dataset": dataset, **facets}.items()
+        if value is not None
+    )
     models: list[str | None] = [*model.split(",")] if model else [None]
     names: list[str | None] = [*layers.split(",")] if layers else [None]
     parts: list[tuple[str, str]] = []
@@ -230,6 +235,7 @@ def select(
             wanted,
             one_model,
             shared=len(models) > 1,
+            filters=filters,
         )
         chosen.append(one_set)
         for name in wanted:
@@ -318,6 +324,7 @@ def _one_set(
     model: str | None,
     *,
     shared: bool,
+    filters: str,
 ) -> FeatureSet:
     def has(s: FeatureSet, layer: str | None) -> bool:
         return bool(s.layers()) if layer is None else s.find_layer(layer) is not None
@@ -333,11 +340,12 @@ def _one_set(
             f"{unfinished[0].set_id} is not finished. Resume it with: "
             f"{unfinished[0].info['command']}"
         )
-    asked = f" of {model}" if model else ""
-    wanted = ", ".join(str(layer) for layer in layers if layer)
+    wanted = " ".join(f"--layers {layer}" for layer in layers if layer)
+    named = f"--model {model}" if model else ""
+    asked = " ".join(filter(None, [filters, named, wanted]))
     raise SelectionError(
-        f"No feature set{asked}{f' with {wanted}' if wanted else ''} fits the selection. "
-        f"{store.path} holds:\n" + _listing(store.sets())
+        f"No feature set fits {asked or 'the selection'}. {store.path} holds:\n"
+        + _listing(store.sets())
     )
 
 

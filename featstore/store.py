@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from featstore.selection import Selection
 
 FORMAT = 1
+DIGEST_LENGTH = 12
+"""Hex digits of the content key in a set's name."""
+
 VECTORS = ("label", "split", "sample_id")
 
 
@@ -256,7 +259,15 @@ class FeatureStore:
         """Return the name of the set whose features depend on just what `identity` holds."""
         facets = identity["facets"]
         readable = file_name(f"{facets['title']}-{facets['model']}", 60)
-        return f"{readable}-{json_digest(identity['key'])[:12]}"
+        return f"{readable}-{json_digest(identity['key'])[:DIGEST_LENGTH]}"
+
+    def find(self, identity: Mapping[str, Any]) -> FeatureSet | None:
+        """Return the set whose features depend on just what `identity` holds, if there is one.
+
+        Its name may begin otherwise, where the dataset's folder was renamed.
+        """
+        digest = self.set_id(identity)[-DIGEST_LENGTH:]
+        return next((s for s in self.sets() if s.set_id.endswith(f"-{digest}")), None)
 
     def lock_path(self, name: str) -> Path:
         """Return the lock file of a set or a cached file."""

@@ -159,6 +159,21 @@ def test_a_changed_image_is_noticed_and_never_mixed(images, store):
     assert len(store.sets()) == 2
 
 
+def test_a_renamed_folder_is_the_same_dataset(images, store):
+    extract(store=store, **tiny(images))
+    renamed = images.rename(images.parent / "renamed")
+    assert extract(store=store, **tiny(renamed)).n_computed == 0
+    assert extract(store=store, **tiny(renamed, layers="conv1")).n_computed == 27
+    assert len(store.sets()) == 1
+
+
+def test_a_linked_folder_goes_by_the_links_name(images, store):
+    link = images.parent / "linked"
+    link.symlink_to(images, target_is_directory=True)
+    extract(store=store, **tiny(link))
+    assert store.select(dataset="linked").title == "linked"
+
+
 def test_an_unreadable_image_stops_and_what_was_done_is_kept(images, store, small_chunks):
     path = featstore.open_dataset("folder", images).paths[13]
     content = path.read_bytes()

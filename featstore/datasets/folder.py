@@ -66,7 +66,7 @@ class FolderSource(FileSource):
     ) -> None:
         self.name = name
         self.root = root
-        self.title = title or unicodedata.normalize("NFC", root.resolve().name)
+        self.title = title or unicodedata.normalize("NFC", Path(os.path.abspath(root)).name)
         self._seed = seed
         self._expected = expected
 
@@ -192,8 +192,11 @@ class FolderSource(FileSource):
         return list(zip(self.sample_ids, self.paths, strict=True))
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells the dataset apart beside its files: title and the drawn split."""
-        identity: dict[str, Any] = {"dataset": self.name, "format": 1, "title": self.title}
+        """Return what tells the dataset apart beside its files: the drawn split.
+
+        The root's name is not in it: renamed, it is the same dataset.
+        """
+        identity: dict[str, Any] = {"dataset": self.name, "format": 1}
         if not self._split_folders:
             identity["split"] = {"train_fraction": TRAIN_FRACTION, "seed": self._seed}
         return identity
