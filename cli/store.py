@@ -13,7 +13,8 @@ from featstore.progress import nbytes_text
 from . import console
 
 if TYPE_CHECKING:
-    from featstore.store import FeatureSet, FeatureStore
+    from featstore.featureset import FeatureSet
+    from featstore.store import FeatureStore
 
 
 @click.group()

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from featstore.errors import StoreError
+from featstore.featureset import FeatureSet, mark_damaged
 from featstore.files import file_sha256
 from featstore.progress import SILENT, Progress
-from featstore.store import FeatureSet, mark_damaged
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ import filelock
 from featstore.config import ExtractConfig
 from featstore.datasets import open_dataset
 from featstore.datasets.base import Dataset
+from featstore.featureset import FeatureSet
 from featstore.progress import SILENT, Progress
 from featstore.provenance import FingerprintCache, dataset_fingerprint, now, versions
-from featstore.store import DIGEST_LENGTH, FeatureSet, FeatureStore, open_store
+from featstore.store import DIGEST_LENGTH, FeatureStore, open_store
 
 if TYPE_CHECKING:
     from featstore.preprocess import Preprocess

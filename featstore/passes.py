@@ -19,12 +19,12 @@ from featstore.config import ExtractConfig
 from featstore.datasets.base import Dataset
 from featstore.devices import default_batch_size, describe_device, make_deterministic
 from featstore.errors import DeviceError, FeatstoreError, SpaceError
+from featstore.featureset import FeatureSet
 from featstore.loaders import Batch, batches
 from featstore.preprocess import Preprocess
 from featstore.progress import SILENT, Progress, nbytes_text
 from featstore.provenance import command, machine, now, versions
 from featstore.sink import Sink
-from featstore.store import FeatureSet
 from featstore.weights import Weights
 
 

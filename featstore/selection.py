@@ -18,7 +18,8 @@ from featstore.files import replacing
 if TYPE_CHECKING:
     import dask.array
 
-    from featstore.store import FeatureSet, FeatureStore
+    from featstore.featureset import FeatureSet
+    from featstore.store import FeatureStore
 
 OPTIONS = {
     "title": "--dataset",

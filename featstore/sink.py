@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from featstore.errors import StoreError
+from featstore.featureset import FeatureSet
 from featstore.files import file_sha256, sync_file, sync_folder, write_json
 from featstore.matrices import Matrix
-from featstore.store import FeatureSet, file_name
+from featstore.store import file_name
 
 CHECKPOINT_S = 10.0
 """Longest time between two moments at which everything computed so far is made durable."""

@@ -1,0 +1,208 @@
+"""Feature sets: what passes of one backbone over one dataset left in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featstore import matrices
+from featstore.errors import CorruptionError, IncompleteError, SelectionError, StoreError
+from featstore.files import read_json, write_json
+
+FORMAT = 1
+
+VECTORS = ("label", "split", "sample_id")
+"""Arrays of a set that are no layer's."""
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """What passes of one backbone over one dataset left, complete or not.
+
+    Parameters
+    ----------
+    path : Path
+        The set's folder.
+    """
+
+    path: Path
+
+    @property
+    def set_id(self) -> str:
+        """Name of the set, unique in its store."""
+        return self.path.name
+
+    @property
+    def group(self) -> Path:
+        """The plain Zarr group, for any Zarr reader."""
+        return self.path / "features.zarr"
+
+    @property
+    def journal_path(self) -> Path:
+        """Folder of what is durable of an unfinished pass."""
+        return self.path / "journal"
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """What the set is: ``facets``, ``dataset``, ``backbone``, ``preprocess``, ``request``."""
+        info = read_json(self.path / "set.json")
+        if info.get("format") != FORMAT:
+            raise StoreError(
+                f"{self.path} has format {info.get('format')!r}; this featstore reads format "
+                f"{FORMAT}. Install the version that wrote it, or extract again."
+            )
+        return info
+
+    @property
+    def facets(self) -> dict[str, Any]:
+        """Return the settings by which a user tells sets apart."""
+        return dict(self.info["facets"])
+
+    @property
+    def n_samples(self) -> int:
+        """Number of rows of every matrix."""
+        return int(self.info["dataset"]["n_samples"])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by label."""
+        return tuple(self.info["dataset"]["class_names"])
+
+    def layer_path(self, layer: str) -> Path:
+        """Return the file whose presence says that `layer` is complete."""
+        return self.path / "layers" / f"{layer}.json"
+
+    def layers(self) -> dict[str, dict[str, Any]]:
+        """Return each complete layer's record, in the order of their completion."""
+        records = {path.stem: read_json(path) for path in self._layer_files()}
+        return dict(sorted(records.items(), key=lambda item: (item[1]["completed"], item[0])))
+
+    def _layer_files(self) -> Iterable[Path]:
+        folder = self.path / "layers"
+        return sorted(folder.glob("*.json")) if folder.is_dir() else ()
+
+    def find_layer(self, name: str | None) -> str | None:
+        """Return the complete layer that goes by `name` (None: the default one), if any."""
+        for layer, record in self.layers().items():
+            if record["default"] if name is None else name in (layer, *record["names"]):
+                return layer
+        return None
+
+    def layer(self, layer: str) -> dict[str, Any]:
+        """Return the record of a complete layer.
+
+        Raises
+        ------
+        IncompleteError
+            When the layer is begun and not finished.
+        SelectionError
+            When there is no such layer.
+        """
+        if self.layer_path(layer).is_file():
+            return read_json(self.layer_path(layer))
+        if layer in self.unfinished():
+            raise IncompleteError(
+                f"Layer {layer} of {self.set_id} is not finished. Resume it with: "
+                f"{self.info['command']}"
+            )
+        raise SelectionError(
+            f"{self.set_id} has no layer {layer!r}; it has {', '.join(self.layers()) or 'none'}."
+        )
+
+    def unfinished(self) -> list[str]:
+        """Return the layers that were begun and not finished, or are known to be damaged."""
+        arrays = (path.name for path in sorted(self.group.iterdir()) if path.is_dir())
+        return [
+            name for name in arrays if name not in VECTORS and not self.layer_path(name).is_file()
+        ]
+
+    def journal(self) -> dict[str, dict[str, Any]]:
+        """Return what is durable of each unfinished layer.
+
+        A journal that can't be trusted counts as none: its layers are computed again. One that
+        a kill left beside a layer just finished has nothing more to say of it.
+        """
+        path = self.journal_path / "journal.json"
+        if not path.is_file():
+            return {}
+        try:
+            layers = read_json(path)["layers"]
+        except CorruptionError:
+            return {}
+        return {name: own for name, own in layers.items() if not self.layer_path(name).is_file()}
+
+    def begin_layer(self, layer: str, n_features: int, attributes: Mapping[str, Any]) -> None:
+        """Make an empty matrix for a layer, unless an earlier pass began it."""
+        if not (self.group / layer / "zarr.json").is_file():
+            matrices.create_matrix(self.group, layer, (self.n_samples, n_features), attributes)
+
+    def matrix(self, layer: str, *, writable: bool = False) -> matrices.Matrix:
+        """Open a layer's matrix; the layer must be complete unless it is to be written.
+
+        Raises
+        ------
+        CorruptionError
+            When a chunk's file is missing.
+        IncompleteError
+            When the layer is not finished.
+        """
+        if writable:
+            return matrices.Matrix(self.group / layer, writable=True)
+        self.layer(layer)
+        return matrices.Matrix(self.group / layer)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Class of each row, (n_samples,) int32; -1 where it has none."""
+        return matrices.read_vector(self.group, "label")
+
+    @cached_property
+    def splits(self) -> np.ndarray:
+        """Split of each row, (n_samples,) uint8, a position in :data:`featstore.config.SPLITS`."""
+        return matrices.read_vector(self.group, "split")
+
+    @cached_property
+    def sample_ids(self) -> np.ndarray:
+        """Name of each row's sample, (n_samples,) str."""
+        return matrices.read_vector(self.group, "sample_id")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+
+
+def mark_damaged(feature_set: FeatureSet, chunks: Mapping[str, list[int]]) -> None:
+    """Turn complete layers into ones whose named chunks are to be computed again.
+
+    Parameters
+    ----------
+    feature_set : FeatureSet
+        The set; the caller holds its lock.
+    chunks : mapping of str to list of int
+        Numbers of the damaged chunks, by layer.
+    """
+    journals = feature_set.journal()
+    for layer, damaged in chunks.items():
+        record = feature_set.layer(layer)
+        prefix = f"{layer}/c/"
+        hashes = {
+            name.removeprefix(prefix).removesuffix("/0"): sha256
+            for name, sha256 in record["files"].items()
+            if name.startswith(prefix)
+        }
+        journals[layer] = {
+            "chunks": {index: h for index, h in hashes.items() if int(index) not in damaged},
+            "spool": None,
+            "conditions": record["conditions"],
+            "masked": {str(entry["row"]): entry["error"] for entry in record["masked"]},
+        }
+    if chunks:
+        write_json(feature_set.journal_path / "journal.json", {"layers": journals})
+    for layer in chunks:
+        feature_set.layer_path(layer).unlink()
