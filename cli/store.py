@@ -163,7 +163,9 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
             click.echo(str(damage))
         for repair in repairs:
             click.echo(f"Repair with: {repair}")
-        if not found:
+        if not sets:
+            click.echo(f"{store} holds no feature sets.")
+        elif not found:
             click.echo(f"{len(sets)} feature set{'s are' if len(sets) != 1 else ' is'} intact.")
     if found:
         sys.exit(1)

@@ -21,6 +21,9 @@ exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+# Two hyphens are an option, not a dash.
+smartquotes = False
+
 # A default that is an object would be shown with its address, another one at each build.
 autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
@@ -41,3 +44,7 @@ for name in COMMANDS:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
     command.name = name
+for command in (cli, *(cli.get_command(click.Context(cli), name) for name in COMMANDS)):
+    # click's mark for lines that are kept as they are, should a raw docstring have spelled it out.
+    if command is not None and command.help:
+        command.help = command.help.replace("\\b\n", "\b\n")

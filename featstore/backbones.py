@@ -152,6 +152,8 @@ def _without_data(model: str, image_size: int) -> nn.Module:
     except NotImplementedError:
         # RegNets look at numbers while they are built, and have to be built for real.
         return build_network(model, image_size).to("meta")
+    except BackboneError:
+        raise
     except (AssertionError, ValueError) as error:
         raise BackboneError(_wrong_size(model, image_size, error)) from error
 

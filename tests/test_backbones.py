@@ -96,7 +96,7 @@ def test_both_names_and_modules_find_a_layer():
 def test_an_unknown_layer_is_answered_with_near_ones():
     with pytest.raises(BackboneError, match="res3d_branch2c"):
         find_layers("resnet50", ["res3d_branch2d"], 224)
-    with pytest.raises(BackboneError, match="featstore models"):
+    with pytest.raises(BackboneError, match="There is no network 'resnet51'"):
         network_layers("resnet51", 224)
 
 
