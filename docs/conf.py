@@ -35,6 +35,7 @@ html_theme = "furo"
 html_title = "featstore"
 html_static_path = ["_static"]
 html_css_files = ["featstore.css"]
+html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
