@@ -91,7 +91,7 @@ def command(
     on_error: str,
     as_json: bool,
 ) -> None:
-    r"""Turn a dataset's images into features, once.
+    """Turn a dataset's images into features, once.
 
     The same command again is answered from the store; after an interruption it goes on where it
     was; with other --layers it computes only what is missing.
@@ -99,7 +99,7 @@ def command(
     \b
     featstore extract --model resnet50 --dataset sat4 --root /data
     featstore extract --model resnet50 --dataset folder --root my-images
-    """
+    """  # noqa: D301 - click wants the character itself
     from featstore.config import ExtractConfig
     from featstore.extraction import run
     from featstore.selection import selecting_options
@@ -139,7 +139,7 @@ def command(
 def show(result: Extraction) -> None:
     """Print what an extraction did."""
     layers = ", ".join(f"{name} ({n} features)" for name, n in result.n_features.items())
-    click.echo(f"{result.model} ({result.weights}) over {result.dataset}: {layers}")
+    click.echo(f"{result.model} ({result.weights}) over {result.title}: {layers}")
     if not result.n_computed:
         click.echo(f"All {result.n_images} rows were in the store; nothing was computed.")
     else:
@@ -151,9 +151,10 @@ def show(result: Extraction) -> None:
         )
         click.echo(_where_time_went(result.times))
     if result.n_masked:
+        rows = "1 image" if result.n_masked == 1 else f"{result.n_masked} images"
         click.echo(
-            f"{result.n_masked} images can't be read; their rows are masked, and fit leaves them "
-            f"out. `featstore store show {result.set_id}` lists them."
+            f"{rows} can't be read: masked, and left out by fit. "
+            f"`featstore store show {result.set_id}` lists them."
         )
     click.echo(f"{nbytes_text(result.nbytes)} in {result.path}")
 

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     "--clf",
     multiple=True,
     default=("logreg",),
-    show_default="logreg",
     metavar="NAME[,NAME...]",
     help="Classifier: logreg, linear-svm, svm, mlp, sgd, ridge or knn. May be repeated, or "
-    "several with commas.",
+    "several with commas.  [default: logreg]",
 )
 @click.option("--dataset", metavar="NAME", help="Dataset, or the folder that was extracted.")
 @click.option(
@@ -79,7 +78,7 @@ def command(
     store: str,
     as_json: bool,
 ) -> None:
-    r"""Train and evaluate classifiers on stored features.
+    """Train and evaluate classifiers on stored features.
 
     Several --clf, --model and --layers are all combined, and run side by side. What was fitted
     before, with nothing changed, is answered from its run.
@@ -87,7 +86,7 @@ def command(
     \b
     featstore fit --clf logreg --clf linear-svm
     featstore fit --clf mlp --param hidden_layer_sizes=(512,128) --layers conv1,fc1000
-    """
+    """  # noqa: D301 - click wants the character itself
     from featstore.classifiers import parse_param
     from featstore.fitting import fit_each, raise_failures
 
@@ -143,9 +142,8 @@ def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
     groups: dict[str, list[dict[str, Any]]] = {}
     for summary in summaries:
         title = (
-            f"{summary['title']}: {summary['n_train']:,} rows to train, "
-            f"{summary['n_test']:,} to test; accuracies in %, of always the most frequent "
-            f"class {100 * summary['majority_accuracy']:.1f}"
+            f"{summary['title']}: {summary['n_train']:,} training and {summary['n_test']:,} test "
+            f"rows (majority class {100 * summary['majority_accuracy']:.1f} %)"
         )
         groups.setdefault(title, []).append(summary)
     for title, group in groups.items():

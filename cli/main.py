@@ -35,6 +35,7 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"featstore.cli.{cmd_name}")
         command: click.Command = module.command
+        command.name = cmd_name
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -58,12 +59,12 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="featstore")
 def cli() -> None:
-    r"""Frozen CNN features for remote-sensing images: extract once, classify in minutes.
+    """Frozen CNN features for remote-sensing images: extract once, classify in minutes.
 
     \b
     featstore extract --model resnet50 --dataset sat4
     featstore fit --clf logreg
-    """
+    """  # noqa: D301 - click wants the character itself
 
 
 def main(args: Sequence[str] | None = None) -> None:

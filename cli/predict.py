@@ -23,7 +23,7 @@ from . import console
 def command(
     run: str, images: tuple[str, ...], store: str, device: str, as_csv: bool, as_json: bool
 ) -> None:
-    r"""Label new images with the model of RUN, a run's folder or name.
+    """Label new images with the model of RUN, a run's folder or name.
 
     The images go through the backbone, layers and preprocessing that the model was trained with.
     Folders are searched for images. If one can't be read, the others are still labelled, and the
@@ -31,7 +31,7 @@ def command(
 
     \b
     featstore predict feature-store/runs/my-run new-images/
-    """
+    """  # noqa: D301 - click wants the character itself
     from featstore.prediction import predict
 
     with console.progress() as progress:

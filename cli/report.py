@@ -19,11 +19,11 @@ from . import console
 @console.store_option
 @console.json_option
 def command(out: str, dataset: str | None, store: str, as_json: bool) -> None:
-    r"""Show all runs, and write them as one HTML page.
+    """Show all runs, and write them as one HTML page.
 
     \b
     featstore report --dataset sat4 --out sat4.html
-    """
+    """  # noqa: D301 - click wants the character itself
     from featstore.errors import RunError
     from featstore.report import write_report
     from featstore.runs import list_runs

@@ -127,7 +127,7 @@ def show(set_id: str, store: str, as_json: bool) -> None:
         right=["features"],
     )
     for name in feature_set.unfinished():
-        click.echo(f"{name} is not finished. Resume it with: {info['command']}")
+        click.echo(feature_set.why_unfinished(name))
     masked = {e["sample_id"]: e["error"] for r in records.values() for e in r["masked"]}
     for sample_id, cause in masked.items():
         click.echo(f"masked: {sample_id}: {cause}")
@@ -151,17 +151,22 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
         for feature_set in sets:
             damages = verify(feature_set, progress)
             found += damages
-            if schedule_repair(feature_set, damages):
-                repairs.append(feature_set.info["command"])
+            layers = schedule_repair(feature_set, damages)
+            repairs += [feature_set.journal()[layer]["command"] for layer in layers]
     if as_json:
         damages_json = [vars(damage) for damage in found]
         console.emit_json(
-            {"intact": not found, "n_sets": len(sets), "damages": damages_json, "repair": repairs}
+            {
+                "intact": not found,
+                "n_sets": len(sets),
+                "damages": damages_json,
+                "repair": sorted(set(repairs)),
+            }
         )
     else:
         for damage in found:
             click.echo(str(damage))
-        for repair in repairs:
+        for repair in dict.fromkeys(repairs):
             click.echo(f"Repair with: {repair}")
         if not sets:
             click.echo(f"{store} holds no feature sets.")

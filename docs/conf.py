@@ -2,10 +2,6 @@
 
 from importlib.metadata import version as installed_version
 
-import click
-
-from featstore.cli.main import COMMANDS, cli
-
 project = "featstore"
 author = "the featstore authors"
 release = version = installed_version("featstore")
@@ -39,13 +35,3 @@ html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
-
-# In its module each command's function is called `command`, and sphinx-click would show that.
-for name in COMMANDS:
-    command = cli.get_command(click.Context(cli), name)
-    assert command is not None
-    command.name = name
-for command in (cli, *(cli.get_command(click.Context(cli), name) for name in COMMANDS)):
-    # click's mark for lines that are kept as they are, should a raw docstring have spelled it out.
-    if command is not None and command.help:
-        command.help = command.help.replace("\\b\n", "\b\n")

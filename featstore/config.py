@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -135,6 +136,16 @@ class ExtractConfig:
         """Build from :meth:`to_dict`'s result; unknown settings raise ConfigError."""
         named = _named_fields(cls, values)
         return cls(**named | {"layers": tuple(named.get("layers", ()))})
+
+    def command(self, store: str | Path) -> str:
+        """Return the command line that asks for the same, defaults left out."""
+        words = ["featstore", "extract"]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                text = ",".join(value) if field.name == "layers" else str(value)
+                words += [f"--{field.name.replace('_', '-')}", text]
+        return shlex.join([*words, "--store", str(store)])
 
     def request(self) -> dict[str, Any]:
         """Return the settings that decide what a feature row holds.

@@ -56,6 +56,7 @@ class Extraction:
     path: str
     set_id: str
     dataset: str
+    title: str
     model: str
     weights: str
     layers: list[str]
@@ -153,7 +154,17 @@ def run(config: ExtractConfig, store: FeatureStore, progress: Progress = SILENT)
             for layer, name in zip(wanted, names, strict=True)
             if not feature_set.layer_path(name).is_file()
         ]
-        work = Work(config, dataset, feature_set, weights, preprocess, precision, device, request)
+        work = Work(
+            config,
+            dataset,
+            feature_set,
+            weights,
+            preprocess,
+            precision,
+            device,
+            request,
+            config.command(store.path),
+        )
         n_computed, times = work.compute(missing, progress)
         return _result(feature_set, names, n_computed, times, began)
 
@@ -262,6 +273,7 @@ def _open_or_create(
             "precision": identity["key"]["precision"],
         },
         "preprocess": preprocess.to_dict(),
+        "command": config.command(store.path),
     }
     return store.create(info, dataset.labels, dataset.splits, list(dataset.sample_ids))
 
@@ -306,6 +318,7 @@ def _result(
         path=str(feature_set.group),
         set_id=feature_set.set_id,
         dataset=feature_set.facets["dataset"],
+        title=feature_set.facets["title"],
         model=feature_set.facets["model"],
         weights=feature_set.facets["weights"],
         layers=names,

@@ -106,10 +106,7 @@ class FeatureSet:
         if self.layer_path(layer).is_file():
             return read_json(self.layer_path(layer))
         if layer in self.unfinished():
-            raise IncompleteError(
-                f"Layer {layer} of {self.set_id} is not finished. Resume it with: "
-                f"{self.info['command']}"
-            )
+            raise IncompleteError(self.why_unfinished(layer))
         raise SelectionError(
             f"{self.set_id} has no layer {layer!r}; it has {', '.join(self.layers()) or 'none'}."
         )
@@ -120,6 +117,18 @@ class FeatureSet:
         return [
             name for name in arrays if name not in VECTORS and not self.layer_path(name).is_file()
         ]
+
+    def why_unfinished(self, layer: str) -> str:
+        """Return what keeps a layer from being complete, and the command that completes it."""
+        journal = self.journal().get(layer, {})
+        command = journal.get("command", self.info["command"])
+        if journal.get("damaged"):
+            chunks = ", ".join(map(str, journal["damaged"]))
+            return (
+                f"Layer {layer} of {self.set_id} is damaged (chunks {chunks}). Compute just those "
+                f"with: {command}"
+            )
+        return f"Layer {layer} of {self.set_id} is not finished. Resume it with: {command}"
 
     def journal(self) -> dict[str, dict[str, Any]]:
         """Return what is durable of each unfinished layer.
@@ -201,6 +210,8 @@ def mark_damaged(feature_set: FeatureSet, chunks: Mapping[str, list[int]]) -> No
             "spool": None,
             "conditions": record["conditions"],
             "masked": {str(entry["row"]): entry["error"] for entry in record["masked"]},
+            "command": record["command"],
+            "damaged": sorted(damaged),
         }
     if chunks:
         write_json(feature_set.journal_path / "journal.json", {"layers": journals})

@@ -37,7 +37,7 @@ def chunk_rows(n_samples: int, n_features: int) -> int:
 def _codecs() -> list[Any]:
     # Measured by benchmarks/bench_sink.py: byte shuffle and fast zstd take features computed in
     # bfloat16 to 0.39 of their size and sparse ones (after a ReLU) to 0.19; plain zstd takes the
-    # former to 0.46. Dense float32 features hardly compress (0.93) by any codec.
+    # former to 0.46. Dense float32 features hardly compress (0.92) by any codec.
     return [BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=4), Crc32cCodec()]
 
 

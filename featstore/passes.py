@@ -23,7 +23,7 @@ from featstore.featureset import FeatureSet
 from featstore.loaders import Batch, batches
 from featstore.preprocess import Preprocess
 from featstore.progress import SILENT, Progress, nbytes_text
-from featstore.provenance import command, machine, now, versions
+from featstore.provenance import machine, now, versions
 from featstore.sink import Sink
 from featstore.weights import Weights
 
@@ -178,6 +178,8 @@ class Work:
         Where to compute.
     request : dict
         By which the result is found when it is asked for again.
+    command : str
+        What to type to do the same.
     """
 
     config: ExtractConfig
@@ -188,6 +190,7 @@ class Work:
     precision: str
     device: torch.device
     request: dict[str, Any]
+    command: str
 
     def compute(
         self, layers: Sequence[Layer], progress: Progress = SILENT
@@ -254,7 +257,7 @@ class Work:
         conditions = {"device": self.device.type, "batch_size": batch_size}
         names = [layer.stored_name(pool) for layer in layers]
         n_samples = len(self.dataset)
-        sink = Sink(self.feature_set, names, conditions)
+        sink = Sink(self.feature_set, names, conditions, self.command)
         try:
             with sink:
                 n_computed, times = run_pass(
@@ -300,7 +303,7 @@ class Work:
                 for row, cause in sorted(sink.masked.items())
             ],
             "completed": now(),
-            "command": command(),
+            "command": self.command,
             "n_computed": n_computed,
             "duration_s": round(duration_s, 3),
             "device": describe_device(self.device),

@@ -336,11 +336,10 @@ def _one_set(
         return found[0]
     if found:
         raise SelectionError(_several(found))
-    if unfinished := [s for s in sets if s.unfinished()]:
-        raise IncompleteError(
-            f"{unfinished[0].set_id} is not finished. Resume it with: "
-            f"{unfinished[0].info['command']}"
-        )
+    for s in sets:
+        for name in s.unfinished():
+            if name in layers or None in layers:
+                raise IncompleteError(s.why_unfinished(name))
     wanted = " ".join(f"--layers {layer}" for layer in layers if layer)
     named = f"--model {model}" if model else ""
     asked = " ".join(filter(None, [filters, named, wanted]))

@@ -159,6 +159,8 @@ class Sink:
     conditions : mapping
         What must be the same when the pass is resumed (device type, batch size), since features
         depend on it in their last bits.
+    command : str
+        What to type to resume the pass.
     """
 
     def __init__(
@@ -166,8 +168,10 @@ class Sink:
         feature_set: FeatureSet,
         layers: list[str],
         conditions: Mapping[str, Any],
+        command: str,
     ) -> None:
         self.feature_set = feature_set
+        self._command = command
         own = feature_set.journal()
         self._others = {k: v for k, v in own.items() if k not in layers}
         self.layers = {name: LayerSink(feature_set, name, own.get(name, {})) for name in layers}
@@ -230,7 +234,7 @@ class Sink:
         cause = self._failure
         raise StoreError(
             f"{self.feature_set.path} can't be written: {cause}. What was written before is kept; "
-            f"when the disk has room, go on with: {self.feature_set.info['command']}"
+            f"when the disk has room, go on with: {self._command}"
         ) from cause
 
     def _write(self) -> None:
@@ -266,7 +270,12 @@ class Sink:
     def _save_journal(self) -> None:
         masked = {str(row): cause for row, cause in sorted(self.masked.items())}
         layers = {
-            name: {**sink.journal(), "conditions": self._conditions, "masked": masked}
+            name: {
+                **sink.journal(),
+                "conditions": self._conditions,
+                "masked": masked,
+                "command": self._command,
+            }
             for name, sink in self.layers.items()
         }
         write_json(

@@ -26,7 +26,7 @@ from featstore.config import SPLITS, json_digest
 from featstore.errors import SelectionError, StoreError
 from featstore.featureset import FORMAT, FeatureSet
 from featstore.files import file_sha256, sync_file, sync_folder, write_json
-from featstore.provenance import command, now
+from featstore.provenance import now
 
 if TYPE_CHECKING:
     from featstore.selection import Selection
@@ -126,7 +126,7 @@ class FeatureStore:
         Parameters
         ----------
         info : mapping
-            What the set is; ``info["identity"]`` names it.
+            What the set is, and the ``command`` that asked for it; ``info["identity"]`` names it.
         labels : ndarray of shape (n_samples,), int32
         splits : ndarray of shape (n_samples,), uint8
         sample_ids : sequence of str
@@ -152,7 +152,6 @@ class FeatureStore:
                 "key": info["identity"]["key"],
                 **{k: v for k, v in info.items() if k != "identity"},
                 "created": now(),
-                "command": command(),
                 "files": {p.relative_to(draft.group).as_posix(): file_sha256(p) for p in files},
             },
         )

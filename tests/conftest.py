@@ -80,12 +80,13 @@ def add_features(
         },
         "backbone": {"model": model},
         "preprocess": {},
+        "command": "featstore extract",
     }
     ids = [f"{SPLITS[s]}/{i:07d}" for i, s in enumerate(splits)]
     feature_set = store.create(info, y, splits, ids)
     for layer, X in layers.items():
         matrices.create_matrix(feature_set.group, layer, X.shape, {})
-    with Sink(feature_set, list(layers), {"device": "cpu", "batch_size": 64}) as sink:
+    with Sink(feature_set, list(layers), {"device": "cpu", "batch_size": 64}, "x") as sink:
         sink.add(0, dict(layers), dict(masked or {}))
     records = {
         layer: {
@@ -94,6 +95,7 @@ def add_features(
             "names": [layer],
             "node": layer,
             "pool": None,
+            "command": "featstore extract",
             "completed": f"2024-01-01T00:00:0{i}+00:00",
             "masked": [
                 {"row": row, "sample_id": ids[row], "error": cause}

@@ -52,6 +52,15 @@ def test_what_decides_a_row_is_in_the_request(change):
     assert ExtractConfig("resnet50", "sat4", **change).request() != base.request()
 
 
+def test_the_command_asks_for_the_same():
+    config = ExtractConfig("resnet50", "folder", ("conv1", "fc"), root="my images", limit=7)
+    assert config.command("my store") == (
+        "featstore extract --model resnet50 --dataset folder --layers conv1,fc "
+        "--root 'my images' --limit 7 --store 'my store'"
+    )
+    assert config.command("s") != ExtractConfig("resnet50", "folder", precision="fp32").command("s")
+
+
 @pytest.mark.parametrize("change", [{"batch_size": 9}, {"device": "cpu"}, {"layers": ("conv1",)}])
 def test_what_does_not_decide_a_row_is_not_in_the_request(change):
     base = ExtractConfig("resnet50", "sat4")

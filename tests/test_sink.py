@@ -33,6 +33,7 @@ def feature_set(tmp_path):
     info = {
         "identity": {"facets": facets, "key": {}},
         "dataset": {"n_samples": N, "class_names": ["a"], "fingerprint": "f"},
+        "command": "begin",
     }
     zeros = np.zeros(N, np.int32)
     names = [str(i) for i in range(N)]
@@ -51,7 +52,7 @@ def features(start, stop):
 def run(feature_set, layers=tuple(WIDTHS), stop_after=None):
     """Do what a pass does; return the rows that it computed."""
     computed = []
-    with Sink(feature_set, list(layers), CONDITIONS) as out:
+    with Sink(feature_set, list(layers), CONDITIONS, "resume") as out:
         missing = out.missing_rows(N)
         for start in range(0, N, BATCH):
             if not missing[start : start + BATCH].any():
@@ -81,6 +82,7 @@ def test_ctrl_c_keeps_all_that_came_in(feature_set):
     with pytest.raises(KeyboardInterrupt):
         run(feature_set, stop_after=13)
     assert feature_set.layers() == {}
+    assert feature_set.why_unfinished("fc").endswith("is not finished. Resume it with: resume")
     assert run(feature_set) == list(range(16, N))
     check(feature_set)
 
@@ -177,14 +179,14 @@ def test_layers_begun_in_another_pass_keep_their_journal(feature_set):
 
 
 def test_masked_rows_survive_an_interruption(feature_set):
-    out = Sink(feature_set, ["fc"], CONDITIONS)
+    out = Sink(feature_set, ["fc"], CONDITIONS, "resume")
     with out:
         out.add(0, {"fc": features(0, 4)["fc"]}, {2: "broken.tif: cut short"})
-    assert Sink(feature_set, ["fc"], CONDITIONS).masked == {2: "broken.tif: cut short"}
+    assert Sink(feature_set, ["fc"], CONDITIONS, "resume").masked == {2: "broken.tif: cut short"}
 
 
 def test_a_gap_is_never_closed_silently(feature_set):
-    out = Sink(feature_set, ["fc"], CONDITIONS)
+    out = Sink(feature_set, ["fc"], CONDITIONS, "resume")
 
     def leave_out_the_first():
         with out:
@@ -195,7 +197,7 @@ def test_a_gap_is_never_closed_silently(feature_set):
 
 
 def test_unfinished_layers_are_not_declared_complete(feature_set):
-    out = Sink(feature_set, ["fc"], CONDITIONS)
+    out = Sink(feature_set, ["fc"], CONDITIONS, "resume")
     with out:
         out.add(0, {"fc": features(0, 8)["fc"]}, {})
     with pytest.raises(StoreError, match="3 chunks of fc are missing"):
