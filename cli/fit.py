@@ -142,8 +142,8 @@ def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
     groups: dict[str, list[dict[str, Any]]] = {}
     for summary in summaries:
         title = (
-            f"{summary['title']}: {summary['n_train']:,} training and {summary['n_test']:,} test "
-            f"rows (majority class {100 * summary['majority_accuracy']:.1f} %)"
+            f"{summary['title']}: {summary['n_train']:,} rows to train, {summary['n_test']:,} to "
+            f"test; accuracies in % (majority class: {100 * summary['majority_accuracy']:.1f})"
         )
         groups.setdefault(title, []).append(summary)
     for title, group in groups.items():
