@@ -157,7 +157,7 @@ def main(model: str, n_images: int, repeats: int, device: str) -> None:
                     "usual images/s": usual,
                     "of bare": rate / bare,
                     "over usual": rate / usual,
-                    "peak RSS MB": psutil.Process().memory_info().rss / 1e6,
+                    "RSS MB": psutil.Process().memory_info().rss / 1e6,
                 }
             )
     table(rows, f"{n_images} JPEG files of 256 px, network input {IMAGE_SIZE} px")
