@@ -48,6 +48,10 @@ class Clock(Silent):
     def __init__(self) -> None:
         self.marks: list[tuple[float, int]] = []
 
+    def start(self, what: str, total: int, unit: str) -> None:
+        """Begin anew: the images come last, after the files' fingerprints."""
+        self.marks = []
+
     def advance(self, n: int) -> None:
         """Note the time."""
         self.marks.append((time.perf_counter(), n))
