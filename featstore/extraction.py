@@ -5,24 +5,19 @@ Nothing here imports torch until it is sure that something has to be computed.
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import filelock
-
 from featstore.config import ExtractConfig
 from featstore.datasets import open_dataset
 from featstore.datasets.base import Dataset
-from featstore.featureset import FeatureSet
+from featstore.featureset import FeatureSet, mark_damaged
+from featstore.locks import held
 from featstore.progress import SILENT, Progress
-from featstore.provenance import FingerprintCache, dataset_fingerprint, now, versions
+from featstore.provenance import FingerprintCache, dataset_fingerprint, versions
 from featstore.store import DIGEST_LENGTH, FeatureStore, open_store
 
 if TYPE_CHECKING:
@@ -146,9 +141,11 @@ def run(config: ExtractConfig, store: FeatureStore, progress: Progress = SILENT)
     wanted = find_layers(config.model, config.layers, image_size)
     preprocess = Preprocess(image_size, config.bands, weights.mean, weights.std)
     identity = _identity(config, dataset, fingerprint, weights, preprocess, precision)
-    with _held(store, store.set_id(identity), progress):
+    set_id = store.set_id(identity)
+    with held(store.lock_path(set_id[-DIGEST_LENGTH:]), set_id, progress):
         feature_set = _open_or_create(store, identity, config, dataset, weights, preprocess)
         names = [layer.stored_name(config.pool) for layer in wanted]
+        _mark_gaps(feature_set, names)
         missing = [
             layer
             for layer, name in zip(wanted, names, strict=True)
@@ -182,7 +179,7 @@ def _answer(
     store: FeatureStore, config: ExtractConfig, fingerprint: str, request: dict[str, Any]
 ) -> tuple[FeatureSet, list[str]] | None:
     """Return the set and matrices that answer a request made before, if all are complete."""
-    for feature_set in store.sets():
+    for feature_set in store.readable_sets():
         if feature_set.info["dataset"]["fingerprint"] != fingerprint:
             continue
         asked: Sequence[str | None] = config.layers or (None,)
@@ -199,14 +196,17 @@ def _answer(
             for a in asked
         ]
         names = [name for name in found if name is not None]
-        if len(names) == len(asked) and all(_all_chunks(feature_set, name) for name in names):
+        gaps = [feature_set.matrix(name).missing_chunks() for name in names]
+        if len(names) == len(asked) and not any(gaps):
             return feature_set, names
     return None
 
 
-def _all_chunks(feature_set: FeatureSet, layer: str) -> bool:
-    matrix = feature_set.matrix(layer)
-    return all(matrix.chunk_path(index).is_file() for index in range(matrix.n_chunks))
+def _mark_gaps(feature_set: FeatureSet, layers: Sequence[str]) -> None:
+    """Let chunks of complete layers be computed again whose files are gone."""
+    complete = [name for name in layers if feature_set.layer_path(name).is_file()]
+    gaps = {name: feature_set.matrix(name).missing_chunks() for name in complete}
+    mark_damaged(feature_set, {name: chunks for name, chunks in gaps.items() if chunks})
 
 
 def _identity(
@@ -276,35 +276,6 @@ def _open_or_create(
         "command": config.command(store.path),
     }
     return store.create(info, dataset.labels, dataset.splits, list(dataset.sample_ids))
-
-
-@contextmanager
-def _held(store: FeatureStore, set_id: str, progress: Progress) -> Iterator[None]:
-    """Hold a set's lock, waiting for, and naming, whoever has it."""
-    path = store.lock_path(set_id[-DIGEST_LENGTH:])
-    holder = path.with_suffix(".json")
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        progress.say(f"{set_id} is being extracted by {_holder(holder)}; waiting for it.")
-        lock.acquire()
-    try:
-        holder.write_text(
-            json.dumps({"pid": os.getpid(), "host": platform.node(), "since": now()}),
-            encoding="utf-8",
-        )
-        yield
-    finally:
-        lock.release()
-
-
-def _holder(path: Path) -> str:
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {held['pid']} on {held['host']} since {held['since']}"
-    except (OSError, ValueError, KeyError):
-        return "another process"
 
 
 def _result(

@@ -114,6 +114,10 @@ class Matrix:
         """Return the file that holds chunk `index`."""
         return self.path / "c" / str(index) / "0"
 
+    def missing_chunks(self) -> list[int]:
+        """Return the chunks that have no file."""
+        return [i for i in range(self.n_chunks) if not self.chunk_path(i).is_file()]
+
     def sweep(self) -> None:
         """Delete what a killed writer left of chunks that it had not finished."""
         for path in self.path.rglob("*.partial"):

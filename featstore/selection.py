@@ -211,7 +211,7 @@ def select(
     facets: Mapping[str, Any],
 ) -> Selection:
     """Find the one selection that fits; see :meth:`featstore.store.FeatureStore.select`."""
-    sets = [s for s in store.sets() if _fits(s, {"dataset": dataset, **facets})]
+    sets = [s for s in store.readable_sets() if _fits(s, {"dataset": dataset, **facets})]
     if not store.sets():
         raise SelectionError(
             f"{store.path} holds no feature sets. Make one first, for example with: "

@@ -26,6 +26,7 @@ from featstore.config import SPLITS, json_digest
 from featstore.errors import SelectionError, StoreError
 from featstore.featureset import FORMAT, FeatureSet
 from featstore.files import file_sha256, sync_file, sync_folder, write_json
+from featstore.locks import held
 from featstore.provenance import now
 
 if TYPE_CHECKING:
@@ -72,6 +73,13 @@ class FeatureStore:
             for path in sorted(self._sets_dir.iterdir())
             if not path.name.startswith(".") and (path / "set.json").is_file()
         ]
+
+    def readable_sets(self) -> list[FeatureSet]:
+        """Return the sets whose records are as they were written.
+
+        A damaged one must not stand in the way of the others; ``featstore store verify`` names it.
+        """
+        return [s for s in self.sets() if _is_readable(s)]
 
     def get(self, set_id: str) -> FeatureSet:
         """Return a feature set by its name or the only one whose name begins or ends so.
@@ -161,7 +169,18 @@ class FeatureStore:
         return final
 
     def remove(self, feature_set: FeatureSet) -> None:
-        """Delete a feature set and all that was decoded from any."""
+        """Delete a feature set and all that was decoded from any.
+
+        Raises
+        ------
+        StoreError
+            When another process works on the set.
+        """
+        lock = self.lock_path(feature_set.set_id[-DIGEST_LENGTH:])
+        with held(lock, feature_set.set_id, wait=False):
+            self._delete(feature_set)
+
+    def _delete(self, feature_set: FeatureSet) -> None:
         doomed = feature_set.path.with_name(f".old-{feature_set.set_id}")
         shutil.rmtree(doomed, ignore_errors=True)
         feature_set.path.rename(doomed)
@@ -206,6 +225,13 @@ class FeatureStore:
         from featstore.selection import Selection
 
         return Selection(self, tuple((set_id, layer) for set_id, layer in parts))
+
+
+def _is_readable(feature_set: FeatureSet) -> bool:
+    try:
+        return bool(feature_set.info) and feature_set.layers() is not None
+    except StoreError:
+        return False
 
 
 def open_store(path: str | Path = "feature-store") -> FeatureStore:

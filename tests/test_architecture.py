@@ -17,7 +17,7 @@ ORDER = [
     ["provenance"],
     ["images", "layers", "matrices", "downloads", "metrics"],
     ["datasets"],
-    ["featureset", "sheets", "modelfiles"],
+    ["featureset", "sheets", "modelfiles", "locks"],
     ["store"],
     ["selection", "devices", "weights", "preprocess", "loaders", "classifiers", "splits"],
     ["sink", "backbones", "audit", "exports", "epochs", "parallel", "figures"],

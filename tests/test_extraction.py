@@ -275,7 +275,7 @@ def test_two_at_once_compute_once(images, store, monkeypatch):
 
     class Releasing(Silent):
         def say(self, line):
-            if "is being extracted" in line:
+            if "is being worked on" in line:
                 lines.append(line)
                 release.set()
 
@@ -291,7 +291,7 @@ def test_two_at_once_compute_once(images, store, monkeypatch):
         thread.join(60)
     assert len(n_passes) == 1
     assert sorted(r.n_computed for r in results) == [0, 27]
-    assert "is being extracted by process" in lines[0]
+    assert "is being worked on by process" in lines[0]
 
 
 def test_what_cannot_fit_the_disk_is_refused_before_it_starts(images, store, monkeypatch):

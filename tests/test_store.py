@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import add_features, blobs
 
 from featstore.errors import CorruptionError, IncompleteError, SelectionError, StoreError
-from featstore.store import FeatureStore, file_name, open_store
+from featstore.locks import held
+from featstore.store import DIGEST_LENGTH, FeatureStore, file_name, open_store
 
 
 def test_a_folder_that_is_not_there_is_an_empty_store(tmp_path):
@@ -108,3 +110,25 @@ def test_labels_of_a_damaged_set_are_not_believed(make_store):
     path.write_bytes(content)
     with pytest.raises(CorruptionError, match="label is damaged"):
         np.asarray(store.sets()[0].labels)
+
+
+@pytest.mark.parametrize("file", ["set.json", "layers/fc1000.json"])
+def test_a_damaged_record_does_not_stand_in_the_way_of_other_sets(make_store, file):
+    store = make_store(n_samples=40)
+    X, y = blobs(40, 6)
+    add_features(store, {"fc8": X}, y, np.zeros(40, np.uint8), model="alexnet")
+    broken = store.select(model="resnet50").parts[0][0]
+    (store.get(broken).path / file).write_text("{}")
+    assert store.select().model == "alexnet"
+    with pytest.raises(SelectionError, match=broken):
+        store.select(model="resnet50")
+
+
+def test_a_set_that_is_worked_on_is_not_removed(make_store):
+    store = make_store(n_samples=40)
+    (feature_set,) = store.sets()
+    path = store.lock_path(feature_set.set_id[-DIGEST_LENGTH:])
+    with held(path, "it"), pytest.raises(StoreError, match="worked on by process"):
+        store.remove(feature_set)
+    store.remove(feature_set)
+    assert store.sets() == []
