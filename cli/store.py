@@ -144,7 +144,6 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
     """
     from featstore.audit import schedule_repair, verify
     from featstore.locks import held
-    from featstore.store import DIGEST_LENGTH
 
     opened = _open(store)
     sets = [opened.get(set_id) for set_id in set_ids] if set_ids else opened.sets()
@@ -153,8 +152,7 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
         for feature_set in sets:
             damages = verify(feature_set, progress)
             found += damages
-            lock = opened.lock_path(feature_set.set_id[-DIGEST_LENGTH:])
-            with held(lock, feature_set.set_id, progress):
+            with held(opened.set_lock(feature_set.set_id), feature_set.set_id, progress):
                 layers = schedule_repair(feature_set, damages)
             repairs += [feature_set.journal()[layer]["command"] for layer in layers]
     if as_json:

@@ -18,7 +18,7 @@ from featstore.featureset import FeatureSet, mark_damaged
 from featstore.locks import held
 from featstore.progress import SILENT, Progress
 from featstore.provenance import FingerprintCache, dataset_fingerprint, versions
-from featstore.store import DIGEST_LENGTH, FeatureStore, open_store
+from featstore.store import FeatureStore, open_store
 
 if TYPE_CHECKING:
     from featstore.preprocess import Preprocess
@@ -142,7 +142,7 @@ def run(config: ExtractConfig, store: FeatureStore, progress: Progress = SILENT)
     preprocess = Preprocess(image_size, config.bands, weights.mean, weights.std)
     identity = _identity(config, dataset, fingerprint, weights, preprocess, precision)
     set_id = store.set_id(identity)
-    with held(store.lock_path(set_id[-DIGEST_LENGTH:]), set_id, progress):
+    with held(store.set_lock(set_id), set_id, progress):
         feature_set = _open_or_create(store, identity, config, dataset, weights, preprocess)
         names = [layer.stored_name(config.pool) for layer in wanted]
         _mark_gaps(feature_set, names)

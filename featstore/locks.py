@@ -25,7 +25,7 @@ def held(
     Parameters
     ----------
     path : Path
-        The lock file.
+        The lock file; its folder exists.
     what : str
         What it locks, for people.
     progress : Progress
@@ -38,7 +38,6 @@ def held(
     StoreError
         When another process holds it and `wait` is false.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     note = path.with_suffix(".json")
     lock = filelock.FileLock(path)
     try:

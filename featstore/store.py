@@ -116,6 +116,10 @@ class FeatureStore:
         digest = self.set_id(identity)[-DIGEST_LENGTH:]
         return next((s for s in self.sets() if s.set_id.endswith(f"-{digest}")), None)
 
+    def set_lock(self, set_id: str) -> Path:
+        """Return the lock file of a set, the same whatever the dataset's folder is called."""
+        return self.lock_path(set_id[-DIGEST_LENGTH:])
+
     def lock_path(self, name: str) -> Path:
         """Return the lock file of a set or a cached file."""
         path = self.path / "locks" / f"{file_name(name, 120)}.lock"
@@ -176,8 +180,7 @@ class FeatureStore:
         StoreError
             When another process works on the set.
         """
-        lock = self.lock_path(feature_set.set_id[-DIGEST_LENGTH:])
-        with held(lock, feature_set.set_id, wait=False):
+        with held(self.set_lock(feature_set.set_id), feature_set.set_id, wait=False):
             self._delete(feature_set)
 
     def _delete(self, feature_set: FeatureSet) -> None:

@@ -134,18 +134,6 @@ def test_layers_give_what_hooks_on_the_whole_network_see(model, names):
         torch.testing.assert_close(found[layer.name], value, atol=1e-4, rtol=1e-3)
 
 
-def test_batch_norms_are_folded_where_their_convolution_is_not_read():
-    def n_batch_norms(layers):
-        net = backbone("resnet50", layers)
-        return sum(
-            str(node.target).split(".")[-1].startswith("bn") for node in net._extractor.graph.nodes
-        )
-
-    assert n_batch_norms([]) == 0
-    assert n_batch_norms(["conv1", "fc1000"]) == 1
-    assert n_batch_norms(["bn_conv1", "fc1000"]) == 0
-
-
 def test_one_pass_gives_all_layers_and_is_cut_after_the_last():
     early = backbone("resnet50", ["conv1", "res2a_branch2a"])
     names = {name for name, _ in early._extractor.named_modules()}

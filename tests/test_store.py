@@ -6,7 +6,7 @@ from conftest import add_features, blobs
 
 from featstore.errors import CorruptionError, IncompleteError, SelectionError, StoreError
 from featstore.locks import held
-from featstore.store import DIGEST_LENGTH, FeatureStore, file_name, open_store
+from featstore.store import FeatureStore, file_name, open_store
 
 
 def test_a_folder_that_is_not_there_is_an_empty_store(tmp_path):
@@ -127,7 +127,7 @@ def test_a_damaged_record_does_not_stand_in_the_way_of_other_sets(make_store, fi
 def test_a_set_that_is_worked_on_is_not_removed(make_store):
     store = make_store(n_samples=40)
     (feature_set,) = store.sets()
-    path = store.lock_path(feature_set.set_id[-DIGEST_LENGTH:])
+    path = store.set_lock(feature_set.set_id)
     with held(path, "it"), pytest.raises(StoreError, match="worked on by process"):
         store.remove(feature_set)
     store.remove(feature_set)
