@@ -66,6 +66,21 @@ if TYPE_CHECKING:
     help="auto: bf16 where the hardware has it, else fp16 on GPUs, else fp32.",
 )
 @click.option(
+    "--compile",
+    "compile_",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Compile the network; auto: when it saves more time than it takes.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Stored features; auto: float16 where the network computes in half precision.",
+)
+@click.option(
     "--on-error",
     type=click.Choice(["stop", "mask"]),
     default="stop",
@@ -88,6 +103,8 @@ def command(
     device: str,
     batch_size: str,
     precision: str,
+    compile_: str,
+    dtype: str,
     on_error: str,
     as_json: bool,
 ) -> None:
@@ -123,6 +140,8 @@ def command(
         precision=precision,
         device=device,
         batch_size=None if batch_size == "auto" else int(batch_size),
+        compile=compile_,
+        dtype=dtype,
         on_error=on_error,
     )
     with console.progress() as progress:
@@ -139,17 +158,19 @@ def command(
 def show(result: Extraction) -> None:
     """Print what an extraction did."""
     layers = ", ".join(f"{name} ({n} features)" for name, n in result.n_features.items())
-    click.echo(f"{result.model} ({result.weights}) over {result.title}: {layers}")
+    weights = "" if result.weights == "none" else f" ({result.weights})"
+    click.echo(f"{result.model}{weights} over {result.title}: {layers}")
     if not result.n_computed:
         click.echo(f"All {result.n_images} rows were in the store; nothing was computed.")
     else:
         kept = f", {result.n_reused} were in the store" if result.n_reused else ""
         click.echo(
             f"{result.n_computed} images computed in {console.duration_text(result.duration_s)} "
-            f"({result.images_per_s:.1f} images/s on {result.device}, {result.precision}, "
-            f"batches of {result.batch_size}){kept}."
+            f"({result.images_per_s:,.1f} images/s on {result.device}, {result.engine}, "
+            f"{result.precision}, batches of {result.batch_size}){kept}."
         )
         click.echo(_where_time_went(result.times))
+        click.echo(result.bottleneck())
     if result.n_masked:
         rows = "1 image" if result.n_masked == 1 else f"{result.n_masked} images"
         click.echo(
@@ -161,8 +182,9 @@ def show(result: Extraction) -> None:
 
 def _where_time_went(times: dict[str, float]) -> str:
     names = {
-        "read_s": "reading",
-        "preprocess_s": "preprocessing",
+        "setup_s": "getting ready",
+        "read_s": "waiting for images",
+        "preprocess_s": "copying and resizing",
         "forward_s": "the network",
         "write_s": "waiting for the disk",
     }

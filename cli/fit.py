@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 @click.option("--bands", metavar="NAME", help="rgb or gray, where both were extracted.")
 @click.option("--image-size", type=int, metavar="PX", help="Where several were extracted.")
 @click.option("--precision", metavar="NAME", help="Where several were extracted.")
+@click.option("--dtype", metavar="NAME", help="Where several were extracted.")
 @click.option("--set", "set_id", metavar="SET", help="Feature set; see `featstore store ls`.")
 @click.option(
     "--param",
@@ -69,6 +70,7 @@ def command(
     bands: str | None,
     image_size: int | None,
     precision: str | None,
+    dtype: str | None,
     set_id: str | None,
     params: tuple[str, ...],
     seed: int,
@@ -107,6 +109,7 @@ def command(
             bands=bands,
             image_size=image_size,
             precision=precision,
+            dtype=dtype,
             set_id=set_id,
         )
     runs = [one.run for one in fits if one.run]

@@ -101,13 +101,12 @@ def show(set_id: str, store: str, as_json: bool) -> None:
     click.echo(f"  fingerprint  {info['dataset']['fingerprint']}")
     click.echo(
         f"  backbone     {info['backbone']['model']}, {info['facets']['weights']}, "
-        f"{info['backbone']['precision']}"
+        f"{info['backbone']['precision']}, stored as {info['facets']['dtype']}"
     )
     click.echo(f"  weights      sha256 {info['backbone']['weights_sha256']}")
-    click.echo(
-        f"  preprocess   {info['preprocess']['image_size']} px "
-        f"{info['preprocess']['resize']}, bands {info['preprocess']['bands']}"
-    )
+    size = info["preprocess"]["image_size"]
+    resized = f"{size} px {info['preprocess']['resize']}" if size else "none"
+    click.echo(f"  preprocess   {resized}; bands {info['preprocess']['bands']}")
     click.echo(f"  made by      {info['command']}")
     rows = [
         [

@@ -4,71 +4,27 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 import torchvision.models
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from featstore.devices import DTYPES
+from featstore.engines import build, fold_batch_norms
 from featstore.errors import BackboneError
-from featstore.layers import FEATURE_LAYERS, other_names, paper_layers
+from featstore.layers import FEATURE_LAYERS, Layer, other_names, paper_layers
+from featstore.preprocess import Preprocess
+from featstore.progress import SILENT, Progress
 from featstore.weights import Weights, architecture, load_into, read_state_dict
 
 GEM_POWER = 3.0
 """Exponent of generalised-mean pooling: Radenovic et al. 2018, doi:10.1109/TPAMI.2018.2846566."""
 
 GEM_FLOOR = 1e-6
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A place at which a network is read.
-
-    Parameters
-    ----------
-    name : str
-        Its name in the store: the papers', or else torchvision's node.
-    node : str
-        torchvision's node.
-    names : tuple of str
-        All names by which it can be asked for.
-    shape : tuple of int
-        Of its output for one image: ``(features,)``, ``(channels, height, width)`` or
-        ``(tokens, features)``.
-    default : bool
-        Whether it is the network's feature layer.
-    """
-
-    name: str
-    node: str
-    names: tuple[str, ...]
-    shape: tuple[int, ...]
-    default: bool
-
-    def n_features(self, pool: str) -> int:
-        """Return the length of its feature vector after pooling."""
-        if len(self.shape) == 1:
-            return self.shape[0]
-        size = 1
-        for n in self.shape:
-            size *= n
-        if pool == "flatten":
-            return size
-        channels = self.shape[0] if len(self.shape) == 3 else self.shape[-1]
-        return channels * 2 if pool == "avgmax" and size > channels else channels
-
-    def pooled_by(self, pool: str) -> str | None:
-        """Return `pool`, or None where the layer has no map and pooling changes nothing."""
-        is_map = len(self.shape) > 1 and self.n_features("flatten") > self.n_features("avg")
-        return pool if is_map else None
-
-    def stored_name(self, pool: str) -> str:
-        """Return the matrix's name: the layer's, with the pooling where it is not the default."""
-        return self.name if self.pooled_by(pool) in (None, "avg") else f"{self.name}@{pool}"
 
 
 def backbone_names() -> list[str]:
@@ -193,6 +149,19 @@ def _channels_last(model: str, node: str, value: torch.Tensor) -> bool:
     return model.startswith("swin") and inside and value.dim() == 4
 
 
+def flops_per_image(model: str, layers: Sequence[Layer], image_size: int) -> float:
+    """Return the floating-point operations for one image, without computing anything."""
+    extractor = create_feature_extractor(
+        _without_data(model, image_size),
+        {layer.node: layer.node for layer in layers},
+        suppress_diff_warning=True,
+    )
+    counter = FlopCounterMode(display=False)
+    with counter:
+        extractor(torch.empty(2, 3, image_size, image_size, device="meta"))
+    return counter.get_total_flops() / 2
+
+
 def find_layers(model: str, names: Sequence[str], image_size: int) -> tuple[Layer, ...]:
     """Return the layers that `names` name, or the network's feature layer if it names none.
 
@@ -223,7 +192,7 @@ def find_layers(model: str, names: Sequence[str], image_size: int) -> tuple[Laye
 
 
 class Backbone:
-    """A network, cut after the last layer asked for, that turns images into feature vectors.
+    """A network, cut after the last layer asked for, that turns pixels into feature vectors.
 
     Parameters
     ----------
@@ -233,19 +202,27 @@ class Backbone:
         Where its weights come from.
     layers : sequence of Layer
         What to read; one forward pass gives them all.
-    image_size : int
-        Side of the images in pixels.
+    preprocess : Preprocess
+        How the pixels were made, and are to be normalised.
     pool : str
         How a map becomes a vector, one of :data:`featstore.config.POOLS`.
     precision : str
         ``fp32``, ``bf16`` or ``fp16``.
     device : torch.device
         Where it runs.
+    batch_size : int
+        Images in a batch, which other engines than ``eager`` are built for.
+    engine : str
+        What runs it, one of :data:`featstore.engines.ENGINES`.
+    progress : Progress
+        Told of the set-up.
 
     Raises
     ------
     WeightsError
         When the weights do not fit the network.
+    BackboneError
+        When the engine can't run the network.
     """
 
     def __init__(
@@ -253,27 +230,38 @@ class Backbone:
         model: str,
         weights: Weights,
         layers: Sequence[Layer],
-        image_size: int,
+        preprocess: Preprocess,
         pool: str,
         precision: str,
         device: torch.device,
+        batch_size: int,
+        engine: str = "eager",
+        progress: Progress = SILENT,
     ) -> None:
-        self.layers = tuple(layers)
-        self.pool = pool
-        self.dtype = DTYPES[precision]
         self.device = device
-        self._model = model
-        network = _load(model, weights, image_size)
+        self.names = tuple(layer.stored_name(pool) for layer in layers)
+        dtype = DTYPES[precision]
+        size = preprocess.image_size
         extractor = create_feature_extractor(
-            network, {layer.node: layer.node for layer in layers}, suppress_diff_warning=True
-        )
-        extractor.eval()
+            _load(model, weights, size),
+            {layer.node: layer.node for layer in layers},
+            suppress_diff_warning=True,
+        ).eval()
         if any(not layer.default for layer in layers):
             # An in-place ReLU after a layer that is read would overwrite what it gave.
             _stop_overwriting(extractor)
-        self._extractor = extractor.to(
-            device=device, dtype=self.dtype, memory_format=torch.channels_last
+        fold_batch_norms(extractor)
+        reader = _Reader(model, extractor, layers, preprocess, pool, dtype).eval()
+        # OpenVINO turns the weights to its own precision.
+        inner = torch.float32 if engine == "openvino" else dtype
+        reader.extractor.to(dtype=inner)
+        reader.compute_dtype = inner
+        reader.to(device=device).to(memory_format=torch.channels_last)
+        shape = (batch_size, 3, size, size)
+        example = torch.zeros(shape, dtype=torch.uint8, device=device).contiguous(
+            memory_format=torch.channels_last
         )
+        self._run = build(reader, engine, example, dtype, progress)
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -282,20 +270,46 @@ class Backbone:
         Parameters
         ----------
         images : tensor of shape (batch_size, 3, height, width)
-            Normalised images, on the backbone's device.
+            uint8, as :class:`featstore.preprocess.Preprocess` gives them, on the device.
 
         Returns
         -------
         dict of str to tensor of shape (batch_size, n_features)
             float32, on the same device.
         """
-        found = self._extractor(images.to(self.dtype, memory_format=torch.channels_last))
-        return {
-            layer.stored_name(self.pool): self._pool(layer, found[layer.node])
-            for layer in self.layers
-        }
+        return dict(zip(self.names, self._run(images), strict=True))
 
-    def _pool(self, layer: Layer, value: torch.Tensor) -> torch.Tensor:
+
+class _Reader(nn.Module):
+    """Normalisation, network and pooling as one module, so that an engine sees all of it."""
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(
+        self,
+        model: str,
+        extractor: nn.Module,
+        layers: Sequence[Layer],
+        preprocess: Preprocess,
+        pool: str,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.compute_dtype = dtype
+        self._model, self._layers, self._pool = model, tuple(layers), pool
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
+        # (x / 255 - mean) / std in one multiplication and addition.
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", -mean / std)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x = images.float() * self.scale + self.shift
+        found = self.extractor(x.to(self.compute_dtype, memory_format=torch.channels_last))
+        return tuple(self._vectors(layer, found[layer.node]) for layer in self._layers)
+
+    def _vectors(self, layer: Layer, value: torch.Tensor) -> torch.Tensor:
         value = value.float()
         if _channels_last(self._model, layer.node, value):
             value = value.movedim(-1, 1)
@@ -303,7 +317,7 @@ class Backbone:
             value = value.movedim(-1, 1)
         if value.dim() == 2 or value[0, 0].numel() == 1:
             return value.flatten(1)
-        return pool_map(value, self.pool)
+        return pool_map(value, self._pool)
 
 
 def pool_map(value: torch.Tensor, pool: str) -> torch.Tensor:

@@ -19,6 +19,8 @@ SPLITS = ("train", "test", "val")
 POOLS = ("avg", "max", "avgmax", "flatten", "gem")
 BANDS = ("rgb", "gray")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+COMPILE = ("auto", "on", "off")
+FEATURE_DTYPES = ("auto", "float32", "float16")
 ON_ERROR = ("stop", "mask")
 
 MAX_IMAGE_SIZE = 4096
@@ -85,6 +87,12 @@ class ExtractConfig:
         ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
     batch_size : int or None
         Images in one forward pass; None chooses by device and image size.
+    compile : str
+        ``on`` to compile the network, ``off`` not to, ``auto`` when it saves more time than it
+        takes.
+    dtype : str
+        What features are stored as: ``float32``, ``float16``, or ``auto`` for float16 where the
+        network computes in half precision and no value is too large for it.
     on_error : str
         ``stop`` at an unreadable image, or ``mask`` its row.
 
@@ -107,12 +115,16 @@ class ExtractConfig:
     precision: str = "auto"
     device: str = "auto"
     batch_size: int | None = None
+    compile: str = "auto"
+    dtype: str = "auto"
     on_error: str = "stop"
 
     def __post_init__(self) -> None:
         _one_of("pool", self.pool, POOLS)
         _one_of("bands", self.bands, BANDS)
         _one_of("precision", self.precision, PRECISIONS)
+        _one_of("compile", self.compile, COMPILE)
+        _one_of("dtype", self.dtype, FEATURE_DTYPES)
         _one_of("on_error", self.on_error, ON_ERROR)
         _integer("seed", self.seed, 0, 2**32 - 1)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
@@ -150,9 +162,9 @@ class ExtractConfig:
     def request(self) -> dict[str, Any]:
         """Return the settings that decide what a feature row holds.
 
-        Left out are the place and speed of the work (root, device, batch size), which layers
-        are wanted and how the maps are pooled (each layer is stored by itself), the policy for
-        bad images, and what the dataset's own identity covers (limit, seed).
+        Left out are the place and speed of the work (root, device, batch size, compiling), which
+        layers are wanted and how the maps are pooled (each layer is stored by itself), the policy
+        for bad images, and what the dataset's own identity covers (limit, seed).
         """
         weights = self.weights
         if Path(weights).is_file():
@@ -163,6 +175,7 @@ class ExtractConfig:
             "bands": self.bands,
             "image_size": self.image_size,
             "precision": self.precision,
+            "dtype": self.dtype,
         }
 
     def digest(self) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -145,10 +146,21 @@ class FeatureSet:
             return {}
         return {name: own for name, own in layers.items() if not self.layer_path(name).is_file()}
 
-    def begin_layer(self, layer: str, n_features: int, attributes: Mapping[str, Any]) -> None:
+    def begin_layer(
+        self, layer: str, n_features: int, attributes: Mapping[str, Any], dtype: str = "float32"
+    ) -> None:
         """Make an empty matrix for a layer, unless an earlier pass began it."""
         if not (self.group / layer / "zarr.json").is_file():
-            matrices.create_matrix(self.group, layer, (self.n_samples, n_features), attributes)
+            shape = (self.n_samples, n_features)
+            matrices.create_matrix(self.group, layer, shape, attributes, dtype)
+
+    def drop_layers(self, layers: Sequence[str]) -> None:
+        """Forget what there is of unfinished layers; the caller holds the set's lock."""
+        others = {name: own for name, own in self.journal().items() if name not in layers}
+        self.journal_path.mkdir(exist_ok=True)
+        write_json(self.journal_path / "journal.json", {"layers": others})
+        for layer in layers:
+            shutil.rmtree(self.group / layer)
 
     def matrix(self, layer: str, *, writable: bool = False) -> matrices.Matrix:
         """Open a layer's matrix; the layer must be complete unless it is to be written.

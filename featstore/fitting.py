@@ -150,7 +150,7 @@ def fit_each(
     progress : Progress
         Told of each fit as it ends.
     **facets
-        ``weights``, ``bands``, ``image_size``, ``precision`` or ``set_id``, to tell feature
+        ``weights``, ``bands``, ``image_size``, ``precision``, ``dtype`` or ``set_id``, to tell
         sets apart.
 
     Raises

@@ -1,10 +1,12 @@
-"""The papers' layer names, as nodes of torchvision's networks.
+"""Layers: where a network is read, and the papers' names for such places.
 
 The names are Caffe's, which MATLAB took over and the paper uses in its Tables 1 and 2. A node is
 an operation in the network's traced graph, named after its module as torchvision names it.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 FEATURE_LAYERS = {
     "alexnet": "fc8",
@@ -33,6 +35,53 @@ RESNET_BLOCKS = {
 
 INCEPTIONS = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
 """Inception modules: Szegedy et al. 2014, Table 1, arXiv:1409.4842."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A place at which a network is read.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the store: the papers', or else torchvision's node.
+    node : str
+        torchvision's node.
+    names : tuple of str
+        All names by which it can be asked for.
+    shape : tuple of int
+        Of its output for one image: ``(features,)``, ``(channels, height, width)`` or
+        ``(tokens, features)``.
+    default : bool
+        Whether it is the network's feature layer.
+    """
+
+    name: str
+    node: str
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    default: bool
+
+    def n_features(self, pool: str) -> int:
+        """Return the length of its feature vector after pooling."""
+        if len(self.shape) == 1:
+            return self.shape[0]
+        size = 1
+        for n in self.shape:
+            size *= n
+        if pool == "flatten":
+            return size
+        channels = self.shape[0] if len(self.shape) == 3 else self.shape[-1]
+        return channels * 2 if pool == "avgmax" and size > channels else channels
+
+    def pooled_by(self, pool: str) -> str | None:
+        """Return `pool`, or None where the layer has no map and pooling changes nothing."""
+        is_map = len(self.shape) > 1 and self.n_features("flatten") > self.n_features("avg")
+        return pool if is_map else None
+
+    def stored_name(self, pool: str) -> str:
+        """Return the matrix's name: the layer's, with the pooling where it is not the default."""
+        return self.name if self.pooled_by(pool) in (None, "avg") else f"{self.name}@{pool}"
 
 
 def paper_layers(model: str) -> dict[str, str]:

@@ -38,7 +38,11 @@ class Batch:
 
 
 def batches(
-    dataset: Dataset, starts: Iterable[int], batch_size: int, on_error: str
+    dataset: Dataset,
+    starts: Iterable[int],
+    batch_size: int,
+    on_error: str,
+    min_size: int | None = None,
 ) -> Iterator[Batch]:
     """Yield the batches that begin at the given rows, in that order.
 

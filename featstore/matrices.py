@@ -29,16 +29,21 @@ CHUNK_NBYTES = 4 * 2**20
 numcodecs.blosc.use_threads = False
 
 
-def chunk_rows(n_samples: int, n_features: int) -> int:
-    """Return how many whole float32 rows make a chunk of about :data:`CHUNK_NBYTES`."""
-    return max(1, min(n_samples, round(CHUNK_NBYTES / (4 * n_features))))
+DTYPES = ("float32", "float16")
 
 
-def _codecs() -> list[Any]:
+def chunk_rows(n_samples: int, n_features: int, dtype: str = "float32") -> int:
+    """Return how many whole rows make a chunk of about :data:`CHUNK_NBYTES`."""
+    row_nbytes = np.dtype(dtype).itemsize * n_features
+    return max(1, min(n_samples, round(CHUNK_NBYTES / row_nbytes)))
+
+
+def _codecs(dtype: str) -> list[Any]:
     # Measured by benchmarks/bench_sink.py: byte shuffle and fast zstd take features computed in
     # bfloat16 to 0.39 of their size and sparse ones (after a ReLU) to 0.19; plain zstd takes the
     # former to 0.46. Dense float32 features hardly compress (0.92) by any codec.
-    return [BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=4), Crc32cCodec()]
+    size = np.dtype(dtype).itemsize
+    return [BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=size), Crc32cCodec()]
 
 
 def create_group(path: Path, attributes: Mapping[str, Any]) -> None:
@@ -65,16 +70,23 @@ def create_vector(
 
 
 def create_matrix(
-    group: Path, name: str, shape: tuple[int, int], attributes: Mapping[str, Any]
+    group: Path,
+    name: str,
+    shape: tuple[int, int],
+    attributes: Mapping[str, Any],
+    dtype: str = "float32",
 ) -> int:
-    """Create an empty float32 matrix (n_samples, n_features) and return its rows per chunk."""
-    rows = chunk_rows(*shape)
+    """Create an empty matrix (n_samples, n_features) and return its rows per chunk.
+
+    `dtype` is one of :data:`DTYPES`; readers get float32 from either.
+    """
+    rows = chunk_rows(*shape, dtype)
     zarr.create_array(
         group / name,
         shape=shape,
         chunks=(rows, shape[1]),
-        dtype="float32",
-        compressors=_codecs(),
+        dtype=dtype,
+        compressors=_codecs(dtype),
         fill_value=np.nan,
         dimension_names=("sample", f"{name}.feature"),
         attributes=dict(attributes),
@@ -84,7 +96,7 @@ def create_matrix(
 
 
 class Matrix:
-    """A float32 matrix (n_samples, n_features) on disk, read and written by whole chunks."""
+    """A matrix (n_samples, n_features) on disk, read as float32 and written by whole chunks."""
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
         self.path = path
@@ -99,6 +111,7 @@ class Matrix:
             ) from error
         self.n_samples, self.n_features = self._array.shape
         self.chunk_rows = self._array.chunks[0]
+        self.dtype = str(self._array.dtype)
 
     @property
     def n_chunks(self) -> int:
@@ -130,7 +143,7 @@ class Matrix:
             raise ValueError(
                 f"chunk {index} has shape {(stop - start, self.n_features)}, not {block.shape}"
             )
-        self._array[start:stop] = block
+        self._array[start:stop] = block.astype(self.dtype, copy=False)
         return self.chunk_path(index)
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -145,7 +158,7 @@ class Matrix:
             if not self.chunk_path(index).is_file():
                 raise CorruptionError(self._damage(index, "its file is missing"))
         try:
-            return cast("np.ndarray", self._array[start:stop])
+            return cast("np.ndarray", self._array[start:stop]).astype(np.float32, copy=False)
         except (ValueError, RuntimeError, OSError) as error:
             index = self._first_bad(start, stop)
             raise CorruptionError(self._damage(index, str(error))) from error
@@ -168,11 +181,11 @@ class Matrix:
         )
 
     def dask(self) -> dask.array.Array:
-        """Return the matrix as a lazy Dask array, one block a chunk."""
+        """Return the matrix as a lazy float32 Dask array, one block a chunk."""
         import dask.array
 
         blocks = dask.array.from_zarr(self._array)  # type: ignore[no-untyped-call]
-        return cast("dask.array.Array", blocks)
+        return cast("dask.array.Array", blocks.astype("float32"))
 
 
 def read_vector(group: Path, name: str) -> np.ndarray:

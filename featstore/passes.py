@@ -1,31 +1,76 @@
 """Passes: the stage-one loop, images in and features out, each phase timed.
 
-``loader -> preprocess -> backbone -> sink``
+``loader -> extractor -> sink``
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 
-from featstore.backbones import Backbone, Layer, find_layers
 from featstore.config import ExtractConfig
 from featstore.datasets.base import Dataset
-from featstore.devices import default_batch_size, describe_device, make_deterministic
 from featstore.errors import DeviceError, FeatstoreError, SpaceError
 from featstore.featureset import FeatureSet
+from featstore.layers import Layer
 from featstore.loaders import Batch, batches
-from featstore.preprocess import Preprocess
 from featstore.progress import SILENT, Progress, nbytes_text
 from featstore.provenance import machine, now, versions
 from featstore.sink import Sink
-from featstore.weights import Weights
+
+
+class Extractor(Protocol):
+    """Turns batches of raw images into rows of features.
+
+    Attributes
+    ----------
+    device_type, device_name : str
+        Where, for programs (``cpu``, ``cuda``) and for people.
+    n_in_flight : int
+        Batches that may be begun before the first one is finished.
+    min_size : int or None
+        Side in pixels below which no image is wanted; None for images as they are.
+    """
+
+    device_type: str
+    device_name: str
+    n_in_flight: int
+    min_size: int | None
+
+    def find(self, nodes: Sequence[str]) -> Sequence[Layer]:
+        """Return the layers at the given nodes."""
+        ...
+
+    def open(
+        self,
+        layers: Sequence[Layer],
+        n_images: int,
+        conditions: Mapping[str, Any] | None = None,
+        progress: Progress = SILENT,
+    ) -> dict[str, Any]:
+        """Get ready for a pass; return what its features' last bits depend on.
+
+        `conditions` are those of the pass that is gone on with, None for a new one.
+        """
+        ...
+
+    def begin(self, batch: Batch) -> Callable[[], dict[str, np.ndarray]]:
+        """Begin with a batch; what is returned waits for its features, (k, n_features) each."""
+        ...
+
+
+HALF_MAX = float(np.finfo(np.float16).max)
+
+
+class HalfOverflowError(FeatstoreError):
+    """A feature does not fit float16."""
 
 
 @dataclass
@@ -73,8 +118,7 @@ def batch_starts(missing: np.ndarray, batch_size: int) -> list[int]:
 
 def run_pass(
     dataset: Dataset,
-    preprocess: Preprocess,
-    backbone: Backbone,
+    extractor: Extractor,
     sink: Sink,
     *,
     batch_size: int,
@@ -86,7 +130,7 @@ def run_pass(
     Returns
     -------
     n_computed : int
-        Images that went through the network.
+        Images that were computed.
     times : PassTimes
         Where the time went.
 
@@ -94,26 +138,38 @@ def run_pass(
     ------
     ImageError
         When an image can't be read and `on_error` is ``stop``.
+    HalfOverflowError
+        When a value does not fit the float16 that it is to be stored as.
     FeatstoreError
-        When the network gives a number that is not finite.
+        When a value is not finite.
     """
     starts = batch_starts(sink.missing_rows(len(dataset)), batch_size)
     n_to_compute = sum(min(start + batch_size, len(dataset)) - start for start in starts)
     times = PassTimes()
+    begun: deque[tuple[Batch, Callable[[], dict[str, np.ndarray]]]] = deque()
+
+    def finish_first() -> None:
+        batch, finish = begun.popleft()
+        started = time.perf_counter()
+        rows = checked_rows(finish(), batch, dataset, sink.dtypes)
+        done = time.perf_counter()
+        waited_s = sink.wait_s
+        sink.add(batch.start, rows, batch.masked)
+        times.forward_s += done - started
+        times.write_s += sink.wait_s - waited_s
+        progress.advance(batch.stop - batch.start)
+
     progress.start("Extracting", n_to_compute, "images")
     try:
-        for batch in _timed(batches(dataset, starts, batch_size, on_error), times):
-            began = time.perf_counter()
-            images = preprocess(batch.groups, batch_size, backbone.device)
-            seen = time.perf_counter()
-            features = to_rows(backbone(images), batch, dataset)
-            done = time.perf_counter()
-            waited_s = sink.wait_s
-            sink.add(batch.start, features, batch.masked)
-            times.preprocess_s += seen - began
-            times.forward_s += done - seen
-            times.write_s += sink.wait_s - waited_s
-            progress.advance(batch.stop - batch.start)
+        images = batches(dataset, starts, batch_size, on_error, extractor.min_size)
+        for batch in _timed(images, times):
+            started = time.perf_counter()
+            begun.append((batch, extractor.begin(batch)))
+            times.preprocess_s += time.perf_counter() - started
+            if len(begun) >= extractor.n_in_flight:
+                finish_first()
+        while begun:
+            finish_first()
     finally:
         progress.stop()
     return n_to_compute, times
@@ -129,30 +185,52 @@ def _timed(source: Iterator[Batch], times: PassTimes) -> Iterator[Batch]:
         yield batch
 
 
-def to_rows(
-    features: dict[str, torch.Tensor], batch: Batch, dataset: Dataset
+def checked_rows(
+    features: Mapping[str, np.ndarray], batch: Batch, dataset: Dataset, dtypes: Mapping[str, str]
 ) -> dict[str, np.ndarray]:
-    """Return a batch's features in the main memory, each (k, n_features) float32.
+    """Return a batch's features by layer, the rows of masked images NaN.
 
-    The rows of masked images are NaN.
+    Parameters
+    ----------
+    features : mapping of str to ndarray of shape (k, n_features)
+        float32, by layer.
+    batch : Batch
+        Which rows they are.
+    dataset : Dataset
+        That names the images.
+    dtypes : mapping of str to str
+        What each layer is stored as; layers that are not in it are left out.
 
     Raises
     ------
+    HalfOverflowError
+        When a value does not fit float16.
     FeatstoreError
         When any other value is not finite; it names layer and image.
     """
-    n_rows = batch.stop - batch.start
-    rows = {layer: tensor[:n_rows].cpu().numpy() for layer, tensor in features.items()}
-    for layer, block in rows.items():
-        finite = np.isfinite(block).all(axis=1)
-        if not finite.all():
+    rows = {}
+    for layer, dtype in dtypes.items():
+        block = features[layer]
+        # NaN and infinity show in the sum of a row, and a sum is quicker than a look at each.
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspect = not np.isfinite(block.sum())
+        if suspect and not (finite := np.isfinite(block).all(axis=1)).all():
             row = batch.start + int(np.argmin(finite))
             raise FeatstoreError(
                 f"Layer {layer} gives a value that is not finite for image "
                 f"{dataset.sample_ids[row]}. If the precision is fp16 or bf16, extract with "
                 "--precision fp32; else the weights are at fault."
             )
-        block[[row - batch.start for row in batch.masked]] = np.nan
+        if dtype == "float16" and max(block.max(), -block.min()) > HALF_MAX:
+            raise HalfOverflowError(
+                f"Layer {layer} gives values beyond {HALF_MAX:.0f}, float16's largest. Use "
+                "--dtype auto or float32."
+            )
+        if batch.masked:
+            # It may be memory that something else shares.
+            block = block.copy()
+            block[[row - batch.start for row in batch.masked]] = np.nan
+        rows[layer] = block
     return rows
 
 
@@ -168,14 +246,12 @@ class Work:
         The images.
     feature_set : FeatureSet
         Where the features go; the caller holds its lock.
-    weights : Weights
-        The network's.
-    preprocess : Preprocess
-        The images' way to the network.
-    precision : str
-        ``fp32``, ``bf16`` or ``fp16``.
-    device : torch.device
-        Where to compute.
+    extractor : Extractor
+        What computes them.
+    asked : mapping of Layer to sequence of str
+        Names by which layers were asked for.
+    dtype : str
+        What features are stored as, ``float32`` or ``float16``.
     request : dict
         By which the result is found when it is asked for again.
     command : str
@@ -185,10 +261,9 @@ class Work:
     config: ExtractConfig
     dataset: Dataset
     feature_set: FeatureSet
-    weights: Weights
-    preprocess: Preprocess
-    precision: str
-    device: torch.device
+    extractor: Extractor
+    asked: Mapping[Layer, Sequence[str]]
+    dtype: str
     request: dict[str, Any]
     command: str
 
@@ -200,9 +275,10 @@ class Work:
         Returns
         -------
         n_computed : int
-            Images that went through the network.
+            Images that were computed.
         times : dict of str to float
-            Seconds of each phase, and of the passes as ``pass_s``.
+            Seconds of each phase, of getting ready as ``setup_s``, and of the passes, without
+            that, as ``pass_s``.
 
         Raises
         ------
@@ -213,48 +289,57 @@ class Work:
         """
         self._check_space(layers, progress)
         begun = self.feature_set.journal()
-        groups: dict[tuple[str, int], list[Layer]] = {}
+        groups: dict[str, list[Layer]] = {}
         for layer in layers:
             journal = begun.get(layer.stored_name(self.config.pool), {})
-            conditions = journal.get("conditions") or self._conditions()
-            groups.setdefault((conditions["device"], conditions["batch_size"]), []).append(layer)
-        n_computed, total = 0, PassTimes()
-        began = time.perf_counter()
-        for (device_type, batch_size), group in groups.items():
-            if device_type != self.device.type:
-                raise DeviceError(
-                    f"{self.feature_set.set_id} was begun on {device_type}, and features computed "
-                    f"on {self.device.type} differ in their last bits. Go on with --device "
-                    f"{device_type}, or begin anew: featstore store rm {self.feature_set.set_id}"
-                )
-            n, times = self._one_pass(group, batch_size, progress)
+            groups.setdefault(json.dumps(journal.get("conditions")), []).append(layer)
+        n_computed, total, setup_s, pass_s = 0, PassTimes(), 0.0, 0.0
+        for text, group in groups.items():
+            started = time.perf_counter()
+            conditions = self._open(group, json.loads(text), progress)
+            opened = time.perf_counter()
+            n, times = self._one_pass(group, conditions, progress)
+            setup_s += opened - started
+            pass_s += time.perf_counter() - opened
             n_computed += n
             total += times
-        return n_computed, {**asdict(total), "pass_s": time.perf_counter() - began}
+        return n_computed, {**asdict(total), "setup_s": setup_s, "pass_s": pass_s}
 
-    def _conditions(self) -> dict[str, Any]:
-        chosen = default_batch_size(self.device, self.preprocess.image_size)
-        # A batch is never larger than the dataset, whose rows it would only pad.
-        batch_size = self.config.batch_size or min(chosen, len(self.dataset))
-        return {"device": self.device.type, "batch_size": batch_size}
+    def _open(
+        self, layers: Sequence[Layer], conditions: dict[str, Any] | None, progress: Progress
+    ) -> dict[str, Any]:
+        """Get the extractor ready, for a new pass or as one was begun.
+
+        The conditions name the layers that were read together: they make the network's graph,
+        and an engine may fuse it otherwise where more is read of it.
+        """
+        n_samples = len(self.dataset)
+        if conditions is None:
+            nodes = [layer.node for layer in layers]
+            return {**self.extractor.open(layers, n_samples, None, progress), "nodes": nodes}
+        if conditions["device"] != self.extractor.device_type:
+            set_id, device = self.feature_set.set_id, conditions["device"]
+            raise DeviceError(
+                f"{set_id} was begun on {device}, and features computed on "
+                f"{self.extractor.device_type} differ in their last bits. Go on with --device "
+                f"{device}, or begin anew: featstore store rm {set_id}"
+            )
+        together = self.extractor.find(conditions["nodes"])
+        self.extractor.open(together, n_samples, conditions, progress)
+        return conditions
 
     def _one_pass(
-        self, layers: Sequence[Layer], batch_size: int, progress: Progress
+        self, layers: Sequence[Layer], conditions: dict[str, Any], progress: Progress
     ) -> tuple[int, PassTimes]:
         pool = self.config.pool
-        make_deterministic(self.device)
-        size = self.preprocess.image_size
-        backbone = Backbone(
-            self.config.model, self.weights, layers, size, pool, self.precision, self.device
-        )
         for layer in layers:
             self.feature_set.begin_layer(
                 layer.stored_name(pool),
                 layer.n_features(pool),
                 {"layer": layer.name, "node": layer.node, "pool": layer.pooled_by(pool)},
+                self.dtype,
             )
         began = time.perf_counter()
-        conditions = {"device": self.device.type, "batch_size": batch_size}
         names = [layer.stored_name(pool) for layer in layers]
         n_samples = len(self.dataset)
         sink = Sink(self.feature_set, names, conditions, self.command)
@@ -262,10 +347,9 @@ class Work:
             with sink:
                 n_computed, times = run_pass(
                     self.dataset,
-                    self.preprocess,
-                    backbone,
+                    self.extractor,
                     sink,
-                    batch_size=batch_size,
+                    batch_size=conditions["batch_size"],
                     on_error=self.config.on_error,
                     progress=progress,
                 )
@@ -273,25 +357,28 @@ class Work:
             n_kept = n_samples - int(sink.missing_rows(n_samples).sum())
             progress.say(f"{n_kept:,} of {n_samples:,} rows of {', '.join(names)} are kept.")
             raise
+        except HalfOverflowError as error:
+            if self.config.dtype != "auto":
+                raise
+            progress.say(f"{error} Beginning anew in float32.")
+            self.feature_set.drop_layers(names)
+            self.dtype = "float32"
+            return self._one_pass(layers, conditions, progress)
         shared = self._provenance(sink, n_computed, time.perf_counter() - began)
         sink.finish({layer.stored_name(pool): shared | self._names(layer) for layer in layers})
         return n_computed, times
 
     def _names(self, layer: Layer) -> dict[str, Any]:
-        pool, size = self.config.pool, self.preprocess.image_size
-        asked = [
-            name
-            for name in self.config.layers
-            if find_layers(self.config.model, [name], size)[0] == layer
-        ]
+        pool = self.config.pool
         return {
             "layer": layer.name,
             "node": layer.node,
-            "names": list(dict.fromkeys([*layer.names, *asked])),
+            "names": list(dict.fromkeys([*layer.names, *self.asked.get(layer, ())])),
             "default": layer.default,
             "pool": layer.pooled_by(pool),
             "shape": list(layer.shape),
             "n_features": layer.n_features(pool),
+            "dtype": self.dtype,
         }
 
     def _provenance(self, sink: Sink, n_computed: int, duration_s: float) -> dict[str, Any]:
@@ -306,7 +393,7 @@ class Work:
             "command": self.command,
             "n_computed": n_computed,
             "duration_s": round(duration_s, 3),
-            "device": describe_device(self.device),
+            "device": self.extractor.device_name,
             "versions": versions(),
             "machine": machine(),
         }
@@ -315,7 +402,7 @@ class Work:
         if not layers:
             return
         n_features = sum(layer.n_features(self.config.pool) for layer in layers)
-        nbytes = n_features * len(self.dataset) * 4
+        nbytes = n_features * len(self.dataset) * np.dtype(self.dtype).itemsize
         free_nbytes = shutil.disk_usage(self.feature_set.path).free
         size = f"{len(self.dataset):,} rows of {n_features:,} features are {nbytes_text(nbytes)}"
         if nbytes > free_nbytes:
@@ -324,4 +411,4 @@ class Work:
                 "the maps (--pool avg), take fewer --layers or a --limit, or a --store on a larger "
                 "disk."
             )
-        progress.say(f"{size} before compression; computing on {describe_device(self.device)}.")
+        progress.say(f"{size} before compression; computing on {self.extractor.device_name}.")

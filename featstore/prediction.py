@@ -162,18 +162,13 @@ def predict(
 
 
 def _features(
-    run: Run, dataset: FileDataset, device_name: str, cache: FingerprintCache, progress: Progress
+    run: Run, dataset: FileDataset, device: str, cache: FingerprintCache, progress: Progress
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Return X, (n_images, n_features) float32, NaN where an image can't be read, and why."""
-    from featstore.backbones import Backbone, find_layers
-    from featstore.devices import make_deterministic, resolve_device
     from featstore.loaders import batches
-    from featstore.passes import to_rows
-    from featstore.preprocess import Preprocess
-    from featstore.weights import recorded_weights
+    from featstore.passes import checked_rows
+    from featstore.recipes import recorded_recipe
 
-    device = resolve_device(device_name)
-    make_deterministic(device)
     specs = run.selection["features"]
     columns: dict[int, np.ndarray] = {}
     errors: dict[int, str] = {}
@@ -181,31 +176,22 @@ def _features(
     for i, spec in enumerate(specs):
         passes.setdefault((spec["set_id"], spec["pool"] or "avg"), []).append(i)
     for (_, pool), parts in passes.items():
-        spec = specs[parts[0]]
-        preprocess = Preprocess.from_dict(spec["preprocess"])
-        nodes = [specs[i]["node"] for i in parts]
-        layers = find_layers(spec["backbone"]["model"], nodes, preprocess.image_size)
-        precision = spec["backbone"]["precision"]
-        if precision == "fp16" and device.type == "cpu":
-            progress.say("The model was trained on fp16 features; a CPU computes them in fp32.")
-            precision = "fp32"
-        weights = recorded_weights(spec["backbone"], cache, progress)
-        size, name = preprocess.image_size, spec["backbone"]["model"]
-        backbone = Backbone(name, weights, layers, size, pool, precision, device)
-        batch_size = int(spec["batch_size"])
-        rows: dict[str, list[np.ndarray]] = {layer.node: [] for layer in layers}
+        recipe = recorded_recipe([specs[i] for i in parts], dataset.bands, device, cache, progress)
+        extractor, layers = recipe.extractor, list(recipe.asked)
+        batch_size = extractor.open(layers, len(dataset), None, progress)["batch_size"]
+        dtypes = {layer.stored_name(pool): "float32" for layer in layers}
+        blocks: list[dict[str, np.ndarray]] = []
         progress.start("Predicting", len(dataset), "images")
         try:
             starts = range(0, len(dataset), batch_size)
-            for batch in batches(dataset, starts, batch_size, "mask"):
-                found = backbone(preprocess(batch.groups, batch_size, device))
-                blocks = to_rows(found, batch, dataset)
-                for layer in layers:
-                    rows[layer.node].append(blocks[layer.stored_name(pool)])
+            for batch in batches(dataset, starts, batch_size, "mask", extractor.min_size):
+                blocks.append(checked_rows(extractor.begin(batch)(), batch, dataset, dtypes))
                 errors |= batch.masked
                 progress.advance(batch.stop - batch.start)
         finally:
             progress.stop()
+        by_node = {layer.node: layer.stored_name(pool) for layer in layers}
         for i in parts:
-            columns[i] = np.concatenate(rows[specs[i]["node"]])
+            name = by_node[specs[i]["node"]]
+            columns[i] = np.concatenate([block[name] for block in blocks])
     return np.concatenate([columns[i] for i in range(len(specs))], axis=1), errors

@@ -27,6 +27,7 @@ PACKAGES = (
     "distributed",
     "numcodecs",
     "numpy",
+    "openvino",
     "scikit-learn",
     "scipy",
     "skops",

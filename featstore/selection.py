@@ -29,6 +29,7 @@ OPTIONS = {
     "bands": "--bands",
     "image_size": "--image-size",
     "precision": "--precision",
+    "dtype": "--dtype",
 }
 """Which option of ``featstore fit`` tells sets apart that differ in a facet."""
 

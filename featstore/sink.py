@@ -189,6 +189,11 @@ class Sink:
         self.write_s = 0.0
         self.wait_s = 0.0
 
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """What each layer's features are stored as, ``float32`` or ``float16``."""
+        return {name: sink.matrix.dtype for name, sink in self.layers.items()}
+
     def missing_rows(self, n_samples: int) -> np.ndarray:
         """Return which rows some layer still needs, (n_samples,) bool."""
         missing = np.zeros(n_samples, dtype=bool)

@@ -210,7 +210,7 @@ class FeatureStore:
             A layer's name, or several with commas to put them side by side;
             ``model:layer`` names one model's.
         **facets
-            ``weights``, ``bands``, ``image_size``, ``precision`` or ``set_id``.
+            ``weights``, ``bands``, ``image_size``, ``precision``, ``dtype`` or ``set_id``.
 
         Raises
         ------

@@ -32,6 +32,9 @@ def images(tmp_path: Path) -> Path:
     return write_images(tmp_path / "my images")
 
 
+CONDITIONS = {"device": "cpu", "engine": "eager", "batch_size": 64, "nodes": []}
+
+
 def blobs(
     n_samples: int, n_features: int, n_classes: int = 4, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -67,6 +70,7 @@ def add_features(
         "bands": "rgb",
         "image_size": 224,
         "precision": "fp32",
+        "dtype": "float32",
         "limit": None,
         "seed": 0,
         **facets,
@@ -86,7 +90,7 @@ def add_features(
     feature_set = store.create(info, y, splits, ids)
     for layer, X in layers.items():
         matrices.create_matrix(feature_set.group, layer, X.shape, {})
-    with Sink(feature_set, list(layers), {"device": "cpu", "batch_size": 64}, "x") as sink:
+    with Sink(feature_set, list(layers), CONDITIONS, "x") as sink:
         sink.add(0, dict(layers), dict(masked or {}))
     records = {
         layer: {
@@ -95,6 +99,7 @@ def add_features(
             "names": [layer],
             "node": layer,
             "pool": None,
+            "dtype": "float32",
             "command": "featstore extract",
             "completed": f"2024-01-01T00:00:0{i}+00:00",
             "masked": [

@@ -16,8 +16,9 @@ from featstore.backbones import (
 from featstore.errors import BackboneError, WeightsError
 from featstore.files import file_sha256
 from featstore.layers import paper_layers
+from featstore.preprocess import Preprocess
 from featstore.provenance import FingerprintCache
-from featstore.weights import find_weights
+from featstore.weights import IMAGENET_MEAN, IMAGENET_STD, find_weights
 
 CPU = torch.device("cpu")
 
@@ -32,14 +33,23 @@ class Uncached(FingerprintCache):
         return [file_sha256(path) for path in files]
 
 
-def backbone(model, layers=(), image_size=64, pool="avg", precision="fp32", spec="random:0"):
+def backbone(
+    model, layers=(), image_size=64, pool="avg", precision="fp32", spec="random:0", engine="eager"
+):
     weights = find_weights(model, spec, Uncached())
     wanted = find_layers(model, layers, image_size)
-    return Backbone(model, weights, wanted, image_size, pool, precision, CPU)
+    preprocess = Preprocess(image_size, "rgb", IMAGENET_MEAN, IMAGENET_STD)
+    return Backbone(model, weights, wanted, preprocess, pool, precision, CPU, 2, engine)
 
 
 def noise(n=2, size=64, seed=0):
-    return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def normalised(pixels):
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return (pixels / 255 - mean) / std
 
 
 def hooked(network, modules, x):
@@ -125,7 +135,7 @@ def test_layers_give_what_hooks_on_the_whole_network_see(model, names):
     modules = [layer.node for layer in wanted]
     network = build_network(model, 64, seed=0)
     assert set(modules) <= set(dict(network.named_modules()))
-    expected = hooked(network, modules, x.clone())
+    expected = hooked(network, modules, normalised(x))
     found = backbone(model, names)(x)
     assert nodes
     for layer in wanted:
@@ -136,7 +146,7 @@ def test_layers_give_what_hooks_on_the_whole_network_see(model, names):
 
 def test_one_pass_gives_all_layers_and_is_cut_after_the_last():
     early = backbone("resnet50", ["conv1", "res2a_branch2a"])
-    names = {name for name, _ in early._extractor.named_modules()}
+    names = {name for name, _ in early._run.extractor.named_modules()}
     assert "layer1.0.conv1" in names
     assert not any(name.startswith(("layer2", "fc")) for name in names)
     assert list(early(noise())) == ["conv1", "res2a_branch2a"]
@@ -205,7 +215,7 @@ def test_auxiliary_heads_in_a_weight_file_are_no_hindrance(tmp_path):
     torch.save(network.state_dict(), tmp_path / "googlenet.pth")
     found = backbone("googlenet", spec=str(tmp_path / "googlenet.pth"))(noise())
     with torch.inference_mode():
-        expected = network(noise())
+        expected = network(normalised(noise()))
     torch.testing.assert_close(found["loss3-classifier"], expected, atol=1e-4, rtol=1e-4)
 
 

@@ -51,6 +51,11 @@ class Listener(Silent):
         self.lines.append(line)
 
 
+def normalised(pixels):
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return (pixels / 255 - mean) / std
+
+
 @pytest.fixture
 def small_chunks(monkeypatch):
     # Five rows of resnet18's 1000 features: no multiple of the batch of four.
@@ -75,7 +80,7 @@ def test_rows_are_what_the_network_gives_for_the_dataset_in_order(images, store)
             [(np.array([0]), dataset.read(row)[None].copy())], 1, torch.device("cpu")
         )
         with torch.inference_mode():
-            expected = network(image)[0].numpy()
+            expected = network(normalised(image))[0].numpy()
         np.testing.assert_allclose(X[row], expected, atol=1e-4)
 
 
@@ -358,7 +363,12 @@ def test_provenance_is_kept_with_the_matrices(images, store):
     feature_set = store.sets()[0]
     record, info = feature_set.layer("fc"), feature_set.info
     assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]
-    assert record["conditions"] == {"device": "cpu", "batch_size": 4}
+    assert record["conditions"] == {
+        "device": "cpu",
+        "engine": "eager",
+        "batch_size": 4,
+        "nodes": ["fc"],
+    }
     assert record["n_computed"] == 27
     assert record["duration_s"] > 0
     assert info["backbone"]["weights_sha256"].startswith("random:0")
