@@ -37,7 +37,7 @@ for _decoder in ("PIL", "tifffile"):
     logging.getLogger(_decoder).addHandler(logging.NullHandler())
 
 
-def decode(path: Path) -> NDArray[np.uint8]:
+def decode(path: Path, min_size: int | None = None) -> NDArray[np.uint8]:
     """Decode one image file.
 
     Of animations and multi-page files the first frame is read, alpha is dropped, gray is
@@ -46,15 +46,24 @@ def decode(path: Path) -> NDArray[np.uint8]:
     and undoes an expansion by 257, and it is what Pillow does for 16-bit color, so that gray and
     color agree. No image is stretched by its own range: brightness tells classes apart.
 
+    A JPEG that is to be shrunk anyway can be decoded at 1/2, 1/4 or 1/8 of its size, from the low
+    frequencies of its blocks alone, which takes a fraction of the time and the memory. Resized
+    further, such an image differs from the full one by about a grey level.
+
     Parameters
     ----------
     path : Path
         A JPEG, PNG, TIFF, WebP, BMP or GIF file.
+    min_size : int, optional
+        Decode a JPEG at the smallest of those sizes at which neither its height nor its width, in
+        pixels, is less than this; at least 1. Without it, and of all other files, the full image
+        is decoded.
 
     Returns
     -------
     ndarray of uint8, shape (height, width, 3)
-        Red, green, blue; C-contiguous.
+        Red, green, blue; C-contiguous. A reduced side of n pixels is ``ceil(n / 2)``,
+        ``ceil(n / 4)`` or ``ceil(n / 8)`` long.
 
     Raises
     ------
@@ -65,7 +74,7 @@ def decode(path: Path) -> NDArray[np.uint8]:
     # Whatever a damaged file makes a decoder raise, from SyntaxError to struct.error, it means
     # that this file can't be read.
     try:
-        return np.ascontiguousarray(_decode(path))
+        return np.ascontiguousarray(_decode(path, min_size))
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -76,7 +85,7 @@ def decode(path: Path) -> NDArray[np.uint8]:
         raise ImageError(f"{path}: can't be read: {cause.rstrip('.')}.") from None
 
 
-def _decode(path: Path) -> NDArray[np.uint8]:
+def _decode(path: Path, min_size: int | None) -> NDArray[np.uint8]:
     with path.open("rb") as file:
         is_tiff = file.read(4) in TIFF_MAGICS
         try:
@@ -94,6 +103,9 @@ def _decode(path: Path) -> NDArray[np.uint8]:
             raise ImageError(_wrong_dtype(path, held))
         if isinstance(image, TiffImageFile) and _is_planar_16_bit(image):
             return _decode_tiff(path)
+        if min_size is not None:
+            # Other decoders than JPEG's ignore it.
+            image.draft(None, (min_size, min_size))
         image = ImageOps.exif_transpose(image)
         # Pillow opened 16-bit gray PNG files as I before release 11.
         if image.mode == "I" or image.mode.startswith("I;16"):

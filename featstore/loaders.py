@@ -56,6 +56,9 @@ def batches(
         Rows in a batch; the dataset's last one may have fewer.
     on_error : str
         ``stop`` to raise at an unreadable image, ``mask`` to go on and name it in the batch.
+    min_size : int, optional
+        Side in pixels below which neither side of an image may fall where its file can be decoded
+        at a reduced size (:func:`featstore.images.decode`); without it, all are read in full.
 
     Raises
     ------
@@ -67,7 +70,7 @@ def batches(
         try:
             for start in starts:
                 stop = min(start + batch_size, len(dataset))
-                ahead.append((start, stop, _submit(pool, dataset, start, stop)))
+                ahead.append((start, stop, _submit(pool, dataset, start, stop, min_size)))
                 if len(ahead) > READ_AHEAD:
                     yield _collect(dataset, *ahead.popleft(), on_error)
             while ahead:
@@ -77,11 +80,11 @@ def batches(
 
 
 def _submit(
-    pool: ThreadPoolExecutor, dataset: Dataset, start: int, stop: int
+    pool: ThreadPoolExecutor, dataset: Dataset, start: int, stop: int, min_size: int | None
 ) -> list[Future[np.ndarray]]:
     if isinstance(dataset, ArrayDataset):
         return [pool.submit(dataset.read_block, start, stop)]
-    return [pool.submit(dataset.read, row) for row in range(start, stop)]
+    return [pool.submit(dataset.read, row, min_size) for row in range(start, stop)]
 
 
 def _collect(

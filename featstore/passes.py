@@ -365,7 +365,11 @@ class Work:
             self.dtype = "float32"
             return self._one_pass(layers, conditions, progress)
         shared = self._provenance(sink, n_computed, time.perf_counter() - began)
-        sink.finish({layer.stored_name(pool): shared | self._names(layer) for layer in layers})
+        records = {
+            name: shared | self._names(layer) | {"dtype": sink.dtypes[name]}
+            for name, layer in zip(names, layers, strict=True)
+        }
+        sink.finish(records)
         return n_computed, times
 
     def _names(self, layer: Layer) -> dict[str, Any]:
@@ -378,7 +382,6 @@ class Work:
             "pool": layer.pooled_by(pool),
             "shape": list(layer.shape),
             "n_features": layer.n_features(pool),
-            "dtype": self.dtype,
         }
 
     def _provenance(self, sink: Sink, n_computed: int, duration_s: float) -> dict[str, Any]:

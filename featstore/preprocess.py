@@ -102,7 +102,7 @@ class Preprocess:
     def _transform(self, images: torch.Tensor) -> torch.Tensor:
         x = images[..., :3].movedim(-1, 1)
         if self.bands == "gray":
-            red, green, blue = x.float().split(1, dim=1)
+            red, green, blue = x.float().chunk(3, dim=1)
             luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
             x = luma.round_().to(torch.uint8)
         if x.shape[-2:] == (self.image_size, self.image_size):
@@ -135,4 +135,4 @@ def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
 
 @lru_cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

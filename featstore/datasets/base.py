@@ -186,8 +186,16 @@ class Dataset(ABC):
         return identity
 
     @abstractmethod
-    def read(self, row: int) -> NDArray[np.uint8]:
+    def read(self, row: int, min_size: int | None = None) -> NDArray[np.uint8]:
         """Return one image, shape (H, W, C).
+
+        Parameters
+        ----------
+        row : int
+            Which sample.
+        min_size : int, optional
+            Side in pixels below which neither side of the image may fall where it is read at a
+            reduced size; without it, the full image is read. See :func:`featstore.images.decode`.
 
         Raises
         ------
@@ -242,8 +250,8 @@ class ArrayDataset(Dataset):
         """Return samples `start` to `stop`, shape (stop - start, H, W, C), C-contiguous."""
         return self._source.read_rows(self.rows[start:stop])
 
-    def read(self, row: int) -> NDArray[np.uint8]:
-        """Return one image, shape (H, W, C)."""
+    def read(self, row: int, min_size: int | None = None) -> NDArray[np.uint8]:
+        """Return one image, shape (H, W, C); always the full one, which is at hand."""
         image: NDArray[np.uint8] = self.read_block(row, row + 1)[0]
         return image
 
@@ -262,15 +270,23 @@ class FileDataset(Dataset):
         paths = self._source.paths
         return [paths[row] for row in self.rows]
 
-    def read(self, row: int) -> NDArray[np.uint8]:
+    def read(self, row: int, min_size: int | None = None) -> NDArray[np.uint8]:
         """Return one image, shape (H, W, 3).
+
+        Parameters
+        ----------
+        row : int
+            Which sample.
+        min_size : int, optional
+            Side in pixels below which neither side of a JPEG image may fall, which is then
+            decoded at 1/2, 1/4 or 1/8 of its size where it is large enough.
 
         Raises
         ------
         ImageError
             When it can't be decoded; names the file and the cause.
         """
-        return decode(self._source.paths[self.rows[row]])
+        return decode(self._source.paths[self.rows[row]], min_size)
 
 
 def spread(labels: NDArray[np.int32], splits: NDArray[np.uint8], limit: int) -> NDArray[np.int64]:
