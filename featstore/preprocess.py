@@ -45,7 +45,11 @@ class Preprocess:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings, with the method by name, as JSON-able values."""
         settings = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        return {**settings, "resize": "bilinear, antialiased, to a square, in whole grey levels"}
+        return {
+            **settings,
+            "decode": "JPEG at 1/2, 1/4 or 1/8 where both sides stay as long",
+            "resize": "bilinear, antialiased, to a square, in whole grey levels",
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocess:

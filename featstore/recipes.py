@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featstore.config import ExtractConfig
+from featstore.errors import BackboneError
 from featstore.layers import Layer
 from featstore.progress import SILENT, Progress
 from featstore.provenance import FingerprintCache
@@ -127,6 +128,8 @@ def recorded_recipe(
 
     Raises
     ------
+    BackboneError
+        When pixel statistics are wanted of images that have other bands.
     DeviceError
         When there is no such device.
     WeightsError
@@ -134,6 +137,14 @@ def recorded_recipe(
     """
     spec = specs[0]
     backbone = dict(spec["backbone"])
+    if backbone["model"] == PIXEL_MODEL:
+        trained_on = spec["preprocess"]["bands"]
+        if trained_on != ",".join(bands):
+            raise BackboneError(
+                f"The model was trained on pixel statistics of the bands {trained_on}; these "
+                f"images have {','.join(bands)}."
+            )
+        return _pixel_recipe(ExtractConfig(PIXEL_MODEL, "folder"), bands)
     config = ExtractConfig(
         model=backbone["model"],
         dataset="folder",
@@ -144,8 +155,6 @@ def recorded_recipe(
         device=device_name,
         batch_size=int(spec["batch_size"]),
     )
-    if config.model == PIXEL_MODEL:
-        return _pixel_recipe(config, bands)
 
     from featstore.backbones import find_layers
     from featstore.devices import resolve_device

@@ -119,7 +119,9 @@ def test_another_layer_computes_only_what_is_missing(images, store, monkeypatch)
     before = tree_bytes(store.sets()[0].group / "fc")
     read = []
     original = FileDataset.read
-    monkeypatch.setattr(FileDataset, "read", lambda d, row: read.append(row) or original(d, row))
+    monkeypatch.setattr(
+        FileDataset, "read", lambda d, row, size: read.append(row) or original(d, row, size)
+    )
     result = extract(store=store, **tiny(images, layers="fc,conv1,layer2"))
     assert result.layers == ["fc", "conv1", "layer2.1.relu_1"]
     assert sorted(read) == list(range(27))

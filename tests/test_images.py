@@ -225,3 +225,29 @@ def test_a_tiff_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
         tags["ImageLength"].overwrite(60_000)
     with pytest.raises(ImageError, match="60000 x 60000 pixels"):
         decode(path)
+
+
+@pytest.mark.parametrize(
+    ("size", "min_size", "expected"),
+    [
+        ((640, 480), 224, (320, 240)),
+        ((480, 640), 224, (240, 320)),
+        ((2000, 900), 224, (500, 225)),
+        ((256, 256), 224, (256, 256)),
+        ((640, 480), None, (640, 480)),
+    ],
+)
+def test_a_large_jpeg_is_decoded_at_a_fraction(tmp_path, size, min_size, expected):
+    """Of 1, 2, 4 or 8, so that both sides stay at least as long as is wanted."""
+    width, height = size
+    rows, columns = np.mgrid[:height, :width]
+    pixels = np.stack([rows % 256, columns % 256, (rows + columns) % 256], axis=2)
+    smooth = (pixels // 4 + 90).astype(np.uint8)
+    Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=95)
+    Image.fromarray(smooth).save(tmp_path / "a.png")
+    found = decode(tmp_path / "a.jpg", min_size)
+    assert found.shape == (*expected[::-1], 3)
+    whole = Image.fromarray(decode(tmp_path / "a.jpg")).resize((224, 224), Image.Resampling.BOX)
+    reduced = Image.fromarray(found).resize((224, 224), Image.Resampling.BOX)
+    assert np.abs(np.asarray(whole, float) - np.asarray(reduced, float)).mean() < 2
+    assert decode(tmp_path / "a.png", min_size).shape == (height, width, 3)

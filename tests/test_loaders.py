@@ -35,7 +35,9 @@ def test_only_the_batches_asked_for_are_read(images, monkeypatch):
     dataset = open_dataset("folder", images)
     read = []
     original = FileDataset.read
-    monkeypatch.setattr(FileDataset, "read", lambda d, row: read.append(row) or original(d, row))
+    monkeypatch.setattr(
+        FileDataset, "read", lambda d, row, size: read.append(row) or original(d, row, size)
+    )
     assert [b.start for b in batches(dataset, [8, 20], 4, "stop")] == [8, 20]
     assert sorted(read) == [8, 9, 10, 11, 20, 21, 22, 23]
 
