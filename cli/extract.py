@@ -185,7 +185,7 @@ def _where_time_went(times: dict[str, float]) -> str:
         "setup_s": "getting ready",
         "read_s": "waiting for images",
         "preprocess_s": "copying and resizing",
-        "forward_s": "the network",
+        "forward_s": "arithmetic",
         "write_s": "waiting for the disk",
     }
     whole = sum(times[key] for key in names) or 1.0

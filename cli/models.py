@@ -30,14 +30,15 @@ def command(ctx: click.Context, as_json: bool) -> None:
     from featstore.backbones import backbone_names
     from featstore.layers import FEATURE_LAYERS
 
-    names = backbone_names()
+    names = ["pixelstats", *backbone_names()]
     if as_json:
         console.emit_json({"models": names})
         return
     rows = [[name, layer, NOTES.get(name, "")] for name, layer in FEATURE_LAYERS.items()]
     console.table(["network", "feature layer", "note"], rows, "The paper's networks")
-    others = [name for name in names if name not in FEATURE_LAYERS]
+    others = [name for name in names[1:] if name not in FEATURE_LAYERS]
     click.echo("Also torchvision's others: " + ", ".join(others))
+    click.echo("pixelstats: statistics of each image's pixels, all bands, without a network.")
 
 
 @command.command("show")
@@ -53,6 +54,9 @@ def command(ctx: click.Context, as_json: bool) -> None:
 @console.json_option
 def show(name: str, image_size: int, as_json: bool) -> None:
     """List a network's layers, in the order in which an image passes them."""
+    if name == "pixelstats":
+        _show_pixelstats(as_json)
+        return
     from featstore.backbones import network_layers
 
     layers = network_layers(name, image_size)
@@ -89,3 +93,16 @@ def show(name: str, image_size: int, as_json: bool) -> None:
     )
     if name in NOTES:
         click.echo(NOTES[name])
+
+
+def _show_pixelstats(as_json: bool) -> None:
+    from featstore.datasets.base import RGB, RGB_NIR
+    from featstore.pixelstats import LAYER, feature_names
+
+    features = {"rgb": feature_names(RGB), "rgb and nir": feature_names(RGB_NIR)}
+    if as_json:
+        layer = {"layer": LAYER, "default": True, "features": features}
+        console.emit_json({"model": "pixelstats", "layers": [layer]})
+        return
+    for bands, names in features.items():
+        click.echo(f"{LAYER}, {len(names)} features of {bands}: {', '.join(names)}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 import torchvision.models
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
@@ -149,17 +151,50 @@ def _channels_last(model: str, node: str, value: torch.Tensor) -> bool:
     return model.startswith("swin") and inside and value.dim() == 4
 
 
-def flops_per_image(model: str, layers: Sequence[Layer], image_size: int) -> float:
-    """Return the floating-point operations for one image, without computing anything."""
+@dataclass(frozen=True)
+class Cost:
+    """What one image costs a network.
+
+    Parameters
+    ----------
+    flops : float
+        Floating-point operations.
+    nbytes : float
+        Bytes of all operations' results, in float32.
+    """
+
+    flops: float
+    nbytes: float
+
+
+def cost_per_image(model: str, layers: Sequence[Layer], image_size: int) -> Cost:
+    """Return what one image costs, without computing anything."""
     extractor = create_feature_extractor(
         _without_data(model, image_size),
         {layer.node: layer.node for layer in layers},
         suppress_diff_warning=True,
     )
-    counter = FlopCounterMode(display=False)
-    with counter:
-        extractor(torch.empty(2, 3, image_size, image_size, device="meta"))
-    return counter.get_total_flops() / 2
+    images = torch.empty(2, 3, image_size, image_size, device="meta")
+    results, operations = _ResultCounter(), FlopCounterMode(display=False)
+    with results, operations:
+        extractor(images)
+    return Cost(operations.get_total_flops() / 2, results.nbytes / 2)
+
+
+class _ResultCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the bytes of what operations give."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.nbytes = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        found = function(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor):
+            self.nbytes += found.numel() * found.element_size()
+        return found
 
 
 def find_layers(model: str, names: Sequence[str], image_size: int) -> tuple[Layer, ...]:

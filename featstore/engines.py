@@ -29,17 +29,18 @@ from featstore.errors import BackboneError
 from featstore.progress import SILENT, Progress
 from featstore.provenance import available_cores
 
-EAGER_FLOPS_PER_S = {"cpu fp32": 5e10, "cpu bf16": 1.5e11, "cuda": 4e13}
-"""Rates, a CPU's for one core, that set-up is weighed against.
+EAGER_FLOPS_PER_S = {"cpu fp32": 8e10, "cpu bf16": 2e11, "cuda": 4e13}
+EAGER_BYTES_PER_S = {"cpu": 1e10, "cuda": 1e12}
+"""Rates that set-up is weighed against: of arithmetic, a CPU's for one core, and of memory.
 
-The CPU's were measured with ResNet50 at 224 px, on AVX2 (fp32) and AVX512-BF16 cores; the GPU's is
-an assumption for one of about 2020. Only the order of magnitude matters.
+The CPU's are what ResNet50 and MobileNetV2 at 224 px show on two AVX2 cores (fp32); that for bf16,
+and a GPU's, are assumptions. Only the order of magnitude matters.
 """
 
-GAINS = {"inductor": 1.3, "openvino": 1.5}
-"""How many times as fast as eager: the lower end of what benchmarks/bench_forward.py showed."""
+GAINS = {"inductor": 1.1, "openvino": 1.2}
+"""How many times as fast as eager: what benchmarks/bench_forward.py shows, rounded down."""
 
-SETUP_S = {"cpu inductor": 20.0, "cpu openvino": 4.0, "cuda inductor": 45.0}
+SETUP_S = {"cpu inductor": 20.0, "cpu openvino": 3.0, "cuda inductor": 45.0}
 """What making an engine takes; on GPUs an assumption."""
 
 TOLERANCES = {torch.float32: 1e-2, torch.bfloat16: 1e-1, torch.float16: 1e-1}
@@ -48,6 +49,22 @@ TOLERANCES = {torch.float32: 1e-2, torch.bfloat16: 1e-1, torch.float16: 1e-1}
 ENGINES = ("eager", "inductor", "openvino")
 
 Run = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a pass is to compute.
+
+    Parameters
+    ----------
+    flops : float
+        Floating-point operations.
+    nbytes : float
+        Bytes of all operations' results, in float32.
+    """
+
+    flops: float
+    nbytes: float
 
 
 @dataclass(frozen=True)
@@ -66,9 +83,7 @@ class Plan:
     reason: str
 
 
-def choose_engine(
-    compile_: str, device: torch.device, precision: str, n_images: int, flops: float
-) -> Plan:
+def choose_engine(compile_: str, device: torch.device, precision: str, work: Work) -> Plan:
     """Return the engine for a pass: a function of its size and of what is installed, not of timing.
 
     Parameters
@@ -79,10 +94,8 @@ def choose_engine(
         Where the network runs.
     precision : str
         ``fp32``, ``bf16`` or ``fp16``.
-    n_images : int
-        Images that are still to be computed.
-    flops : float
-        Floating-point operations for one image.
+    work : Work
+        What is to be computed.
     """
     if compile_ == "off":
         return Plan("eager", "--compile off")
@@ -97,8 +110,10 @@ def choose_engine(
     if compile_ == "on":
         return Plan(engine, "--compile on")
     kind = device.type if device.type == "cuda" else f"cpu {precision}"
-    flops_per_s = EAGER_FLOPS_PER_S[kind] * (available_cores() if device.type == "cpu" else 1)
-    saved_s = n_images * flops / flops_per_s * (1 - 1 / GAINS[engine])
+    n_cores = available_cores() if device.type == "cpu" else 1
+    eager_s = work.flops / (EAGER_FLOPS_PER_S[kind] * n_cores)
+    eager_s += work.nbytes / EAGER_BYTES_PER_S[device.type]
+    saved_s = eager_s * (1 - 1 / GAINS[engine])
     setup_s = SETUP_S[f"{device.type} {engine}"]
     estimate = f"an estimated {saved_s:.0f} s saved for {setup_s:.0f} s of set-up"
     return Plan(engine if saved_s > setup_s else "eager", estimate)

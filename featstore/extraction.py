@@ -30,17 +30,15 @@ BOTTLENECKS = {
     "read_s": "Reading and decoding images was slowest: more cores, or a faster disk, would help.",
     "preprocess_s": "Copying and resizing was slowest: images nearer to the network's size, or "
     "--device cuda, would help.",
-    "forward_s": "The network's arithmetic was slowest, as it should be: a GPU, a smaller network "
-    "or --image-size would help.",
+    "forward_s": "The arithmetic was slowest, as it should be: a GPU, a smaller network or a "
+    "smaller --image-size would help.",
+    "numpy": "The arithmetic was slowest, as it should be: more cores would help.",
     "write_s": "Writing was slowest: --pool avg, fewer --layers, --dtype float16, or a faster disk "
     "for --store would help.",
 }
 
 
-def _engine_hint() -> str:
-    if find_spec("openvino"):
-        return ""
-    return "So would `pip install 'featstore[cpu]'`: OpenVINO runs it about 1.5 times as fast."
+ENGINE_HINT = "So would OpenVINO: pip install 'featstore[cpu]'."
 
 
 @dataclass
@@ -96,8 +94,10 @@ class Extraction:
         """Return in plain words what took most of the time, and what would help."""
         names = ("setup_s", "read_s", "preprocess_s", "forward_s", "write_s")
         slowest = max(names, key=lambda name: self.times.get(name, 0.0))
-        if slowest == "forward_s" and self.engine == "eager" and self.device.startswith("cpu"):
-            return f"{BOTTLENECKS[slowest]} {_engine_hint()}".strip()
+        if slowest == "forward_s" and self.engine == "numpy":
+            return BOTTLENECKS["numpy"]
+        if slowest == "forward_s" and self.device.startswith("cpu") and not find_spec("openvino"):
+            return f"{BOTTLENECKS[slowest]} {ENGINE_HINT}"
         return BOTTLENECKS[slowest]
 
 

@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from featstore.backbones import Backbone, find_layers, flops_per_image
+from featstore.backbones import Backbone, cost_per_image, find_layers
 from featstore.config import ExtractConfig
-from featstore.devices import default_batch_size, describe_device, make_deterministic
-from featstore.engines import Plan, choose_engine
+from featstore.devices import (
+    default_batch_size,
+    describe_device,
+    keep_freed_memory,
+    make_deterministic,
+)
+from featstore.engines import Plan, Work, choose_engine
 from featstore.errors import BackboneError, DeviceError
 from featstore.layers import Layer
 from featstore.loaders import Batch
@@ -98,6 +103,8 @@ class NetworkExtractor:
             When the network can't be built.
         """
         make_deterministic(self._device)
+        if self._device.type == "cpu":
+            keep_freed_memory()
         if conditions is not None:
             self._batch_size = int(conditions["batch_size"])
             self._build(layers, str(conditions["engine"]), progress)
@@ -122,9 +129,9 @@ class NetworkExtractor:
         }
 
     def _plan(self, layers: Sequence[Layer], n_images: int) -> Plan:
-        model, size = self._config.model, self._preprocess.image_size
-        flops = flops_per_image(model, layers, size)
-        return choose_engine(self._config.compile, self._device, self._precision, n_images, flops)
+        cost = cost_per_image(self._config.model, layers, self._preprocess.image_size)
+        work = Work(n_images * cost.flops, n_images * cost.nbytes)
+        return choose_engine(self._config.compile, self._device, self._precision, work)
 
     def _build(self, layers: Sequence[Layer], engine: str, progress: Progress) -> None:
         """Build the network, with smaller batches where the GPU's memory asks for it."""
