@@ -57,6 +57,16 @@ if TYPE_CHECKING:
 @click.option(
     "--device", default="auto", show_default=True, metavar="DEV", help="auto, cpu, cuda or cuda:N."
 )
+@click.option(
+    "--devices",
+    metavar="LIST",
+    help="Several devices of this machine: GPUs' numbers, as in 0,1.",
+)
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="The workers of a Dask scheduler, as in tcp://10.0.0.1:8786.",
+)
 @click.option("--batch-size", default="auto", show_default=True, metavar="N|auto")
 @click.option(
     "--precision",
@@ -101,6 +111,8 @@ def command(
     limit: int | None,
     seed: int,
     device: str,
+    devices: str | None,
+    scheduler: str | None,
     batch_size: str,
     precision: str,
     compile_: str,
@@ -139,6 +151,8 @@ def command(
         image_size=image_size,
         precision=precision,
         device=device,
+        devices=tuple(d.strip() for d in devices.split(",")) if devices else (),
+        scheduler=scheduler,
         batch_size=None if batch_size == "auto" else int(batch_size),
         compile=compile_,
         dtype=dtype,

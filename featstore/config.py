@@ -85,6 +85,11 @@ class ExtractConfig:
         ``auto``, ``fp32``, ``bf16`` or ``fp16``.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+    devices : tuple of str
+        Devices of this machine to share the work, such as ``("cuda:0", "cuda:1")``; empty for
+        `device` alone.
+    scheduler : str or None
+        Address of a Dask scheduler whose workers share the work.
     batch_size : int or None
         Images in one forward pass; None chooses by device and image size.
     compile : str
@@ -114,6 +119,8 @@ class ExtractConfig:
     image_size: int | None = None
     precision: str = "auto"
     device: str = "auto"
+    devices: tuple[str, ...] = ()
+    scheduler: str | None = None
     batch_size: int | None = None
     compile: str = "auto"
     dtype: str = "auto"
@@ -129,6 +136,15 @@ class ExtractConfig:
         _integer("seed", self.seed, 0, 2**32 - 1)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"device is {self.device!r}; it must be auto, cpu, cuda or cuda:N.")
+        # A bare number is a GPU's.
+        devices = tuple(f"cuda:{d}" if d.isdecimal() else d for d in self.devices)
+        object.__setattr__(self, "devices", devices)
+        if wrong := [d for d in devices if not re.fullmatch(r"cpu|cuda:\d+", d)]:
+            raise ConfigError(
+                f"devices holds {wrong[0]!r}; name GPUs by their numbers (0,1) or cuda:N, or cpu."
+            )
+        if sum([self.device != "auto", bool(devices), self.scheduler is not None]) > 1:
+            raise ConfigError("Give only one of device, devices and scheduler.")
         if self.limit is not None:
             _integer("limit", self.limit, 1, 2**40)
         if self.image_size is not None:
@@ -141,13 +157,15 @@ class ExtractConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-able values."""
-        return asdict(self) | {"layers": list(self.layers)}
+        lists = {"layers": list(self.layers), "devices": list(self.devices)}
+        return asdict(self) | lists
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build from :meth:`to_dict`'s result; unknown settings raise ConfigError."""
         named = _named_fields(cls, values)
-        return cls(**named | {"layers": tuple(named.get("layers", ()))})
+        tuples = {name: tuple(named.get(name, ())) for name in ("layers", "devices")}
+        return cls(**named | tuples)
 
     def command(self, store: str | Path) -> str:
         """Return the command line that asks for the same, defaults left out."""
@@ -155,14 +173,14 @@ class ExtractConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             if value != field.default:
-                text = ",".join(value) if field.name == "layers" else str(value)
+                text = ",".join(value) if isinstance(value, tuple) else str(value)
                 words += [f"--{field.name.replace('_', '-')}", text]
         return shlex.join([*words, "--store", str(store)])
 
     def request(self) -> dict[str, Any]:
         """Return the settings that decide what a feature row holds.
 
-        Left out are the place and speed of the work (root, device, batch size, compiling), which
+        Left out are the place and speed of the work (root, devices, batch size, compiling), which
         layers are wanted and how the maps are pooled (each layer is stored by itself), the policy
         for bad images, and what the dataset's own identity covers (limit, seed).
         """

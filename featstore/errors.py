@@ -71,3 +71,7 @@ class FitError(FeatstoreError, ValueError):
 
 class RunError(FeatstoreError, LookupError):
     """A run's folder is missing, or is not what fit wrote."""
+
+
+class SchedulerError(FeatstoreError, ConnectionError):
+    """A Dask scheduler does not answer, or its workers can't do what is asked."""

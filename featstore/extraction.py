@@ -157,32 +157,36 @@ def run(config: ExtractConfig, store: FeatureStore, progress: Progress = SILENT)
 
     from featstore.passes import Work
     from featstore.recipes import find_recipe
+    from featstore.spreading import gather_crew
 
-    recipe = find_recipe(config, dataset.bands, cache, progress)
-    dtype = _stored_dtype(config.dtype, recipe.backbone["precision"])
-    identity = _identity(config, dataset, fingerprint, recipe, dtype)
-    set_id = store.set_id(identity)
-    with held(store.set_lock(set_id), set_id, progress):
-        feature_set = _open_or_create(store, identity, config, dataset, recipe)
-        names = [layer.stored_name(config.pool) for layer in recipe.asked]
-        _mark_gaps(feature_set, names)
-        missing = [
-            layer
-            for layer, name in zip(recipe.asked, names, strict=True)
-            if not feature_set.layer_path(name).is_file()
-        ]
-        work = Work(
-            config,
-            dataset,
-            feature_set,
-            recipe.extractor,
-            recipe.asked,
-            dtype,
-            request,
-            config.command(store.path),
-        )
-        n_computed, times = work.compute(missing, progress)
-        return _result(feature_set, names, n_computed, times, began)
+    with gather_crew(config, store, fingerprint, progress) as crew:
+        find = crew.recipe if crew else find_recipe
+        recipe = find(config, dataset.bands, cache, progress)
+        dtype = _stored_dtype(config.dtype, recipe.backbone["precision"])
+        identity = _identity(config, dataset, fingerprint, recipe, dtype)
+        set_id = store.set_id(identity)
+        with held(store.set_lock(set_id), set_id, progress):
+            feature_set = _open_or_create(store, identity, config, dataset, recipe)
+            work = Work(
+                config,
+                dataset,
+                feature_set,
+                recipe.extractor,
+                recipe.asked,
+                dtype,
+                request,
+                config.command(store.path),
+                crew.run_pass if crew else None,
+            )
+            names = [layer.stored_name(config.pool) for layer in recipe.asked]
+            _mark_gaps(feature_set, names)
+            missing = [
+                layer
+                for layer, name in zip(recipe.asked, names, strict=True)
+                if not feature_set.layer_path(name).is_file()
+            ]
+            n_computed, times = work.compute(missing, progress)
+            return _result(feature_set, names, n_computed, times, began)
 
 
 def _stored_dtype(asked: str, precision: str) -> str:

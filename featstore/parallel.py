@@ -1,4 +1,4 @@
-"""Tasks side by side on a Dask cluster of this machine's cores."""
+"""Tasks side by side on a Dask cluster: this machine's cores, or one that is running."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any
 
 import dask
 import threadpoolctl
-from distributed import Client, LocalCluster, as_completed
+from distributed import Client, LocalCluster, as_completed, get_worker
 from distributed.scheduler import KilledWorker
 
-from featstore.errors import FeatstoreError, FitError
+from featstore.errors import FeatstoreError, FitError, SchedulerError
 from featstore.provenance import available_cores
 
 THREAD_VARIABLES = (
@@ -29,6 +29,10 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
 )
 """What the numerical libraries read, once, when they are loaded."""
+
+
+CONNECT_S = 10
+"""Longest wait for a scheduler to answer."""
 
 
 @dataclass(frozen=True)
@@ -110,24 +114,59 @@ def _run_on_cluster(
     n_workers: int,
     done: Callable[[int, Outcome], None],
 ) -> list[Outcome]:
-    n_threads = max(1, available_cores() // n_workers)
-    outcomes: dict[int, Outcome] = {}
-    surprise: BaseException | None = None
-    with _cluster(n_workers, n_threads) as client:
+    with local_team(n_workers) as team:
+        return team.run(function, tasks, done)
+
+
+class Team:
+    """Workers that take tasks, one at a time each.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected to their scheduler.
+    n_threads : int or None
+        Threads of each for numerical libraries; None to leave them alone.
+    """
+
+    def __init__(self, client: Client, n_threads: int | None) -> None:
+        self._client = client
+        self._n_threads = n_threads
+
+    @property
+    def n_workers(self) -> int:
+        """How many workers there are now."""
+        return len(self._client.nthreads())  # type: ignore[no-untyped-call]
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        tasks: Sequence[tuple[Any, ...]],
+        done: Callable[[int, Outcome], None] = lambda index, outcome: None,
+        died: Callable[[], FeatstoreError] | None = None,
+    ) -> list[Outcome]:
+        """Call ``function(*task)`` for each task; see :func:`run_tasks`.
+
+        Parameters
+        ----------
+        died : callable, optional
+            Makes the error of a task whose workers died twice.
+        """
+        outcomes: dict[int, Outcome] = {}
+        surprise: BaseException | None = None
         waiting = iter(enumerate(tasks))
         indices: dict[Any, int] = {}
 
         def submit_next() -> Any:
             for index, task in waiting:
-                future = client.submit(_limited, n_threads, function, task, pure=False)
+                future = self._client.submit(_limited, self._n_threads, function, task, pure=False)
                 indices[future.key] = index
                 return future
             return None
 
         # No more tasks at a time than workers: a worker that dies takes no waiting task with it.
-        running = as_completed(  # type: ignore[no-untyped-call]
-            [submit_next() for _ in range(n_workers)]
-        )
+        first = [submit_next() for _ in range(min(len(tasks), max(1, self.n_workers)))]
+        running = as_completed(first)  # type: ignore[no-untyped-call]
         for future in running:
             index = indices[future.key]
             try:
@@ -135,19 +174,60 @@ def _run_on_cluster(
             except FeatstoreError as error:
                 outcomes[index] = Outcome(error=error)
             except (KilledWorker, CancelledError):
-                outcomes[index] = Outcome(error=_worker_died())
+                outcomes[index] = Outcome(error=(died or _worker_died)())
             except Exception as error:  # noqa: BLE001 - raised below, once the others have ended
                 surprise = surprise or error
             if index in outcomes:
                 done(index, outcomes[index])
             if following := submit_next():
                 running.add(following)  # type: ignore[no-untyped-call]
-    if surprise:
-        raise surprise
-    return [outcomes[index] for index in range(len(tasks))]
+        if surprise:
+            raise surprise
+        return [outcomes[index] for index in range(len(tasks))]
 
 
-def _limited(n_threads: int, function: Callable[..., Any], task: tuple[Any, ...]) -> Any:
+@contextmanager
+def local_team(n_workers: int) -> Iterator[Team]:
+    """Start worker processes on this machine, which share its cores out; named 0, 1, ..."""
+    n_threads = max(1, available_cores() // n_workers)
+    with _cluster(n_workers, n_threads) as client:
+        yield Team(client, n_threads)
+
+
+@contextmanager
+def remote_team(address: str) -> Iterator[Team]:
+    """Connect to the workers of a scheduler, which go on when this ends.
+
+    Raises
+    ------
+    SchedulerError
+        When there is no scheduler at the address, or it has no workers.
+    """
+    with _quiet():
+        try:
+            with dask.config.set({"distributed.comm.timeouts.connect": f"{CONNECT_S} s"}):
+                client = Client(address, timeout=CONNECT_S)  # type: ignore[no-untyped-call]
+        except (OSError, ValueError, TypeError) as error:
+            raise SchedulerError(
+                f"No Dask scheduler answers at {address!r} ({error}). Start one with `dask "
+                "scheduler`, and workers with `dask worker ADDRESS`; it prints an address such "
+                "as tcp://10.0.0.1:8786."
+            ) from error
+        with client:
+            if not client.nthreads():  # type: ignore[no-untyped-call]
+                raise SchedulerError(
+                    f"The scheduler at {address} has no workers. Start one on each GPU or host "
+                    f"with: dask worker {address} --nthreads 1"
+                )
+            yield Team(client, None)
+
+
+def worker_name() -> str:
+    """Return the name of the worker that runs this; only to be asked within a task."""
+    return str(get_worker().name)
+
+
+def _limited(n_threads: int | None, function: Callable[..., Any], task: tuple[Any, ...]) -> Any:
     with threadpoolctl.threadpool_limits(n_threads):
         return function(*task)
 

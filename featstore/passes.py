@@ -256,6 +256,8 @@ class Work:
         By which the result is found when it is asked for again.
     command : str
         What to type to do the same.
+    run : callable, optional
+        Does a pass in place of :func:`run_pass`.
     """
 
     config: ExtractConfig
@@ -266,6 +268,7 @@ class Work:
     dtype: str
     request: dict[str, Any]
     command: str
+    run: Callable[..., tuple[int, PassTimes]] | None = None
 
     def compute(
         self, layers: Sequence[Layer], progress: Progress = SILENT
@@ -345,7 +348,7 @@ class Work:
         sink = Sink(self.feature_set, names, conditions, self.command)
         try:
             with sink:
-                n_computed, times = run_pass(
+                n_computed, times = (self.run or run_pass)(
                     self.dataset,
                     self.extractor,
                     sink,

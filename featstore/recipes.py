@@ -48,6 +48,8 @@ def find_recipe(
     bands: Sequence[str],
     cache: FingerprintCache,
     progress: Progress = SILENT,
+    *,
+    precision: str | None = None,
 ) -> Recipe:
     """Return what a configuration asks for, weights found and layers named.
 
@@ -61,6 +63,8 @@ def find_recipe(
         Of files' hashes.
     progress : Progress
         Told of downloads.
+    precision : str, optional
+        The precision that was chosen elsewhere; by default it is chosen for the device here.
 
     Raises
     ------
@@ -81,7 +85,7 @@ def find_recipe(
     from featstore.weights import find_weights
 
     device = resolve_device(config.device)
-    precision = resolve_precision(config.precision, device)
+    precision = precision or resolve_precision(config.precision, device)
     # A name that is wrong is told before weights are downloaded.
     find_layers(config.model, config.layers, config.image_size or 224)
     weights = find_weights(config.model, config.weights, cache, progress)

@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -47,16 +47,27 @@ class LayerSink:
     journal : mapping
         ``chunks`` (index -> sha256 of its file) and ``spool`` (``chunk``, ``n_rows``, ``crc32``)
         as an earlier pass left them.
+    chunks : sequence of int or None
+        Write these alone, beside other processes that write others; None for all that the journal
+        does not have.
     """
 
-    def __init__(self, feature_set: FeatureSet, layer: str, journal: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        feature_set: FeatureSet,
+        layer: str,
+        journal: Mapping[str, Any],
+        chunks: Sequence[int] | None = None,
+    ) -> None:
         self.matrix: Matrix = feature_set.matrix(layer, writable=True)
-        self.matrix.sweep()
+        if chunks is None:
+            self.matrix.sweep()
         self.hashes = {int(k): str(v) for k, v in journal.get("chunks", {}).items()}
         for index in list(self.hashes):
             if not self.matrix.chunk_path(index).is_file():
                 del self.hashes[index]
-        self.pending = [i for i in range(self.matrix.n_chunks) if i not in self.hashes]
+        wanted = range(self.matrix.n_chunks) if chunks is None else sorted(chunks)
+        self.pending = [i for i in wanted if i not in self.hashes]
         self._folder = feature_set.journal_path
         self._layer = layer
         self._rows: list[np.ndarray] = []
@@ -120,6 +131,15 @@ class LayerSink:
         self.pending.pop(0)
         self._rows, self.n_rows, self._spooled = [], 0, (0, 0)
 
+    def take(self, hashes: Mapping[int, str]) -> None:
+        """Note chunks that another process has made durable."""
+        for index, sha256 in hashes.items():
+            if index == self.pending[0]:
+                self._outdated.append(self._spool_path())
+                self._rows, self.n_rows, self._spooled = [], 0, (0, 0)
+            self.pending.remove(index)
+            self.hashes[index] = sha256
+
     def spool(self) -> None:
         """Make the rows of the unfinished chunk durable."""
         n_spooled, crc32 = self._spooled
@@ -161,6 +181,8 @@ class Sink:
         depend on it in their last bits.
     command : str
         What to type to resume the pass.
+    chunks : mapping of str to sequence of int, or None
+        By layer, the only chunks to write: the process that gave them out keeps the journal.
     """
 
     def __init__(
@@ -169,18 +191,23 @@ class Sink:
         layers: list[str],
         conditions: Mapping[str, Any],
         command: str,
+        chunks: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.feature_set = feature_set
+        self._keeps_journal = chunks is None
         self._command = command
-        own = feature_set.journal()
+        own = feature_set.journal() if chunks is None else {}
         self._others = {k: v for k, v in own.items() if k not in layers}
-        self.layers = {name: LayerSink(feature_set, name, own.get(name, {})) for name in layers}
+        self.layers = {
+            name: LayerSink(feature_set, name, own.get(name, {}), chunks[name] if chunks else None)
+            for name in layers
+        }
         self.masked: dict[int, str] = {
             int(row): cause
             for name in layers
             for row, cause in own.get(name, {}).get("masked", {}).items()
         }
-        self._conditions = dict(conditions)
+        self.conditions = dict(conditions)
         self._queue: Queue[tuple[int, dict[str, np.ndarray], dict[int, str]] | None] = Queue()
         self._room = threading.Condition()
         self._waiting_nbytes = 0
@@ -203,8 +230,9 @@ class Sink:
         return missing
 
     def __enter__(self) -> Sink:
-        self.feature_set.journal_path.mkdir(exist_ok=True)
-        self._save_journal()
+        if self._keeps_journal:
+            self.feature_set.journal_path.mkdir(exist_ok=True)
+            self._save_journal()
         self._thread.start()
         return self
 
@@ -267,17 +295,36 @@ class Sink:
                 self._failure = error
                 self._room.notify()
 
+    def take(self, chunks: Mapping[str, Mapping[int, str]], masked: Mapping[int, str]) -> None:
+        """Note what another process has made durable, in the journal too.
+
+        Parameters
+        ----------
+        chunks : mapping of str to mapping of int to str
+            By layer, the sha256 of each chunk's file.
+        masked : mapping of int to str
+            Rows whose image can't be read, with the cause.
+        """
+        for name, hashes in chunks.items():
+            self.layers[name].take(hashes)
+        self.masked |= masked
+        self._save_journal()
+
     def _checkpoint(self) -> None:
+        if not self._keeps_journal:
+            return
         for sink in self.layers.values():
             sink.spool()
         self._save_journal()
 
     def _save_journal(self) -> None:
+        if not self._keeps_journal:
+            return
         masked = {str(row): cause for row, cause in sorted(self.masked.items())}
         layers = {
             name: {
                 **sink.journal(),
-                "conditions": self._conditions,
+                "conditions": self.conditions,
                 "masked": masked,
                 "command": self._command,
             }
@@ -307,7 +354,7 @@ class Sink:
             }
             write_json(
                 self.feature_set.layer_path(name),
-                {**records[name], "conditions": self._conditions, "files": files},
+                {**records[name], "conditions": self.conditions, "files": files},
             )
         if self._others:
             write_json(self.feature_set.journal_path / "journal.json", {"layers": self._others})
