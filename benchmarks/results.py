@@ -3,43 +3,99 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from featstore.cli import console
-from featstore.provenance import command, machine, now, versions
+from featstore.provenance import machine, now, versions
 
 FOLDER = Path(__file__).parent / "results"
+
+PEERS = ("onnx", "onnxruntime", "pillow", "thingsvision", "timm")
+"""Packages that featstore does not need, and results depend on."""
 
 
 def table(rows: Sequence[dict[str, Any]], title: str) -> None:
     """Print measurements as a table, numbers to three digits."""
     columns = list(rows[0])
-    cells = [
-        [f"{v:.3g}" if isinstance(v, float) and v < 1000 else _text(v) for v in row.values()]
-        for row in rows
-    ]
-    right = [c for c in columns if isinstance(rows[0][c], int | float)]
+    cells = [[text(row.get(column)) for column in columns] for row in rows]
+    right = [c for c in columns if any(isinstance(row.get(c), int | float) for row in rows)]
     console.table(columns, cells, title, right=right)
 
 
-def _text(value: object) -> str:
-    return f"{value:,.0f}" if isinstance(value, float) else str(value)
+def text(value: object) -> str:
+    """Return a measurement for people: three digits, and nothing where there is none."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def save(name: str, rows: Sequence[dict[str, Any]], arguments: Sequence[str]) -> None:
-    """Keep measurements with their provenance under ``benchmarks/results/``."""
-    FOLDER.mkdir(exist_ok=True)
-    path = FOLDER / f"{name}.json"
+def save(
+    name: str,
+    rows: Sequence[dict[str, Any]],
+    turns: Sequence[dict[str, Any]] = (),
+    *,
+    title: str = "",
+    device: str = "",
+    folder: Path = FOLDER,
+) -> None:
+    """Keep measurements with their provenance under ``benchmarks/results/``.
+
+    Parameters
+    ----------
+    name : str
+        The benchmark's.
+    rows : sequence of dict
+        The table.
+    turns : sequence of dict
+        The single measurements that the table sums up.
+    title : str
+        What the table is of.
+    device : str
+        Where it was measured, as :func:`featstore.devices.describe_device` gives it. Another type
+        of device makes another file.
+    folder : Path
+        Where to.
+    """
+    folder.mkdir(exist_ok=True)
+    kind = device.partition(":")[0].partition(" ")[0]
+    path = folder / f"{name}-{kind}.json" if kind else folder / f"{name}.json"
     record = {
         "benchmark": name,
-        "arguments": list(arguments),
-        "command": command(),
+        "title": title,
+        "command": _command(),
         "measured": now(),
+        "device": device,
         "machine": machine(),
-        "versions": versions(),
+        "versions": versions() | _peers(),
         "rows": list(rows),
+        "turns": list(turns),
     }
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     console.say(f"Kept in {path}")
+
+
+def _command() -> str:
+    # Of a path only its name means something on another machine.
+    script, *arguments = sys.argv
+    words = ["python", f"benchmarks/{Path(script).name}"]
+    for argument in arguments:
+        option, equals, value = argument.rpartition("=")
+        words.append(option + equals + (Path(value).name if Path(value).is_absolute() else value))
+    return shlex.join(words)
+
+
+def _peers() -> dict[str, str]:
+    found = {}
+    for name in PEERS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found

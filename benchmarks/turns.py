@@ -1,0 +1,132 @@
+"""Turns: contenders one after the other, again and again, so that a noisy machine hits them all.
+
+A turn can have a process of its own, whose peak memory is then the contender's alone.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from featstore.cli import console
+
+Turn = dict[str, Any]
+
+
+def take_turns(
+    contenders: Mapping[str, Callable[[], Turn]], repeats: int, reference: str
+) -> list[Turn]:
+    """Let each contender take its turn, `repeats` times round.
+
+    Parameters
+    ----------
+    contenders : mapping of str to callable
+        What to measure; each returns its measurements, of which ``images/s`` is one.
+    repeats : int
+        Rounds.
+    reference : str
+        The contender by whose rate in the same round all others' are divided.
+
+    Returns
+    -------
+    list of dict
+        A row for each turn, with ``round``, ``contender``, and the ratio as ``of {reference}``.
+    """
+    rows: list[Turn] = []
+    for number in range(repeats):
+        turns: list[Turn] = []
+        for name, measure in contenders.items():
+            found = measure()
+            console.say(f"Round {number + 1}: {name} {found['images/s']:,.1f} images/s")
+            turns.append({"round": number + 1, "contender": name, **found})
+        rate = next(t["images/s"] for t in turns if t["contender"] == reference)
+        rows += [turn | {f"of {reference}": turn["images/s"] / rate} for turn in turns]
+    return rows
+
+
+def summary(turns: Sequence[Turn], columns: Sequence[str]) -> list[Turn]:
+    """Return a row for each contender: medians of its numbers, and the range of its rates.
+
+    Parameters
+    ----------
+    turns : sequence of dict
+        As :func:`take_turns` gives them.
+    columns : sequence of str
+        What to show of them, in order.
+    """
+    rows = []
+    for name in dict.fromkeys(turn["contender"] for turn in turns):
+        own = [turn for turn in turns if turn["contender"] == name]
+        row: Turn = {"contender": name}
+        for column in columns:
+            values = [turn[column] for turn in own if turn.get(column) is not None]
+            row[column] = _middle(values)
+            if column == "images/s":
+                row |= {"lowest": min(values), "highest": max(values)}
+        rows.append(row)
+    return rows
+
+
+def _middle(values: Sequence[Any]) -> Any:
+    if not values:
+        return None
+    return statistics.median(values) if isinstance(values[0], float) else values[-1]
+
+
+def in_fresh_process(function: Callable[..., Turn], *args: Any) -> Turn:
+    """Return what a function measures in a new process, and the process's peak memory."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(_with_peak, function, *args).result()
+
+
+def _with_peak(function: Callable[..., Turn], *args: Any) -> Turn:
+    found = function(*args)
+    return found | {"peak RSS MB": peak_rss_nbytes() / 1e6}
+
+
+def peak_rss_nbytes() -> int:
+    """Return the most memory that this process, without its children, has held."""
+    # On Linux a process's ru_maxrss begins with that of the process which started it.
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return found if sys.platform == "darwin" else found * 1024
+
+
+def run_command(words: Sequence[str]) -> Turn:
+    """Run a command, and return its seconds, its peak memory and what it printed.
+
+    Call it in a fresh process, which is small: see :func:`peak_rss_nbytes`.
+    """
+    began = time.perf_counter()
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        printed = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, words, printed)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "seconds": time.perf_counter() - began,
+        "command RSS MB": usage.ru_maxrss * unit / 1e6,
+        "printed": printed,
+    }
+
+
+FEATSTORE = (sys.executable, "-c", "from featstore.cli.main import main; main()")
+"""The ``featstore`` command of this very interpreter."""
