@@ -1,171 +1,359 @@
-"""Extraction throughput against the bare forward pass and against the usual script.
+"""Extraction throughput against the bare forward pass, the usual script, and thingsvision.
 
-    python benchmarks/bench_extract.py [--model resnet50] [--n-images 256] [--device auto]
+    python benchmarks/bench_extract.py [--models resnet50,vgg19] [--n-images 256] [--device auto]
 
-All three do the same images, at the same size and layer, in one run, in turns:
+All do the same images, at the same size and layer, in turns, each turn in a process of its own:
 
-bare forward
-    the network alone, at featstore's own precision and batch size, on data already in memory.
 featstore
-    `featstore.extract` from files to the store, in its steady state (from the first batch on).
+    `featstore.extract` from files to the store.
+bare forward
+    the network alone, by featstore's own engine, at its precision and batch size, on pixels that
+    are in the device's memory already.
 usual script
     a DataLoader with PIL transforms, a float32 forward pass, and np.save at the end.
+thingsvision
+    its own ImageDataset, DataLoader and extractor, where it is installed (requirements.txt).
 
-Weights are random: they make no difference to the time.
+Rates are those of the steady state, from the end of the first batch to the end of the last, for
+all of them; set-up has a column of its own. Weights are random: they make no difference to the
+time. Peak memory is the process's own; the usual script's loader processes come on top.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
+import os
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
-import psutil
 import torch
 import torchvision.models
-from PIL import Image
+from inputs import write_images
 from results import save, table
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
+from turns import Turn, in_fresh_process, summary, take_turns
 
 import featstore
 from featstore.backbones import Backbone, find_layers
-from featstore.devices import describe_device, resolve_device
+from featstore.devices import (
+    describe_device,
+    keep_freed_memory,
+    make_deterministic,
+    resolve_device,
+)
+from featstore.preprocess import Preprocess
 from featstore.progress import Silent
 from featstore.provenance import FingerprintCache, available_cores
-from featstore.weights import find_weights
+from featstore.weights import IMAGENET_MEAN, IMAGENET_STD, find_weights
 
-IMAGE_SIZE = 224
-WARM_UP = 2
+PAPER = "alexnet,googlenet,vgg19,resnet50"
+SCRIPT_BATCH = 32
+WARM_UP = 3
+PHASES = ("read", "preprocess", "forward", "write")
+COLUMNS = (
+    "engine",
+    "precision",
+    "batch",
+    "images/s",
+    "of bare forward",
+    *(f"{phase} %" for phase in PHASES),
+    "set-up s",
+    "peak RSS MB",
+    "device MB",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all contenders do.
+
+    Parameters
+    ----------
+    model : str
+        The network.
+    dataset : str
+        ``folder`` or ``sat4``.
+    root : str
+        Where its files are.
+    n_images : int
+        How many images it has.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+    compile : str
+        As of `featstore.extract`.
+    image_size : int
+        Side of the network's input in pixels.
+    """
+
+    model: str
+    dataset: str
+    root: str
+    n_images: int
+    device: str
+    compile: str = "auto"
+    image_size: int = 224
 
 
 class Clock(Silent):
-    """A progress that notes when batches got done."""
+    """Notes when batches get done, as a progress or around a loader."""
 
     def __init__(self) -> None:
         self.marks: list[tuple[float, int]] = []
+        self._unit = "images"
 
     def start(self, what: str, total: int, unit: str) -> None:
-        """Begin anew: the images come last, after the files' fingerprints."""
-        self.marks = []
+        """Tell images from fingerprints and the like."""
+        self._unit = unit
 
     def advance(self, n: int) -> None:
         """Note the time."""
-        self.marks.append((time.perf_counter(), n))
+        if self._unit == "images":
+            self.marks.append((time.perf_counter(), n))
+
+    def around(self, batches: Any) -> Iterator[Any]:
+        """Yield batches; one is done when the next is asked for."""
+        for batch in batches:
+            yield batch
+            self.advance(len(batch))
 
     def images_per_s(self) -> float:
         """Return the rate from the end of the first batch on."""
+        if len(self.marks) < 2:
+            raise click.UsageError("A rate takes two batches at least: raise --n-images.")
         (began, _), (ended, _) = self.marks[0], self.marks[-1]
         return sum(n for _, n in self.marks[1:]) / (ended - began)
 
 
-def write_images(root: Path, n_images: int) -> None:
-    """Write 256x256 JPEG files of smooth noise, in two classes of a train and a test split."""
-    rng = np.random.default_rng(0)
-    for i in range(n_images):
-        folder = root / ("train" if i % 4 else "test") / f"class{i % 2}"
-        folder.mkdir(parents=True, exist_ok=True)
-        coarse = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
-        coarse.resize((256, 256), Image.Resampling.BICUBIC).save(folder / f"{i:05d}.jpg")
-
-
-def run_featstore(
-    model: str, root: Path, store: Path, device: str
-) -> tuple[float, featstore.extraction.Extraction]:
-    """Return featstore's steady rate in images/s, and its own account of the run."""
+def run_featstore(job: Job) -> Turn:
+    """Extract into a new store."""
     clock = Clock()
-    result = featstore.extract(
-        model,
-        "folder",
-        root=str(root),
-        weights="random:0",
-        image_size=IMAGE_SIZE,
-        device=device,
-        store=store,
-        progress=clock,
-    )
-    return clock.images_per_s(), result
+    with tempfile.TemporaryDirectory() as store:
+        done = featstore.extract(
+            job.model,
+            job.dataset,
+            root=job.root,
+            weights="random:0",
+            image_size=job.image_size,
+            device=job.device,
+            compile=job.compile,
+            store=store,
+            progress=clock,
+        )
+    whole = sum(done.times[f"{phase}_s"] for phase in PHASES)
+    shares = {f"{phase} %": 100 * done.times[f"{phase}_s"] / whole for phase in PHASES}
+    return {
+        "engine": done.engine,
+        "precision": done.precision,
+        "batch": done.batch_size,
+        "images/s": clock.images_per_s(),
+        "set-up s": done.times["setup_s"],
+        **shares,
+        **_device_memory(job.device),
+    }
 
 
-def run_bare(model: str, precision: str, batch_size: int, n_images: int, device: str) -> float:
-    """Return the network's rate in images/s on random data in the device's memory."""
-    where = resolve_device(device)
-    weights = find_weights(model, "random:0", FingerprintCache(Path(tempfile.gettempdir())))
-    layers = find_layers(model, (), IMAGE_SIZE)
-    backbone = Backbone(model, weights, layers, IMAGE_SIZE, "avg", precision, where)
-    x = torch.randn(batch_size, 3, IMAGE_SIZE, IMAGE_SIZE, device=where)
-    x = x.to(memory_format=torch.channels_last)
-
-    def batch() -> None:
-        for features in backbone(x).values():
-            features.cpu()
-
+def run_bare(job: Job, like: Turn) -> Turn:
+    """Run the network alone, as featstore did in the turn `like`."""
+    where = resolve_device(job.device)
+    began = time.perf_counter()
+    backbone = build_backbone(job, like["engine"], like["precision"], like["batch"])
+    pixels = random_pixels(like["batch"], job.image_size, where)
     for _ in range(WARM_UP):
-        batch()
-    n_batches = max(1, n_images // batch_size)
+        backbone(pixels)
+    synchronize(where)
+    set_up_s = time.perf_counter() - began
+    n_batches = max(1, job.n_images // like["batch"])
     began = time.perf_counter()
     for _ in range(n_batches):
-        batch()
-    return n_batches * batch_size / (time.perf_counter() - began)
+        backbone(pixels)
+    synchronize(where)
+    return {
+        **{key: like[key] for key in ("engine", "precision", "batch")},
+        "images/s": n_batches * like["batch"] / (time.perf_counter() - began),
+        "set-up s": set_up_s,
+        **_device_memory(job.device),
+    }
 
 
-def run_usual_script(model: str, root: Path, out: Path, device: str) -> float:
-    """Return the usual script's rate in images/s, the network's construction left out."""
+def build_backbone(job: Job, engine: str, precision: str, batch_size: int) -> Backbone:
+    """Return featstore's network with its own settings of the process."""
+    where = resolve_device(job.device)
+    make_deterministic(where)
+    if where.type == "cpu":
+        keep_freed_memory()
+    weights = find_weights(job.model, "random:0", FingerprintCache(Path(tempfile.gettempdir())))
+    layers = find_layers(job.model, (), job.image_size)
+    preprocess = Preprocess(job.image_size, "rgb", weights.mean, weights.std)
+    return Backbone(
+        job.model, weights, layers, preprocess, "avg", precision, where, batch_size, engine
+    )
+
+
+def random_pixels(batch_size: int, image_size: int, where: torch.device) -> torch.Tensor:
+    """Return a batch as :class:`featstore.preprocess.Preprocess` gives it."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch_size, 3, image_size, image_size)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return pixels.to(where).contiguous(memory_format=torch.channels_last)
+
+
+def synchronize(where: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+
+
+def _device_memory(device: str) -> Turn:
     where = resolve_device(device)
-    prepare = transforms.Compose(
+    if where.type != "cuda":
+        return {}
+    return {"device MB": torch.cuda.max_memory_reserved(where) / 1e6}
+
+
+def _prepare(image_size: int) -> transforms.Compose:
+    return transforms.Compose(
         [
-            transforms.Resize((IMAGE_SIZE, IMAGE_SIZE)),
+            transforms.Resize((image_size, image_size)),
             transforms.ToTensor(),
-            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         ]
     )
-    dataset = ImageFolder(str(root / "train"), prepare)
-    loader = DataLoader(dataset, batch_size=32, num_workers=available_cores())
-    network = torchvision.models.get_model(model, weights=None).eval().to(where)
+
+
+def run_usual_script(job: Job) -> Turn:
+    """Do what a tutorial does."""
+    where = resolve_device(job.device)
+    began = time.perf_counter()
+    dataset = ImageFolder(job.root, _prepare(job.image_size))
+    loader = DataLoader(dataset, batch_size=SCRIPT_BATCH, num_workers=available_cores())
+    network = torchvision.models.get_model(job.model, weights=None).eval().to(where)
+    set_up_s = time.perf_counter() - began
+    clock = Clock()
     features = []
-    with torch.no_grad():
-        network(torch.randn(32, 3, IMAGE_SIZE, IMAGE_SIZE, device=where))
-        began = time.perf_counter()
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         for images, _ in loader:
             features.append(network(images.to(where)).cpu().numpy())
-    np.save(out, np.concatenate(features))
-    return len(dataset) / (time.perf_counter() - began)
+            clock.advance(len(images))
+        np.save(Path(folder) / "features.npy", np.concatenate(features))
+    return {
+        "engine": "eager",
+        "precision": "fp32",
+        "batch": SCRIPT_BATCH,
+        "images/s": clock.images_per_s(),
+        "set-up s": set_up_s,
+        **_device_memory(job.device),
+    }
+
+
+def run_thingsvision(job: Job) -> Turn:
+    """Do the same with thingsvision, as its manual says."""
+    began = time.perf_counter()
+    # It names what NumPy 2 renamed, and TensorFlow, which it imports, is loud.
+    np.AxisError = np.exceptions.AxisError
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    clock = Clock()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        from thingsvision import get_extractor_from_model
+        from thingsvision.utils.data import DataLoader as ThingsLoader
+        from thingsvision.utils.data import ImageDataset
+
+        class Loader(ThingsLoader):
+            def __iter__(self) -> Iterator[Any]:
+                clock.marks.clear()
+                return clock.around(super().__iter__())
+
+        extractor = get_extractor_from_model(
+            model=torchvision.models.get_model(job.model, weights=None),
+            device=str(resolve_device(job.device)),
+            backend="pt",
+        )
+        dataset = ImageDataset(
+            root=job.root,
+            out_path=folder,
+            backend="pt",
+            transforms=extractor.get_transformations(job.image_size, job.image_size),
+        )
+        set_up_s = time.perf_counter() - began
+        features = extractor.extract_features(
+            batches=Loader(dataset, SCRIPT_BATCH, "pt"),
+            module_name=find_layers(job.model, (), job.image_size)[0].node,
+            flatten_acts=True,
+            output_type="ndarray",
+        )
+        np.save(Path(folder) / "features.npy", features)
+    return {
+        "engine": "eager",
+        "precision": "fp32",
+        "batch": SCRIPT_BATCH,
+        "images/s": clock.images_per_s(),
+        "set-up s": set_up_s,
+        **_device_memory(job.device),
+    }
+
+
+def compare(job: Job, repeats: int, *, peers: bool = True) -> list[Turn]:
+    """Let featstore and the others do the job in turns, and return a row for each turn."""
+    last: Turn = {}
+
+    def featstore_turn() -> Turn:
+        last.update(in_fresh_process(run_featstore, job))
+        return dict(last)
+
+    contenders = {
+        "featstore": featstore_turn,
+        "bare forward": lambda: in_fresh_process(run_bare, job, last),
+    }
+    if peers:
+        contenders["usual script"] = partial(in_fresh_process, run_usual_script, job)
+        if importlib.util.find_spec("thingsvision"):
+            contenders["thingsvision"] = partial(in_fresh_process, run_thingsvision, job)
+    rows = take_turns(contenders, repeats, "bare forward")
+    return [{"model": job.model, **row} for row in rows]
+
+
+def summary_by_model(turns: list[Turn]) -> list[Turn]:
+    """Return a row for each network and contender, without columns that hold nothing."""
+    rows = []
+    for model in dict.fromkeys(turn["model"] for turn in turns):
+        own = [turn for turn in turns if turn["model"] == model]
+        rows += [{"model": model, **row} for row in summary(own, COLUMNS)]
+    empty = [key for key in rows[0] if all(row[key] is None for row in rows)]
+    return [{k: v for k, v in row.items() if k not in empty} for row in rows]
 
 
 @click.command()
-@click.option("--model", default="resnet50", show_default=True)
+@click.option("--models", default=PAPER, show_default=True, metavar="NAME[,NAME...]")
 @click.option("--n-images", default=256, show_default=True)
-@click.option("--repeats", default=2, show_default=True)
+@click.option("--repeats", default=3, show_default=True)
 @click.option("--device", default="auto", show_default=True)
-def main(model: str, n_images: int, repeats: int, device: str) -> None:
-    """Time extraction beside the bare forward pass and the usual script."""
-    rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_images(folder / "images", n_images)
-        for repeat in range(repeats):
-            rate, result = run_featstore(model, folder / "images", folder / f"s{repeat}", device)
-            bare = run_bare(model, result.precision, result.batch_size, n_images, device)
-            usual = run_usual_script(model, folder / "images", folder / "x.npy", device)
-            rows.append(
-                {
-                    "model": model,
-                    "device": describe_device(resolve_device(device)),
-                    "precision": result.precision,
-                    "batch": result.batch_size,
-                    "bare images/s": bare,
-                    "featstore images/s": rate,
-                    "usual images/s": usual,
-                    "of bare": rate / bare,
-                    "over usual": rate / usual,
-                    "RSS MB": psutil.Process().memory_info().rss / 1e6,
-                }
-            )
-    table(rows, f"{n_images} JPEG files of 256 px, network input {IMAGE_SIZE} px")
-    save(f"extract-{model}", rows, [f"--model={model}", f"--n-images={n_images}"])
+@click.option("--compile", "compile_", default="auto", show_default=True)
+def main(models: str, n_images: int, repeats: int, device: str, compile_: str) -> None:
+    """Time extraction beside the bare forward pass, the usual script and thingsvision."""
+    turns: list[Turn] = []
+    with tempfile.TemporaryDirectory() as root:
+        write_images(Path(root), n_images)
+        job = Job("", "folder", root, n_images, device, compile_)
+        for model in models.split(","):
+            turns += compare(replace(job, model=model), repeats)
+    rows = summary_by_model(turns)
+    title = f"{n_images:,} JPEG files of 256 px, network input {job.image_size} px"
+    table(rows, f"{title}; medians of {repeats} rounds")
+    save("extract", rows, turns, title=title, device=describe_device(resolve_device(device)))
 
 
 if __name__ == "__main__":

@@ -128,5 +128,5 @@ def run_command(words: Sequence[str]) -> Turn:
     }
 
 
-FEATSTORE = (sys.executable, "-c", "from featstore.cli.main import main; main()")
+FEATSTORE = (sys.executable, "-c", "import sys; from featstore.cli.main import main; sys.exit(main())")
 """The ``featstore`` command of this very interpreter."""
