@@ -23,7 +23,7 @@ Turn = dict[str, Any]
 
 
 def take_turns(
-    contenders: Mapping[str, Callable[[], Turn]], repeats: int, reference: str
+    contenders: Mapping[str, Callable[[], Turn]], repeats: int, reference: str | None
 ) -> list[Turn]:
     """Let each contender take its turn, `repeats` times round.
 
@@ -33,13 +33,15 @@ def take_turns(
         What to measure; each returns its measurements, of which ``images/s`` is one.
     repeats : int
         Rounds.
-    reference : str
-        The contender by whose rate in the same round all others' are divided.
+    reference : str or None
+        The contender by whose rate in the same round all others' are divided; None for the
+        fastest.
 
     Returns
     -------
     list of dict
-        A row for each turn, with ``round``, ``contender``, and the ratio as ``of {reference}``.
+        A row for each turn, with ``round``, ``contender``, and the ratio as ``of {reference}``,
+        or ``of best``.
     """
     rows: list[Turn] = []
     for number in range(repeats):
@@ -48,8 +50,9 @@ def take_turns(
             found = measure()
             console.say(f"Round {number + 1}: {name} {found['images/s']:,.1f} images/s")
             turns.append({"round": number + 1, "contender": name, **found})
-        rate = next(t["images/s"] for t in turns if t["contender"] == reference)
-        rows += [turn | {f"of {reference}": turn["images/s"] / rate} for turn in turns]
+        rates = [t["images/s"] for t in turns if reference in (t["contender"], None)]
+        share = f"of {reference or 'best'}"
+        rows += [turn | {share: turn["images/s"] / max(rates)} for turn in turns]
     return rows
 
 
@@ -128,5 +131,9 @@ def run_command(words: Sequence[str]) -> Turn:
     }
 
 
-FEATSTORE = (sys.executable, "-c", "import sys; from featstore.cli.main import main; sys.exit(main())")
+FEATSTORE = (
+    sys.executable,
+    "-c",
+    "import sys; from featstore.cli.main import main; sys.exit(main())",
+)
 """The ``featstore`` command of this very interpreter."""

@@ -20,7 +20,6 @@ from featstore.engines import build, fold_batch_norms
 from featstore.errors import BackboneError
 from featstore.layers import FEATURE_LAYERS, Layer, other_names, paper_layers
 from featstore.preprocess import Preprocess
-from featstore.progress import SILENT, Progress
 from featstore.weights import Weights, architecture, load_into, read_state_dict
 
 GEM_POWER = 3.0
@@ -161,10 +160,13 @@ class Cost:
         Floating-point operations.
     nbytes : float
         Bytes of all operations' results, in float32.
+    n_operations : int
+        Operations that it takes.
     """
 
     flops: float
     nbytes: float
+    n_operations: int
 
 
 def cost_per_image(model: str, layers: Sequence[Layer], image_size: int) -> Cost:
@@ -178,20 +180,22 @@ def cost_per_image(model: str, layers: Sequence[Layer], image_size: int) -> Cost
     results, operations = _ResultCounter(), FlopCounterMode(display=False)
     with results, operations:
         extractor(images)
-    return Cost(operations.get_total_flops() / 2, results.nbytes / 2)
+    return Cost(operations.get_total_flops() / 2, results.nbytes / 2, results.n_operations)
 
 
 class _ResultCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the bytes of what operations give."""
+    """Counts operations and the bytes of what they give."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.nbytes = 0
+        self.n_operations = 0
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         found = function(*args, **(kwargs or {}))
+        self.n_operations += 1
         if isinstance(found, torch.Tensor):
             self.nbytes += found.numel() * found.element_size()
         return found
@@ -249,8 +253,6 @@ class Backbone:
         Images in a batch, which other engines than ``eager`` are built for.
     engine : str
         What runs it, one of :data:`featstore.engines.ENGINES`.
-    progress : Progress
-        Told of the set-up.
 
     Raises
     ------
@@ -271,7 +273,6 @@ class Backbone:
         device: torch.device,
         batch_size: int,
         engine: str = "eager",
-        progress: Progress = SILENT,
     ) -> None:
         self.device = device
         self.names = tuple(layer.stored_name(pool) for layer in layers)
@@ -296,7 +297,7 @@ class Backbone:
         example = torch.zeros(shape, dtype=torch.uint8, device=device).contiguous(
             memory_format=torch.channels_last
         )
-        self._run = build(reader, engine, example, dtype, progress)
+        self._run = build(reader, engine, example, dtype)
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:

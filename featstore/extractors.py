@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,21 +108,22 @@ class NetworkExtractor:
             keep_freed_memory()
         if conditions is not None:
             self._batch_size = int(conditions["batch_size"])
-            self._build(layers, str(conditions["engine"]), progress)
+            self._build(layers, str(conditions["engine"]))
             return dict(conditions)
         chosen = default_batch_size(self._device, self._preprocess.image_size)
         # A batch is never larger than the dataset, whose rows it would only pad.
         self._batch_size = self._config.batch_size or max(1, min(chosen, n_images))
         plan = self._plan(layers, n_images)
+        done = "Not compiling" if plan.engine == "eager" else f"Compiling with {plan.engine}"
+        progress.say(f"{done}: {plan.reason}.")
         try:
-            self._build(layers, plan.engine, progress)
+            self._build(layers, plan.engine)
         except BackboneError as error:
             if self._config.compile != "auto" or plan.engine == "eager":
                 raise
             progress.say(f"{error} Going on without.")
-            plan = Plan("eager", f"{plan.engine} can't run it")
-            self._build(layers, "eager", progress)
-        self.engine_reason = plan.reason
+            plan = replace(plan, engine="eager")
+            self._build(layers, "eager")
         return {
             "device": self.device_type,
             "engine": plan.engine,
@@ -130,10 +132,10 @@ class NetworkExtractor:
 
     def _plan(self, layers: Sequence[Layer], n_images: int) -> Plan:
         cost = cost_per_image(self._config.model, layers, self._preprocess.image_size)
-        work = Work(n_images * cost.flops, n_images * cost.nbytes)
+        work = Work(n_images * cost.flops, n_images * cost.nbytes, cost.n_operations)
         return choose_engine(self._config.compile, self._device, self._precision, work)
 
-    def _build(self, layers: Sequence[Layer], engine: str, progress: Progress) -> None:
+    def _build(self, layers: Sequence[Layer], engine: str) -> None:
         """Build the network, with smaller batches where the GPU's memory asks for it."""
         while True:
             try:
@@ -147,7 +149,6 @@ class NetworkExtractor:
                     self._device,
                     self._batch_size,
                     engine,
-                    progress,
                 )
                 if self._device.type == "cuda":
                     self._probe()

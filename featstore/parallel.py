@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import logging
+import os
+import platform
 import signal
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from dataclasses import dataclass
+from importlib import metadata
 from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
 import threadpoolctl
-from distributed import Client, LocalCluster, as_completed, get_worker
-from distributed.scheduler import KilledWorker
+from distributed import Client, LocalCluster, get_worker
+from distributed.versions import VersionMismatchWarning
 
 from featstore.errors import FeatstoreError, FitError, SchedulerError
 from featstore.provenance import available_cores
+from featstore.teams import Outcome, Team
+
+__all__ = [
+    "Outcome",
+    "Team",
+    "local_team",
+    "remote_team",
+    "run_tasks",
+    "worker_name",
+    "worker_threads",
+]
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -33,22 +47,6 @@ THREAD_VARIABLES = (
 
 CONNECT_S = 10
 """Longest wait for a scheduler to answer."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one task.
-
-    Parameters
-    ----------
-    value : Any
-        What it returned; None when it failed.
-    error : FeatstoreError or None
-        Why it failed.
-    """
-
-    value: Any = None
-    error: FeatstoreError | None = None
 
 
 def run_tasks(
@@ -115,81 +113,22 @@ def _run_on_cluster(
     done: Callable[[int, Outcome], None],
 ) -> list[Outcome]:
     with local_team(n_workers) as team:
-        return team.run(function, tasks, done)
-
-
-class Team:
-    """Workers that take tasks, one at a time each.
-
-    Parameters
-    ----------
-    client : distributed.Client
-        Connected to their scheduler.
-    n_threads : int or None
-        Threads of each for numerical libraries; None to leave them alone.
-    """
-
-    def __init__(self, client: Client, n_threads: int | None) -> None:
-        self._client = client
-        self._n_threads = n_threads
-
-    @property
-    def n_workers(self) -> int:
-        """How many workers there are now."""
-        return len(self._client.nthreads())  # type: ignore[no-untyped-call]
-
-    def run(
-        self,
-        function: Callable[..., Any],
-        tasks: Sequence[tuple[Any, ...]],
-        done: Callable[[int, Outcome], None] = lambda index, outcome: None,
-        died: Callable[[], FeatstoreError] | None = None,
-    ) -> list[Outcome]:
-        """Call ``function(*task)`` for each task; see :func:`run_tasks`.
-
-        Parameters
-        ----------
-        died : callable, optional
-            Makes the error of a task whose workers died twice.
-        """
-        outcomes: dict[int, Outcome] = {}
-        surprise: BaseException | None = None
-        waiting = iter(enumerate(tasks))
-        indices: dict[Any, int] = {}
-
-        def submit_next() -> Any:
-            for index, task in waiting:
-                future = self._client.submit(_limited, self._n_threads, function, task, pure=False)
-                indices[future.key] = index
-                return future
-            return None
-
-        # No more tasks at a time than workers: a worker that dies takes no waiting task with it.
-        first = [submit_next() for _ in range(min(len(tasks), max(1, self.n_workers)))]
-        running = as_completed(first)  # type: ignore[no-untyped-call]
-        for future in running:
-            index = indices[future.key]
-            try:
-                outcomes[index] = Outcome(future.result())
-            except FeatstoreError as error:
-                outcomes[index] = Outcome(error=error)
-            except (KilledWorker, CancelledError):
-                outcomes[index] = Outcome(error=(died or _worker_died)())
-            except Exception as error:  # noqa: BLE001 - raised below, once the others have ended
-                surprise = surprise or error
-            if index in outcomes:
-                done(index, outcomes[index])
-            if following := submit_next():
-                running.add(following)  # type: ignore[no-untyped-call]
-        if surprise:
-            raise surprise
-        return [outcomes[index] for index in range(len(tasks))]
+        return team.run(function, tasks, done, died=_worker_died)
 
 
 @contextmanager
-def local_team(n_workers: int) -> Iterator[Team]:
-    """Start worker processes on this machine, which share its cores out; named 0, 1, ..."""
-    n_threads = max(1, available_cores() // n_workers)
+def local_team(n_workers: int, *, share_cores: bool = True) -> Iterator[Team]:
+    """Start worker processes on this machine, named 0, 1, ...
+
+    Parameters
+    ----------
+    n_workers : int
+        How many.
+    share_cores : bool
+        Whether their numerical libraries share the cores out, or use as many threads each as in
+        this process, for results that depend on the number.
+    """
+    n_threads = max(1, available_cores() // n_workers) if share_cores else None
     with _cluster(n_workers, n_threads) as client:
         yield Team(client, n_threads)
 
@@ -201,12 +140,20 @@ def remote_team(address: str) -> Iterator[Team]:
     Raises
     ------
     SchedulerError
-        When there is no scheduler at the address, or it has no workers.
+        When there is no scheduler at the address, it has no workers, or they have another Python
+        or featstore.
     """
     with _quiet():
         try:
-            with dask.config.set({"distributed.comm.timeouts.connect": f"{CONNECT_S} s"}):
-                client = Client(address, timeout=CONNECT_S)  # type: ignore[no-untyped-call]
+            with (
+                dask.config.set({"distributed.comm.timeouts.connect": f"{CONNECT_S} s"}),
+                warnings.catch_warnings(),
+            ):
+                # Dask warns of versions that matter to it; those that matter here are compared.
+                warnings.simplefilter("ignore", VersionMismatchWarning)
+                client = Client(  # type: ignore[no-untyped-call]
+                    address, timeout=CONNECT_S, set_as_default=False
+                )
         except (OSError, ValueError, TypeError) as error:
             raise SchedulerError(
                 f"No Dask scheduler answers at {address!r} ({error}). Start one with `dask "
@@ -214,12 +161,43 @@ def remote_team(address: str) -> Iterator[Team]:
                 "as tcp://10.0.0.1:8786."
             ) from error
         with client:
-            if not client.nthreads():  # type: ignore[no-untyped-call]
-                raise SchedulerError(
-                    f"The scheduler at {address} has no workers. Start one on each GPU or host "
-                    f"with: dask worker {address} --nthreads 1"
-                )
-            yield Team(client, None)
+            team = Team(client, None, lambda new: _compare_versions(client, new))
+            until = time.monotonic() + CONNECT_S
+            while not team.n_workers:
+                if time.monotonic() > until:
+                    raise SchedulerError(
+                        f"The scheduler at {address} has no workers. Start one on each GPU or "
+                        f"host with: dask worker {address} --nthreads 1"
+                    )
+                time.sleep(0.2)
+            yield team
+
+
+def _compare_versions(client: Client, addresses: list[str]) -> None:
+    """Refuse workers that could not read what they would be sent.
+
+    Only functions of the standard library can be asked of any of them.
+    """
+    here = platform.python_version_tuple()[:2], metadata.version("featstore")
+    pythons = client.run(platform.python_version_tuple, workers=addresses, on_error="return")
+    packages = client.run(metadata.version, "featstore", workers=addresses, on_error="return")
+    for address in addresses:
+        python, package = pythons.get(address), packages.get(address)
+        if isinstance(package, metadata.PackageNotFoundError):
+            raise SchedulerError(
+                f"The worker at {address} has no featstore. Start it from an environment that "
+                "has the same featstore as this one."
+            )
+        # A worker that died meanwhile has nothing to say.
+        if not isinstance(python, tuple | list) or not isinstance(package, str):
+            continue
+        there = tuple(python[:2]), package
+        if there != here:
+            raise SchedulerError(
+                f"The worker at {address} has Python {'.'.join(there[0])} and featstore "
+                f"{there[1]}; here they are {'.'.join(here[0])} and {here[1]}. Start it from an "
+                "environment that has the same."
+            )
 
 
 def worker_name() -> str:
@@ -227,9 +205,9 @@ def worker_name() -> str:
     return str(get_worker().name)
 
 
-def _limited(n_threads: int | None, function: Callable[..., Any], task: tuple[Any, ...]) -> Any:
-    with threadpoolctl.threadpool_limits(n_threads):
-        return function(*task)
+def worker_threads() -> int:
+    """Return how many threads the worker that runs this was started with."""
+    return int(get_worker().state.nthreads)
 
 
 def _worker_died() -> FitError:
@@ -240,19 +218,21 @@ def _worker_died() -> FitError:
 
 
 @contextmanager
-def _cluster(n_workers: int, n_threads: int) -> Iterator[Client]:
-    environment = dict.fromkeys(THREAD_VARIABLES, str(n_threads))
+def _cluster(n_workers: int, n_threads: int | None) -> Iterator[Client]:
+    # Dask's own setting is one thread.
+    environment = {
+        name: value
+        for name, value in dask.config.get("distributed.nanny.pre-spawn-environ").items()
+        if name not in THREAD_VARIABLES
+    }
+    if n_threads is not None:
+        environment |= dict.fromkeys(THREAD_VARIABLES, str(n_threads))
     settings = {
-        "distributed.nanny.pre-spawn-environ": {
-            **dask.config.get("distributed.nanny.pre-spawn-environ"),
-            **environment,
-        },
-        # A task whose worker died runs once more; then it is given up.
-        "distributed.scheduler.allowed-failures": 1,
+        "distributed.nanny.pre-spawn-environ": environment,
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.comm.timeouts.connect": "60s",
     }
-    with dask.config.set(settings), _script_hidden(), _quiet():
+    with dask.config.set(settings), _environment_kept(), _script_hidden(), _quiet():
         cluster = None
         try:
             with _interrupts_held():
@@ -271,6 +251,20 @@ def _cluster(n_workers: int, n_threads: int) -> Iterator[Client]:
         finally:
             if cluster is not None:
                 cluster.close(timeout=10)
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Put back what Dask changes in this process's environment, on its way to the workers'."""
+    kept = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

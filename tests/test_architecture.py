@@ -19,7 +19,7 @@ ORDER = [
     ["datasets"],
     ["featureset", "sheets", "modelfiles", "locks"],
     ["store"],
-    ["selection", "devices", "weights", "preprocess", "loaders", "classifiers", "splits"],
+    ["selection", "teams", "devices", "weights", "preprocess", "loaders", "classifiers", "splits"],
     ["sink", "engines", "audit", "exports", "epochs", "parallel", "figures", "pixelstats"],
     ["passes", "backbones", "runs"],
     ["extractors", "tasks"],
@@ -43,6 +43,7 @@ STAGE_TWO = [
     "runs",
     "splits",
     "tasks",
+    "teams",
 ]
 
 

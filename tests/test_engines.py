@@ -11,7 +11,6 @@ from torch import fx, nn
 from featstore import engines
 from featstore.engines import Work, build, choose_engine, fold_batch_norms
 from featstore.errors import BackboneError
-from featstore.progress import Silent
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda", 0)
@@ -19,7 +18,7 @@ GPU = torch.device("cuda", 0)
 
 def resnet50(n_images):
     """Return the work of ResNet50 on images of 224 px."""
-    return Work(n_images * 8.2e9, n_images * 1.3e8)
+    return Work(n_images * 8.2e9, n_images * 1.5e8, 278)
 
 
 def present(monkeypatch, *packages, compilers=("g++",)):
@@ -101,14 +100,6 @@ def pixels(n=4, seed=1):
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
-class Listener(Silent):
-    def __init__(self):
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
-
-
 @pytest.mark.parametrize("engine", engines.ENGINES)
 def test_engines_agree(engine, monkeypatch, tmp_path):
     if engine == "openvino" and not find_spec("openvino"):
@@ -116,9 +107,8 @@ def test_engines_agree(engine, monkeypatch, tmp_path):
     if engine == "inductor" and engines._compiled_engine(CPU, "bf16") is None:
         pytest.skip("there is no C++ compiler")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    network, listener = small(), Listener()
-    run = build(network, engine, pixels(), torch.float32, listener)
-    assert bool(listener.lines) == (engine != "eager")
+    network = small()
+    run = build(network, engine, pixels(), torch.float32)
     with torch.inference_mode():
         for seed in (2, 3):
             found, expected = run(pixels(seed=seed)), network(pixels(seed=seed))

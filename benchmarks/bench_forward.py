@@ -1,0 +1,201 @@
+"""Engines side by side: the bare forward pass through each, in turns, in one process.
+
+    python benchmarks/bench_forward.py [--models resnet50,mobilenet_v2] [--device auto]
+
+plain PyTorch
+    torchvision's network in channels_last, batch normalisations as they are.
+featstore eager, inductor, openvino
+    featstore's own engines (:mod:`featstore.engines`), pixels as bytes, normalised inside.
+bare OpenVINO, ONNX Runtime
+    sessions as one makes them by hand, for normalised float32 pixels, where they are installed
+    (requirements.txt).
+
+All compute in featstore's precision but ONNX Runtime, which has no bfloat16 for CPUs. The cosine is
+the smallest of any image's features with those of plain PyTorch in float32. Weights are random.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import click
+import torch
+from bench_extract import Job, build_backbone, random_pixels, synchronize
+from results import save, table
+from torch import nn
+from turns import Turn, summary, take_turns
+
+from featstore.backbones import build_network
+from featstore.devices import (
+    DTYPES,
+    default_batch_size,
+    describe_device,
+    resolve_device,
+    resolve_precision,
+)
+from featstore.weights import IMAGENET_MEAN, IMAGENET_STD
+
+COLUMNS = ("precision", "batch", "images/s", "of best", "set-up s", "least cosine")
+
+Run = Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network, on the pixels that all engines get.
+
+    Parameters
+    ----------
+    model : str
+        The network.
+    precision : str
+        ``fp32``, ``bf16`` or ``fp16``.
+    where : torch.device
+        The device.
+    pixels : tensor of shape (batch_size, 3, image_size, image_size)
+        uint8, on the device.
+    """
+
+    model: str
+    precision: str
+    where: torch.device
+    pixels: torch.Tensor
+
+    def network(self) -> nn.Module:
+        """Return torchvision's network with the weights that featstore's has."""
+        return build_network(self.model, self.pixels.shape[-1])
+
+    def normalised(self) -> torch.Tensor:
+        """Return the pixels as torchvision's networks want them."""
+        mean, std = (
+            torch.tensor(values, device=self.where).view(1, 3, 1, 1)
+            for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
+        return (self.pixels.float() / 255 - mean) / std
+
+
+def plain(case: Case, precision: str) -> Run:
+    """Return plain PyTorch."""
+    dtype = DTYPES[precision]
+    options = {"device": case.where, "dtype": dtype, "memory_format": torch.channels_last}
+    network = case.network().to(**options)
+    x = case.normalised().to(**options)
+
+    @torch.inference_mode()
+    def run() -> torch.Tensor:
+        return network(x).float()
+
+    return run
+
+
+def own(case: Case, engine: str) -> Run:
+    """Return one of featstore's engines."""
+    batch_size, _, size, _ = case.pixels.shape
+    job = Job(case.model, "", "", 0, str(case.where), image_size=size)
+    backbone = build_backbone(job, engine, case.precision, batch_size)
+    return lambda: next(iter(backbone(case.pixels).values()))
+
+
+def bare_openvino(case: Case) -> Run:
+    """Return an OpenVINO session with the settings that it has by default."""
+    import openvino
+
+    x = case.normalised().contiguous()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = openvino.convert_model(case.network(), example_input=x[:2], input=[list(x.shape)])
+    compiled = openvino.Core().compile_model(
+        model, "CPU", {"INFERENCE_PRECISION_HINT": "f32" if case.precision == "fp32" else "bf16"}
+    )
+    return lambda: torch.from_numpy(compiled([x.numpy()])[0])
+
+
+def onnx_runtime(case: Case) -> Run:
+    """Return an ONNX Runtime session with the settings that it has by default."""
+    import onnxruntime
+
+    x = case.normalised().contiguous()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "network.onnx"
+        torch.onnx.export(case.network(), (x,), str(path), input_names=["x"], dynamo=False)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda: torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+
+
+def contenders(case: Case) -> dict[str, Callable[[], Run]]:
+    """Return what builds each engine that can run here."""
+    found: dict[str, Callable[[], Run]] = {
+        "plain PyTorch": partial(plain, case, case.precision),
+        "featstore eager": partial(own, case, "eager"),
+        "featstore inductor": partial(own, case, "inductor"),
+    }
+    if case.where.type == "cpu" and importlib.util.find_spec("openvino"):
+        found["featstore openvino"] = partial(own, case, "openvino")
+        found["bare OpenVINO"] = partial(bare_openvino, case)
+    if case.where.type == "cpu" and importlib.util.find_spec("onnxruntime"):
+        found["ONNX Runtime"] = partial(onnx_runtime, case)
+    return found
+
+
+def compare(case: Case, n_images: int, repeats: int) -> list[Turn]:
+    """Build all engines, then let them run in turns; return a row for each turn."""
+    expected = plain(case, "fp32")()
+    measures = {}
+    for name, build in contenders(case).items():
+        began = time.perf_counter()
+        run = build()
+        # The first batch is when inductor compiles.
+        cosine = torch.nn.functional.cosine_similarity(run(), expected)
+        facts = {
+            "precision": "fp32" if name == "ONNX Runtime" else case.precision,
+            "batch": len(case.pixels),
+            "set-up s": time.perf_counter() - began,
+            "least cosine": cosine.min().item(),
+        }
+        measures[name] = partial(_measure, run, case, n_images, facts)
+    return [{"model": case.model, **turn} for turn in take_turns(measures, repeats, None)]
+
+
+def _measure(run: Run, case: Case, n_images: int, facts: Turn) -> Turn:
+    n_batches = max(1, n_images // len(case.pixels))
+    run()
+    synchronize(case.where)
+    began = time.perf_counter()
+    for _ in range(n_batches):
+        run()
+    synchronize(case.where)
+    return facts | {"images/s": n_batches * len(case.pixels) / (time.perf_counter() - began)}
+
+
+@click.command()
+@click.option("--models", default="resnet50,mobilenet_v2", show_default=True)
+@click.option("--n-images", default=128, show_default=True, help="In each turn.")
+@click.option("--repeats", default=5, show_default=True)
+@click.option("--image-size", default=224, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+def main(models: str, n_images: int, repeats: int, image_size: int, device: str) -> None:
+    """Time the forward pass through each engine."""
+    where = resolve_device(device)
+    precision = resolve_precision("auto", where)
+    pixels = random_pixels(default_batch_size(where, image_size), image_size, where)
+    turns: list[Turn] = []
+    rows: list[Turn] = []
+    for model in models.split(","):
+        own_turns = compare(Case(model, precision, where, pixels), n_images, repeats)
+        turns += own_turns
+        rows += [{"model": model, **row} for row in summary(own_turns, COLUMNS)]
+    title = f"Forward passes, input {image_size} px"
+    table(rows, f"{title}; medians of {repeats} rounds")
+    save("forward", rows, turns, title=title, device=describe_device(where))
+
+
+if __name__ == "__main__":
+    main()
