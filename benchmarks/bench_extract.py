@@ -55,7 +55,7 @@ from featstore.devices import (
 from featstore.preprocess import Preprocess
 from featstore.progress import Silent
 from featstore.provenance import FingerprintCache, available_cores
-from featstore.weights import IMAGENET_MEAN, IMAGENET_STD, find_weights
+from featstore.weights import IMAGENET_MEAN, IMAGENET_STD, Weights, find_weights
 
 PAPER = "alexnet,googlenet,vgg19,resnet50"
 SCRIPT_BATCH = 32
@@ -103,6 +103,10 @@ class Job:
     device: str
     compile: str = "auto"
     image_size: int = 224
+
+    def of(self, model: str) -> Job:
+        """Return the same job for another network."""
+        return replace(self, model=model)
 
 
 class Clock(Silent):
@@ -192,12 +196,17 @@ def build_backbone(job: Job, engine: str, precision: str, batch_size: int) -> Ba
     make_deterministic(where)
     if where.type == "cpu":
         keep_freed_memory()
-    weights = find_weights(job.model, "random:0", FingerprintCache(Path(tempfile.gettempdir())))
+    weights = random_weights(job.model)
     layers = find_layers(job.model, (), job.image_size)
     preprocess = Preprocess(job.image_size, "rgb", weights.mean, weights.std)
     return Backbone(
         job.model, weights, layers, preprocess, "avg", precision, where, batch_size, engine
     )
+
+
+def random_weights(model: str) -> Weights:
+    """Return the weights that all contenders' times do not depend on."""
+    return find_weights(model, "random:0", FingerprintCache(Path(tempfile.gettempdir())))
 
 
 def random_pixels(batch_size: int, image_size: int, where: torch.device) -> torch.Tensor:
@@ -221,7 +230,8 @@ def _device_memory(device: str) -> Turn:
     return {"device MB": torch.cuda.max_memory_reserved(where) / 1e6}
 
 
-def _prepare(image_size: int) -> transforms.Compose:
+def prepare(image_size: int) -> transforms.Compose:
+    """Return what a tutorial does to an image."""
     return transforms.Compose(
         [
             transforms.Resize((image_size, image_size)),
@@ -235,7 +245,7 @@ def run_usual_script(job: Job) -> Turn:
     """Do what a tutorial does."""
     where = resolve_device(job.device)
     began = time.perf_counter()
-    dataset = ImageFolder(job.root, _prepare(job.image_size))
+    dataset = ImageFolder(job.root, prepare(job.image_size))
     loader = DataLoader(dataset, batch_size=SCRIPT_BATCH, num_workers=available_cores())
     network = torchvision.models.get_model(job.model, weights=None).eval().to(where)
     set_up_s = time.perf_counter() - began
@@ -260,7 +270,7 @@ def run_thingsvision(job: Job) -> Turn:
     """Do the same with thingsvision, as its manual says."""
     began = time.perf_counter()
     # It names what NumPy 2 renamed, and TensorFlow, which it imports, is loud.
-    np.AxisError = np.exceptions.AxisError
+    np.AxisError = np.exceptions.AxisError  # noqa: NPY201 - the very name that is wanted
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     clock = Clock()
     with (
@@ -349,7 +359,7 @@ def main(models: str, n_images: int, repeats: int, device: str, compile_: str) -
         write_images(Path(root), n_images)
         job = Job("", "folder", root, n_images, device, compile_)
         for model in models.split(","):
-            turns += compare(replace(job, model=model), repeats)
+            turns += compare(job.of(model), repeats)
     rows = summary_by_model(turns)
     title = f"{n_images:,} JPEG files of 256 px, network input {job.image_size} px"
     table(rows, f"{title}; medians of {repeats} rounds")

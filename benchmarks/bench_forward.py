@@ -11,7 +11,8 @@ bare OpenVINO, ONNX Runtime
     (requirements.txt).
 
 All compute in featstore's precision but ONNX Runtime, which has no bfloat16 for CPUs. The cosine is
-the smallest of any image's features with those of plain PyTorch in float32. Weights are random.
+of an image's features with those of plain PyTorch in float32, the least of any image's. Weights
+are random.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import click
 import torch
-from bench_extract import Job, build_backbone, random_pixels, synchronize
+from bench_extract import Job, build_backbone, random_pixels, random_weights, synchronize
 from results import save, table
 from torch import nn
 from turns import Turn, summary, take_turns
@@ -40,9 +41,8 @@ from featstore.devices import (
     resolve_device,
     resolve_precision,
 )
-from featstore.weights import IMAGENET_MEAN, IMAGENET_STD
 
-COLUMNS = ("precision", "batch", "images/s", "of best", "set-up s", "least cosine")
+COLUMNS = ("precision", "batch", "images/s", "of best", "set-up s", "1 - cosine")
 
 Run = Callable[[], torch.Tensor]
 
@@ -74,9 +74,10 @@ class Case:
 
     def normalised(self) -> torch.Tensor:
         """Return the pixels as torchvision's networks want them."""
+        weights = random_weights(self.model)
         mean, std = (
             torch.tensor(values, device=self.where).view(1, 3, 1, 1)
-            for values in (IMAGENET_MEAN, IMAGENET_STD)
+            for values in (weights.mean, weights.std)
         )
         return (self.pixels.float() / 255 - mean) / std
 
@@ -158,7 +159,7 @@ def compare(case: Case, n_images: int, repeats: int) -> list[Turn]:
             "precision": "fp32" if name == "ONNX Runtime" else case.precision,
             "batch": len(case.pixels),
             "set-up s": time.perf_counter() - began,
-            "least cosine": cosine.min().item(),
+            "1 - cosine": max(0.0, 1 - cosine.min().item()),
         }
         measures[name] = partial(_measure, run, case, n_images, facts)
     return [{"model": case.model, **turn} for turn in take_turns(measures, repeats, None)]

@@ -43,6 +43,7 @@ def save(
     *,
     title: str = "",
     device: str = "",
+    label: str = "",
     folder: Path = FOLDER,
 ) -> None:
     """Keep measurements with their provenance under ``benchmarks/results/``.
@@ -60,12 +61,14 @@ def save(
     device : str
         Where it was measured, as :func:`featstore.devices.describe_device` gives it. Another type
         of device makes another file.
+    label : str
+        What tells files of one benchmark apart beside that.
     folder : Path
         Where to.
     """
     folder.mkdir(exist_ok=True)
     kind = device.partition(":")[0].partition(" ")[0]
-    path = folder / f"{name}-{kind}.json" if kind else folder / f"{name}.json"
+    path = folder / f"{'-'.join(part for part in (name, label, kind) if part)}.json"
     record = {
         "benchmark": name,
         "title": title,

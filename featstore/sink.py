@@ -12,16 +12,16 @@ import shutil
 import threading
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
 import numpy as np
 
-from featstore.errors import StoreError
+from featstore.errors import CorruptionError, StoreError
 from featstore.featureset import FeatureSet
-from featstore.files import file_sha256, sync_file, sync_folder, write_json
+from featstore.files import file_sha256, read_json, sync_file, sync_folder, write_json
 from featstore.matrices import Matrix
 from featstore.store import file_name
 
@@ -30,6 +30,9 @@ CHECKPOINT_S = 10.0
 
 JOURNAL_S = 1.0
 """Shortest time between two writes of the journal."""
+
+SHARE = "share-"
+"""How the names of shares' journals begin."""
 
 QUEUE_NBYTES = 64 * 2**20
 """Rows that may wait to be written before the computing waits for the disk."""
@@ -131,9 +134,12 @@ class LayerSink:
         self.pending.pop(0)
         self._rows, self.n_rows, self._spooled = [], 0, (0, 0)
 
-    def take(self, hashes: Mapping[int, str]) -> None:
-        """Note chunks that another process has made durable."""
-        for index, sha256 in hashes.items():
+    def take(self, hashes: Mapping[str, str]) -> None:
+        """Note chunks that another process says it has made durable, where they are as it says."""
+        for index, sha256 in ((int(name), sha256) for name, sha256 in hashes.items()):
+            path = self.matrix.chunk_path(index)
+            if index not in self.pending or not path.is_file() or file_sha256(path) != sha256:
+                continue
             if index == self.pending[0]:
                 self._outdated.append(self._spool_path())
                 self._rows, self.n_rows, self._spooled = [], 0, (0, 0)
@@ -181,8 +187,13 @@ class Sink:
         depend on it in their last bits.
     command : str
         What to type to resume the pass.
+    share : str or None
+        Name of the share that this process was given of a pass that another one keeps the journal
+        of: it has a small journal of its own, which that process takes over.
     chunks : mapping of str to sequence of int, or None
-        By layer, the only chunks to write: the process that gave them out keeps the journal.
+        By layer, the chunks of the share.
+    check : callable, optional
+        Called before anything is written; raises when the share is no longer wanted.
     """
 
     def __init__(
@@ -191,12 +202,15 @@ class Sink:
         layers: list[str],
         conditions: Mapping[str, Any],
         command: str,
+        share: str | None = None,
         chunks: Mapping[str, Sequence[int]] | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.feature_set = feature_set
-        self._keeps_journal = chunks is None
-        self._command = command
-        own = feature_set.journal() if chunks is None else {}
+        self._check = check
+        self._share = share
+        self.command = command
+        own = _read_share(feature_set, share) if share else feature_set.journal()
         self._others = {k: v for k, v in own.items() if k not in layers}
         self.layers = {
             name: LayerSink(feature_set, name, own.get(name, {}), chunks[name] if chunks else None)
@@ -230,9 +244,10 @@ class Sink:
         return missing
 
     def __enter__(self) -> Sink:
-        if self._keeps_journal:
-            self.feature_set.journal_path.mkdir(exist_ok=True)
-            self._save_journal()
+        self.feature_set.journal_path.mkdir(exist_ok=True)
+        if self._share is None:
+            self.gather()
+        self._save_journal()
         self._thread.start()
         return self
 
@@ -267,7 +282,7 @@ class Sink:
         cause = self._failure
         raise StoreError(
             f"{self.feature_set.path} can't be written: {cause}. What was written before is kept; "
-            f"when the disk has room, go on with: {self._command}"
+            f"when the disk has room, go on with: {self.command}"
         ) from cause
 
     def _write(self) -> None:
@@ -276,6 +291,7 @@ class Sink:
             while (item := self._queue.get()) is not None:
                 began = time.perf_counter()
                 start, features, masked = item
+                self._check()
                 self.masked |= masked
                 closed = [self.layers[name].add(start, features[name]) for name in features]
                 now = time.monotonic()
@@ -295,43 +311,39 @@ class Sink:
                 self._failure = error
                 self._room.notify()
 
-    def take(self, chunks: Mapping[str, Mapping[int, str]], masked: Mapping[int, str]) -> None:
-        """Note what another process has made durable, in the journal too.
-
-        Parameters
-        ----------
-        chunks : mapping of str to mapping of int to str
-            By layer, the sha256 of each chunk's file.
-        masked : mapping of int to str
-            Rows whose image can't be read, with the cause.
-        """
-        for name, hashes in chunks.items():
-            self.layers[name].take(hashes)
-        self.masked |= masked
+    def gather(self, share: str = "*") -> None:
+        """Take over what other processes have made durable of a share, or of all."""
+        paths = sorted(self.feature_set.journal_path.glob(f"{SHARE}{share}.json"))
+        for path in paths:
+            for name, own in _read_layers(path).items():
+                # What was dropped or damaged since is not what the share's process wrote.
+                if name in self.layers and own["conditions"] == self.conditions:
+                    self.layers[name].take(own["chunks"])
+                    self.masked |= {int(row): cause for row, cause in own["masked"].items()}
         self._save_journal()
+        for path in paths:
+            path.unlink(missing_ok=True)
 
     def _checkpoint(self) -> None:
-        if not self._keeps_journal:
-            return
         for sink in self.layers.values():
             sink.spool()
         self._save_journal()
 
     def _save_journal(self) -> None:
-        if not self._keeps_journal:
-            return
+        self._check()
         masked = {str(row): cause for row, cause in sorted(self.masked.items())}
         layers = {
             name: {
                 **sink.journal(),
                 "conditions": self.conditions,
                 "masked": masked,
-                "command": self._command,
+                "command": self.command,
             }
             for name, sink in self.layers.items()
         }
+        name = f"{SHARE}{self._share}" if self._share else "journal"
         write_json(
-            self.feature_set.journal_path / "journal.json", {"layers": self._others | layers}
+            self.feature_set.journal_path / f"{name}.json", {"layers": self._others | layers}
         )
         for sink in self.layers.values():
             sink.drop_outdated()
@@ -360,3 +372,15 @@ class Sink:
             write_json(self.feature_set.journal_path / "journal.json", {"layers": self._others})
         else:
             shutil.rmtree(self.feature_set.journal_path)
+
+
+def _read_share(feature_set: FeatureSet, share: str) -> dict[str, Any]:
+    return _read_layers(feature_set.journal_path / f"{SHARE}{share}.json")
+
+
+def _read_layers(path: Path) -> dict[str, Any]:
+    """Return what a share's journal says of its layers; one that is gone or torn says nothing."""
+    try:
+        return dict(read_json(path)["layers"]) if path.is_file() else {}
+    except CorruptionError:
+        return {}

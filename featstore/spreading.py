@@ -1,67 +1,55 @@
 """Spreading: one extraction over several devices, each writing its own chunks.
 
-The process that is asked keeps lock, journal and records. Workers are given whole chunks; what
-they have made durable enters the journal, so that neither a dead worker nor a dead coordinator
-loses more than the chunks in work.
+The process that is asked keeps lock, journal and records. Workers are given shares of whole
+chunks, and keep small journals of what they have made durable, which the one journal takes over:
+the death of a worker or of the coordinator costs no more than the chunks in work.
 """
 
 from __future__ import annotations
 
-import threading
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featstore.config import ExtractConfig
-from featstore.datasets import open_dataset
+from featstore.datasets import data_root
 from featstore.datasets.base import Dataset
-from featstore.errors import DeviceError, FeatstoreError, SchedulerError
+from featstore.errors import FeatstoreError, SchedulerError
 from featstore.layers import Layer
-from featstore.passes import Extractor, PassTimes, run_pass
+from featstore.passes import Extractor, PassTimes
 from featstore.progress import SILENT, Progress
-from featstore.provenance import FingerprintCache, dataset_fingerprint
+from featstore.provenance import FingerprintCache
 from featstore.recipes import Recipe, find_recipe
 from featstore.sink import Sink
-from featstore.store import FeatureStore, open_store
+from featstore.store import FeatureStore
+from featstore.teams import Outcome, Team
+from featstore.workplaces import (
+    Share,
+    Site,
+    choose_conditions,
+    compute_share,
+    leave,
+    survey,
+    token_path,
+)
 
 if TYPE_CHECKING:
     from featstore.loaders import Batch
-    from featstore.parallel import Outcome, Team
 
-TASKS_PER_WORKER = 4
-"""So that a slow or dead worker holds up, or costs, a quarter of its share."""
+SHARES_PER_WORKER = 4
+"""So that a slow or dead worker holds up, or costs, a quarter of its part."""
 
-_turn = threading.Lock()
-"""A process computes one task at a time, whatever threads its worker has."""
+MIN_BATCHES, MAX_BATCHES = 16, 64
+"""About the batches in a share, where the layers' chunks and the number of workers let choose.
 
-
-@dataclass(frozen=True)
-class Site:
-    """What a worker needs for any task of one extraction; the same for all of them.
-
-    Parameters
-    ----------
-    config : dict
-        The :class:`ExtractConfig`, as values.
-    store : str
-        The store's path, the same for all workers.
-    fingerprint : str
-        Of the dataset.
-    precision : str or None
-        What to compute in; None before a worker has chosen.
-    weights_sha256 : str or None
-        Of the weights; None before they are known.
-    """
-
-    config: dict[str, Any]
-    store: str
-    fingerprint: str
-    precision: str | None = None
-    weights_sha256: str | None = None
+The batches at a share's ends are computed by its neighbour too, hence not fewer; how far all are
+is seen only when a share has ended, seconds on a GPU, a minute or two on a CPU, hence not more.
+"""
 
 
 class Crew:
@@ -100,7 +88,9 @@ class Crew:
         """Let a worker choose the conditions of a new pass."""
         progress.say(f"Asking one of {self.n_workers} workers to get ready ...")
         nodes = [layer.node for layer in layers]
-        (conditions,) = self._ask(choose_conditions, [(nodes, n_images)])
+        ((conditions, lines),) = self._ask(choose_conditions, [(nodes, n_images)])
+        for line in lines:
+            progress.say(line)
         return dict(conditions)
 
     def run_pass(
@@ -114,27 +104,56 @@ class Crew:
         progress: Progress = SILENT,
     ) -> tuple[int, PassTimes]:
         """Do what :func:`featstore.passes.run_pass` does, by the workers."""
-        missing = sink.missing_rows(len(dataset))
-        shares = split(sink, TASKS_PER_WORKER * self.n_workers)
-        tasks = [(sink.feature_set.set_id, share, sink.conditions) for share in shares]
-        total, n_computed = PassTimes(), 0
+        feature_set, n_samples = sink.feature_set, len(dataset)
+        missing = sink.missing_rows(n_samples)
+        n_computed = int(missing.sum())
+        token = secrets.token_hex(8)
+        shares = [
+            Share(
+                str(feature_set.path.absolute()),
+                chunks,
+                f"{token}-{index}",
+                sink.conditions,
+                token,
+                sink.command,
+            )
+            for index, chunks in enumerate(
+                split(sink, n_shares(n_computed, self.n_workers, batch_size))
+            )
+        ]
+        total = PassTimes()
 
         def done(index: int, outcome: Outcome) -> None:
-            nonlocal total, n_computed, missing
+            nonlocal total, missing
             if outcome.error is not None:
                 raise outcome.error
-            found = outcome.value
-            sink.take(found["chunks"], found["masked"])
-            total += PassTimes(**found["times"])
-            n_computed += found["n_computed"]
-            left = sink.missing_rows(len(dataset))
+            sink.gather(shares[index].name)
+            total += PassTimes(**outcome.value)
+            left = sink.missing_rows(n_samples)
             progress.advance(int(missing.sum() - left.sum()))
             missing = left
 
-        progress.start("Extracting", int(missing.sum()), "images")
+        def lost(index: int) -> None:
+            first, last = rows_of(sink, shares[index])
+            progress.say(f"A worker died; rows {first} to {last} are given to another.")
+
+        place = token_path(feature_set)
+        place.write_text(token, encoding="utf-8")
+        progress.start("Extracting", n_computed, "images")
         try:
-            self._ask(compute_share, tasks, done)
+            self._ask(
+                compute_share,
+                [(share,) for share in shares],
+                done,
+                lost,
+                lambda: place.unlink(missing_ok=True),
+            )
+        except BaseException:
+            with suppress(OSError):
+                sink.gather()
+            raise
         finally:
+            place.unlink(missing_ok=True)
             progress.stop()
         return n_computed, total
 
@@ -143,8 +162,17 @@ class Crew:
         function: Callable[..., Any],
         tasks: Sequence[tuple[Any, ...]],
         done: Callable[[int, Outcome], None] = lambda index, outcome: None,
+        lost: Callable[[int], None] = lambda index: None,
+        stop: Callable[[], None] | None = None,
     ) -> list[Any]:
-        outcomes = self._team.run(function, [(self.site, *task) for task in tasks], done, _died)
+        outcomes = self._team.run(
+            function,
+            [(self.site, *task) for task in tasks],
+            done,
+            died=_died,
+            lost=lost,
+            stop=stop,
+        )
         for outcome in outcomes:
             if outcome.error is not None:
                 raise outcome.error
@@ -217,22 +245,42 @@ def gather_crew(
     if config.scheduler is not None:
         with remote_team(config.scheduler) as team:
             yield Crew(team, site)
+            with suppress(Exception):
+                team.everywhere(leave)
         return
     progress.say(f"Starting {len(config.devices)} worker processes ...")
-    with local_team(len(config.devices)) as team:
+    # The last bits depend on the number of threads, so that it stays what one process would take.
+    with local_team(len(config.devices), share_cores=False) as team:
         yield Crew(team, site)
 
 
 def _absolute(config: ExtractConfig) -> ExtractConfig:
     """Return the same with paths that are right from any folder."""
-    root = config.root and str(Path(config.root).absolute())
+    root = str(data_root(config.root).absolute())
     weights = Path(config.weights)
     if not weights.is_file():
         return replace(config, root=root)
     return replace(config, root=root, weights=str(weights.absolute()))
 
 
-def split(sink: Sink, n_shares: int) -> list[dict[str, list[int]]]:
+def n_shares(n_rows: int, n_workers: int, batch_size: int) -> int:
+    """Return into how many shares the computing of some rows is to be split."""
+    rows = max(n_rows / (SHARES_PER_WORKER * n_workers), MIN_BATCHES * batch_size)
+    rows = min(rows, n_rows / n_workers, MAX_BATCHES * batch_size)
+    return max(1, round(n_rows / max(1, rows)))
+
+
+def rows_of(sink: Sink, share: Share) -> tuple[int, int]:
+    """Return the first and the last row of a share."""
+    ranges = [
+        sink.layers[name].matrix.chunk_range(index)
+        for name, chunks in share.chunks.items()
+        for index in chunks
+    ]
+    return min(start for start, _ in ranges), max(stop for _, stop in ranges) - 1
+
+
+def split(sink: Sink, n_wanted: int) -> list[dict[str, list[int]]]:
     """Deal out the chunks that a sink is missing.
 
     A share owns, of each layer, the chunks that begin within its rows; rows that two shares need,
@@ -242,7 +290,7 @@ def split(sink: Sink, n_shares: int) -> list[dict[str, list[int]]]:
     ----------
     sink : Sink
         What is missing of what.
-    n_shares : int
+    n_wanted : int
         About how many shares are wanted.
 
     Returns
@@ -256,7 +304,7 @@ def split(sink: Sink, n_shares: int) -> list[dict[str, list[int]]]:
         for name, layer in sink.layers.items()
     }
     places = sorted({start // longest for own in begins.values() for _, start in own})
-    n_places = max(1, -(-len(places) // n_shares))
+    n_places = max(1, -(-len(places) // n_wanted))
     share_of = {place: i // n_places for i, place in enumerate(places)}
     shares: dict[int, dict[str, list[int]]] = {}
     for name, own in begins.items():
@@ -264,136 +312,3 @@ def split(sink: Sink, n_shares: int) -> list[dict[str, list[int]]]:
             share = shares.setdefault(share_of[start // longest], {})
             share.setdefault(name, []).append(index)
     return [shares[i] for i in sorted(shares)]
-
-
-class Workplace:
-    """What a worker process keeps from one task to the next: dataset, network, conditions.
-
-    Parameters
-    ----------
-    site : Site
-        Of the extraction.
-    device : str
-        Where this worker computes.
-
-    Raises
-    ------
-    SchedulerError
-        When images or weights are not the coordinator's.
-    """
-
-    def __init__(self, site: Site, device: str) -> None:
-        self.site = site
-        self.store = open_store(site.store)
-        asked = ExtractConfig.from_dict(site.config)
-        self.config = replace(asked, device=device, devices=(), scheduler=None)
-        self.dataset = open_dataset(asked.dataset, asked.root, seed=asked.seed, limit=asked.limit)
-        cache = FingerprintCache(self.store.cache_dir / "fingerprints")
-        found = dataset_fingerprint(self.dataset.identity(), self.dataset.files(), cache)
-        if found != site.fingerprint:
-            raise SchedulerError(
-                f"On a worker, {asked.root or asked.dataset} holds other images than here. All "
-                "workers must see the same files at the same paths."
-            )
-        recipe = find_recipe(self.config, self.dataset.bands, cache, precision=site.precision)
-        if site.weights_sha256 not in (None, recipe.backbone["weights_sha256"]):
-            raise SchedulerError(
-                f"On a worker, --weights {asked.weights} are other weights than here: sha256 "
-                f"{recipe.backbone['weights_sha256']}, not {site.weights_sha256}. Name a file that "
-                "all workers see."
-            )
-        self.extractor = recipe.extractor
-        self.precision = recipe.backbone["precision"]
-        self._conditions: dict[str, Any] | None = None
-
-    def choose(self, nodes: Sequence[str], n_images: int) -> dict[str, Any]:
-        """Return the conditions of a new pass, the network made ready for it."""
-        chosen = self.extractor.open(self.extractor.find(nodes), n_images)
-        self._conditions = {**chosen, "nodes": list(nodes)}
-        return chosen
-
-    def prepare(self, conditions: Mapping[str, Any]) -> None:
-        """Make the network ready for a pass, if it is not."""
-        if conditions["device"] != self.extractor.device_type:
-            raise DeviceError(
-                f"The features are computed on {conditions['device']}, and a worker has "
-                f"{self.extractor.device_name}: they would differ in their last bits. Let all "
-                "workers have devices of one type."
-            )
-        if dict(conditions) != self._conditions:
-            layers = self.extractor.find(conditions["nodes"])
-            self.extractor.open(layers, len(self.dataset), conditions)
-            self._conditions = dict(conditions)
-
-
-_workplaces: list[Workplace] = []
-"""The one that this process keeps, if any."""
-
-
-def _workplace(site: Site) -> Workplace:
-    from featstore.parallel import worker_name
-
-    if not _workplaces or _workplaces[0].site != site:
-        devices = site.config["devices"]
-        device = devices[int(worker_name())] if devices else "auto"
-        _workplaces.clear()
-        _workplaces.append(Workplace(site, device))
-    return _workplaces[0]
-
-
-def survey(site: Site) -> dict[str, Any]:
-    """Return a worker's device and the precision that it chooses."""
-    with _turn:
-        place = _workplace(site)
-        return {
-            "device_type": place.extractor.device_type,
-            "device_name": place.extractor.device_name,
-            "precision": place.precision,
-        }
-
-
-def choose_conditions(site: Site, nodes: Sequence[str], n_images: int) -> dict[str, Any]:
-    """Return the conditions that a worker chooses for a new pass."""
-    with _turn:
-        return _workplace(site).choose(nodes, n_images)
-
-
-def compute_share(
-    site: Site, set_id: str, share: Mapping[str, Sequence[int]], conditions: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Compute and write the chunks of a share; what a worker runs.
-
-    Returns
-    -------
-    dict
-        ``chunks`` (layer -> number -> sha256 of the file), ``masked`` (row -> cause),
-        ``n_computed`` images, ``times`` as of :class:`PassTimes`.
-
-    Raises
-    ------
-    SchedulerError
-        When images or weights are not the coordinator's.
-    DeviceError
-        When the worker's device is of another type.
-    ImageError
-        When an image can't be read and is not to be masked.
-    """
-    with _turn:
-        place = _workplace(site)
-        place.prepare(conditions)
-        feature_set = place.store.get(set_id)
-        sink = Sink(feature_set, list(share), conditions, "", share)
-        with sink:
-            n_computed, times = run_pass(
-                place.dataset,
-                place.extractor,
-                sink,
-                batch_size=conditions["batch_size"],
-                on_error=place.config.on_error,
-            )
-        return {
-            "chunks": {name: layer.hashes for name, layer in sink.layers.items()},
-            "masked": sink.masked,
-            "n_computed": n_computed,
-            "times": asdict(times),
-        }

@@ -24,6 +24,7 @@ ORDER = [
     ["passes", "backbones", "runs"],
     ["extractors", "tasks"],
     ["recipes"],
+    ["workplaces"],
     ["spreading"],
     ["extraction", "fitting"],
     ["prediction", "report"],

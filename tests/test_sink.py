@@ -7,7 +7,7 @@ import pytest
 from makers import tree_bytes
 
 from featstore import matrices, sink
-from featstore.errors import StoreError
+from featstore.errors import SchedulerError, StoreError
 from featstore.sink import Sink
 from featstore.store import open_store
 
@@ -222,3 +222,103 @@ def test_waiting_rows_are_bounded(feature_set, monkeypatch):
     monkeypatch.setattr(sink, "QUEUE_NBYTES", 0)
     run(feature_set)
     check(feature_set)
+
+
+def work_on(feature_set, share, chunks, stop_after=N, check=lambda: None):
+    """Do what a worker does with a share; return the rows that it computed."""
+    computed = []
+    sink_ = Sink(feature_set, list(chunks), CONDITIONS, "resume", share, chunks, check)
+    with sink_ as out:
+        missing = out.missing_rows(N)
+        for start in range(0, min(stop_after, N), BATCH):
+            stop = min(start + BATCH, N)
+            if missing[start:stop].any():
+                found = features(start, stop)
+                masked = {5: "broken"} if start <= 5 < stop else {}
+                out.add(start, {name: found[name] for name in chunks}, masked)
+                computed += range(start, stop)
+    return computed
+
+
+@pytest.fixture
+def begun(feature_set):
+    """Return a set whose pass was begun and has done nothing yet."""
+    with Sink(feature_set, list(WIDTHS), CONDITIONS, "resume"):
+        pass
+    return feature_set
+
+
+# Chunks of conv1 begin at rows 0, 10 and 20, those of fc at 0, 6, 12 and 18.
+FIRST, SECOND = {"conv1": [0], "fc": [0, 1]}, {"conv1": [1, 2], "fc": [2, 3]}
+
+
+def test_shares_are_taken_over_and_complete_the_layers(begun):
+    with Sink(begun, list(WIDTHS), CONDITIONS, "resume") as out:
+        assert work_on(begun, "x-1", SECOND) == list(range(8, N))
+        assert work_on(begun, "x-0", FIRST) == list(range(12))
+        out.gather("x-0")
+        assert out.missing_rows(N).nonzero()[0].tolist() == list(range(10, N))
+        out.gather()
+    out.finish({name: {"masked": [], "completed": "now"} for name in WIDTHS})
+    assert out.masked == {5: "broken"}
+    check(begun)
+
+
+def test_what_was_durable_of_a_share_outlives_its_coordinator(begun):
+    work_on(begun, "x-0", FIRST, stop_after=8)
+    # Chunk 0 of fc, rows 0 to 5, was whole.
+    assert begun.journal()["fc"]["chunks"] == {}
+    assert run(begun, ["fc"]) == list(range(4, N))
+    assert run(begun, ["conv1"]) == list(range(N))
+    check(begun)
+
+
+def test_a_share_that_was_broken_off_is_gone_on_with(begun):
+    assert work_on(begun, "x-0", FIRST, stop_after=8) == list(range(8))
+    assert work_on(begun, "x-0", FIRST) == [8, 9, 10, 11]
+    assert run(begun) == list(range(8, N))
+    check(begun)
+
+
+@pytest.mark.parametrize("damage", ["changed", "gone", "other conditions", "torn"])
+def test_what_a_share_says_is_checked(begun, damage):
+    conditions = CONDITIONS | ({"engine": "x"} if damage == "other conditions" else {})
+    work_on(begun, "x-0", FIRST)
+    path = begun.matrix("fc", writable=True).chunk_path(0)
+    if damage == "changed":
+        path.write_bytes(path.read_bytes()[::-1])
+    elif damage == "gone":
+        path.unlink()
+    elif damage == "torn":
+        (begun.journal_path / "share-x-0.json").write_text("{")
+    with Sink(begun, ["fc"], conditions, "resume") as out:
+        assert 0 in out.layers["fc"].pending
+    assert not list(begun.journal_path.glob("share-*"))
+
+
+def test_a_share_that_is_not_wanted_writes_nothing(begun):
+    def unwanted():
+        raise SchedulerError("ended")
+
+    with pytest.raises(SchedulerError):
+        work_on(begun, "x-0", FIRST, check=unwanted)
+    calls = []
+
+    def wanted_for_a_while():
+        calls.append(1)
+        if len(calls) > 2:
+            raise SchedulerError("ended")
+
+    with pytest.raises(StoreError, match="ended"):
+        work_on(begun, "x-0", FIRST, check=wanted_for_a_while)
+    assert not begun.matrix("fc", writable=True).chunk_path(1).is_file()
+
+
+def test_a_share_leaves_what_others_are_writing(begun):
+    partial = begun.group / "fc" / "c" / "3" / "0.abc.partial"
+    partial.parent.mkdir(parents=True)
+    partial.touch()
+    work_on(begun, "x-0", FIRST)
+    assert partial.exists()
+    run(begun)
+    assert not partial.exists()

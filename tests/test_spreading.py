@@ -1,30 +1,38 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
-from makers import tiny, tree_bytes
+import torch
+from distributed import Client, LocalCluster
+from makers import tiny, tree_bytes, write_images
 
 import featstore
-from featstore import matrices, parallel, spreading
+from featstore import backbones, matrices, parallel, spreading, workplaces
 from featstore.audit import verify
 from featstore.config import ExtractConfig
-from featstore.errors import ConfigError, ImageError, SchedulerError
+from featstore.errors import ConfigError, DeviceError, ImageError, SchedulerError
 from featstore.extraction import extract
 from featstore.progress import Silent
+from featstore.spreading import n_shares, split
 from featstore.store import open_store
 
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    # Five rows of fc's 1000 features, 78 of conv1's 64: no multiples of the batch or each other.
+    # Five rows of fc's 1000 features, ten of layer4's 512: no multiples of the batch of four.
     monkeypatch.setattr(matrices, "CHUNK_NBYTES", 4 * 1000 * 5)
+    monkeypatch.setattr(spreading, "MIN_BATCHES", 1)
 
 
 def group_bytes(result):
@@ -33,10 +41,17 @@ def group_bytes(result):
 
 class Listener(Silent):
     def __init__(self):
-        self.n_done = 0
+        self.lines = []
+        self.n_total = self.n_done = 0
+
+    def start(self, what, total, unit):
+        self.what, self.n_total, self.n_done = what, total, 0
 
     def advance(self, n):
         self.n_done += n
+
+    def say(self, line):
+        self.lines.append(line)
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +71,15 @@ def scheduler(tmp_path_factory):
     ]
     while not file.exists():
         time.sleep(0.05)
-    worker = [*start, "worker", "--scheduler-file", str(file), "--nthreads", "3"]
+    # As many threads as a process here has, on which the last bits depend.
+    threads = str(torch.get_num_threads())
+    worker = [*start, "worker", "--scheduler-file", str(file), "--nthreads", threads]
     worker += ["--local-directory", str(folder), "--no-dashboard"]
-    running += [subprocess.Popen(worker, stdout=logs, stderr=logs) for _ in range(2)]
-    from distributed import Client
-
+    running += [subprocess.Popen(worker, stdout=logs, stderr=logs, cwd=folder) for _ in range(2)]
     with Client(scheduler_file=str(file)) as client:
         client.wait_for_workers(2, timeout=60)
-        yield client.scheduler.address
+        address = client.scheduler.address
+    yield address
     for process in reversed(running):
         process.terminate()
         process.wait(30)
@@ -71,13 +87,15 @@ def scheduler(tmp_path_factory):
 
 
 def test_local_workers_write_the_same_bytes(images, tmp_path, small_chunks):
-    settings = tiny(images, layers="conv1,fc")
+    # Of this network, this size and this batch the bits depend on the number of threads.
+    settings = tiny(images, model="resnet50", image_size=96, batch_size=7, layers="fc1000,layer4")
     one = extract(store=tmp_path / "one", **settings)
     listener = Listener()
     two = extract(store=tmp_path / "two", devices=("cpu", "cpu"), progress=listener, **settings)
     assert group_bytes(two) == group_bytes(one)
     assert two.device.startswith("2 workers, each on cpu")
-    assert listener.n_done >= 27
+    assert (two.n_computed, two.n_reused) == (27, 0)
+    assert listener.n_done == listener.n_total == 27
     assert verify(open_store(tmp_path / "two").sets()[0]) == []
     again = extract(store=tmp_path / "two", devices=("cpu", "cpu"), **settings)
     assert again.n_computed == 0
@@ -88,8 +106,9 @@ def test_a_scheduler_and_its_workers_write_the_same_bytes(
 ):
     path = featstore.open_dataset("folder", images).paths[13]
     path.write_bytes(path.read_bytes()[:100])
-    settings = tiny(images.relative_to(tmp_path), on_error="mask")
+    # The workers run in another folder.
     monkeypatch.chdir(tmp_path)
+    settings = tiny(images.relative_to(tmp_path), on_error="mask", layers="fc,layer4")
     one = extract(store="one", **settings)
     many = extract(store="many", scheduler=scheduler, **settings)
     assert group_bytes(many) == group_bytes(one)
@@ -104,7 +123,7 @@ def test_an_error_of_a_worker_is_the_users(images, tmp_path, small_chunks, sched
     path = featstore.open_dataset("folder", images).paths[13]
     whole = path.read_bytes()
     path.write_bytes(whole[:100])
-    with pytest.raises(ImageError, match=path.name):
+    with pytest.raises(ImageError, match=f"{path.name}.*--on-error mask"):
         extract(store=tmp_path / "store", scheduler=scheduler, **tiny(images))
     # Nothing is mixed with what was there before.
     path.write_bytes(whole)
@@ -113,84 +132,126 @@ def test_an_error_of_a_worker_is_the_users(images, tmp_path, small_chunks, sched
     assert group_bytes(many) == group_bytes(one)
 
 
-def test_a_worker_that_sees_other_images_is_refused(images, tmp_path, scheduler):
-    config = ExtractConfig(**tiny(images))
-    site = spreading.Site(config.to_dict(), str(tmp_path / "store"), "another fingerprint")
-    open_store(tmp_path / "store")
-    with parallel.remote_team(scheduler) as team:
-        (outcome,) = team.run(spreading.survey, [(site,)])
-    assert isinstance(outcome.error, SchedulerError)
-    assert "same files at the same paths" in str(outcome.error)
+def test_ctrl_c_keeps_what_is_finished(images, tmp_path, small_chunks, scheduler, monkeypatch):
+    one = extract(store=tmp_path / "one", **tiny(images))
 
+    def interrupted(self, n):
+        if self.n_total == 27 and self.what == "Extracting":
+            raise KeyboardInterrupt
 
-def workers_of(process_id):
-    import psutil
-
-    found = []
-    for child in psutil.Process(process_id).children(recursive=True):
-        try:
-            if "spawn_main" in " ".join(child.cmdline()):
-                found.append(child.pid)
-        except psutil.Error:
-            continue
-    return found
-
-
-def chunks_of(store):
-    return len(list(store.rglob("features.zarr/fc/c/*/0")))
-
-
-def test_a_killed_worker_costs_nothing_but_time(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(matrices, "CHUNK_NBYTES", 4 * 1000)
-    settings = tiny(images, batch_size=1)
-    one = extract(store=tmp_path / "one", **settings)
-    store, killed, stop = tmp_path / "two", [], threading.Event()
-
-    def kill():
-        while not stop.is_set():
-            if 2 <= chunks_of(store) < 20 and (workers := workers_of(os.getpid())):
-                killed.append(workers[0])
-                os.kill(workers[0], signal.SIGKILL)
-                return
-            time.sleep(0.002)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        two = extract(store=store, devices=("cpu", "cpu"), **settings)
-    finally:
-        stop.set()
-        killer.join()
-    assert killed
-    assert group_bytes(two) == group_bytes(one)
-    assert verify(open_store(store).sets()[0]) == []
-
-
-def test_a_killed_coordinator_is_gone_on_with(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(matrices, "CHUNK_NBYTES", 4 * 1000)
-    settings = tiny(images, batch_size=1)
-    one = extract(store=tmp_path / "one", **settings)
-    store = tmp_path / "two"
-    code = (
-        "import json, sys\n"
-        "from featstore import matrices\n"
-        "from featstore.extraction import extract\n"
-        "matrices.CHUNK_NBYTES = 4000\n"
-        "extract(store=sys.argv[1], devices=('cpu', 'cpu'), **json.loads(sys.argv[2]))\n"
-    )
-    import json
-
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(store), json.dumps(settings)], start_new_session=True
-    )
-    while chunks_of(store) < 10 and process.poll() is None:
-        time.sleep(0.002)
-    assert process.poll() is None
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    resumed = extract(store=store, devices=("cpu", "cpu"), **settings)
+    monkeypatch.setattr(Listener, "advance", interrupted)
+    listener = Listener()
+    with pytest.raises(KeyboardInterrupt):
+        extract(store=tmp_path / "two", scheduler=scheduler, progress=listener, **tiny(images))
+    assert any(line.endswith("of 27 rows of fc are kept.") for line in listener.lines)
+    monkeypatch.undo()
+    monkeypatch.setattr(matrices, "CHUNK_NBYTES", 4 * 1000 * 5)
+    # What was begun by several may be gone on with by one.
+    resumed = extract(store=tmp_path / "two", **tiny(images))
     assert 0 < resumed.n_computed < 27
     assert group_bytes(resumed) == group_bytes(one)
+
+
+def test_features_too_large_for_float16_are_begun_anew(images, tmp_path, small_chunks, scheduler):
+    network = backbones.build_network("resnet18", 32, seed=0)
+    weights = network.state_dict() | {"fc.weight": network.fc.weight.data * 1e6}
+    torch.save(weights, tmp_path / "large.pth")
+    settings = tiny(images, weights=str(tmp_path / "large.pth"), precision="bf16", compile="off")
+    one = extract(store=tmp_path / "one", **settings)
+    assert one.dtype == "float32"
+    listener = Listener()
+    many = extract(store=tmp_path / "many", scheduler=scheduler, progress=listener, **settings)
+    assert group_bytes(many) == group_bytes(one)
+    assert any("Beginning anew" in line for line in listener.lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fingerprint": "another"}, "same files at the same paths"),
+        ({"weights_sha256": "another"}, "other weights than here"),
+        ({"versions": {"torch": "0.1"}}, "torch .* not 0.1"),
+    ],
+)
+def test_a_worker_that_would_compute_other_features_is_refused(
+    images, tmp_path, scheduler, change, message
+):
+    config = ExtractConfig(**tiny(images))
+    dataset = featstore.open_dataset("folder", images)
+    cache = featstore.provenance.FingerprintCache(tmp_path / "cache")
+    known = featstore.provenance.dataset_fingerprint(dataset.identity(), dataset.files(), cache)
+    facts = {"config": config.to_dict(), "store": str(tmp_path / "store"), "fingerprint": known}
+    with parallel.remote_team(scheduler) as team:
+        site = workplaces.Site(**facts | change)
+        (outcome,) = team.run(workplaces.survey, [(site,)], died=spreading._died)
+    with pytest.raises(SchedulerError, match=message):
+        raise outcome.error
+
+
+def test_a_worker_on_a_device_of_another_type_is_refused(images, tmp_path):
+    site = workplaces.Site(ExtractConfig(**tiny(images)).to_dict(), str(tmp_path), "")
+    place = workplaces.Workplace.__new__(workplaces.Workplace)
+    place.site = site
+    place.extractor = SimpleNamespace(device_type="cpu", device_name="cpu (2 threads)")
+    with pytest.raises(DeviceError, match="computed on cuda, and a worker has cpu"):
+        place.prepare({"device": "cuda"})
+
+
+KILLED = """
+import json, sys
+from featstore import matrices, spreading
+from featstore.extraction import extract
+matrices.CHUNK_NBYTES = 4000
+extract(store=sys.argv[1], devices=("cpu", "cpu"), **json.loads(sys.argv[2]))
+"""
+
+
+def kill_when_begun(store, find):
+    """Kill, when a worker has noted chunks, the process that `find` returns the id of."""
+    while not any('"7": "' in read(path) for path in store.rglob("share-*")):
+        time.sleep(0.005)
+    os.kill(find(), signal.SIGKILL)
+
+
+def read(path):
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def worker_of(process_id):
+    for child in psutil.Process(process_id).children(recursive=True):
+        if "spawn_main" in " ".join(child.cmdline()):
+            return child.pid
+    raise AssertionError("there is no worker")
+
+
+def test_killed_workers_and_coordinators_cost_nothing_but_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(matrices, "CHUNK_NBYTES", 4 * 1000)
+    images = write_images(tmp_path / "more", n=80)
+    settings = tiny(images)
+    one = extract(store=tmp_path / "one", **settings)
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, tmp_path / "two", json.dumps(settings)]
+    )
+    kill_when_begun(tmp_path / "two", lambda: process.pid)
+    process.wait()
+    resumed = extract(store=tmp_path / "two", **settings)
+    assert 0 < resumed.n_computed < 360
+    assert group_bytes(resumed) == group_bytes(one)
+
+    listener, store = Listener(), tmp_path / "three"
+    killer = threading.Thread(
+        target=kill_when_begun, args=(store, lambda: worker_of(os.getpid())), daemon=True
+    )
+    killer.start()
+    three = extract(store=store, devices=("cpu", "cpu"), progress=listener, **settings)
+    killer.join()
+    assert group_bytes(three) == group_bytes(one)
+    assert verify(open_store(store).sets()[0]) == []
+    assert any(line.startswith("A worker died; rows ") for line in listener.lines)
 
 
 def test_nobody_at_the_address_is_named(images, tmp_path, monkeypatch):
@@ -198,6 +259,54 @@ def test_nobody_at_the_address_is_named(images, tmp_path, monkeypatch):
     for address in ("tcp://127.0.0.1:1", "nonsense"):
         with pytest.raises(SchedulerError, match="No Dask scheduler answers"):
             extract(store=tmp_path / "store", scheduler=address, **tiny(images))
+
+
+def test_a_scheduler_without_workers_is_told(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "CONNECT_S", 1)
+    with LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster:
+        settings = tiny(images, scheduler=cluster.scheduler_address)
+        with pytest.raises(SchedulerError, match="has no workers"):
+            extract(store=tmp_path / "store", **settings)
+
+
+class FakeMatrix:
+    def __init__(self, n_samples, chunk_rows):
+        self.n_samples, self.chunk_rows = n_samples, chunk_rows
+
+    def chunk_range(self, index):
+        start = index * self.chunk_rows
+        return start, min(start + self.chunk_rows, self.n_samples)
+
+
+@pytest.mark.parametrize("n_wanted", [1, 3, 8, 1000])
+def test_each_missing_chunk_is_in_one_share_beside_its_neighbours(n_wanted):
+    pending = {"wide": [0, 1, 2, 5, 6, 7, 8, 9], "narrow": [1, 2]}
+    rows = {"wide": 100, "narrow": 333}
+    layers = {
+        name: SimpleNamespace(matrix=FakeMatrix(1000, rows[name]), pending=pending[name])
+        for name in rows
+    }
+    shares = split(SimpleNamespace(layers=layers), n_wanted)
+    assert len(shares) <= n_wanted
+    found = Counter((name, i) for share in shares for name, chunks in share.items() for i in chunks)
+    assert found == Counter((name, i) for name, chunks in pending.items() for i in chunks)
+    firsts = [min(i * rows[n] for n, chunks in share.items() for i in chunks) for share in shares]
+    assert firsts == sorted(firsts)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_workers", "batch_size", "expected"),
+    [
+        # Four for each worker, but none below 16 batches while each has one, nor above 64.
+        (100_000, 8, 64, 32),
+        (20_000, 8, 256, 8),
+        (500_000, 2, 32, 244),
+        (10, 2, 256, 2),
+        (0, 2, 256, 1),
+    ],
+)
+def test_shares_are_several_for_each_worker_but_no_crumbs(n_rows, n_workers, batch_size, expected):
+    assert n_shares(n_rows, n_workers, batch_size) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""Decoding: image files to RGB bytes, by featstore's loader and by Pillow in one thread.
+
+    python benchmarks/bench_decode.py [--n-images 200] [--repeats 5]
+
+featstore
+    :func:`featstore.loaders.batches` as an extraction at 224 px has it: threads, and large JPEGs
+    decoded at the smallest fraction that is not too small for the network.
+featstore, in full
+    The same, all decoded at full size, as for pixel statistics.
+Pillow
+    `Image.open(path).convert("RGB")` to an array, one after the other.
+
+Files are in the page cache. The loader's results stay grouped by size, ready for the device.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import click
+import numpy as np
+from inputs import write_images
+from PIL import Image
+from results import save, table
+from turns import Turn, summary, take_turns
+
+from featstore.datasets import open_dataset
+from featstore.datasets.base import FileDataset
+from featstore.loaders import batches
+from featstore.provenance import available_cores
+
+NETWORK_SIZE = 224
+BATCH_SIZE = 32
+KINDS = {
+    "JPEG 256 x 256": (".jpg", 256, 256, 1),
+    "PNG 256 x 256": (".png", 256, 256, 1),
+    "TIFF 256 x 256": (".tif", 256, 256, 1),
+    "JPEG 2000 x 1500": (".jpg", 2000, 1500, 10),
+}
+"""Ending, width and height of the files, and by what their number is divided."""
+
+COLUMNS = ("images/s", "MB/s", "of Pillow")
+
+
+def run_loader(dataset: FileDataset, min_size: int | None) -> Turn:
+    """Read all images through the loader."""
+    starts = range(0, len(dataset), BATCH_SIZE)
+    began = time.perf_counter()
+    n_read = sum(
+        len(images)
+        for batch in batches(dataset, starts, BATCH_SIZE, "stop", min_size)
+        for _, images in batch.groups
+    )
+    return {"images/s": n_read / (time.perf_counter() - began)}
+
+
+def run_pillow(dataset: FileDataset) -> Turn:
+    """Read all images in this thread."""
+    began = time.perf_counter()
+    for path in dataset.paths:
+        with Image.open(path) as image:
+            np.asarray(image.convert("RGB"))
+    return {"images/s": len(dataset) / (time.perf_counter() - began)}
+
+
+def compare(root: Path, repeats: int) -> list[Turn]:
+    """Read a folder's images in turns, and return a row for each turn."""
+    dataset = open_dataset("folder", root)
+    assert isinstance(dataset, FileDataset)
+    nbytes = sum(path.stat().st_size for path in dataset.paths) / len(dataset)
+    contenders = {
+        "featstore": partial(run_loader, dataset, NETWORK_SIZE),
+        "featstore, in full": partial(run_loader, dataset, None),
+        "Pillow": partial(run_pillow, dataset),
+    }
+    turns = take_turns(contenders, repeats, "Pillow")
+    return [turn | {"MB/s": turn["images/s"] * nbytes / 1e6} for turn in turns]
+
+
+@click.command()
+@click.option("--n-images", default=400, show_default=True, help="Large ones: a tenth of it.")
+@click.option("--repeats", default=5, show_default=True)
+def main(n_images: int, repeats: int) -> None:
+    """Time the loader beside Pillow."""
+    turns: list[Turn] = []
+    rows: list[Turn] = []
+    for kind, (suffix, width, height, divisor) in KINDS.items():
+        with tempfile.TemporaryDirectory() as root:
+            write_images(Path(root), max(2, n_images // divisor), width, height, suffix)
+            found = compare(Path(root), repeats)
+        turns += [{"files": kind, **turn} for turn in found]
+        rows += [{"files": kind, **row} for row in summary(found, COLUMNS)]
+    title = f"Decoding on {available_cores()} cores, for a network of {NETWORK_SIZE} px"
+    table(rows, f"{title}; medians of {repeats} rounds")
+    save("decode", rows, turns, title=title, device=f"cpu ({available_cores()} threads)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""Write the documentation's page of benchmarks, and its plot, from the results that are kept.
+
+    python benchmarks/page.py
+
+The same results give the same page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from results import FOLDER, text
+
+from featstore.cli import console
+from featstore.figures import PALETTE, STYLE
+
+Record = dict[str, Any]
+
+DOCS = Path(__file__).parent.parent / "docs"
+PLOT = Path("images") / "benchmarks.png"
+
+SECTIONS = {
+    "extract": (
+        "Extraction",
+        "The same image files, network and layer for all: `featstore.extract` from files to the "
+        "store; the bare forward pass, which is the network alone, by featstore's own engine at "
+        "its precision and batch size, on pixels that are in memory already; a script as tutorials "
+        "have it (DataLoader, PIL transforms, float32, `np.save`); and "
+        "[thingsvision](https://github.com/ViCCo-Group/thingsvision). Rates are of the steady "
+        "state. `%` says where featstore's time went. Peak memory is each one's own process, the "
+        "script's loader processes not counted.",
+    ),
+    "gpu": (
+        "One GPU",
+        "Images in SAT-4's format and size, from a MATLAB file to the store. The whole command "
+        "counts from the start of Python to its end.",
+    ),
+    "forward": (
+        "Engines",
+        "The forward pass alone. Plain PyTorch is torchvision's network in channels_last; "
+        "featstore's engines take pixels as bytes and normalise inside; bare OpenVINO and ONNX "
+        "Runtime sessions are made by hand. `1 - cosine` is of the features with those of plain "
+        "PyTorch in float32, for the worst image.",
+    ),
+    "fidelity": (
+        "What half precision costs",
+        "Stored features beside those computed in float32, on real images: `1 - cosine` for the "
+        "worst image, and the test accuracy of a logistic regression on them.",
+    ),
+    "decode": (
+        "Decoding",
+        "Files in the page cache, read by featstore's loader for a network of 224 px (large JPEGs "
+        "are decoded at a fraction of their size), in full, and by Pillow in one thread.",
+    ),
+    "preprocess": (
+        "Preprocessing",
+        "Raw images to the network's square: featstore a batch at a time on the device, Pillow's "
+        "resize, and torchvision's PIL transforms, the latter two in one thread.",
+    ),
+    "memory": (
+        "Memory",
+        "Whole commands over files in SAT-4's format. The file's images are in memory once, as "
+        "bytes; beside them, memory should not grow with their number.",
+    ),
+    "sink": (
+        "The store's chunks and codec",
+        "Writing and reading features; sizes are fractions of the raw bytes.",
+    ),
+}
+"""Benchmarks in the page's order: heading and what to know."""
+
+INTRO = """\
+# Benchmarks
+
+<!-- Written by benchmarks/page.py. -->
+
+Machines are noisy, so that all comparisons are ratios within one run: the contenders take turns,
+several times round, and the tables show medians, with the lowest and the highest rate. `make bench`
+measures anew on the machine at hand and writes this page; the single measurements with their
+provenance are in `benchmarks/results/`. Peers take part where they are installed:
+`pip install -r benchmarks/requirements.txt`.
+"""
+
+NO_GPU = """\
+**No GPU has been measured yet**: all figures here are of CPUs. On a machine with a GPU,
+`python benchmarks/bench_gpu.py` measures all there is to measure in under eight minutes, without a
+network. The figure to stand beside is timm's: 12,400 images/s for ResNet50's compiled forward pass
+on an RTX 5090.
+"""
+
+BARS = {
+    "bare forward": PALETTE[6],
+    "featstore": PALETTE[0],
+    "thingsvision": PALETTE[4],
+    "usual script": PALETTE[1],
+}
+"""Contenders in the plot, from the top, with their colours."""
+
+
+def load_records(folder: Path) -> list[Record]:
+    """Return all results that have a section, in the page's order."""
+    records = []
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["benchmark"] in SECTIONS:
+            records.append(record)
+        else:
+            console.say(f"{path.name} is of no benchmark that the page knows: left out.")
+    order = list(SECTIONS)
+    return sorted(records, key=lambda record: order.index(record["benchmark"]))
+
+
+def page(records: Sequence[Record], *, has_plot: bool) -> str:
+    """Return the page as Markdown."""
+    parts = [INTRO]
+    gpus = sorted({r["device"] for r in records if r.get("device", "").startswith("cuda")})
+    parts.append(f"GPUs measured: {', '.join(gpus)}.\n" if gpus else NO_GPU)
+    if has_plot:
+        parts.append(f"![Images per second by network and contender]({PLOT.as_posix()})\n")
+    heading = None
+    for record in records:
+        title, about = SECTIONS[record["benchmark"]]
+        if title != heading:
+            heading = title
+            parts.append(f"## {title}\n\n{about}\n")
+        if record.get("title"):
+            parts.append(f"{record['title']}:\n")
+        parts += [_table(record["rows"]), _provenance(record)]
+    return "\n".join(parts)
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    columns = list(rows[0])
+    is_number = [any(isinstance(row.get(c), int | float) for row in rows) for c in columns]
+    lines = [columns, ["---:" if number else "---" for number in is_number]]
+    lines += [[text(row.get(c)).replace("|", "\\|") for c in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _provenance(record: Record) -> str:
+    machine = record["machine"]
+    packages = [f"{k} {v}" for k, v in record["versions"].items() if v != "not installed"]
+    device = f", {record['device']}" if record.get("device") else ""
+    return (
+        f"`{record['command']}`, {record['measured'][:10]}, {machine['processor']}, "
+        f"{machine['n_cores']} cores, {machine['memory_nbytes'] / 1e9:.0f} GB{device}. "
+        f"{', '.join(packages)}.\n"
+    )
+
+
+def plot(record: Record) -> Figure:
+    """Draw an extraction benchmark's rates: a group of bars for each network."""
+    rows = record["rows"]
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    names = [name for name in BARS if any(row["contender"] == name for row in rows)]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7, 0.6 + len(models) * (0.25 * len(names) + 0.2)), dpi=150)
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        for at, name in enumerate(names):
+            own = {row["model"]: row for row in rows if row["contender"] == name}
+            shown = [model for model in models if model in own]
+            rates = [own[model]["images/s"] for model in shown]
+            low = [rate - own[m]["lowest"] for rate, m in zip(rates, shown, strict=True)]
+            high = [own[m]["highest"] - rate for rate, m in zip(rates, shown, strict=True)]
+            height = 0.8 / len(names)
+            y = [models.index(model) + height * (at - (len(names) - 1) / 2) for model in shown]
+            axes.barh(
+                y,
+                rates,
+                0.9 * height,
+                xerr=[low, high],
+                color=BARS[name],
+                label=name,
+                error_kw={"elinewidth": 0.8},
+            )
+            for place, model in zip(y, shown, strict=True):
+                rate, highest = own[model]["images/s"], own[model]["highest"]
+                axes.annotate(
+                    text(float(rate)),
+                    (highest, place),
+                    xytext=(4, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=8,
+                )
+        axes.set_yticks(range(len(models)), models)
+        axes.invert_yaxis()
+        axes.set_xlabel(f"images per second, {record['device']}; whiskers: lowest and highest")
+        axes.set_title(record["title"])
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0 + 0.3 / len(models)), ncols=4)
+    return figure
+
+
+def write(results: Path, docs: Path) -> None:
+    """Write the page, and the plot if there is something to plot."""
+    records = load_records(results)
+    extractions = [record for record in records if record["benchmark"] == "extract"]
+    if extractions:
+        (docs / PLOT).parent.mkdir(parents=True, exist_ok=True)
+        with mpl.rc_context(STYLE):
+            # Without matplotlib's version in it, the file changes only with the picture.
+            plot(extractions[0]).savefig(docs / PLOT, metadata={"Software": None})
+    content = page(records, has_plot=bool(extractions))
+    (docs / "benchmarks.md").write_text(content, encoding="utf-8")
+
+
+@click.command()
+@click.option("--results", default=FOLDER, type=click.Path(path_type=Path), show_default=True)
+@click.option("--docs", default=DOCS, type=click.Path(path_type=Path), show_default=True)
+def main(results: Path, docs: Path) -> None:
+    """Write the page from the results."""
+    write(results, docs)
+    console.say(f"Written: {docs / 'benchmarks.md'}")
+
+
+if __name__ == "__main__":
+    main()
