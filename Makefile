@@ -27,7 +27,12 @@ check: install
 
 bench: install
 	$(BIN)/python benchmarks/bench_extract.py
+	$(BIN)/python benchmarks/bench_forward.py
+	$(BIN)/python benchmarks/bench_decode.py
+	$(BIN)/python benchmarks/bench_preprocess.py
+	$(BIN)/python benchmarks/bench_memory.py
 	$(BIN)/python benchmarks/bench_sink.py
+	$(BIN)/python benchmarks/page.py
 
 docs: install
 	$(BIN)/python -m pip install --quiet --requirement docs/requirements.txt

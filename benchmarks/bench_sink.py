@@ -1,18 +1,19 @@
-"""What chunk size and codec cost: write and read rates, and size, of features of three kinds.
+"""What chunk size and codec cost: write and read rates, and size, of features of four kinds.
 
-    python benchmarks/bench_sink.py
+    python benchmarks/bench_sink.py [--repeats 3]
 
-The store's own choice is marked. All rates come from one run, on one machine.
+The store's own choice is marked. All rates come from one run, the codecs taking turns.
 """
 
 from __future__ import annotations
 
 import shutil
-import sys
+import statistics
 import tempfile
 import time
 from pathlib import Path
 
+import click
 import numpy as np
 import torch
 import zarr
@@ -20,27 +21,31 @@ from results import save, table
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 N_ROWS, N_FEATURES = 8192, 1000
+CHUNK_ROWS = 1024
+KINDS = ("float32", "bfloat16", "bfloat16 after ReLU", "bfloat16 as float16")
 OURS = "blosc zstd 1, shuffle"
 
 
 def features(kind: str) -> np.ndarray:
-    """Return features of a kind: float32, of bfloat16 precision, or those after a ReLU."""
+    """Return features: float32, of bfloat16 precision, those after a ReLU, or stored as float16."""
     X = np.random.default_rng(0).standard_normal((N_ROWS, N_FEATURES), dtype=np.float32)
     if kind == "float32":
         return X
     rounded = torch.from_numpy(X).bfloat16().float().numpy()
+    if kind == "bfloat16 as float16":
+        return rounded.astype(np.float16)
     return rounded if kind == "bfloat16" else np.maximum(rounded - 0.5, 0)
 
 
-def codecs() -> dict[str, list[object]]:
-    """Return the codecs that are compared, by name."""
+def codecs(size: int) -> dict[str, list[object]]:
+    """Return the codecs that are compared, by name, for numbers of so many bytes."""
     return {
         "none": [],
         "zstd 0": [ZstdCodec(level=0)],
-        "blosc lz4, shuffle": [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", typesize=4)],
-        OURS: [BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=4)],
+        "blosc lz4, shuffle": [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", typesize=size)],
+        OURS: [BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=size)],
         "blosc zstd 3, shuffle": [
-            BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=4)
+            BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=size)
         ],
     }
 
@@ -53,7 +58,7 @@ def measure(X: np.ndarray, compressors: list[object], rows: int, folder: Path) -
         path,
         shape=X.shape,
         chunks=(rows, X.shape[1]),
-        dtype="float32",
+        dtype=X.dtype,
         compressors=[*compressors, Crc32cCodec()],
     )
     began = time.perf_counter()
@@ -66,29 +71,50 @@ def measure(X: np.ndarray, compressors: list[object], rows: int, folder: Path) -
     read_s = time.perf_counter() - began
     nbytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return {
-        "write_MB_per_s": X.nbytes / write_s / 1e6,
-        "read_MB_per_s": X.nbytes / read_s / 1e6,
+        "write MB/s": X.nbytes / write_s / 1e6,
+        "read MB/s": X.nbytes / read_s / 1e6,
         "size": nbytes / X.nbytes,
     }
 
 
-def main() -> None:
+def measure_all(
+    X: np.ndarray, compared: list[tuple[list[object], int]], repeats: int, folder: Path
+) -> list[dict[str, float]]:
+    """Measure codecs and rows of a chunk in turns, and return the medians of each."""
+    rounds = [
+        [measure(X, compressors, rows, folder) for compressors, rows in compared]
+        for _ in range(repeats)
+    ]
+    return [
+        {key: statistics.median(found[key] for found in own) for key in own[0]}
+        for own in zip(*rounds, strict=True)
+    ]
+
+
+@click.command()
+@click.option("--repeats", default=3, show_default=True)
+def main(repeats: int) -> None:
     """Compare codecs at the store's chunk size, then chunk sizes with the store's codec."""
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for kind in ("float32", "bfloat16", "bfloat16 after ReLU"):
+        for kind in KINDS:
             X = features(kind)
-            for name, compressors in codecs().items():
-                found = measure(X, compressors, 1024, Path(folder))
+            named = codecs(X.itemsize)
+            compared = [(compressors, CHUNK_ROWS) for compressors in named.values()]
+            for name, found in zip(
+                named, measure_all(X, compared, repeats, Path(folder)), strict=True
+            ):
                 mark = " (ours)" if name == OURS else ""
-                rows.append({"features": kind, "codec": name + mark, "rows": 1024, **found})
+                rows.append({"features": kind, "codec": name + mark, "rows": CHUNK_ROWS, **found})
         X = features("float32")
+        ours = codecs(X.itemsize)[OURS]
         for n in (1, 32, 256, 4096):
             part = X[: 256 if n == 1 else N_ROWS]
-            found = measure(part, codecs()[OURS], n, Path(folder))
+            (found,) = measure_all(part, [(ours, n)], repeats, Path(folder))
             rows.append({"features": "float32", "codec": OURS, "rows": n, **found})
-    table(rows, f"{N_ROWS} x {N_FEATURES} float32; size is a fraction of the raw bytes")
-    save("sink", rows, sys.argv[1:])
+    title = f"{N_ROWS:,} x {N_FEATURES:,} features"
+    table(rows, f"{title}, size as a fraction of the raw bytes; medians of {repeats} rounds")
+    save("sink", rows, title=title)
 
 
 if __name__ == "__main__":

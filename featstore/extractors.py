@@ -56,7 +56,9 @@ class NetworkExtractor:
     ) -> None:
         self.device_type = device.type
         self.device_name = describe_device(device)
-        self.min_size: int | None = preprocess.image_size
+        # Decoded at a third more than the network's size, a JPEG is within about a grey level of
+        # what it is from full size: a JPEG's own reduction is sharper than the resize.
+        self.min_size: int | None = preprocess.image_size * 4 // 3
         # A GPU computes while the next batch is read and copied; a CPU has nothing to spare.
         self.n_in_flight = BATCHES_IN_FLIGHT if device.type == "cuda" else 1
         self._config = config

@@ -47,8 +47,10 @@ def decode(path: Path, min_size: int | None = None) -> NDArray[np.uint8]:
     color agree. No image is stretched by its own range: brightness tells classes apart.
 
     A JPEG that is to be shrunk anyway can be decoded at 1/2, 1/4 or 1/8 of its size, from the low
-    frequencies of its blocks alone, which takes a fraction of the time and the memory. Resized
-    further, such an image differs from the full one by about a grey level.
+    frequencies of its blocks alone, which takes a fraction of the time and the memory. It is a
+    little sharper: of aerial photographs, measured after Pillow's antialiased bilinear resizing to
+    the wanted side, pixels differ from those of the full image by 0.6 to 1.5 grey levels on
+    average where the reduced side is 2 to 1.1 times the wanted one, and by 2.4 where it equals it.
 
     Parameters
     ----------

@@ -24,8 +24,8 @@ LAYER = "stats"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Nearest-rank quantiles: the ceil(q n)-th smallest of n pixels, so always a pixel's own value."""
 
-BATCH_SIZE = 1024
-"""Images in a batch: large enough that the interpreter's share is small."""
+BATCH_SIZE = 64
+"""Images in a batch; a few such batches of large photographs have to fit the memory."""
 
 BLOCK_NBYTES = 2**20
 """Bytes of float32 plane that are worked on at a time, to stay in a core's cache."""
@@ -74,7 +74,7 @@ INDICES: dict[str, tuple[tuple[str, ...], Callable[[Planes], np.ndarray]]] = {
 }
 """Indices by name, with the bands that each needs.
 
-exg: excess green, Woebbecke et al. 1995, doi:10.13031/2013.27838, halved. ndvi: Rouse et al. 1974.
+exg: excess green, Woebbecke et al. 1995, doi:10.13031/2013.27838, halved. ndvi: Tucker 1979, doi:10.1016/0034-4257(79)90013-0.
 ndwi: McFeeters 1996, doi:10.1080/01431169608948714. evi: Huete et al. 2002,
 doi:10.1016/S0034-4257(02)00096-2. arvi: Kaufman & Tanre 1992, doi:10.1109/36.134076, gamma 1.
 Pixels are brightness, not reflectance, so that the values compare images of one dataset only; all

@@ -47,7 +47,7 @@ class Preprocess:
         settings = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         return {
             **settings,
-            "decode": "JPEG at 1/2, 1/4 or 1/8 where both sides stay as long",
+            "decode": "JPEG at 1/2, 1/4 or 1/8 where both sides stay 4/3 as long",
             "resize": "bilinear, antialiased, to a square, in whole grey levels",
         }
 

@@ -251,3 +251,82 @@ def test_a_large_jpeg_is_decoded_at_a_fraction(tmp_path, size, min_size, expecte
     reduced = Image.fromarray(found).resize((224, 224), Image.Resampling.BOX)
     assert np.abs(np.asarray(whole, float) - np.asarray(reduced, float)).mean() < 2
     assert decode(tmp_path / "a.png", min_size).shape == (height, width, 3)
+
+
+SLOPE = np.stack(
+    np.broadcast_arrays(
+        *np.ogrid[20:220:300j, 20:220:420j], np.add(*np.ogrid[10:110:300j, 10:110:420j])
+    ),
+    axis=2,
+).astype(np.uint8)
+
+
+def shrunk(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX), int)
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {}),
+        ("RGB", {"subsampling": 0}),
+        ("RGB", {"progressive": True}),
+        ("RGB", {"format": "MPO", "save_all": True, "append_images": [Image.new("RGB", (8, 8))]}),
+        ("L", {}),
+        ("YCbCr", {}),
+        ("CMYK", {}),
+    ],
+)
+def test_every_kind_of_jpeg_is_reduced_to_the_same_scene(
+    tmp_path: Path, mode: str, options: dict[str, object]
+) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(SLOPE).convert(mode).save(path, quality=95, **options)
+    reduced, full = decode(path, 75), decode(path)
+    assert (reduced.shape, full.shape) == ((75, 105, 3), (300, 420, 3))
+    assert reduced.flags.c_contiguous
+    assert np.abs(shrunk(full, 105, 75) - reduced).mean() < 1
+    np.testing.assert_array_equal(decode(path, 75), reduced)
+
+
+@pytest.mark.parametrize("min_size", [151, 300, 301, 10_000])
+def test_a_jpeg_that_is_not_reduced_is_the_full_one(tmp_path: Path, min_size: int) -> None:
+    path = saved(tmp_path / "a.jpg", SLOPE)
+    np.testing.assert_array_equal(decode(path, min_size), decode(path))
+
+
+@pytest.mark.parametrize(
+    ("min_size", "shape"), [(1, (38, 53)), (37, (38, 53)), (38, (75, 105)), (150, (150, 210))]
+)
+def test_neither_side_falls_below_the_wanted_one(
+    tmp_path: Path, min_size: int, shape: tuple[int, int]
+) -> None:
+    assert decode(saved(tmp_path / "a.jpg", SLOPE), min_size).shape == (*shape, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_jpeg_is_turned_as_the_full_one(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path / "a.jpg", SLOPE, exif=exif, quality=95)
+    reduced = decode(path, 75)
+    assert reduced.shape == ((75, 105, 3) if orientation < 5 else (105, 75, 3))
+    height, width, _ = reduced.shape
+    assert np.abs(shrunk(decode(path), width, height) - reduced).mean() < 1
+
+
+def test_a_jpeg_cut_short_is_refused_at_a_reduced_size_too(tmp_path: Path) -> None:
+    content = saved(tmp_path / "a.jpg", SLOPE, quality=95).read_bytes()
+    path = tmp_path / "cut.jpg"
+    for end in (12, len(content) // 2, -40):
+        path.write_bytes(content[:end])
+        with pytest.raises(ImageError, match=r"cut\.jpg"):
+            decode(path, 75)
+
+
+def test_other_files_are_never_reduced(tmp_path: Path) -> None:
+    for suffix in ("png", "tif", "bmp"):
+        path = saved(tmp_path / f"a.{suffix}", SLOPE)
+        np.testing.assert_array_equal(decode(path, 10), SLOPE)
+    many = save_bands(tmp_path / "many.tif", np.resize(SLOPE, (300, 420, 5)))
+    assert decode(many, 10).shape == (300, 420, 3)

@@ -42,6 +42,19 @@ def test_only_the_batches_asked_for_are_read(images, monkeypatch):
     assert sorted(read) == [8, 9, 10, 11, 20, 21, 22, 23]
 
 
+def test_large_jpegs_are_read_at_a_fraction(images):
+    path = open_dataset("folder", images).paths[1]
+    Image.new("RGB", (300, 200), "red").save(path.with_suffix(".jpg"))
+    path.unlink()
+    dataset = open_dataset("folder", images)
+    (batch,) = batches(dataset, [0], 4, "stop", 40)
+    found = rows_of(batch)
+    assert [found[row].shape[:2] for row in range(4)] == [(40, 40), (50, 75), (40, 40), (40, 40)]
+    np.testing.assert_array_equal(found[1], dataset.read(1, 40))
+    (batch,) = batches(dataset, [0], 4, "stop")
+    assert rows_of(batch)[1].shape[:2] == (200, 300)
+
+
 def test_sizes_may_differ_within_a_batch(images):
     path = open_dataset("folder", images).paths[1]
     Image.new("RGB", (30, 20), "red").save(path)
@@ -103,6 +116,13 @@ def test_arrays_are_read_in_blocks_and_not_too_far_ahead():
     rest = list(stream)
     assert [b.start for b in (first, *rest)] == list(range(0, 1000, 10))
     assert [int(b.groups[0][1][3, 0, 0, 0]) for b in rest[:3]] == [13, 23, 33]
+
+
+def test_arrays_are_read_in_full_whatever_size_is_wanted():
+    dataset = ArrayDataset(Counting())
+    (batch,) = batches(dataset, [990], 10, "stop", 1)
+    np.testing.assert_array_equal(batch.groups[0][1], dataset.read_block(990, 1000))
+    np.testing.assert_array_equal(dataset.read(7, 1), dataset.read(7))
 
 
 def test_leaving_early_leaves_no_threads(images):

@@ -1,15 +1,18 @@
 import contextlib
 import os
+import platform
 import signal
 import socket
 import subprocess
 import sys
 import time
+from importlib import metadata
 
 import psutil
 import pytest
 
-from featstore.errors import FitError
+from featstore import parallel
+from featstore.errors import FitError, SchedulerError
 from featstore.parallel import Outcome, run_tasks
 from featstore.provenance import available_cores
 
@@ -42,7 +45,8 @@ def test_a_bug_in_a_task_is_not_hidden():
         run_tasks(task, [(1,), (0,)], n_jobs=1)
 
 
-def test_workers_share_the_cores_and_outlive_death_and_errors(capfd):
+def test_workers_share_the_cores_and_outlive_death_and_errors(capfd, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     # Where Dask would put its dashboard, another cluster has its own.
     with socket.socket() as taken:
         with contextlib.suppress(OSError):
@@ -84,8 +88,42 @@ def _share_and_outlive(capfd):
     assert isinstance(outcomes[1].error, FitError)
     assert str(outcomes[3].error) == "it can't be done"
     assert told == dict(enumerate(outcomes))
-    # Dask says nothing of all this on the terminal.
+    # Dask says nothing of all this on the terminal, and changes nothing for later workers.
     assert capfd.readouterr() == ("", "")
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+class Answering:
+    """A client whose workers have the given versions of Python and featstore."""
+
+    def __init__(self, python, package):
+        self.python, self.package = python, package
+
+    def run(self, function, *args, workers, on_error):
+        answer = self.package if args else self.python
+        return dict.fromkeys(workers, answer)
+
+
+PYTHON = platform.python_version_tuple()
+PACKAGE = metadata.version("featstore")
+
+
+@pytest.mark.parametrize(
+    ("python", "package", "message"),
+    [
+        (("3", "8", "1"), PACKAGE, "tcp://w has Python 3.8"),
+        (PYTHON, "0.0.1", "featstore 0.0.1; here"),
+        (PYTHON, metadata.PackageNotFoundError("featstore"), "has no featstore"),
+    ],
+)
+def test_workers_that_could_not_read_their_tasks_are_refused(python, package, message):
+    with pytest.raises(SchedulerError, match=message):
+        parallel._compare_versions(Answering(python, package), ["tcp://w"])
+
+
+@pytest.mark.parametrize("package", [PACKAGE, OSError("it died")])
+def test_other_workers_are_welcome(package):
+    parallel._compare_versions(Answering(PYTHON, package), ["tcp://w"])
 
 
 SCRIPT = """
