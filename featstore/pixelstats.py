@@ -74,9 +74,10 @@ INDICES: dict[str, tuple[tuple[str, ...], Callable[[Planes], np.ndarray]]] = {
 }
 """Indices by name, with the bands that each needs.
 
-exg: excess green, Woebbecke et al. 1995, doi:10.13031/2013.27838, halved. ndvi: Tucker 1979, doi:10.1016/0034-4257(79)90013-0.
-ndwi: McFeeters 1996, doi:10.1080/01431169608948714. evi: Huete et al. 2002,
-doi:10.1016/S0034-4257(02)00096-2. arvi: Kaufman & Tanre 1992, doi:10.1109/36.134076, gamma 1.
+exg: excess green, Woebbecke et al. 1995, doi:10.13031/2013.27838, halved. ndvi: Tucker 1979,
+doi:10.1016/0034-4257(79)90013-0. ndwi: McFeeters 1996, doi:10.1080/01431169608948714. evi: Huete
+et al. 2002, doi:10.1016/S0034-4257(02)00096-2. arvi: Kaufman & Tanre 1992, doi:10.1109/36.134076,
+gamma 1.
 Pixels are brightness, not reflectance, so that the values compare images of one dataset only; all
 are kept within -1 and 1, and are 0 where the formula divides by 0.
 """
