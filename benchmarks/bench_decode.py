@@ -3,8 +3,8 @@
     python benchmarks/bench_decode.py [--n-images 200] [--repeats 5]
 
 featstore
-    :func:`featstore.loaders.batches` as an extraction at 224 px has it: threads, and large JPEGs
-    decoded at the smallest fraction that is not too small for the network.
+    :func:`featstore.loaders.batches` as an extraction with ResNet50 has it: threads, and large
+    JPEGs decoded at the smallest fraction that is not too small for the network.
 featstore, in full
     The same, all decoded at full size, as for pixel statistics.
 Pillow
@@ -27,12 +27,14 @@ from PIL import Image
 from results import save, table
 from turns import Turn, summary, take_turns
 
+from featstore.config import ExtractConfig
 from featstore.datasets import open_dataset
 from featstore.datasets.base import FileDataset
 from featstore.loaders import batches
-from featstore.provenance import available_cores
+from featstore.provenance import FingerprintCache, available_cores
+from featstore.recipes import find_recipe
 
-NETWORK_SIZE = 224
+MODEL = "resnet50"
 BATCH_SIZE = 32
 KINDS = {
     "JPEG 256 x 256": (".jpg", 256, 256, 1),
@@ -66,13 +68,20 @@ def run_pillow(dataset: FileDataset) -> Turn:
     return {"images/s": len(dataset) / (time.perf_counter() - began)}
 
 
+def least_size(root: Path) -> int | None:
+    """Return the side in pixels below which an extraction wants no image decoded."""
+    config = ExtractConfig(MODEL, "folder", root=str(root), weights="random:0", device="cpu")
+    recipe = find_recipe(config, ("red", "green", "blue"), FingerprintCache(root / ".cache"))
+    return recipe.extractor.min_size
+
+
 def compare(root: Path, repeats: int) -> list[Turn]:
     """Read a folder's images in turns, and return a row for each turn."""
     dataset = open_dataset("folder", root)
     assert isinstance(dataset, FileDataset)
     nbytes = sum(path.stat().st_size for path in dataset.paths) / len(dataset)
     contenders = {
-        "featstore": partial(run_loader, dataset, NETWORK_SIZE),
+        "featstore": partial(run_loader, dataset, least_size(root)),
         "featstore, in full": partial(run_loader, dataset, None),
         "Pillow": partial(run_pillow, dataset),
     }
@@ -93,7 +102,7 @@ def main(n_images: int, repeats: int) -> None:
             found = compare(Path(root), repeats)
         turns += [{"files": kind, **turn} for turn in found]
         rows += [{"files": kind, **row} for row in summary(found, COLUMNS)]
-    title = f"Decoding on {available_cores()} cores, for a network of {NETWORK_SIZE} px"
+    title = f"Decoding on {available_cores()} cores, for {MODEL}"
     table(rows, f"{title}; medians of {repeats} rounds")
     save("decode", rows, turns, title=title, device=f"cpu ({available_cores()} threads)")
 

@@ -28,7 +28,6 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,8 @@ from typing import Any
 import click
 import numpy as np
 import torch
-import torchvision.models
 from inputs import write_images
+from jobs import Clock, Job, build_backbone, device_memory, random_pixels, synchronize
 from results import save, table
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -45,17 +44,10 @@ from torchvision.datasets import ImageFolder
 from turns import Turn, in_fresh_process, summary, take_turns
 
 import featstore
-from featstore.backbones import Backbone, find_layers
-from featstore.devices import (
-    describe_device,
-    keep_freed_memory,
-    make_deterministic,
-    resolve_device,
-)
-from featstore.preprocess import Preprocess
-from featstore.progress import Silent
-from featstore.provenance import FingerprintCache, available_cores
-from featstore.weights import IMAGENET_MEAN, IMAGENET_STD, Weights, find_weights
+from featstore.backbones import build_network, find_layers
+from featstore.devices import describe_device, resolve_device
+from featstore.provenance import available_cores
+from featstore.weights import IMAGENET_MEAN, IMAGENET_STD
 
 PAPER = "alexnet,googlenet,vgg19,resnet50"
 SCRIPT_BATCH = 32
@@ -72,71 +64,6 @@ COLUMNS = (
     "peak RSS MB",
     "device MB",
 )
-
-
-@dataclass(frozen=True)
-class Job:
-    """What all contenders do.
-
-    Parameters
-    ----------
-    model : str
-        The network.
-    dataset : str
-        ``folder`` or ``sat4``.
-    root : str
-        Where its files are.
-    n_images : int
-        How many images it has.
-    device : str
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
-    compile : str
-        As of `featstore.extract`.
-    image_size : int
-        Side of the network's input in pixels.
-    """
-
-    model: str
-    dataset: str
-    root: str
-    n_images: int
-    device: str
-    compile: str = "auto"
-    image_size: int = 224
-
-    def of(self, model: str) -> Job:
-        """Return the same job for another network."""
-        return replace(self, model=model)
-
-
-class Clock(Silent):
-    """Notes when batches get done, as a progress or around a loader."""
-
-    def __init__(self) -> None:
-        self.marks: list[tuple[float, int]] = []
-        self._unit = "images"
-
-    def start(self, what: str, total: int, unit: str) -> None:
-        """Tell images from fingerprints and the like."""
-        self._unit = unit
-
-    def advance(self, n: int) -> None:
-        """Note the time."""
-        if self._unit == "images":
-            self.marks.append((time.perf_counter(), n))
-
-    def around(self, batches: Any) -> Iterator[Any]:
-        """Yield batches; one is done when the next is asked for."""
-        for batch in batches:
-            yield batch
-            self.advance(len(batch))
-
-    def images_per_s(self) -> float:
-        """Return the rate from the end of the first batch on."""
-        if len(self.marks) < 2:
-            raise click.UsageError("A rate takes two batches at least: raise --n-images.")
-        (began, _), (ended, _) = self.marks[0], self.marks[-1]
-        return sum(n for _, n in self.marks[1:]) / (ended - began)
 
 
 def run_featstore(job: Job) -> Turn:
@@ -163,7 +90,7 @@ def run_featstore(job: Job) -> Turn:
         "images/s": clock.images_per_s(),
         "set-up s": done.times["setup_s"],
         **shares,
-        **_device_memory(job.device),
+        **device_memory(job.device),
     }
 
 
@@ -186,48 +113,8 @@ def run_bare(job: Job, like: Turn) -> Turn:
         **{key: like[key] for key in ("engine", "precision", "batch")},
         "images/s": n_batches * like["batch"] / (time.perf_counter() - began),
         "set-up s": set_up_s,
-        **_device_memory(job.device),
+        **device_memory(job.device),
     }
-
-
-def build_backbone(job: Job, engine: str, precision: str, batch_size: int) -> Backbone:
-    """Return featstore's network with its own settings of the process."""
-    where = resolve_device(job.device)
-    make_deterministic(where)
-    if where.type == "cpu":
-        keep_freed_memory()
-    weights = random_weights(job.model)
-    layers = find_layers(job.model, (), job.image_size)
-    preprocess = Preprocess(job.image_size, "rgb", weights.mean, weights.std)
-    return Backbone(
-        job.model, weights, layers, preprocess, "avg", precision, where, batch_size, engine
-    )
-
-
-def random_weights(model: str) -> Weights:
-    """Return the weights that all contenders' times do not depend on."""
-    return find_weights(model, "random:0", FingerprintCache(Path(tempfile.gettempdir())))
-
-
-def random_pixels(batch_size: int, image_size: int, where: torch.device) -> torch.Tensor:
-    """Return a batch as :class:`featstore.preprocess.Preprocess` gives it."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (batch_size, 3, image_size, image_size)
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    return pixels.to(where).contiguous(memory_format=torch.channels_last)
-
-
-def synchronize(where: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if where.type == "cuda":
-        torch.cuda.synchronize(where)
-
-
-def _device_memory(device: str) -> Turn:
-    where = resolve_device(device)
-    if where.type != "cuda":
-        return {}
-    return {"device MB": torch.cuda.max_memory_reserved(where) / 1e6}
 
 
 def prepare(image_size: int) -> transforms.Compose:
@@ -247,7 +134,7 @@ def run_usual_script(job: Job) -> Turn:
     began = time.perf_counter()
     dataset = ImageFolder(job.root, prepare(job.image_size))
     loader = DataLoader(dataset, batch_size=SCRIPT_BATCH, num_workers=available_cores())
-    network = torchvision.models.get_model(job.model, weights=None).eval().to(where)
+    network = build_network(job.model, job.image_size).to(where)
     set_up_s = time.perf_counter() - began
     clock = Clock()
     features = []
@@ -262,7 +149,7 @@ def run_usual_script(job: Job) -> Turn:
         "batch": SCRIPT_BATCH,
         "images/s": clock.images_per_s(),
         "set-up s": set_up_s,
-        **_device_memory(job.device),
+        **device_memory(job.device),
     }
 
 
@@ -288,7 +175,7 @@ def run_thingsvision(job: Job) -> Turn:
                 return clock.around(super().__iter__())
 
         extractor = get_extractor_from_model(
-            model=torchvision.models.get_model(job.model, weights=None),
+            model=build_network(job.model, job.image_size),
             device=str(resolve_device(job.device)),
             backend="pt",
         )
@@ -312,7 +199,7 @@ def run_thingsvision(job: Job) -> Turn:
         "batch": SCRIPT_BATCH,
         "images/s": clock.images_per_s(),
         "set-up s": set_up_s,
-        **_device_memory(job.device),
+        **device_memory(job.device),
     }
 
 

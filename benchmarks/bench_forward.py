@@ -28,7 +28,7 @@ from pathlib import Path
 
 import click
 import torch
-from bench_extract import Job, build_backbone, random_pixels, random_weights, synchronize
+from jobs import Job, build_backbone, random_pixels, random_weights, synchronize
 from results import save, table
 from torch import nn
 from turns import Turn, summary, take_turns

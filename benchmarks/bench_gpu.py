@@ -24,8 +24,9 @@ from pathlib import Path
 
 import click
 import torch
-from bench_extract import Job, compare, summary_by_model
+from bench_extract import compare, summary_by_model
 from bench_memory import run_extract, write_file
+from jobs import Job
 from results import save, table
 from turns import Turn, in_fresh_process
 

@@ -19,7 +19,8 @@ from functools import partial
 import click
 import numpy as np
 import torch
-from bench_extract import prepare, synchronize
+from bench_extract import prepare
+from jobs import synchronize
 from PIL import Image
 from results import save, table
 from turns import Turn, summary, take_turns

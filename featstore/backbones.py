@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from featstore.devices import DTYPES
-from featstore.engines import build, fold_batch_norms
+from featstore.engines import Cost, build, fold_batch_norms
 from featstore.errors import BackboneError
 from featstore.layers import FEATURE_LAYERS, Layer, other_names, paper_layers
 from featstore.preprocess import Preprocess
@@ -148,25 +147,6 @@ def _channels_last(model: str, node: str, value: torch.Tensor) -> bool:
     """Return whether a map's last axis holds its channels, as in Swin's blocks."""
     inside = node.startswith("features.") or node.split(".")[0] in ("norm", "features")
     return model.startswith("swin") and inside and value.dim() == 4
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one image costs a network.
-
-    Parameters
-    ----------
-    flops : float
-        Floating-point operations.
-    nbytes : float
-        Bytes of all operations' results, in float32.
-    n_operations : int
-        Operations that it takes.
-    """
-
-    flops: float
-    nbytes: float
-    n_operations: int
 
 
 def cost_per_image(model: str, layers: Sequence[Layer], image_size: int) -> Cost:

@@ -54,8 +54,8 @@ Run = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a pass is to compute.
+class Cost:
+    """What one image costs a network.
 
     Parameters
     ----------
@@ -88,7 +88,9 @@ class Plan:
     reason: str
 
 
-def choose_engine(compile_: str, device: torch.device, precision: str, work: Work) -> Plan:
+def choose_engine(
+    compile_: str, device: torch.device, precision: str, cost: Cost, n_images: int
+) -> Plan:
     """Return the engine for a pass: a function of its size and of what is installed, not of timing.
 
     Parameters
@@ -99,8 +101,10 @@ def choose_engine(compile_: str, device: torch.device, precision: str, work: Wor
         Where the network runs.
     precision : str
         ``fp32``, ``bf16`` or ``fp16``.
-    work : Work
-        What is to be computed.
+    cost : Cost
+        Of an image.
+    n_images : int
+        Images to compute.
     """
     if compile_ == "off":
         return Plan("eager", "--compile off")
@@ -116,10 +120,10 @@ def choose_engine(compile_: str, device: torch.device, precision: str, work: Wor
         return Plan(engine, "--compile on")
     kind = device.type if device.type == "cuda" else f"cpu {precision}"
     n_cores = available_cores() if device.type == "cpu" else 1
-    eager_s = work.flops / (EAGER_FLOPS_PER_S[kind] * n_cores)
-    eager_s += work.nbytes / EAGER_BYTES_PER_S[device.type]
-    saved_s = eager_s * (1 - 1 / GAINS[engine])
-    setup_s = SETUP_S[f"{device.type} {engine}"] * work.n_operations
+    image_s = cost.flops / (EAGER_FLOPS_PER_S[kind] * n_cores)
+    image_s += cost.nbytes / EAGER_BYTES_PER_S[device.type]
+    saved_s = n_images * image_s * (1 - 1 / GAINS[engine])
+    setup_s = SETUP_S[f"{device.type} {engine}"] * cost.n_operations
     estimate = f"an estimated {saved_s:.0f} s saved for {setup_s:.0f} s of set-up"
     return Plan(engine if saved_s > setup_s else "eager", estimate)
 

@@ -17,7 +17,7 @@ from featstore.devices import (
     keep_freed_memory,
     make_deterministic,
 )
-from featstore.engines import Plan, Work, choose_engine
+from featstore.engines import Plan, choose_engine
 from featstore.errors import BackboneError, DeviceError
 from featstore.layers import Layer
 from featstore.loaders import Batch
@@ -134,8 +134,7 @@ class NetworkExtractor:
 
     def _plan(self, layers: Sequence[Layer], n_images: int) -> Plan:
         cost = cost_per_image(self._config.model, layers, self._preprocess.image_size)
-        work = Work(n_images * cost.flops, n_images * cost.nbytes, cost.n_operations)
-        return choose_engine(self._config.compile, self._device, self._precision, work)
+        return choose_engine(self._config.compile, self._device, self._precision, cost, n_images)
 
     def _build(self, layers: Sequence[Layer], engine: str) -> None:
         """Build the network, with smaller batches where the GPU's memory asks for it."""

@@ -9,16 +9,15 @@ import torch
 from torch import fx, nn
 
 from featstore import engines
-from featstore.engines import Work, build, choose_engine, fold_batch_norms
+from featstore.engines import Cost, build, choose_engine, fold_batch_norms
 from featstore.errors import BackboneError
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda", 0)
 
 
-def resnet50(n_images):
-    """Return the work of ResNet50 on images of 224 px."""
-    return Work(n_images * 8.2e9, n_images * 1.5e8, 278)
+RESNET50 = Cost(flops=8.2e9, nbytes=1.5e8, n_operations=278)
+"""Of an image of 224 px."""
 
 
 def present(monkeypatch, *packages, compilers=("g++",)):
@@ -42,32 +41,32 @@ def present(monkeypatch, *packages, compilers=("g++",)):
 )
 def test_auto_compiles_when_it_pays(monkeypatch, packages, device, n_images, expected):
     present(monkeypatch, *packages)
-    plan = choose_engine("auto", device, "fp32", resnet50(n_images))
+    plan = choose_engine("auto", device, "fp32", RESNET50, n_images)
     assert plan.engine == expected
     assert plan.reason
 
 
 def test_on_and_off_are_obeyed(monkeypatch):
     present(monkeypatch, "openvino")
-    assert choose_engine("on", CPU, "fp32", resnet50(1)).engine == "openvino"
-    assert choose_engine("off", CPU, "fp32", resnet50(10**9)).engine == "eager"
+    assert choose_engine("on", CPU, "fp32", RESNET50, 1).engine == "openvino"
+    assert choose_engine("off", CPU, "fp32", RESNET50, 10**9).engine == "eager"
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch):
     present(monkeypatch, compilers=())
-    plan = choose_engine("auto", CPU, "fp32", resnet50(10**9))
+    plan = choose_engine("auto", CPU, "fp32", RESNET50, 10**9)
     assert plan.engine == "eager"
     assert "compiler" in plan.reason
     with pytest.raises(BackboneError, match=r"featstore\[cpu\]"):
-        choose_engine("on", CPU, "fp32", resnet50(1))
+        choose_engine("on", CPU, "fp32", RESNET50, 1)
 
 
 def test_openvino_is_not_asked_for_emulated_bf16(monkeypatch):
     present(monkeypatch, "openvino")
     monkeypatch.setattr(engines, "has_fast_bf16", lambda _: False)
-    assert choose_engine("on", CPU, "bf16", resnet50(1)).engine == "inductor"
+    assert choose_engine("on", CPU, "bf16", RESNET50, 1).engine == "inductor"
     monkeypatch.setattr(engines, "has_fast_bf16", lambda _: True)
-    assert choose_engine("on", CPU, "bf16", resnet50(1)).engine == "openvino"
+    assert choose_engine("on", CPU, "bf16", RESNET50, 1).engine == "openvino"
 
 
 class Small(nn.Module):
