@@ -132,7 +132,7 @@ class Workplace:
         self.config = replace(asked, device=device, devices=(), scheduler=None)
         self._device, self._n_threads = device, n_threads
         self._uses_torch = asked.model != PIXEL_MODEL
-        self._set_up_thread(n_threads)
+        self._set_threads(n_threads)
         self.dataset = open_dataset(asked.dataset, asked.root, seed=asked.seed, limit=asked.limit)
         cache = FingerprintCache(store.cache_dir / "fingerprints")
         found = dataset_fingerprint(self.dataset.identity(), self.dataset.files(), cache)
@@ -152,15 +152,18 @@ class Workplace:
         self.precision = recipe.backbone["precision"]
         self._conditions: dict[str, Any] | None = None
 
+    def _set_threads(self, n_threads: int | None) -> None:
+        if n_threads is not None and self._uses_torch:
+            import torch
+
+            torch.set_num_threads(n_threads)
+
     def _set_up_thread(self, n_threads: int | None) -> None:
         """Set what torch keeps for each thread; a worker may use another one for each task."""
-        if not self._uses_torch:
-            return
-        import torch
+        self._set_threads(n_threads)
+        if self._device.startswith("cuda:") and self._uses_torch:
+            import torch
 
-        if n_threads is not None:
-            torch.set_num_threads(n_threads)
-        if self._device.startswith("cuda:"):
             # Pinned memory would otherwise be the first GPU's, and take some of its own.
             torch.cuda.set_device(self._device)
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,7 @@ from featstore.config import ExtractConfig
 from featstore.errors import ConfigError, DeviceError, ImageError, SchedulerError
 from featstore.extraction import extract
 from featstore.progress import Silent
+from featstore.provenance import FingerprintCache, dataset_fingerprint
 from featstore.spreading import n_shares, split
 from featstore.store import open_store
 
@@ -166,6 +168,14 @@ def test_features_too_large_for_float16_are_begun_anew(images, tmp_path, small_c
     assert any("Beginning anew" in line for line in listener.lines)
 
 
+def site_of(images, tmp_path):
+    dataset = featstore.open_dataset("folder", images)
+    cache = FingerprintCache(tmp_path / "cache")
+    known = dataset_fingerprint(dataset.identity(), dataset.files(), cache)
+    config = ExtractConfig(**tiny(images))
+    return workplaces.Site(config.to_dict(), str(tmp_path / "store"), known)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -177,13 +187,8 @@ def test_features_too_large_for_float16_are_begun_anew(images, tmp_path, small_c
 def test_a_worker_that_would_compute_other_features_is_refused(
     images, tmp_path, scheduler, change, message
 ):
-    config = ExtractConfig(**tiny(images))
-    dataset = featstore.open_dataset("folder", images)
-    cache = featstore.provenance.FingerprintCache(tmp_path / "cache")
-    known = featstore.provenance.dataset_fingerprint(dataset.identity(), dataset.files(), cache)
-    facts = {"config": config.to_dict(), "store": str(tmp_path / "store"), "fingerprint": known}
+    site = replace(site_of(images, tmp_path), **change)
     with parallel.remote_team(scheduler) as team:
-        site = workplaces.Site(**facts | change)
         (outcome,) = team.run(workplaces.survey, [(site,)], died=spreading._died)
     with pytest.raises(SchedulerError, match=message):
         raise outcome.error
@@ -226,7 +231,7 @@ def read(path):
 
 
 def worker_of(process_id):
-    for child in psutil.Process(process_id).children(recursive=True):
+    for child in psutil.Process(process_id).children():
         if "spawn_main" in " ".join(child.cmdline()):
             return child.pid
     raise AssertionError("there is no worker")
@@ -258,6 +263,11 @@ def test_killed_workers_and_coordinators_cost_nothing_but_time(tmp_path, monkeyp
     assert group_bytes(three) == group_bytes(one)
     assert verify(open_store(store).sets()[0]) == []
     assert any(line.startswith("A worker died; rows ") for line in listener.lines)
+
+
+def test_a_gpu_that_is_not_there_is_named(images, tmp_path):
+    with pytest.raises(DeviceError, match="cuda:31 was asked for"):
+        workplaces.Workplace(site_of(images, tmp_path), "cuda:31", None)
 
 
 def test_nobody_at_the_address_is_named(images, tmp_path, monkeypatch):
