@@ -203,8 +203,8 @@ def write(results: Path, docs: Path) -> None:
     """Write the page, and the plot if there is something to plot."""
     records = load_records(results)
     extractions = [record for record in records if record["benchmark"] == "extract"]
+    (docs / PLOT).parent.mkdir(parents=True, exist_ok=True)
     if extractions:
-        (docs / PLOT).parent.mkdir(parents=True, exist_ok=True)
         with mpl.rc_context(STYLE):
             # Without matplotlib's version in it, the file changes only with the picture.
             plot(extractions[0]).savefig(docs / PLOT, metadata={"Software": None})

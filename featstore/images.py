@@ -108,13 +108,15 @@ def _decode(path: Path, min_size: int | None) -> NDArray[np.uint8]:
         if min_size is not None:
             # Other decoders than JPEG's ignore it.
             image.draft(None, (min_size, min_size))
-        image = ImageOps.exif_transpose(image)
+        # Both this and the conversion at the end would copy an image that needs neither.
+        if image.getexif().get(ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(image)
         # Pillow opened 16-bit gray PNG files as I before release 11.
         if image.mode == "I" or image.mode.startswith("I;16"):
             return _rgb(np.asarray(image).astype(np.uint16))
         if image.mode in ("P", "PA"):
             image = image.convert("RGBA")
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _is_planar_16_bit(image: TiffImageFile) -> bool:
