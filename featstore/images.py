@@ -93,7 +93,7 @@ def _decode(path: Path, min_size: int | None) -> NDArray[np.uint8]:
         try:
             with _opening, warnings.catch_warnings(action="ignore"):
                 image: Image.Image = Image.open(file)
-                image.getexif().get(ORIENTATION)
+                orientation = image.getexif().get(ORIENTATION, 1)
         except UnidentifiedImageError:
             if is_tiff:
                 return _decode_tiff(path)
@@ -109,7 +109,7 @@ def _decode(path: Path, min_size: int | None) -> NDArray[np.uint8]:
             # Other decoders than JPEG's ignore it.
             image.draft(None, (min_size, min_size))
         # Both this and the conversion at the end would copy an image that needs neither.
-        if image.getexif().get(ORIENTATION, 1) != 1:
+        if orientation != 1:
             image = ImageOps.exif_transpose(image)
         # Pillow opened 16-bit gray PNG files as I before release 11.
         if image.mode == "I" or image.mode.startswith("I;16"):

@@ -146,33 +146,53 @@ def run_pass(
     starts = batch_starts(sink.missing_rows(len(dataset)), batch_size)
     n_to_compute = sum(min(start + batch_size, len(dataset)) - start for start in starts)
     times = PassTimes()
-    begun: deque[tuple[Batch, Callable[[], dict[str, np.ndarray]]]] = deque()
-
-    def finish_first() -> None:
-        batch, finish = begun.popleft()
-        started = time.perf_counter()
-        rows = checked_rows(finish(), batch, dataset, sink.dtypes)
-        done = time.perf_counter()
-        waited_s = sink.wait_s
-        sink.add(batch.start, rows, batch.masked)
-        times.forward_s += done - started
-        times.write_s += sink.wait_s - waited_s
-        progress.advance(batch.stop - batch.start)
-
     progress.start("Extracting", n_to_compute, "images")
     try:
-        images = batches(dataset, starts, batch_size, on_error, extractor.min_size)
-        for batch in _timed(images, times):
-            started = time.perf_counter()
-            begun.append((batch, extractor.begin(batch)))
-            times.preprocess_s += time.perf_counter() - started
-            if len(begun) >= extractor.n_in_flight:
-                finish_first()
-        while begun:
-            finish_first()
+        found = feature_batches(
+            dataset, extractor, sink.dtypes, starts, batch_size, on_error, times
+        )
+        for batch, rows in found:
+            waited_s = sink.wait_s
+            sink.add(batch.start, rows, batch.masked)
+            times.write_s += sink.wait_s - waited_s
+            progress.advance(batch.stop - batch.start)
     finally:
         progress.stop()
     return n_to_compute, times
+
+
+def feature_batches(
+    dataset: Dataset,
+    extractor: Extractor,
+    dtypes: Mapping[str, str],
+    starts: Sequence[int],
+    batch_size: int,
+    on_error: str,
+    times: PassTimes,
+) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
+    """Yield the batches that begin at the given rows, each with its features by layer.
+
+    As many are begun ahead as the extractor can have in flight; `times` is added to. The features
+    are as :func:`checked_rows` returns them, which see also for what is raised.
+    """
+    begun: deque[tuple[Batch, Callable[[], dict[str, np.ndarray]]]] = deque()
+
+    def first() -> tuple[Batch, dict[str, np.ndarray]]:
+        batch, finish = begun.popleft()
+        started = time.perf_counter()
+        rows = checked_rows(finish(), batch, dataset, dtypes)
+        times.forward_s += time.perf_counter() - started
+        return batch, rows
+
+    images = batches(dataset, starts, batch_size, on_error, extractor.min_size)
+    for batch in _timed(images, times):
+        started = time.perf_counter()
+        begun.append((batch, extractor.begin(batch)))
+        times.preprocess_s += time.perf_counter() - started
+        if len(begun) >= extractor.n_in_flight:
+            yield first()
+    while begun:
+        yield first()
 
 
 def _timed(source: Iterator[Batch], times: PassTimes) -> Iterator[Batch]:

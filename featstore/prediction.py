@@ -165,8 +165,7 @@ def _features(
     run: Run, dataset: FileDataset, device: str, cache: FingerprintCache, progress: Progress
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Return X, (n_images, n_features) float32, NaN where an image can't be read, and why."""
-    from featstore.loaders import batches
-    from featstore.passes import checked_rows
+    from featstore.passes import PassTimes, feature_batches
     from featstore.recipes import recorded_recipe
 
     specs = run.selection["features"]
@@ -184,8 +183,11 @@ def _features(
         progress.start("Predicting", len(dataset), "images")
         try:
             starts = range(0, len(dataset), batch_size)
-            for batch in batches(dataset, starts, batch_size, "mask", extractor.min_size):
-                blocks.append(checked_rows(extractor.begin(batch)(), batch, dataset, dtypes))
+            found = feature_batches(
+                dataset, extractor, dtypes, starts, batch_size, "mask", PassTimes()
+            )
+            for batch, rows in found:
+                blocks.append(rows)
                 errors |= batch.masked
                 progress.advance(batch.stop - batch.start)
         finally:

@@ -154,9 +154,6 @@ def recorded_recipe(
         dataset="folder",
         layers=tuple(s["node"] for s in specs),
         pool=spec["pool"] or "avg",
-        bands=spec["preprocess"].get("bands", "rgb"),
-        image_size=spec["preprocess"].get("image_size"),
-        device=device_name,
         batch_size=int(spec["batch_size"]),
     )
 
