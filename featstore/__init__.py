@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featstore.comparison import compare
     from featstore.datasets import open_dataset
     from featstore.extraction import extract
     from featstore.fitting import fit
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from featstore.store import open_store
 
 _HOMES = {
+    "compare": "featstore.comparison",
     "extract": "featstore.extraction",
     "fit": "featstore.fitting",
     "open_dataset": "featstore.datasets",
@@ -27,7 +29,7 @@ _HOMES = {
     "write_report": "featstore.report",
 }
 
-__all__ = ["extract", "fit", "open_dataset", "open_store", "predict", "write_report"]
+__all__ = ["compare", "extract", "fit", "open_dataset", "open_store", "predict", "write_report"]
 
 
 def __getattr__(name: str) -> Any:

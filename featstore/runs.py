@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import re
 import secrets
@@ -93,6 +94,29 @@ class Run:
             return dict(json.loads(self._bytes("curves.json")))
         except RunError as error:
             raise RunError(f"{self.path} is damaged: {error}. Fit again with --refit.") from error
+
+    @cached_property
+    def predictions(self) -> dict[str, np.ndarray]:
+        """Columns of ``predictions.csv``, each (n_rows,): ``score`` float64, the others str.
+
+        ``sample_id``, ``split``, ``true`` and ``predicted`` (names of classes) and ``score``, of
+        the test rows and, where there are any beside these, of the validation rows.
+
+        Raises
+        ------
+        RunError
+            When the file is not what fit wrote.
+        """
+        try:
+            text = self._bytes("predictions.csv").decode("utf-8")
+        except RunError as error:
+            raise RunError(f"{self.path} is damaged: {error}. Fit again with --refit.") from error
+        names, *lines = csv.reader(io.StringIO(text, newline=""))
+        columns = zip(names, zip(*lines, strict=True), strict=True)
+        return {
+            name: np.array(column, dtype=np.float64 if name == "score" else np.str_)
+            for name, column in columns
+        }
 
     @cached_property
     def model(self) -> Pipeline:

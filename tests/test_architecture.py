@@ -27,7 +27,7 @@ ORDER = [
     ["workplaces"],
     ["spreading"],
     ["extraction", "fitting"],
-    ["prediction", "report"],
+    ["comparison", "prediction", "report"],
     ["demo"],
 ]
 """Rooms by rank: a module may import, when it is itself imported, only from lower ranks."""
@@ -36,6 +36,7 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 SOURCES = sorted((ROOT / "featstore").glob("*.py"))
 STAGE_TWO = [
     "classifiers",
+    "comparison",
     "epochs",
     "fitting",
     "metrics",
