@@ -191,7 +191,18 @@ def show(result: Extraction) -> None:
             f"{rows} can't be read: masked, and left out by fit. "
             f"`featstore store show {result.set_id}` lists them."
         )
+    if result.n_leaked:
+        click.echo(_leaks(result.n_leaked, result.n_by_split))
     click.echo(f"{nbytes_text(result.nbytes)} in {result.path}")
+
+
+def _leaks(n_leaked: int, n_by_split: dict[str, int]) -> str:
+    held_out = {name: n for name, n in n_by_split.items() if name != "train"}
+    are, them = ("is", "it") if n_leaked == 1 else ("are", "them")
+    return (
+        f"{n_leaked} of {sum(held_out.values())} {' and '.join(held_out)} images {are} also among "
+        f"the training images; `featstore fit --drop-leaks` leaves {them} out."
+    )
 
 
 def _where_time_went(times: dict[str, float]) -> str:

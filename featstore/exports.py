@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +21,9 @@ CSV_ROWS = 10_000
 def export(selection: Selection, path: Path) -> None:
     """Write features, labels, splits and sample ids to a file, in the format of its ending.
 
-    ``.npz`` holds X, y, split, sample_id, valid and class_names; ``.npy`` X alone; ``.parquet``
-    and ``.csv`` one row a sample, with the columns sample_id, split, label, class and one for
-    each feature.
+    ``.npz`` holds X, y, split, sample_id, valid, class_names and first_row; ``.npy`` X alone;
+    ``.parquet`` and ``.csv`` one row a sample, with the columns sample_id, split, label, class,
+    first_row and one for each feature. first_row is left out where it is not known.
 
     Parameters
     ----------
@@ -52,6 +53,8 @@ def export(selection: Selection, path: Path) -> None:
 
 
 def _npz(selection: Selection, path: Path) -> None:
+    first_rows = selection.first_rows
+    more: dict[str, Any] = {} if first_rows is None else {"first_row": first_rows}
     with path.open("wb") as stream:
         np.savez(
             stream,
@@ -61,6 +64,7 @@ def _npz(selection: Selection, path: Path) -> None:
             sample_id=selection.sample_ids,
             valid=selection.valid,
             class_names=np.array(selection.class_names),
+            **more,
         )
 
 
@@ -82,6 +86,8 @@ def _frame(selection: Selection, start: int, stop: int) -> pd.DataFrame:
             "class": names[labels],
         }
     )
+    if selection.first_rows is not None:
+        about["first_row"] = selection.first_rows[start:stop]
     return pd.concat([about, X], axis=1)
 
 

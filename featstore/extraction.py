@@ -12,9 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featstore.config import ExtractConfig
+import numpy as np
+
+from featstore.config import SPLITS, ExtractConfig
 from featstore.datasets import open_dataset
 from featstore.datasets.base import Dataset
+from featstore.duplicates import count_leaked, find_first_rows
 from featstore.featureset import FeatureSet, mark_damaged
 from featstore.locks import held
 from featstore.progress import SILENT, Progress
@@ -58,6 +61,11 @@ class Extraction:
     n_images, n_computed, n_reused, n_masked : int
         Rows; images that went through the network now; rows that the store already had; rows
         whose image can't be read.
+    n_by_split : dict of str to int
+        Rows of each split that has any.
+    n_leaked : int or None
+        Rows of the test and val splits whose image is also, byte for byte, among the training
+        images; None for a set that was made before featstore looked for them.
     duration_s : float
         From the call to its end.
     images_per_s : float
@@ -76,6 +84,8 @@ class Extraction:
     n_computed: int
     n_reused: int
     n_masked: int
+    n_by_split: dict[str, int]
+    n_leaked: int | None
     device: str
     precision: str
     dtype: str
@@ -146,7 +156,7 @@ def extract(
 def run(config: ExtractConfig, store: FeatureStore, progress: Progress = SILENT) -> Extraction:
     """Extract what `config` asks for into `store`; see :func:`extract`."""
     began = time.perf_counter()
-    dataset = open_dataset(config.dataset, config.root, seed=config.seed, limit=config.limit)
+    dataset = _open(config)
     cache = FingerprintCache(store.cache_dir / "fingerprints")
     fingerprint = dataset_fingerprint(dataset.identity(), dataset.files(), cache, progress)
     request = _request(config, cache)
@@ -166,7 +176,13 @@ def run(config: ExtractConfig, store: FeatureStore, progress: Progress = SILENT)
         identity = _identity(config, dataset, fingerprint, recipe, dtype)
         set_id = store.set_id(identity)
         with held(store.set_lock(set_id), set_id, progress):
-            feature_set = _open_or_create(store, identity, config, dataset, recipe)
+            found = store.find(identity)
+            if found is None:
+                # A crew's workers read the images; what is read here is not to stay in memory.
+                compared = _open(config) if crew else dataset
+                first_rows = find_first_rows(compared, cache, progress)
+                found = _create(store, identity, config, dataset, recipe, first_rows)
+            feature_set = found
             work = Work(
                 config,
                 dataset,
@@ -187,6 +203,10 @@ def run(config: ExtractConfig, store: FeatureStore, progress: Progress = SILENT)
             ]
             n_computed, times = work.compute(missing, progress)
             return _result(feature_set, names, n_computed, times, began)
+
+
+def _open(config: ExtractConfig) -> Dataset:
+    return open_dataset(config.dataset, config.root, seed=config.seed, limit=config.limit)
 
 
 def _stored_dtype(asked: str, precision: str) -> str:
@@ -269,16 +289,14 @@ def _identity(
     }
 
 
-def _open_or_create(
+def _create(
     store: FeatureStore,
     identity: dict[str, Any],
     config: ExtractConfig,
     dataset: Dataset,
     recipe: Recipe,
+    first_rows: np.ndarray,
 ) -> FeatureSet:
-    found = store.find(identity)
-    if found is not None:
-        return found
     info = {
         "identity": identity,
         "dataset": {
@@ -293,7 +311,8 @@ def _open_or_create(
         "preprocess": recipe.preprocess,
         "command": config.command(store.path),
     }
-    return store.create(info, dataset.labels, dataset.splits, list(dataset.sample_ids))
+    sample_ids = list(dataset.sample_ids)
+    return store.create(info, dataset.labels, dataset.splits, sample_ids, first_rows)
 
 
 def _result(
@@ -301,6 +320,7 @@ def _result(
 ) -> Extraction:
     records = [feature_set.layer(name) for name in names]
     masked = {entry["row"] for record in records for entry in record["masked"]}
+    counts = np.bincount(feature_set.splits, minlength=len(SPLITS))
     pass_s = times.get("pass_s", 0.0)
     conditions = records[0]["conditions"]
     return Extraction(
@@ -316,6 +336,8 @@ def _result(
         n_computed=n_computed,
         n_reused=feature_set.n_samples - n_computed,
         n_masked=len(masked),
+        n_by_split={name: n for name, n in zip(SPLITS, counts.tolist(), strict=True) if n},
+        n_leaked=count_leaked(feature_set.first_rows, feature_set.splits, masked),
         device=records[0]["device"],
         precision=feature_set.facets["precision"],
         dtype=records[0]["dtype"],

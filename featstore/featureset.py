@@ -17,7 +17,7 @@ from featstore.files import read_json, write_json
 
 FORMAT = 1
 
-VECTORS = ("label", "split", "sample_id")
+VECTORS = ("label", "split", "sample_id", "first_row")
 """Arrays of a set that are no layer's."""
 
 
@@ -191,6 +191,18 @@ class FeatureSet:
     def sample_ids(self) -> np.ndarray:
         """Name of each row's sample, (n_samples,) str."""
         return matrices.read_vector(self.group, "sample_id")
+
+    @cached_property
+    def first_rows(self) -> np.ndarray | None:
+        """First row with the same image as each row, (n_samples,) int64.
+
+        None in a set that was made before featstore looked for identical images. See
+        :func:`featstore.duplicates.find_first_rows`.
+        """
+        # A vector whose file was written and is gone is damage, which reading it tells.
+        if "first_row/zarr.json" not in self.info["files"]:
+            return None
+        return matrices.read_vector(self.group, "first_row")
 
     @property
     def nbytes(self) -> int:

@@ -111,6 +111,17 @@ class Selection:
         """Names of the samples, (n_samples,) str."""
         return self._sets[0].sample_ids
 
+    @property
+    def first_rows(self) -> np.ndarray | None:
+        """First row with the same image as each row, (n_samples,) int64; None if not known.
+
+        It is not known where all of the sets were made before featstore looked for identical
+        images.
+        """
+        # All sets are of the same images, but some may be older than this vector.
+        known = (s.first_rows for s in self._sets)
+        return next((rows for rows in known if rows is not None), None)
+
     @cached_property
     def valid(self) -> np.ndarray:
         """Rows that were not masked, (n_samples,) bool."""

@@ -1,8 +1,8 @@
 """The feature store: a folder of feature sets, each keyed by what its features depend on.
 
 ``sets/<set_id>/``
-    ``features.zarr/``      a plain Zarr v3 group: ``label``, ``split``, ``sample_id`` and one
-    matrix a layer, row i of all of them being sample i of the dataset.
+    ``features.zarr/``      a plain Zarr v3 group: ``label``, ``split``, ``sample_id``,
+    ``first_row`` and one matrix a layer, row i of all of them being sample i of the dataset.
     ``set.json``            what the set is: dataset, backbone, preprocessing, fingerprints.
     ``layers/<layer>.json`` written last: the layer is complete, and these are its files' hashes.
     ``journal/``            while a layer is incomplete: what of it is durable.
@@ -132,6 +132,7 @@ class FeatureStore:
         labels: np.ndarray,
         splits: np.ndarray,
         sample_ids: Sequence[str],
+        first_rows: np.ndarray,
     ) -> FeatureSet:
         """Create a feature set without layers, whole or not at all; the caller holds its lock.
 
@@ -142,6 +143,8 @@ class FeatureStore:
         labels : ndarray of shape (n_samples,), int32
         splits : ndarray of shape (n_samples,), uint8
         sample_ids : sequence of str
+        first_rows : ndarray of shape (n_samples,), int64
+            First row with the same image as each row.
         """
         set_id = self.set_id(info["identity"])
         draft = FeatureSet(self._sets_dir / f".new-{set_id}")
@@ -153,6 +156,7 @@ class FeatureStore:
         matrices.create_vector(draft.group, "label", labels, {"class_names": names})
         matrices.create_vector(draft.group, "split", splits, {"split_names": list(SPLITS)})
         matrices.create_vector(draft.group, "sample_id", np.array(sample_ids, dtype=str), {})
+        matrices.create_vector(draft.group, "first_row", first_rows, {})
         files = sorted(path for path in draft.group.rglob("*") if path.is_file())
         for path in files:
             sync_file(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from makers import write_images
 
 from featstore import matrices
 from featstore.config import SPLITS
+from featstore.featureset import FeatureSet
+from featstore.files import read_json, write_json
 from featstore.sink import Sink
 from featstore.store import FeatureStore, open_store
 
@@ -57,6 +60,7 @@ def add_features(
     title: str | None = None,
     class_names: tuple[str, ...] = CLASSES,
     masked: Mapping[int, str] | None = None,
+    first_rows: np.ndarray | None = None,
     **facets: Any,
 ) -> None:
     """Put one feature set into a store through the sink, as extraction does."""
@@ -87,7 +91,9 @@ def add_features(
         "command": "featstore extract",
     }
     ids = [f"{SPLITS[s]}/{i:07d}" for i, s in enumerate(splits)]
-    feature_set = store.create(info, y, splits, ids)
+    if first_rows is None:
+        first_rows = np.arange(n_samples)
+    feature_set = store.create(info, y, splits, ids, first_rows)
     for layer, X in layers.items():
         matrices.create_matrix(feature_set.group, layer, X.shape, {})
     with Sink(feature_set, list(layers), CONDITIONS, "x") as sink:
@@ -110,6 +116,14 @@ def add_features(
         for i, (layer, X) in enumerate(layers.items())
     }
     sink.finish(records)
+
+
+def forget_first_rows(feature_set: FeatureSet) -> None:
+    """Turn a set into one that was made before featstore looked for identical images."""
+    shutil.rmtree(feature_set.group / "first_row")
+    info = read_json(feature_set.path / "set.json")
+    files = {name: own for name, own in info["files"].items() if not name.startswith("first_row/")}
+    write_json(feature_set.path / "set.json", info | {"files": files})
 
 
 @pytest.fixture

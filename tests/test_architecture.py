@@ -17,7 +17,7 @@ ORDER = [
     ["provenance"],
     ["images", "layers", "matrices", "downloads", "metrics"],
     ["datasets"],
-    ["featureset", "sheets", "modelfiles", "locks"],
+    ["featureset", "sheets", "modelfiles", "locks", "duplicates"],
     ["store"],
     ["selection", "teams", "devices", "weights", "preprocess", "loaders", "classifiers", "splits"],
     ["sink", "engines", "audit", "exports", "epochs", "parallel", "figures", "pixelstats"],
@@ -37,6 +37,7 @@ SOURCES = sorted((ROOT / "featstore").glob("*.py"))
 STAGE_TWO = [
     "classifiers",
     "comparison",
+    "duplicates",
     "epochs",
     "fitting",
     "metrics",

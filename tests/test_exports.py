@@ -3,15 +3,18 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import forget_first_rows
 
 from featstore import exports
 from featstore.errors import ConfigError
 from featstore.exports import export
 
+ROWS = np.array([*range(49), 3])
+
 
 @pytest.fixture
 def selection(make_store):
-    return make_store(n_samples=50, n_features=3, masked={7: "cut short"}).select()
+    return make_store(n_samples=50, n_features=3, masked={7: "cut short"}, first_rows=ROWS).select()
 
 
 def test_npz_holds_everything(selection, tmp_path):
@@ -22,6 +25,7 @@ def test_npz_holds_everything(selection, tmp_path):
         assert found["split"].tolist() == ["train"] * 37 + ["test"] * 13
         assert found["sample_id"][40] == "test/0000040"
         assert np.flatnonzero(~found["valid"]).tolist() == [7]
+        assert found["first_row"].tolist() == [*range(49), 3]
         assert found["class_names"].tolist() == list(selection.class_names)
 
 
@@ -39,8 +43,10 @@ def test_tables_have_a_row_a_sample(selection, tmp_path, monkeypatch, ending, re
     path.write_text("what was there before")
     export(selection, path)
     frame = read(path)
-    assert list(frame.columns[:5]) == ["sample_id", "split", "label", "class", "fc1000.0"]
-    np.testing.assert_allclose(frame.iloc[:, 4:].to_numpy(), selection.memmap(), rtol=1e-6)
+    about = ["sample_id", "split", "label", "class", "first_row"]
+    assert list(frame.columns[:6]) == [*about, "fc1000.0"]
+    assert frame["first_row"].tolist() == ROWS.tolist()
+    np.testing.assert_allclose(frame.iloc[:, 5:].to_numpy(), selection.memmap(), rtol=1e-6)
     assert frame["class"][1] == selection.class_names[1]
     assert frame["split"].tolist() == ["train"] * 37 + ["test"] * 13
 
@@ -50,6 +56,17 @@ def test_unlabelled_rows_have_no_class(make_store, tmp_path):
     store = make_store(n_samples=4, n_features=2, y=y, splits=np.zeros(4, np.uint8))
     export(store.select(), tmp_path / "a.csv")
     assert pd.read_csv(tmp_path / "a.csv")["class"].isna().tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("ending", ["npz", "csv"])
+def test_an_older_set_is_exported_without_what_it_has_not(make_store, tmp_path, ending):
+    store = make_store(n_samples=8, n_features=2)
+    forget_first_rows(store.sets()[0])
+    path = tmp_path / f"a.{ending}"
+    export(store.select(), path)
+    names = np.load(path).files if ending == "npz" else list(pd.read_csv(path).columns)
+    assert "sample_id" in names
+    assert "first_row" not in names
 
 
 def test_another_ending_is_answered_with_those_there_are(selection, tmp_path):

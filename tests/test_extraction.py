@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import forget_first_rows
 from makers import real_file, tiny, tree_bytes, write_images
 
 import featstore
 from featstore import backbones, extraction, matrices, passes, sink
+from featstore.cli.main import _run
 from featstore.datasets.base import FileDataset
 from featstore.errors import (
     ConfigError,
@@ -164,6 +166,85 @@ def test_a_changed_image_is_noticed_and_never_mixed(images, store):
     shutil.copy(next(other.rglob("*.png")), path)
     assert extract(store=store, **tiny(images)).n_computed == 27
     assert len(store.sets()) == 2
+
+
+def test_test_images_that_are_also_trained_on_are_counted(images, store):
+    assert extract(store=store, **tiny(images)).n_leaked == 0
+    shutil.copy(images / "train" / "sand" / "sand00.png", images / "test" / "sand" / "copy.png")
+    shutil.copy(images / "train" / "sand" / "sand00.png", images / "train" / "sand" / "copy.png")
+    shutil.copy(images / "test" / "water" / "water00.png", images / "test" / "water" / "copy.png")
+    (images / "val" / "sand").mkdir(parents=True)
+    shutil.copy(images / "train" / "water" / "water03.png", images / "val" / "sand")
+    first = extract(store=store, **tiny(images))
+    assert first.n_leaked == 2
+    assert first.n_by_split == {"train": 19, "test": 11, "val": 1}
+    again = extract(store=store, **tiny(images))
+    assert (again.n_computed, again.n_leaked) == (0, 2)
+    other_layer = extract(store=store, **tiny(images, layers="conv1"))
+    assert (other_layer.n_computed, other_layer.n_leaked) == (31, 2)
+    assert other_layer.to_dict()["n_leaked"] == 2
+    dataset = featstore.open_dataset("folder", images)
+    rows = store.get(first.set_id).first_rows
+    found = {dataset.sample_ids[i]: dataset.sample_ids[rows[i]] for i in np.flatnonzero(rows < 31)}
+    assert found["val/sand/water03.png"] == "train/water/water03.png"
+    assert found["train/sand/sand00.png"] == "test/sand/copy.png"
+    assert sum(name != first_name for name, first_name in found.items()) == 4
+
+
+def test_of_fewer_images_only_those_are_compared(images, store):
+    for path in (images / "train" / "sand").iterdir():
+        shutil.copy(path, images / "test" / "sand")
+    whole = extract(store=store, **tiny(images))
+    assert whole.n_leaked == 6
+    few = extract(store=store, **tiny(images, limit=12))
+    dataset = featstore.open_dataset("folder", images, limit=12)
+    files = [path.read_bytes() for path in dataset.paths]
+    trained = {content for content, code in zip(files, dataset.splits, strict=True) if code == 0}
+    tested = [content for content, code in zip(files, dataset.splits, strict=True) if code]
+    assert few.n_leaked == sum(content in trained for content in tested) < 6
+
+
+def test_masked_images_are_no_leak(images, store):
+    for split in ("train", "test"):
+        (images / split / "sand" / "cut.png").write_bytes(b"the same")
+    masked = extract(store=store, **tiny(images, on_error="mask"))
+    assert (masked.n_masked, masked.n_leaked) == (2, 0)
+    assert extract(store=store, **tiny(images, on_error="mask")).n_leaked == 0
+
+
+def test_of_an_older_set_leaks_are_not_known(images, store):
+    shutil.copy(images / "train" / "sand" / "sand00.png", images / "test" / "sand" / "copy.png")
+    extract(store=store, **tiny(images))
+    forget_first_rows(store.sets()[0])
+    again = extract(store=store, **tiny(images))
+    assert (again.n_computed, again.n_leaked) == (0, None)
+    assert extract(store=store, **tiny(images, layers="conv1")).n_leaked is None
+
+
+def test_the_command_tells_of_leaks(images, store, capsys):
+    options = {k: v for k, v in tiny(images).items() if v is not None}
+    words = [w for k, v in options.items() for w in (f"--{k.replace('_', '-')}", str(v))]
+    args = ["extract", *words, "--store", str(store.path)]
+    assert _run(args) == 0
+    assert "--drop-leaks" not in capsys.readouterr().out
+    shutil.copy(images / "train" / "sand" / "sand00.png", images / "test" / "sand" / "copy.png")
+    for _ in range(2):
+        assert _run(args) == 0
+        assert (
+            "1 of 10 test images is also among the training images; `featstore fit --drop-leaks` "
+            "leaves it out.\n"
+        ) in capsys.readouterr().out
+    (images / "val" / "sand").mkdir(parents=True)
+    shutil.copy(images / "train" / "sand" / "sand00.png", images / "val" / "sand")
+    assert _run(args) == 0
+    assert (
+        "2 of 11 test and val images are also among the training images; `featstore fit "
+        "--drop-leaks` leaves them out.\n"
+    ) in capsys.readouterr().out
+    assert _run([*args, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["n_leaked"], result["n_computed"]) == (2, 0)
+    assert result["n_by_split"] == {"train": 18, "test": 10, "val": 1}
 
 
 def test_a_renamed_folder_is_the_same_dataset(images, store):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import add_features, blobs
+from conftest import add_features, blobs, forget_first_rows
 
 from featstore.errors import CorruptionError, IncompleteError, SelectionError
 from featstore.selection import selecting_options
@@ -62,6 +62,18 @@ def test_models_fuse(store):
     assert set(qualified.layers) == {"resnet50:fc1000", "alexnet:fc8"}
     shared = store.select(model="resnet50,alexnet", layers="fc1000,fc8")
     assert shared.n_features == 12
+
+
+def test_identical_images_are_known_if_any_of_the_sets_knows_them(store):
+    rows = np.minimum(np.arange(N), 30)
+    add(store, "resnet50", first_rows=rows)
+    add(store, "alexnet", ("fc8",), first_rows=rows)
+    fused = {"model": "resnet50,alexnet"}
+    assert store.select(**fused).first_rows.tolist() == rows.tolist()
+    forget_first_rows(store.get(store.select(model="resnet50").parts[0][0]))
+    assert store.select(**fused).first_rows.tolist() == rows.tolist()
+    forget_first_rows(store.get(store.select(model="alexnet").parts[0][0]))
+    assert store.select(**fused).first_rows is None
 
 
 def test_models_of_different_images_do_not_fuse(store):

@@ -36,8 +36,9 @@ def feature_set(tmp_path):
         "command": "begin",
     }
     zeros = np.zeros(N, np.int32)
-    names = [str(i) for i in range(N)]
-    made = open_store(tmp_path / "store").create(info, zeros, zeros.astype("u1"), names)
+    names, rows = [str(i) for i in range(N)], np.arange(N)
+    store = open_store(tmp_path / "store")
+    made = store.create(info, zeros, zeros.astype("u1"), names, rows)
     for layer, width in WIDTHS.items():
         made.begin_layer(layer, width, {"layer": layer})
     return made

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
-from conftest import add_features, blobs
+from conftest import add_features, blobs, forget_first_rows
 
+from featstore.audit import verify
 from featstore.errors import CorruptionError, IncompleteError, SelectionError, StoreError
 from featstore.locks import held
 from featstore.store import FeatureStore, file_name, open_store
@@ -110,6 +113,45 @@ def test_labels_of_a_damaged_set_are_not_believed(make_store):
     path.write_bytes(content)
     with pytest.raises(CorruptionError, match="label is damaged"):
         np.asarray(store.sets()[0].labels)
+
+
+def test_rows_of_identical_images_are_kept(make_store):
+    rows = np.array([0, 0, 2, 3, 0, 3])
+    (feature_set,) = make_store(n_samples=6, first_rows=rows).sets()
+    assert feature_set.first_rows.dtype == np.int64
+    assert feature_set.first_rows.tolist() == rows.tolist()
+    assert feature_set.unfinished() == []
+    assert verify(feature_set) == []
+
+
+def test_an_older_set_without_them_is_a_set_like_any_other(make_store):
+    store = make_store(n_samples=40)
+    forget_first_rows(store.sets()[0])
+    (feature_set,) = store.sets()
+    assert feature_set.first_rows is None
+    assert verify(feature_set) == []
+    assert store.select().first_rows is None
+    assert store.select().memmap().shape == (40, 20)
+
+
+@pytest.mark.parametrize("file", ["zarr.json", "c/0"])
+def test_identical_images_of_a_damaged_set_are_not_believed(make_store, file):
+    store = make_store(n_samples=40)
+    path = store.sets()[0].group / "first_row" / file
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    (damage,) = verify(store.sets()[0])
+    assert damage.file == f"features.zarr/first_row/{file}"
+    with pytest.raises(CorruptionError, match="first_row is damaged.*store verify"):
+        _ = store.sets()[0].first_rows
+
+
+def test_a_vector_that_is_gone_is_damage_and_no_older_set(make_store):
+    store = make_store(n_samples=40)
+    shutil.rmtree(store.sets()[0].group / "first_row")
+    assert len(verify(store.sets()[0])) == 2
+    with pytest.raises(CorruptionError, match="first_row is damaged"):
+        _ = store.sets()[0].first_rows
 
 
 @pytest.mark.parametrize("file", ["set.json", "layers/fc1000.json"])
