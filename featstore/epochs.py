@@ -13,8 +13,15 @@ from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 from sklearn.utils.class_weight import compute_class_weight
 
-from featstore.classifiers import blocks
+from featstore.blocks import row_blocks
 from featstore.errors import FitError
+
+EPOCH_NBYTES = 256 * 2**20
+"""Rows up to which an epoch takes all of them at once; more come in blocks of about this size."""
+
+RUN_ROWS = 64
+"""Rows of a block that lie side by side. The runs come from all over the matrix, since datasets
+stand sorted by class; single rows would be slow to read from a disk."""
 
 MIN_LEARNING_RATE = 1e-6
 """Where scikit-learn's adaptive learning rate gives up."""
@@ -41,9 +48,11 @@ class Curves:
     accuracy : list of float
         Share of training rows classified right after the epoch.
     validation_accuracy : list of float
-        The same of the rows held out by ``early_stopping``; empty without it.
+        The same of the rows held out by ``early_stopping``, or without it of the dataset's
+        validation rows, which decide nothing; empty where there are neither.
     converged : bool
-        Whether it stopped by itself, before ``max_iter`` epochs.
+        Whether it stopped by itself, before ``max_iter`` epochs, or after the number of epochs
+        that was asked for.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -86,21 +95,33 @@ def trains_by_epochs(estimator: ClassifierMixin) -> bool:
     return isinstance(estimator, SGDClassifier) and estimator.loss in MARGIN_LOSSES
 
 
-def train(estimator: MLPClassifier | SGDClassifier, X: np.ndarray, y: np.ndarray) -> Curves:
+def train(
+    estimator: MLPClassifier | SGDClassifier,
+    X: np.ndarray,
+    y: np.ndarray,
+    *,
+    n_epochs: int | None = None,
+    validate: Callable[[ClassifierMixin], float] | None = None,
+) -> Curves:
     """Train by ``partial_fit``, one epoch at a time, until it stops improving.
 
     All parameters do what scikit-learn's manual says, ``max_iter``, ``tol``,
     ``n_iter_no_change``, ``early_stopping`` and adaptive learning rates included. MLPClassifier
     takes the very steps of its ``fit``, up to the order in which the rows are shuffled;
-    SGDClassifier stops all one-vs-rest problems together, by their mean loss.
+    SGDClassifier stops all one-vs-rest problems together, by their mean loss. Rows beyond
+    256 MiB are taken in blocks, shuffled within and among them, so that memory holds one.
 
     Parameters
     ----------
     estimator : MLPClassifier or SGDClassifier
         Unfitted, with an integer ``random_state``; trained in place.
     X : ndarray of shape (n_samples, n_features), float32
-        May be read-only.
+        May be a read-only memory map, and larger than memory.
     y : ndarray of shape (n_samples,), int
+    n_epochs : int, optional
+        Train for just so many, whatever the losses.
+    validate : callable, optional
+        Gives the accuracy on other rows after an epoch, for the record.
 
     Raises
     ------
@@ -119,33 +140,43 @@ def train(estimator: MLPClassifier | SGDClassifier, X: np.ndarray, y: np.ndarray
     is_mlp = isinstance(estimator, MLPClassifier)
     # MLPClassifier stops after more than n_iter_no_change epochs, SGDClassifier after as many.
     patience = _Patience(asked["tol"], asked["n_iter_no_change"] + is_mlp)
-    held_out = None
-    if asked["early_stopping"]:
-        X, X_held, y, y_held = train_test_split(
-            X, y, test_size=asked["validation_fraction"], stratify=y, random_state=random_state
+    rows, held_out = np.arange(len(y)), None
+    if asked["early_stopping"] and n_epochs is None:
+        rows, held_out = train_test_split(
+            rows, test_size=asked["validation_fraction"], stratify=y, random_state=random_state
         )
-        held_out = X_held, y_held
+        if len(rows) * X.shape[1] * 4 <= EPOCH_NBYTES:
+            X_held, y_held = X[held_out], y[held_out]
+            X, y = X[rows], y[rows]
+            rows = np.arange(len(y))
+        else:
+            rows.sort()
+            X_held, y_held = X[np.sort(held_out)], y[np.sort(held_out)]
     adaptive = asked["learning_rate"] == "adaptive" and asked.get("solver", "sgd") == "sgd"
     learning_rate = asked["learning_rate_init" if is_mlp else "eta0"]
     curves = Curves()
     best_weights = None
-    for _ in range(asked["max_iter"]):
+    for epoch in range(n_epochs or asked["max_iter"]):
         try:
-            estimator.partial_fit(X, y, classes=classes)
+            seen_loss = _one_epoch(estimator, X, y, rows, classes, random_state)
         except ValueError as error:
-            raise _diverged(len(curves.loss) + 1, str(error)) from error
-        loss, accuracy = _judge(estimator, X, y)
+            raise _diverged(epoch + 1, str(error)) from error
+        loss, accuracy = _judge(estimator, X, y, rows)
+        loss = seen_loss if is_mlp else loss
         if not np.isfinite(loss):
-            raise _diverged(len(curves.loss) + 1, f"The loss is {loss}.")
+            raise _diverged(epoch + 1, f"The loss is {loss}.")
         curves.loss.append(loss)
         curves.accuracy.append(accuracy)
         measure = loss
-        if held_out:
-            curves.validation_accuracy.append(_judge(estimator, *held_out)[1])
-            measure = -curves.validation_accuracy[-1]
+        if held_out is not None:
+            accuracy = _judge(estimator, X_held, y_held, np.arange(len(y_held)))[1]
+            curves.validation_accuracy.append(accuracy)
+            measure = -accuracy
             if is_mlp and measure < patience.best:
                 best_weights = [w.copy() for w in (*estimator.coefs_, *estimator.intercepts_)]
-        if patience.spent(measure):
+        elif validate is not None:
+            curves.validation_accuracy.append(validate(estimator))
+        if n_epochs is None and patience.spent(measure):
             if not adaptive or learning_rate <= MIN_LEARNING_RATE:
                 curves.converged = True
                 break
@@ -158,7 +189,32 @@ def train(estimator: MLPClassifier | SGDClassifier, X: np.ndarray, y: np.ndarray
         ):
             mine[...] = best
     estimator.set_params(**asked)
+    curves.converged |= n_epochs is not None
     return curves
+
+
+def _one_epoch(
+    estimator: MLPClassifier | SGDClassifier,
+    X: np.ndarray,
+    y: np.ndarray,
+    rows: np.ndarray,
+    classes: np.ndarray,
+    random_state: np.random.RandomState,
+) -> float:
+    """Show the estimator all rows once; return its own mean loss over them, of mlp."""
+    n_at_once = max(RUN_ROWS, EPOCH_NBYTES // (4 * X.shape[1]))
+    if len(rows) <= n_at_once:
+        estimator.partial_fit(X, y, classes=classes)
+        return float(getattr(estimator, "loss_", np.nan))
+    runs = np.array_split(rows, range(RUN_ROWS, len(rows), RUN_ROWS))
+    order = random_state.permutation(len(runs))
+    n_runs = n_at_once // RUN_ROWS
+    total = 0.0
+    for start in range(0, len(order), n_runs):
+        block = np.concatenate([runs[i] for i in order[start : start + n_runs]])
+        estimator.partial_fit(X[block], y[block], classes=classes)
+        total += float(getattr(estimator, "loss_", np.nan)) * len(block)
+    return total / len(rows)
 
 
 def _diverged(epoch: int, cause: str) -> FitError:
@@ -169,23 +225,25 @@ def _diverged(epoch: int, cause: str) -> FitError:
 
 
 def _judge(
-    estimator: MLPClassifier | SGDClassifier, X: np.ndarray, y: np.ndarray
+    estimator: MLPClassifier | SGDClassifier, X: np.ndarray, y: np.ndarray, rows: np.ndarray
 ) -> tuple[float, float]:
-    """Return the loss and the accuracy after an epoch."""
+    """Return the mean loss, of sgd, and the accuracy on some rows after an epoch."""
     n_right, total = 0, 0.0
-    for rows in blocks(X):
+    for block in row_blocks(len(rows), X.shape[1]):
+        # Without a copy where the rows are all.
+        at = block if len(rows) == len(X) else rows[block]
+        own = y[at]
         if isinstance(estimator, MLPClassifier):
-            n_right += int(np.sum(estimator.predict(X[rows]) == y[rows]))
+            n_right += int(np.sum(estimator.predict(X[at]) == own))
             continue
-        values = estimator.decision_function(X[rows])
+        values = estimator.decision_function(X[at])
         if values.ndim == 1:
-            signs = np.where(y[rows] == estimator.classes_[1], 1.0, -1.0)
+            signs = np.where(own == estimator.classes_[1], 1.0, -1.0)
             guess = (values > 0).astype(int)
         else:
-            signs = np.where(y[rows, None] == estimator.classes_, 1.0, -1.0)
+            signs = np.where(own[:, None] == estimator.classes_, 1.0, -1.0)
             guess = values.argmax(axis=1)
-        n_right += int(np.sum(estimator.classes_[guess] == y[rows]))
+        n_right += int(np.sum(estimator.classes_[guess] == own))
         losses = MARGIN_LOSSES[estimator.loss](signs * values)
         total += float(losses.sum(dtype=np.float64)) / (losses.size / len(losses))
-    loss = estimator.loss_ if isinstance(estimator, MLPClassifier) else total / len(X)
-    return float(loss), n_right / len(X)
+    return total / len(rows), n_right / len(rows)

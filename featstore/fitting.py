@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
+from featstore import accelerators, costs
 from featstore.classifiers import aim_params, find_classifier
 from featstore.config import FitConfig, json_digest
-from featstore.errors import FeatstoreError, FitError
-from featstore.parallel import Outcome, run_tasks
+from featstore.errors import ConfigError, FeatstoreError, FitError
+from featstore.parallel import Outcome, TaskPool
 from featstore.progress import SILENT, Progress
+from featstore.provenance import available_cores
 from featstore.runs import Run, make_run_id, open_run
+from featstore.scaling import scratch_folder
+from featstore.searches import Search, candidates
 from featstore.selection import Selection
+from featstore.splits import n_rows, split_rows
 from featstore.store import FeatureStore, open_store
 from featstore.tasks import Task, find_run, fit_task
+from featstore.trials import Trial, divide, run_trial
+
+SOLVERS = 2
+"""Number of the solvers' version: with another one, the same fit may end in other last digits."""
+
+QUICK_S = 6.0
+"""Time of all fits together up to which workers, which take 3 s to start, are not worth it."""
+
+GPU_ENVIRONMENT = {"SCIPY_ARRAY_API": "1"}
+"""What SciPy must find when it is loaded for scikit-learn to compute on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -48,50 +65,34 @@ class Fit:
 def fit(
     store: str | Path | FeatureStore = "feature-store",
     clf: str | Sequence[str] = "logreg",
-    *,
-    dataset: str | None = None,
-    model: str | Sequence[str] | None = None,
-    layers: str | Sequence[str] | None = None,
-    params: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    n_jobs: int | None = None,
-    refit: bool = False,
-    force: bool = False,
-    progress: Progress = SILENT,
-    **facets: Any,
+    **options: Any,
 ) -> list[Run]:
     """Train and judge classifiers on stored features.
 
-    Every classifier is fitted on every selection; see :func:`fit_each`, which does the same and
-    returns failures beside the runs instead of raising them.
+    Every classifier is fitted on every selection; see :func:`fit_each`, which takes the same
+    options and returns failures beside the runs instead of raising them.
 
     Returns
     -------
     list of Run
-        One for each selection and classifier, in that order.
+        One for each selection, classifier and repeat, in that order.
 
     Raises
     ------
     SelectionError
         When a selection fits no feature set, or several.
+    ConfigError
+        When a setting is out of its range.
     FitError
         When a classifier or parameter is not known, or, once all else is done, when some fits
         failed.
+
+    Examples
+    --------
+    >>> import featstore
+    >>> (run,) = featstore.fit("feature-store", "logreg", search="grid")  # doctest: +SKIP
     """
-    fits = fit_each(
-        store,
-        clf,
-        dataset=dataset,
-        model=model,
-        layers=layers,
-        params=params,
-        seed=seed,
-        n_jobs=n_jobs,
-        refit=refit,
-        force=force,
-        progress=progress,
-        **facets,
-    )
+    fits = fit_each(store, clf, **options)
     raise_failures(fits)
     return [one.run for one in fits if one.run]
 
@@ -115,101 +116,227 @@ def fit_each(
     model: str | Sequence[str] | None = None,
     layers: str | Sequence[str] | None = None,
     params: Mapping[str, Any] | None = None,
-    seed: int = 0,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    repeats: int = 1,
     n_jobs: int | None = None,
+    scheduler: str | None = None,
+    memory_nbytes: int | None = None,
     refit: bool = False,
     force: bool = False,
     progress: Progress = SILENT,
-    **facets: Any,
+    **options: Any,
 ) -> list[Fit]:
     """Train and judge classifiers on stored features, and outlive those that fail.
 
     What was fitted before, with nothing changed, is answered from its run. The rest runs side
-    by side in worker processes, which read the features from the store themselves.
+    by side in worker processes, which read the features from the store themselves; what takes
+    less time than they take to start runs in this one.
 
     Parameters
     ----------
     store : str, Path or FeatureStore
         Where the features are, and the runs go.
     clf : str or sequence of str
-        Names of :data:`featstore.classifiers.CLASSIFIERS`.
+        Names of :data:`featstore.classifiers.CLASSIFIERS`, or ``package.module:function``.
     dataset : str, optional
         ``sat4``, ..., or the name of the folder that was extracted.
     model, layers : str or sequence of str, optional
         One selection each; with commas inside, they are put side by side in one selection.
     params : mapping, optional
         Parameters by ``name``, or ``clf:name`` for one of several classifiers.
-    seed : int
-        ``random_state`` of the classifiers.
+    grid : mapping, optional
+        Values that a search tries, by ``name`` or ``clf:name``, in place of its own.
+    repeats : int
+        Fits of each, with seeds that count up from `seed`; each with a new random split, unless
+        the dataset has an official one.
     n_jobs : int, optional
         Fits at a time; by default as many as there are cores. With 1, in this process.
+    scheduler : str, optional
+        Address of a Dask scheduler whose workers, which must see the store by the same path, do
+        the work.
+    memory_nbytes : int, optional
+        Memory that fits may take beside the features; by default what is free.
     refit : bool
         Whether to fit again what was fitted before.
     force : bool
         Whether to begin a fit that can't be expected to end, or to find the memory.
     progress : Progress
         Told of each fit as it ends.
-    **facets
-        ``weights``, ``bands``, ``image_size``, ``precision``, ``dtype`` or ``set_id``, to tell
-        sets apart.
+    **options
+        Settings of :class:`featstore.config.FitConfig` (``seed``, ``search``, ``cv``,
+        ``n_candidates``, ``n_epochs``, ``split_seed``, ``drop_leaks``, ``device``, ``intelex``),
+        and ``weights``, ``bands``, ``image_size``, ``precision``, ``dtype`` or ``set_id``, to
+        tell sets apart.
 
     Raises
     ------
     SelectionError
         When a selection fits no feature set, or several.
+    ConfigError
+        When a setting is out of its range.
     FitError
         When a classifier or parameter is not known.
     """
     store = store if isinstance(store, FeatureStore) else open_store(store)
+    settings = {f.name: options.pop(f.name) for f in fields(FitConfig) if f.name in options}
+    facets = {key: value for key, value in options.items() if value is not None}
+    if not isinstance(repeats, int) or repeats < 1:
+        raise ConfigError(f"repeats is {repeats!r}; it must be a whole number from 1.")
     names = list(dict.fromkeys(_several(clf)))
-    aimed = aim_params(params or {}, [find_classifier(name).name for name in names])
-    facets = {key: value for key, value in facets.items() if value is not None}
-    fits: dict[int, Fit] = {}
-    tasks: dict[int, Task] = {}
-    labels: list[str] = []
+    aimed = aim_params(params or {}, names)
+    grids = aim_params(grid or {}, names, check=False)
+    configs = [
+        FitConfig(
+            name,
+            tuple(aimed[name].items()),
+            grid=tuple((k, tuple(v)) for k, v in grids[name].items()),
+            **settings,
+        )
+        for name in names
+    ]
+    jobs: list[_Job] = []
     seen: set[tuple[tuple[str, str], ...]] = set()
-    for one_model in _several(model):
-        for one_layers in _several(layers):
+    with scratch_folder(store.cache_dir / "scratch") as scratch:
+        for one_model, one_layers in itertools.product(_several(model), _several(layers)):
             selection = store.select(dataset, one_model, one_layers, **facets)
             if selection.parts in seen:
                 continue
             seen.add(selection.parts)
-            options = {
-                "dataset": selection.title,
-                "model": selection.model.replace("+", ","),
-                "layers": ",".join(selection.layers),
-            }
-            base = f"{selection.title} {selection.model} {','.join(selection.layers)}"
-            for name in names:
-                index = len(labels)
-                labels.append(f"{base} {name}")
-                config = FitConfig(name, tuple(aimed[name].items()), seed)
-                command = _command(store, {**options, **facets}, config)
-                task = _task(selection, config, command, refit, force)
-                run = None if refit else find_run(store, task, progress)
-                if run:
-                    fits[index] = Fit(labels[index], run, reused=True)
-                else:
-                    tasks[index] = task
+            for config, repeat in itertools.product(configs, range(repeats)):
+                own = _repeated(config, repeat, selection) if repeats > 1 else config
+                jobs.append(_job(selection, own, facets, str(scratch), refit, force, memory_nbytes))
+        for job in jobs:
+            if job.error is None and not refit:
+                job.run = find_run(store, job.task, progress)
+            if job.run or job.error:
+                progress.say(_line(job.outcome))
+        environment = GPU_ENVIRONMENT if settings.get("device", "cpu") != "cpu" else {}
+        open_jobs = [job for job in jobs if not job.run and not job.error]
+        with TaskPool(
+            _fits_at_a_time(open_jobs, n_jobs, memory_nbytes, force, progress),
+            scheduler,
+            environment,
+            progress,
+        ) as pool:
+            _work(open_jobs, pool, store, progress)
+    return [job.outcome for job in jobs]
+
+
+@dataclass
+class _Job:
+    """One fit, on its way."""
+
+    name: str
+    task: Task
+    shape: costs.Shape
+    cost: costs.Cost
+    search: Search | None = None
+    notice: str = ""
+    run: Run | None = None
+    is_new: bool = False
+    error: FeatstoreError | None = None
+
+    @property
+    def outcome(self) -> Fit:
+        reused = self.run is not None and not self.is_new
+        return Fit(self.name, self.run, reused, self.error)
+
+
+def _work(jobs: list[_Job], pool: TaskPool, store: FeatureStore, progress: Progress) -> None:
+    # The longest first, so that no worker is left with a long one in the end.
+    jobs = sorted(jobs, key=lambda job: -job.cost.duration_s)
+    for notice in filter(None, (job.notice for job in jobs)):
+        progress.say(notice)
+    is_quick = sum(job.cost.duration_s for job in jobs) < QUICK_S
+    while searching := [j for j in jobs if j.search and not j.search.is_done and not j.error]:
+        _one_round(searching, pool, is_quick, progress)
+    ready = [job for job in jobs if not job.error]
+    for job in ready:
+        if job.search:
+            job.task = replace(job.task, search=job.search.record())
 
     def done(position: int, outcome: Outcome) -> None:
-        index = waiting[position]
+        job = ready[position]
         # The worker's path is absolute; the caller's way to the store is kept.
-        run = open_run(store.runs_dir / Path(outcome.value).name) if outcome.value else None
-        fits[index] = Fit(labels[index], run, error=outcome.error)
+        if outcome.value:
+            job.run, job.is_new = open_run(store.runs_dir / Path(outcome.value).name), True
+        job.error = outcome.error
         progress.advance(1)
-        progress.say(_line(fits[index]))
+        progress.say(_line(job.outcome))
 
-    for one in fits.values():
-        progress.say(_line(one))
-    if tasks:
-        waiting = list(tasks)
-        progress.start("Fitting", len(tasks), "fits")
+    if ready:
+        progress.start("Fitting", len(ready), "fits")
         try:
-            run_tasks(fit_task, [(task,) for task in tasks.values()], n_jobs, done)
+            pool.run(fit_task, [(job.task,) for job in ready], done, is_quick=is_quick)
         finally:
             progress.stop()
-    return [fits[index] for index in range(len(labels))]
+
+
+def _one_round(jobs: list[_Job], pool: TaskPool, is_quick: bool, progress: Progress) -> None:
+    """Try the settings that searches want tried now, and tell them the scores."""
+    trials: list[tuple[_Job, Trial]] = []
+    for job in jobs:
+        assert job.search is not None
+        whole = Trial(
+            job.task.store,
+            job.task.parts,
+            job.task.config,
+            tuple(job.search.pending),
+            tuple(range(job.task.config.cv)),
+            job.search.n_rows,
+            job.task.scratch,
+        )
+        trials += [(job, trial) for trial in divide(whole)]
+    progress.start("Searching", len(trials), "trials")
+    try:
+        outcomes = pool.run(
+            run_trial,
+            [(trial,) for _, trial in trials],
+            lambda position, outcome: progress.advance(1),
+            is_quick=is_quick,
+        )
+    finally:
+        progress.stop()
+    for job in jobs:
+        assert job.search is not None
+        pending = job.search.pending
+        scores = np.full((len(pending), job.task.config.cv), np.nan)
+        errors: list[str] = []
+        for (owner, trial), outcome in zip(trials, outcomes, strict=True):
+            if owner is not job:
+                continue
+            if outcome.error:
+                errors.append(str(outcome.error))
+                continue
+            rows = [pending.index(candidate) for candidate in trial.candidates]
+            scores[np.ix_(rows, trial.folds)] = outcome.value[0]
+            errors += outcome.value[1]
+        try:
+            job.search.tell(scores, errors)
+        except FitError as error:
+            job.error = error
+            progress.say(_line(job.outcome))
+
+
+def _fits_at_a_time(
+    jobs: list[_Job], n_jobs: int | None, budget: int | None, force: bool, progress: Progress
+) -> int | None:
+    """Return how many of the fits memory holds at a time; None for as many as there are cores."""
+    n_wanted = min(n_jobs or available_cores(), max(1, len(jobs)))
+    allowed = psutil.virtual_memory().available if budget is None else budget
+    largest = sorted((job.cost.nbytes for job in jobs), reverse=True)
+    n = n_wanted
+    while n > 1 and sum(largest[:n]) > allowed and not force:
+        n -= 1
+    if n == n_wanted:
+        return n_jobs
+    progress.say(f"{n} fits at a time, for more would not find the memory.")
+    return n
+
+
+def _repeated(config: FitConfig, repeat: int, selection: Selection) -> FitConfig:
+    seed = config.seed + repeat
+    return replace(config, seed=seed, split_seed=None if selection.has_official_split else seed)
 
 
 def _several(value: str | Sequence[str] | None) -> Sequence[Any]:
@@ -234,25 +361,94 @@ def _command(store: FeatureStore, options: Mapping[str, Any], config: FitConfig)
     words += ["--clf", config.clf]
     for name, value in config.params:
         words += ["--param", f"{name}={value}"]
+    if config.search:
+        words += ["--search", config.search, "--cv", str(config.cv)]
+        if config.search != "grid":
+            words += ["--n-candidates", str(config.n_candidates)]
+        for name, values in config.grid:
+            words += ["--grid", f"{name}={','.join(map(repr, values))}"]
+    for option, value in (
+        ("--epochs", config.n_epochs),
+        ("--split-seed", config.split_seed),
+        ("--drop-leaks", config.drop_leaks or None),
+        ("--clf-device", None if config.device == "cpu" else config.device),
+        ("--intelex", config.intelex or None),
+    ):
+        if value is not None:
+            words += [option] if value is True else [option, str(value)]
     return shlex.join([*words, "--seed", str(config.seed)])
 
 
-def _task(selection: Selection, config: FitConfig, command: str, refit: bool, force: bool) -> Task:
+def _job(
+    selection: Selection,
+    config: FitConfig,
+    facets: Mapping[str, Any],
+    scratch: str,
+    refit: bool,
+    force: bool,
+    budget: int | None,
+) -> _Job:
+    layers = ",".join(selection.layers)
+    name = f"{selection.title} {selection.model} {layers} {config.clf}"
+    if config.split_seed is not None or config.seed:
+        name += f" seed {config.seed}"
+    options = {
+        "dataset": selection.title,
+        "model": selection.model.replace("+", ","),
+        "layers": layers,
+        **facets,
+    }
+    command = _command(selection.store, options, config)
+    place = str(selection.store.path.absolute())
+    task = Task(place, selection.parts, config, "", "", command, scratch, refit)
+    nothing = costs.Shape(0, 0, selection.n_features, len(selection.class_names))
+    try:
+        split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
+        n_train = n_rows(split.train)
+        shape = replace(nothing, n_train=n_train, n_judged=n_rows(split.test))
+        classifier = find_classifier(config.clf)
+        params = classifier.params(dict(config.params), n_train)
+        accelerators.check(config)
+        task = replace(task, **_names(selection, config, params))
+        search, n_candidates = None, 0
+        if config.search:
+            found = candidates(classifier, config, selection.n_features, n_train)
+            n_candidates = len(found)
+            search = Search(config, found, n_train, len(selection.class_names))
+        cost = costs.estimate(config, params, shape, n_candidates)
+        notice = costs.check(config, cost, shape, budget, force=force)
+    except FitError as error:
+        return _Job(name, task, nothing, costs.Cost(0.0, 0), error=error)
+    return _Job(name, task, shape, cost, search, notice)
+
+
+def _names(
+    selection: Selection, config: FitConfig, params: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the content key and the id of the run that a fit makes."""
     described = selection.describe()
+    vectors = [selection.y, selection.splits, selection.valid]
+    if config.drop_leaks and selection.first_rows is not None:
+        vectors.append(selection.first_rows)
     rows = hashlib.sha256()
-    for vector in (selection.y, selection.splits, selection.valid):
+    for vector in vectors:
         rows.update(np.ascontiguousarray(vector).tobytes())
+    settings = config.to_dict()
+    if not config.search:
+        # Without a search they have no bearing.
+        settings = {k: v for k, v in settings.items() if k not in ("cv", "n_candidates", "grid")}
+    elif config.search == "grid":
+        del settings["n_candidates"]
     key = json_digest(
         {
             "features": described["digest"],
             "rows": rows.hexdigest(),
             "class_names": list(selection.class_names),
-            "clf": config.clf,
-            "params": find_classifier(config.clf).params(dict(config.params)),
-            "seed": config.seed,
+            **settings,
+            "params": {**params, **dict(config.params)},
+            "own": find_classifier(config.clf).identity(),
             "scikit-learn": metadata.version("scikit-learn"),
+            "solvers": SOLVERS,
         }
     )
-    run_id = make_run_id(described, config.clf, key)
-    place = str(selection.store.path.absolute())
-    return Task(place, selection.parts, config, key, run_id, command, refit, force)
+    return {"key": key, "run_id": make_run_id(described, config.clf, key)}

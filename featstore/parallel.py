@@ -9,11 +9,11 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import metadata
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import Any, Self
 
 import dask
 import threadpoolctl
@@ -21,15 +21,16 @@ from distributed import Client, LocalCluster, get_worker
 from distributed.versions import VersionMismatchWarning
 
 from featstore.errors import FeatstoreError, FitError, SchedulerError
+from featstore.progress import Progress
 from featstore.provenance import available_cores
 from featstore.teams import Outcome, Team
 
 __all__ = [
     "Outcome",
+    "TaskPool",
     "Team",
     "local_team",
     "remote_team",
-    "run_tasks",
     "worker_name",
     "worker_threads",
 ]
@@ -49,44 +50,89 @@ CONNECT_S = 10
 """Longest wait for a scheduler to answer."""
 
 
-def run_tasks(
-    function: Callable[..., Any],
-    tasks: Sequence[tuple[Any, ...]],
-    n_jobs: int | None = None,
-    done: Callable[[int, Outcome], None] = lambda index, outcome: None,
-) -> list[Outcome]:
-    """Call ``function(*task)`` for each task, side by side, and outlive those that fail.
-
-    One task, or any number with ``n_jobs=1``, runs in this process with all cores; more run in
-    worker processes that share the cores out, one task at a time each. What a task is given and
-    returns goes through the scheduler, so it must be small: the path of a store, not a matrix.
+class TaskPool:
+    """Runs small tasks here or on workers, which are started when they are first needed.
 
     Parameters
     ----------
-    function : callable
-        Importable from a module, or defined in the script that is run.
-    tasks : sequence of tuple
-        Arguments of each call.
-    n_jobs : int, optional
+    n_jobs : int or None
         Tasks at a time; by default as many as there are cores.
-    done : callable, optional
-        Told each task's position and outcome, in this process, as they end.
-
-    Returns
-    -------
-    list of Outcome
-        In the order of `tasks`. A task that raises a :class:`~featstore.errors.FeatstoreError`
-        has it as its error; one whose worker died twice, a FitError.
-
-    Raises
-    ------
-    Exception
-        What a task raises that is not a FeatstoreError, after the other tasks have ended.
+    scheduler : str or None
+        Address of a Dask scheduler whose workers to use.
+    environment : mapping of str to str
+        Variables that workers of this machine are started with; where there are any, tasks run on
+        workers even if there is but one.
+    progress : Progress
     """
-    n_workers = min(len(tasks), n_jobs or available_cores())
-    if n_workers <= 1:
-        return _run_here(function, tasks, done)
-    return _run_on_cluster(function, tasks, n_workers, done)
+
+    def __init__(
+        self,
+        n_jobs: int | None,
+        scheduler: str | None,
+        environment: Mapping[str, str],
+        progress: Progress,
+    ) -> None:
+        self.n_jobs = n_jobs or available_cores()
+        self._scheduler, self._environment, self._progress = scheduler, environment, progress
+        self._stack = ExitStack()
+        self._team: Team | None = None
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        tasks: Sequence[tuple[Any, ...]],
+        done: Callable[[int, Outcome], None] = lambda index, outcome: None,
+        *,
+        is_quick: bool = False,
+    ) -> list[Outcome]:
+        """Call ``function(*task)`` for each task, side by side, and outlive those that fail.
+
+        What a task is given and returns goes through the scheduler, so it must be small: the path
+        of a store, not a matrix.
+
+        Parameters
+        ----------
+        function : callable
+            Importable from a module, or defined in the script that is run.
+        tasks : sequence of tuple
+            Arguments of each call.
+        done : callable, optional
+            Told each task's position and outcome, in this process, as they end.
+        is_quick : bool
+            Whether the tasks take less time than workers take to start.
+
+        Returns
+        -------
+        list of Outcome
+            In the order of `tasks`. A task that raises a
+            :class:`~featstore.errors.FeatstoreError` has it as its error; one whose worker died
+            twice, a FitError.
+
+        Raises
+        ------
+        SchedulerError
+            When the scheduler does not answer.
+        Exception
+            What a task raises that is not a FeatstoreError, after the other tasks have ended.
+        """
+        alone = min(len(tasks), self.n_jobs) <= 1 or is_quick
+        if alone and not self._scheduler and not self._environment and not self._team:
+            return _run_here(function, tasks, done)
+        if self._team is None:
+            self._team = self._stack.enter_context(self._started())
+            self._progress.say(f"Dask's dashboard: {self._team.dashboard}")
+        return self._team.run(function, tasks, done, died=_worker_died)
+
+    def _started(self) -> AbstractContextManager[Team]:
+        if self._scheduler:
+            return remote_team(self._scheduler)
+        return local_team(self.n_jobs, environment=self._environment)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
 
 
 def _run_here(
@@ -106,18 +152,10 @@ def _run_here(
     return outcomes
 
 
-def _run_on_cluster(
-    function: Callable[..., Any],
-    tasks: Sequence[tuple[Any, ...]],
-    n_workers: int,
-    done: Callable[[int, Outcome], None],
-) -> list[Outcome]:
-    with local_team(n_workers) as team:
-        return team.run(function, tasks, done, died=_worker_died)
-
-
 @contextmanager
-def local_team(n_workers: int, *, share_cores: bool = True) -> Iterator[Team]:
+def local_team(
+    n_workers: int, *, share_cores: bool = True, environment: Mapping[str, str] | None = None
+) -> Iterator[Team]:
     """Start worker processes on this machine, named 0, 1, ...
 
     Parameters
@@ -127,9 +165,11 @@ def local_team(n_workers: int, *, share_cores: bool = True) -> Iterator[Team]:
     share_cores : bool
         Whether their numerical libraries share the cores out, or use as many threads each as in
         this process, for results that depend on the number.
+    environment : mapping of str to str, optional
+        Further variables of theirs.
     """
     n_threads = max(1, available_cores() // n_workers) if share_cores else None
-    with _cluster(n_workers, n_threads) as client:
+    with _cluster(n_workers, n_threads, environment or {}) as client:
         yield Team(client, n_threads)
 
 
@@ -218,7 +258,9 @@ def _worker_died() -> FitError:
 
 
 @contextmanager
-def _cluster(n_workers: int, n_threads: int | None) -> Iterator[Client]:
+def _cluster(
+    n_workers: int, n_threads: int | None, more: Mapping[str, str]
+) -> Iterator[Client]:
     # Dask's own setting is one thread.
     environment = {
         name: value
@@ -231,6 +273,7 @@ def _cluster(n_workers: int, n_threads: int | None) -> Iterator[Client]:
         # Threads that spin while they wait take the cores from other workers' that compute: two
         # workers on two cores took ten times as long.
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
+    environment |= more
     settings = {
         "distributed.nanny.pre-spawn-environ": environment,
         "distributed.worker.multiprocessing-method": "spawn",

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.classifiers import judge
+from featstore.blocks import Samples
 from featstore.datasets.base import RGB, FileDataset, FileSource
 from featstore.errors import DatasetNotFoundError
 from featstore.images import IMAGE_SUFFIXES
+from featstore.judgement import judge
 from featstore.progress import SILENT, Progress
 from featstore.provenance import FingerprintCache
 from featstore.runs import Run, open_run
@@ -151,7 +152,7 @@ def predict(
     cache = FingerprintCache(opened.cache_dir / "fingerprints")
     X, errors = _features(run, dataset, device, cache, progress)
     readable = np.isfinite(X).all(axis=1)
-    judged = judge(model, X[readable])
+    judged = judge(model, Samples(X, np.flatnonzero(readable)))
     found = zip(judged.labels.tolist(), judged.scores.tolist(), strict=True)
     predictions = []
     for row, path in enumerate(dataset.paths):

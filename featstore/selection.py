@@ -122,6 +122,11 @@ class Selection:
         known = (s.first_rows for s in self._sets)
         return next((rows for rows in known if rows is not None), None)
 
+    @property
+    def has_official_split(self) -> bool:
+        """Whether the dataset's files say which images are to test, and no draw."""
+        return "split" not in self._sets[0].info["dataset"].get("identity", {})
+
     @cached_property
     def valid(self) -> np.ndarray:
         """Rows that were not masked, (n_samples,) bool."""

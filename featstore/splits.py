@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
 from featstore.config import SPLITS
+from featstore.duplicates import leaked
 from featstore.errors import FitError
 
 Rows = slice | np.ndarray
@@ -34,6 +36,10 @@ class Labelled(Protocol):
     def class_names(self) -> Sequence[str]:
         """Names of the classes, by label."""
 
+    @property
+    def first_rows(self) -> np.ndarray | None:
+        """For each row the first one with the same image, (n_samples,); None where unknown."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -49,6 +55,11 @@ class Split:
         Which of the dataset's splits the test rows are: ``test``, or ``val`` without one.
     n_masked, n_unlabelled : int
         Rows left out for want of features, or of a label.
+    n_leaked : int or None
+        Test and validation rows whose image is also among the training rows; None where the
+        feature set does not tell.
+    n_dropped : int
+        How many of these were left out.
     """
 
     train: Rows
@@ -57,6 +68,8 @@ class Split:
     test_split: str
     n_masked: int
     n_unlabelled: int
+    n_leaked: int | None = None
+    n_dropped: int = 0
 
     def uses(self) -> dict[str, Rows]:
         """Return the rows by use: ``train``, ``test`` and, where there are any, ``val``."""
@@ -74,8 +87,10 @@ def n_rows(rows: Rows) -> int:
     return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
 
 
-def split_rows(selection: Labelled) -> Split:
-    """Divide a selection's rows as its dataset divides them.
+def split_rows(
+    selection: Labelled, split_seed: int | None = None, *, drop_leaks: bool = False
+) -> Split:
+    """Divide a selection's rows as its dataset divides them, or anew.
 
     Masked and unlabelled rows are left out. Without test rows, the validation rows are the
     test.
@@ -84,6 +99,10 @@ def split_rows(selection: Labelled) -> Split:
     ----------
     selection : Labelled
         A :class:`featstore.selection.Selection`.
+    split_seed : int, optional
+        Draw as many test rows of each class as there are from training and test rows together.
+    drop_leaks : bool
+        Whether to leave out test and validation rows whose image is also a training row's.
 
     Raises
     ------
@@ -119,6 +138,30 @@ def split_rows(selection: Labelled) -> Split:
             f"All {rows['train'].size:,} training rows are of the class "
             f"{names[trained[0]]!r}; a classifier needs two classes or more."
         )
+    if split_seed is not None:
+        rows["train"], rows[test_split] = _drawn(
+            y, rows["train"], rows[test_split], names, split_seed
+        )
+    n_leaked, n_dropped = None, 0
+    if selection.first_rows is not None:
+        judged_rows = [rows[use] for use in ("test", "val")]
+        leaks = [leaked(selection.first_rows, rows["train"], r) for r in judged_rows]
+        n_leaked = int(sum(mask.sum() for mask in leaks))
+        if drop_leaks:
+            n_dropped = n_leaked
+            rows["test"], rows["val"] = (
+                r[~mask] for r, mask in zip(judged_rows, leaks, strict=True)
+            )
+    elif drop_leaks:
+        raise FitError(
+            "This feature set does not say which images are identical, for it was made by an "
+            "older featstore. Extract again to drop leaks."
+        )
+    if not rows[test_split].size:
+        raise FitError(
+            f"All {n_dropped:,} test images are also among the training images, so that nothing "
+            "is left to test with once leaks are dropped."
+        )
     judged = np.unique(y[np.concatenate([rows["test"], rows["val"]])])
     if (untrained := np.setdiff1d(judged, trained)).size:
         raise FitError(
@@ -133,7 +176,61 @@ def split_rows(selection: Labelled) -> Split:
         test_split=test_split,
         n_masked=int(np.sum(~valid)),
         n_unlabelled=int(np.sum(valid & ~labelled)),
+        n_leaked=n_leaked,
+        n_dropped=n_dropped,
     )
+
+
+def _drawn(
+    y: np.ndarray, train: np.ndarray, test: np.ndarray, names: Sequence[str], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return new training and test rows, with each class's shares as they were."""
+    pool = np.sort(np.concatenate([train, test]))
+    if (short := np.flatnonzero(np.bincount(y[pool]) == 1)).size:
+        raise FitError(
+            "A new split needs two images or more of a class; "
+            f"{_listed([names[c] for c in short])} has one."
+        )
+    drawn = StratifiedShuffleSplit(1, test_size=len(test), random_state=seed)
+    try:
+        ((at_train, at_test),) = drawn.split(pool, y[pool])
+    except ValueError as error:
+        raise FitError(f"A new split can't be drawn: {error}") from error
+    return np.sort(pool[at_train]), np.sort(pool[at_test])
+
+
+def draw_folds(y: np.ndarray, n_folds: int, seed: int, class_names: Sequence[str]) -> np.ndarray:
+    """Return in which fold each training row is held out, (n_samples,) int8.
+
+    Every fold has about the same share of each class.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,), int
+        Labels of the training rows, positions in `class_names`.
+    n_folds : int
+    seed : int
+        Another seed is another draw.
+    class_names : sequence of str
+
+    Raises
+    ------
+    FitError
+        When a class has fewer rows than there are folds.
+    """
+    counts = np.bincount(y, minlength=len(class_names))
+    if (short := np.flatnonzero((counts < n_folds) & (counts > 0))).size:
+        least = counts[short].min()
+        cure = f"--cv {least}" if least > 1 else "more images, or no --search"
+        raise FitError(
+            f"A search with {n_folds} folds needs {n_folds} training rows or more of each class; "
+            f"{_listed([class_names[c] for c in short])} has {least}. Try {cure}."
+        )
+    folds = np.empty(len(y), dtype=np.int8)
+    drawn = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
+    for fold, (_, held) in enumerate(drawn.split(np.zeros(len(y)), y)):
+        folds[held] = fold
+    return folds
 
 
 def _compact(rows: np.ndarray) -> Rows:

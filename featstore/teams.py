@@ -77,6 +77,11 @@ class Team:
         """How many workers there are now."""
         return len(self.addresses())
 
+    @property
+    def dashboard(self) -> str:
+        """Address of the page on which Dask shows what its workers do."""
+        return str(self._client.dashboard_link)
+
     def addresses(self) -> set[str]:
         """Return the addresses of the workers that there are now.
 
@@ -124,7 +129,7 @@ class Team:
         lost: Callable[[int], None] = lambda index: None,
         stop: Callable[[], None] | None = None,
     ) -> list[Outcome]:
-        """Call ``function(*task)`` for each task; see :func:`featstore.parallel.run_tasks`.
+        """Call ``function(*task)`` for each task; see :meth:`featstore.parallel.TaskPool.run`.
 
         Workers that come while it goes on get tasks too.
 

@@ -1,0 +1,176 @@
+"""Trials: parameter settings fitted on some folds and judged on the held-out rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from featstore import grams, linear
+from featstore.blocks import Samples
+from featstore.classifiers import find_classifier
+from featstore.config import FitConfig
+from featstore.errors import FitError
+from featstore.judgement import judge
+from featstore.scaling import standardised
+from featstore.selection import Selection
+from featstore.splits import draw_folds, row_numbers, split_rows
+from featstore.store import open_store
+from featstore.training import explained, map_kernel, train
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Settings to try on some folds, by names only, so that a worker can be sent it.
+
+    Parameters
+    ----------
+    store : str
+        The store's folder.
+    parts : tuple of (str, str)
+        The selection's.
+    config : FitConfig
+        The classifier.
+    candidates : tuple of dict
+        What each setting changes of the config's parameters.
+    folds : tuple of int
+        Folds to hold out in turn.
+    n_rows : int
+        Training rows that the folds are of.
+    scratch : str
+        Folder for the standardised rows that trials share.
+    """
+
+    store: str
+    parts: tuple[tuple[str, str], ...]
+    config: FitConfig
+    candidates: tuple[dict[str, Any], ...]
+    folds: tuple[int, ...]
+    n_rows: int
+    scratch: str
+
+
+def divide(trial: Trial) -> list[Trial]:
+    """Return the trials that one of all settings and folds falls into, to be run side by side.
+
+    Settings that share their work stay together.
+    """
+    base = _pipeline(trial.config, trial.candidates[0]).named_steps
+    values = _values(base["clf"], trial.candidates)
+    if "map" not in base and values is not None and "scale" in base:
+        return [trial]
+    groups: list[list[dict[str, Any]]] = []
+    if "map" in base and values is not None:
+        by_map: dict[str, list[dict[str, Any]]] = {}
+        for candidate in trial.candidates:
+            rest = {k: v for k, v in candidate.items() if k != "C"}
+            by_map.setdefault(repr(sorted(rest.items())), []).append(candidate)
+        groups = list(by_map.values())
+    else:
+        groups = [[candidate] for candidate in trial.candidates]
+    return [
+        replace(trial, candidates=tuple(group), folds=(fold,))
+        for fold in trial.folds
+        for group in groups
+    ]
+
+
+def _pipeline(config: FitConfig, candidate: dict[str, Any], n_train: int = 0) -> Any:
+    classifier = find_classifier(config.clf)
+    params = classifier.params({**dict(config.params), **candidate}, n_train)
+    return classifier.pipeline(params, config.seed)
+
+
+def _values(estimator: Any, candidates: Sequence[dict[str, Any]]) -> list[float] | None:
+    """Return the penalties of settings that differ in nothing else, and None of others."""
+    if linear.handles(estimator):
+        name = "C"
+    elif grams.handles(estimator):
+        name = grams.penalty_name(estimator)
+    else:
+        return None
+    own = {k for candidate in candidates for k in candidate} - {name, "gamma", "n_components"}
+    return None if own else [candidate[name] for candidate in candidates if name in candidate]
+
+
+def run_trial(trial: Trial) -> tuple[np.ndarray, list[str]]:
+    """Fit and judge the settings; workers call this.
+
+    Returns
+    -------
+    scores : ndarray of shape (n_candidates, n_folds), float64
+        Accuracies on the trial's folds; NaN where a fit failed.
+    errors : list of str
+        Why fits failed.
+    """
+    store = open_store(trial.store)
+    selection = store.reopen(trial.parts)
+    config = trial.config
+    split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
+    rows = row_numbers(split.train)
+    if trial.n_rows < len(rows):
+        rows, _ = train_test_split(
+            rows, train_size=trial.n_rows, stratify=selection.y[rows], random_state=config.seed
+        )
+        rows.sort()
+    y = selection.y[rows]
+    folds = draw_folds(y, config.cv, config.seed, selection.class_names)
+    model = _pipeline(config, trial.candidates[0], len(rows))
+    values = _values(model.named_steps["clf"], trial.candidates)
+    if values and "scale" in model.named_steps and "map" not in model.named_steps:
+        samples = Samples(selection.memmap(), rows)
+        name = selection.describe()["digest"]
+        X = standardised(samples, len(rows), name, Path(trial.scratch))
+        room = linear if linear.handles(model.named_steps["clf"]) else grams
+        try:
+            with explained(config.clf, *X.shape):
+                scores = room.cross_validate(model.named_steps["clf"], X, y, folds, values)
+        except FitError as error:
+            return np.full((len(values), config.cv), np.nan), [str(error)]
+        return scores, []
+    scores = np.full((len(trial.candidates), len(trial.folds)), np.nan)
+    errors: list[str] = []
+    for j, fold in enumerate(trial.folds):
+        scores[:, j] = _one_fold(trial, selection, rows, folds == fold, errors)
+    return scores, errors
+
+
+def _one_fold(
+    trial: Trial, selection: Selection, rows: np.ndarray, held: np.ndarray, errors: list[str]
+) -> list[float]:
+    """Return the accuracy on the held-out rows of each setting fitted on the others."""
+    config, n_fit = trial.config, int(np.sum(~held))
+    # Rows to fit on first, so that both are slices.
+    order = np.concatenate([rows[~held], rows[held]])
+    y = selection.y[order]
+    X, scaled, mapped = selection.memmap(), False, False
+    samples = Samples(X, order)
+    scores = []
+    for candidate in trial.candidates:
+        model = _pipeline(config, candidate, n_fit)
+        try:
+            with explained(config.clf, n_fit, X.shape[1]):
+                if "scale" in model.named_steps:
+                    if not scaled:
+                        name = selection.describe()["digest"]
+                        X = standardised(samples, n_fit, name, Path(trial.scratch))
+                        samples, scaled = Samples(X, slice(0, len(order))), True
+                    model.steps.pop(0)
+                if "map" in model.named_steps:
+                    # Settings of one trial differ in what comes after the map.
+                    if not mapped:
+                        X = map_kernel(model.named_steps["map"], samples, n_fit)
+                        samples, mapped = Samples(X, slice(0, len(order))), True
+                    model.steps.pop(0)
+                train(model, samples.take(slice(0, n_fit)), y[:n_fit], config)
+            rest = samples.take(slice(n_fit, len(y)))
+            labels = judge(model, Samples(rest, slice(0, len(rest)))).labels
+            scores.append(float(np.mean(labels == y[n_fit:])))
+        except FitError as error:
+            errors.append(str(error))
+            scores.append(np.nan)
+    return scores
