@@ -78,25 +78,37 @@ def row_blocks(n_samples: int, n_features: int, nbytes: int = BLOCK_NBYTES) -> l
 
 
 class Threads:
-    """Threads that share work on blocks out; which of them does what changes no bit of it."""
+    """Threads that share work on blocks out; which of them does what changes no bit of it.
 
-    def __init__(self, pool: ThreadPoolExecutor, n_threads: int) -> None:
+    Parameters
+    ----------
+    pool : ThreadPoolExecutor or None
+        None to do all in the thread that asks.
+    n_threads : int
+        How many it has.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor | None = None, n_threads: int = 1) -> None:
         self._pool, self._n_threads = pool, n_threads
 
     def map(self, function: Callable[[A], T], items: Iterable[A]) -> list[T]:
         """Return what the function gives for each item, in order."""
-        return list(self._pool.map(function, items))
+        return list((self._pool.map if self._pool else map)(function, items))
 
     def total(self, function: Callable[[slice], T], blocks: Sequence[slice]) -> T:
         """Add what ``function(block)`` returns over all blocks: numbers, arrays or tuples."""
         parts = deque(blocks[part] for part in gen_even_slices(len(blocks), N_PARTS))
+        if self._pool is None:
+            alone: T = _sum(_part(function, part) for part in parts)
+            return alone
+        pool = self._pool
         sums: deque[Future[T]] = deque()
 
         def in_order() -> Iterator[T]:
             while parts or sums:
                 # No more sums than are needed, for they may be large.
                 while parts and len(sums) <= self._n_threads:
-                    sums.append(self._pool.submit(_part, function, parts.popleft()))
+                    sums.append(pool.submit(_part, function, parts.popleft()))
                 yield sums.popleft().result()
 
         found: T = _sum(in_order())

@@ -422,9 +422,7 @@ def _job(
     return _Job(name, task, shape, cost, search, notice)
 
 
-def _names(
-    selection: Selection, config: FitConfig, params: Mapping[str, Any]
-) -> dict[str, str]:
+def _names(selection: Selection, config: FitConfig, params: Mapping[str, Any]) -> dict[str, str]:
     """Return the content key and the id of the run that a fit makes."""
     described = selection.describe()
     vectors = [selection.y, selection.splits, selection.valid]

@@ -258,9 +258,7 @@ def _worker_died() -> FitError:
 
 
 @contextmanager
-def _cluster(
-    n_workers: int, n_threads: int | None, more: Mapping[str, str]
-) -> Iterator[Client]:
+def _cluster(n_workers: int, n_threads: int | None, more: Mapping[str, str]) -> Iterator[Client]:
     # Dask's own setting is one thread.
     environment = {
         name: value

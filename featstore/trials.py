@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.model_selection import train_test_split
+from sklearn.pipeline import Pipeline
 
 from featstore import grams, linear
 from featstore.blocks import Samples
@@ -107,18 +109,18 @@ def run_trial(trial: Trial) -> tuple[np.ndarray, list[str]]:
     errors : list of str
         Why fits failed.
     """
-    store = open_store(trial.store)
-    selection = store.reopen(trial.parts)
     config = trial.config
-    split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
-    rows = row_numbers(split.train)
-    if trial.n_rows < len(rows):
-        rows, _ = train_test_split(
-            rows, train_size=trial.n_rows, stratify=selection.y[rows], random_state=config.seed
-        )
-        rows.sort()
+    selection, rows, folds = _training_rows(
+        trial.store,
+        trial.parts,
+        trial.n_rows,
+        config.cv,
+        config.seed,
+        config.split_seed,
+        config.drop_leaks,
+        trial.scratch,
+    )
     y = selection.y[rows]
-    folds = draw_folds(y, config.cv, config.seed, selection.class_names)
     model = _pipeline(config, trial.candidates[0], len(rows))
     values = _values(model.named_steps["clf"], trial.candidates)
     if values and "scale" in model.named_steps and "map" not in model.named_steps:
@@ -139,6 +141,29 @@ def run_trial(trial: Trial) -> tuple[np.ndarray, list[str]]:
     return scores, errors
 
 
+@functools.lru_cache(maxsize=2)
+def _training_rows(
+    store: str,
+    parts: tuple[tuple[str, str], ...],
+    n_rows: int,
+    cv: int,
+    seed: int,
+    split_seed: int | None,
+    drop_leaks: bool,
+    scratch: str,  # noqa: ARG001 - of another fit, the store may hold something else by now
+) -> tuple[Selection, np.ndarray, np.ndarray]:
+    """Return the selection, the training rows, and in which fold each is held out."""
+    selection = open_store(store).reopen(parts)
+    split = split_rows(selection, split_seed, drop_leaks=drop_leaks)
+    rows = row_numbers(split.train)
+    if n_rows < len(rows):
+        rows, _ = train_test_split(
+            rows, train_size=n_rows, stratify=selection.y[rows], random_state=seed
+        )
+        rows.sort()
+    return selection, rows, draw_folds(selection.y[rows], cv, seed, selection.class_names)
+
+
 def _one_fold(
     trial: Trial, selection: Selection, rows: np.ndarray, held: np.ndarray, errors: list[str]
 ) -> list[float]:
@@ -147,30 +172,46 @@ def _one_fold(
     # Rows to fit on first, so that both are slices.
     order = np.concatenate([rows[~held], rows[held]])
     y = selection.y[order]
-    X, scaled, mapped = selection.memmap(), False, False
-    samples = Samples(X, order)
+    samples = Samples(selection.memmap(), order)
     scores = []
+    model = _pipeline(config, trial.candidates[0], n_fit)
+    if "scale" in model.named_steps:
+        name = selection.describe()["digest"]
+        X = standardised(samples, n_fit, name, Path(trial.scratch))
+        samples = Samples(X, slice(0, len(order)))
+    if "map" in model.named_steps and _values(model.named_steps["clf"], trial.candidates):
+        return _mapped(trial, model, samples, y, n_fit, errors)
+    X = samples.take(slice(0, n_fit))
+    held_out = Samples(samples.take(slice(n_fit, len(y))), slice(0, len(y) - n_fit))
     for candidate in trial.candidates:
         model = _pipeline(config, candidate, n_fit)
+        last = Pipeline([step for step in model.steps if step[0] != "scale"])
         try:
-            with explained(config.clf, n_fit, X.shape[1]):
-                if "scale" in model.named_steps:
-                    if not scaled:
-                        name = selection.describe()["digest"]
-                        X = standardised(samples, n_fit, name, Path(trial.scratch))
-                        samples, scaled = Samples(X, slice(0, len(order))), True
-                    model.steps.pop(0)
-                if "map" in model.named_steps:
-                    # Settings of one trial differ in what comes after the map.
-                    if not mapped:
-                        X = map_kernel(model.named_steps["map"], samples, n_fit)
-                        samples, mapped = Samples(X, slice(0, len(order))), True
-                    model.steps.pop(0)
-                train(model, samples.take(slice(0, n_fit)), y[:n_fit], config)
-            rest = samples.take(slice(n_fit, len(y)))
-            labels = judge(model, Samples(rest, slice(0, len(rest)))).labels
+            with explained(config.clf, *X.shape):
+                if "map" in last.named_steps:
+                    rows = map_kernel(last.named_steps["map"], samples, n_fit)[:n_fit]
+                    train(last, rows, y[:n_fit], config)
+                else:
+                    train(last, X, y[:n_fit], config)
+                labels = judge(last, held_out).labels
             scores.append(float(np.mean(labels == y[n_fit:])))
         except FitError as error:
             errors.append(str(error))
             scores.append(np.nan)
     return scores
+
+
+def _mapped(
+    trial: Trial, model: Pipeline, samples: Samples, y: np.ndarray, n_fit: int, errors: list[str]
+) -> list[float]:
+    """Return the accuracies of settings that share a kernel's map and differ in C."""
+    clf = model.named_steps["clf"]
+    try:
+        with explained(trial.config.clf, n_fit, samples.n_features):
+            X = map_kernel(model.named_steps["map"], samples, n_fit)
+            values = [candidate["C"] for candidate in trial.candidates]
+            fitted = linear.fit_path(clf, X[:n_fit], y[:n_fit], values)
+    except FitError as error:
+        errors.append(str(error))
+        return [np.nan] * len(trial.candidates)
+    return [float(np.mean(one.predict(X[n_fit:]) == y[n_fit:])) for one in fitted]
