@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import console
+from . import console, selecting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,70 +15,83 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@selecting.clf_option()
+@selecting.selecting_options
 @click.option(
-    "--clf",
-    multiple=True,
-    default=("logreg",),
-    metavar="NAME[,NAME...]",
-    help="Classifier: logreg, linear-svm, svm, mlp, sgd, ridge or knn. May be repeated, or "
-    "several with commas.  [default: logreg]",
-)
-@click.option("--dataset", metavar="NAME", help="Dataset, or the folder that was extracted.")
-@click.option(
-    "--model",
-    multiple=True,
-    metavar="NAME[,NAME...]",
-    help="Network whose features to use; a comma puts several side by side. May be repeated.",
+    "--search",
+    type=click.Choice(["grid", "random", "halving"]),
+    help="Choose parameters by cross-validation on the training rows: of all values, of some drawn "
+    "at random, or of many tried on few rows first.",
 )
 @click.option(
-    "--layers",
-    multiple=True,
-    metavar="NAME[,NAME...]",
-    help="Layer to use; a comma puts several side by side. May be repeated.",
+    "--cv",
+    type=click.IntRange(2, 100),
+    default=5,
+    show_default=True,
+    metavar="K",
+    help="Folds of the search.",
 )
-@click.option("--weights", metavar="NAME", help="Weights, where a network has several.")
-@click.option("--bands", metavar="NAME", help="rgb or gray, where both were extracted.")
-@click.option("--image-size", type=int, metavar="PX", help="Where several were extracted.")
-@click.option("--precision", metavar="NAME", help="Where several were extracted.")
-@click.option("--dtype", metavar="NAME", help="Where several were extracted.")
-@click.option("--set", "set_id", metavar="SET", help="Feature set; see `featstore store ls`.")
 @click.option(
-    "--param",
-    "params",
+    "--grid",
+    "grids",
     multiple=True,
-    metavar="NAME=VALUE",
-    help="A parameter of the classifier, by scikit-learn's name; clf:NAME=VALUE for one of "
-    "several classifiers. May be repeated.",
+    metavar="NAME=V1,V2,...",
+    help="Values to search among, in place of the classifier's own. May be repeated.",
 )
-@console.seed_option
 @click.option(
-    "--n-jobs",
+    "--n-candidates",
     type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
     metavar="N",
-    help="Fits at a time.  [default: the number of cores]",
+    help="Settings that a random or halving search draws.",
 )
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Fits of each, with seeds that count up, and with new random splits where the dataset has "
+    "no official one; the table shows mean and deviation.",
+)
+@click.option(
+    "--split-seed",
+    type=click.IntRange(0, 2**32 - 1),
+    metavar="N",
+    help="Divide the rows anew into training and test.  [default: as the dataset does]",
+)
+@click.option(
+    "--baselines",
+    is_flag=True,
+    help="Add pixel statistics, and the network with random weights, to the table; they are "
+    "extracted where they are missing.",
+)
+@click.option(
+    "--root", envvar="FEATSTORE_DATA", metavar="DIR", help="The images' folder, for --baselines."
+)
+@click.option(
+    "--clf-device",
+    "device",
+    default="cpu",
+    show_default=True,
+    metavar="DEVICE",
+    help="cuda to train logreg, ridge or lda on a GPU.",
+)
+@click.option("--intelex", is_flag=True, help="Train svm by scikit-learn-intelex.")
+@console.seed_option
 @click.option("--refit", is_flag=True, help="Fit again what was fitted before.")
-@click.option("--force", is_flag=True, help="Begin fits that can't be expected to end.")
 @console.store_option
 @console.json_option
 def command(
     clf: tuple[str, ...],
-    dataset: str | None,
-    model: tuple[str, ...],
-    layers: tuple[str, ...],
-    weights: str | None,
-    bands: str | None,
-    image_size: int | None,
-    precision: str | None,
-    dtype: str | None,
-    set_id: str | None,
     params: tuple[str, ...],
-    seed: int,
-    n_jobs: int | None,
-    refit: bool,
-    force: bool,
+    grids: tuple[str, ...],
+    baselines: bool,
+    root: str | None,
     store: str,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Train and evaluate classifiers on stored features.
 
@@ -86,32 +99,21 @@ def command(
     before, with nothing changed, is answered from its run.
 
     \b
-    featstore fit --clf logreg --clf linear-svm
+    featstore fit --clf logreg --clf linear-svm --search grid
     featstore fit --clf mlp --param hidden_layer_sizes=(512,128) --layers conv1,fc1000
+    featstore fit --clf all --repeats 10
     """  # noqa: D301 - click wants the character itself
-    from featstore.classifiers import parse_param
     from featstore.fitting import fit_each, raise_failures
+    from featstore.parameters import parse_grid, parse_param
 
+    names = [name.strip() for value in clf for name in value.split(",")]
+    options |= {"params": dict(map(parse_param, params)), "grid": dict(map(parse_grid, grids))}
     with console.progress() as progress:
-        fits = fit_each(
-            store,
-            [name.strip() for value in clf for name in value.split(",")],
-            dataset=dataset,
-            model=model,
-            layers=layers,
-            params=dict(map(parse_param, params)),
-            seed=seed,
-            n_jobs=n_jobs,
-            refit=refit,
-            force=force,
-            progress=progress,
-            weights=weights,
-            bands=bands,
-            image_size=image_size,
-            precision=precision,
-            dtype=dtype,
-            set_id=set_id,
-        )
+        fits = fit_each(store, names, progress=progress, **options)
+        if baselines:
+            from featstore.baselines import fit_baselines
+
+            fits += fit_baselines(store, fits, names, root=root, progress=progress, **options)
     runs = [one.run for one in fits if one.run]
     if as_json:
         reused = {one.run.run_id: one.reused for one in fits if one.run}
@@ -123,45 +125,94 @@ def command(
     raise_failures(fits)
 
 
-COLUMNS = ("model", "layers", "clf", "accuracy", "average", "kappa", "train", "time")
+MAX_CHOICES = 12
+"""Runs up to which each one's chosen parameters are printed."""
+
+COLUMNS = ("model", "layers", "clf", "accuracy", "average", "kappa", "train", "cv", "time")
 
 
 def _cells(summary: dict[str, Any]) -> list[str]:
-    kappa = summary["kappa"]
+    kappa, cv = summary["kappa"], summary["cv_accuracy"]
+    n_repeats = summary.get("n_repeats", 1)
+    weights = str(summary["weights"])
     return [
-        summary["model"],
+        summary["model"] + (f" ({weights})" if weights.startswith("random") else ""),
         ",".join(summary["layers"]),
-        summary["clf"] + ("" if summary["converged"] else " *"),
-        f"{100 * summary['accuracy']:.1f}",
-        f"{100 * summary['average_accuracy']:.1f}",
+        summary["clf"]
+        + (f" x {n_repeats}" if n_repeats > 1 else "")
+        + ("" if summary["converged"] else " *"),
+        _percent(summary, "accuracy"),
+        _percent(summary, "average_accuracy"),
         "-" if kappa is None else f"{kappa:.3f}",
         f"{100 * summary['train_accuracy']:.1f}",
+        "-" if cv is None else f"{100 * cv:.1f}",
         console.duration_text(summary["duration_s"]),
     ]
 
 
+def _percent(summary: dict[str, Any], name: str) -> str:
+    deviation = summary.get(f"{name}_deviation")
+    value = f"{100 * summary[name]:.1f}"
+    return value if deviation is None else f"{value} ± {100 * deviation:.1f}"
+
+
 def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
-    """Print runs as one table for each dataset."""
+    """Print runs as one table for each dataset; repeats of one fit as one line."""
+    from featstore.report import gather_repeats
+
     groups: dict[str, list[dict[str, Any]]] = {}
-    for summary in summaries:
+    for summary in gather_repeats(summaries):
+        counts = summary["n_train_of_class"]
+        each = f"{min(counts):,} to {max(counts):,}" if len(set(counts)) > 1 else f"{counts[0]:,}"
         title = (
-            f"{summary['title']}: {summary['n_train']:,} rows to train, {summary['n_test']:,} to "
-            f"test; accuracies in % (majority class: {100 * summary['majority_accuracy']:.1f})"
+            f"{summary['title']}: {summary['n_train']:,} rows to train ({len(counts)} classes of "
+            f"{each}), {summary['n_test']:,} to test; accuracies in % (majority class: "
+            f"{100 * summary['majority_accuracy']:.1f})"
         )
         groups.setdefault(title, []).append(summary)
     for title, group in groups.items():
-        console.table(COLUMNS, [_cells(s) for s in group], title, right=COLUMNS[3:])
+        columns, rows = list(COLUMNS), [_cells(s) for s in group]
+        if all(s["cv_accuracy"] is None for s in group):
+            at = columns.index("cv")
+            columns.pop(at)
+            for row in rows:
+                row.pop(at)
+        console.table(columns, rows, title, right=COLUMNS[3:])
+        _say_leaks(group)
     if not all(s["converged"] for s in summaries):
         click.echo("* stopped before it had converged")
+
+
+def _say_leaks(group: Sequence[dict[str, Any]]) -> None:
+    n_leaked = max(s["n_leaked"] or 0 for s in group)
+    n_dropped = max(s["n_dropped"] for s in group)
+    if n_dropped:
+        click.echo(f"{n_dropped:,} test images that are also training images were left out.")
+    elif n_leaked:
+        click.echo(
+            f"{n_leaked:,} of the test images are also among the training images; --drop-leaks "
+            "leaves them out."
+        )
 
 
 def show(fits: Sequence[Fit], store: str) -> None:
     """Print what fits gave, and what to type next."""
     runs = [one.run for one in fits if one.run]
     show_tables([run.summary() for run in runs])
+    notes: dict[str, list[str]] = {}
     for run in runs:
         for note in run.record["notes"]:
-            click.echo(f"{run.run_id}: {note}")
+            notes.setdefault(note, []).append(run.run_id)
+    for note, ids in notes.items():
+        more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+        click.echo(f"{ids[0]}{more}: {note}")
+    for run in runs if len(runs) <= MAX_CHOICES else []:
+        if search := run.record["search"]:
+            chosen = ", ".join(f"{k}={v}" for k, v in search["best"].items())
+            click.echo(
+                f"{run.run_id}: {chosen} of {len(search['candidates'])} settings, by "
+                f"{search['cv']}-fold cross-validation"
+            )
     option = console.store_hint(store)
     best = max(runs, key=lambda run: run.metrics["test"]["accuracy"])
     click.echo(f"The best run is {best.path}")

@@ -186,9 +186,12 @@ def draw_accuracies(summaries: Sequence[Mapping[str, Any]]) -> Figure:
         ax = fig.add_subplot()
         at = range(len(ranked))
         percent = [100 * s["accuracy"] for s in ranked]
+        spread = [100 * s.get("accuracy_deviation", 0.0) for s in ranked]
         ax.barh(at, percent, height=0.68, color=PALETTE[0])
-        for y, value in zip(at, percent, strict=True):
-            ax.text(value + 0.8, y, f"{value:.1f}", va="center_baseline", fontsize=8.5)
+        for y, value, own in zip(at, percent, spread, strict=True):
+            if own:
+                ax.errorbar(value, y, xerr=own, color=INK, linewidth=1.2, capsize=2.5)
+            ax.text(value + own + 0.8, y, f"{value:.1f}", va="center_baseline", fontsize=8.5)
         for y, s in zip(at, ranked, strict=True):
             x = 100 * s["majority_accuracy"]
             ax.plot([x, x], [y - 0.34, y + 0.34], color=PALETTE[4], linewidth=2.2)

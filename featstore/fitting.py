@@ -15,10 +15,11 @@ import numpy as np
 import psutil
 
 from featstore import accelerators, costs
-from featstore.classifiers import aim_params, find_classifier
+from featstore.classifiers import CLASSIFIERS, find_classifier
 from featstore.config import FitConfig, json_digest
 from featstore.errors import ConfigError, FeatstoreError, FitError
 from featstore.parallel import Outcome, TaskPool
+from featstore.parameters import aim_params
 from featstore.progress import SILENT, Progress
 from featstore.provenance import available_cores
 from featstore.runs import Run, make_run_id, open_run
@@ -137,7 +138,8 @@ def fit_each(
     store : str, Path or FeatureStore
         Where the features are, and the runs go.
     clf : str or sequence of str
-        Names of :data:`featstore.classifiers.CLASSIFIERS`, or ``package.module:function``.
+        Names of :data:`featstore.classifiers.CLASSIFIERS`, ``package.module:function``, or
+        ``all``.
     dataset : str, optional
         ``sat4``, ..., or the name of the folder that was extracted.
     model, layers : str or sequence of str, optional
@@ -182,7 +184,8 @@ def fit_each(
     facets = {key: value for key, value in options.items() if value is not None}
     if not isinstance(repeats, int) or repeats < 1:
         raise ConfigError(f"repeats is {repeats!r}; it must be a whole number from 1.")
-    names = list(dict.fromkeys(_several(clf)))
+    asked = [name for one in _several(clf) for name in (CLASSIFIERS if one == "all" else [one])]
+    names = list(dict.fromkeys(asked))
     aimed = aim_params(params or {}, names)
     grids = aim_params(grid or {}, names, check=False)
     configs = [

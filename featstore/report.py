@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,41 @@ def summarize(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """
     lines = [run.summary() for run in runs]
     return sorted(lines, key=lambda line: (line["title"], -line["accuracy"], line["run_id"]))
+
+
+def gather_repeats(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines with the repeats of one fit as one, of their means and deviations.
+
+    Parameters
+    ----------
+    lines : sequence of dict
+        As :meth:`featstore.runs.Run.summary` returns them.
+
+    Returns
+    -------
+    list of dict
+        The same, in the order of each fit's first; where there are several repeats, with
+        ``n_repeats``, and ``accuracy_deviation`` and ``average_accuracy_deviation``, sample
+        standard deviations (fractions). ``run_id`` is the best one's.
+    """
+    series: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        series.setdefault(line["series"], []).append(line)
+    gathered = []
+    for own in series.values():
+        if len(own) == 1:
+            gathered.append(own[0])
+            continue
+        line = max(own, key=lambda one: one["accuracy"]) | {"n_repeats": len(own)}
+        for name in ("accuracy", "average_accuracy", "train_accuracy", "kappa", "cv_accuracy"):
+            values = [one[name] for one in own if one[name] is not None]
+            line[name] = statistics.fmean(values) if values else None
+            if name.endswith("accuracy") and name[0] == "a":
+                line[f"{name}_deviation"] = statistics.stdev(values)
+        line["duration_s"] = sum(one["duration_s"] for one in own)
+        line["converged"] = all(one["converged"] for one in own)
+        gathered.append(line)
+    return gathered
 
 
 def compare_published(dataset: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -166,13 +202,16 @@ def write_report(store: FeatureStore, runs: Sequence[Run], path: str | Path) -> 
 
 def _section(title: str, lines: list[dict[str, Any]], runs: list[Run]) -> dict[str, Any]:
     name = f"d-{runs[0].run_id[-8:]}"
+    gathered = sorted(gather_repeats(lines), key=lambda line: -line["accuracy"])
     return {
         "name": name,
         "title": title,
         "n_classes": len(runs[0].class_names),
-        "lines": lines,
+        "lines": gathered,
         "published": compare_published(runs[0].selection["dataset"], runs),
-        "bars": _svg(figures.draw_accuracies(lines), f"{name}-bars", f"Test accuracies on {title}"),
+        "bars": _svg(
+            figures.draw_accuracies(gathered), f"{name}-bars", f"Test accuracies on {title}"
+        ),
         "curves": _overlays(title, runs),
         "runs": [_details(run, line) for run, line in zip(runs, lines, strict=True)],
     }
@@ -205,7 +244,8 @@ def _details(run: Run, line: dict[str, Any]) -> dict[str, Any]:
         "classifier": f"{run.clf}{f' ({params})' if params else ''}, seed {record['fit']['seed']}",
         "rows": f"{line['n_train']:,} to train, {line['n_test']:,} to test "
         f"({record['rows']['test_split']} split), {record['rows']['n_masked']:,} masked and "
-        f"{record['rows']['n_unlabelled']:,} unlabelled left out",
+        f"{record['rows']['n_unlabelled']:,} unlabelled left out{_leaks(record['rows'])}",
+        "search": _search(record["search"]),
         "time": ", ".join(f"{k} {v:.2f} s" for k, v in record["duration_s"].items()),
         "peak memory": f"{line['peak_rss_nbytes'] / 1e6:,.0f} MB of the process, the features' "
         "memory map included",
@@ -225,7 +265,12 @@ def _details(run: Run, line: dict[str, Any]) -> dict[str, Any]:
         "command": record["command"],
         "notes": record["notes"],
         "val": run.metrics["val"],
-        "per_class": run.metrics["test"]["per_class"],
+        "per_class": [
+            {**one, "n_train": n}
+            for one, n in zip(
+                run.metrics["test"]["per_class"], record["rows"]["n_train_of_class"], strict=True
+            )
+        ],
         "confusion": _svg(confusion, f"{name}-confusion", f"Confusion matrix of {what}"),
         "curves": _svg(
             figures.draw_curves({run.clf: run.curves}),
@@ -235,6 +280,25 @@ def _details(run: Run, line: dict[str, Any]) -> dict[str, Any]:
         if run.curves
         else "",
     }
+
+
+def _leaks(rows: Mapping[str, Any]) -> str:
+    if rows["n_dropped"]:
+        return f", and {rows['n_dropped']:,} test images that are also training images"
+    if rows["n_leaked"]:
+        return f"; {rows['n_leaked']:,} test images are also training images"
+    return ""
+
+
+def _search(search: Mapping[str, Any] | None) -> str:
+    if search is None:
+        return "none"
+    best = ", ".join(f"{key}={value}" for key, value in search["best"].items())
+    return (
+        f"{search['kind']}, {best} of {len(search['candidates']):,} settings by {search['cv']}"
+        f"-fold cross-validation on the training rows, accuracy {_percent(search['accuracy'])} % ± "
+        f"{_percent(search['deviation'])} over the folds"
+    )
 
 
 def _features(run: Run) -> str:

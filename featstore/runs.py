@@ -27,13 +27,14 @@ from typing import Any
 import numpy as np
 from sklearn.pipeline import Pipeline
 
+from featstore.config import json_digest
 from featstore.errors import RunError, StoreError
 from featstore.files import file_sha256, read_json, sync_file, sync_folder, write_json
 from featstore.modelfiles import load_model, save_model
 from featstore.progress import SILENT, Progress
 from featstore.store import FeatureStore
 
-FORMAT = 1
+FORMAT = 2
 
 STALE_S = 3600.0
 """Seconds after which an unfinished run's folder, which is written in one go, is litter."""
@@ -147,6 +148,12 @@ class Run:
             raise RunError(f"{name} is not what fit wrote")
         return data
 
+    @property
+    def series(self) -> str:
+        """Digest that the repeats of one fit, which differ in their seeds alone, have in common."""
+        settings = {k: v for k, v in self.record["fit"].items() if k not in ("seed", "split_seed")}
+        return json_digest({"fit": settings, "features": self.selection["digest"]})
+
     def summary(self) -> dict[str, Any]:
         """Return the run's line in a table, JSON-able; accuracies are fractions."""
         record, test = self.record, self.record["metrics"]["test"]
@@ -171,6 +178,12 @@ class Run:
             "duration_s": record["duration_s"]["total"],
             "peak_rss_nbytes": record["peak_rss_nbytes"],
             "n_masked": record["rows"]["n_masked"],
+            "n_leaked": record["rows"]["n_leaked"],
+            "n_dropped": record["rows"]["n_dropped"],
+            "n_train_of_class": record["rows"]["n_train_of_class"],
+            "seed": record["fit"]["seed"],
+            "cv_accuracy": record["search"]["accuracy"] if record["search"] else None,
+            "series": self.series,
             "n_constant_features": record["n_constant_features"],
             "notes": record["notes"],
             "run_dir": str(self.path),
