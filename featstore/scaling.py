@@ -15,7 +15,7 @@ import filelock
 import numpy as np
 from sklearn.preprocessing import StandardScaler
 
-from featstore.blocks import Samples, row_blocks, shared_threads
+from featstore.blocks import CACHED_NBYTES, Samples, row_blocks, shared_threads
 from featstore.errors import SpaceError
 from featstore.progress import nbytes_text
 from featstore.splits import row_numbers
@@ -74,7 +74,8 @@ def fit_scaler(samples: Samples) -> StandardScaler:
     That copy is 2.25 times as large as the rows (measured with scikit-learn 1.9).
     """
     with shared_threads() as threads:
-        found = threads.total(lambda block: moments(samples.take(block)), samples.blocks())
+        blocks = samples.blocks(CACHED_NBYTES)
+        found = threads.total(lambda block: moments(samples.take(block)), blocks)
     scaler = StandardScaler()
     scaler.mean_, scaler.scale_ = found.mean, found.scale
     scaler.var_ = found.m2 / found.n
