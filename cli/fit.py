@@ -133,7 +133,7 @@ COLUMNS = ("model", "layers", "clf", "accuracy", "average", "kappa", "train", "c
 
 def _cells(summary: dict[str, Any]) -> list[str]:
     kappa, cv = summary["kappa"], summary["cv_accuracy"]
-    n_repeats = summary.get("n_repeats", 1)
+    n_repeats = summary["n_repeats"]
     weights = str(summary["weights"])
     return [
         summary["model"] + (f" ({weights})" if weights.startswith("random") else ""),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from featstore.datasets import open_dataset
     from featstore.extraction import extract
     from featstore.fitting import fit
+    from featstore.learning import learning_curve
     from featstore.prediction import predict
     from featstore.report import write_report
     from featstore.store import open_store
@@ -23,13 +24,23 @@ _HOMES = {
     "compare": "featstore.comparison",
     "extract": "featstore.extraction",
     "fit": "featstore.fitting",
+    "learning_curve": "featstore.learning",
     "open_dataset": "featstore.datasets",
     "open_store": "featstore.store",
     "predict": "featstore.prediction",
     "write_report": "featstore.report",
 }
 
-__all__ = ["compare", "extract", "fit", "open_dataset", "open_store", "predict", "write_report"]
+__all__ = [
+    "compare",
+    "extract",
+    "fit",
+    "learning_curve",
+    "open_dataset",
+    "open_store",
+    "predict",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -46,6 +46,9 @@ SVC_S = 5e-10
 MAX_S = 4 * 3600.0
 """Longest time of a fit that is begun without --force."""
 
+QUICK_S = 6.0
+"""Time of all fits together up to which workers, which take 3 s to start, are not worth it."""
+
 WORTH_SAYING_S = 30.0
 """Time from which it is said before a fit begins."""
 

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 INK = "#1d2327"
 """Colour of text and axes on white paper."""
@@ -162,6 +162,56 @@ def draw_curves(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
             ax.grid(alpha=0.18, color=INK)
         if len(left.lines) > 1:
             fig.legend(loc="outside lower center", ncols=min(3, len(left.lines)))
+    return fig
+
+
+def draw_learning(curves: Sequence[tuple[str, Sequence[Any]]]) -> Figure:
+    """Draw test accuracy by number of training rows.
+
+    Parameters
+    ----------
+    curves : sequence of (str, sequence of Point)
+        Each line's name and its :class:`featstore.learning.Point`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Lines join the means; bands reach from the lowest to the highest of the repeats.
+    """
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(6.2, 3.6), layout="constrained")
+        ax = fig.add_subplot()
+        for i, (name, points) in enumerate(curves):
+            n_train = [point.n_train for point in points]
+            percent = [100 * np.asarray(point.accuracies) for point in points]
+            color = PALETTE[i % len(PALETTE)]
+            ax.fill_between(
+                n_train,
+                [values.min() for values in percent],
+                [values.max() for values in percent],
+                color=color,
+                alpha=0.18,
+                linewidth=0,
+            )
+            ax.plot(
+                n_train,
+                [values.mean() for values in percent],
+                color=color,
+                linestyle=DASHES[i // len(PALETTE) % len(DASHES)],
+                marker="o",
+                markersize=3.5,
+                linewidth=1.6,
+                label=name,
+            )
+        ax.set_xscale("log")
+        ticks = sorted({point.n_train for _, points in curves for point in points})
+        ax.set_xticks(ticks[:: max(1, len(ticks) // 8)])
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xlabel("training rows (logarithmic)")
+        ax.set_ylabel("test accuracy (%)")
+        ax.grid(alpha=0.18, color=INK)
+        fig.legend(loc="outside lower center", ncols=min(2, len(curves)))
     return fig
 
 

@@ -34,9 +34,6 @@ from featstore.trials import Trial, divide, run_trial
 SOLVERS = 2
 """Number of the solvers' version: with another one, the same fit may end in other last digits."""
 
-QUICK_S = 6.0
-"""Time of all fits together up to which workers, which take 3 s to start, are not worth it."""
-
 GPU_ENVIRONMENT = {"SCIPY_ARRAY_API": "1"}
 """What SciPy must find when it is loaded for scikit-learn to compute on a GPU."""
 
@@ -150,7 +147,7 @@ def fit_each(
         Values that a search tries, by ``name`` or ``clf:name``, in place of its own.
     repeats : int
         Fits of each, with seeds that count up from `seed`; each with a new random split, unless
-        the dataset has an official one.
+        the dataset has an official one and no ``split_seed`` is given.
     n_jobs : int, optional
         Fits at a time; by default as many as there are cores. With 1, in this process.
     scheduler : str, optional
@@ -205,6 +202,11 @@ def fit_each(
             if selection.parts in seen:
                 continue
             seen.add(selection.parts)
+            if repeats > 1 and selection.has_official_split and settings.get("split_seed") is None:
+                progress.say(
+                    f"{selection.title} has an official split, which the repeats keep: they differ "
+                    "in their seeds alone. --split-seed 1 draws new splits."
+                )
             for config, repeat in itertools.product(configs, range(repeats)):
                 own = _repeated(config, repeat, selection) if repeats > 1 else config
                 jobs.append(_job(selection, own, facets, str(scratch), refit, force, memory_nbytes))
@@ -250,7 +252,7 @@ def _work(jobs: list[_Job], pool: TaskPool, store: FeatureStore, progress: Progr
     jobs = sorted(jobs, key=lambda job: -job.cost.duration_s)
     for notice in filter(None, (job.notice for job in jobs)):
         progress.say(notice)
-    is_quick = sum(job.cost.duration_s for job in jobs) < QUICK_S
+    is_quick = sum(job.cost.duration_s for job in jobs) < costs.QUICK_S
     while searching := [j for j in jobs if j.search and not j.search.is_done and not j.error]:
         _one_round(searching, pool, is_quick, progress)
     ready = [job for job in jobs if not job.error]
@@ -339,6 +341,8 @@ def _fits_at_a_time(
 
 def _repeated(config: FitConfig, repeat: int, selection: Selection) -> FitConfig:
     seed = config.seed + repeat
+    if config.split_seed is not None:
+        return replace(config, seed=seed, split_seed=config.split_seed + repeat)
     return replace(config, seed=seed, split_seed=None if selection.has_official_split else seed)
 
 
@@ -392,7 +396,9 @@ def _job(
     budget: int | None,
 ) -> _Job:
     layers = ",".join(selection.layers)
-    name = f"{selection.title} {selection.model} {layers} {config.clf}"
+    weights = selection.describe()["weights"]
+    random = f" ({weights})" if weights.startswith("random") else ""
+    name = f"{selection.title} {selection.model}{random} {layers} {config.clf}"
     if config.split_seed is not None or config.seed:
         name += f" seed {config.seed}"
     options = {

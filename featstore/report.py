@@ -78,8 +78,8 @@ def gather_repeats(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        The same, in the order of each fit's first; where there are several repeats, with
-        ``n_repeats``, and ``accuracy_deviation`` and ``average_accuracy_deviation``, sample
+        The same, in the order of each fit's first, with ``n_repeats``; and, where there are
+        several, with ``accuracy_deviation`` and ``average_accuracy_deviation``, sample
         standard deviations (fractions). ``run_id`` is the best one's.
     """
     series: dict[str, list[dict[str, Any]]] = {}
@@ -88,7 +88,7 @@ def gather_repeats(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     gathered = []
     for own in series.values():
         if len(own) == 1:
-            gathered.append(own[0])
+            gathered.append(own[0] | {"n_repeats": 1})
             continue
         line = max(own, key=lambda one: one["accuracy"]) | {"n_repeats": len(own)}
         for name in ("accuracy", "average_accuracy", "train_accuracy", "kappa", "cv_accuracy"):

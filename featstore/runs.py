@@ -152,6 +152,7 @@ class Run:
     def series(self) -> str:
         """Digest that the repeats of one fit, which differ in their seeds alone, have in common."""
         settings = {k: v for k, v in self.record["fit"].items() if k not in ("seed", "split_seed")}
+        settings["redrawn"] = self.record["fit"]["split_seed"] is not None
         return json_digest({"fit": settings, "features": self.selection["digest"]})
 
     def summary(self) -> dict[str, Any]:

@@ -1,0 +1,284 @@
+"""Learning curves: how accuracy grows with the number of training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from featstore import costs
+from featstore.blocks import Samples
+from featstore.classifiers import find_classifier
+from featstore.config import FitConfig
+from featstore.errors import ConfigError, FitError
+from featstore.figures import draw_learning, to_png
+from featstore.files import replacing
+from featstore.judgement import judge
+from featstore.parallel import Outcome, TaskPool
+from featstore.parameters import aim_params
+from featstore.progress import SILENT, Progress
+from featstore.scaling import fit_scaler, scratch_folder, standardised
+from featstore.splits import n_rows, row_numbers, split_rows
+from featstore.store import FeatureStore, open_store
+from featstore.training import explained, map_kernel, train
+
+N_SIZES = 8
+"""Sizes of the training set that are tried unless others are asked for."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Accuracy at one number of training rows.
+
+    Parameters
+    ----------
+    n_train : int
+        Training rows.
+    accuracies : tuple of float
+        Test accuracies (fractions), one for each random choice of the rows.
+    train_accuracies : tuple of float
+        Accuracies on the training rows themselves.
+    """
+
+    n_train: int
+    accuracies: tuple[float, ...]
+    train_accuracies: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """How one classifier's accuracy grows with training rows.
+
+    Parameters
+    ----------
+    title, model, clf : str
+        Dataset, network and classifier.
+    layers : tuple of str
+    n_test : int
+        Rows that are judged, always the same.
+    params : dict
+        The classifier's.
+    points : tuple of Point
+        By number of rows, increasing.
+    """
+
+    title: str
+    model: str
+    layers: tuple[str, ...]
+    clf: str
+    n_test: int
+    params: dict[str, Any]
+    points: tuple[Point, ...]
+
+    @property
+    def name(self) -> str:
+        """What it is of, for people."""
+        return f"{self.model} {','.join(self.layers)} {self.clf}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the curve as JSON-able values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One training on some of the rows, by names only."""
+
+    store: str
+    parts: tuple[tuple[str, str], ...]
+    config: FitConfig
+    n_train: int
+    scratch: str
+
+
+def learning_curve(
+    store: str | Path | FeatureStore = "feature-store",
+    clf: str = "logreg",
+    *,
+    dataset: str | None = None,
+    model: str | Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
+    params: Mapping[str, Any] | None = None,
+    sizes: Sequence[int] = (),
+    repeats: int = 3,
+    n_jobs: int | None = None,
+    scheduler: str | None = None,
+    memory_nbytes: int | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> list[LearningCurve]:
+    """Train on growing parts of the training rows, and judge each on all test rows.
+
+    The parts hold each class's share, and are drawn anew for each repeat; parameters stay as they
+    are given, for to choose them by these accuracies would be to choose by the test rows.
+
+    Parameters
+    ----------
+    store : str, Path or FeatureStore
+    clf : str
+        One classifier.
+    dataset, model, layers, params
+        As of :func:`featstore.fitting.fit_each`; a curve for each selection.
+    sizes : sequence of int, optional
+        Numbers of training rows; by default eight up to all of them.
+    repeats : int
+        Random choices of rows of each size; all of them are taken once.
+    n_jobs, scheduler, memory_nbytes, force, progress
+        As of :func:`featstore.fitting.fit_each`.
+    **options
+        ``seed``, ``split_seed``, ``n_epochs`` and ``drop_leaks``, and what tells feature sets
+        apart.
+
+    Raises
+    ------
+    ConfigError
+        When sizes or repeats are out of range.
+    FitError
+        When a training fails.
+    """
+    store = store if isinstance(store, FeatureStore) else open_store(store)
+    settings = {
+        k: options.pop(k) for k in ("seed", "split_seed", "n_epochs", "drop_leaks") if k in options
+    }
+    facets = {key: value for key, value in options.items() if value is not None}
+    if not isinstance(repeats, int) or repeats < 1:
+        raise ConfigError(f"repeats is {repeats!r}; it must be a whole number from 1.")
+    own = aim_params(params or {}, [clf])[clf]
+    config = FitConfig(clf, tuple(own.items()), **settings)
+    selections = [
+        store.select(dataset, one_model, one_layers, **facets)
+        for one_model in _several(model)
+        for one_layers in _several(layers)
+    ]
+    with scratch_folder(store.cache_dir / "scratch") as scratch:
+        tasks: list[tuple[int, _Task]] = []
+        duration_s = 0.0
+        for index, selection in enumerate(selections):
+            split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
+            n_train, n_classes = n_rows(split.train), len(selection.class_names)
+            shape = costs.Shape(n_train, n_rows(split.test), selection.n_features, n_classes)
+            cost = costs.estimate(config, find_classifier(clf).params(own, n_train), shape)
+            if notice := costs.check(config, cost, shape, memory_nbytes, force=force):
+                progress.say(notice)
+            place = str(store.path.absolute())
+            for size in _sizes(sizes, n_train, n_classes):
+                duration_s += cost.duration_s * size / n_train
+                for repeat in range(repeats if size < n_train else 1):
+                    drawn = FitConfig(
+                        clf, config.params, **settings | {"seed": config.seed + repeat}
+                    )
+                    task = _Task(place, selection.parts, drawn, size, str(scratch))
+                    tasks.append((index, task))
+        progress.start("Training", len(tasks), "fits")
+        try:
+            with TaskPool(n_jobs, scheduler, {}, progress) as pool:
+                outcomes = pool.run(
+                    _train_on,
+                    [(task,) for _, task in tasks],
+                    lambda position, outcome: progress.advance(1),
+                    is_quick=duration_s * repeats < costs.QUICK_S,
+                )
+        finally:
+            progress.stop()
+    curves = []
+    for index, selection in enumerate(selections):
+        found = [
+            (task.n_train, outcome)
+            for (owner, task), outcome in zip(tasks, outcomes, strict=True)
+            if owner == index
+        ]
+        split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
+        curves.append(
+            LearningCurve(
+                selection.title,
+                selection.model,
+                selection.layers,
+                clf,
+                n_rows(split.test),
+                find_classifier(clf).params(own),
+                _points(found),
+            )
+        )
+    return curves
+
+
+def _several(value: str | Sequence[str] | None) -> Sequence[Any]:
+    if value is None or isinstance(value, str):
+        return [value]
+    return list(value) or [None]
+
+
+def _sizes(asked: Sequence[int], n_train: int, n_classes: int) -> list[int]:
+    if asked:
+        if wrong := [n for n in asked if not n_classes < n <= n_train]:
+            raise ConfigError(
+                f"A size is {wrong[0]:,}; there are {n_train:,} training rows, and each of the "
+                f"{n_classes} classes needs one and more."
+            )
+        return sorted(set(asked))
+    least = min(n_train, max(2 * n_classes, n_train // 64))
+    return sorted(set(np.geomspace(least, n_train, N_SIZES).round().astype(int).tolist()))
+
+
+def _points(found: Sequence[tuple[int, Outcome]]) -> tuple[Point, ...]:
+    points = []
+    for n_train in sorted({n for n, _ in found}):
+        own = [outcome for n, outcome in found if n == n_train]
+        for outcome in own:
+            if outcome.error:
+                raise outcome.error
+        test, train_ = zip(*(outcome.value for outcome in own), strict=True)
+        points.append(Point(n_train, test, train_))
+    return tuple(points)
+
+
+def _train_on(task: _Task) -> tuple[float, float]:
+    """Return test and training accuracy of one training; workers call this."""
+    selection = open_store(task.store).reopen(task.parts)
+    config = task.config
+    split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
+    X, y = selection.memmap(), selection.y
+    rows = row_numbers(split.train)
+    if task.n_train < len(rows):
+        try:
+            rows, _ = train_test_split(
+                rows, train_size=task.n_train, stratify=y[rows], random_state=config.seed
+            )
+        except ValueError as error:
+            raise FitError(f"{task.n_train:,} training rows can't be drawn: {error}") from error
+        rows.sort()
+    samples, n_train = Samples(X, rows), len(rows)
+    classifier = find_classifier(config.clf)
+    model = classifier.pipeline(classifier.params(dict(config.params), n_train), config.seed)
+    with explained(config.clf, n_train, selection.n_features):
+        if "scale" in model.named_steps:
+            model.steps[0] = ("scale", fit_scaler(samples))
+            name = selection.describe()["digest"]
+            prepared = standardised(samples, n_train, name, Path(task.scratch))
+        else:
+            prepared = samples.take(slice(0, n_train))
+        if "map" in model.named_steps:
+            whole = Samples(prepared, slice(0, n_train))
+            prepared = map_kernel(model.named_steps["map"], whole, n_train)
+        train(model, prepared, y[rows], config)
+        test = judge(model, Samples(X, split.test)).labels == y[split.test]
+        own = judge(model, samples).labels == y[rows]
+    return float(test.mean()), float(own.mean())
+
+
+def write_figure(curves: Sequence[LearningCurve], path: str | Path) -> None:
+    """Write the curves as one PNG figure; it is replaced whole, or not at all.
+
+    Raises
+    ------
+    StoreError
+        When it can't be written.
+    """
+    data = to_png(draw_learning([(curve.name, curve.points) for curve in curves]))
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(data)
