@@ -55,11 +55,14 @@ class Samples:
     def take(self, at: slice | np.ndarray) -> np.ndarray:
         """Return the samples at some positions; a view where both are slices."""
         if isinstance(self.rows, np.ndarray):
-            return self.X[self.rows[at]]
-        if isinstance(at, np.ndarray):
-            return self.X[self.rows.start + at]
-        start, stop, _ = at.indices(len(self))
-        return self.X[self.rows.start + start : self.rows.start + stop]
+            rows: Rows = self.rows[at]
+        elif isinstance(at, np.ndarray):
+            rows = self.rows.start + at
+        else:
+            start, stop, _ = at.indices(len(self))
+            rows = slice(self.rows.start + start, self.rows.start + stop)
+        taken: np.ndarray = self.X[rows]
+        return taken
 
     def rows_at(self, stop: int) -> Rows:
         """Return the rows of the first `stop` samples."""

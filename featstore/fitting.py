@@ -418,7 +418,8 @@ def _job(
         classifier = find_classifier(config.clf)
         params = classifier.params(dict(config.params), n_train)
         accelerators.check(config)
-        task = replace(task, **_names(selection, config, params))
+        key, run_id = _names(selection, config, params)
+        task = replace(task, key=key, run_id=run_id)
         search, n_candidates = None, 0
         if config.search:
             found = candidates(classifier, config, selection.n_features, n_train)
@@ -431,7 +432,7 @@ def _job(
     return _Job(name, task, shape, cost, search, notice)
 
 
-def _names(selection: Selection, config: FitConfig, params: Mapping[str, Any]) -> dict[str, str]:
+def _names(selection: Selection, config: FitConfig, params: Mapping[str, Any]) -> tuple[str, str]:
     """Return the content key and the id of the run that a fit makes."""
     described = selection.describe()
     vectors = [selection.y, selection.splits, selection.valid]
@@ -458,4 +459,4 @@ def _names(selection: Selection, config: FitConfig, params: Mapping[str, Any]) -
             "solvers": SOLVERS,
         }
     )
-    return {"key": key, "run_id": make_run_id(described, config.clf, key)}
+    return key, make_run_id(described, config.clf, key)

@@ -8,9 +8,10 @@ features (Woodbury's identity).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.linalg
@@ -24,7 +25,7 @@ from featstore.scaling import moments
 MAX_FEATURES = 20_000
 """Columns up to which the matrix of their products, 3.2 GB in float64, is formed."""
 
-Estimator = RidgeClassifier | LinearDiscriminantAnalysis
+Estimator: TypeAlias = RidgeClassifier | LinearDiscriminantAnalysis
 
 
 def handles(estimator: object) -> bool:
@@ -32,10 +33,12 @@ def handles(estimator: object) -> bool:
     params = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
     if type(estimator) is RidgeClassifier:
         plain = params["class_weight"] is None and not params["positive"]
-        return plain and params["solver"] in ("auto", "cholesky") and _is_positive(params["alpha"])
+        return bool(
+            plain and params["solver"] in ("auto", "cholesky") and _is_positive(params["alpha"])
+        )
     if type(estimator) is LinearDiscriminantAnalysis:
         plain = params["priors"] is None and params["covariance_estimator"] is None
-        return plain and params["solver"] == "lsqr" and _is_positive(params["shrinkage"])
+        return bool(plain and params["solver"] == "lsqr" and _is_positive(params["shrinkage"]))
     return False
 
 
@@ -134,9 +137,8 @@ def cross_validate(
             else:
                 rows, mean, scale = (whole - of_folds[fold]).standardised()
             held = np.flatnonzero(folds == fold)
-            coefs, intercepts = zip(
-                *threads.map(lambda v, rows=rows: _solve(estimator, rows, v), values), strict=True
-            )
+            solved = threads.map(functools.partial(_solve, estimator, rows), values)
+            coefs, intercepts = zip(*solved, strict=True)
             coef = np.concatenate(coefs, axis=1) / scale[:, None]
             intercept = np.concatenate(intercepts) - mean @ coef
             right = np.zeros(len(values))
@@ -155,7 +157,7 @@ def _is_wide(X: np.ndarray) -> bool:
             f"ridge and lda need the products of all pairs of features, and there are "
             f"{X.shape[1]:,}. Use logreg, linear-svm or sgd, or a layer pooled to fewer."
         )
-    return len(X) <= X.shape[1]
+    return bool(len(X) <= X.shape[1])
 
 
 def _solve(

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
@@ -30,7 +30,7 @@ from featstore.objectives import Model, Objective, WideObjective, is_wide
 from featstore.scaling import moments
 
 
-def handles(estimator: object) -> bool:
+def handles(estimator: BaseEstimator) -> bool:
     """Return whether :func:`fit` gives what the estimator's own ``fit`` would.
 
     It does where only ``C``, ``tol``, ``max_iter``, ``fit_intercept`` and what has no bearing on
@@ -130,7 +130,7 @@ def cross_validate(
             paths = threads.map(
                 lambda fold: _wide_fold(estimator, X, y, ordered, folds != fold), range(n_folds)
             )
-            found = list(zip(*paths, strict=True))
+            found = [list(models) for models in zip(*paths, strict=True)]
         else:
             found = [models for _, models in solve(estimator, X, y, ordered, threads, folds)]
     for i, models in zip(order, found, strict=True):

@@ -76,7 +76,7 @@ class Objective:
         self._fits_intercept = estimator.fit_intercept
         # liblinear's intercept is the weight of a further feature that is always 1.
         self._shrinks_intercept = is_svm
-        self._blocks = row_blocks(*X.shape, CACHED_NBYTES)
+        self._blocks = row_blocks(len(X), X.shape[1], CACHED_NBYTES)
         self.n_features = X.shape[1]
         self.counts = [len(X)]
         self._mean = np.zeros((1, self.n_features))

@@ -101,7 +101,7 @@ class Search:
         self, config: FitConfig, found: Sequence[dict[str, Any]], n_train: int, n_classes: int
     ) -> None:
         self.config = config
-        self._entries = [
+        self._entries: list[dict[str, Any]] = [
             {"params": params, "scores": [], "n_rows": 0, "errors": []} for params in found
         ]
         self._alive = list(range(len(found)))

@@ -189,7 +189,7 @@ def _drawn(
     if (short := np.flatnonzero(np.bincount(y[pool]) == 1)).size:
         raise FitError(
             "A new split needs two images or more of a class; "
-            f"{_listed([names[c] for c in short])} has one."
+            f"{_listed([names[c] for c in short.tolist()])} has one."
         )
     drawn = StratifiedShuffleSplit(1, test_size=len(test), random_state=seed)
     try:
@@ -224,7 +224,7 @@ def draw_folds(y: np.ndarray, n_folds: int, seed: int, class_names: Sequence[str
         cure = f"--cv {least}" if least > 1 else "more images, or no --search"
         raise FitError(
             f"A search with {n_folds} folds needs {n_folds} training rows or more of each class; "
-            f"{_listed([class_names[c] for c in short])} has {least}. Try {cure}."
+            f"{_listed([class_names[c] for c in short.tolist()])} has {least}. Try {cure}."
         )
     folds = np.empty(len(y), dtype=np.int8)
     drawn = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
