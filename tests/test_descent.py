@@ -91,6 +91,18 @@ def test_where_only_noise_is_left_it_ends_as_converged():
     np.testing.assert_allclose(descent.best, np.ones(3), atol=0.02)
 
 
+def test_a_tolerance_below_the_noise_is_not_sought_for_ever():
+    rng = np.random.default_rng(0)
+
+    def function(w):
+        value, gradient = quadratic(10.0 ** np.arange(3))(w)
+        return (1 + value) * (1 + 1e-8 * rng.random()), gradient + 1e-6 * rng.normal(size=3)
+
+    descent, n_asked = minimise(function, np.zeros(3), tol=1e-8, max_iter=2000)
+    assert descent.converged
+    assert n_asked < 500
+
+
 def test_a_step_to_where_there_is_no_number_is_shortened():
     def function(w):
         if w[0] <= 0:
