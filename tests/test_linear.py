@@ -41,6 +41,13 @@ def svm(**params):
     return LinearSVC(**{"C": 0.01, "max_iter": 100_000, "tol": 1e-6, "dual": False, **params})
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Keep threads from waiting for each other where the cores are busy."""
+    with threadpoolctl.threadpool_limits(1):
+        yield
+
+
 @pytest.fixture(params=[logreg, svm])
 def estimator(request):
     return request.param()
