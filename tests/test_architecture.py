@@ -33,7 +33,7 @@ ORDER = [
     ["workplaces"],
     ["spreading"],
     ["extraction", "fitting"],
-    ["comparison", "prediction", "report"],
+    ["comparison", "prediction", "report", "learning", "baselines"],
     ["demo"],
 ]
 """Rooms by rank: a module may import, when it is itself imported, only from lower ranks."""
@@ -53,6 +53,7 @@ STAGE_TWO = [
     "grams",
     "inspection",
     "judgement",
+    "learning",
     "linear",
     "metrics",
     "objectives",
