@@ -20,8 +20,8 @@ EPOCH_NBYTES = 256 * 2**20
 """Rows up to which an epoch takes all of them at once; more come in blocks of about this size."""
 
 RUN_ROWS = 64
-"""Rows of a block that lie side by side. The runs come from all over the matrix, since datasets
-stand sorted by class; single rows would be slow to read from a disk."""
+"""Rows of a block that lie side by side, at the most. The runs come from all over the matrix,
+since datasets stand sorted by class; single rows would be slow to read from a disk."""
 
 MIN_LEARNING_RATE = 1e-6
 """Where scikit-learn's adaptive learning rate gives up."""
@@ -203,12 +203,14 @@ def _one_epoch(
 ) -> float:
     """Show the estimator all rows once; return its own mean loss over them, of mlp."""
     n_at_once = max(RUN_ROWS, EPOCH_NBYTES // (4 * X.shape[1]))
+    # Of long rows, which are few in a block, shorter runs: they are as quick to read.
+    n_in_run = min(RUN_ROWS, max(1, n_at_once // RUN_ROWS))
     if len(rows) <= n_at_once:
         estimator.partial_fit(X, y, classes=classes)
         return float(getattr(estimator, "loss_", np.nan))
-    runs = np.array_split(rows, range(RUN_ROWS, len(rows), RUN_ROWS))
+    runs = np.array_split(rows, range(n_in_run, len(rows), n_in_run))
     order = random_state.permutation(len(runs))
-    n_runs = n_at_once // RUN_ROWS
+    n_runs = n_at_once // n_in_run
     total = 0.0
     for start in range(0, len(order), n_runs):
         block = np.concatenate([runs[i] for i in order[start : start + n_runs]])

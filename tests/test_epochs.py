@@ -200,3 +200,140 @@ def test_divergence_is_an_error_with_a_cure(data):
 )
 def test_what_has_no_epochs_to_show_is_left_to_its_own_fit(estimator, expected):
     assert trains_by_epochs(estimator) == expected
+
+
+class TestNumberOfEpochs:
+    @pytest.mark.parametrize("n_epochs", [1, 30])
+    @pytest.mark.parametrize("make", [mlp, sgd])
+    def test_it_is_kept_to_whatever_the_losses(self, data, make, n_epochs):
+        X, y = data
+        estimator = make(max_iter=5, tol=1e9, n_iter_no_change=1, early_stopping=True)
+        before = estimator.get_params()
+        curves = train(estimator, X, y, n_epochs=n_epochs)
+        assert (len(curves.loss), len(curves.accuracy)) == (n_epochs, n_epochs)
+        assert curves.converged
+        # All rows are trained on, since nothing is to be decided by some of them.
+        assert curves.validation_accuracy == []
+        assert estimator.get_params() == before
+
+    def test_the_first_epochs_are_those_of_a_longer_training(self, data):
+        X, y = data
+        short, long = train(mlp(), X, y, n_epochs=4), train(mlp(), X, y, n_epochs=9)
+        assert long.loss[:4] == short.loss
+
+
+@pytest.mark.parametrize("make", [mlp, sgd])
+class TestValidation:
+    def test_other_rows_are_judged_after_each_epoch_and_decide_nothing(self, data, make):
+        X, y = data
+        judged = []
+
+        def validate(estimator):
+            judged.append(estimator.score(X[:50], y[:50]))
+            return judged[-1]
+
+        watched, alone = make(max_iter=30, tol=1e-2), make(max_iter=30, tol=1e-2)
+        curves = train(watched, X, y, validate=validate)
+        assert curves.validation_accuracy == judged
+        assert len(judged) == len(curves.loss) > 3
+        assert len(set(judged)) > 1
+        assert train(alone, X, y).loss == curves.loss
+        np.testing.assert_array_equal(watched.predict_proba(X), alone.predict_proba(X))
+
+    def test_rows_held_out_come_first(self, data, make):
+        X, y = data
+        estimator = make(early_stopping=True, max_iter=4)
+        curves = train(estimator, X, y, validate=lambda estimator: pytest.fail("not asked for"))
+        assert len(curves.validation_accuracy) == 4
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Return 3,200 rows sorted by class, as datasets stand, as a read-only memory map, and y."""
+    rng = np.random.default_rng(1)
+    y = np.sort(np.arange(3200) % 4)
+    X = rng.normal(size=(4, 10))[y] + rng.normal(size=(3200, 10))
+    np.save(tmp_path / "many.npy", ((X - X.mean(0)) / X.std(0)).astype(np.float32))
+    return np.load(tmp_path / "many.npy", mmap_mode="r"), y
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Let blocks be of 320 rows, and return the blocks that estimators are shown."""
+    monkeypatch.setattr("featstore.epochs.EPOCH_NBYTES", 320 * 10 * 4)
+    blocks = []
+    for kind in (MLPClassifier, SGDClassifier):
+
+        def spy(self, X, y, classes=None, partial_fit=kind.partial_fit):
+            blocks.append((X, y))
+            return partial_fit(self, X, y, classes=classes)
+
+        monkeypatch.setattr(kind, "partial_fit", spy)
+    return blocks
+
+
+def rows_of(blocks):
+    return np.sort(np.concatenate([X for X, _ in blocks]), axis=0)
+
+
+@pytest.mark.parametrize("make", [mlp, sgd])
+class TestBlocks:
+    def test_each_epoch_shows_every_row_once_in_another_order(self, many, make, shown):
+        X, y = many
+        curves = train(make(), X, y, n_epochs=2)
+        assert [len(block) for block, _ in shown] == [320] * 20
+        for epoch in (shown[:10], shown[10:]):
+            np.testing.assert_array_equal(rows_of(epoch), np.sort(X, axis=0))
+        assert not np.array_equal(shown[0][0], shown[10][0])
+        assert len(curves.loss) == 2
+
+    def test_rows_sorted_by_class_come_mixed(self, many, make, shown):
+        X, y = many
+        train(make(), X, y, n_epochs=2)
+        assert np.mean([len(np.unique(labels)) for _, labels in shown]) > 2
+
+    def test_they_are_learned_as_well_as_all_at_once(self, many, make, shown, monkeypatch):
+        X, y = many
+        curves = train(make(), X, y, n_epochs=20)
+        n_blocks = len(shown)
+        monkeypatch.undo()
+        whole = train(make(), X, y, n_epochs=20)
+        assert n_blocks == 10 * len(curves.loss)
+        assert curves.accuracy[-1] == pytest.approx(whole.accuracy[-1], abs=0.03)
+        assert curves.loss[-1] == pytest.approx(whole.loss[-1], rel=0.3)
+
+    def test_the_same_seed_gives_the_same_bits(self, many, make, shown):
+        X, y = many
+        losses = [train(make(max_iter=3, random_state=s), X, y).loss for s in (1, 1, 2)]
+        assert losses[0] == losses[1] != losses[2]
+
+    def test_rows_held_out_are_never_shown(self, many, make, shown):
+        X, y = many
+        estimator = make(early_stopping=True, max_iter=200, n_iter_no_change=2, tol=1e-2)
+        curves = train(estimator, X, y)
+        assert curves.converged
+        assert len(curves.validation_accuracy) == len(curves.loss) < 200
+        assert max(curves.validation_accuracy) > 0.7
+        n_blocks = -(-2880 // 320)
+        assert len(shown) == n_blocks * len(curves.loss)
+        for epoch in (shown[:n_blocks], shown[-n_blocks:]):
+            assert sum(len(block) for block, _ in epoch) == 2880
+            np.testing.assert_array_equal(rows_of(epoch), rows_of(shown[:n_blocks]))
+
+    def test_a_block_lacks_no_class_that_other_blocks_have(self, many, make, shown):
+        X, y = many
+        y = y.copy()
+        y[:3] = 7
+        estimator = make()
+        train(estimator, X, y, n_epochs=1)
+        assert estimator.classes_.tolist() == [0, 1, 2, 3, 7]
+
+
+def test_the_loss_of_blocks_is_the_mean_over_rows(many, shown):
+    X, y = many
+    # Without steps worth the name, all blocks are judged by the same weights.
+    estimator = mlp(solver="sgd", learning_rate_init=1e-12, alpha=0.0)
+    curves = train(estimator, X[:3000], y[:3000], n_epochs=1)
+    assert [len(block) for block, _ in shown] == [320] * 9 + [3000 % 320]
+    expected = log_loss(y[:3000], estimator.predict_proba(X[:3000]))
+    assert curves.loss[0] == pytest.approx(expected, rel=1e-4)
