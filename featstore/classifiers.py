@@ -161,11 +161,13 @@ CLASSIFIERS = {
             space=lambda p: {"C": _logarithmic(-6, -0.5, 12)},
             streams=True,
         ),
+        # The same, 5-fold cross-validation on the training rows: C=10 gives 84.9 % and 85.7 %,
+        # scikit-learn's C=1 83.8 % and 84.4 %.
         Classifier(
             "svm",
             SVC,
-            {"kernel": "rbf"},
-            space=lambda p: {"C": [0.3, 1.0, 3.0, 10.0, 30.0], "gamma": _gammas(p)},
+            {"kernel": "rbf", "C": 10.0},
+            space=lambda p: {"C": [1.0, 3.0, 10.0, 30.0], "gamma": _gammas(p)},
             predicts_slowly=True,
         ),
         Classifier(
@@ -174,7 +176,7 @@ CLASSIFIERS = {
             {"hidden_layer_sizes": (256,)},
             {"early_stopping": True},
             space=lambda p: {
-                "hidden_layer_sizes": [(256,), (1024,)],
+                "hidden_layer_sizes": [(64,), (256,)],
                 "alpha": [1e-4, 1e-2, 1.0],
             },
             by_epochs=True,
@@ -185,18 +187,20 @@ CLASSIFIERS = {
             "sgd",
             SGDClassifier,
             {"loss": "log_loss"},
-            space=lambda p: {"alpha": _logarithmic(-5, 1, 7)},
+            {"early_stopping": True},
+            space=lambda p: {"alpha": _logarithmic(-5, 0, 6)},
             by_epochs=True,
             streams=True,
         ),
         # The head that the paper trains, with Figures 4 and 5: weights from features to classes
-        # and nothing between.
+        # and nothing between. The same cross-validation: alpha=1 gives 85.8 % and 87.1 %,
+        # scikit-learn's 0.0001 84.4 % and 85.6 %.
         Classifier(
             "softmax",
             MLPClassifier,
-            {"hidden_layer_sizes": (), "max_iter": 250},
+            {"hidden_layer_sizes": (), "max_iter": 250, "alpha": 1.0},
             {"early_stopping": True},
-            space=lambda p: {"alpha": _logarithmic(-4, 2, 7)},
+            space=lambda p: {"alpha": _logarithmic(-2, 2, 5)},
             by_epochs=True,
             streams=True,
         ),
@@ -210,10 +214,11 @@ CLASSIFIERS = {
             space=lambda p: {"alpha": _logarithmic(0, 4.5, 10)},
             streams=True,
         ),
+        # The same cross-validation: shrinkage=0.4 gives 88.2 % and 88.3 %.
         Classifier(
             "lda",
             LinearDiscriminantAnalysis,
-            {"solver": "lsqr", "shrinkage": 0.2},
+            {"solver": "lsqr", "shrinkage": 0.4},
             space=lambda p: {
                 "shrinkage": [0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95]
             },
@@ -234,11 +239,11 @@ CLASSIFIERS = {
             predicts_slowly=True,
         ),
         # The RBF kernel by 1,000 of the rows (Williams and Seeger 2001): an SVM for sizes that
-        # the exact one does not end on.
+        # the exact one does not end on. The same cross-validation: C=3 gives 87.1 % and 87.0 %.
         Classifier(
             "nystroem-svm",
             LinearSVC,
-            {"C": 1.0, "n_components": 1000, "dual": "auto"},
+            {"C": 3.0, "n_components": 1000, "dual": "auto"},
             space=lambda p: {"C": _logarithmic(-2, 2, 9), "gamma": _gammas(p)},
             mapped=True,
         ),

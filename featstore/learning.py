@@ -265,7 +265,7 @@ def _train_on(task: _Task) -> tuple[float, float]:
         if "map" in model.named_steps:
             whole = Samples(prepared, slice(0, n_train))
             prepared = map_kernel(model.named_steps["map"], whole, n_train)
-        train(model, prepared, y[rows], config)
+        train(model, prepared, y[rows], config, records=False)
         test = judge(model, Samples(X, split.test)).labels == y[split.test]
         own = judge(model, samples).labels == y[rows]
     return float(test.mean()), float(own.mean())

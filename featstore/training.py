@@ -48,6 +48,8 @@ def train(
     y: np.ndarray,
     config: FitConfig,
     validate: Callable[[Any], float] | None = None,
+    *,
+    records: bool = True,
 ) -> Trained:
     """Fit the classifier at the end of a pipeline in place.
 
@@ -59,7 +61,7 @@ def train(
         As these steps leave it; may be read-only.
     y : ndarray of shape (n_samples,), int
     config : FitConfig
-    validate : callable, optional
+    validate, records
         See :func:`featstore.epochs.train`.
 
     Raises
@@ -80,7 +82,9 @@ def train(
             accelerators.fit_with_intelex(clf, X, y)
         elif epochs.trains_by_epochs(clf):
             solver = "epochs"
-            curves = epochs.train(clf, X, y, n_epochs=config.n_epochs, validate=validate)
+            curves = epochs.train(
+                clf, X, y, n_epochs=config.n_epochs, validate=validate, records=records
+            )
             finished = curves.converged
         elif linear.handles(clf):
             solver, finished = "passes", linear.fit(clf, X, y)

@@ -190,9 +190,9 @@ def _one_fold(
             with explained(config.clf, *X.shape):
                 if "map" in last.named_steps:
                     rows = map_kernel(last.named_steps["map"], samples, n_fit)[:n_fit]
-                    train(last, rows, y[:n_fit], config)
+                    train(last, rows, y[:n_fit], config, records=False)
                 else:
-                    train(last, X, y[:n_fit], config)
+                    train(last, X, y[:n_fit], config, records=False)
                 labels = judge(last, held_out).labels
             scores.append(float(np.mean(labels == y[n_fit:])))
         except FitError as error:
