@@ -15,7 +15,7 @@ from featstore.provenance import machine, now, versions
 
 FOLDER = Path(__file__).parent / "results"
 
-PEERS = ("onnx", "onnxruntime", "pillow", "thingsvision", "timm")
+PEERS = ("dask-ml", "joblib", "onnx", "onnxruntime", "pillow", "thingsvision", "timm")
 """Packages that featstore does not need, and results depend on."""
 
 

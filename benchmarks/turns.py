@@ -56,16 +56,68 @@ def take_turns(
     return rows
 
 
+def take_timed_turns(contenders: Mapping[str, Callable[[], Turn]], repeats: int) -> list[Turn]:
+    """Let each contender take its turn, `repeats` times round, where not rates but seconds count.
+
+    Parameters
+    ----------
+    contenders : mapping of str to callable
+        What to measure; each returns its measurements, of which ``seconds`` is one, or a ``note``
+        that says why there are none.
+    repeats : int
+        Rounds.
+
+    Returns
+    -------
+    list of dict
+        A row for each turn, with ``round`` and ``contender``.
+    """
+    turns: list[Turn] = []
+    for number in range(repeats):
+        for name, measure in contenders.items():
+            found = measure()
+            told = f"{found['seconds']:,.1f} s" if "seconds" in found else found["note"]
+            console.say(f"Round {number + 1}: {name} {told}")
+            turns.append({"round": number + 1, "contender": name, **found})
+    return turns
+
+
+def divide(
+    turns: Sequence[Turn], reference: str, column: str, share: str, *, by_own: bool = False
+) -> None:
+    """Add to each turn its share of what the reference measured in the same round.
+
+    Parameters
+    ----------
+    turns : sequence of dict
+        Changed in place, where both have the column.
+    reference : str
+        The contender to compare with.
+    column : str
+        What to compare.
+    share : str
+        Column to add.
+    by_own : bool
+        Whether the reference's measurement is divided by the turn's, as seconds are for a speed.
+    """
+    by_round = {t["round"]: t.get(column) for t in turns if t["contender"] == reference}
+    for turn in turns:
+        whole, own = by_round.get(turn["round"]), turn.get(column)
+        if whole is not None and own is not None:
+            turn[share] = whole / own if by_own else own / whole
+
+
 def summary(turns: Sequence[Turn], columns: Sequence[str]) -> list[Turn]:
     """Return a row for each contender: medians of its numbers, and the range of its rates.
 
     Parameters
     ----------
     turns : sequence of dict
-        As :func:`take_turns` gives them.
+        As :func:`take_turns` or :func:`take_timed_turns` gives them.
     columns : sequence of str
-        What to show of them, in order.
+        What to show of them, in order; without ``images/s`` the range is that of ``seconds``.
     """
+    ranged = "images/s" if "images/s" in columns else "seconds"
     rows = []
     for name in dict.fromkeys(turn["contender"] for turn in turns):
         own = [turn for turn in turns if turn["contender"] == name]
@@ -73,8 +125,8 @@ def summary(turns: Sequence[Turn], columns: Sequence[str]) -> list[Turn]:
         for column in columns:
             values = [turn[column] for turn in own if turn.get(column) is not None]
             row[column] = _middle(values)
-            if column == "images/s":
-                row |= {"lowest": min(values), "highest": max(values)}
+            if column == ranged:
+                row |= {"lowest": min(values, default=None), "highest": max(values, default=None)}
         rows.append(row)
     return rows
 

@@ -1,0 +1,254 @@
+"""What the contenders of bench_fit.py do, each as a command of its own.
+
+    python benchmarks/contenders.py NAME FOLDER ARGUMENT...
+
+The last line that it prints is a JSON object. ``inside s`` is the work alone: without the start of
+Python, imports, the loading of arrays and the start of the user's own Dask cluster, but with all
+that featstore does for itself, reading its store and starting its workers among it. Each imports
+no more than it needs, for that takes time and memory, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+Found = dict[str, Any]
+
+
+def search_featstore(folder: Path, seed: str, n_folds: str) -> Found:
+    """Type ``featstore fit --search grid``."""
+    import featstore.cli.fit
+    import featstore.fitting  # noqa: F401 - all imports come before the clock starts
+    from featstore.cli.main import main
+    from featstore.runs import list_runs
+    from featstore.store import open_store
+
+    words = ["fit", "--clf", "logreg", "--search", "grid", "--cv", n_folds, "--seed", seed]
+    with _clock() as inside, contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main([*words, "--store", str(folder / "store"), "--json"])
+        except SystemExit as end:
+            if end.code:
+                raise
+    (run,) = list_runs(open_store(folder / "store"))
+    search = run.record["search"]
+    return {
+        **inside,
+        "C": search["best"]["C"],
+        "CV %": 100 * search["accuracy"],
+        "test %": 100 * run.metrics["test"]["accuracy"],
+    }
+
+
+def search_scikit_learn(folder: Path, seed: str, n_folds: str, *values: str) -> Found:
+    """Search by scikit-learn's GridSearchCV on all cores."""
+    from sklearn.model_selection import GridSearchCV
+
+    return _search(GridSearchCV, folder, seed, n_folds, values)
+
+
+def search_joblib_dask(folder: Path, seed: str, n_folds: str, *values: str) -> Found:
+    """Search by scikit-learn's GridSearchCV, which joblib spreads over a Dask cluster."""
+    from joblib import parallel_config
+    from sklearn.model_selection import GridSearchCV
+
+    with _dask_cluster(), parallel_config("dask"):
+        return _search(GridSearchCV, folder, seed, n_folds, values)
+
+
+def search_dask_ml(folder: Path, seed: str, n_folds: str, *values: str) -> Found:
+    """Search by dask-ml's GridSearchCV on a Dask cluster."""
+    from dask_ml.model_selection import GridSearchCV
+
+    with _dask_cluster():
+        return _search(GridSearchCV, folder, seed, n_folds, values)
+
+
+def _search(
+    search: Callable[..., Any], folder: Path, seed: str, n_folds: str, values: Sequence[str]
+) -> Found:
+    """Search as scikit-learn's manual has it, over the folds that featstore draws."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    X, y, X_test, y_test = _arrays(folder, "layer1")
+    model = Pipeline([("scale", StandardScaler()), ("clf", LogisticRegression(max_iter=1000))])
+    grid = {"clf__C": [float(value) for value in values]}
+    folds = StratifiedKFold(int(n_folds), shuffle=True, random_state=int(seed))
+    with _clock() as inside:
+        done = search(model, grid, cv=folds, n_jobs=-1).fit(X, y)
+        accuracy = done.score(X_test, y_test)
+    return {
+        **inside,
+        "C": float(done.best_params_["clf__C"]),
+        "CV %": 100 * float(done.best_score_),
+        "test %": 100 * float(accuracy),
+    }
+
+
+def _arrays(folder: Path, layer: str) -> tuple[Any, Any, Any, Any]:
+    """Return X and y to train on, and X and y to test on; no copies of a part."""
+    import numpy as np
+
+    X, y = np.load(folder / f"X-{layer}.npy"), np.load(folder / "y.npy")
+    n_train = int(np.load(folder / "n_train.npy"))
+    return X[:n_train], y[:n_train], X[n_train:], y[n_train:]
+
+
+@contextmanager
+def _dask_cluster() -> Iterator[None]:
+    """Start a process for each core, and make them Dask's default."""
+    from dask.distributed import Client, LocalCluster
+
+    n_cores = len(os.sched_getaffinity(0))
+    with (
+        LocalCluster(
+            n_workers=n_cores, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster,
+        Client(cluster),
+    ):
+        yield
+
+
+def fit_together(folder: Path, layers: str, clfs: str) -> Found:
+    """Fit all classifiers on all layers in one call."""
+    from featstore.fitting import fit_each, raise_failures
+
+    with _clock() as inside:
+        fits = fit_each(folder / "store", clfs.split(","), layers=layers.split(","), refit=True)
+    raise_failures(fits)
+    return {**inside, **_accuracy([one.run.metrics["test"]["accuracy"] for one in fits])}
+
+
+def fit_in_a_loop(folder: Path, layers: str, clfs: str) -> Found:
+    """Fit one classifier after the other in this process, by featstore."""
+    from featstore.fitting import fit_each, raise_failures
+
+    accuracies = []
+    with _clock() as inside:
+        for layer in layers.split(","):
+            for clf in clfs.split(","):
+                fits = fit_each(folder / "store", clf, layers=layer, n_jobs=1, refit=True)
+                raise_failures(fits)
+                accuracies += [one.run.metrics["test"]["accuracy"] for one in fits]
+    return {**inside, **_accuracy(accuracies)}
+
+
+def fit_in_a_loop_on_one_core(folder: Path, layers: str, clfs: str) -> Found:
+    """Do the same where this process may use one core."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    return fit_in_a_loop(folder, layers, clfs)
+
+
+def fit_by_scikit_learn(folder: Path, layers: str, clfs: str) -> Found:
+    """Fit and judge one pipeline after the other as scikit-learn's manual has it."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.linear_model import LogisticRegression, RidgeClassifier, SGDClassifier
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import LinearSVC
+
+    # featstore's parameters, where they are not scikit-learn's.
+    estimators = {
+        "logreg": LogisticRegression(C=0.01, max_iter=1000),
+        "linear-svm": LinearSVC(C=0.001, random_state=0),
+        "ridge": RidgeClassifier(alpha=200.0),
+        "lda": LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.2),
+        "sgd": SGDClassifier(loss="log_loss", random_state=0),
+        "softmax": MLPClassifier((), max_iter=250, early_stopping=True, random_state=0),
+        "mlp": MLPClassifier((256,), early_stopping=True, random_state=0),
+        "knn": KNeighborsClassifier(5, algorithm="brute"),
+    }
+    arrays = {layer: _arrays(folder, layer) for layer in layers.split(",")}
+    accuracies = []
+    with _clock() as inside:
+        for X, y, X_test, y_test in arrays.values():
+            for name in clfs.split(","):
+                steps = [] if name == "knn" else [StandardScaler()]
+                model = make_pipeline(*steps, estimators[name]).fit(X, y)
+                accuracies.append(model.score(X_test, y_test))
+    return {**inside, **_accuracy(accuracies)}
+
+
+def _accuracy(values: Sequence[float]) -> Found:
+    return {"fits": len(values), "mean test %": 100 * sum(values) / len(values)}
+
+
+def count_messages(folder: Path, clfs: str) -> Found:
+    """Search and fit on workers, and count the bytes that go through Dask's scheduler.
+
+    Workers are used however quick the fits are. Messages are those that this process, in which
+    both the scheduler and its client run, reads and writes; what these two tell each other counts
+    twice.
+    """
+    import cloudpickle
+    from distributed.comm import tcp
+
+    from featstore import costs, fitting
+    from featstore.parallel import TaskPool
+
+    costs.QUICK_S = 0.0
+    columns = ("sent kB", "returned kB", "all messages kB", "heartbeats kB")
+    found: Found = {"tasks": 0, **dict.fromkeys(columns, 0.0)}
+    run, write, from_frames = TaskPool.run, tcp.TCP.write, tcp.from_frames
+
+    def counting_run(self: Any, function: Any, tasks: Any, *more: Any, **options: Any) -> Any:
+        outcomes = run(self, function, tasks, *more, **options)
+        found["tasks"] += len(tasks)
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            found["sent kB"] += len(cloudpickle.dumps((function, task))) / 1e3
+            found["returned kB"] += len(cloudpickle.dumps(outcome.value)) / 1e3
+        return outcomes
+
+    def count(message: Any, nbytes: int) -> None:
+        found["all messages kB"] += nbytes / 1e3
+        beats = isinstance(message, dict) and (
+            message.get("op") == "heartbeat_worker" or "heartbeat-interval" in message
+        )
+        found["heartbeats kB"] += nbytes / 1e3 if beats else 0.0
+
+    async def counting_write(self: Any, message: Any, *more: Any, **options: Any) -> Any:
+        nbytes = await write(self, message, *more, **options)
+        count(message, nbytes)
+        return nbytes
+
+    async def counting_from_frames(frames: Any, **options: Any) -> Any:
+        # Reading empties the frames.
+        nbytes = sum(memoryview(frame).nbytes for frame in frames)
+        message = await from_frames(frames, **options)
+        count(message, nbytes)
+        return message
+
+    TaskPool.run, tcp.TCP.write = counting_run, counting_write
+    tcp.from_frames = counting_from_frames
+    for search in (None, "grid"):
+        fits = fitting.fit_each(folder / "store", clfs.split(","), search=search, n_jobs=2)
+        fitting.raise_failures(fits)
+    return found
+
+
+@contextmanager
+def _clock() -> Iterator[Found]:
+    """Yield a dict that holds the seconds in the end."""
+    found: Found = {}
+    began = time.perf_counter()
+    yield found
+    found["inside s"] = time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    name, folder, *arguments = sys.argv[1:]
+    print(json.dumps(globals()[name](Path(folder), *arguments)))
