@@ -131,7 +131,7 @@ def map_kernel(kernel: Nystroem, samples: Samples, n_fit: int) -> np.ndarray:
 
 @contextmanager
 def explained(clf: str, n_train: int, n_features: int) -> Iterator[None]:
-    """Turn what scikit-learn raises at data or parameters that do not fit into a FitError."""
+    """Turn what data or parameters that do not fit, or a user's own code, raise into a FitError."""
     try:
         yield
     except FitError:
@@ -143,3 +143,8 @@ def explained(clf: str, n_train: int, n_features: int) -> Iterator[None]:
             f"{clf} found too little memory for {n_train:,} x {n_features:,} training features. "
             "Try sgd, --n-jobs 1, or a smaller layer."
         ) from error
+    except Exception as error:
+        if ":" not in clf:
+            raise
+        # The user's own code may raise anything, and other fits are to go on.
+        raise FitError(f"{clf} can't be fitted: {type(error).__name__}: {error}") from error
