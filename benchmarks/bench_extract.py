@@ -41,7 +41,7 @@ from results import save, table
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
-from turns import Turn, in_fresh_process, summary, take_turns
+from turns import Turn, in_fresh_process, summary, take_turns, without_empty_columns
 
 import featstore
 from featstore.backbones import build_network, find_layers
@@ -229,8 +229,7 @@ def summary_by_model(turns: list[Turn]) -> list[Turn]:
     for model in dict.fromkeys(turn["model"] for turn in turns):
         own = [turn for turn in turns if turn["model"] == model]
         rows += [{"model": model, **row} for row in summary(own, COLUMNS)]
-    empty = [key for key in rows[0] if all(row[key] is None for row in rows)]
-    return [{k: v for k, v in row.items() if k not in empty} for row in rows]
+    return without_empty_columns(rows)
 
 
 @click.command()

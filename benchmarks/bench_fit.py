@@ -33,7 +33,7 @@ import click
 from features import Features, decode, write_arrays, write_store
 from results import FOLDER, save, table
 from trees import last_json, watch
-from turns import Turn, divide, summary, take_timed_turns
+from turns import Turn, divide, summary, take_timed_turns, without_empty_columns
 
 from featstore.classifiers import find_classifier
 from featstore.provenance import available_cores
@@ -182,7 +182,7 @@ def main(
         features = Features(n_train + n_test, n_features, n_test, seed)
         with tempfile.TemporaryDirectory() as folder:
             turns = compare_searches(features, n_folds, repeats, Path(folder))
-        rows = summary(turns, SEARCH_COLUMNS)
+        rows = without_empty_columns(summary(turns, SEARCH_COLUMNS))
         title = f"12 values of C, {n_folds} folds, {n_train:,} x {n_features:,} features to train"
         table(rows, f"{title}; medians of {repeats} rounds")
         save("fit-search", rows, turns, title=title, device="cpu", folder=results)
@@ -192,7 +192,7 @@ def main(
         features = Features(n_train + n_test, n_features, n_test, seed)
         with tempfile.TemporaryDirectory() as folder:
             turns = compare_loops(features, n_layers, clfs, repeats, Path(folder))
-        rows = summary(turns, TOGETHER_COLUMNS)
+        rows = without_empty_columns(summary(turns, TOGETHER_COLUMNS))
         title = (
             f"{clfs.replace(',', ', ')} on {n_layers} layers of {n_train:,} x {n_features:,} "
             f"features to train, {available_cores()} cores"
@@ -205,7 +205,7 @@ def main(
             features = Features(n_samples, 64, n_samples // 10, seed)
             with tempfile.TemporaryDirectory() as folder:
                 rows.append(count_traffic(features, QUICK_CLFS, Path(folder)))
-        title = f"{QUICK_CLFS.replace(',', ', ')}, each fitted, and searched for by a grid"
+        title = f"{QUICK_CLFS.replace(',', ', ')}, each searched for by a grid and fitted"
         table(rows, title)
         save("fit-traffic", rows, title=title, device="cpu", folder=results)
 

@@ -25,7 +25,7 @@ import click
 from features import Features, write_store
 from results import FOLDER, save, table
 from trees import resident, watch
-from turns import FEATSTORE, Turn, in_fresh_process
+from turns import FEATSTORE, Turn, in_fresh_process, without_empty_columns
 
 from featstore.cli import console
 from featstore.provenance import available_cores
@@ -102,6 +102,7 @@ def main(
         f"featstore fit on {n_samples:,} x {n_features:,} features ({features.nbytes / 1e6:,.0f} "
         f"MB), {features.n_test:,} rows of them to test, {available_cores()} cores"
     )
+    rows = without_empty_columns(rows)
     table(rows, title)
     save("scale", rows, title=title, device="cpu", label=label, folder=results)
 

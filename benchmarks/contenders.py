@@ -234,9 +234,8 @@ def count_messages(folder: Path, clfs: str) -> Found:
 
     TaskPool.run, tcp.TCP.write = counting_run, counting_write
     tcp.from_frames = counting_from_frames
-    for search in (None, "grid"):
-        fits = fitting.fit_each(folder / "store", clfs.split(","), search=search, n_jobs=2)
-        fitting.raise_failures(fits)
+    fits = fitting.fit_each(folder / "store", clfs.split(","), search="grid", n_jobs=2)
+    fitting.raise_failures(fits)
     return found
 
 

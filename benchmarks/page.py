@@ -69,6 +69,48 @@ SECTIONS = {
         "Whole commands over files in SAT-4's format. The file's images are in memory once, as "
         "bytes; beside them, memory should not grow with their number.",
     ),
+    "fit-search": (
+        "A search",
+        "Logistic regression's C by cross-validation on synthetic features (low rank and noise, "
+        "four classes of which the best rule labels 80 % right). The same rows, folds and "
+        "tolerance for all. `featstore fit --search grid` is the whole command: it decodes the "
+        "store, searches, fits with the best C, judges, and writes the run. GridSearchCV is "
+        "scikit-learn's, of StandardScaler and LogisticRegression, on all cores; "
+        "[dask-ml](https://ml.dask.org)'s, and scikit-learn's under joblib's Dask backend, have a "
+        "cluster of one process a core. `seconds` are from the start of Python to its end; "
+        "`inside s` leaves out Python's start, imports, the loading of the peers' arrays and the "
+        "start of their cluster. `peak PSS` is summed over all processes of a contender, shared "
+        "pages counted once. `speed` and `memory` are GridSearchCV's 1. The goals: at least twice "
+        "GridSearchCV's speed with at most 0.6 of its memory, a best cross-validated accuracy "
+        "within 0.2 points of its own, and faster than both that use Dask.",
+    ),
+    "fit-together": (
+        "Many fits",
+        "Classifiers on several layers, each fitted and judged, the store's cache warm. `seconds` "
+        "are inside the process, the start of featstore's workers among them; `one call is "
+        "faster` says how many times as long as one call of `featstore.fit_each` a loop takes, "
+        "and `per core` divides that by the cores. A loop of featstore's fits takes all cores for "
+        "each fit in which threads help, so what workers can add to it is little; the loop on one "
+        "core shows how well the work is spread. The goal: 0.85 per core. scikit-learn's loop "
+        "fits and scores only; the others also compute the runs' metrics, predictions and "
+        "figures, and write them.",
+    ),
+    "fit-traffic": (
+        "What goes through Dask's scheduler",
+        "Paths, settings and scores, never features: `sent` and `returned` are the pickled tasks "
+        "and results, `all messages` is what the process of the scheduler and its client reads "
+        "and writes in all, what these two tell each other counted twice and the workers' "
+        "heartbeats, which go by time, included. The goal: under 1 MB, and about the same however "
+        "many rows there are.",
+    ),
+    "scale": (
+        "A matrix of gigabytes",
+        "`featstore fit --clf X` as a command, from an undecoded store to the written run. "
+        "Resident memory counts the pages of the mapped files (the decoded matrix and its "
+        "standardised training rows) that happen to be in memory, and that the system takes back "
+        "when it needs them; anonymous memory is what the process keeps for itself. The goals: "
+        "at most 2.2 times the matrix resident, and at most 1,000 MB anonymous.",
+    ),
     "sink": (
         "The store's chunks and codec",
         "Writing and reading features; sizes are fractions of the raw bytes.",

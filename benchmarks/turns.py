@@ -131,6 +131,12 @@ def summary(turns: Sequence[Turn], columns: Sequence[str]) -> list[Turn]:
     return rows
 
 
+def without_empty_columns(rows: Sequence[Turn]) -> list[Turn]:
+    """Return the rows without the columns in which none of them has anything."""
+    full = [key for key in rows[0] if any(row[key] is not None for row in rows)]
+    return [{key: row[key] for key in full} for row in rows]
+
+
 def _middle(values: Sequence[Any]) -> Any:
     if not values:
         return None

@@ -10,10 +10,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from click.testing import CliRunner
 from makers import ROOT
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from featstore.provenance import available_cores
+from featstore.store import open_store
 
 BENCHMARKS = ROOT / "benchmarks"
+
+linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux says what memory a process holds"
+)
 
 
 @pytest.fixture
@@ -74,7 +84,7 @@ def test_a_summary_has_medians_and_the_range(load):
     ]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a process held at most")
+@linux
 def test_peak_memory_is_the_process_s_own(load):
     turns = load("turns")
     peak = turns.peak_rss_nbytes()
@@ -128,6 +138,145 @@ def test_save_keeps_rows_turns_and_provenance(load, tmp_path, monkeypatch):
     assert len(record["turns"]) == 2
     assert record["versions"]["torch"]
     assert record["machine"]["n_cores"] > 0
+
+
+def test_timed_turns_are_compared_within_their_round(load):
+    turns = load("turns")
+    seconds = iter([2.0, 8.0, 4.0, 5.0])
+    rows = turns.take_timed_turns(
+        {
+            "ours": lambda: {"seconds": next(seconds), "MB": 30},
+            "other": lambda: {"seconds": next(seconds), "MB": 60},
+            "absent": lambda: {"note": "not installed"},
+        },
+        2,
+    )
+    turns.divide(rows, "other", "seconds", "speed", by_own=True)
+    turns.divide(rows, "other", "MB", "memory")
+    assert [row.get("speed") for row in rows] == [4.0, 1.0, None, 1.25, 1.0, None]
+    assert [row.get("memory") for row in rows] == [0.5, 1.0, None, 0.5, 1.0, None]
+    columns = ("seconds", "speed", "note", "C")
+    ours, _, absent = turns.without_empty_columns(turns.summary(rows, columns))
+    assert ours["seconds"] == 3.0
+    assert (ours["lowest"], ours["highest"], ours["speed"]) == (2.0, 4.0, 2.625)
+    assert absent["seconds"] is absent["lowest"] is None
+    assert absent["note"] == "not installed"
+    assert "C" not in ours
+
+
+@linux
+def test_a_watched_command_has_its_children_s_memory(load):
+    trees = load("trees")
+    hold = "import sys, time; block = bytearray(30_000_000); print('{}'); time.sleep(0.5)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}]); {hold}"
+    found = trees.watch([sys.executable, "-c", code])
+    assert found["seconds"] > 0.9
+    assert found["peak PSS MB"] > 30
+    assert trees.last_json({"printed": 'x\n{"a": 1}\n', "seconds": 2.0}) == {"a": 1, "seconds": 2.0}
+    found = trees.watch([sys.executable, "-c", hold], trees.resident)
+    assert found["peak RSS MB"] > found["peak anonymous MB"] > 30
+
+
+@linux
+def test_a_watched_command_that_fails_says_why(load):
+    trees = load("trees")
+    with pytest.raises(trees.subprocess.CalledProcessError) as caught:
+        trees.watch([sys.executable, "-c", "import sys; sys.exit('no such thing')"])
+    assert "no such thing" in caught.value.stderr
+
+
+def test_synthetic_features_are_the_same_in_store_and_arrays(load, tmp_path):
+    made = load("features")
+    features = made.Features(n_samples=9000, n_features=20, n_test=900)
+    made.write_store(tmp_path / "store", features, ["one", "two"])
+    made.write_arrays(tmp_path, features, ["one", "two"])
+    store = open_store(tmp_path / "store")
+    made.decode(store)
+    assert len(list(store.cache_dir.glob("*.npy"))) == 2
+    y = np.load(tmp_path / "y.npy")
+    for layer in ("one", "two"):
+        X = np.load(tmp_path / f"X-{layer}.npy")
+        np.testing.assert_array_equal(store.select(layers=layer).memmap(), X)
+        clf = LinearDiscriminantAnalysis().fit(X[:-900], y[:-900])
+        assert 0.7 < clf.score(X[-900:], y[-900:]) < 0.85
+    selection = store.select(layers="one")
+    np.testing.assert_array_equal(selection.y, y)
+    assert selection.splits.sum() == 900
+    assert np.load(tmp_path / "n_train.npy") == 8100
+
+
+def run_script(load: Any, name: str, results: Path, *options: str) -> None:
+    done = CliRunner().invoke(load(name).main, [*options, "--results", str(results)])
+    assert done.exit_code == 0, done.output
+
+
+def rows_of(results: Path, name: str) -> list[dict[str, Any]]:
+    return json.loads((results / f"{name}-cpu.json").read_text())["rows"]
+
+
+@linux
+def test_a_search_is_measured_beside_scikit_learn_s(load, tmp_path, monkeypatch):
+    bench = load("bench_fit")
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda package: None)
+    options = ["--parts", "search", "--search-shape", "400,20", "--n-folds", "3", "--repeats", "1"]
+    run_script(load, "bench_fit", tmp_path, *options)
+    ours, theirs, *absent = rows_of(tmp_path, "fit-search")
+    assert ours["contender"] == "featstore"
+    assert 0 < ours["inside s"] < ours["seconds"]
+    assert ours["speed"] == pytest.approx(theirs["seconds"] / ours["seconds"])
+    assert ours["memory"] == pytest.approx(ours["peak PSS MB"] / theirs["peak PSS MB"])
+    assert ours["CV %"] == pytest.approx(theirs["CV %"], abs=1.0)
+    assert [row["note"] for row in absent] == ["not installed"] * 2
+
+
+@linux
+def test_a_peer_that_fails_says_why(load, tmp_path):
+    bench = load("bench_fit")
+    # There are no arrays to load.
+    assert (
+        "FileNotFoundError"
+        in bench.run_peer("joblib", "search_scikit_learn", tmp_path, "0", "3")["note"]
+    )
+
+
+@linux
+def test_one_call_is_measured_beside_loops(load, tmp_path):
+    options = ["--parts", "together", "--together-shape", "2,200,20", "--clf", "ridge,knn"]
+    run_script(load, "bench_fit", tmp_path, *options, "--repeats", "1")
+    one_call, *loops = rows_of(tmp_path, "fit-together")
+    assert one_call["one call is faster"] == 1
+    assert {row["fits"] for row in (one_call, *loops)} == {4}
+    for loop in loops:
+        ratio = loop["seconds"] / one_call["seconds"]
+        assert loop["one call is faster"] == pytest.approx(ratio)
+        assert loop["per core"] * available_cores() == pytest.approx(ratio)
+        assert loop["mean test %"] == pytest.approx(one_call["mean test %"], abs=2)
+
+
+@linux
+def test_the_scheduler_s_bytes_are_counted(load, tmp_path):
+    bench = load("bench_fit")
+    features = load("features").Features(n_samples=200, n_features=8, n_test=40)
+    found = bench.count_traffic(features, "ridge,lda", tmp_path)
+    # Two searches, each in one pass, and two fits.
+    assert found["tasks"] == 4
+    assert 0 < found["returned kB"] < found["sent kB"] < found["all messages kB"] < 1000
+    assert 0 < found["heartbeats kB"] < found["all messages kB"]
+
+
+@linux
+def test_scale_is_measured_by_whole_commands(load, tmp_path):
+    options = ["--n-samples", "600", "--n-features", "20", "--clf", "logreg,sgd"]
+    run_script(load, "bench_scale", tmp_path / "a", *options, "--folder", str(tmp_path / "b"))
+    logreg, sgd = rows_of(tmp_path / "a", "scale")
+    for row in (logreg, sgd):
+        assert row["seconds"] > row["load s"] + row["fit s"] + row["evaluate s"]
+        assert row["peak RSS MB"] > row["anonymous MB"] > 0
+        assert row["of matrix"] == pytest.approx(row["peak RSS MB"] / (600 * 20 * 4 / 1e6))
+        assert 40 < row["test %"] <= 100
+    assert sgd["epochs"] > 1
+    assert logreg["epochs"] is None
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["600x20-60-0"]
 
 
 def save_some(load: Any, folder: Path, device: str) -> None:
