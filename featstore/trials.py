@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
 
@@ -95,8 +96,12 @@ def _values(estimator: Any, candidates: Sequence[dict[str, Any]]) -> list[float]
         name = grams.penalty_name(estimator)
     else:
         return None
-    own = {k for candidate in candidates for k in candidate} - {name, "gamma", "n_components"}
-    return None if own else [candidate[name] for candidate in candidates if name in candidate]
+    if {k for candidate in candidates for k in candidate} - {name, "gamma", "n_components"}:
+        return None
+    values = [candidate[name] for candidate in candidates if name in candidate]
+    # Of some penalties, as alpha=0 or shrinkage="auto", another solver is wanted.
+    alike = (clone(estimator).set_params(**{name: value}) for value in values)
+    return values if all(linear.handles(one) or grams.handles(one) for one in alike) else None
 
 
 def run_trial(trial: Trial) -> tuple[np.ndarray, list[str]]:
@@ -123,7 +128,8 @@ def run_trial(trial: Trial) -> tuple[np.ndarray, list[str]]:
     y = selection.y[rows]
     model = _pipeline(config, trial.candidates[0], len(rows))
     values = _values(model.named_steps["clf"], trial.candidates)
-    if values and "scale" in model.named_steps and "map" not in model.named_steps:
+    shared = "scale" in model.named_steps and "map" not in model.named_steps
+    if values and shared and len(trial.folds) == config.cv:
         samples = Samples(selection.memmap(), rows)
         name = selection.describe()["digest"]
         X = standardised(samples, len(rows), name, Path(trial.scratch))
