@@ -47,7 +47,7 @@ def test_what_a_search_tries_is_taken_by_scikit_learn(name, n_features):
             assert classifier.params({param: value})[param] == value
 
 
-@pytest.mark.parametrize("name", ["mlp", "softmax"])
+@pytest.mark.parametrize("name", ["mlp", "sgd", "softmax"])
 def test_many_rows_are_watched_for_when_to_stop(name):
     classifier = find_classifier(name)
     assert "early_stopping" not in classifier.params({}, LARGE)

@@ -247,6 +247,19 @@ class TestValidation:
         assert len(curves.validation_accuracy) == 4
 
 
+@pytest.mark.parametrize("make", [mlp, sgd])
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_without_records_it_trains_the_same(data, make, early_stopping):
+    X, y = data
+    params = {"early_stopping": early_stopping, "max_iter": 30, "tol": 1e-2, "n_iter_no_change": 3}
+    recorded, bare = make(**params), make(**params)
+    first, second = train(recorded, X, y), train(bare, X, y, records=False)
+    assert first.loss == second.loss
+    assert first.validation_accuracy == second.validation_accuracy
+    assert first.converged == second.converged
+    np.testing.assert_array_equal(recorded.predict_proba(X), bare.predict_proba(X))
+
+
 @pytest.fixture
 def many(tmp_path):
     """Return 3,200 rows sorted by class, as datasets stand, as a read-only memory map, and y."""
