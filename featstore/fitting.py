@@ -417,6 +417,10 @@ def _job(
         shape = replace(nothing, n_train=n_train, n_judged=n_rows(split.test))
         classifier = find_classifier(config.clf)
         params = classifier.params(dict(config.params), n_train)
+        if config.n_epochs is not None and not classifier.by_epochs:
+            raise FitError(
+                f"--epochs is for mlp, sgd and softmax; {config.clf} is not trained by epochs."
+            )
         accelerators.check(config)
         key, run_id = _names(selection, config, params)
         task = replace(task, key=key, run_id=run_id)

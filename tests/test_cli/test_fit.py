@@ -1,10 +1,13 @@
 import json
 import shlex
+import statistics
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import blobs
 
 from featstore.classifiers import CLASSIFIERS
 from featstore.cli.fit import command
@@ -49,7 +52,7 @@ def test_people_get_a_table_notes_and_what_to_type_next(store, capsys):
     (line,) = (line for line in out.splitlines() if line.strip().startswith("resnet50 "))
     assert f" {accuracy} " in line
     assert "sgd *" in line
-    assert "demo: 240 rows to train, 80 to test" in out
+    assert "demo: 240 rows to train (4 classes of 60), 80 to test" in out
     assert "had not converged after max_iter=2" in out
     assert f"featstore predict {run.run_id} IMAGE_OR_FOLDER --store {store.path}" in out
     assert f"{accuracy} % of 80 rows" in err
@@ -75,7 +78,9 @@ def test_what_failed_is_reported_beside_what_is_kept(store, capsys):
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert [run["clf"] for run in result["runs"]] == ["logreg"]
-    assert [failure["fit"] for failure in result["failures"]] == ["demo resnet50 fc1000 knn"]
+    assert [failure["fit"] for failure in result["failures"]] == [
+        "demo resnet50 (random:0) fc1000 knn"
+    ]
     assert "Error: 1 of 2 fits failed; the runs of the others are kept." in err
     assert "Traceback" not in err
 
@@ -92,6 +97,20 @@ def test_what_failed_is_reported_beside_what_is_kept(store, capsys):
         (["--n-jobs", "0"], 2, "--n-jobs"),
         (["--seed", "-1"], 2, "--seed"),
         (["--nonsense"], 2, "--nonsense"),
+        (["--cv", "1"], 2, "--cv"),
+        (["--search", "best"], 2, "--search"),
+        (["--grid", "C=1,2"], 1, "add --search grid"),
+        (["--search", "grid", "--grid", "C"], 1, "not name=value,value"),
+        (["--search", "grid", "--grid", "C=1", "--param", "C=1"], 1, "both fixed and in the grid"),
+        (["--memory", "much"], 2, "no amount of memory, as 8GB"),
+        (["--memory", "1kB"], 1, "are allowed by --memory"),
+        (["--epochs", "5"], 1, "--epochs is for mlp, sgd and softmax"),
+        (["--clf-device", "tpu"], 1, "must be cpu, cuda or cuda:N"),
+        (["--clf-device", "cuda", "--clf", "svm"], 1, "does logreg, ridge and lda"),
+        (["--intelex"], 1, "speeds up svm"),
+        (["--clf", "no.such:make"], 1, "No module named 'no'"),
+        (["--scheduler", "nowhere"], 1, "No Dask scheduler answers"),
+        (["--search", "grid", "--cv", "61"], 1, "Try --cv 60"),
     ],
 )
 def test_mistakes_end_with_a_message_and_the_right_code(store, capsys, args, code, message):
@@ -100,6 +119,70 @@ def test_mistakes_end_with_a_message_and_the_right_code(store, capsys, args, cod
     assert message in err
     assert "Traceback" not in err
     assert out == ""
+
+
+def test_a_search_tells_what_it_chose_and_its_command_makes_the_same_run(store, capsys):
+    args = ("--clf", "ridge,knn", "--search", "grid", "--grid", "ridge:alpha=0.1,10")
+    args = (*args, "--grid", "knn:n_neighbors=1,3", "--grid", "knn:weights=uniform", "--cv", 3)
+    assert call("--store", store.path, *args) == 0
+    out, _ = capsys.readouterr()
+    runs = {run.clf: run for run in list_runs(store)}
+    assert set(runs) == {"ridge", "knn"}
+    assert " cv " in out
+    for run, n in ((runs["ridge"], 2), (runs["knn"], 4)):
+        assert len(run.record["search"]["candidates"]) == n
+        assert f"of {n} settings, by 3-fold cross-validation" in out
+        words = shlex.split(run.record["command"])
+        assert call(*words[2:], "--json") == 0
+        (again,) = json.loads(capsys.readouterr().out)["runs"]
+        assert (again["run_id"], again["reused"]) == (run.run_id, True)
+        assert again["cv_accuracy"] == run.record["search"]["accuracy"]
+
+
+def test_repeats_are_one_line_with_mean_and_deviation(make_store, capsys):
+    X, y = blobs(320, 20)
+    X += np.random.default_rng(1).normal(size=X.shape).astype(np.float32) * 4
+    store = make_store(X=X, y=y)
+    assert call("--store", store.path, "--clf", "lda", "--repeats", 3, "--split-seed", 0) == 0
+    out, _ = capsys.readouterr()
+    runs = list_runs(store)
+    accuracies = [100 * run.metrics["test"]["accuracy"] for run in runs]
+    assert len(set(accuracies)) > 1
+    expected = f"{statistics.fmean(accuracies):.1f} ± {statistics.stdev(accuracies):.1f}"
+    (line,) = (line for line in out.splitlines() if line.strip().startswith("resnet50 "))
+    assert "lda x 3" in line
+    assert expected in line
+    assert sorted(run.record["fit"]["split_seed"] for run in runs) == [0, 1, 2]
+
+
+def test_repeats_of_an_official_split_say_that_they_keep_it(store, capsys):
+    assert call("--store", store.path, "--clf", "lda", "--repeats", 2) == 0
+    assert "demo has an official split, which the repeats keep" in capsys.readouterr().err
+    assert {run.record["fit"]["split_seed"] for run in list_runs(store)} == {None}
+
+
+def test_leaks_are_told_and_dropped(make_store, capsys):
+    first_rows = np.arange(320)
+    first_rows[[250, 251]] = [3, 4]
+    store = make_store(first_rows=first_rows)
+    assert call("--store", store.path) == 0
+    assert "2 of the test images are also among the training images" in capsys.readouterr().out
+    assert call("--store", store.path, "--drop-leaks") == 0
+    out, _ = capsys.readouterr()
+    assert "2 test images that are also training images were left out" in out
+    assert "78 to test" in out
+
+
+def test_all_fits_the_whole_field(store, capsys):
+    assert call("--store", store.path, "--clf", "all", "--epochs", 5, "--json") == 1
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    trained = {run["clf"] for run in result["runs"]}
+    assert trained == {"mlp", "sgd", "softmax"}
+    assert len(result["failures"]) == len(CLASSIFIERS) - 3
+    assert call("--store", store.path, "--clf", "all", "--n-jobs", 1, "--json") == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [run["clf"] for run in runs] == list(CLASSIFIERS)
 
 
 def test_help_names_every_classifier_and_loads_nothing_heavy():

@@ -1,0 +1,53 @@
+import json
+
+import pytest
+from PIL import Image
+
+from featstore.cli.main import main
+
+
+def call(*args):
+    """Run the command line as a shell would; return its exit code."""
+    with pytest.raises(SystemExit) as caught:
+        main(["curve", *map(str, args)])
+    return caught.value.code
+
+
+def test_a_curve_is_a_table_a_figure_and_json(make_store, tmp_path, capsys):
+    store = make_store()
+    out = tmp_path / "curve.png"
+    asked = ("--store", store.path, "--clf", "ridge", "--sizes", "20,80,240", "--out", out)
+    assert call(*asked) == 0
+    printed = capsys.readouterr().out
+    assert "demo: accuracies in % on 80 test rows" in printed
+    assert f"The figure: {out}" in printed
+    with Image.open(out) as image:
+        assert image.format == "PNG"
+        assert image.width > 500
+    assert call(*asked, "--json") == 0
+    (curve,) = json.loads(capsys.readouterr().out)["curves"]
+    assert [point["n_train"] for point in curve["points"]] == [20, 80, 240]
+    assert [len(point["accuracies"]) for point in curve["points"]] == [3, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["--sizes", "many"], 2, "no list of whole numbers"),
+        (["--sizes", "3"], 1, "each of the 4 classes needs one and more"),
+        (["--sizes", "241"], 1, "there are 240 training rows"),
+        (["--repeats", "0"], 2, "--repeats"),
+        (["--clf", "cnn"], 1, "There is no classifier 'cnn'"),
+        (["--layers", "conv9"], 1, "conv9"),
+    ],
+)
+def test_mistakes_end_with_a_message_and_the_right_code(
+    make_store, tmp_path, capsys, args, code, message
+):
+    out = tmp_path / "curve.png"
+    assert call("--store", make_store().path, "--out", out, *args) == code
+    printed, err = capsys.readouterr()
+    assert message in err
+    assert "Traceback" not in err
+    assert printed == ""
+    assert not out.exists()
