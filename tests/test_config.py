@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from featstore.config import ExtractConfig, FitConfig, json_digest
@@ -78,6 +80,87 @@ def test_fit_config_does_not_depend_on_the_order_of_parameters():
 def test_a_parameter_given_twice_is_refused():
     with pytest.raises(ConfigError, match="given twice"):
         FitConfig("logreg", (("C", 1), ("C", 2)))
+    with pytest.raises(ConfigError, match="A grid of logreg is given twice: C, C"):
+        FitConfig("logreg", search="grid", grid=(("C", (1,)), ("C", (2,))))
+
+
+def test_fit_config_survives_a_round_trip_through_json():
+    config = FitConfig(
+        "mlp",
+        (("tol", 0.1), ("alpha", 1.0)),
+        seed=3,
+        search="halving",
+        cv=7,
+        n_candidates=9,
+        grid=(("solver", ("adam", "sgd")), ("batch_size", (8, 16))),
+        n_epochs=20,
+        split_seed=4,
+        drop_leaks=True,
+        intelex=True,
+    )
+    again = FitConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert again.digest() == config.digest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"search": "grid"},
+        {"cv": 4},
+        {"n_candidates": 9},
+        {"n_epochs": 9},
+        {"split_seed": 0},
+        {"drop_leaks": True},
+        {"device": "cuda"},
+        {"intelex": True},
+        {"params": (("C", 1.0),)},
+    ],
+)
+def test_every_setting_of_a_fit_is_part_of_its_digest(change):
+    assert FitConfig("logreg", **change).digest() != FitConfig("logreg").digest()
+
+
+def test_fit_config_does_not_depend_on_the_order_of_a_grid():
+    one = FitConfig("mlp", search="grid", grid=(("alpha", (1.0,)), ("tol", (0.1,))))
+    assert one == FitConfig("mlp", search="grid", grid=(("tol", (0.1,)), ("alpha", (1.0,))))
+    assert one != FitConfig("mlp", search="grid", grid=(("tol", (0.2,)), ("alpha", (1.0,))))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", -1),
+        ("seed", 2**32),
+        ("seed", True),
+        ("search", "bayes"),
+        ("cv", 1),
+        ("cv", 101),
+        ("cv", 2.0),
+        ("n_candidates", 0),
+        ("n_epochs", 0),
+        ("n_epochs", 1.5),
+        ("split_seed", -1),
+        ("device", "gpu"),
+        ("device", "cuda:x"),
+    ],
+)
+def test_a_bad_setting_of_a_fit_is_named_with_its_value(name, value):
+    with pytest.raises(ConfigError, match=f"{name} is {value!r}"):
+        FitConfig("logreg", **{name: value})
+
+
+def test_a_grid_is_for_a_search_and_holds_values():
+    with pytest.raises(ConfigError, match="add --search grid"):
+        FitConfig("logreg", grid=(("C", (1.0,)),))
+    with pytest.raises(ConfigError, match="no values for C of logreg"):
+        FitConfig("logreg", search="grid", grid=(("C", ()),))
+
+
+def test_unknown_settings_of_a_fit_are_refused():
+    with pytest.raises(ConfigError, match="FitConfig has no setting colour"):
+        FitConfig.from_dict({"clf": "logreg", "colour": 1})
 
 
 def test_digest_ignores_the_order_of_keys_only():
