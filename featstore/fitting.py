@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
-from featstore import accelerators, costs
-from featstore.classifiers import CLASSIFIERS, find_classifier
-from featstore.config import FitConfig, json_digest
+from featstore import costs
+from featstore.classifiers import CLASSIFIERS
+from featstore.config import FitConfig
 from featstore.errors import ConfigError, FeatstoreError, FitError
 from featstore.parallel import Outcome, TaskPool
 from featstore.parameters import aim_params
+from featstore.plans import Plan, plan, repeated
 from featstore.progress import SILENT, Progress
 from featstore.provenance import available_cores
-from featstore.runs import Run, make_run_id, open_run
+from featstore.runs import Run, open_run
 from featstore.scaling import scratch_folder
-from featstore.searches import Search, candidates
-from featstore.selection import Selection
-from featstore.splits import n_rows, split_rows
 from featstore.store import FeatureStore, open_store
-from featstore.tasks import Task, find_run, fit_task
+from featstore.tasks import find_run, fit_task
 from featstore.trials import Trial, divide, run_trial
-
-SOLVERS = 2
-"""Number of the solvers' version: with another one, the same fit may end in other last digits."""
 
 GPU_ENVIRONMENT = {"SCIPY_ARRAY_API": "1"}
 """What SciPy must find when it is loaded for scikit-learn to compute on a GPU."""
@@ -194,7 +186,7 @@ def fit_each(
         )
         for name in names
     ]
-    jobs: list[_Job] = []
+    jobs: list[Plan] = []
     seen: set[tuple[tuple[str, str], ...]] = set()
     with scratch_folder(store.cache_dir / "scratch") as scratch:
         for one_model, one_layers in itertools.product(_several(model), _several(layers)):
@@ -208,13 +200,13 @@ def fit_each(
                     "in their seeds alone. --split-seed 1 draws new splits."
                 )
             for config, repeat in itertools.product(configs, range(repeats)):
-                own = _repeated(config, repeat, selection) if repeats > 1 else config
-                jobs.append(_job(selection, own, facets, str(scratch), refit, force, memory_nbytes))
+                own = repeated(config, repeat, selection) if repeats > 1 else config
+                jobs.append(plan(selection, own, facets, str(scratch), refit, force, memory_nbytes))
         for job in jobs:
             if job.error is None and not refit:
                 job.run = find_run(store, job.task, progress)
             if job.run or job.error:
-                progress.say(_line(job.outcome))
+                progress.say(_line(_outcome(job)))
         environment = GPU_ENVIRONMENT if settings.get("device", "cpu") != "cpu" else {}
         open_jobs = [job for job in jobs if not job.run and not job.error]
         with TaskPool(
@@ -224,30 +216,10 @@ def fit_each(
             progress,
         ) as pool:
             _work(open_jobs, pool, store, progress)
-    return [job.outcome for job in jobs]
+    return [_outcome(job) for job in jobs]
 
 
-@dataclass
-class _Job:
-    """One fit, on its way."""
-
-    name: str
-    task: Task
-    shape: costs.Shape
-    cost: costs.Cost
-    search: Search | None = None
-    notice: str = ""
-    run: Run | None = None
-    is_new: bool = False
-    error: FeatstoreError | None = None
-
-    @property
-    def outcome(self) -> Fit:
-        reused = self.run is not None and not self.is_new
-        return Fit(self.name, self.run, reused, self.error)
-
-
-def _work(jobs: list[_Job], pool: TaskPool, store: FeatureStore, progress: Progress) -> None:
+def _work(jobs: list[Plan], pool: TaskPool, store: FeatureStore, progress: Progress) -> None:
     # The longest first, so that no worker is left with a long one in the end.
     jobs = sorted(jobs, key=lambda job: -job.cost.duration_s)
     for notice in filter(None, (job.notice for job in jobs)):
@@ -267,7 +239,7 @@ def _work(jobs: list[_Job], pool: TaskPool, store: FeatureStore, progress: Progr
             job.run, job.is_new = open_run(store.runs_dir / Path(outcome.value).name), True
         job.error = outcome.error
         progress.advance(1)
-        progress.say(_line(job.outcome))
+        progress.say(_line(_outcome(job)))
 
     if ready:
         progress.start("Fitting", len(ready), "fits")
@@ -277,9 +249,9 @@ def _work(jobs: list[_Job], pool: TaskPool, store: FeatureStore, progress: Progr
             progress.stop()
 
 
-def _one_round(jobs: list[_Job], pool: TaskPool, is_quick: bool, progress: Progress) -> None:
+def _one_round(jobs: list[Plan], pool: TaskPool, is_quick: bool, progress: Progress) -> None:
     """Try the settings that searches want tried now, and tell them the scores."""
-    trials: list[tuple[_Job, Trial]] = []
+    trials: list[tuple[Plan, Trial]] = []
     for job in jobs:
         assert job.search is not None
         whole = Trial(
@@ -320,11 +292,11 @@ def _one_round(jobs: list[_Job], pool: TaskPool, is_quick: bool, progress: Progr
             job.search.tell(scores, errors)
         except FitError as error:
             job.error = error
-            progress.say(_line(job.outcome))
+            progress.say(_line(_outcome(job)))
 
 
 def _fits_at_a_time(
-    jobs: list[_Job], n_jobs: int | None, budget: int | None, force: bool, progress: Progress
+    jobs: list[Plan], n_jobs: int | None, budget: int | None, force: bool, progress: Progress
 ) -> int | None:
     """Return how many of the fits memory holds at a time; None for as many as there are cores."""
     n_wanted = min(n_jobs or available_cores(), max(1, len(jobs)))
@@ -339,17 +311,14 @@ def _fits_at_a_time(
     return n
 
 
-def _repeated(config: FitConfig, repeat: int, selection: Selection) -> FitConfig:
-    seed = config.seed + repeat
-    if config.split_seed is not None:
-        return replace(config, seed=seed, split_seed=config.split_seed + repeat)
-    return replace(config, seed=seed, split_seed=None if selection.has_official_split else seed)
-
-
 def _several(value: str | Sequence[str] | None) -> Sequence[Any]:
     if value is None or isinstance(value, str):
         return [value]
     return list(value) or [None]
+
+
+def _outcome(job: Plan) -> Fit:
+    return Fit(job.name, job.run, job.run is not None and not job.is_new, job.error)
 
 
 def _line(one: Fit) -> str:
@@ -358,109 +327,3 @@ def _line(one: Fit) -> str:
     test = one.run.metrics["test"]
     how = "as fitted before" if one.reused else f"{one.run.record['duration_s']['total']:.1f} s"
     return f"{one.name}: {100 * test['accuracy']:.1f} % of {test['n_samples']:,} rows, {how}"
-
-
-def _command(store: FeatureStore, options: Mapping[str, Any], config: FitConfig) -> str:
-    words = ["featstore", "fit", "--store", str(store.path)]
-    for name, value in options.items():
-        option = "set" if name == "set_id" else name.replace("_", "-")
-        words += [f"--{option}", str(value)]
-    words += ["--clf", config.clf]
-    for name, value in config.params:
-        words += ["--param", f"{name}={value}"]
-    if config.search:
-        words += ["--search", config.search, "--cv", str(config.cv)]
-        if config.search != "grid":
-            words += ["--n-candidates", str(config.n_candidates)]
-        for name, values in config.grid:
-            words += ["--grid", f"{name}={','.join(map(repr, values))}"]
-    for option, value in (
-        ("--epochs", config.n_epochs),
-        ("--split-seed", config.split_seed),
-        ("--drop-leaks", config.drop_leaks or None),
-        ("--clf-device", None if config.device == "cpu" else config.device),
-        ("--intelex", config.intelex or None),
-    ):
-        if value is not None:
-            words += [option] if value is True else [option, str(value)]
-    return shlex.join([*words, "--seed", str(config.seed)])
-
-
-def _job(
-    selection: Selection,
-    config: FitConfig,
-    facets: Mapping[str, Any],
-    scratch: str,
-    refit: bool,
-    force: bool,
-    budget: int | None,
-) -> _Job:
-    layers = ",".join(selection.layers)
-    weights = selection.describe()["weights"]
-    random = f" ({weights})" if weights.startswith("random") else ""
-    name = f"{selection.title} {selection.model}{random} {layers} {config.clf}"
-    if config.split_seed is not None or config.seed:
-        name += f" seed {config.seed}"
-    options = {
-        "dataset": selection.title,
-        "model": selection.model.replace("+", ","),
-        "layers": layers,
-        **facets,
-    }
-    command = _command(selection.store, options, config)
-    place = str(selection.store.path.absolute())
-    task = Task(place, selection.parts, config, "", "", command, scratch, refit)
-    nothing = costs.Shape(0, 0, selection.n_features, len(selection.class_names))
-    try:
-        split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
-        n_train = n_rows(split.train)
-        shape = replace(nothing, n_train=n_train, n_judged=n_rows(split.test))
-        classifier = find_classifier(config.clf)
-        params = classifier.params(dict(config.params), n_train)
-        if config.n_epochs is not None and not classifier.by_epochs:
-            raise FitError(
-                f"--epochs is for mlp, sgd and softmax; {config.clf} is not trained by epochs."
-            )
-        accelerators.check(config)
-        key, run_id = _names(selection, config, params)
-        task = replace(task, key=key, run_id=run_id)
-        search, n_candidates = None, 0
-        if config.search:
-            found = candidates(classifier, config, selection.n_features, n_train)
-            n_candidates = len(found)
-            search = Search(config, found, n_train, len(selection.class_names))
-        cost = costs.estimate(config, params, shape, n_candidates)
-        notice = costs.check(config, cost, shape, budget, force=force)
-    except FitError as error:
-        return _Job(name, task, nothing, costs.Cost(0.0, 0), error=error)
-    return _Job(name, task, shape, cost, search, notice)
-
-
-def _names(selection: Selection, config: FitConfig, params: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the content key and the id of the run that a fit makes."""
-    described = selection.describe()
-    vectors = [selection.y, selection.splits, selection.valid]
-    if config.drop_leaks and selection.first_rows is not None:
-        vectors.append(selection.first_rows)
-    rows = hashlib.sha256()
-    for vector in vectors:
-        rows.update(np.ascontiguousarray(vector).tobytes())
-    settings = config.to_dict()
-    if not config.search:
-        # Without a search they have no bearing.
-        settings = {k: v for k, v in settings.items() if k not in ("cv", "n_candidates", "grid")}
-    elif config.search == "grid":
-        del settings["n_candidates"]
-    key = json_digest(
-        {
-            "features": described["digest"],
-            "rows": rows.hexdigest(),
-            "class_names": list(selection.class_names),
-            **settings,
-            "params": {**params, **dict(config.params)},
-            "own": find_classifier(config.clf).identity(),
-            "scikit-learn": metadata.version("scikit-learn"),
-            "solvers": SOLVERS,
-        }
-    )
-    return key, make_run_id(described, config.clf, key)
