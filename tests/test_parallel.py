@@ -10,11 +10,27 @@ from importlib import metadata
 
 import psutil
 import pytest
+import threadpoolctl
+from distributed import LocalCluster
 
 from featstore import parallel
 from featstore.errors import FitError, SchedulerError
-from featstore.parallel import Outcome, run_tasks
+from featstore.parallel import Outcome, TaskPool
+from featstore.progress import SILENT, Silent
 from featstore.provenance import available_cores
+
+
+def run_tasks(function, tasks, n_jobs=None, progress=SILENT, **options):
+    with TaskPool(n_jobs, None, {}, progress) as pool:
+        return pool.run(function, tasks, **options)
+
+
+class Heard(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
 
 
 def test_in_this_process_errors_are_kept_beside_results():
@@ -32,9 +48,18 @@ def test_in_this_process_errors_are_kept_beside_results():
     assert told == [0, 1, 2]
 
 
-def test_one_task_needs_no_cluster():
-    assert run_tasks(os.getpid, [()]) == [Outcome(os.getpid())]
-    assert run_tasks(os.getpid, []) == []
+@pytest.mark.parametrize(
+    ("n_tasks", "options"), [(1, {}), (0, {}), (5, {"is_quick": True}), (5, {"n_jobs": 1})]
+)
+def test_what_is_not_worth_workers_needs_no_cluster(n_tasks, options, monkeypatch):
+    monkeypatch.setattr(parallel, "local_team", lambda *args, **more: pytest.fail("a cluster"))
+    assert run_tasks(os.getpid, [()] * n_tasks, **options) == [Outcome(os.getpid())] * n_tasks
+
+
+def test_as_many_tasks_go_on_as_there_are_cores():
+    for n_jobs, expected in ((None, available_cores()), (3, 3)):
+        with TaskPool(n_jobs, None, {}, SILENT) as pool:
+            assert pool.n_jobs == expected
 
 
 def test_a_bug_in_a_task_is_not_hidden():
@@ -43,6 +68,61 @@ def test_a_bug_in_a_task_is_not_hidden():
 
     with pytest.raises(ZeroDivisionError):
         run_tasks(task, [(1,), (0,)], n_jobs=1)
+
+
+def test_here_tasks_use_all_cores_and_leave_the_threads_as_they_were():
+    def task():
+        return max(pool["num_threads"] for pool in threadpoolctl.threadpool_info())
+
+    with threadpoolctl.threadpool_limits(1):
+        (outcome,) = run_tasks(task, [()])
+        assert outcome.value == available_cores()
+        assert task() == 1
+
+
+def test_workers_are_started_once_with_an_environment_and_serve_all_that_follows(capfd):
+    # Defined here, the function travels by value: workers can't import this file.
+    def task(x):
+        import os
+
+        return x, os.getpid(), os.environ.get("FEATSTORE_A_TEST")
+
+    heard = Heard()
+    with TaskPool(1, None, {"FEATSTORE_A_TEST": "7"}, heard) as pool:
+        first = pool.run(task, [(1,), (2,)])
+        second = pool.run(task, [(3,)], is_quick=True)
+    found = [outcome.value for outcome in first + second]
+    assert [(x, value) for x, _, value in found] == [(1, "7"), (2, "7"), (3, "7")]
+    assert len({pid for _, pid, _ in found} | {os.getpid()}) == 2
+    assert len(heard.lines) == 1
+    assert heard.lines[0].startswith("Dask's dashboard: http://127.0.0.1:")
+    assert "FEATSTORE_A_TEST" not in os.environ
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_scheduler_that_is_running_is_used_and_left_as_it_was():
+    def task(x):
+        import os
+
+        return x, os.getpid()
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        for _ in range(2):
+            with TaskPool(1, cluster.scheduler_address, {}, SILENT) as pool:
+                outcomes = pool.run(task, [(1,)], is_quick=True)
+            assert [outcome.value for outcome in outcomes] == [(1, os.getpid())]
+        assert len(cluster.workers) == 1
+
+
+def test_a_scheduler_that_does_not_answer_is_an_error(monkeypatch):
+    monkeypatch.setattr(parallel, "CONNECT_S", 0.2)
+    with (
+        TaskPool(None, "tcp://127.0.0.1:9", {}, SILENT) as pool,
+        pytest.raises(SchedulerError, match="No Dask scheduler answers at 'tcp://127.0.0.1:9'"),
+    ):
+        pool.run(os.getpid, [()])
 
 
 def test_workers_share_the_cores_and_outlive_death_and_errors(capfd, monkeypatch):
@@ -128,7 +208,8 @@ def test_other_workers_are_welcome(package):
 
 SCRIPT = """
 import time
-from featstore.parallel import run_tasks
+from featstore.parallel import TaskPool
+from featstore.progress import SILENT
 
 print("started", flush=True)
 
@@ -137,7 +218,8 @@ def task(seconds):
     time.sleep(seconds)
     return seconds
 
-run_tasks(task, [(0,), (300,), (300,)], n_jobs=2, done=lambda i, o: print("done", i, flush=True))
+with TaskPool(2, None, {}, SILENT) as pool:
+    pool.run(task, [(0,), (300,), (300,)], done=lambda i, o: print("done", i, flush=True))
 """
 
 
