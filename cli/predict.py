@@ -18,10 +18,24 @@ from . import console
 @click.option(
     "--device", default="auto", show_default=True, metavar="DEV", help="auto, cpu, cuda or cuda:N."
 )
+@click.option(
+    "--trust",
+    "trusted",
+    multiple=True,
+    metavar="TYPE",
+    help="Type of a classifier of your own, as package.module.Class, whose code may run. May be "
+    "repeated.",
+)
 @click.option("--csv", "as_csv", is_flag=True, help="Print the table as CSV.")
 @console.json_option
 def command(
-    run: str, images: tuple[str, ...], store: str, device: str, as_csv: bool, as_json: bool
+    run: str,
+    images: tuple[str, ...],
+    store: str,
+    device: str,
+    trusted: tuple[str, ...],
+    as_csv: bool,
+    as_json: bool,
 ) -> None:
     """Label new images with the model of RUN, a run's folder or name.
 
@@ -35,7 +49,7 @@ def command(
     from featstore.prediction import predict
 
     with console.progress() as progress:
-        found = predict(run, images, store=store, device=device, progress=progress)
+        found = predict(run, images, store=store, device=device, trusted=trusted, progress=progress)
     kind = found[0].score_kind
     if as_json:
         console.emit_json({"run": run, "predictions": [asdict(p) for p in found]})

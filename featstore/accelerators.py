@@ -8,6 +8,7 @@ classifier.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from importlib import metadata
 from importlib.util import find_spec
@@ -106,6 +107,11 @@ def fit_on_gpu(estimator: Any, X: np.ndarray, y: np.ndarray, device: str) -> Non
     FitError
         When the device's memory does not hold it.
     """
+    if os.environ.get("SCIPY_ARRAY_API") != "1":
+        raise FitError(
+            "SciPy was loaded without its array API, which computing on a GPU takes. Start the "
+            "workers of the scheduler with SCIPY_ARRAY_API=1 in their environment."
+        )
     torch = importlib.import_module("torch")
     try:
         with sklearn.config_context(array_api_dispatch=True):

@@ -101,7 +101,7 @@ class Classifier:
         params = {**self.defaults, **(self.large if n_train > LARGE else {}), **own}
         try:
             for _, step in self.pipeline(params, 0).steps:
-                if hasattr(step, "_validate_params"):
+                if hasattr(step, "_parameter_constraints"):
                     step._validate_params()
         except (ValueError, TypeError) as error:
             raise FitError(f"{self.name} can't take these parameters: {error}") from error

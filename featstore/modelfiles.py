@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -39,8 +41,14 @@ def save_model(model: Pipeline, path: Path) -> None:
     _skops().dump(model, path)
 
 
-def load_model(data: bytes) -> Pipeline:
+def load_model(data: bytes, trusted: Sequence[str] = ()) -> Pipeline:
     """Return the fitted pipeline whose file has these bytes; nothing in them is run.
+
+    Parameters
+    ----------
+    data : bytes
+    trusted : sequence of str
+        Further types that it may hold, as ``package.module.Class``: a user's own classifier.
 
     Raises
     ------
@@ -48,17 +56,21 @@ def load_model(data: bytes) -> Pipeline:
         When they hold a type that a classifier has no need of, or can't be read.
     """
     skops = _skops()
+    allowed = {*TRUSTED_TYPES, *trusted}
+    if trusted and os.getcwd() not in sys.path:
+        # Where fit found the classifier, too.
+        sys.path.insert(0, os.getcwd())
     try:
-        untrusted = sorted(set(skops.get_untrusted_types(data=data)) - set(TRUSTED_TYPES))
+        untrusted = sorted(set(skops.get_untrusted_types(data=data)) - allowed)
     except Exception as error:
         raise RunError(f"it is no skops file ({type(error).__name__}: {error})") from error
     if untrusted:
         raise RunError(
             f"it holds {', '.join(untrusted)}, which no classifier here has and which may be "
-            "meant to run code"
+            "meant to run code (if you made it and trust it, name it with --trust)"
         )
     try:
-        model = skops.loads(data, trusted=list(TRUSTED_TYPES))
+        model = skops.loads(data, trusted=sorted(allowed))
     except Exception as error:
         raise RunError(f"{type(error).__name__}: {error}") from error
     if not isinstance(model, Pipeline):

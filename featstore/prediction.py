@@ -111,6 +111,7 @@ def predict(
     *,
     store: str | Path | FeatureStore = "feature-store",
     device: str = "auto",
+    trusted: Sequence[str] = (),
     progress: Progress = SILENT,
 ) -> list[Prediction]:
     """Label new images with a run's model.
@@ -128,6 +129,8 @@ def predict(
         The store that the run lies in.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+    trusted : sequence of str
+        Types of a classifier of the user's, as ``package.module.Class``. Their code is run.
     progress : Progress
         Told how it goes on.
 
@@ -147,7 +150,7 @@ def predict(
     """
     opened = store if isinstance(store, FeatureStore) else open_store(store)
     run = run if isinstance(run, Run) else open_run(run, opened)
-    model = run.model
+    model = run.load_model(trusted) if trusted else run.model
     dataset = FileDataset(_Images(find_images(images)))
     cache = FingerprintCache(opened.cache_dir / "fingerprints")
     X, errors = _features(run, dataset, device, cache, progress)
@@ -157,6 +160,8 @@ def predict(
     predictions = []
     for row, path in enumerate(dataset.paths):
         label, score = next(found) if readable[row] else (None, None)
+        # A classifier of the user's may not say how sure it is.
+        score = None if score is None or np.isnan(score) else score
         name = None if label is None else run.class_names[label]
         predictions.append(Prediction(str(path), name, score, judged.score_kind, errors.get(row)))
     return predictions

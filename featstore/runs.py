@@ -18,7 +18,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -129,8 +129,23 @@ class Run:
             When the file is missing, is not what fit wrote, or holds a type that a classifier
             has no need of. Nothing in the file is run.
         """
+        return self.load_model()
+
+    def load_model(self, trusted: Sequence[str] = ()) -> Pipeline:
+        """Return the fitted pipeline, which may hold further types.
+
+        Parameters
+        ----------
+        trusted : sequence of str
+            Types of a user's own classifier, as ``package.module.Class``. Their code is run.
+
+        Raises
+        ------
+        RunError
+            As :attr:`model` does.
+        """
         try:
-            return load_model(self._bytes("model.skops"))
+            return load_model(self._bytes("model.skops"), trusted)
         except RunError as error:
             written = self.record["provenance"]["versions"]["scikit-learn"]
             raise RunError(
