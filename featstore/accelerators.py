@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from collections.abc import Mapping
 from importlib import metadata
 from importlib.util import find_spec
@@ -142,7 +143,10 @@ def fit_with_intelex(estimator: SVC, X: np.ndarray, y: np.ndarray) -> None:
     y : ndarray of shape (n_samples,), int
     """
     quick = importlib.import_module("sklearnex.svm").SVC(**estimator.get_params())
-    quick.fit(X, y)
+    with warnings.catch_warnings():
+        # It speaks up when it is not asked from a main thread.
+        warnings.filterwarnings("ignore", message=".*parallel backend is not supported")
+        quick.fit(X, y)
     # What scikit-learn's has when it is fitted, at no cost, and in its types.
     first = np.concatenate([np.flatnonzero(y == c)[:2] for c in np.unique(y)])
     pattern = clone(estimator).fit(X[first], y[first])

@@ -61,6 +61,7 @@ def add_features(
     class_names: tuple[str, ...] = CLASSES,
     masked: Mapping[int, str] | None = None,
     first_rows: np.ndarray | None = None,
+    identity: Mapping[str, Any] | None = None,
     **facets: Any,
 ) -> None:
     """Put one feature set into a store through the sink, as extraction does."""
@@ -85,6 +86,7 @@ def add_features(
             "n_samples": n_samples,
             "class_names": list(class_names),
             "fingerprint": f"{facets['title']} {n_samples}",
+            "identity": dict(identity or {}),
         },
         "backbone": {"model": model},
         "preprocess": {},
