@@ -3,14 +3,14 @@ import json
 import subprocess
 import sys
 import tracemalloc
-from functools import partialmethod
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import CLASSES, add_features, blobs
 
-from featstore import blocks, costs, tasks
+from featstore import costs, tasks
+from featstore.blocks import Samples
 from featstore.classifiers import CLASSIFIERS
 from featstore.errors import FitError, SelectionError
 from featstore.fitting import fit, fit_each
@@ -49,7 +49,7 @@ def test_every_classifier_is_fitted_judged_and_kept(clf, make_store):
     assert run.clf == clf
     assert run.metrics["test"]["accuracy"] > 0.9
     assert run.metrics["train"] == {"accuracy": pytest.approx(1.0, abs=0.1), "n_samples": 240}
-    # Two steps for each of 250 epochs are too few for a tenth of a million rows' learning rate.
+    # Its loss still falls after 250 epochs of two steps each.
     assert run.record["converged"] or clf == "softmax"
     summary = run.summary()
     assert (summary["n_train"], summary["n_test"], summary["n_features"]) == (240, 80, 20)
@@ -332,34 +332,26 @@ def test_classifiers_that_predict_slowly_judge_some_training_rows_only(make_stor
 
 
 def test_no_copy_of_the_matrix_is_made(make_store, monkeypatch):
-    # Blocks so small that a copy of all rows stands out.
-    monkeypatch.setattr(blocks.Samples, "blocks", partialmethod(blocks.Samples.blocks, 2**18))
-    monkeypatch.setattr("featstore.scaling.CACHED_NBYTES", 2**18)
-    monkeypatch.setattr("featstore.objectives.CACHED_NBYTES", 2**18)
-    monkeypatch.setattr("featstore.grams.CACHED_NBYTES", 2**16)
-    monkeypatch.setattr("featstore.epochs.EPOCH_NBYTES", 2**18)
+    # Blocks are so small that a copy of all rows would stand out.
+    of_rows = Samples.blocks
+    monkeypatch.setattr(Samples, "blocks", lambda self, nbytes=0: of_rows(self, 2**20))
+    for name in ("objectives.CACHED_NBYTES", "grams.CACHED_NBYTES", "epochs.EPOCH_NBYTES"):
+        monkeypatch.setattr(f"featstore.{name}", 2**20)
     monkeypatch.setattr("featstore.objectives.N_SAMPLED", 100)
-    X, y = blobs(20_000, 120)
-    store = make_store(20_000, X=X, y=y)
-    store.select().memmap()
+    X, y = blobs(8_000, 1_000)
+    store = make_store(8_000, X=X, y=y)
+    fit(store, "logreg", params={"max_iter": 1})
     for clf, params in (
-        ("sgd", {"max_iter": 2}),
-        ("softmax", {"max_iter": 2}),
-        ("logreg", {"max_iter": 2}),
-        ("linear-svm", {"max_iter": 2}),
-        ("ridge", {}),
-        ("lda", {}),
+        ("sgd", {"max_iter": 2, "early_stopping": False}),
+        ("softmax", {"max_iter": 2, "early_stopping": False}),
+        ("logreg", {"max_iter": 3}),
     ):
         tracemalloc.start()
-        fit(
-            store,
-            clf,
-            params={**params, **({"early_stopping": False} if clf in ("sgd", "softmax") else {})},
-        )
+        fit(store, clf, params=params)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        # Not even the scaled training rows, three quarters, are in memory.
-        assert peak < 0.6 * X.nbytes, clf
+        # Not even the scaled training rows, three quarters of all, are in memory.
+        assert peak < 0.5 * X.nbytes, clf
 
 
 SCRIPT = """
