@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib.metadata import version
 
 import numpy as np
@@ -140,15 +141,14 @@ def test_too_little_memory_of_the_device_is_an_error(monkeypatch):
     def full(*args):
         raise torch.cuda.OutOfMemoryError("full")
 
+    monkeypatch.setenv("SCIPY_ARRAY_API", "1")
     monkeypatch.setattr(torch, "from_numpy", full)
-    monkeypatch.setattr(accelerators.sklearn, "config_context", lambda **options: _nothing())
+    monkeypatch.setattr(accelerators.sklearn, "config_context", lambda **options: nullcontext())
     with pytest.raises(FitError, match="9 x 4 training features do not fit the memory of cuda:0"):
         accelerators.fit_on_gpu(SVC(), np.ones((9, 4), np.float32), np.ones(9), "cuda:0")
 
 
-class _nothing:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        return None
+def test_where_scipy_was_not_told_it_is_an_error(monkeypatch):
+    monkeypatch.delenv("SCIPY_ARRAY_API", raising=False)
+    with pytest.raises(FitError, match="workers of the scheduler with SCIPY_ARRAY_API=1"):
+        accelerators.fit_on_gpu(SVC(), np.ones((9, 4), np.float32), np.ones(9), "cuda:0")

@@ -1,5 +1,6 @@
 import csv
 import json
+import pickle
 import subprocess
 import sys
 import tracemalloc
@@ -7,25 +8,28 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import CLASSES, add_features, blobs
+from conftest import CLASSES, add_features, blobs, forget_first_rows
+from distributed import LocalCluster
 
-from featstore import costs, tasks
+from featstore import classifiers, costs, tasks
 from featstore.blocks import Samples
 from featstore.classifiers import CLASSIFIERS
-from featstore.errors import FitError, SelectionError
+from featstore.errors import ConfigError, FitError, RunError, SelectionError
 from featstore.fitting import fit, fit_each
 from featstore.runs import list_runs
 from featstore.store import open_store
+from featstore.teams import Team
 
 TRAIN, TEST, VAL = 0, 1, 2
 
 
 class Listener:
     def __init__(self):
-        self.lines, self.n_done = [], 0
+        self.lines, self.n_done, self.totals = [], 0, []
 
     def start(self, what, total, unit):
         self.total = total
+        self.totals.append((what, total))
 
     def advance(self, n):
         self.n_done += n
@@ -352,6 +356,474 @@ def test_no_copy_of_the_matrix_is_made(make_store, monkeypatch):
         tracemalloc.stop()
         # Not even the scaled training rows, three quarters of all, are in memory.
         assert peak < 0.5 * X.nbytes, clf
+
+
+def overlapping(n=320):
+    """Return features of classes that are hard to tell apart, and labels."""
+    X, y = blobs(n, 20, seed=2)
+    return X + np.random.default_rng(5).normal(0, 4, size=X.shape).astype(np.float32), y
+
+
+class TestSearches:
+    @pytest.mark.parametrize(("search", "n"), [("grid", 12), ("random", 7), ("halving", 7)])
+    def test_the_best_is_fitted_and_all_that_was_tried_is_recorded(self, make_store, search, n):
+        store = make_store(X=overlapping()[0])
+        (run,) = fit(store, "logreg", search=search, n_candidates=7, cv=3, seed=4)
+        record = run.record["search"]
+        assert (record["kind"], record["cv"], record["seed"]) == (search, 3, 4)
+        assert len(record["candidates"]) == n
+        assert all(len(entry["scores"]) == 3 for entry in record["candidates"])
+        best = max(entry["mean"] for entry in record["candidates"])
+        assert record["accuracy"] == best
+        assert record["best"] in [
+            entry["params"] for entry in record["candidates"] if entry["mean"] == best
+        ]
+        assert run.record["params"] == {"C": record["best"]["C"], "max_iter": 1000}
+        assert record["best"] == {"C": run.model.named_steps["clf"].C}
+        assert run.record["fit"]["search"] == search
+        assert f"--search {search} --cv 3" in run.record["command"]
+        assert not list(store.cache_dir.glob("scratch/*"))
+
+    def test_it_finds_what_a_bad_default_does_not(self, make_store):
+        store = make_store(X=overlapping()[0])
+        params = {"n_neighbors": 1}
+        (bad,) = fit(store, "knn", params=params)
+        (good,) = fit(store, "knn", search="grid", grid={"n_neighbors": [1, 40]})
+        assert good.record["params"]["n_neighbors"] == 40
+        assert good.metrics["test"]["accuracy"] > bad.metrics["test"]["accuracy"]
+
+    def test_asked_for_again_it_is_answered_from_its_run(self, make_store):
+        store = make_store(X=overlapping()[0])
+        (first,) = fit_each(store, "ridge", search="grid")
+        for more in ({}, {"n_candidates": 3}, {"params": {}}):
+            (again,) = fit_each(store, "ridge", search="grid", **more)
+            assert again.reused
+            assert again.run.record == first.run.record
+        keys = {first.run.record["key"]}
+        for more in (
+            {"search": None},
+            {"search": "random"},
+            {"cv": 4},
+            {"seed": 1},
+            {"grid": {"alpha": [1.0, 2.0]}},
+            {"params": {"fit_intercept": False}},
+        ):
+            (other,) = fit_each(store, "ridge", **{"search": "grid", **more})
+            assert not other.reused
+            keys.add(other.run.record["key"])
+        assert len(keys) == 7
+        (again,) = fit_each(store, "ridge", cv=9, n_candidates=3)
+        assert again.reused
+
+    @pytest.mark.parametrize(
+        ("clf", "grid"), [("logreg", {}), ("lda", {}), ("svm", {"C": [0.1, 9.0], "gamma": [0.05]})]
+    )
+    def test_test_rows_have_no_part_in_it(self, make_store, clf, grid):
+        options = {"search": "grid", "grid": grid, "cv": 3}
+        X, y = overlapping()
+        (first,) = fit(make_store(X=X, y=y, title="a"), clf, dataset="a", **options)
+        X[240:] = np.random.default_rng(0).normal(0, 1e5, size=(80, 20))
+        y[240:] = y[240:][::-1]
+        (second,) = fit(make_store(X=X, y=y, title="b"), clf, dataset="b", **options)
+        assert first.record["search"] == second.record["search"]
+        assert first.metrics["test"]["accuracy"] > second.metrics["test"]["accuracy"]
+
+    def test_classifiers_are_searched_together_and_one_failure_spares_the_others(self, make_store):
+        listener = Listener()
+        store = make_store(X=overlapping()[0])
+        fits = fit_each(
+            store,
+            ["logreg", "knn", "ridge"],
+            search="grid",
+            grid={"knn:n_neighbors": [500, 600]},
+            progress=listener,
+        )
+        assert [one.error is None for one in fits] == [True, False, True]
+        assert "None of the 8 settings of knn that were tried could be fitted" in str(fits[1].error)
+        assert "Expected n_neighbors <= n_samples" in str(fits[1].error)
+        assert len(listener.lines) == 3
+        assert listener.totals == [("Searching", 42), ("Fitting", 2)]
+
+    def test_what_there_is_nothing_to_search_for_is_refused_and_others_go_on(self, make_store):
+        fits = fit_each(
+            make_store(), ["logreg", "ridge"], search="grid", params={"ridge:alpha": 1.0}
+        )
+        assert fits[0].run
+        assert "nothing to search for ridge" in str(fits[1].error)
+
+    def test_too_few_rows_of_a_class_for_the_folds_are_refused_with_a_cure(self, make_store):
+        _, y = blobs(320, 20)
+        rare = np.flatnonzero(y == 2)
+        y[rare[3:]] = 1
+        with pytest.raises(
+            FitError, match=r"5 training rows or more of each.*grassland has 3.*cv 3"
+        ):
+            fit(make_store(y=y), "logreg", search="grid")
+        (run,) = fit(make_store(y=y, title="again", seed=1), dataset="again", search="grid", cv=3)
+        assert run.record["search"]["cv"] == 3
+
+    def test_halving_leaves_rows_enough_of_rare_classes(self, make_store):
+        X, y = blobs(1600, 20)
+        y[y == 3] = 2
+        y[:1200:100] = 3
+        store = make_store(1600, X=X, y=y)
+        (run,) = fit(store, "logreg", search="halving", n_candidates=9)
+        assert run.record["search"]["kind"] == "halving"
+
+    def test_halving_tries_many_on_few_rows_and_the_best_on_all(self, make_store):
+        X, y = overlapping(1600)
+        store = make_store(1600, X=X, y=y)
+        (run,) = fit(store, "ridge", search="halving", n_candidates=9)
+        assert sorted({e["n_rows"] for e in run.record["search"]["candidates"]}) == [400, 1200]
+        assert run.record["rows"]["n_train"] == 1200
+
+    def test_values_that_are_given_twice_are_all_told_their_scores(self, make_store):
+        store = make_store(X=overlapping()[0])
+        for clf in ("logreg", "knn"):
+            grid = {"logreg:C": [0.1, 0.1, 1.0], "knn:n_neighbors": [1, 1, 3]}
+            (run,) = fit(
+                store, clf, search="grid", grid={k: v for k, v in grid.items() if clf in k}
+            )
+            means = [entry["mean"] for entry in run.record["search"]["candidates"]]
+            assert None not in means
+
+    @pytest.mark.parametrize("row", [5, 310])
+    def test_features_that_are_no_numbers_are_named_before_a_search(
+        self, make_store, row, monkeypatch
+    ):
+        X, _ = blobs(320, 20)
+        X[row, 7] = np.nan
+        monkeypatch.setattr("featstore.fitting.run_trial", lambda trial: pytest.fail("searched"))
+        with pytest.raises(FitError, match=rf"row {row} .*columns 7\."):
+            fit(make_store(X=X), "logreg", search="grid")
+
+    def test_searches_and_paths_give_the_same_bits_in_workers_and_here(
+        self, make_store, monkeypatch
+    ):
+        monkeypatch.setattr(costs, "QUICK_S", 0)
+        X, y = overlapping(1200)
+        store = make_store(1200, X=X, y=y)
+        names = ["logreg", "linear-svm", "ridge", "lda", "knn"]
+        options = {"search": "random", "n_candidates": 4, "cv": 3}
+        results = []
+        for n_jobs in (2, 1):
+            runs = fit(store, names, n_jobs=n_jobs, refit=True, **options)
+            models = [run.model.named_steps["clf"] for run in runs[:4]]
+            weights = [np.column_stack([one.coef_, one.intercept_]) for one in models]
+            results.append(([(run.record["search"], run.metrics) for run in runs], weights))
+        assert results[0][0] == results[1][0]
+        for there, here in zip(results[0][1], results[1][1], strict=True):
+            np.testing.assert_array_equal(there, here)
+
+
+class TestRepeats:
+    SPLIT = {"split": "70 train : 30 test per class, seed 0"}
+
+    def test_each_has_a_split_of_its_own_where_the_dataset_has_none(self, make_store):
+        store = make_store(X=overlapping()[0], identity=self.SPLIT)
+        fits = fit_each(store, "logreg", repeats=3, seed=5)
+        assert [one.run.record["fit"]["seed"] for one in fits] == [5, 6, 7]
+        assert [one.run.record["fit"]["split_seed"] for one in fits] == [5, 6, 7]
+        assert [one.name.rpartition(" ")[2] for one in fits] == ["5", "6", "7"]
+        tested = [{line["sample_id"] for line in predictions(one.run)} for one in fits]
+        assert [len(ids) for ids in tested] == [80, 80, 80]
+        assert len({frozenset(ids) for ids in tested}) == 3
+        again = fit_each(store, "logreg", repeats=4, seed=5)
+        assert [one.reused for one in again] == [True, True, True, False]
+
+    def test_an_official_split_is_kept_and_that_is_said(self, make_store):
+        store = make_store(X=overlapping()[0])
+        listener = Listener()
+        fits = fit_each(store, "sgd", repeats=2, progress=listener)
+        assert [one.run.record["fit"]["split_seed"] for one in fits] == [None, None]
+        tested = [[line["sample_id"] for line in predictions(one.run)] for one in fits]
+        assert tested[0] == tested[1]
+        assert fits[0].run.metrics != fits[1].run.metrics
+        assert "demo has an official split, which the repeats keep" in listener.lines[0]
+
+    def test_unless_new_ones_are_asked_for(self, make_store):
+        store = make_store(X=overlapping()[0])
+        listener = Listener()
+        fits = fit_each(store, repeats=2, split_seed=3, progress=listener)
+        assert [one.run.record["fit"]["split_seed"] for one in fits] == [3, 4]
+        assert not any("official" in line for line in listener.lines)
+
+    def test_one_is_a_fit_as_it_would_be_without(self, make_store):
+        store = make_store(identity=self.SPLIT)
+        (alone,), (once,) = fit_each(store), fit_each(store, repeats=1)
+        assert once.reused
+        assert once.run.run_id == alone.run.run_id
+
+    @pytest.mark.parametrize("repeats", [0, -1, 1.5])
+    def test_less_than_one_is_refused(self, make_store, repeats):
+        with pytest.raises(ConfigError, match="repeats is .*whole number from 1"):
+            fit(make_store(), repeats=repeats)
+
+
+def test_a_new_split_is_another_run_with_other_rows(make_store):
+    store = make_store(X=overlapping()[0])
+    (old,), (new,), (other,) = (fit(store, split_seed=seed) for seed in (None, 1, 2))
+    assert len({run.record["key"] for run in (old, new, other)}) == 3
+    assert {run.record["rows"]["n_test"] for run in (old, new, other)} == {80}
+    tested = [{line["sample_id"] for line in predictions(run)} for run in (old, new, other)]
+    assert tested[0] != tested[1] != tested[2]
+    assert "--split-seed 1" in new.record["command"]
+
+
+class TestLeaks:
+    @pytest.fixture
+    def store(self, make_store):
+        X, y = overlapping()
+        first_rows = np.arange(320)
+        X[300:310], y[300:310], first_rows[300:310] = X[:10], y[:10], np.arange(10)
+        return make_store(X=X, y=y, first_rows=first_rows)
+
+    def test_they_are_counted_and_kept(self, store):
+        (run,) = fit(store, "knn", params={"n_neighbors": 1})
+        rows = run.record["rows"]
+        assert (rows["n_test"], rows["n_leaked"], rows["n_dropped"]) == (80, 10, 0)
+        right = {line["sample_id"]: line["true"] == line["predicted"] for line in predictions(run)}
+        assert all(right[f"test/{row:07d}"] for row in range(300, 310))
+
+    def test_they_are_dropped_where_that_is_asked_for(self, store):
+        (run,) = fit(store, "knn", params={"n_neighbors": 1}, drop_leaks=True)
+        rows = run.record["rows"]
+        assert (rows["n_test"], rows["n_leaked"], rows["n_dropped"]) == (70, 10, 10)
+        ids = {line["sample_id"] for line in predictions(run)}
+        assert not ids & {f"test/{row:07d}" for row in range(300, 310)}
+        (kept,) = fit(store, "knn", params={"n_neighbors": 1})
+        assert kept.record["key"] != run.record["key"]
+        assert kept.metrics["test"]["accuracy"] > run.metrics["test"]["accuracy"]
+        assert "--drop-leaks" in run.record["command"]
+
+    def test_of_an_older_set_they_can_not_be(self, store):
+        forget_first_rows(store.sets()[0])
+        store = open_store(store.path)
+        (run,) = fit(store)
+        assert run.record["rows"]["n_leaked"] is None
+        with pytest.raises(FitError, match="made by an older featstore"):
+            fit(store, drop_leaks=True)
+
+
+OWN = """
+import time
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LinearRegression
+
+def forest(n_estimators=5):
+    return RandomForestClassifier(n_estimators)
+
+class Breaks(ClassifierMixin, BaseEstimator):
+    def __init__(self, error="ValueError"):
+        self.error = error
+
+    def fit(self, X, y):
+        raise getattr(__import__("builtins"), self.error)("it broke")
+"""
+
+
+class TestOnesOwnClassifier:
+    @pytest.fixture
+    def own(self, tmp_path, monkeypatch):
+        """Return the path of a module with classifiers, named unlike any other test's."""
+        folder = tmp_path / "code"
+        folder.mkdir()
+        path = folder / f"own_{tmp_path.name}.py"
+        path.write_text(OWN)
+        monkeypatch.syspath_prepend(folder)
+        return path
+
+    def test_it_is_fitted_judged_and_kept_as_any_other(self, make_store, own):
+        store = make_store()
+        clf = f"{own.stem}:forest"
+        (run,) = fit(store, clf, params={"max_depth": 4})
+        assert run.clf == clf
+        assert run.metrics["test"]["accuracy"] > 0.8
+        assert run.record["params"] == {"max_depth": 4}
+        assert run.record["solver"] == "scikit-learn"
+        with pytest.raises(RunError, match=r"it holds sklearn\.tree\._tree\.Tree, which.*--trust"):
+            _ = run.model
+        model = run.load_model(["sklearn.tree._tree.Tree"])
+        assert model.named_steps["clf"].get_params()["max_depth"] == 4
+        X = store.select().memmap()
+        assert np.mean(model.predict(X) == store.select().y) > 0.8
+        (again,) = fit_each(store, clf, params={"max_depth": 4})
+        assert again.reused
+
+    def test_it_can_be_searched(self, make_store, own):
+        clf = f"{own.stem}:forest"
+        grid = {"max_depth": [1, 5]}
+        (run,) = fit(make_store(), clf, search="grid", grid=grid, cv=3)
+        assert run.record["params"] == {"max_depth": 5}
+        with pytest.raises(FitError, match="featstore knows no values to try"):
+            fit(make_store(title="again", seed=1), clf, dataset="again", search="grid")
+
+    def test_workers_find_it_too(self, make_store, own, monkeypatch):
+        monkeypatch.setattr(costs, "QUICK_S", 0)
+        fits = fit_each(make_store(), [f"{own.stem}:forest", "ridge"], n_jobs=2)
+        assert all(one.run for one in fits)
+
+    @pytest.mark.parametrize("error", ["ValueError", "KeyError", "RuntimeError"])
+    @pytest.mark.parametrize("search", [None, "grid"])
+    def test_one_that_raises_fails_and_spares_the_others(self, make_store, own, error, search):
+        grid = {f"{own.stem}:Breaks:error": [error]} if search else None
+        params = {} if search else {f"{own.stem}:Breaks:error": error}
+        fits = fit_each(
+            make_store(), [f"{own.stem}:Breaks", "ridge"], search=search, grid=grid, params=params
+        )
+        assert "it broke" in str(fits[0].error)
+        assert fits[1].run
+
+    @pytest.mark.parametrize("name", ["LinearRegression", "np", "nothing"])
+    def test_what_is_no_classifier_is_refused_before_any_work(self, make_store, own, name):
+        store = make_store()
+        with pytest.raises(FitError, match=f"{own.stem}:{name} "):
+            fit(store, f"{own.stem}:{name}")
+        assert not store.runs_dir.exists()
+
+    def test_another_source_is_another_run(self, make_store, own):
+        store = make_store()
+        clf = f"{own.stem}:forest"
+        (first,) = fit(store, clf)
+        own.write_text(OWN.replace("n_estimators=5", "n_estimators=60"))
+        del sys.modules[own.stem]
+        classifiers._imported.cache_clear()
+        (second,) = fit_each(store, clf)
+        assert not second.reused
+        assert second.run.record["key"] != first.record["key"]
+
+
+class TestScratch:
+    def scratch(self, store):
+        return list((store.cache_dir / "scratch").glob("*"))
+
+    def test_standardised_rows_are_there_while_fits_go_on_and_shared(self, make_store, monkeypatch):
+        store = make_store()
+        seen = []
+
+        def spy(task):
+            run = tasks.fit_task(task)
+            (folder,) = self.scratch(store)
+            seen.append({path.name for path in folder.glob("*.npy")})
+            return run
+
+        monkeypatch.setattr("featstore.fitting.fit_task", spy)
+        fit(store, ["logreg", "ridge", "sgd"])
+        assert len(seen) == 3
+        assert len(set.union(*seen)) == 1
+        assert self.scratch(store) == []
+
+    @pytest.mark.parametrize("error", [FitError("odd"), KeyError("bug"), KeyboardInterrupt()])
+    @pytest.mark.parametrize("place", ["fit_task", "run_trial"])
+    def test_they_are_gone_whatever_happens(self, make_store, monkeypatch, error, place):
+        store = make_store()
+
+        def fails(task):
+            (self.scratch(store)[0] / "rows.npy").write_bytes(b"rows")
+            raise error
+
+        monkeypatch.setattr(f"featstore.fitting.{place}", fails)
+        with pytest.raises(type(error)):
+            fit(store, search="grid")
+        assert self.scratch(store) == []
+        assert list_runs(store) == []
+
+    def test_a_full_disk_is_an_error_of_the_fit(self, make_store, monkeypatch):
+        store = make_store()
+        usage = SimpleNamespace(free=1000)
+        monkeypatch.setattr("featstore.scaling.shutil.disk_usage", lambda path: usage)
+        fits = fit_each(store, ["logreg", "knn"])
+        assert "The standardised copy of 240 x 20 features takes 19 kB" in str(fits[0].error)
+        assert fits[1].run
+
+
+def test_a_scheduler_that_is_running_does_the_work_and_is_sent_little(make_store, monkeypatch):
+    sent = []
+    submit = Team.submit
+
+    def spy(self, address, function, task):
+        sent.append(len(pickle.dumps(task)))
+        return submit(self, address, function, task)
+
+    monkeypatch.setattr(Team, "submit", spy)
+    store = make_store(X=overlapping()[0])
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        (run,) = fit(
+            store,
+            "svm",
+            search="random",
+            n_candidates=40,
+            cv=2,
+            scheduler=cluster.scheduler_address,
+        )
+    assert len(run.record["search"]["candidates"]) == 40
+    assert len(sent) == 81
+    assert max(sent) < 20_000
+
+
+def test_the_number_of_epochs_is_kept_to_and_recorded(make_store):
+    store = make_store()
+    fits = fit_each(store, ["mlp", "logreg"], n_epochs=3)
+    assert len(fits[0].run.curves["loss"]) == 3
+    assert fits[0].run.record["converged"]
+    assert "--epochs 3" in fits[0].run.record["command"]
+    assert "logreg is not trained by epochs" in str(fits[1].error)
+
+
+def test_validation_rows_are_judged_after_each_epoch_and_change_nothing(make_store):
+    splits = np.repeat(np.array([TRAIN, VAL, TEST], np.uint8), [200, 40, 80])
+    X, _ = overlapping()
+    (run,) = fit(make_store(splits=splits, X=X, title="with"), "mlp", n_epochs=8, dataset="with")
+    curves = run.curves
+    assert len(curves["validation_accuracy"]) == 8
+    assert curves["validation_accuracy"][-1] == pytest.approx(run.metrics["val"]["accuracy"])
+    splits[200:240] = TEST
+    (bare,) = fit(make_store(splits=splits, X=X, title="bare"), "mlp", n_epochs=8, dataset="bare")
+    assert bare.curves["validation_accuracy"] == []
+    assert bare.curves["loss"] == curves["loss"]
+
+
+def test_all_are_all_that_there_are(make_store, monkeypatch):
+    made = []
+    monkeypatch.setattr("featstore.fitting.fit_task", lambda task: made.append(task.config.clf))
+    fits = fit_each(make_store(), ["ridge", "all"])
+    assert sorted(made) == sorted(CLASSIFIERS)
+    assert fits[0].name.endswith("ridge")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"search": "bayes"}, "search is 'bayes'"),
+        ({"cv": 1, "search": "grid"}, "cv is 1"),
+        ({"grid": {"C": [1.0]}}, "add --search grid"),
+        ({"device": "gpu"}, "device is 'gpu'"),
+    ],
+)
+def test_wrong_settings_are_refused_before_any_work(make_store, options, message):
+    store = make_store()
+    with pytest.raises(ConfigError, match=message):
+        fit(store, **options)
+    assert not store.cache_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("clf", "options", "message"),
+    [
+        ("logreg", {"intelex": True}, "it has nothing for logreg"),
+        ("knn", {"device": "cuda"}, "does not compute knn on a GPU"),
+        ("logreg", {"device": "cuda", "search": "grid"}, "A search is computed on the CPU"),
+        ("logreg", {"device": "cuda:99"}, "no (CUDA GPU|GPU 99)"),
+    ],
+)
+def test_accelerators_that_are_not_there_fail_the_fit(make_store, clf, options, message):
+    with pytest.raises(FitError, match=message):
+        fit(make_store(), clf, **options)
 
 
 SCRIPT = """
