@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
@@ -154,21 +154,25 @@ def plan(
                 f"--epochs is for mlp, sgd and softmax; {config.clf} is not trained by epochs."
             )
         accelerators.check(config)
-        key, run_id = _names(selection, config, params)
-        task = replace(task, key=key, run_id=run_id)
-        search, n_candidates = None, 0
+        search, found = None, []
         if config.search:
             found = candidates(classifier, config, selection.n_features, n_train)
-            n_candidates = len(found)
             search = Search(config, found, n_train, len(selection.class_names))
-        cost = costs.estimate(config, params, shape, n_candidates)
+        key, run_id = _names(selection, config, params, found)
+        task = replace(task, key=key, run_id=run_id)
+        cost = costs.estimate(config, params, shape, len(found))
         notice = costs.check(config, cost, shape, budget, force=force)
     except FitError as error:
         return Plan(name, task, costs.Cost(0.0, 0), error=error)
     return Plan(name, task, cost, search, notice)
 
 
-def _names(selection: Selection, config: FitConfig, params: Mapping[str, Any]) -> tuple[str, str]:
+def _names(
+    selection: Selection,
+    config: FitConfig,
+    params: Mapping[str, Any],
+    found: Sequence[dict[str, Any]],
+) -> tuple[str, str]:
     """Return the content key and the id of the run that a fit makes."""
     described = selection.describe()
     vectors = [selection.y, selection.splits, selection.valid]
@@ -190,6 +194,7 @@ def _names(selection: Selection, config: FitConfig, params: Mapping[str, Any]) -
             "class_names": list(selection.class_names),
             **settings,
             "params": {**params, **dict(config.params)},
+            "candidates": list(found),
             "own": find_classifier(config.clf).identity(),
             "scikit-learn": metadata.version("scikit-learn"),
             "solvers": SOLVERS,

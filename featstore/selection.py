@@ -349,6 +349,8 @@ def _one_set(
 
     match = any if shared else all
     found = [s for s in sets if layers and match(has(s, layer) for layer in layers)]
+    # Baselines stand beside other features, and are meant only when they are asked for.
+    found = [s for s in found if not _is_baseline(s)] or found
     if len(found) == 1:
         return found[0]
     if found:
@@ -364,6 +366,11 @@ def _one_set(
         f"No feature set fits {asked or 'the selection'}. {store.path} holds:\n"
         + _listing(store.sets())
     )
+
+
+def _is_baseline(feature_set: FeatureSet) -> bool:
+    facets = feature_set.facets
+    return facets["model"] == "pixelstats" or str(facets["weights"]).startswith("random:")
 
 
 def _listing(sets: list[FeatureSet]) -> str:

@@ -95,10 +95,23 @@ def test_several_fits_name_the_option_that_tells_them_apart(store):
 
 def test_the_same_model_with_other_weights(store):
     add(store, weights="IMAGENET1K_V1", weights_names=["IMAGENET1K_V1", "imagenet"])
-    add(store, weights="random:0", weights_names=["random:0"])
+    add(store, weights="IMAGENET1K_V2", weights_names=["IMAGENET1K_V2"])
     with pytest.raises(SelectionError, match="--weights IMAGENET1K_V1"):
         store.select(model="resnet50")
     assert store.select(weights="imagenet").describe()["weights"] == "IMAGENET1K_V1"
+
+
+def test_baselines_are_selected_only_when_asked_for_or_alone(store):
+    add(store, "pixelstats", ("stats",), weights="none", weights_names=["none"])
+    assert store.select().model == "pixelstats"
+    add(store, weights="random:0", weights_names=["random:0"])
+    with pytest.raises(SelectionError, match="Choose one with --model"):
+        store.select()
+    add(store, weights="IMAGENET1K_V1", weights_names=["IMAGENET1K_V1", "imagenet"])
+    assert store.select().describe()["weights"] == "IMAGENET1K_V1"
+    assert store.select(weights="random:0").describe()["weights"] == "random:0"
+    assert store.select(model="pixelstats").model == "pixelstats"
+    assert store.select(model="resnet50,pixelstats").model == "resnet50+pixelstats"
 
 
 def test_sets_that_differ_in_nothing_asked_are_told_apart_by_name(store):
