@@ -104,6 +104,39 @@ def test_other_weights_under_the_same_name_are_refused(images, tmp_path):
         predict(run, [images / "test"], store=store)
 
 
+OWN = """
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+class Nearest(ClassifierMixin, BaseEstimator):
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        self.means_ = np.stack([X[y == c].mean(axis=0) for c in self.classes_])
+        return self
+
+    def predict(self, X):
+        gaps = ((X[:, None] - self.means_) ** 2).sum(axis=2)
+        return self.classes_[gaps.argmin(axis=1)]
+"""
+
+
+def test_a_classifier_of_ones_own_is_loaded_when_it_is_trusted(
+    store, images, tmp_path, monkeypatch
+):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "own_nearest.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    (run,) = featstore.fit(store, "own_nearest:Nearest", layers="fc")
+    with pytest.raises(RunError, match="own_nearest.Nearest, which no classifier here has"):
+        predict(run, [images / "test"], store=store)
+    found = predict(run, [images / "test"], store=store, trusted=["own_nearest.Nearest"])
+    true = [p.path.split("/")[-2] for p in found]
+    accuracy = sum(a == b for a, b in zip(labels(found), true, strict=True)) / len(true)
+    assert accuracy == pytest.approx(run.metrics["test"]["accuracy"])
+    # It can't say how sure it is.
+    assert {p.score for p in found} == {None}
+
+
 def test_real_images_are_labelled(tmp_path):
     data, weights = real_file("data/nwpu-resisc12"), real_file("weights/mobilenet_v2-b0353104.pth")
     store = open_store(tmp_path / "store")

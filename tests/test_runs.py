@@ -9,11 +9,12 @@ import time
 import numpy as np
 import pytest
 import skops.io
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from featstore.config import json_digest
+from featstore.config import FitConfig, json_digest
 from featstore.errors import RunError, StoreError
 from featstore.files import file_sha256
 from featstore.fitting import fit
@@ -43,7 +44,8 @@ def test_a_run_holds_all_that_it_promises(run, store):
     names = {path.name for path in run.path.iterdir()}
     assert names == {"metrics.json", "model.skops", "predictions.csv", "confusion.png"}
     record = json.loads((run.path / "metrics.json").read_text())
-    assert record["fit"] == {"clf": "logreg", "params": {}, "seed": 0}
+    assert record["fit"] == json.loads(json.dumps(FitConfig("logreg").to_dict()))
+    assert (record["search"], record["solver"]) == (None, "passes")
     assert record["params"] == {"C": 0.01, "max_iter": 1000}
     assert record["provenance"]["versions"]["scikit-learn"]
     assert record["selection"]["digest"] == store.select().describe()["digest"]
@@ -113,6 +115,18 @@ def test_a_model_that_would_call_a_function_is_refused_even_with_the_right_hash(
     edit(run, files=files)
     with pytest.raises(RunError, match=f"holds {function.__module__}.*meant to run code"):
         _ = open_run(run.path).model
+
+
+def test_types_that_are_trusted_are_loaded_and_no_others(run):
+    model = Pipeline([("clf", RandomForestClassifier(3).fit([[0.0], [1.0]], [0, 1]))])
+    (run.path / "model.skops").write_bytes(skops.io.dumps(model))
+    edit(run, files=run.record["files"] | {"model.skops": file_sha256(run.path / "model.skops")})
+    forest = open_run(run.path)
+    for trusted in ([], ["sklearn.tree._tree.Other"]):
+        with pytest.raises(RunError, match=r"holds sklearn\.tree\._tree\.Tree, .*with --trust"):
+            forest.load_model(trusted)
+    loaded = forest.load_model(["sklearn.tree._tree.Tree"])
+    assert loaded.predict([[0.0], [1.0]]).tolist() == model.predict([[0.0], [1.0]]).tolist()
 
 
 def test_a_pickle_in_place_of_the_model_is_refused(run):
