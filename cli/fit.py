@@ -128,6 +128,9 @@ def command(
 MAX_CHOICES = 12
 """Runs up to which each one's chosen parameters are printed."""
 
+MAX_NOTES = 6
+"""Notes that are printed."""
+
 COLUMNS = ("model", "layers", "clf", "accuracy", "average", "kappa", "train", "cv", "time")
 
 
@@ -203,9 +206,11 @@ def show(fits: Sequence[Fit], store: str) -> None:
     for run in runs:
         for note in run.record["notes"]:
             notes.setdefault(note, []).append(run.run_id)
-    for note, ids in notes.items():
+    for note, ids in list(notes.items())[:MAX_NOTES]:
         more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
         click.echo(f"{ids[0]}{more}: {note}")
+    if len(notes) > MAX_NOTES:
+        click.echo(f"{len(notes) - MAX_NOTES} more notes are in the runs' metrics.json.")
     for run in runs if len(runs) <= MAX_CHOICES else []:
         if search := run.record["search"]:
             chosen = ", ".join(f"{k}={v}" for k, v in search["best"].items())
