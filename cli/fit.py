@@ -180,7 +180,9 @@ def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
             columns.pop(at)
             for row in rows:
                 row.pop(at)
-        console.table(columns, rows, title, right=COLUMNS[3:])
+        # As the table's own title it would be broken to the table's width.
+        click.echo(title)
+        console.table(columns, rows, right=COLUMNS[3:])
         _say_leaks(group)
     if not all(s["converged"] for s in summaries):
         click.echo("* stopped before it had converged")
