@@ -45,6 +45,21 @@ def test_a_curved_valley_is_followed_to_its_lowest_point():
     assert n_asked < 150
 
 
+@pytest.mark.parametrize("start", [0.05, -0.3])
+def test_where_the_function_is_not_convex_it_still_descends(start):
+    def function(w):
+        return float((w[0] ** 2 - 1) ** 2), 4 * w * (w**2 - 1)
+
+    descent, _ = minimise(function, [start], lambda g: 0.1 * g)
+    assert descent.best[0] == pytest.approx(np.sign(start), abs=1e-6)
+
+
+def test_along_a_slope_it_goes_on():
+    descent, _ = minimise(lambda w: (float(w.sum()), np.ones(2)), np.zeros(2), max_iter=5)
+    assert (descent.n_iter, descent.converged) == (5, False)
+    np.testing.assert_array_equal(descent.best, [-5, -5])
+
+
 def test_it_never_climbs_and_ends_with_its_lowest_point():
     values = []
 

@@ -116,6 +116,20 @@ def test_standardised_rows_are_written_once_and_shared(X, tmp_path, monkeypatch)
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_a_file_that_was_not_finished_is_never_read(X, tmp_path, monkeypatch):
+    def interrupted(n_samples, n_features):
+        yield slice(0, 100)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scaling, "row_blocks", interrupted)
+    samples = Samples(X, slice(0, 700))
+    with pytest.raises(KeyboardInterrupt):
+        standardised(samples, 700, "name", tmp_path)
+    monkeypatch.undo()
+    found = standardised(samples, 700, "name", tmp_path)
+    np.testing.assert_array_equal(found, fit_scaler(samples).transform(X))
+
+
 def test_a_full_disk_is_an_error_that_says_how_much_is_wanted(X, tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(scaling.shutil, "disk_usage", lambda path: usage(700 * 8 * 4 - 1))
