@@ -11,7 +11,7 @@ import pytest
 from conftest import CLASSES, add_features, blobs, forget_first_rows
 from distributed import LocalCluster
 
-from featstore import classifiers, costs, tasks
+from featstore import classifiers, costs, linear, tasks
 from featstore.blocks import Samples
 from featstore.classifiers import CLASSIFIERS
 from featstore.errors import ConfigError, FitError, RunError, SelectionError
@@ -493,7 +493,7 @@ class TestSearches:
     ):
         X, _ = blobs(320, 20)
         X[row, 7] = np.nan
-        monkeypatch.setattr("featstore.fitting.run_trial", lambda trial: pytest.fail("searched"))
+        monkeypatch.setattr(linear, "cross_validate", lambda *args: pytest.fail("searched"))
         with pytest.raises(FitError, match=rf"row {row} .*columns 7\."):
             fit(make_store(X=X), "logreg", search="grid")
 
