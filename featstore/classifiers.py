@@ -125,7 +125,11 @@ class Classifier:
         if ":" not in self.name:
             return {}
         # The user's own code: other code is another classifier.
-        source = inspect.getsource(importlib.import_module(self.name.partition(":")[0]))
+        try:
+            source = inspect.getsource(importlib.import_module(self.name.partition(":")[0]))
+        except (OSError, TypeError):
+            # A compiled module has none.
+            return {}
         return {"source": hashlib.sha256(source.encode()).hexdigest()}
 
 
