@@ -129,6 +129,15 @@ def shared_threads() -> Iterator[Threads]:
         yield Threads(pool, n_threads)
 
 
+def one_thread() -> Any:
+    """Return a context in which products are taken by one thread, whatever the number of cores.
+
+    Several split a product by their number, which shows in its last bits; and those of an epoch's
+    batches are too small to gain by it.
+    """
+    return threadpoolctl.threadpool_limits(1, user_api="blas")
+
+
 def available_threads() -> int:
     """Return how many threads numerical libraries may use in this process now."""
     counts = [int(library["num_threads"]) for library in threadpoolctl.threadpool_info()]

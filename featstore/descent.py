@@ -24,6 +24,10 @@ MAX_TRIES = 12
 """Shortenings of one step, after which only the noise of the loss is left to follow."""
 
 
+MAX_IDLE = 50
+"""Steps in which neither value nor gradient reaches a new low, after which noise alone is left."""
+
+
 class Descent:
     """One minimisation; the caller evaluates the function at :attr:`point` and tells.
 
@@ -68,6 +72,8 @@ class Descent:
         self._gradient = np.zeros_like(start)
         self._direction = np.zeros_like(start)
         self._slope, self._step, self._n_tries = 0.0, 1.0, 0
+        self._smallest = self._lowest = np.inf
+        self._n_idle = 0
 
     def tell(self, value: float, gradient: np.ndarray) -> None:
         """Take in the function's value and gradient at :attr:`point`.
@@ -106,7 +112,13 @@ class Descent:
 
     def _accept(self, value: float, gradient: np.ndarray) -> None:
         self.best, self._value, self._gradient = self.point, value, gradient
-        if np.abs(gradient).max() <= self._tol:
+        largest = float(np.abs(gradient).max())
+        if largest < self._smallest or value < self._lowest - NOISE * abs(self._lowest):
+            self._n_idle = 0
+        else:
+            self._n_idle += 1
+        self._smallest, self._lowest = min(self._smallest, largest), min(self._lowest, value)
+        if largest <= self._tol or self._n_idle >= MAX_IDLE:
             self._end(converged=True)
         elif self.n_iter >= self._max_iter:
             self._end(converged=False)

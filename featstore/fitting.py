@@ -277,6 +277,8 @@ def _one_round(jobs: list[Plan], pool: TaskPool, is_quick: bool, progress: Progr
     for job in jobs:
         assert job.search is not None
         pending = job.search.pending
+        # By identity, for a value may be given twice.
+        places = {id(candidate): place for place, candidate in enumerate(pending)}
         scores = np.full((len(pending), job.task.config.cv), np.nan)
         errors: list[str] = []
         for (owner, trial), outcome in zip(trials, outcomes, strict=True):
@@ -285,7 +287,7 @@ def _one_round(jobs: list[Plan], pool: TaskPool, is_quick: bool, progress: Progr
             if outcome.error:
                 errors.append(str(outcome.error))
                 continue
-            rows = [pending.index(candidate) for candidate in trial.candidates]
+            rows = [places[id(candidate)] for candidate in trial.candidates]
             scores[np.ix_(rows, trial.folds)] = outcome.value[0]
             errors += outcome.value[1]
         try:
@@ -307,7 +309,8 @@ def _fits_at_a_time(
         n -= 1
     if n == n_wanted:
         return n_jobs
-    progress.say(f"{n} fits at a time, for more would not find the memory.")
+    how_many = f"{n} fits" if n > 1 else "One fit"
+    progress.say(f"{how_many} at a time, for more would not find the memory.")
     return n
 
 

@@ -70,7 +70,7 @@ def fit(estimator: Estimator, X: np.ndarray, y: np.ndarray) -> None:
     classes, codes = np.unique(y, return_inverse=True)
     with shared_threads() as threads:
         rows = _Rows.of(X, codes) if _is_wide(X) else _Sums.of(threads, X, codes, len(classes))
-    coef, intercept = _solve(estimator, rows, getattr(estimator, penalty_name(estimator)))
+        coef, intercept = _solve(estimator, rows, getattr(estimator, penalty_name(estimator)))
     # scikit-learn sets what it needs beside the weights by any fit.
     stub = np.eye(len(classes), min(len(classes), X.shape[1]), dtype=np.float32)
     estimator.fit(np.concatenate([stub, -stub]), np.tile(classes, 2))

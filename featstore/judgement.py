@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from featstore.blocks import Samples
+from featstore.blocks import Samples, one_thread
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,21 @@ def judge(model: Pipeline, samples: Samples) -> Judgement:
     labels = np.empty(len(samples), dtype=np.int32)
     scores = np.empty(len(samples), dtype=np.float32)
     rate = getattr(model, "predict_proba" if kind == "probability" else "decision_function", None)
-    for block in samples.blocks():
-        X = samples.take(block)
-        if rate is None:
-            # A user's own classifier may do no more than predict.
-            labels[block], scores[block] = model.predict(X), np.nan
-            continue
-        values = rate(X)
-        if values.ndim == 1:
-            # Two classes have one decision value: positive for the second.
-            values = np.stack([-values, values], axis=1)
-        if by_score:
-            columns = values.argmax(axis=1)
-        else:
-            columns = np.searchsorted(model.classes_, model.predict(X))
-        labels[block] = model.classes_[columns]
-        scores[block] = values[np.arange(len(columns)), columns]
+    with one_thread():
+        for block in samples.blocks():
+            X = samples.take(block)
+            if rate is None:
+                # A user's own classifier may do no more than predict.
+                labels[block], scores[block] = model.predict(X), np.nan
+                continue
+            values = rate(X)
+            if values.ndim == 1:
+                # Two classes have one decision value: positive for the second.
+                values = np.stack([-values, values], axis=1)
+            if by_score:
+                columns = values.argmax(axis=1)
+            else:
+                columns = np.searchsorted(model.classes_, model.predict(X))
+            labels[block] = model.classes_[columns]
+            scores[block] = values[np.arange(len(columns)), columns]
     return Judgement(labels, scores, kind)

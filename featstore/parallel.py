@@ -277,7 +277,7 @@ def _cluster(n_workers: int, n_threads: int | None, more: Mapping[str, str]) -> 
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.comm.timeouts.connect": "60s",
     }
-    with dask.config.set(settings), _environment_kept(), _script_hidden(), _quiet():
+    with dask.config.set(settings), _environment_kept(more), _script_hidden(), _quiet():
         cluster = None
         try:
             with _interrupts_held():
@@ -299,9 +299,9 @@ def _cluster(n_workers: int, n_threads: int | None, more: Mapping[str, str]) -> 
 
 
 @contextmanager
-def _environment_kept() -> Iterator[None]:
+def _environment_kept(more: Mapping[str, str]) -> Iterator[None]:
     """Put back what Dask changes in this process's environment, on its way to the workers'."""
-    kept = {name: os.environ.get(name) for name in (*THREAD_VARIABLES, "OMP_WAIT_POLICY")}
+    kept = {name: os.environ.get(name) for name in (*THREAD_VARIABLES, "OMP_WAIT_POLICY", *more)}
     try:
         yield
     finally:

@@ -157,7 +157,9 @@ def plan(
         search, found = None, []
         if config.search:
             found = candidates(classifier, config, selection.n_features, n_train)
-            search = Search(config, found, n_train, len(selection.class_names))
+            counts = np.bincount(selection.y[split.train])
+            least = int(counts[counts > 0].min())
+            search = Search(config, found, n_train, len(selection.class_names), least)
         key, run_id = _names(selection, config, params, found)
         task = replace(task, key=key, run_id=run_id)
         cost = costs.estimate(config, params, shape, len(found))

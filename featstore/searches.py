@@ -95,10 +95,18 @@ class Search:
         The candidates.
     n_train, n_classes : int
         Training rows and classes.
+    n_least : int, optional
+        Training rows of the smallest class, of which each of halving's rounds has one for each
+        fold at the least.
     """
 
     def __init__(
-        self, config: FitConfig, found: Sequence[dict[str, Any]], n_train: int, n_classes: int
+        self,
+        config: FitConfig,
+        found: Sequence[dict[str, Any]],
+        n_train: int,
+        n_classes: int,
+        n_least: int | None = None,
     ) -> None:
         self.config = config
         self._entries: list[dict[str, Any]] = [
@@ -108,6 +116,9 @@ class Search:
         self._rounds = [n_train]
         if config.search == "halving":
             least = max(MIN_ROWS, 5 * config.cv * n_classes)
+            if n_least:
+                # Of a class's share, rounding takes up to a row.
+                least = max(least, math.ceil((config.cv + 1) * n_train / n_least))
             while len(self._rounds) < 1 + round(math.log(len(found), FACTOR)):
                 n_rows = self._rounds[0] // FACTOR
                 if n_rows < least:

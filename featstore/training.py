@@ -14,7 +14,7 @@ from sklearn.kernel_approximation import Nystroem
 from sklearn.pipeline import Pipeline
 
 from featstore import accelerators, epochs, grams, linear
-from featstore.blocks import Samples
+from featstore.blocks import Samples, one_thread
 from featstore.config import FitConfig
 from featstore.errors import FitError
 
@@ -82,9 +82,10 @@ def train(
             accelerators.fit_with_intelex(clf, X, y)
         elif epochs.trains_by_epochs(clf):
             solver = "epochs"
-            curves = epochs.train(
-                clf, X, y, n_epochs=config.n_epochs, validate=validate, records=records
-            )
+            with one_thread():
+                curves = epochs.train(
+                    clf, X, y, n_epochs=config.n_epochs, validate=validate, records=records
+                )
             finished = curves.converged
         elif linear.handles(clf):
             solver, finished = "passes", linear.fit(clf, X, y)
@@ -93,7 +94,8 @@ def train(
             grams.fit(clf, X, y)
         else:
             solver = "scikit-learn"
-            clf.fit(X, y)
+            with one_thread():
+                clf.fit(X, y)
     stopped = [w for w in caught if issubclass(w.category, ConvergenceWarning)]
     notes = []
     if not (converged := finished and not (stopped and curves is None)):
@@ -122,10 +124,11 @@ def map_kernel(kernel: Nystroem, samples: Samples, n_fit: int) -> np.ndarray:
     ndarray of shape (n_samples, n_components), float32
     """
     kernel.n_components = min(kernel.n_components, n_fit)
-    kernel.fit(samples.take(slice(0, n_fit)))
-    mapped = np.empty((len(samples), kernel.n_components), dtype=np.float32)
-    for block in samples.blocks():
-        mapped[block] = kernel.transform(samples.take(block))
+    with one_thread():
+        kernel.fit(samples.take(slice(0, n_fit)))
+        mapped = np.empty((len(samples), kernel.n_components), dtype=np.float32)
+        for block in samples.blocks():
+            mapped[block] = kernel.transform(samples.take(block))
     return mapped
 
 

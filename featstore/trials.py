@@ -18,6 +18,7 @@ from featstore.blocks import Samples
 from featstore.classifiers import find_classifier
 from featstore.config import FitConfig
 from featstore.errors import FitError
+from featstore.inspection import check_features
 from featstore.judgement import judge
 from featstore.scaling import standardised
 from featstore.selection import Selection
@@ -161,6 +162,9 @@ def _training_rows(
     """Return the selection, the training rows, and in which fold each is held out."""
     selection = open_store(store).reopen(parts)
     split = split_rows(selection, split_seed, drop_leaks=drop_leaks)
+    # Before anything is trained on them.
+    X = selection.memmap()
+    check_features(selection, split, {u: Samples(X, r) for u, r in split.uses().items()}, [])
     rows = row_numbers(split.train)
     if n_rows < len(rows):
         rows, _ = train_test_split(
