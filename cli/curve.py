@@ -32,12 +32,6 @@ if TYPE_CHECKING:
     help="Random choices of the rows of each size.",
 )
 @click.option(
-    "--split-seed",
-    type=click.IntRange(0, 2**32 - 1),
-    metavar="N",
-    help="Divide the rows anew into training and test.  [default: as the dataset does]",
-)
-@click.option(
     "--out",
     default="learning-curve.png",
     show_default=True,

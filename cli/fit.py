@@ -56,12 +56,6 @@ if TYPE_CHECKING:
     "no official one; the table shows mean and deviation.",
 )
 @click.option(
-    "--split-seed",
-    type=click.IntRange(0, 2**32 - 1),
-    metavar="N",
-    help="Divide the rows anew into training and test.  [default: as the dataset does]",
-)
-@click.option(
     "--baselines",
     is_flag=True,
     help="Add pixel statistics, and the network with random weights, to the table; they are "

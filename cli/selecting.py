@@ -45,6 +45,12 @@ OPTIONS = (
         help="Train mlp, sgd or softmax for just so many epochs, whatever the losses.",
     ),
     click.option(
+        "--split-seed",
+        type=click.IntRange(0, 2**32 - 1),
+        metavar="N",
+        help="Divide the rows anew into training and test.  [default: as the dataset does]",
+    ),
+    click.option(
         "--drop-leaks",
         is_flag=True,
         help="Leave out test images that are also among the training images.",
