@@ -14,6 +14,7 @@ import contextlib
 import io
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -145,10 +146,30 @@ def fit_in_a_loop(folder: Path, layers: str, clfs: str) -> Found:
     return {**inside, **_accuracy(accuracies)}
 
 
-def fit_in_a_loop_on_one_core(folder: Path, layers: str, clfs: str) -> Found:
-    """Do the same where this process may use one core."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+def fit_in_a_loop_on_one_core(folder: Path, layers: str, clfs: str, core: str = "0") -> Found:
+    """Do the same where this process may use one core, of those it has been given."""
+    os.sched_setaffinity(0, [sorted(os.sched_getaffinity(0))[int(core)]])
     return fit_in_a_loop(folder, layers, clfs)
+
+
+def fit_in_loops_side_by_side(folder: Path, layers: str, clfs: str) -> Found:
+    """Share the layers out by hand among as many such loops as there are cores."""
+    names = layers.split(",")
+    n_loops = min(len(names), len(os.sched_getaffinity(0)))
+    words = [sys.executable, __file__, fit_in_a_loop_on_one_core.__name__, str(folder)]
+    loops = [
+        subprocess.Popen(
+            [*words, ",".join(names[core::n_loops]), clfs, str(core)], stdout=subprocess.PIPE
+        )
+        for core in range(n_loops)
+    ]
+    found = [json.loads(loop.communicate()[0]) for loop in loops]
+    n_fits = sum(one["fits"] for one in found)
+    return {
+        "inside s": max(one["inside s"] for one in found),
+        "fits": n_fits,
+        "mean test %": sum(one["mean test %"] * one["fits"] for one in found) / n_fits,
+    }
 
 
 def fit_by_scikit_learn(folder: Path, layers: str, clfs: str) -> Found:
@@ -161,18 +182,19 @@ def fit_by_scikit_learn(folder: Path, layers: str, clfs: str) -> Found:
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import LinearSVC
 
+    arrays = {layer: _arrays(folder, layer) for layer in layers.split(",")}
     # featstore's parameters, where they are not scikit-learn's.
+    stops_early = len(next(iter(arrays.values()))[0]) > 10_000
     estimators = {
         "logreg": LogisticRegression(C=0.01, max_iter=1000),
         "linear-svm": LinearSVC(C=0.001, random_state=0),
         "ridge": RidgeClassifier(alpha=200.0),
         "lda": LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.2),
         "sgd": SGDClassifier(loss="log_loss", random_state=0),
-        "softmax": MLPClassifier((), max_iter=250, early_stopping=True, random_state=0),
-        "mlp": MLPClassifier((256,), early_stopping=True, random_state=0),
+        "softmax": MLPClassifier((), max_iter=250, early_stopping=stops_early, random_state=0),
+        "mlp": MLPClassifier((256,), early_stopping=stops_early, random_state=0),
         "knn": KNeighborsClassifier(5, algorithm="brute"),
     }
-    arrays = {layer: _arrays(folder, layer) for layer in layers.split(",")}
     accuracies = []
     with _clock() as inside:
         for X, y, X_test, y_test in arrays.values():

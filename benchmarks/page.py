@@ -87,13 +87,14 @@ SECTIONS = {
     "fit-together": (
         "Many fits",
         "Classifiers on several layers, each fitted and judged, the store's cache warm. `seconds` "
-        "are inside the process, the start of featstore's workers among them; `one call is "
-        "faster` says how many times as long as one call of `featstore.fit_each` a loop takes, "
-        "and `per core` divides that by the cores. A loop of featstore's fits takes all cores for "
-        "each fit in which threads help, so what workers can add to it is little; the loop on one "
-        "core shows how well the work is spread. The goal: 0.85 per core. scikit-learn's loop "
-        "fits and scores only; the others also compute the runs' metrics, predictions and "
-        "figures, and write them.",
+        "are inside the process, the start of featstore's workers among them; `of one call` "
+        "divides them by those of one call of `featstore.fit_each`, so that it is the speed-up "
+        "over a loop, and `per core` divides that by the cores. The goal: 0.85 per core over the "
+        "same fits in a loop in one process. A loop takes all cores for fits in which threads "
+        "help; the one on a single core shows how well the work is spread. Loops side by side, a "
+        "core each, the layers shared out by hand, are what the machine gives at the most. "
+        "scikit-learn's loop fits and scores only; the others also compute the runs' metrics, "
+        "predictions and figures, and write them.",
     ),
     "fit-traffic": (
         "What goes through Dask's scheduler",
