@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featstore.blocks import Samples
-from featstore.datasets.base import RGB, FileDataset, FileSource
-from featstore.errors import DatasetNotFoundError
-from featstore.images import IMAGE_SUFFIXES
+from featstore.datasets.base import FileDataset
+from featstore.datasets.unlabelled import UnlabelledSource, find_images
+from featstore.encoding import Encoder
 from featstore.judgement import judge
 from featstore.progress import SILENT, Progress
 from featstore.provenance import FingerprintCache
@@ -45,64 +42,6 @@ class Prediction:
     score: float | None
     score_kind: str
     error: str | None = None
-
-
-class _Images(FileSource):
-    """Image files without labels."""
-
-    name = title = "images"
-    bands = RGB
-    class_names = ()
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-
-    @property
-    def paths(self) -> Sequence[Path]:
-        return self._paths
-
-    @cached_property
-    def labels(self) -> NDArray[np.int32]:
-        return np.full(len(self._paths), -1, np.int32)
-
-    @cached_property
-    def splits(self) -> NDArray[np.uint8]:
-        return np.zeros(len(self._paths), np.uint8)
-
-    @property
-    def sample_ids(self) -> Sequence[str]:
-        return [str(path) for path in self._paths]
-
-    def files(self) -> list[tuple[str, Path]]:
-        return [(str(path), path) for path in self._paths]
-
-    def identity(self) -> dict[str, Any]:
-        return {"name": self.name}
-
-
-def find_images(places: Sequence[str | Path]) -> list[Path]:
-    """Return the images that are named, and all that lie in the folders named, in order.
-
-    Raises
-    ------
-    DatasetNotFoundError
-        When a place is not there, or a folder holds no images.
-    """
-    found: list[Path] = []
-    for place in map(Path, places):
-        if place.is_dir():
-            inside = sorted(
-                (p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()),
-                key=lambda p: p.as_posix(),
-            )
-            if not inside:
-                raise DatasetNotFoundError(f"{place} holds no image files.")
-            found += inside
-        elif place.exists():
-            found.append(place)
-        else:
-            raise DatasetNotFoundError(f"{place} is not there; name an image or a folder of them.")
-    return found
 
 
 def predict(
@@ -151,55 +90,19 @@ def predict(
     opened = store if isinstance(store, FeatureStore) else open_store(store)
     run = run if isinstance(run, Run) else open_run(run, opened)
     model = run.load_model(trusted) if trusted else run.model
-    dataset = FileDataset(_Images(find_images(images)))
+    dataset = FileDataset(UnlabelledSource(find_images(images)))
     cache = FingerprintCache(opened.cache_dir / "fingerprints")
-    X, errors = _features(run, dataset, device, cache, progress)
-    readable = np.isfinite(X).all(axis=1)
-    judged = judge(model, Samples(X, np.flatnonzero(readable)))
-    found = zip(judged.labels.tolist(), judged.scores.tolist(), strict=True)
+    encoder = Encoder(run.selection["features"], dataset.bands, device, cache, progress)
     predictions = []
-    for row, path in enumerate(dataset.paths):
-        label, score = next(found) if readable[row] else (None, None)
-        # A classifier of the user's may not say how sure it is.
-        score = None if score is None or np.isnan(score) else score
-        name = None if label is None else run.class_names[label]
-        predictions.append(Prediction(str(path), name, score, judged.score_kind, errors.get(row)))
+    for block in encoder.blocks(dataset, "Predicting", progress):
+        readable = block.readable
+        judged = judge(model, Samples(block.X, np.flatnonzero(readable)))
+        found = zip(judged.labels.tolist(), judged.scores.tolist(), strict=True)
+        for row in range(block.start, block.stop):
+            label, score = next(found) if readable[row - block.start] else (None, None)
+            # A classifier of the user's may not say how sure it is.
+            score = None if score is None or np.isnan(score) else score
+            name = None if label is None else run.class_names[label]
+            path, error = str(dataset.paths[row]), block.errors.get(row)
+            predictions.append(Prediction(path, name, score, judged.score_kind, error))
     return predictions
-
-
-def _features(
-    run: Run, dataset: FileDataset, device: str, cache: FingerprintCache, progress: Progress
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Return X, (n_images, n_features) float32, NaN where an image can't be read, and why."""
-    from featstore.passes import PassTimes, feature_batches
-    from featstore.recipes import recorded_recipe
-
-    specs = run.selection["features"]
-    columns: dict[int, np.ndarray] = {}
-    errors: dict[int, str] = {}
-    passes: dict[tuple[str, str], list[int]] = {}
-    for i, spec in enumerate(specs):
-        passes.setdefault((spec["set_id"], spec["pool"] or "avg"), []).append(i)
-    for (_, pool), parts in passes.items():
-        recipe = recorded_recipe([specs[i] for i in parts], dataset.bands, device, cache, progress)
-        extractor, layers = recipe.extractor, list(recipe.asked)
-        batch_size = extractor.open(layers, len(dataset), None, progress)["batch_size"]
-        dtypes = {layer.stored_name(pool): "float32" for layer in layers}
-        blocks: list[dict[str, np.ndarray]] = []
-        progress.start("Predicting", len(dataset), "images")
-        try:
-            starts = range(0, len(dataset), batch_size)
-            found = feature_batches(
-                dataset, extractor, dtypes, starts, batch_size, "mask", PassTimes()
-            )
-            for batch, rows in found:
-                blocks.append(rows)
-                errors |= batch.masked
-                progress.advance(batch.stop - batch.start)
-        finally:
-            progress.stop()
-        by_node = {layer.node: layer.stored_name(pool) for layer in layers}
-        for i in parts:
-            name = by_node[specs[i]["node"]]
-            columns[i] = np.concatenate([block[name] for block in blocks])
-    return np.concatenate([columns[i] for i in range(len(specs))], axis=1), errors

@@ -30,7 +30,7 @@ ORDER = [
     ["passes", "backbones", "runs"],
     ["extractors", "tasks", "trials"],
     ["recipes", "plans"],
-    ["workplaces"],
+    ["workplaces", "encoding"],
     ["spreading"],
     ["extraction", "fitting"],
     ["comparison", "prediction", "report", "learning", "baselines"],

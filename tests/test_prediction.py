@@ -6,9 +6,10 @@ import pytest
 from makers import real_file, tiny
 
 import featstore
-from featstore.errors import DatasetNotFoundError, RunError, WeightsError
+from featstore import encoding
+from featstore.errors import RunError, WeightsError
 from featstore.extraction import extract
-from featstore.prediction import find_images, predict
+from featstore.prediction import predict
 from featstore.store import open_store
 
 
@@ -70,15 +71,16 @@ def test_an_unreadable_image_has_an_error_and_the_others_labels(store, images, t
     assert (found[1].label, found[1].error) == ("sand", None)
 
 
-def test_places_are_searched_in_order(images, tmp_path):
-    first = images / "test" / "water" / "water00.png"
-    (images / "notes.txt").touch()
-    found = find_images([first, images / "test" / "sand"])
-    assert [p.name for p in found] == ["water00.png", "sand00.png", "sand01.png", "sand02.png"]
-    (tmp_path / "empty").mkdir()
-    for place in (tmp_path / "empty", tmp_path / "none.png"):
-        with pytest.raises(DatasetNotFoundError, match=place.name):
-            find_images([place])
+def test_many_images_go_block_by_block(store, images, tmp_path, monkeypatch):
+    (run,) = featstore.fit(store, "logreg", layers="fc")
+    bad = images / "test" / "water" / "aaa.png"
+    bad.write_bytes(b"nothing")
+    whole = predict(run, [images / "test"], store=store)
+    monkeypatch.setattr(encoding, "BLOCK_ROWS", 2)
+    found = predict(run, [images / "test"], store=store)
+    assert labels(found) == labels(whole)
+    assert [p.path for p in found if p.error] == [str(bad)]
+    assert [p.score for p in found] == pytest.approx([p.score for p in whole], abs=1e-5)
 
 
 def test_a_run_that_is_not_there(store, images):
