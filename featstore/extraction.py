@@ -19,6 +19,7 @@ from featstore.datasets import open_dataset
 from featstore.datasets.base import Dataset
 from featstore.duplicates import count_leaked, find_first_rows
 from featstore.featureset import FeatureSet, mark_damaged
+from featstore.loaders import usual_shape
 from featstore.locks import held
 from featstore.progress import SILENT, Progress
 from featstore.provenance import FingerprintCache, dataset_fingerprint, versions
@@ -181,7 +182,8 @@ def run(config: ExtractConfig, store: FeatureStore, progress: Progress = SILENT)
                 # A crew's workers read the images; what is read here is not to stay in memory.
                 compared = _open(config) if crew else dataset
                 first_rows = find_first_rows(compared, cache, progress)
-                found = _create(store, identity, config, dataset, recipe, first_rows)
+                shape = usual_shape(compared)
+                found = _create(store, identity, config, dataset, recipe, first_rows, shape)
             feature_set = found
             work = Work(
                 config,
@@ -296,6 +298,7 @@ def _create(
     dataset: Dataset,
     recipe: Recipe,
     first_rows: np.ndarray,
+    image_shape: tuple[int, int] | None,
 ) -> FeatureSet:
     info = {
         "identity": identity,
@@ -306,6 +309,7 @@ def _create(
             "identity": dataset.identity(),
             "bands": list(dataset.bands),
             "root": config.root,
+            "image_shape": list(image_shape) if image_shape else None,
         },
         "backbone": recipe.backbone,
         "preprocess": recipe.preprocess,

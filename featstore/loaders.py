@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,9 @@ from featstore.provenance import available_cores
 
 READ_AHEAD = 3
 """Batches that are read or waiting while one is computed; bounds the memory."""
+
+N_MEASURED = 9
+"""Images whose sizes tell how large a dataset's images usually are."""
 
 
 @dataclass
@@ -109,3 +113,20 @@ def _collect(
         images.append(image)
     groups = [(np.array(at), np.stack(images)) for at, images in by_shape.values()]
     return Batch(start, stop, groups, masked)
+
+
+def usual_shape(dataset: Dataset) -> tuple[int, int] | None:
+    """Return height and width, in pixels, that most of a few images have, evenly spread.
+
+    None when none of them can be read.
+    """
+    if isinstance(dataset, ArrayDataset):
+        height, width, _ = dataset.image_shape
+        return height, width
+    rows = np.unique(np.linspace(0, len(dataset) - 1, N_MEASURED).astype(int))
+    found: Counter[tuple[int, int]] = Counter()
+    for row in rows.tolist():
+        with suppress(ImageError):
+            height, width, _ = dataset.read(row).shape
+            found[height, width] += 1
+    return found.most_common(1)[0][0] if found else None

@@ -32,6 +32,7 @@ from featstore.errors import (
     StoreError,
 )
 from featstore.extraction import extract
+from featstore.files import read_json, write_json
 from featstore.preprocess import Preprocess
 from featstore.progress import Silent
 from featstore.store import open_store
@@ -63,6 +64,17 @@ def small_chunks(monkeypatch):
     # Five rows of resnet18's 1000 features: no multiple of the batch of four.
     monkeypatch.setattr(matrices, "CHUNK_NBYTES", 4 * 1000 * 5)
     monkeypatch.setattr(sink, "CHECKPOINT_S", 0.0)
+
+
+def test_the_images_size_is_recorded_and_decides_nothing(images, store):
+    extract(store=store, **tiny(images))
+    (feature_set,) = store.sets()
+    assert feature_set.info["dataset"]["image_shape"] == [40, 40]
+    info = read_json(feature_set.path / "set.json")
+    del info["dataset"]["image_shape"]
+    write_json(feature_set.path / "set.json", info)
+    assert extract(store=store, **tiny(images)).n_computed == 0
+    assert extract(store=store, **tiny(images, layers="conv1")).set_id == feature_set.set_id
 
 
 def test_rows_are_what_the_network_gives_for_the_dataset_in_order(images, store):
@@ -307,6 +319,7 @@ KILLED = """
 import json, sys, time
 from featstore import matrices, sink
 from featstore.extraction import extract
+from featstore.files import read_json, write_json
 matrices.CHUNK_NBYTES = 4 * 1000 * 5
 sink.CHECKPOINT_S = 0.02
 original = sink.Sink.add

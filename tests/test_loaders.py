@@ -10,7 +10,7 @@ from PIL import Image
 from featstore.datasets import open_dataset
 from featstore.datasets.base import ArrayDataset, ArraySource, FileDataset
 from featstore.errors import ImageError
-from featstore.loaders import READ_AHEAD, batches
+from featstore.loaders import READ_AHEAD, batches, usual_shape
 
 
 def rows_of(batch):
@@ -134,3 +134,22 @@ def test_leaving_early_leaves_no_threads(images):
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= before
+
+
+def test_the_usual_shape_is_that_of_most_images_that_can_be_read(images):
+    dataset = open_dataset("folder", images)
+    assert usual_shape(dataset) == (40, 40)
+    for path in dataset.paths[:9]:
+        Image.new("RGB", (30, 20), "red").save(path)
+    for path in dataset.paths[9:]:
+        path.write_bytes(b"nothing")
+    assert usual_shape(dataset) == (20, 30)
+    for path in dataset.paths:
+        path.write_bytes(b"nothing")
+    assert usual_shape(dataset) is None
+
+
+def test_arrays_tell_their_shape_without_being_read():
+    source = Counting()
+    assert usual_shape(ArrayDataset(source)) == (2, 2)
+    assert source.n_read == 0
