@@ -14,6 +14,7 @@ COMMANDS = {
     "extract": "Turn a dataset's images into features, once.",
     "fit": "Train and evaluate classifiers on stored features.",
     "predict": "Label new images with a trained classifier.",
+    "neighbors": "Show the stored images that are most like others.",
     "curve": "Show how accuracy grows with the number of training images.",
     "compare": "Test whether one of two runs is better than the other.",
     "report": "Show all runs, and write them as one HTML page.",

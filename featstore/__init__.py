@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from featstore.extraction import extract
     from featstore.fitting import fit
     from featstore.learning import learning_curve
+    from featstore.lookalikes import find_neighbors
     from featstore.prediction import predict
     from featstore.report import write_report
     from featstore.store import open_store
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "compare": "featstore.comparison",
     "extract": "featstore.extraction",
+    "find_neighbors": "featstore.lookalikes",
     "fit": "featstore.fitting",
     "learning_curve": "featstore.learning",
     "open_dataset": "featstore.datasets",
@@ -34,6 +36,7 @@ _HOMES = {
 __all__ = [
     "compare",
     "extract",
+    "find_neighbors",
     "fit",
     "learning_curve",
     "open_dataset",

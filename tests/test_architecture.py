@@ -22,7 +22,7 @@ ORDER = [
     ["selection", "originals", "teams", "devices", "weights", "preprocess", "loaders"],
     ["classifiers", "splits", "descent", "accelerators"],
     ["sink", "engines", "audit", "exports", "parallel", "figures", "pixelstats"],
-    ["blocks", "parameters", "searches"],
+    ["blocks", "parameters", "searches", "contactsheets"],
     ["scaling", "epochs", "judgement", "inspection"],
     ["objectives", "grams", "neighbors"],
     ["linear"],
@@ -33,7 +33,7 @@ ORDER = [
     ["workplaces", "encoding"],
     ["spreading"],
     ["extraction", "fitting"],
-    ["comparison", "prediction", "report", "learning", "baselines"],
+    ["comparison", "prediction", "lookalikes", "report", "learning", "baselines"],
     ["demo"],
 ]
 """Rooms by rank: a module may import, when it is itself imported, only from lower ranks."""
@@ -45,6 +45,7 @@ STAGE_TWO = [
     "blocks",
     "classifiers",
     "comparison",
+    "contactsheets",
     "costs",
     "descent",
     "duplicates",
@@ -55,6 +56,7 @@ STAGE_TWO = [
     "judgement",
     "learning",
     "linear",
+    "lookalikes",
     "metrics",
     "neighbors",
     "objectives",

@@ -1,0 +1,125 @@
+"""``featstore neighbors``: the stored images that are most like others."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from . import console
+
+if TYPE_CHECKING:
+    from featstore.lookalikes import Query
+
+
+@click.command()
+@click.argument("run_or_set", metavar="RUN_OR_SET")
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.option(
+    "-k",
+    "--k",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Neighbors of each image.",
+)
+@click.option(
+    "--layers",
+    metavar="NAME[,NAME...]",
+    help="Layer of a feature set that has several; a comma puts several side by side.",
+)
+@click.option(
+    "--metric",
+    type=click.Choice(["cosine", "euclidean"]),
+    default="cosine",
+    show_default=True,
+    help="How far apart features are; they are standardised first.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["all", "train", "test", "val"]),
+    help="Look only among these rows.  [default: train for a run, all for a feature set]",
+)
+@click.option(
+    "--out",
+    default="neighbors.png",
+    show_default=True,
+    metavar="FILE",
+    help="The contact sheet; numbered where one does not hold all images.",
+)
+@click.option(
+    "--root",
+    metavar="DIR",
+    help="Where the stored images are now.  [default: where they were extracted from]",
+)
+@click.option(
+    "--device", default="auto", show_default=True, metavar="DEV", help="auto, cpu, cuda or cuda:N."
+)
+@console.store_option
+@console.json_option
+def command(
+    run_or_set: str,
+    images: tuple[str, ...],
+    k: int,
+    layers: str | None,
+    metric: str,
+    split: str | None,
+    out: str,
+    root: str | None,
+    device: str,
+    store: str,
+    as_json: bool,
+) -> None:
+    """Show the stored images that are most like each IMAGE, in the features of RUN_OR_SET.
+
+    IMAGE is an image, a folder of images, or the id of a stored sample. What the network takes for
+    alike tells why a classifier is right or wrong. If an image can't be read, the others are still
+    looked up, and the exit code is 1.
+
+    \b
+    featstore neighbors my-run new.jpg
+    featstore neighbors my-set train/forest/forest_012.jpg --layers pool5 -k 10
+    """  # noqa: D301 - click wants the character itself
+    from featstore.lookalikes import find_neighbors, write_sheets
+
+    with console.progress() as progress:
+        found = find_neighbors(
+            run_or_set,
+            images,
+            store=store,
+            k=k,
+            layers=layers,
+            metric=metric,
+            split=split,
+            device=device,
+            progress=progress,
+        )
+        sheets = write_sheets(found, out, store=store, root=root, progress=progress)
+    if as_json:
+        console.emit_json({**found.to_dict(), "figures": [str(path) for path in sheets]})
+    else:
+        for query in found.queries:
+            if query.error is None:
+                show(query)
+        for path in sheets:
+            click.echo(f"The contact sheet: {path}")
+    errors = [query.error for query in found.queries if query.error is not None]
+    for error in errors:
+        console.say(f"Error: {error}")
+    if errors:
+        sys.exit(1)
+
+
+def show(query: Query) -> None:
+    """Print one query's neighbors as a table, and their classes."""
+    columns = ("rank", "distance", "class", "split", "sample")
+    rows = [
+        [f"{rank}", f"{one.distance:.4f}", one.label or "-", one.split, one.sample_id]
+        for rank, one in enumerate(query.neighbors, start=1)
+    ]
+    title = f"{query.name} ({query.label})" if query.label else query.name
+    console.table(columns, rows, title, right=columns[:2])
+    shares = ", ".join(f"{label} {100 * share:.0f} %" for label, share in query.shares.items())
+    click.echo(f"Classes: {shares or 'none'}\n")
