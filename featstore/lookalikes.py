@@ -192,6 +192,8 @@ def find_neighbors(
     >>> found = featstore.find_neighbors("my-run", ["new.jpg"])  # doctest: +SKIP
     >>> found.queries[0].shares  # doctest: +SKIP
     """
+    if k < 1:
+        raise ConfigError(f"k is {k}; ask for one neighbor or more.")
     opened = store if isinstance(store, FeatureStore) else open_store(store)
     among = _rows_of(run_or_set, opened, layers, split)
     selection = among.selection
