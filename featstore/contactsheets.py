@@ -33,6 +33,9 @@ TITLE_SIZE, NOTE_SIZE = 8.5, 7.5
 TITLE_LENGTH, NOTE_LENGTH, FOLDED_LENGTH = 17, 21, 17
 """Letters that fit on a line below a picture, and on a gray tile."""
 
+MORE_LENGTH = 5
+"""Letters more below a query, which has room at its right."""
+
 GRAY = "#e3e5e7"
 """Where a picture is not to be had."""
 
@@ -97,7 +100,7 @@ def draw_sheet(strips: Sequence[Strip]) -> Figure:
         fig = Figure(figsize=(width, height))
         top = height
         for strip, n_lines in zip(strips, lines, strict=True):
-            _draw_tile(fig, 0.0, top, strip.query, INK)
+            _draw_tile(fig, 0.0, top, strip.query, INK, MORE_LENGTH)
             for i, tile in enumerate(strip.tiles):
                 line, column = divmod(i, n_columns)
                 left = SIDE_IN + QUERY_GAP_IN + column * (SIDE_IN + GAP_IN)
@@ -107,7 +110,9 @@ def draw_sheet(strips: Sequence[Strip]) -> Figure:
     return fig
 
 
-def _draw_tile(fig: Figure, left: float, top: float, tile: Tile, color: str) -> None:
+def _draw_tile(
+    fig: Figure, left: float, top: float, tile: Tile, color: str, more_length: int = 0
+) -> None:
     """Draw one picture, its frame and its caption; places are inches."""
     width, height = fig.get_size_inches()
     bottom = top - SIDE_IN
@@ -124,10 +129,10 @@ def _draw_tile(fig: Figure, left: float, top: float, tile: Tile, color: str) -> 
         ax.imshow(tile.image)
         ax.set_anchor("SW")
     mark = {True: "✓ ", False: "✗ ", None: ""}[tile.same]
-    room = NOTE_LENGTH - len(tile.note) - 2 if tile.note else NOTE_LENGTH
+    room = NOTE_LENGTH + more_length - (len(tile.note) + 2 if tile.note else 0)
     note = "  ".join(filter(None, [tile.note, _short(tile.name, room)]))
     for text, below, size in (
-        (mark + _cut_end(tile.title, TITLE_LENGTH - len(mark)), 0.07, TITLE_SIZE),
+        (mark + _cut_end(tile.title, TITLE_LENGTH + more_length - len(mark)), 0.07, TITLE_SIZE),
         (note, 0.23, NOTE_SIZE),
     ):
         place = left / width, (bottom - below) / height
