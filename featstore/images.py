@@ -152,6 +152,32 @@ def _rgb(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     return np.repeat(gray[:, :, np.newaxis], 3, axis=2)
 
 
+def to_bytes(
+    values: NDArray[Any], value_range: tuple[float, float] | None = None
+) -> NDArray[np.uint8]:
+    """Bring pixels of any type and shape to bytes.
+
+    Parameters
+    ----------
+    values : ndarray
+        Real numbers; without a range uint8, which stay as they are, or uint16, whose high byte is
+        kept as :func:`decode` does.
+    value_range : tuple of float, optional
+        Values that become 0 and 255, those between them in proportion, those beyond them the
+        nearer one. NaN becomes 0.
+    """
+    if value_range is None:
+        high_bytes = values >> 8 if values.dtype == np.uint16 else values
+        return high_bytes.astype(np.uint8, copy=False)
+    low, high = value_range
+    scaled: NDArray[Any] = values.astype(np.result_type(values.dtype, np.float32))
+    scaled -= low
+    scaled *= 255 / (high - low)
+    np.nan_to_num(scaled, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
+    rounded: NDArray[np.uint8] = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    return rounded
+
+
 def _what_it_is(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(8)

@@ -17,8 +17,8 @@ ORDER = [
     ["provenance"],
     ["images", "layers", "matrices", "downloads", "metrics"],
     ["datasets"],
-    ["featureset", "sheets", "modelfiles", "locks", "duplicates"],
-    ["store"],
+    ["featureset", "sheets", "modelfiles", "locks", "duplicates", "scenes"],
+    ["store", "windows"],
     ["selection", "originals", "teams", "devices", "weights", "preprocess", "loaders"],
     ["classifiers", "splits", "descent", "accelerators"],
     ["sink", "engines", "audit", "exports", "parallel", "figures", "pixelstats"],
@@ -109,7 +109,8 @@ def test_imports_run_one_way(path):
 
 
 @pytest.mark.parametrize(
-    ("package", "owner"), [("zarr", "matrices.py"), ("distributed", "parallel.py")]
+    ("package", "owner"),
+    [("zarr", "matrices.py"), ("distributed", "parallel.py"), ("rasterio", "scenes.py")],
 )
 def test_one_file_knows_a_package(package, owner):
     spellings = (package, f"dask.{package}")
