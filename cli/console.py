@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
     from featstore.progress import Progress
+    from featstore.tables import Table
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -93,6 +95,17 @@ def table(
     console.print(drawn)
 
 
+def show_table(shown: Table) -> None:
+    """Print a report's table on stdout."""
+    rows = [
+        [f"{cell.text} ({cell.detail})" if cell.detail else cell.text for cell in row]
+        for row in shown.rows
+    ]
+    numbers = [name for name, is_number in shown.columns if is_number]
+    click.echo(shown.title)
+    table([name for name, _ in shown.columns], rows, right=numbers)
+
+
 def duration_text(duration_s: float) -> str:
     """Return a duration for people."""
     if duration_s < 60:
@@ -121,42 +134,57 @@ def store_hint(store: str) -> str:
     return "" if store == "feature-store" else f" --store {shlex.quote(store)}"
 
 
+@dataclass
+class _Phase:
+    """One phase of work; another may begin within it."""
+
+    what: str
+    total: int
+    unit: str
+    depth: int
+    done: int = 0
+    began: float = field(default_factory=lambda: time.monotonic())
+    told: float = field(default_factory=lambda: time.monotonic())
+    bar: Any = None
+
+    @property
+    def rate(self) -> str:
+        return rate_text(self.done / max(time.monotonic() - self.began, 1e-9), self.unit)
+
+    @property
+    def amount(self) -> str:
+        return amount_text(self.done, self.total, self.unit)
+
+
 class Lines:
     """A progress for logs: a line at the start, every quarter minute, and at the end."""
 
     PERIOD_S = 15.0
 
     def __init__(self) -> None:
-        self._what = ""
-        self._total = self._done = 0
-        self._unit = ""
-        self._began = self._told = 0.0
+        self._phases: list[_Phase] = []
 
     def start(self, what: str, total: int, unit: str) -> None:
         """Begin a phase."""
-        self._what, self._total, self._unit, self._done = what, total, unit, 0
-        self._began = self._told = time.monotonic()
+        self._phases.append(_Phase(what, total, unit, len(self._phases)))
 
     def advance(self, n: int) -> None:
         """Note progress; speak now and then."""
-        self._done += n
+        phase = self._phases[-1]
+        phase.done += n
         now = time.monotonic()
-        if now - self._told < self.PERIOD_S or not self._done:
+        if now - phase.told < self.PERIOD_S or not phase.done:
             return
-        self._told = now
-        rate = self._done / (now - self._began)
-        left = duration_text(max(0, self._total - self._done) / rate)
-        amount = amount_text(self._done, self._total, self._unit)
-        say(f"{self._what}: {amount}, {rate_text(rate, self._unit)}, {left} left")
+        phase.told = now
+        left = (now - phase.began) * max(0, phase.total - phase.done) / phase.done
+        say(f"{phase.what}: {phase.amount}, {phase.rate}, {duration_text(left)} left")
 
     def stop(self) -> None:
         """End the phase."""
-        if self._done:
-            duration_s = max(time.monotonic() - self._began, 1e-9)
-            rate = rate_text(self._done / duration_s, self._unit)
-            amount = amount_text(self._done, self._total, self._unit)
-            say(f"{self._what}: {amount} in {duration_text(duration_s)}, {rate}")
-        self._done = 0
+        phase = self._phases.pop()
+        if phase.done:
+            duration_s = max(time.monotonic() - phase.began, 1e-9)
+            say(f"{phase.what}: {phase.amount} in {duration_text(duration_s)}, {phase.rate}")
 
     def say(self, line: str) -> None:
         """Print a line."""
@@ -164,33 +192,31 @@ class Lines:
 
 
 class Bars:
-    """A progress for terminals: a bar with rate and time left."""
+    """A progress for terminals: a bar with rate and time left, for each phase within another."""
 
     def __init__(self, bars: RichProgress) -> None:
         self._bars = bars
-        self._task: Any = None
-        self._began = 0.0
+        self._phases: list[_Phase] = []
 
     def start(self, what: str, total: int, unit: str) -> None:
         """Begin a phase with a bar."""
-        self._task = self._bars.add_task(what, total=total, unit=unit, amount="", rate="")
-        self._began = time.monotonic()
+        phase = _Phase(what, total, unit, len(self._phases))
+        indented = "  " * phase.depth + what
+        phase.bar = self._bars.add_task(indented, total=total, amount="", rate="")
+        self._phases.append(phase)
 
     def advance(self, n: int) -> None:
         """Move the bar."""
-        task = self._bars.tasks[self._bars.task_ids.index(self._task)]
-        done = task.completed + n
-        rate = done / max(time.monotonic() - self._began, 1e-9)
-        unit, total = task.fields["unit"], task.total or 0
-        self._bars.update(
-            self._task, advance=n, amount=amount_text(done, total, unit), rate=rate_text(rate, unit)
-        )
+        phase = self._phases[-1]
+        phase.done += n
+        self._bars.update(phase.bar, advance=n, amount=phase.amount, rate=phase.rate)
 
     def stop(self) -> None:
-        """Leave the bar as it stands."""
-        if self._task is not None:
-            self._bars.stop_task(self._task)
-        self._task = None
+        """Leave the bar as it stands; that of a phase within another goes."""
+        phase = self._phases.pop()
+        self._bars.stop_task(phase.bar)
+        if self._phases:
+            self._bars.remove_task(phase.bar)
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""

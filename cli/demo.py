@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -26,7 +27,7 @@ from . import console
 def command(
     root: str | None, store: str, report: Path, limit: int | None, seed: int, as_json: bool
 ) -> None:
-    """Run everything on generated images: extract, fit, report.
+    """Run a small study of generated images: extract, fit, report.
 
     The images look like SAT-4's: four kinds of land cover in four bands, written as a file in
     SAT-4's own format and read back from it. The network is MobileNetV2, with its ImageNet
@@ -40,27 +41,24 @@ def command(
             open_store(store), root, report=report, limit=limit, seed=seed, progress=progress
         )
     if as_json:
-        console.emit_json(
-            {
-                "weights": demo.weights,
-                "extract": demo.extraction.to_dict(),
-                "runs": [run.summary() for run in demo.runs],
-                "report": str(demo.report),
-            }
-        )
-        return
-    from . import extract, fit
+        result = demo.outcome.report | {"failures": demo.outcome.failures}
+        console.emit_json({"weights": demo.weights} | result)
+    else:
+        from . import reproduce
 
-    click.echo(f"Weights: {demo.weights}.\n")
-    extract.show(demo.extraction)
-    fit.show_tables([run.summary() for run in demo.runs])
-    options = console.store_hint(store)
-    click.echo(
-        f"The report, with its pictures: {demo.report.absolute()}\n\n"
-        "Now your own images, one folder a class (fit prints the RUN's name):\n"
-        f"  featstore extract --model {demo.extraction.model} --dataset folder --root MY_IMAGES"
-        f"{options}\n"
-        f"  featstore fit --clf logreg --dataset MY_IMAGES{options}\n"
-        f"  featstore predict RUN NEW_IMAGES{options}\n"
-        f"  featstore report{options}"
-    )
+        click.echo(f"Weights: {demo.weights}.\n")
+        reproduce.show(demo.outcome, demo.report)
+        options = console.store_hint(store)
+        click.echo(
+            "\nNow your own images, one folder a class (fit prints the RUN's name):\n"
+            "  featstore extract --model mobilenet_v2 --dataset folder --root MY_IMAGES"
+            f"{options}\n"
+            f"  featstore fit --clf logreg --dataset MY_IMAGES{options}\n"
+            f"  featstore predict RUN NEW_IMAGES{options}\n"
+            f"  featstore report{options}\n"
+            "or the whole comparison at once:\n"
+            "  featstore reproduce --models mobilenet_v2 --dataset folder --root MY_IMAGES"
+            f"{options}"
+        )
+    if demo.outcome.failures:
+        sys.exit(1)

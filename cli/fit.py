@@ -155,7 +155,7 @@ def _percent(summary: dict[str, Any], name: str) -> str:
 
 def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
     """Print runs as one table for each dataset; repeats of one fit as one line."""
-    from featstore.report import gather_repeats
+    from featstore.summaries import gather_repeats
 
     groups: dict[str, list[dict[str, Any]]] = {}
     for summary in gather_repeats(summaries):

@@ -15,10 +15,36 @@ from . import console
     metavar="FILE",
     help="The page; it holds all its figures and needs no network.",
 )
+@click.option(
+    "--files",
+    metavar="DIR",
+    help="Also write its figures (PNG, SVG), tables (Markdown, LaTeX) and report.json there.",
+)
+@click.option(
+    "--projection",
+    type=click.Choice(["auto", "pca", "umap"]),
+    default="auto",
+    show_default=True,
+    help="How features are drawn in two dimensions; auto: UMAP where it is installed.",
+)
+@click.option(
+    "--root",
+    envvar="FEATSTORE_DATA",
+    metavar="DIR",
+    help="Where the images are that the page shows.  [default: where they were extracted from]",
+)
 @click.option("--dataset", metavar="NAME", help="Only the runs on this dataset or folder.")
 @console.store_option
 @console.json_option
-def command(out: str, dataset: str | None, store: str, as_json: bool) -> None:
+def command(
+    out: str,
+    files: str | None,
+    projection: str,
+    root: str | None,
+    dataset: str | None,
+    store: str,
+    as_json: bool,
+) -> None:
     """Show all runs, and write them as one HTML page.
 
     \b
@@ -42,9 +68,14 @@ def command(out: str, dataset: str | None, store: str, as_json: bool) -> None:
                 f"{store} holds no runs on {dataset!r}; it has runs on "
                 f"{', '.join(titles) or 'nothing'}."
             )
-    report = write_report(opened, runs, out)
+    with console.progress() as progress:
+        report = write_report(
+            opened, runs, out, files=files, projection=projection, root=root, progress=progress
+        )
     if as_json:
         console.emit_json(report)
     else:
         show_tables(report["runs"])
         click.echo(f"The page: {out}")
+        if files:
+            click.echo(f"Its figures and tables: {files}")

@@ -1,19 +1,13 @@
-"""The demo: the whole of featstore on generated images, with the best weights at hand."""
+"""The demo: a small study of generated images, with the best weights at hand."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from featstore.errors import WeightsError
-from featstore.extraction import Extraction, extract
 from featstore.progress import SILENT, Progress
 from featstore.store import FeatureStore
-
-if TYPE_CHECKING:
-    from featstore.runs import Run
+from featstore.studies import Outcome, Study, reproduce
 
 MODEL = "mobilenet_v2"
 """The quickest of torchvision's good networks on a CPU, and the one whose genuine ImageNet
@@ -28,16 +22,14 @@ class Demo:
 
     Parameters
     ----------
-    extraction : Extraction
-    runs : list of Run
+    outcome : Outcome
     report : Path
         The HTML page.
     weights : str
         What weights were used, in a sentence.
     """
 
-    extraction: Extraction
-    runs: list[Run]
+    outcome: Outcome
     report: Path
     weights: str
 
@@ -47,7 +39,6 @@ def run_demo(
     root: str | None = None,
     *,
     report: Path = Path("report.html"),
-    classifiers: Sequence[str] = CLASSIFIERS,
     limit: int | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
@@ -62,35 +53,29 @@ def run_demo(
         Where the generated file goes; see :func:`featstore.datasets.open_dataset`.
     report : Path
         The HTML page to write.
-    classifiers : sequence of str
-        What to fit.
     limit : int, optional
         Use fewer images.
     seed : int
         Of the images and the classifiers.
     progress : Progress
         Told how it goes on.
-    """
-    from featstore.fitting import fit
-    from featstore.report import write_report
 
-    settings: dict[str, Any] = {
-        "root": root,
-        "limit": limit,
-        "seed": seed,
-        "store": store,
-        "progress": progress,
-    }
-    try:
-        extraction = extract(MODEL, "demo", weights="imagenet", **settings)
-        weights = f"{MODEL} with its real ImageNet weights ({extraction.weights})"
-    except WeightsError as error:
-        progress.say(str(error))
-        extraction = extract(MODEL, "demo", weights="random:0", **settings)
+    Raises
+    ------
+    FeatstoreError
+        What :func:`featstore.studies.reproduce` raises.
+    """
+    study = Study(("demo",), (MODEL,), CLASSIFIERS, root, limit, seed)
+    outcome = reproduce(study, store, report, progress=progress)
+    used = {run.selection["weights"] for run in outcome.runs if run.selection["model"] == MODEL}
+    weights = f"{MODEL} with its real ImageNet weights ({', '.join(used)})"
+    if outcome.left_out:
+        # What the study left out for want of weights, the demo shows with others.
+        outcome = reproduce(
+            replace(study, weights=f"random:{seed}"), store, report, progress=progress
+        )
         weights = (
             f"{MODEL} with RANDOM weights, since no pretrained ones could be had: the features "
             "are far worse than real ones"
         )
-    runs = fit(store, list(classifiers), set_id=extraction.set_id, seed=seed, progress=progress)
-    write_report(store, runs, report)
-    return Demo(extraction, runs, report, weights)
+    return Demo(outcome, report, weights)

@@ -207,7 +207,15 @@ class FeatureSet:
     @property
     def nbytes(self) -> int:
         """Bytes on disk."""
-        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+        return _nbytes(self.path)
+
+    def matrix_nbytes(self, layer: str) -> int:
+        """Return the bytes on disk of one matrix."""
+        return _nbytes(self.group / layer)
+
+
+def _nbytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def mark_damaged(feature_set: FeatureSet, chunks: Mapping[str, list[int]]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,12 +15,18 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
+from featstore.files import replacing
+
+if TYPE_CHECKING:
+    from featstore.projection import Projection
+
 INK = "#1d2327"
 """Colour of text and axes on white paper."""
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6f6f6f")
 """Okabe and Ito 2008, the darker hues first: distinct to colour-blind readers."""
 
+MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 LOG_RATIO = 50.0
 """Ratio of largest to smallest loss from which on their axis is logarithmic."""
@@ -229,8 +236,11 @@ def draw_accuracies(summaries: Sequence[Mapping[str, Any]]) -> Figure:
         A line across each bar marks what naming the most frequent class would score.
     """
     ranked = sorted(summaries, key=lambda s: (-s["accuracy"], s["run_id"]))
-    names = [f"{s['model']} {','.join(s['layers'])} · {s['clf']}" for s in ranked]
-    names = [name if len(name) <= 46 else f"{name[:45]}…" for name in names]
+    names = []
+    for s in ranked:
+        features, room = f"{s['model']} {','.join(s['layers'])}", 43 - len(s["clf"])
+        cut = features if len(features) <= room else f"{features[: room - 1]}…"
+        names.append(f"{cut} · {s['clf']}")
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(7.2, 0.85 + 0.27 * len(ranked)), layout="constrained")
         ax = fig.add_subplot()
@@ -255,6 +265,45 @@ def draw_accuracies(summaries: Sequence[Mapping[str, Any]]) -> Figure:
     return fig
 
 
+def draw_projection(projection: Projection, y: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Draw features in two dimensions, coloured by class.
+
+    Parameters
+    ----------
+    projection : Projection
+    y : ndarray of shape (n_rows,), int
+        Classes of the points.
+    class_names : sequence of str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Classes differ in colour and in marker; the legend stands beside.
+    """
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(7.2, 4.6), layout="constrained")
+        ax = fig.add_subplot()
+        for c, name in enumerate(class_names):
+            points = projection.points[y == c]
+            ax.scatter(
+                points[:, 0],
+                points[:, 1],
+                s=16,
+                color=PALETTE[c % len(PALETTE)],
+                marker=MARKERS[c // len(PALETTE) % len(MARKERS)],
+                alpha=0.75,
+                linewidths=0,
+                label=name if len(name) <= 22 else f"{name[:21]}…",
+            )
+        ax.set_xlabel(projection.axes[0])
+        ax.set_ylabel(projection.axes[1])
+        ax.set_xticks([])
+        ax.set_yticks([])
+        n_columns = 1 if len(class_names) <= 25 else 2
+        fig.legend(loc="outside right upper", ncols=n_columns, markerscale=1.5, handletextpad=0.2)
+    return fig
+
+
 def to_png(fig: Figure) -> bytes:
     """Return the figure as a PNG file on white, 160 dots per inch."""
     FigureCanvasAgg(fig)
@@ -262,6 +311,16 @@ def to_png(fig: Figure) -> bytes:
     with mpl.rc_context(STYLE):
         fig.savefig(stream, format="png", dpi=160, facecolor="white")
     return stream.getvalue()
+
+
+def write_figure(fig: Figure, path: Path) -> list[Path]:
+    """Write the figure as ``<path>.png`` and ``<path>.svg``, both on white; return the files."""
+    with replacing(path.with_name(f"{path.name}.png")) as temporary:
+        temporary.write_bytes(to_png(fig))
+    with replacing(path.with_name(f"{path.name}.svg")) as temporary, mpl.rc_context(STYLE):
+        metadata = {"Date": None}
+        fig.savefig(temporary, format="svg", facecolor="white", metadata=metadata)
+    return [path.with_name(f"{path.name}{suffix}") for suffix in (".png", ".svg")]
 
 
 def to_svg(fig: Figure, name: str, description: str) -> str:

@@ -30,6 +30,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
+def no_umap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let features be drawn by PCA; compiling UMAP takes longer than all else in a report."""
+    from featstore import projection
+
+    monkeypatch.setattr(projection, "find_spec", lambda name: None)
+
+
+@pytest.fixture
 def images(tmp_path: Path) -> Path:
     """Return a tree of 27 images: 18 to train on, 9 to test on."""
     return write_images(tmp_path / "my images")
@@ -110,6 +118,9 @@ def add_features(
             "dtype": "float32",
             "command": "featstore extract",
             "completed": f"2024-01-01T00:00:0{i}+00:00",
+            "n_computed": n_samples,
+            "duration_s": 2.0,
+            "device": "cpu (2 threads)",
             "masked": [
                 {"row": row, "sample_id": ids[row], "error": cause}
                 for row, cause in (masked or {}).items()

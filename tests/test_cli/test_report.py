@@ -6,6 +6,8 @@ from featstore.cli.main import main
 from featstore.fitting import fit
 from featstore.runs import list_runs
 
+pytestmark = pytest.mark.usefixtures("no_umap")
+
 
 def call(*args):
     """Run the command line as a shell would; return its exit code."""

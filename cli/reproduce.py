@@ -1,0 +1,166 @@
+"""``featstore reproduce``: the paper's comparison, from images to the report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import console
+
+if TYPE_CHECKING:
+    from featstore.runs import Run
+    from featstore.studies import Outcome
+
+
+@click.command()
+@click.option(
+    "--datasets",
+    "--dataset",
+    "datasets",
+    multiple=True,
+    default=("sat4,sat6,ucmerced",),
+    metavar="NAME[,NAME...]",
+    help="Datasets of the paper, or folder for your own images.  [default: sat4,sat6,ucmerced]",
+)
+@click.option(
+    "--models",
+    "--model",
+    "models",
+    multiple=True,
+    default=("alexnet,vgg19,googlenet,resnet50",),
+    metavar="NAME[,NAME...]",
+    help="Networks; also resnet50_v1, vgg11, vgg13, vgg16 and mobilenet_v2.  [default: "
+    "alexnet,vgg19,googlenet,resnet50]",
+)
+@click.option(
+    "--clf",
+    multiple=True,
+    default=("logreg",),
+    metavar="NAME[,NAME...]",
+    help="Classifiers to fit on every layer.  [default: logreg]",
+)
+@click.option("--quick", is_flag=True, help="Take 1,000 images of each dataset.")
+@click.option("--limit", type=int, metavar="N", help="Take N images of each dataset.")
+@click.option(
+    "--weights",
+    default="imagenet",
+    show_default=True,
+    metavar="SPEC",
+    help="As of extract; a file is of one network.",
+)
+@click.option(
+    "--device", default="auto", show_default=True, metavar="DEV", help="auto, cpu, cuda or cuda:N."
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="study",
+    show_default=True,
+    metavar="DIR",
+    help="Folder for report.html, its figures, its tables and report.json.",
+)
+@click.option(
+    "--projection",
+    type=click.Choice(["auto", "pca", "umap"]),
+    default="auto",
+    show_default=True,
+    help="How features are drawn in two dimensions; auto: UMAP where it is installed.",
+)
+@console.root_option
+@console.seed_option
+@console.store_option
+@console.json_option
+def command(
+    datasets: tuple[str, ...],
+    models: tuple[str, ...],
+    clf: tuple[str, ...],
+    quick: bool,
+    limit: int | None,
+    weights: str,
+    device: str,
+    out: Path,
+    projection: str,
+    root: str | None,
+    seed: int,
+    store: str,
+    as_json: bool,
+) -> None:
+    """Run the paper's comparison of networks and layers, and write its report.
+
+    For every network: its first convolution, a deep one, the final layer, and all three side by
+    side; the training of a softmax classifier over 250 epochs; pixel statistics to compare with.
+    Interrupted, it goes on where it was when it is called again. Datasets and weights that this
+    machine lacks are named and left out.
+
+    \b
+    featstore reproduce --root /data --quick
+    featstore reproduce --dataset folder --root my-images --models resnet50
+    """  # noqa: D301 - click wants the character itself
+    from featstore.store import open_store
+    from featstore.studies import QUICK_IMAGES, Study, reproduce
+
+    if quick and limit is not None:
+        raise click.UsageError("--quick is --limit 1000; give one of them.")
+    study = Study(
+        datasets=_names(datasets),
+        models=_names(models),
+        clf=_names(clf),
+        root=root,
+        limit=QUICK_IMAGES if quick else limit,
+        seed=seed,
+        weights=weights,
+        device=device,
+    )
+    page = out / "report.html"
+    with console.progress() as progress:
+        outcome = reproduce(
+            study,
+            open_store(store),
+            page,
+            files=out,
+            projection=projection,
+            command=shlex.join(["featstore", *sys.argv[1:]]),
+            progress=progress,
+        )
+    if as_json:
+        console.emit_json(outcome.report | {"failures": outcome.failures})
+    else:
+        show(outcome, page)
+        click.echo(f"Its tables and figures: {out}")
+    if outcome.failures:
+        sys.exit(1)
+
+
+def _names(values: tuple[str, ...]) -> tuple[str, ...]:
+    names = [name.strip() for value in values for name in value.split(",")]
+    return tuple(dict.fromkeys(filter(None, names)))
+
+
+def show(outcome: Outcome, page: Path) -> None:
+    """Print what a study gave: its tables, and where the rest is."""
+    from featstore import exhibits
+    from featstore.summaries import compare_published
+
+    by_dataset: dict[str, list[Run]] = {}
+    for run in outcome.runs:
+        by_dataset.setdefault(run.selection["dataset"], []).append(run)
+    published = {name: compare_published(name, runs) for name, runs in by_dataset.items()}
+    tables = [exhibits.published_table({k: v for k, v in published.items() if v})]
+    for runs in by_dataset.values():
+        title = runs[0].selection["title"]
+        tables.append(exhibits.layers_table("layers", title, [run.summary() for run in runs]))
+    for table in filter(None, tables):
+        console.show_table(table)
+    click.echo(
+        f"{len(outcome.runs)} runs, {len(outcome.runs) - outcome.n_reused} of them new; pixel "
+        "statistics and everything else are in the report."
+    )
+    for one in outcome.left_out:
+        click.echo(f"Left out: {one}")
+    for one in outcome.failures:
+        click.echo(f"Failed: {one}")
+    click.echo(f"The report: {page.absolute()}")

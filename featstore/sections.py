@@ -1,0 +1,247 @@
+"""Sections: what a report tells of one dataset, in tables, figures and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from featstore import exhibits, figures, paper
+from featstore.config import FitConfig
+from featstore.datasets.base import spread
+from featstore.errors import (
+    CorruptionError,
+    FeatstoreError,
+    IncompleteError,
+    SelectionError,
+    StoreError,
+)
+from featstore.mistakes import Mistake, find_mistakes, thumbnail_uri
+from featstore.originals import Originals
+from featstore.particulars import features_name, label, particulars
+from featstore.projection import project
+from featstore.runs import Run
+from featstore.splits import row_numbers, split_rows
+from featstore.store import FeatureStore, file_name
+from featstore.summaries import compare_published, gather_repeats, summarize
+from featstore.tables import Table
+
+MAX_CURVES = 8
+"""Curves that one figure still shows apart."""
+
+MAX_BARS = 30
+"""Runs that the figure of accuracies shows, the best first."""
+
+MAX_DRAWN = 12
+"""Runs on a dataset, the best first, whose confusion matrices are drawn in the page."""
+
+MAX_POINTS = 2_000
+"""Test rows that are drawn in two dimensions; more would hide one another."""
+
+GONE = (StoreError, SelectionError, CorruptionError, IncompleteError)
+"""What reading a run's features may raise, of which a report says the same and goes on."""
+
+
+class Sections:
+    """The parts of a report that tell of one dataset each.
+
+    Parameters
+    ----------
+    store : FeatureStore
+        Where the runs come from.
+    projection : str
+        As of :func:`featstore.projection.project`.
+    root : str or None
+        Where the images are; by default where they were extracted from.
+
+    Attributes
+    ----------
+    figures : dict of str to Figure
+        What was drawn of lasting interest, by names for files.
+    tables : list of Table
+    """
+
+    def __init__(self, store: FeatureStore, projection: str, root: str | None) -> None:
+        self._store = store
+        self._projection = projection
+        self._root = root
+        self.figures: dict[str, Figure] = {}
+        self.tables: list[Table] = []
+
+    def keep(self, table: Table) -> Table:
+        """Take note of a table, and return it."""
+        self.tables.append(table)
+        return table
+
+    def _svg(self, figure: Figure, name: str, description: str, file: str | None = None) -> Markup:
+        if file:
+            self.figures[file] = figure
+        # matplotlib escapes the text that it draws, to_svg the description.
+        return Markup(figures.to_svg(figure, name, description))  # noqa: S704
+
+    def section(self, title: str, runs: list[Run]) -> dict[str, Any]:
+        """Return what the page says of one dataset.
+
+        Parameters
+        ----------
+        title : str
+            The dataset's name for people.
+        runs : list of Run
+            At least one, oldest first.
+
+        Raises
+        ------
+        RunError
+            When a run is damaged.
+        ConfigError
+            When the projection can't be had.
+        """
+        name = f"d-{runs[0].run_id[-8:]}"
+        file = file_name(title, 40)
+        lines = [run.summary() for run in runs]
+        by_id = {run.run_id: run for run in runs}
+        ranked = summarize(runs)
+        best = by_id[ranked[0]["run_id"]]
+        gathered = sorted(gather_repeats(ranked), key=lambda line: -line["accuracy"])
+        layers = exhibits.layers_table(f"layers-{file}", title, lines)
+        mistakes, why_no_mistakes = self._mistakes(best)
+        features, why_no_features = self._features(best, name, file)
+        bars = figures.draw_accuracies(gathered[:MAX_BARS])
+        confusion = figures.draw_confusion(best.metrics["test"]["confusion"], best.class_names)
+        self.figures[f"confusion-{file}"] = confusion
+        return {
+            "name": name,
+            "title": title,
+            "dataset": best.selection["dataset"],
+            "n_classes": len(best.class_names),
+            "best": ranked[0],
+            "best_label": label(best),
+            "score_kind": best.record["score_kind"],
+            "layers": self.keep(layers) if layers else None,
+            "runs_table": self.keep(exhibits.runs_table(f"runs-{file}", title, ranked)),
+            "published": compare_published(best.selection["dataset"], runs),
+            "bars": self._svg(bars, f"{name}-bars", f"Test accuracies on {title}", f"bars-{file}"),
+            "n_bars_left_out": max(0, len(gathered) - MAX_BARS),
+            "curves": self._curves(title, file, [by_id[line["run_id"]] for line in ranked]),
+            "features": features,
+            "why_no_features": why_no_features,
+            "mistakes": mistakes,
+            "why_no_mistakes": why_no_mistakes,
+            "runs": [
+                self._details(by_id[line["run_id"]], at < MAX_DRAWN)
+                for at, line in enumerate(ranked)
+            ],
+        }
+
+    def _curves(self, title: str, file: str, runs: list[Run]) -> list[dict[str, Any]]:
+        """Return a figure for each classifier that runs trained by epochs.
+
+        Where ResNet50 was trained for the paper's number of epochs, it is drawn alone as well.
+        """
+        drawn = []
+        for clf in sorted({run.clf for run in runs}):
+            trained = [run for run in runs if run.clf == clf and run.curves]
+            ours = [run for run in trained if _is_figure_4(run)]
+            if ours:
+                figure = figures.draw_curves({features_name(ours[0]): ours[0].curves or {}})
+                heading = f"{clf} on ResNet50 features by epoch: the paper's Figures 4 and 5"
+                what = f"Training accuracy and loss of {heading}, on {title}"
+                key = f"p-{ours[0].run_id[-8:]}"
+                svg = self._svg(figure, key, what, f"figures-4-5-{clf}-{file}")
+                drawn.append({"heading": heading, "svg": svg, "n_left_out": 0})
+            if len(trained) <= len(ours[:1]):
+                continue
+            shown: dict[str, Mapping[str, Any]] = {}
+            for run in trained:
+                if len(shown) < MAX_CURVES:
+                    shown.setdefault(features_name(run), run.curves or {})
+            heading = f"Training of {clf} by epoch"
+            if ours:
+                heading += ": the paper's Figures 6a and 6b"
+            key = f"c-{trained[0].run_id[-8:]}"
+            what = f"{heading}, on {title}"
+            svg = self._svg(figures.draw_curves(shown), key, what, f"curves-{clf}-{file}")
+            n_left_out = len(trained) - len(shown)
+            drawn.append({"heading": heading, "svg": svg, "n_left_out": n_left_out})
+        return drawn
+
+    def _features(self, run: Run, name: str, file: str) -> tuple[dict[str, Any] | None, str]:
+        """Return the test images' features in two dimensions, or why they can't be drawn."""
+        try:
+            parts = [(part["set_id"], part["layer"]) for part in run.selection["features"]]
+            selection = self._store.reopen(parts)
+            config = FitConfig.from_dict(run.record["fit"])
+            split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
+            rows = row_numbers(split.test)
+            rows = rows[spread(selection.y[rows], selection.splits[rows], MAX_POINTS)]
+            if len(rows) < 3:
+                return None, "Too few test images to draw."
+            projection = project(selection.memmap(), rows, method=self._projection)
+        except GONE as error:
+            return None, f"The features are not there any more to be drawn. {error}"
+        figure = figures.draw_projection(projection, selection.y[rows], run.class_names)
+        what = (
+            f"{projection.method} of the features of {len(rows):,} test images, "
+            f"{features_name(run)}, coloured by class"
+        )
+        svg = self._svg(figure, f"{name}-features", what, f"features-{file}")
+        return {"svg": svg, "method": projection.method, "n_rows": len(rows)}, ""
+
+    def _mistakes(self, run: Run) -> tuple[list[dict[str, Any]], str]:
+        """Return the worst mistakes with pictures, and why there are none of either."""
+        try:
+            found = find_mistakes(self._store, run)
+        except GONE as error:
+            return [], f"The features are not there any more. {error}"
+        if not found:
+            return [], "It made none."
+        originals = Originals(self._store, run.selection["set_ids"][0], self._root)
+        why = originals.why_missing()
+        return [_shown(one, run, None if why else originals) for one in found], why or ""
+
+    def _details(self, run: Run, is_drawn: bool) -> dict[str, Any]:
+        told = particulars(run)
+        what = f"{told['label']} on {told['line']['title']}"
+        confusion = curves = Markup()
+        if is_drawn:
+            figure = figures.draw_confusion(run.metrics["test"]["confusion"], run.class_names)
+            about = f"Confusion matrix of {what}"
+            confusion = self._svg(figure, f"{told['name']}-confusion", about)
+        if is_drawn and run.curves:
+            figure = figures.draw_curves({run.clf: run.curves})
+            about = f"Training accuracy and loss by epoch of {what}"
+            curves = self._svg(figure, f"{told['name']}-curves", about)
+        return told | {"confusion": confusion, "curves": curves}
+
+
+def _is_figure_4(run: Run) -> bool:
+    """Return whether a run is what the paper's Figures 4 and 5 show."""
+    epochs = len((run.curves or {"loss": ()})["loss"])
+    return (
+        paper.network(run.selection["model"]) == "resnet50"
+        and epochs == paper.N_EPOCHS
+        and not str(run.selection["weights"]).startswith("random:")
+    )
+
+
+def _shown(mistake: Mistake, run: Run, originals: Originals | None) -> dict[str, Any]:
+    """Return a mistake for the page, with pictures where they can be had."""
+    examples = (mistake.image, *mistake.neighbors)
+    pictures = []
+    for example in examples:
+        try:
+            image = originals.image(example.row) if originals else None
+        except FeatstoreError:
+            image = None
+        pictures.append(None if image is None else thumbnail_uri(image))
+    what = {
+        "run_id": run.run_id,
+        "sample_id": mistake.image.sample_id,
+        "true": mistake.image.label,
+        "predicted": mistake.predicted,
+        "score": None if mistake.score != mistake.score else mistake.score,
+        "neighbors": [{"sample_id": e.sample_id, "label": e.label} for e in mistake.neighbors],
+    }
+    return {"what": what, "pictures": pictures}

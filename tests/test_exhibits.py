@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+from conftest import add_features, blobs
+
+from featstore import exhibits
+from featstore.fitting import fit
+from featstore.paper import ROLES, study_layers
+from featstore.summaries import compare_published
+
+
+@pytest.fixture
+def studied(make_store):
+    """A store with the three layers of two networks, and runs on each and on all."""
+    runs, store = [], None
+    for seed, model in enumerate(("resnet50", "alexnet")):
+        layers = study_layers(model)
+        X, y = blobs(320, 12, seed=seed)
+        parts = {name: X[:, i * 4 : i * 4 + 4] for i, name in enumerate(layers.names)}
+        more = {"dataset": "sat4", "model": model, "weights": "IMAGENET1K_V1"}
+        if seed:
+            splits = (y * 0).astype("uint8")
+            splits[240:] = 1
+            add_features(store, parts, y, splits, **more)
+        else:
+            store = make_store(layers=parts, **more)
+        runs += fit(store, model=model, layers=list(layers.selections))
+    return store, runs
+
+
+def test_layers_stand_beside_their_combination(studied):
+    _, runs = studied
+    table = exhibits.layers_table("layers", "sat4", [run.summary() for run in runs])
+    assert [name for name, _ in table.columns] == ["network", "classifier", *ROLES]
+    assert [row[0].text for row in table.rows] == ["alexnet", "resnet50"]
+    for row in table.rows:
+        own = [r for r in runs if r.selection["model"] == row[0].text]
+        values = [run.metrics["test"]["accuracy"] for run in own]
+        assert [cell.value for cell in row[2:]] == values
+        assert {cell.value for cell in row[2:] if cell.is_best} == {max(values)}
+        assert [cell.detail for cell in row[2:]] == [*study_layers(row[0].text).names, ""]
+
+
+def test_one_layer_is_no_comparison(studied):
+    _, runs = studied
+    assert exhibits.layers_table("layers", "sat4", [runs[0].summary()]) is None
+    two = exhibits.layers_table("layers", "sat4", [run.summary() for run in runs[:2]])
+    assert [cell.text for cell in two.rows[0][4:]] == ["–", "–"]
+
+
+def test_table_4_has_a_column_of_ours_where_there_are_runs(studied):
+    _, runs = studied
+    table = exhibits.published_table({"sat4": compare_published("sat4", runs)})
+    names = [name for name, _ in table.columns]
+    assert names == ["method", "SAT-4", "ours on SAT-4", "difference", "SAT-6", "UC Merced"]
+    rows = {row[0].text: dict(zip(names, row, strict=True)) for row in table.rows}
+    assert len(rows) == 7
+    ours = max(r.metrics["test"]["accuracy"] for r in runs if r.selection["model"] == "alexnet")
+    assert rows["AlexNet features"]["ours on SAT-4"].value == ours
+    assert rows["AlexNet features"]["difference"].value == pytest.approx(ours - 0.84)
+    assert rows["VGG19 features"]["ours on SAT-4"].text == "–"
+    assert rows["DeepSat (Basu et al. 2015)"]["UC Merced"].text == "–"
+    assert "ResNet50 on SAT-4 (240 to train, 80 to test)" in table.note
+    assert exhibits.published_table({}) is None
+
+
+def test_datasets_are_set_beside_table_3(studied):
+    _, runs = studied
+    (row,) = exhibits.datasets_table(runs).rows
+    assert [cell.text for cell in row] == [
+        "sat4",
+        "4",
+        "240",
+        "80",
+        "60",
+        "test",
+        "400,000 + 100,000",
+    ]
+
+
+def test_throughput_is_of_whole_passes(studied):
+    store, runs = studied
+    table = exhibits.throughput_table(store, runs)
+    assert len(table.rows) == 6  # These layers were not completed together.
+    assert {row[5].text for row in table.rows} == {"160.0"}
+    for feature_set in store.sets():
+        store.remove(feature_set)
+    assert exhibits.throughput_table(store, runs) is None
+
+
+def test_repeats_are_one_row_with_their_spread(make_store):
+    runs = fit(make_store(), ["lda"], n_jobs=1, repeats=3)
+    (row,) = exhibits.runs_table("runs", "demo", [run.summary() for run in runs]).rows
+    assert row[2].text == "lda × 3"
+    assert "±" in row[3].text

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import blobs
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+
+from featstore import projection
+from featstore.errors import ConfigError
+from featstore.projection import project
+
+
+def test_pca_is_scikit_learns_on_standardised_rows():
+    X, _ = blobs(200, 10)
+    rows = np.arange(0, 200, 2)
+    found = project(X, rows, method="pca")
+    want = PCA(2).fit(StandardScaler().fit_transform(X[rows]))
+    theirs = want.transform(StandardScaler().fit_transform(X[rows]))
+    for own, other in zip(found.points.T, theirs.T, strict=True):
+        assert abs(np.corrcoef(own, other)[0, 1]) > 0.999
+    assert found.method == "PCA"
+    assert f"{100 * want.explained_variance_ratio_[0]:.0f} %" in found.axes[0]
+
+
+def test_one_column_has_two_dimensions_too():
+    X, _ = blobs(20, 1)
+    points = project(X, np.arange(20), method="pca").points
+    assert points.shape == (20, 2)
+    assert (points[:, 1] == 0).all()
+
+
+def test_umap_keeps_classes_together_and_repeats_itself():
+    pytest.importorskip("umap")
+    X, y = blobs(120, 30)
+    found = project(X, np.arange(120), method="umap", random_state=3)
+    assert found.method == "UMAP"
+    assert found.points.shape == (120, 2)
+    gaps = ((found.points[:, None] - found.points[None]) ** 2).sum(axis=2)
+    np.fill_diagonal(gaps, np.inf)
+    assert (y[gaps.argmin(axis=1)] == y).mean() > 0.9
+    again = project(X, np.arange(120), method="umap", random_state=3)
+    np.testing.assert_array_equal(found.points, again.points)
+
+
+@pytest.mark.parametrize("n", [3, 10])
+def test_umap_of_few_rows(n):
+    pytest.importorskip("umap")
+    X, _ = blobs(n, 5)
+    assert np.isfinite(project(X, np.arange(n), method="umap").points).all()
+
+
+def test_where_umap_is_not_installed_auto_is_pca(monkeypatch):
+    monkeypatch.setattr(projection, "find_spec", lambda name: None)
+    X, _ = blobs(20, 5)
+    assert project(X, np.arange(20)).method == "PCA"
+    with pytest.raises(ConfigError, match=r"featstore\[umap\]"):
+        project(X, np.arange(20), method="umap")
+    with pytest.raises(ConfigError, match="one of auto, pca, umap"):
+        project(X, np.arange(20), method="tsne")
