@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from featstore.fitting import fit
     from featstore.learning import learning_curve
     from featstore.lookalikes import find_neighbors
+    from featstore.mapping import map_scene
     from featstore.prediction import predict
     from featstore.report import write_report
     from featstore.store import open_store
@@ -27,6 +28,7 @@ _HOMES = {
     "find_neighbors": "featstore.lookalikes",
     "fit": "featstore.fitting",
     "learning_curve": "featstore.learning",
+    "map_scene": "featstore.mapping",
     "open_dataset": "featstore.datasets",
     "open_store": "featstore.store",
     "predict": "featstore.prediction",
@@ -39,6 +41,7 @@ __all__ = [
     "find_neighbors",
     "fit",
     "learning_curve",
+    "map_scene",
     "open_dataset",
     "open_store",
     "predict",

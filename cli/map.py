@@ -1,0 +1,154 @@
+"""``featstore map``: a scene -> the classes of all its parts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from . import console
+
+if TYPE_CHECKING:
+    from featstore.mapping import SceneMap
+
+
+@click.command()
+@click.argument("run")
+@click.argument("scene")
+@click.option(
+    "--out",
+    metavar="FILE",
+    help="The GeoTIFF to write.  [default: the scene's name with -classes.tif, in this folder]",
+)
+@click.option(
+    "--preview", metavar="FILE", help="The picture to write, a PNG file.  [default: beside --out]"
+)
+@click.option(
+    "--window",
+    type=click.IntRange(min=1),
+    metavar="PX",
+    help="Side of what is classified at a time, in pixels of the scene.  [default: that of the "
+    "images that RUN learned from]",
+)
+@click.option(
+    "--stride",
+    type=click.IntRange(min=1),
+    metavar="PX",
+    help="Side of a cell of the map, in pixels of the scene.  [default: --window]",
+)
+@click.option(
+    "--bands",
+    metavar="N,N,...",
+    help="Numbers of the scene's bands that are RUN's, in its order, as in 4,3,2.  [default: the "
+    "first ones]",
+)
+@click.option(
+    "--range",
+    "value_range",
+    metavar="LOW,HIGH",
+    help="Values that become black and white. Bytes and 16-bit values go without.",
+)
+@click.option(
+    "--probability", is_flag=True, help="Write the class's probability (%) as a second band."
+)
+@console.store_option
+@click.option(
+    "--device", default="auto", show_default=True, metavar="DEV", help="auto, cpu, cuda or cuda:N."
+)
+@click.option(
+    "--trust",
+    "trusted",
+    multiple=True,
+    metavar="TYPE",
+    help="Type of a classifier of your own, as package.module.Class, whose code may run. May be "
+    "repeated.",
+)
+@console.json_option
+def command(
+    run: str,
+    scene: str,
+    out: str | None,
+    preview: str | None,
+    window: int | None,
+    stride: int | None,
+    bands: str | None,
+    value_range: str | None,
+    probability: bool,
+    store: str,
+    device: str,
+    trusted: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Map the classes of SCENE, a GeoTIFF of any size, with the model of RUN.
+
+    The scene is cut into cells, each of which gets the class of the window around it. What comes
+    out is a GeoTIFF that lies upon the scene, and a picture of both.
+
+    \b
+    featstore map my-run scene.tif
+    featstore map my-run scene.tif --window 64 --stride 16 --bands 4,3,2 --range 0,3000
+    """  # noqa: D301 - click wants the character itself
+    from featstore.mapping import map_scene
+
+    with console.progress() as progress:
+        done = map_scene(
+            run,
+            scene,
+            out,
+            store=store,
+            window=window,
+            stride=stride,
+            bands=_numbers(bands),
+            value_range=_ends(value_range),
+            probability=probability,
+            preview=preview,
+            device=device,
+            trusted=trusted,
+            progress=progress,
+        )
+    if as_json:
+        console.emit_json(done.to_dict())
+    else:
+        show(done)
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(word) for word in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is no list of whole numbers, as 4,3,2.", param_hint="--bands"
+        ) from None
+
+
+def _ends(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is no pair of numbers, as 0,3000.", param_hint="--range"
+        ) from None
+    return low, high
+
+
+def show(done: SceneMap) -> None:
+    """Print what mapping a scene gave."""
+    n_classified = sum(done.counts)
+    click.echo(
+        f"{done.n_rows:,} x {done.n_cols:,} cells of {done.stride} x {done.stride} pixels, from "
+        f"windows of {done.window} x {done.window}: {n_classified:,} classified"
+        + (f", {done.n_empty:,} without data." if done.n_empty else ".")
+    )
+    ranked = sorted(zip(done.counts, done.shares, done.class_names, strict=True), reverse=True)
+    rows = [[name, f"{count:,}", f"{100 * share:.1f}"] for count, share, name in ranked if count]
+    columns = ["class", "cells", "share of the area (%)"]
+    console.table(columns, rows, right=columns[1:])
+    click.echo(
+        f"{console.duration_text(done.duration_s)}, "
+        f"{console.rate_text(done.windows_per_s, 'windows')}"
+    )
+    click.echo(f"The map: {done.path} (its classes' names: {done.sidecar})")
+    click.echo(f"The picture: {done.preview}")
+    click.echo("Next: open the map in a GIS, such as QGIS, upon the scene.")
