@@ -33,6 +33,9 @@ from featstore.windows import Grid, SceneWindows, find_windows
 PREVIEW_SIDE = 1200
 """Cells, and pixels of the scene, up to which a preview shows each one."""
 
+DARK = 2**14
+"""16-bit value that a scene which uses a quarter of its range or more reaches."""
+
 MAX_BYTE_CLASSES = 254
 """Classes up to which a map's labels are bytes."""
 
@@ -169,6 +172,13 @@ def map_scene(
     specs = run.selection["features"]
     names = _wanted_bands(specs)
     with Scene(str(scene), names, bands, value_range) as opened_scene:
+        if opened_scene.dtype == np.uint16 and value_range is None:
+            _, high = opened_scene.sampled_range()
+            if high < DARK:
+                progress.say(
+                    f"The scene's values go up to some {high:,.0f} of 65,535: it is dark. If the "
+                    "training images were not, say what is black and white: --range LOW,HIGH"
+                )
         grid = Grid(opened_scene.height, opened_scene.width, window, stride)
         targets = _Targets.find(opened_scene.path, out, preview)
         cache = FingerprintCache(opened.cache_dir / "fingerprints")

@@ -16,6 +16,7 @@ from featstore.errors import ConfigError, DatasetError, RunError, StoreError
 from featstore.extraction import extract
 from featstore.files import read_json, write_json
 from featstore.mapping import map_scene
+from featstore.progress import Silent
 from featstore.store import open_store
 
 PLACE = rasterio.Affine(10, 0, 500_000, 0, -10, 4_600_000)
@@ -186,6 +187,24 @@ def test_other_types_give_the_same_map(
     scene = write((tiles * float(factor)).astype(dtype), "other.tif")
     done = map_scene(run, scene, tmp_path / "map.tif", store=store, value_range=value_range)
     np.testing.assert_array_equal(classes_of(done), classes_of(expected))
+
+
+def test_a_dark_scene_is_told_of(run, store, tiles, write, tmp_path):
+    class Listener(Silent):
+        lines: list[str] = []
+
+        def say(self, line):
+            self.lines.append(line)
+
+    def said(scene, **more):
+        Listener.lines = []
+        map_scene(run, scene, tmp_path / "map.tif", store=store, progress=Listener(), **more)
+        return [line for line in Listener.lines if "--range LOW,HIGH" in line]
+
+    assert said(write(tiles.astype(np.uint16) * 257)) == []
+    dark = write(tiles.astype(np.uint16) * 10)
+    assert "up to some 2,5" in said(dark)[0]
+    assert said(dark, value_range=(0, 2550)) == []
 
 
 def test_floats_without_a_range_are_refused(run, store, tiles, write, tmp_path):

@@ -43,7 +43,7 @@ def expected(scene, grid, cell):
 
 def test_mirrors_show_the_border_pixel_twice():
     assert mirrored(-3, 10, 4).tolist() == [2, 1, 0, 0, 1, 2, 3, 3, 2, 1]
-    assert mirrored(-7, 4, 3).tolist() == [0, 1, 2, 2] or mirrored(-7, 4, 3).max() <= 2
+    assert mirrored(-7, 4, 3).tolist() == [0, 0, 1, 2]
     assert mirrored(0, 3, 1).tolist() == [0, 0, 0]
 
 
@@ -118,7 +118,7 @@ def test_any_run_of_windows_knows_its_cells():
     assert dataset.identity() == {"name": "scene", "window": 4, "stride": 4}
 
 
-def test_memory_holds_a_few_pieces_and_each_is_read_once(monkeypatch):
+def test_memory_holds_a_few_pieces_and_few_are_read_again(monkeypatch):
     monkeypatch.setattr(windows, "PIECE_NBYTES", 3 * 8 * 80)
     scene, grid = Plain(64, 800), Grid(64, 800, 8, 8)
     source = WindowSource(scene, grid)
@@ -126,7 +126,8 @@ def test_memory_holds_a_few_pieces_and_each_is_read_once(monkeypatch):
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(source.read_rows, reads))
     assert set(scene.sizes) == {(8, 80)}
-    assert len(scene.sizes) <= 8 * 10 + 8
+    # Of 80 pieces those may be read again that two batches share.
+    assert 80 <= len(scene.sizes) <= 80 + len(reads)
     assert len(source._pieces) <= windows.PIECES_KEPT
 
 
