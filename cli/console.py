@@ -52,6 +52,25 @@ seed_option: Decorator = click.option(
     help="Seed of all that is drawn at random.",
 )
 
+device_option: Decorator = click.option(
+    "--device", default="auto", show_default=True, metavar="DEV", help="auto, cpu, cuda or cuda:N."
+)
+trust_option: Decorator = click.option(
+    "--trust",
+    "trusted",
+    multiple=True,
+    metavar="TYPE",
+    help="Type of a classifier of your own, as package.module.Class, whose code may run. May be "
+    "repeated.",
+)
+projection_option: Decorator = click.option(
+    "--projection",
+    type=click.Choice(["auto", "pca", "umap"]),
+    default="auto",
+    show_default=True,
+    help="How features are drawn in two dimensions; auto: UMAP where it is installed.",
+)
+
 
 def emit_json(value: Any) -> None:
     """Print one JSON object on stdout."""

@@ -54,9 +54,7 @@ if TYPE_CHECKING:
 )
 @click.option("--limit", type=int, metavar="N", help="Use N images, spread over all classes.")
 @console.seed_option
-@click.option(
-    "--device", default="auto", show_default=True, metavar="DEV", help="auto, cpu, cuda or cuda:N."
-)
+@console.device_option
 @click.option(
     "--devices",
     metavar="LIST",

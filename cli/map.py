@@ -52,17 +52,8 @@ if TYPE_CHECKING:
     "--probability", is_flag=True, help="Write the class's probability (%) as a second band."
 )
 @console.store_option
-@click.option(
-    "--device", default="auto", show_default=True, metavar="DEV", help="auto, cpu, cuda or cuda:N."
-)
-@click.option(
-    "--trust",
-    "trusted",
-    multiple=True,
-    metavar="TYPE",
-    help="Type of a classifier of your own, as package.module.Class, whose code may run. May be "
-    "repeated.",
-)
+@console.device_option
+@console.trust_option
 @console.json_option
 def command(
     run: str,

@@ -54,9 +54,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Where the stored images are now.  [default: where they were extracted from]",
 )
-@click.option(
-    "--device", default="auto", show_default=True, metavar="DEV", help="auto, cpu, cuda or cuda:N."
-)
+@console.device_option
 @console.store_option
 @console.json_option
 def command(

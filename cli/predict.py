@@ -15,17 +15,8 @@ from . import console
 @click.argument("run")
 @click.argument("images", metavar="IMAGE_OR_FOLDER...", nargs=-1, required=True)
 @console.store_option
-@click.option(
-    "--device", default="auto", show_default=True, metavar="DEV", help="auto, cpu, cuda or cuda:N."
-)
-@click.option(
-    "--trust",
-    "trusted",
-    multiple=True,
-    metavar="TYPE",
-    help="Type of a classifier of your own, as package.module.Class, whose code may run. May be "
-    "repeated.",
-)
+@console.device_option
+@console.trust_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print the table as CSV.")
 @console.json_option
 def command(

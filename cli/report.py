@@ -20,13 +20,7 @@ from . import console
     metavar="DIR",
     help="Also write its figures (PNG, SVG), tables (Markdown, LaTeX) and report.json there.",
 )
-@click.option(
-    "--projection",
-    type=click.Choice(["auto", "pca", "umap"]),
-    default="auto",
-    show_default=True,
-    help="How features are drawn in two dimensions; auto: UMAP where it is installed.",
-)
+@console.projection_option
 @click.option(
     "--root",
     envvar="FEATSTORE_DATA",

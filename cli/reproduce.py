@@ -52,9 +52,7 @@ if TYPE_CHECKING:
     metavar="SPEC",
     help="As of extract; a file is of one network.",
 )
-@click.option(
-    "--device", default="auto", show_default=True, metavar="DEV", help="auto, cpu, cuda or cuda:N."
-)
+@console.device_option
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -63,13 +61,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder for report.html, its figures, its tables and report.json.",
 )
-@click.option(
-    "--projection",
-    type=click.Choice(["auto", "pca", "umap"]),
-    default="auto",
-    show_default=True,
-    help="How features are drawn in two dimensions; auto: UMAP where it is installed.",
-)
+@console.projection_option
 @console.root_option
 @console.seed_option
 @console.store_option
