@@ -237,7 +237,14 @@ def unzip(archive: Path, folder: Path) -> Path:
                     f"free in {folder.parent}."
                 )
             packed.extractall(folder)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        EOFError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         raise DownloadError(f"{archive} can't be unpacked: {error}. Fetch it again.") from None
     except (SpaceError, DownloadError):
         raise

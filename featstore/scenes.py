@@ -10,7 +10,6 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -76,7 +75,7 @@ class Scene:
         try:
             with _quiet(), rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
                 self._raster = rasterio.open(path)
-        except rasterio.errors.RasterioError as error:
+        except _failures() as error:
             if not Path(path).exists() and ":" not in path and not path.startswith("/vsi"):
                 raise DatasetNotFoundError(f"{path} is not there; name a scene.") from None
             raise DatasetError(f"{path} is no raster that GDAL reads: {_cause(error)}") from error
@@ -84,7 +83,11 @@ class Scene:
             self.height, self.width = self._raster.shape
             self.bands = self._find_bands(bands)
             self.dtype = np.result_type(*(self._raster.dtypes[band - 1] for band in self.bands))
+            self._is_masked = self._find_mask()
             self._check_values()
+        except _failures() as error:
+            self._raster.close()
+            raise DatasetError(f"{path} can't be read: {_cause(error)}") from error
         except BaseException:
             self._raster.close()
             raise
@@ -161,8 +164,7 @@ class Scene:
         """Whether any pixel can be without data: by nodata value, mask, alpha or NaN."""
         return self._is_masked or self.dtype.kind == "f"
 
-    @cached_property
-    def _is_masked(self) -> bool:
+    def _find_mask(self) -> bool:
         flags = {
             flag.name for band in self.bands for flag in self._raster.mask_flag_enums[band - 1]
         }
@@ -184,7 +186,7 @@ class Scene:
                 if self._is_masked:
                     # As GDAL's mask of a dataset: black in one band is not nodata.
                     present = self._raster.read_masks(self.bands, window=part).any(axis=0)
-        except (rasterio.errors.RasterioError, rasterio._err.CPLE_BaseError) as error:
+        except _failures() as error:
             raise ImageError(
                 f"{self.path} can't be read at rows {top} to {top + height - 1}, columns {left} "
                 f"to {left + width - 1}: {_cause(error)}"
@@ -220,13 +222,16 @@ class Scene:
         rasterio = _rasterio()
         shrink = max(1.0, self.height / side, self.width / side)
         shape = (max(1, round(self.height / shrink)), max(1, round(self.width / shrink)))
-        with self._lock:
-            values = self._raster.read(
-                self.bands,
-                out_shape=(len(self.bands), *shape),
-                resampling=rasterio.enums.Resampling.average,
-                masked=True,
-            )
+        try:
+            with self._lock:
+                values = self._raster.read(
+                    self.bands,
+                    out_shape=(len(self.bands), *shape),
+                    resampling=rasterio.enums.Resampling.average,
+                    masked=True,
+                )
+        except _failures() as error:
+            raise ImageError(f"{self.path} can't be read: {_cause(error)}") from error
         return np.moveaxis(to_bytes(values.filled(0), self.value_range), 0, -1)
 
     @property
@@ -394,6 +399,12 @@ def _rasterio() -> Any:
     return rasterio
 
 
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what rasterio raises: its own errors, and GDAL's that it passes on as they are."""
+    rasterio = _rasterio()
+    return rasterio.errors.RasterioError, rasterio._err.CPLE_BaseError
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Let scenes be without georeference; only one thread may open files meanwhile."""
@@ -404,10 +415,9 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _writing(name: str) -> Iterator[None]:
-    rasterio = _rasterio()
     try:
         yield
-    except (rasterio.errors.RasterioError, rasterio._err.CPLE_BaseError) as error:
+    except _failures() as error:
         raise StoreError(f"{name} can't be written: {_cause(error)}") from error
 
 
