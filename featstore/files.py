@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from featstore.config import json_digest
-from featstore.errors import CorruptionError, StoreError
+from featstore.errors import CorruptionError, FeatstoreError, SpaceError, StoreError
+
+NO_ROOM = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
+"""What the system says when there is no room: disk or inodes, quota, limit of a file's size."""
 
 
 def sync_folder(path: Path) -> None:
@@ -84,3 +88,51 @@ def file_sha256(path: Path) -> str:
     """Return the sha256 (hex) of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def refusal(error: OSError, place: Path, command: str) -> StoreError:
+    """Return the error that says what the system would not do, and how to go on.
+
+    Parameters
+    ----------
+    error : OSError
+        The system's.
+    place : Path
+        Where it was, if the error names no file.
+    command : str
+        What to type to go on.
+    """
+    said = (
+        f"{error.filename or place} can't be written: {error.strerror or error}. What was finished "
+        "is kept; when "
+    )
+    if error.errno in NO_ROOM:
+        return SpaceError(f"{said}there is room, go on with: {command}")
+    return StoreError(f"{said}that is put right, go on with: {command}")
+
+
+@contextmanager
+def resumable(place: Path, command: str) -> Iterator[None]:
+    """Turn what the system refuses into an error that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        # What has no number is no answer of the file system.
+        if isinstance(error, FeatstoreError | ConnectionError) or error.errno is None:
+            raise
+        raise refusal(error, place, command) from error
+
+
+def reserve(path: Path, nbytes: int) -> None:
+    """Take a file's room on the disk.
+
+    A memory map whose file has none would end the process, by a signal, where it is written to.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("rb+") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, nbytes)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise OSError(error.errno, error.strerror, str(path)) from error

@@ -15,11 +15,12 @@ from featstore import costs
 from featstore.classifiers import CLASSIFIERS
 from featstore.config import FitConfig
 from featstore.errors import ConfigError, FeatstoreError, FitError
+from featstore.files import resumable
 from featstore.parallel import Outcome, TaskPool
 from featstore.parameters import aim_params
 from featstore.plans import Plan, plan, repeated
 from featstore.progress import SILENT, Progress
-from featstore.provenance import available_cores
+from featstore.provenance import available_cores, command
 from featstore.runs import Run, open_run
 from featstore.scaling import scratch_folder
 from featstore.store import FeatureStore, open_store
@@ -188,7 +189,7 @@ def fit_each(
     ]
     jobs: list[Plan] = []
     seen: set[tuple[tuple[str, str], ...]] = set()
-    with scratch_folder(store.cache_dir / "scratch") as scratch:
+    with resumable(store.path, command()), scratch_folder(store.cache_dir / "scratch") as scratch:
         for one_model, one_layers in itertools.product(_several(model), _several(layers)):
             selection = store.select(dataset, one_model, one_layers, **facets)
             if selection.parts in seen:

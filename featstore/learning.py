@@ -16,11 +16,12 @@ from featstore.classifiers import find_classifier
 from featstore.config import FitConfig
 from featstore.errors import ConfigError, FitError
 from featstore.figures import draw_learning, to_png
-from featstore.files import replacing
+from featstore.files import replacing, resumable
 from featstore.judgement import judge
 from featstore.parallel import Outcome, TaskPool
 from featstore.parameters import aim_params
 from featstore.progress import SILENT, Progress
+from featstore.provenance import command
 from featstore.scaling import fit_scaler, scratch_folder, standardised
 from featstore.splits import n_rows, row_numbers, split_rows
 from featstore.store import FeatureStore, open_store
@@ -155,7 +156,7 @@ def learning_curve(
         for one_model in _several(model)
         for one_layers in _several(layers)
     ]
-    with scratch_folder(store.cache_dir / "scratch") as scratch:
+    with resumable(store.path, command()), scratch_folder(store.cache_dir / "scratch") as scratch:
         tasks: list[tuple[int, _Task]] = []
         duration_s = 0.0
         for index, selection in enumerate(selections):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,12 @@ from pathlib import Path
 import filelock
 
 from featstore.errors import StoreError
+from featstore.files import replacing
 from featstore.progress import SILENT, Progress
 from featstore.provenance import now
+
+LOOK_S = 1.0
+"""Time between two looks at who holds a lock that is waited for."""
 
 
 @contextmanager
@@ -47,14 +52,28 @@ def held(
             raise StoreError(
                 f"{what} is being worked on by {_holder(note)}. Wait for its end, or end it."
             ) from None
-        progress.say(f"{what} is being worked on by {_holder(note)}; waiting for it.")
-        lock.acquire()
+        _wait(lock, note, what, progress)
     try:
         holder = {"pid": os.getpid(), "host": platform.node(), "since": now()}
-        note.write_text(json.dumps(holder), encoding="utf-8")
+        with replacing(note) as temporary:
+            temporary.write_text(json.dumps(holder), encoding="utf-8")
         yield
     finally:
         lock.release()
+
+
+def _wait(lock: filelock.BaseFileLock, note: Path, what: str, progress: Progress) -> None:
+    """Wait for a lock, and say for whom, again when another one has it."""
+    told = ""
+    while True:
+        if (holder := _holder(note)) != told:
+            progress.say(f"{what} is being worked on by {holder}; waiting for it.")
+            told = holder
+        try:
+            lock.acquire(timeout=LOOK_S)
+        except filelock.Timeout:
+            continue
+        return
 
 
 def _holder(note: Path) -> str:
@@ -63,3 +82,42 @@ def _holder(note: Path) -> str:
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
+
+
+@contextmanager
+def draft(path: Path) -> Iterator[Path]:
+    """Make a folder that is gone in the end, unless it was renamed.
+
+    As long as its process lives, :func:`sweep_drafts` leaves it alone.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = _draft_lock(path)
+    with filelock.FileLock(place):
+        try:
+            path.mkdir()
+            yield path
+        finally:
+            # Windows keeps files that a process still maps.
+            shutil.rmtree(path, ignore_errors=True)
+            place.unlink(missing_ok=True)
+
+
+def sweep_drafts(folder: Path, prefix: str) -> None:
+    """Delete the drafts in a folder that killed processes left.
+
+    Their age says nothing: clocks are set, and work may take days.
+    """
+    for path in folder.glob(f"{prefix}*"):
+        if path.suffix == ".lock" or not path.is_dir():
+            continue
+        place = _draft_lock(path)
+        try:
+            with filelock.FileLock(place).acquire(timeout=0):
+                shutil.rmtree(path, ignore_errors=True)
+                place.unlink(missing_ok=True)
+        except filelock.Timeout:
+            continue
+
+
+def _draft_lock(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")

@@ -17,7 +17,6 @@ import json
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,17 +26,23 @@ from typing import Any
 import numpy as np
 from sklearn.pipeline import Pipeline
 
+from featstore.audit import Damage
 from featstore.config import json_digest
 from featstore.errors import RunError, StoreError
-from featstore.files import file_sha256, read_json, sync_file, sync_folder, write_json
+from featstore.files import (
+    file_sha256,
+    read_json,
+    refusal,
+    sync_file,
+    sync_folder,
+    write_json,
+)
+from featstore.locks import draft, sweep_drafts
 from featstore.modelfiles import load_model, save_model
 from featstore.progress import SILENT, Progress
 from featstore.store import FeatureStore
 
 FORMAT = 2
-
-STALE_S = 3600.0
-"""Seconds after which an unfinished run's folder, which is written in one go, is litter."""
 
 
 @dataclass(frozen=True)
@@ -253,34 +258,28 @@ def write_run(
     try:
         store.runs_dir.mkdir(parents=True, exist_ok=True)
         _sweep(store.runs_dir)
-        draft = store.runs_dir / f".new-{run_id}-{secrets.token_hex(4)}"
-        draft.mkdir()
-        try:
-            save_model(model, draft / "model.skops")
-            _write_csv(draft / "predictions.csv", predictions)
+        with draft(store.runs_dir / f".new-{run_id}-{secrets.token_hex(4)}") as folder:
+            save_model(model, folder / "model.skops")
+            _write_csv(folder / "predictions.csv", predictions)
             if curves is not None:
-                (draft / "curves.json").write_text(json.dumps(curves), encoding="utf-8")
+                (folder / "curves.json").write_text(json.dumps(curves), encoding="utf-8")
             for name, data in figures.items():
-                (draft / name).write_bytes(data)
-            files = {path.name: file_sha256(path) for path in sorted(draft.iterdir())}
+                (folder / name).write_bytes(data)
+            files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
             for name in files:
-                sync_file(draft / name)
-            write_json(draft / "metrics.json", {"format": FORMAT, **record, "files": files})
-            return _publish(draft, store.runs_dir / run_id, replace)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+                sync_file(folder / name)
+            write_json(folder / "metrics.json", {"format": FORMAT, **record, "files": files})
+            return _publish(folder, store.runs_dir / run_id, replace)
     except OSError as error:
         if isinstance(error, StoreError):
             raise
-        raise StoreError(
-            f"{store.runs_dir} can't be written: {error.strerror or error}."
-        ) from error
+        raise refusal(error, store.runs_dir, str(record["command"])) from error
 
 
-def _publish(draft: Path, final: Path, replace: bool) -> Run:
+def _publish(folder: Path, final: Path, replace: bool) -> Run:
     while True:
         try:
-            draft.rename(final)
+            folder.rename(final)
         except OSError:
             if not final.exists():
                 raise
@@ -302,12 +301,9 @@ def _publish(draft: Path, final: Path, replace: bool) -> Run:
 
 def _sweep(folder: Path) -> None:
     """Delete what killed processes left."""
-    for path in [*folder.glob(".new-*"), *folder.glob(".old-*")]:
-        try:
-            if time.time() - path.stat().st_mtime > STALE_S:
-                shutil.rmtree(path, ignore_errors=True)
-        except FileNotFoundError:
-            continue
+    sweep_drafts(folder, ".new-")
+    for path in folder.glob(".old-*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_csv(path: Path, columns: Mapping[str, np.ndarray]) -> None:
@@ -391,3 +387,28 @@ def list_runs(store: FeatureStore, progress: Progress = SILENT) -> list[Run]:
         except RunError as error:
             progress.say(f"Passed over: {error}")
     return sorted(runs, key=lambda run: (run.record["created"], run.run_id))
+
+
+def verify_runs(store: FeatureStore) -> tuple[int, list[Damage]]:
+    """Compare every file of every run with the hash written with it.
+
+    Returns
+    -------
+    n_runs : int
+    damages : list of Damage
+        With the run's name in the place of a set's.
+    """
+    folders = _folders(store)
+    found = []
+    for path in folders:
+        try:
+            run = open_run(path)
+        except RunError as error:
+            found.append(Damage(path.name, "metrics.json", str(error)))
+            continue
+        found += [
+            Damage(run.run_id, name, "its bytes are not those that were written")
+            for name, sha256 in run.record["files"].items()
+            if file_sha256(path / name) != sha256
+        ]
+    return len(folders), found

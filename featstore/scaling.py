@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +16,10 @@ from sklearn.preprocessing import StandardScaler
 
 from featstore.blocks import CACHED_NBYTES, Samples, row_blocks, shared_threads
 from featstore.errors import SpaceError
+from featstore.files import reserve
+from featstore.locks import draft, sweep_drafts
 from featstore.progress import nbytes_text
 from featstore.splits import row_numbers
-
-STALE_S = 86_400.0
-"""Seconds after which the copies that a killed process left are removed."""
 
 
 @dataclass(frozen=True)
@@ -88,15 +86,9 @@ def fit_scaler(samples: Samples) -> StandardScaler:
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """Make a folder for copies that are gone in the end, and sweep those of killed processes."""
     parent.mkdir(parents=True, exist_ok=True)
-    for path in parent.glob("fit-*"):
-        if time.time() - path.stat().st_mtime > STALE_S:
-            shutil.rmtree(path, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix="fit-", dir=parent))
-    try:
+    sweep_drafts(parent, "fit-")
+    with draft(parent / f"fit-{secrets.token_hex(6)}") as folder:
         yield folder
-    finally:
-        # Windows keeps files that a process still maps.
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def standardised(samples: Samples, n_fit: int, name: str, scratch: Path) -> np.ndarray:
@@ -144,6 +136,7 @@ def _write(path: Path, samples: Samples, scaler: StandardScaler) -> None:
         )
     temporary = path.with_suffix(".tmp")
     X = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+    reserve(temporary, temporary.stat().st_size)
     mean, scale = scaler.mean_.astype(np.float32), scaler.scale_.astype(np.float32)
     for block in row_blocks(*shape):
         np.subtract(samples.take(block), mean, out=X[block])

@@ -19,6 +19,7 @@ from featstore.blocks import Samples
 from featstore.classifiers import find_classifier
 from featstore.config import SPLITS, FitConfig
 from featstore.errors import RunError
+from featstore.files import resumable
 from featstore.inspection import check_features
 from featstore.judgement import judge
 from featstore.metrics import score
@@ -88,6 +89,11 @@ def find_run(store: FeatureStore, task: Task, progress: Progress = SILENT) -> Ru
 
 def fit_task(task: Task) -> str:
     """Fit, judge and write one run; return its folder. Workers call this."""
+    with resumable(Path(task.store), task.command):
+        return _fit(task)
+
+
+def _fit(task: Task) -> str:
     clock = _Clock()
     store = open_store(task.store)
     selection = store.reopen(task.parts)

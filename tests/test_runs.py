@@ -18,6 +18,7 @@ from featstore.config import FitConfig, json_digest
 from featstore.errors import RunError, StoreError
 from featstore.files import file_sha256
 from featstore.fitting import fit
+from featstore.locks import draft
 from featstore.modelfiles import load_model, save_model
 from featstore.runs import list_runs, make_run_id, open_run, write_run
 
@@ -198,14 +199,17 @@ def test_a_damaged_run_gives_way(run, store):
 
 
 def test_leftovers_of_killed_writers_are_swept_and_those_of_living_ones_are_not(run, store):
-    old, young = store.runs_dir / ".new-x-1", store.runs_dir / ".new-x-2"
-    for folder in (old, young):
-        folder.mkdir()
-    os.utime(old, (time.time() - 7200,) * 2)
-    written(store, run)()
-    assert not old.exists()
-    assert young.exists()
-    assert len(list_runs(store)) == 1
+    dead, alive = store.runs_dir / ".new-x-1", store.runs_dir / ".new-x-2"
+    dead.mkdir()
+    # Whatever the clocks say.
+    os.utime(dead, (time.time() + 7200,) * 2)
+    with draft(alive):
+        os.utime(alive, (time.time() - 7200,) * 2)
+        written(store, run)()
+        assert not dead.exists()
+        assert alive.exists()
+        assert len(list_runs(store)) == 1
+    assert [path.name for path in store.runs_dir.iterdir()] == [run.run_id]
 
 
 def test_a_folder_that_can_not_be_written_is_named(run, store):

@@ -158,11 +158,12 @@ def _interrupted(parent, found):
 
 
 def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
-    old = time.time() - scaling.STALE_S - 60
-    for name in ("fit-stale", "fit-young", "other"):
+    for name in ("fit-dead", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.npy").write_bytes(b"x")
-    for name in ("fit-stale", "other"):
-        os.utime(tmp_path / name, (old, old))
-    with scratch_folder(tmp_path) as folder:
-        assert {path.name for path in tmp_path.iterdir()} == {"fit-young", "other", folder.name}
+    with scratch_folder(tmp_path) as alive, scratch_folder(tmp_path) as folder:
+        os.utime(alive, (time.time() - 1e6,) * 2)
+        with scratch_folder(tmp_path):
+            pass
+        left = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+        assert left == {"other", alive.name, folder.name}
