@@ -19,10 +19,11 @@ from featstore.datasets import open_dataset
 from featstore.datasets.base import Dataset
 from featstore.duplicates import count_leaked, find_first_rows
 from featstore.featureset import FeatureSet, mark_damaged
+from featstore.files import resumable
 from featstore.loaders import usual_shape
 from featstore.locks import held
 from featstore.progress import SILENT, Progress
-from featstore.provenance import FingerprintCache, dataset_fingerprint, versions
+from featstore.provenance import FingerprintCache, Watch, dataset_fingerprint, versions
 from featstore.store import FeatureStore, open_store
 
 if TYPE_CHECKING:
@@ -156,10 +157,16 @@ def extract(
 
 def run(config: ExtractConfig, store: FeatureStore, progress: Progress = SILENT) -> Extraction:
     """Extract what `config` asks for into `store`; see :func:`extract`."""
+    with resumable(store.path, config.command(store.path)):
+        return _run(config, store, progress)
+
+
+def _run(config: ExtractConfig, store: FeatureStore, progress: Progress) -> Extraction:
     began = time.perf_counter()
     dataset = _open(config)
     cache = FingerprintCache(store.cache_dir / "fingerprints")
     fingerprint = dataset_fingerprint(dataset.identity(), dataset.files(), cache, progress)
+    watch = Watch(cache.stamps)
     request = _request(config, cache)
     answer = _answer(store, config, fingerprint, request)
     if answer is not None:
@@ -183,6 +190,7 @@ def run(config: ExtractConfig, store: FeatureStore, progress: Progress = SILENT)
                 compared = _open(config) if crew else dataset
                 first_rows = find_first_rows(compared, cache, progress)
                 shape = usual_shape(compared)
+                watch.check()
                 found = _create(store, identity, config, dataset, recipe, first_rows, shape)
             feature_set = found
             work = Work(
@@ -194,6 +202,7 @@ def run(config: ExtractConfig, store: FeatureStore, progress: Progress = SILENT)
                 dtype,
                 request,
                 config.command(store.path),
+                watch,
                 crew.run_pass if crew else None,
             )
             names = [layer.stored_name(config.pool) for layer in recipe.asked]

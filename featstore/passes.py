@@ -11,18 +11,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from featstore.config import ExtractConfig
-from featstore.datasets.base import Dataset
+from featstore.datasets.base import Dataset, FileDataset
 from featstore.errors import DeviceError, FeatstoreError, SpaceError
 from featstore.featureset import FeatureSet
 from featstore.layers import Layer
 from featstore.loaders import Batch, batches
 from featstore.progress import SILENT, Progress, nbytes_text
-from featstore.provenance import machine, now, versions
+from featstore.provenance import Watch, machine, now, versions
 from featstore.sink import Sink
 
 
@@ -124,8 +125,11 @@ def run_pass(
     batch_size: int,
     on_error: str,
     progress: Progress = SILENT,
+    watch: Watch | None = None,
 ) -> tuple[int, PassTimes]:
     """Compute what the sink is missing and hand it over.
+
+    Nothing is handed over of a batch with an image that has changed since `watch` began.
 
     Returns
     -------
@@ -140,6 +144,8 @@ def run_pass(
         When an image can't be read and `on_error` is ``stop``.
     HalfOverflowError
         When a value does not fit the float16 that it is to be stored as.
+    DatasetError
+        When an image has changed.
     FeatstoreError
         When a value is not finite.
     """
@@ -152,6 +158,8 @@ def run_pass(
             dataset, extractor, sink.dtypes, starts, batch_size, on_error, times
         )
         for batch, rows in found:
+            if watch is not None:
+                watch.check(_files_of(dataset, batch))
             waited_s = sink.wait_s
             sink.add(batch.start, rows, batch.masked)
             times.write_s += sink.wait_s - waited_s
@@ -159,6 +167,12 @@ def run_pass(
     finally:
         progress.stop()
     return n_to_compute, times
+
+
+def _files_of(dataset: Dataset, batch: Batch) -> Sequence[Path]:
+    if isinstance(dataset, FileDataset):
+        return dataset.paths[batch.start : batch.stop]
+    return [path for _, path in dataset.files()]
 
 
 def feature_batches(
@@ -276,6 +290,8 @@ class Work:
         By which the result is found when it is asked for again.
     command : str
         What to type to do the same.
+    watch : Watch
+        Of the dataset's files.
     run : callable, optional
         Does a pass in place of :func:`run_pass`.
     """
@@ -288,6 +304,7 @@ class Work:
     dtype: str
     request: dict[str, Any]
     command: str
+    watch: Watch
     run: Callable[..., tuple[int, PassTimes]] | None = None
 
     def compute(
@@ -375,6 +392,7 @@ class Work:
                     batch_size=conditions["batch_size"],
                     on_error=self.config.on_error,
                     progress=progress,
+                    watch=self.watch,
                 )
         except KeyboardInterrupt:
             n_kept = n_samples - int(sink.missing_rows(n_samples).sum())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib import metadata
@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 
 from featstore.config import json_digest
-from featstore.errors import DatasetError
-from featstore.files import file_sha256, replacing
+from featstore.errors import DatasetError, StoreError
+from featstore.files import file_sha256, read_json, write_json
 from featstore.progress import SILENT, Progress
 
 PACKAGES = (
@@ -85,6 +85,61 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+RECENT_S = 0.02
+"""Age up to which a file may be changed without a new time, whose steps are some milliseconds."""
+
+
+def file_stamp(path: Path) -> list[int]:
+    """Return what changes with a file: its size, times and place.
+
+    The time of its last change of any kind can't be set, other than that of its content.
+
+    Raises
+    ------
+    DatasetError
+        When it can't be found.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DatasetError(f"{path} can't be read: {error.strerror}.") from error
+    return [found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns]
+
+
+class Watch:
+    """Whether files are still what they were when they were fingerprinted.
+
+    Parameters
+    ----------
+    stamps : mapping of Path to list of int
+        Of :func:`file_stamp`, taken before their content was read.
+    """
+
+    def __init__(self, stamps: Mapping[Path, list[int]]) -> None:
+        self._stamps = dict(stamps)
+
+    def check(self, paths: Iterable[Path] | None = None) -> None:
+        """Look at some files, or at all.
+
+        Raises
+        ------
+        DatasetError
+            When one was changed, replaced or removed.
+        """
+        for path in self._stamps if paths is None else paths:
+            try:
+                changed = file_stamp(path) != self._stamps[path]
+            except DatasetError:
+                changed = True
+            if changed:
+                raise DatasetError(
+                    f"{path} was changed, or touched, while its dataset was being read, so that "
+                    "features of two datasets could be mixed. What was computed before is kept; "
+                    "run the same command again: it goes on if the images are the same, and makes "
+                    "another feature set if they are not."
+                )
+
+
 class FingerprintCache:
     """Content hashes of files, computed again only when size, time or place of one changed.
 
@@ -96,6 +151,9 @@ class FingerprintCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        # What the files asked about were like before they were read.
+        self.stamps: dict[Path, list[int]] = {}
+        self._known: dict[str, list[Any]] = {}
 
     def sha256(self, files: Sequence[Path], progress: Progress = SILENT) -> list[str]:
         """Return the sha256 (hex) of each file.
@@ -110,10 +168,11 @@ class FingerprintCache:
         # One list a folder of files, named by its absolute path.
         common = os.path.commonpath([path.absolute() for path in files])
         place = self.folder / f"{json_digest(common)}.json"
-        known = self._load(place)
+        known = self._load(place) | self._known
         keys = [str(path.absolute()) for path in files]
-        stats = [self._stat(path) for path in files]
-        stale = [i for i, key in enumerate(keys) if known.get(key, [None])[:3] != stats[i]]
+        stats = [file_stamp(path) for path in files]
+        self.stamps |= dict(zip(files, stats, strict=True))
+        stale = [i for i, key in enumerate(keys) if known.get(key, [None])[:-1] != stats[i]]
         if stale:
             progress.start("Fingerprinting", len(stale), "files")
             try:
@@ -125,16 +184,12 @@ class FingerprintCache:
                         progress.advance(1)
             finally:
                 progress.stop()
-            self._save(place, {key: known[key] for key in keys})
-        return [known[key][3] for key in keys]
-
-    @staticmethod
-    def _stat(path: Path) -> list[int]:
-        try:
-            found = path.stat()
-        except OSError as error:
-            raise DatasetError(f"{path} can't be read: {error.strerror}.") from error
-        return [found.st_size, found.st_mtime_ns, found.st_ino]
+            # A file that is as young as that may change and look the same.
+            settled_ns = time.time_ns() - RECENT_S * 1e9
+            kept = {key: known[key] for key in keys if known[key][3] < settled_ns}
+            self._save(place, kept)
+            self._known |= {key: known[key] for key in keys if key not in kept}
+        return [known[key][-1] for key in keys]
 
     @staticmethod
     def _hash(path: Path) -> str:
@@ -145,16 +200,16 @@ class FingerprintCache:
 
     @staticmethod
     def _load(place: Path) -> dict[str, list[Any]]:
+        # Its digest matters: by a hash with one wrong bit the same files were another dataset.
         try:
-            return dict(json.loads(place.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            return dict(read_json(place)["files"])
+        except (StoreError, KeyError, ValueError, TypeError):
             return {}
 
     @staticmethod
     def _save(place: Path, known: dict[str, list[Any]]) -> None:
         try:
-            with replacing(place) as temporary:
-                temporary.write_text(json.dumps(known), encoding="utf-8")
+            write_json(place, {"files": known})
         except OSError:
             return
 

@@ -23,7 +23,7 @@ from featstore.errors import FeatstoreError, SchedulerError
 from featstore.layers import Layer
 from featstore.passes import Extractor, PassTimes
 from featstore.progress import SILENT, Progress
-from featstore.provenance import FingerprintCache
+from featstore.provenance import FingerprintCache, Watch
 from featstore.recipes import Recipe, find_recipe
 from featstore.sink import Sink
 from featstore.store import FeatureStore
@@ -102,8 +102,9 @@ class Crew:
         batch_size: int,
         on_error: str,
         progress: Progress = SILENT,
+        watch: Watch | None = None,
     ) -> tuple[int, PassTimes]:
-        """Do what :func:`featstore.passes.run_pass` does, by the workers."""
+        """Do what :func:`featstore.passes.run_pass` does, by the workers, which watch the files."""
         feature_set, n_samples = sink.feature_set, len(dataset)
         missing = sink.missing_rows(n_samples)
         n_computed = int(missing.sum())

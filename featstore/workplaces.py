@@ -15,11 +15,11 @@ from typing import Any
 
 from featstore.config import ExtractConfig
 from featstore.datasets import open_dataset
-from featstore.errors import DeviceError, SchedulerError
+from featstore.errors import DatasetError, DeviceError, SchedulerError
 from featstore.featureset import FeatureSet
 from featstore.passes import run_pass
 from featstore.progress import Silent
-from featstore.provenance import FingerprintCache, dataset_fingerprint, versions
+from featstore.provenance import FingerprintCache, Watch, dataset_fingerprint, versions
 from featstore.recipes import PIXEL_MODEL, find_recipe
 from featstore.sink import Sink
 from featstore.store import open_store
@@ -136,6 +136,7 @@ class Workplace:
         self.dataset = open_dataset(asked.dataset, asked.root, seed=asked.seed, limit=asked.limit)
         cache = FingerprintCache(store.cache_dir / "fingerprints")
         found = dataset_fingerprint(self.dataset.identity(), self.dataset.files(), cache)
+        self.watch = Watch(cache.stamps)
         if found != site.fingerprint:
             raise SchedulerError(
                 f"On a worker, {asked.root or asked.dataset} holds other images than here. All "
@@ -287,6 +288,8 @@ def compute_share(site: Site, share: Share) -> dict[str, float]:
         When the worker's device is of another type.
     ImageError
         When an image can't be read and is not to be masked.
+    DatasetError
+        When an image has changed.
     """
     feature_set = FeatureSet(Path(share.set_path))
     token = token_path(feature_set)
@@ -317,12 +320,18 @@ def compute_share(site: Site, share: Share) -> dict[str, float]:
             share.chunks,
             check,
         )
-        with sink:
-            _, times = run_pass(
-                place.dataset,
-                place.extractor,
-                sink,
-                batch_size=share.conditions["batch_size"],
-                on_error=place.config.on_error,
-            )
+        try:
+            with sink:
+                _, times = run_pass(
+                    place.dataset,
+                    place.extractor,
+                    sink,
+                    batch_size=share.conditions["batch_size"],
+                    on_error=place.config.on_error,
+                    watch=place.watch,
+                )
+        except DatasetError:
+            # Files that were only touched are the same dataset, with other times to watch.
+            _workplaces.clear()
+            raise
         return asdict(times)
