@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import filelock
 import numpy as np
 
 from featstore.config import json_digest
+from featstore.decoded import decoded
 from featstore.errors import FeatstoreError, IncompleteError, SelectionError
-from featstore.files import replacing
 
 if TYPE_CHECKING:
     import dask.array
@@ -191,33 +189,30 @@ class Selection:
         """Return the features, (n_samples, n_features) float32, as a read-only memory map.
 
         They are decoded once, chunk by chunk, into the store's cache, and shared from there by
-        all processes that ask.
+        all processes that ask; each compares them with their checksums first. Where the store may
+        not be written they are decoded into memory.
 
         Raises
         ------
         CorruptionError
             When a chunk is missing or damaged.
+        SpaceError
+            When the disk can't hold them.
         """
-        path = self.store.cache_dir / f"{self.describe()['digest'][:32]}.npy"
-        if not path.is_file():
-            with filelock.FileLock(self.store.lock_path(path.name)):
-                if not path.is_file():
-                    self._decode(path)
-        return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
-
-    def _decode(self, path: Path) -> None:
+        name = f"{self.describe()['digest'][:32]}.npy"
         shape = (self.n_samples, self.n_features)
-        with replacing(path) as temporary:
-            X = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-            column = 0
-            for s, (_, layer) in zip(self._sets, self.parts, strict=True):
-                matrix = s.matrix(layer)
-                for index in range(matrix.n_chunks):
-                    start, stop = matrix.chunk_range(index)
-                    X[start:stop, column : column + matrix.n_features] = matrix.read(start, stop)
-                column += matrix.n_features
-            X.flush()
-            del X
+        return decoded(
+            self.store.cache_dir / name, lambda: self.store.lock_path(name), shape, self._fill
+        )
+
+    def _fill(self, X: np.ndarray) -> None:
+        column = 0
+        for s, (_, layer) in zip(self._sets, self.parts, strict=True):
+            matrix = s.matrix(layer)
+            for index in range(matrix.n_chunks):
+                start, stop = matrix.chunk_range(index)
+                X[start:stop, column : column + matrix.n_features] = matrix.read(start, stop)
+            column += matrix.n_features
 
 
 def select(

@@ -192,7 +192,7 @@ class FeatureStore:
         shutil.rmtree(doomed, ignore_errors=True)
         feature_set.path.rename(doomed)
         shutil.rmtree(doomed)
-        for decoded in self.cache_dir.glob("*.npy"):
+        for decoded in [*self.cache_dir.glob("*.npy"), *self.cache_dir.glob("*.json")]:
             decoded.unlink(missing_ok=True)
 
     def select(
