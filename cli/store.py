@@ -139,9 +139,10 @@ def show(set_id: str, store: str, as_json: bool) -> None:
 def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
     """Compare every stored byte with its hash; exit with 1 if any is wrong.
 
-    Damaged chunks are marked, so that the set's own extract command computes just them.
+    Without names it looks at all feature sets and runs. Damaged chunks are marked, so that the
+    set's own extract command computes just them.
     """
-    from featstore.audit import schedule_repair, verify
+    from featstore.audit import Damage, schedule_repair, verify
     from featstore.locks import held
 
     opened = _open(store)
@@ -151,15 +152,30 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
         for feature_set in sets:
             damages = verify(feature_set, progress)
             found += damages
-            with held(opened.set_lock(feature_set.set_id), feature_set.set_id, progress):
-                layers = schedule_repair(feature_set, damages)
+            # A store that is in order may be one that can't be written.
+            if not any(damage.layer for damage in damages):
+                continue
+            try:
+                with held(opened.set_lock(feature_set.set_id), feature_set.set_id, progress):
+                    layers = schedule_repair(feature_set, damages)
+            except OSError as error:
+                problem = f"can't be marked for repair: {error.filename}: {error.strerror}"
+                found.append(Damage(feature_set.set_id, "layers", problem))
+                continue
             repairs += [feature_set.journal()[layer]["command"] for layer in layers]
+    n_runs = 0
+    if not set_ids and opened.runs_dir.is_dir():
+        from featstore.runs import verify_runs
+
+        n_runs, damages = verify_runs(opened)
+        found += damages
     if as_json:
         damages_json = [vars(damage) for damage in found]
         console.emit_json(
             {
                 "intact": not found,
                 "n_sets": len(sets),
+                "n_runs": n_runs,
                 "damages": damages_json,
                 "repair": sorted(set(repairs)),
             }
@@ -169,10 +185,19 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
             click.echo(str(damage))
         for repair in dict.fromkeys(repairs):
             click.echo(f"Repair with: {repair}")
+        lost = {damage.set_id for damage in found if damage.layer is None}
+        for set_id in [s.set_id for s in sets if s.set_id in lost]:
+            click.echo(
+                f"Extract {set_id} again, after: featstore store rm {set_id}"
+                f"{console.store_hint(store)}"
+            )
         if not sets:
             click.echo(f"{store} holds no feature sets.")
         elif not found:
-            click.echo(f"{len(sets)} feature set{'s are' if len(sets) != 1 else ' is'} intact.")
+            runs = f" and {n_runs} run{'s' if n_runs != 1 else ''}" if n_runs else ""
+            sets_text = f"{len(sets)} feature set{'s' if len(sets) != 1 else ''}"
+            is_one = len(sets) == 1 and not n_runs
+            click.echo(f"{sets_text}{runs} {'is' if is_one else 'are'} intact.")
     if found:
         sys.exit(1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from featstore.errors import StoreError
@@ -24,9 +24,9 @@ class Damage:
     problem : str
         What is wrong with it.
     layer : str or None
-        The layer whose chunk it is; None for anything else.
+        The layer whose matrix it belongs to; None for anything else.
     chunk : int or None
-        The chunk's number.
+        The chunk's number; None for the matrix's metadata.
     """
 
     set_id: str
@@ -59,12 +59,14 @@ def verify(feature_set: FeatureSet, progress: Progress = SILENT) -> list[Damage]
     except StoreError as error:
         return [Damage(feature_set.set_id, "set.json", str(error))]
     found: list[Damage] = []
+    unknown: set[str] = set()
     layers = [path.stem for path in sorted((feature_set.path / "layers").glob("*.json"))]
     for layer in layers:
         try:
             files |= feature_set.layer(layer)["files"]
         except StoreError as error:
             found.append(Damage(feature_set.set_id, f"layers/{layer}.json", str(error)))
+            unknown.add(layer)
     progress.start(f"Verifying {feature_set.set_id}", len(files), "files")
     try:
         for name, sha256 in files.items():
@@ -74,7 +76,7 @@ def verify(feature_set: FeatureSet, progress: Progress = SILENT) -> list[Damage]
             progress.advance(1)
     finally:
         progress.stop()
-    return found + _strays(feature_set, files)
+    return found + _strays(feature_set, files, unknown)
 
 
 def _problem(feature_set: FeatureSet, name: str, sha256: str) -> str | None:
@@ -90,21 +92,25 @@ def _problem(feature_set: FeatureSet, name: str, sha256: str) -> str | None:
 
 def _damage(feature_set: FeatureSet, name: str, problem: str) -> Damage:
     file = f"features.zarr/{name}"
-    layer, _, rest = name.partition("/c/")
-    if not rest or not feature_set.layer_path(layer).is_file():
+    layer, _, rest = name.partition("/")
+    if not feature_set.layer_path(layer).is_file():
         return Damage(feature_set.set_id, file, problem)
-    chunk = int(rest.split("/")[0])
+    if not rest.startswith("c/"):
+        return Damage(feature_set.set_id, file, problem, layer)
+    chunk = int(rest.split("/")[1])
     try:
         start, stop = feature_set.matrix(layer).chunk_range(chunk)
     except StoreError:
-        return Damage(feature_set.set_id, file, problem)
+        return Damage(feature_set.set_id, file, problem, layer, chunk)
     problem = f"chunk {chunk} of {layer} (rows {start} to {stop - 1}): {problem}"
     return Damage(feature_set.set_id, file, problem, layer, chunk)
 
 
-def _strays(feature_set: FeatureSet, files: Mapping[str, str]) -> list[Damage]:
-    """Return files of finished layers that nobody wrote."""
-    unfinished = set(feature_set.unfinished())
+def _strays(
+    feature_set: FeatureSet, files: Mapping[str, str], unknown: Collection[str]
+) -> list[Damage]:
+    """Return files of finished layers that nobody wrote, as far as it is known what was."""
+    unfinished = {*feature_set.unfinished(), *unknown}
     return [
         Damage(feature_set.set_id, f"features.zarr/{name}", "featstore did not write this file")
         for path in sorted(feature_set.group.rglob("*"))
@@ -117,6 +123,8 @@ def _strays(feature_set: FeatureSet, files: Mapping[str, str]) -> list[Damage]:
 def schedule_repair(feature_set: FeatureSet, damages: list[Damage]) -> list[str]:
     """Mark damaged chunks, so that the next extract computes just them.
 
+    A layer whose metadata is damaged is marked too: extract makes it again, and the chunks stay.
+
     Returns
     -------
     list of str
@@ -124,7 +132,8 @@ def schedule_repair(feature_set: FeatureSet, damages: list[Damage]) -> list[str]
     """
     chunks: dict[str, list[int]] = {}
     for damage in damages:
-        if damage.layer is not None and damage.chunk is not None:
-            chunks.setdefault(damage.layer, []).append(damage.chunk)
+        if damage.layer is not None:
+            own = chunks.setdefault(damage.layer, [])
+            own += [] if damage.chunk is None else [damage.chunk]
     mark_damaged(feature_set, chunks)
     return list(chunks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ import numpy as np
 
 from featstore import matrices
 from featstore.errors import CorruptionError, IncompleteError, SelectionError, StoreError
-from featstore.files import read_json, write_json
+from featstore.files import file_sha256, read_json, write_json
 
 FORMAT = 1
 
@@ -123,8 +124,8 @@ class FeatureSet:
         """Return what keeps a layer from being complete, and the command that completes it."""
         journal = self.journal().get(layer, {})
         command = journal.get("command", self.info["command"])
-        if journal.get("damaged"):
-            chunks = ", ".join(map(str, journal["damaged"]))
+        if "damaged" in journal:
+            chunks = ", ".join(map(str, journal["damaged"])) or "none, but its metadata"
             return (
                 f"Layer {layer} of {self.set_id} is damaged (chunks {chunks}). Compute just those "
                 f"with: {command}"
@@ -149,10 +150,23 @@ class FeatureSet:
     def begin_layer(
         self, layer: str, n_features: int, attributes: Mapping[str, Any], dtype: str = "float32"
     ) -> None:
-        """Make an empty matrix for a layer, unless an earlier pass began it."""
-        if not (self.group / layer / "zarr.json").is_file():
-            shape = (self.n_samples, n_features)
-            matrices.create_matrix(self.group, layer, shape, attributes, dtype)
+        """Make an empty matrix for a layer, unless an earlier pass began it.
+
+        One whose metadata is not what the journal says is not believed: it is made again, and its
+        chunks are kept where that gives the metadata that they were written under.
+        """
+        known = self.journal().get(layer, {}).get("metadata")
+        path = self.group / layer / "zarr.json"
+        if known is not None and path.is_file() and file_sha256(path) == known:
+            return
+        shape = (self.n_samples, n_features)
+        with tempfile.TemporaryDirectory(prefix="new-", dir=self.journal_path.parent) as folder:
+            matrices.create_matrix(Path(folder), layer, shape, attributes, dtype)
+            made = Path(folder) / layer / "zarr.json"
+            if known is not None and file_sha256(made) == known:
+                made.replace(path)
+                return
+        matrices.create_matrix(self.group, layer, shape, attributes, dtype)
 
     def drop_layers(self, layers: Sequence[str]) -> None:
         """Forget what there is of unfinished layers; the caller holds the set's lock."""
@@ -168,29 +182,44 @@ class FeatureSet:
         Raises
         ------
         CorruptionError
-            When a chunk's file is missing.
+            When its metadata is not what was written.
         IncompleteError
             When the layer is not finished.
         """
         if writable:
             return matrices.Matrix(self.group / layer, writable=True)
-        self.layer(layer)
+        self._check(layer, [f"{layer}/zarr.json"], self.layer(layer)["files"])
         return matrices.Matrix(self.group / layer)
+
+    def _check(self, array: str, names: Iterable[str], files: Mapping[str, str]) -> None:
+        """Compare small files with their hashes; a matrix's chunks have checksums of their own."""
+        for name in names:
+            path = self.group / name
+            if not path.is_file() or file_sha256(path) != files[name]:
+                raise CorruptionError(
+                    f"{self.group / array} is damaged: {path.relative_to(self.group)} is not as it "
+                    "was written. Run `featstore store verify`, which says how to repair it."
+                )
+
+    def _vector(self, name: str) -> np.ndarray:
+        files = self.info["files"]
+        self._check(name, [file for file in files if file.startswith(f"{name}/")], files)
+        return matrices.read_vector(self.group, name)
 
     @cached_property
     def labels(self) -> np.ndarray:
         """Class of each row, (n_samples,) int32; -1 where it has none."""
-        return matrices.read_vector(self.group, "label")
+        return self._vector("label")
 
     @cached_property
     def splits(self) -> np.ndarray:
         """Split of each row, (n_samples,) uint8, a position in :data:`featstore.config.SPLITS`."""
-        return matrices.read_vector(self.group, "split")
+        return self._vector("split")
 
     @cached_property
     def sample_ids(self) -> np.ndarray:
         """Name of each row's sample, (n_samples,) str."""
-        return matrices.read_vector(self.group, "sample_id")
+        return self._vector("sample_id")
 
     @cached_property
     def first_rows(self) -> np.ndarray | None:
@@ -202,7 +231,7 @@ class FeatureSet:
         # A vector whose file was written and is gone is damage, which reading it tells.
         if "first_row/zarr.json" not in self.info["files"]:
             return None
-        return matrices.read_vector(self.group, "first_row")
+        return self._vector("first_row")
 
     @property
     def nbytes(self) -> int:
@@ -240,6 +269,7 @@ def mark_damaged(feature_set: FeatureSet, chunks: Mapping[str, list[int]]) -> No
         journals[layer] = {
             "chunks": {index: h for index, h in hashes.items() if int(index) not in damaged},
             "spool": None,
+            "metadata": record["files"][f"{layer}/zarr.json"],
             "conditions": record["conditions"],
             "masked": {str(entry["row"]): entry["error"] for entry in record["masked"]},
             "command": record["command"],

@@ -181,11 +181,35 @@ class Matrix:
         )
 
     def dask(self) -> dask.array.Array:
-        """Return the matrix as a lazy float32 Dask array, one block a chunk."""
+        """Return the matrix as a lazy float32 Dask array, one block a chunk.
+
+        Computing it raises a CorruptionError where :meth:`read` would.
+        """
         import dask.array
 
-        blocks = dask.array.from_zarr(self._array)  # type: ignore[no-untyped-call]
-        return cast("dask.array.Array", blocks.astype("float32"))
+        lazy = dask.array.from_array(  # type: ignore[no-untyped-call]
+            _Rows(self), chunks=(self.chunk_rows, self.n_features), asarray=False, fancy=False
+        )
+        return cast("dask.array.Array", lazy)
+
+
+class _Rows:
+    """A matrix as what Dask takes blocks of: zarr itself reads a chunk without a file as NaN."""
+
+    dtype = np.dtype(np.float32)
+    ndim = 2
+
+    def __init__(self, matrix: Matrix) -> None:
+        self.shape = (matrix.n_samples, matrix.n_features)
+        self._matrix = matrix
+
+    def __getitem__(self, at: tuple[slice, slice]) -> np.ndarray:
+        rows, columns = at
+        start, stop, step = rows.indices(self.shape[0])
+        return self._matrix.read(start, stop)[::step, columns]
+
+    def __dask_tokenize__(self) -> str:
+        return f"{self._matrix.path.absolute()} {self._matrix.path.stat().st_mtime_ns}"
 
 
 def read_vector(group: Path, name: str) -> np.ndarray:

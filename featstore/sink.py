@@ -19,9 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from featstore.errors import CorruptionError, StoreError
+from featstore.errors import CorruptionError, FeatstoreError, StoreError
 from featstore.featureset import FeatureSet
-from featstore.files import file_sha256, read_json, sync_file, sync_folder, write_json
+from featstore.files import (
+    file_sha256,
+    read_json,
+    refusal,
+    sync_file,
+    sync_folder,
+    write_json,
+)
 from featstore.matrices import Matrix
 from featstore.store import file_name
 
@@ -65,6 +72,8 @@ class LayerSink:
         self.matrix: Matrix = feature_set.matrix(layer, writable=True)
         if chunks is None:
             self.matrix.sweep()
+        # As it is now: what it becomes meanwhile is not what was written.
+        self.metadata = file_sha256(self.matrix.path / "zarr.json")
         self.hashes = {int(k): str(v) for k, v in journal.get("chunks", {}).items()}
         for index in list(self.hashes):
             if not self.matrix.chunk_path(index).is_file():
@@ -246,6 +255,8 @@ class Sink:
     def __enter__(self) -> Sink:
         self.feature_set.journal_path.mkdir(exist_ok=True)
         if self._share is None:
+            for path in (self.feature_set.path / "layers").glob(".*.tmp"):
+                path.unlink()
             self.gather()
         self._save_journal()
         self._thread.start()
@@ -280,6 +291,8 @@ class Sink:
 
     def _raise(self) -> None:
         cause = self._failure
+        if isinstance(cause, OSError) and not isinstance(cause, FeatstoreError):
+            raise refusal(cause, self.feature_set.path, self.command) from cause
         raise StoreError(
             f"{self.feature_set.path} can't be written: {cause}. What was written before is kept; "
             f"when the disk has room, go on with: {self.command}"
@@ -335,6 +348,7 @@ class Sink:
         layers = {
             name: {
                 **sink.journal(),
+                "metadata": sink.metadata,
                 "conditions": self.conditions,
                 "masked": masked,
                 "command": self.command,
@@ -361,7 +375,7 @@ class Sink:
                 raise StoreError(f"{len(sink.pending)} chunks of {name} are missing")
             metadata = sink.matrix.path / "zarr.json"
             sync_file(metadata)
-            files = {f"{name}/zarr.json": file_sha256(metadata)} | {
+            files = {f"{name}/zarr.json": sink.metadata} | {
                 f"{name}/c/{index}/0": sha256 for index, sha256 in sorted(sink.hashes.items())
             }
             write_json(
