@@ -1,0 +1,301 @@
+"""Records: what featstore writes of sets, layers and runs, and must find there when it reads them.
+
+A digest tells that a record is as somebody wrote it, not that featstore did. What a hand has put
+there is refused before anything is done with it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from featstore.config import FEATURE_DTYPES, SPLITS
+from featstore.errors import CorruptionError
+from featstore.files import read_json
+
+TEXT = {"type": "string", "maxLength": 10_000, "pattern": "^[^\x00]*$"}
+TEXTS = {"type": "array", "items": TEXT}
+COUNT = {"type": "integer", "minimum": 0, "maximum": 2**53}
+WIDTH = {"type": "integer", "minimum": 1, "maximum": 2**31}
+NUMBER = {"type": "number"}
+FRACTION = {"type": "number", "minimum": -1, "maximum": 1}
+FLAG = {"type": "boolean"}
+NAME = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^(?!\\.)[^/\\\\\x00]*$"}
+"""Of a file or folder: no way out of where it lies."""
+
+FILES = {
+    "type": "object",
+    "propertyNames": {
+        "maxLength": 1000,
+        "pattern": "^(?!/)(?!.*(^|/)\\.\\.?(/|$))[^\\\\\x00]+$",
+    },
+    "additionalProperties": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+}
+
+
+def _or_none(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": list(required),
+        "properties": required | (optional or {}),
+    }
+
+
+_BACKBONE = _object(
+    {"model": TEXT},
+    {
+        "weights": TEXT,
+        "weights_name": TEXT,
+        "weights_path": _or_none(TEXT),
+        "weights_sha256": TEXT,
+        "precision": TEXT,
+    },
+)
+_PREPROCESS = _object(
+    {},
+    {
+        "image_size": _or_none(WIDTH),
+        "bands": TEXT,
+        "mean": {"type": "array", "items": NUMBER},
+        "std": {"type": "array", "items": NUMBER},
+        "decode": TEXT,
+        "resize": TEXT,
+    },
+)
+_MASKED = {"type": "array", "items": _object({"row": COUNT, "sample_id": TEXT, "error": TEXT})}
+
+SET = _object(
+    {
+        "format": COUNT,
+        "facets": _object(
+            {
+                "dataset": TEXT,
+                "title": TEXT,
+                "model": TEXT,
+                "weights": TEXT,
+                "weights_names": TEXTS,
+                "bands": TEXT,
+                "image_size": _or_none(WIDTH),
+                "precision": TEXT,
+                "dtype": {"enum": list(FEATURE_DTYPES)},
+                "limit": _or_none(COUNT),
+                "seed": COUNT,
+            }
+        ),
+        "key": {"type": "object"},
+        "dataset": _object(
+            {
+                "n_samples": WIDTH,
+                "class_names": TEXTS,
+                "fingerprint": TEXT,
+                "identity": {"type": "object"},
+            },
+            {
+                "bands": TEXTS,
+                "root": _or_none(TEXT),
+                "image_shape": _or_none({"type": "array", "items": WIDTH}),
+            },
+        ),
+        "backbone": _BACKBONE,
+        "preprocess": _PREPROCESS,
+        "command": TEXT,
+        "created": TEXT,
+        "files": FILES,
+    }
+)
+"""``set.json``: what a feature set is."""
+
+LAYER = _object(
+    {
+        "masked": _MASKED,
+        "completed": TEXT,
+        "command": TEXT,
+        "node": TEXT,
+        "names": TEXTS,
+        "default": FLAG,
+        "pool": _or_none(TEXT),
+        "n_features": WIDTH,
+        "dtype": {"enum": list(FEATURE_DTYPES)},
+        "conditions": _object(
+            {"device": TEXT, "engine": TEXT, "batch_size": WIDTH}, {"nodes": TEXTS}
+        ),
+        "files": FILES,
+    },
+    {
+        "request": {"type": "object"},
+        "layer": TEXT,
+        "shape": {"type": "array", "items": WIDTH},
+        "n_computed": COUNT,
+        "duration_s": NUMBER,
+        "device": TEXT,
+        "versions": {"type": "object", "additionalProperties": TEXT},
+        "machine": {"type": "object"},
+    },
+)
+"""``layers/<layer>.json``: a complete matrix."""
+
+_SCORES = _object(
+    {
+        "n_samples": COUNT,
+        "accuracy": FRACTION,
+        "average_accuracy": FRACTION,
+        "kappa": _or_none(FRACTION),
+        "majority_accuracy": FRACTION,
+        "per_class": {
+            "type": "array",
+            "items": _object(
+                {
+                    "name": TEXT,
+                    "precision": FRACTION,
+                    "recall": _or_none(FRACTION),
+                    "f1": FRACTION,
+                    "support": COUNT,
+                }
+            ),
+        },
+        "confusion": {"type": "array", "items": {"type": "array", "items": COUNT}},
+    }
+)
+
+RUN = _object(
+    {
+        "format": COUNT,
+        "key": TEXT,
+        "created": TEXT,
+        "command": TEXT,
+        "fit": _object(
+            {
+                "clf": TEXT,
+                "params": {"type": "object"},
+                "seed": COUNT,
+                "split_seed": _or_none(COUNT),
+                "drop_leaks": FLAG,
+            }
+        ),
+        "params": {"type": "object"},
+        "search": _or_none(
+            _object(
+                {
+                    "kind": TEXT,
+                    "best": {"type": "object"},
+                    "candidates": {"type": "array"},
+                    "cv": COUNT,
+                    "accuracy": FRACTION,
+                    "deviation": FRACTION,
+                }
+            )
+        ),
+        "selection": _object(
+            {
+                "dataset": TEXT,
+                "title": TEXT,
+                "model": TEXT,
+                "layers": TEXTS,
+                "weights": TEXT,
+                "precision": TEXT,
+                "n_samples": WIDTH,
+                "n_features": WIDTH,
+                "set_ids": {"type": "array", "items": NAME, "minItems": 1},
+                "features": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": _object(
+                        {
+                            "set_id": NAME,
+                            "layer": NAME,
+                            "node": TEXT,
+                            "pool": _or_none(TEXT),
+                            "batch_size": WIDTH,
+                            "n_features": WIDTH,
+                            "backbone": _BACKBONE,
+                            "preprocess": _PREPROCESS,
+                        }
+                    ),
+                },
+                "digest": TEXT,
+            }
+        ),
+        "class_names": TEXTS | {"minItems": 1},
+        "rows": _object(
+            {
+                "n_train": COUNT,
+                "n_test": COUNT,
+                "n_val": COUNT,
+                "test_split": {"enum": list(SPLITS)},
+                "n_masked": COUNT,
+                "n_unlabelled": COUNT,
+                "n_leaked": _or_none(COUNT),
+                "n_dropped": COUNT,
+                "n_train_of_class": {"type": "array", "items": COUNT, "minItems": 1},
+            }
+        ),
+        "n_constant_features": COUNT,
+        "metrics": _object(
+            {
+                "test": _SCORES,
+                "val": _or_none(_SCORES),
+                "train": _object({"accuracy": FRACTION, "n_samples": COUNT}),
+            }
+        ),
+        "score_kind": TEXT,
+        "converged": FLAG,
+        "notes": TEXTS,
+        "duration_s": {
+            "type": "object",
+            "required": ["total"],
+            "additionalProperties": NUMBER,
+        },
+        "peak_rss_nbytes": COUNT,
+        "provenance": _object(
+            {
+                "versions": {
+                    "type": "object",
+                    "required": ["scikit-learn"],
+                    "additionalProperties": TEXT,
+                },
+                "machine": _object({"processor": TEXT, "n_cores": COUNT}),
+            }
+        ),
+        "files": FILES,
+    }
+)
+"""``metrics.json``: a run."""
+
+
+@cache
+def _validator(name: str) -> Any:
+    # Imported when the first record is read: it is among the slower imports.
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator({"SET": SET, "LAYER": LAYER, "RUN": RUN}[name])
+
+
+def read_record(path: Path, kind: str) -> dict[str, Any]:
+    """Return a record that :func:`featstore.files.write_json` wrote.
+
+    Parameters
+    ----------
+    path : Path
+    kind : str
+        ``SET``, ``LAYER`` or ``RUN``.
+
+    Raises
+    ------
+    CorruptionError
+        When its content does not fit its digest, or is not what featstore writes.
+    StoreError
+        When it can't be read.
+    """
+    record = read_json(path)
+    for error in _validator(kind).iter_errors(record):
+        place = ".".join(map(str, error.absolute_path)) or "it"
+        raise CorruptionError(
+            f"{path} holds what featstore does not write: {place}: {error.message[:200]}. Put back "
+            "the file, or remove what it belongs to and make it again."
+        )
+    return record

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+
+from featstore.errors import CorruptionError
+from featstore.files import read_json, write_json
+from featstore.fitting import fit
+from featstore.records import read_record
+
+
+@pytest.fixture
+def records(make_store):
+    store = make_store()
+    (run,) = fit(store, "logreg")
+    (feature_set,) = store.sets()
+    return {
+        "SET": feature_set.path / "set.json",
+        "LAYER": feature_set.layer_path("fc1000"),
+        "RUN": run.path / "metrics.json",
+    }
+
+
+@pytest.mark.parametrize("kind", ["SET", "LAYER", "RUN"])
+def test_what_featstore_writes_is_read(records, kind):
+    assert read_record(records[kind], kind) == read_json(records[kind])
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "value"),
+    [
+        ("SET", "facets.limit", "all"),
+        ("SET", "facets.dtype", "object"),
+        ("SET", "dataset.n_samples", -1),
+        ("SET", "dataset.class_names", None),
+        ("SET", "command", "a\x00b"),
+        ("SET", "files", {"../../outside": "0" * 64}),
+        ("SET", "files", {"/etc/passwd": "0" * 64}),
+        ("SET", "files", {"label/c/0": "no hash"}),
+        ("LAYER", "n_features", 0),
+        ("LAYER", "names", "fc1000"),
+        ("LAYER", "conditions.batch_size", 1e300),
+        ("LAYER", "files", {"a/../../b": "0" * 64}),
+        ("RUN", "selection.features.0.set_id", "../outside"),
+        ("RUN", "selection.features.0.layer", "/etc"),
+        ("RUN", "metrics.test.accuracy", 17),
+        ("RUN", "rows.test_split", "none"),
+        ("RUN", "class_names", []),
+        ("RUN", "files", {"..": "0" * 64}),
+    ],
+)
+def test_what_a_hand_has_put_there_is_named_and_refused(records, kind, place, value):
+    record = read_json(records[kind])
+    *path, last = place.split(".")
+    inner = record
+    for key in path:
+        inner = inner[int(key) if key.isdecimal() else key]
+    inner[last] = value
+    write_json(records[kind], record)
+    with pytest.raises(CorruptionError, match="holds what featstore does not write") as caught:
+        read_record(records[kind], kind)
+    assert place in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["SET", "LAYER", "RUN"])
+def test_each_thing_that_is_needed_is_missed(records, kind):
+    whole = read_json(records[kind])
+    needed = set(whole) - {"n_computed", "duration_s", "device", "solver", "format"}
+    missed = 0
+    for name in sorted(needed):
+        write_json(records[kind], {k: v for k, v in whole.items() if k != name})
+        try:
+            read_record(records[kind], kind)
+        except CorruptionError as error:
+            missed += 1
+            assert repr(name) in str(error)
+    assert missed >= 8
