@@ -1,0 +1,785 @@
+"""Every code block of the README and of docs/ is run, page by page, in the order of the page.
+
+Each page has a folder of its own, in which lie what its readers have: ``my-images``,
+``new-images``, a scene, and below /data the paper's datasets, in their own formats and small. The
+networks' weight files are where torchvision keeps them, under their own names, with seeded random
+numbers in them; UC Merced's archive comes from a server on the loopback interface; nothing else
+can be reached.
+
+What runs, by the block's language:
+
+- ``console``: lines that begin with ``$ `` are commands, the lines below one its output.
+- ``sh``, ``bash`` and ``fish``: every line is a command.
+- ``python``: executed, with one namespace for the page. A block whose first line is nothing but a
+  comment with a file's name, ``# NAME.py``, is written to that file instead.
+- ``text`` right below one of these is its output; elsewhere it is a drawing, such as a tree.
+- ``json`` and ``toml`` are parsed; directives (``{toctree}``) are Sphinx's, which `make docs` runs.
+
+Any other language, or none, is an error. ``featstore`` runs in this process, ``dask scheduler`` and
+``dask worker`` as processes. ``pip install`` and ``make`` do not run: extras, files and targets
+have to be there, and where a page shows what comes of a target that calls ``featstore``, it runs.
+
+What is put in place of what a page says, for want of the same machine:
+
+- ``RUN``, and names and endings of runs with other digits: the newest run that such a name fits,
+  and for another one on the same page the newest but one. Likewise ``SET`` and feature sets' names.
+- ``/data``: the folder of the small datasets. ``--devices 0,1``: ``cpu,cpu``. The address of a
+  scheduler: that of the one that the page started.
+- Networks take images of 64 pixels where the weights say 224, classifiers are trained for 10 epochs
+  at the most, and features are drawn by PCA where UMAP would take long to compile, so that it is
+  over in minutes.
+- ``^C`` in an output: the command above it is interrupted after a batch.
+
+Outputs are compared by their form. Numbers, hashes, names of classes and images, and what depends
+on the machine are masked; like lines that follow each other are taken together, and ``...`` stands
+for any lines. Of stderr a page shows what it likes, of stdout all.
+"""
+
+from __future__ import annotations
+
+import configparser
+import functools
+import hashlib
+import http.server
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+import rasterio
+import safetensors.torch
+import scipy.io
+import torch
+from makers import ROOT
+from markdown_it import MarkdownIt
+from PIL import Image
+
+from featstore import epochs, matrices, projection, weights
+from featstore.backbones import build_network
+from featstore.cli.main import _run, cli
+from featstore.datasets import ucmerced
+from featstore.datasets.demo import CLASS_NAMES, land_cover, write_demo
+from featstore.extraction import BOTTLENECKS, ENGINE_HINT
+from featstore.sink import Sink
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+page_ids = [path.relative_to(ROOT).as_posix() for path in PAGES]
+
+MY_CLASSES = ("beach", "commercial_area", "forest")
+COLORS = ((200, 180, 120), (130, 130, 140), (30, 90, 40))
+SAT6_CLASSES = ("building", "barren land", "trees", "grassland", "road", "water")
+WEIGHT_FILES = {
+    "alexnet": "alexnet-owt-7be5be79.pth",
+    "vgg19": "vgg19-dcbb9e9d.pth",
+    "googlenet": "googlenet-1378be20.pth",
+    "resnet50": "resnet50-11ad3fa6.pth",
+    "mobilenet_v2": "mobilenet_v2-7ebf99e0.pth",
+    "resnet18": "resnet18-f37072fd.pth",
+}
+IMAGE_SIZE = 64
+FULL_SIZE = ("store.md",)
+"""Pages on which batches matter: small images go through in larger ones."""
+
+N_EPOCHS = 10
+ALL_EPOCHS = ("fitting.md",)
+"""Pages on which it matters that an epoch was the last one."""
+
+
+# What a page holds.
+
+
+@dataclass
+class Block:
+    """A fenced code block, and what a ``text`` block right below it shows as its output."""
+
+    language: str
+    text: str
+    line: int
+    output: str | None = None
+
+
+@dataclass
+class Command:
+    """A command line, and the lines that a page shows below it."""
+
+    line: str
+    output: list[str] = field(default_factory=list)
+
+
+def read_blocks(path: Path) -> list[Block]:
+    """Return a page's code blocks; the output of one is taken into it."""
+    blocks: list[Block] = []
+    last = None
+    for token in MarkdownIt().parse(path.read_text(encoding="utf-8")):
+        if token.type == "code_block":
+            pytest.fail(f"{path.name}:{token.map[0] + 1}: an indented block; fence it.")
+        if token.type != "fence":
+            last = None
+            continue
+        block = Block(token.info.strip(), token.content, token.map[0] + 1)
+        if block.language == "text" and last is not None and last.output is None:
+            last.output = block.text
+            continue
+        blocks.append(block)
+        last = block if block.language in ("console", "sh", "bash", "python") else None
+    return blocks
+
+
+def read_commands(block: Block) -> list[Command]:
+    """Return the command lines of a block, each with its output."""
+    prompt = "$ " if block.language == "console" else ""
+    commands: list[Command] = []
+    goes_on = False
+    for line in block.text.splitlines():
+        if goes_on:
+            commands[-1].line += line.strip()
+        elif line.startswith(prompt) and line.strip() and not line.startswith("#"):
+            commands.append(Command(line.removeprefix(prompt)))
+        elif prompt:
+            commands[-1].output.append(line)
+            continue
+        else:
+            continue
+        goes_on = commands[-1].line.endswith("\\")
+        commands[-1].line = commands[-1].line.removesuffix("\\")
+    if block.output is not None:
+        commands[-1].output = block.output.splitlines()
+    return commands
+
+
+def inline_code(path: Path) -> list[str]:
+    """Return what stands between backticks in a page's text."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(path.read_text(encoding="utf-8"))
+    children = [child for token in tokens for child in token.children or ()]
+    return [" ".join(c.content.split()) for c in children if c.type == "code_inline"]
+
+
+# What is compared of an output.
+
+_CLASSES = "|".join(
+    re.escape(name)
+    for name in sorted({*MY_CLASSES, *CLASS_NAMES, *SAT6_CLASSES, *ucmerced.CLASSES}, key=len)[::-1]
+)
+_BOTTLENECKS = "|".join(re.escape(sentence) for sentence in BOTTLENECKS.values())
+_MASKS = [
+    (r"\x1b\[[0-9;]*m", ""),
+    (rf"(?:{_BOTTLENECKS})(?: {re.escape(ENGINE_HINT)})?", "<bottleneck>"),
+    (r"─+", "─"),
+    (r"\S+\.(?:jpg|png|tif)\b(?<!neighbors\.png)(?<!sheet\.png)", "<image>"),
+    (r"\b(?:train|test)/\d+", "<sample>"),
+    (rf"\b(?:{_CLASSES})\b", "<class>"),
+    (r"\b(?:eager|openvino|compiled)\b", "<engine>"),
+    (r"\b(?=[0-9a-f]*\d)[0-9a-f]{8,12}\b", "#"),
+    (r"\d+ h \d+ min|\d+ min \d+ s", "# s"),
+    (r"[-+]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?", "#"),
+    (r"# (?:bytes|kB|MB|GB)\b", "# bytes"),
+    (r"#(?:, #)+", "#"),
+    (r"(<class> # %)(?:, <class> # %)+", r"\1"),
+    (r"#(?:,? #)+(?=[\])}])", "#"),
+    (r"('<class>'(?:: #,?)?)(?:,? '<class>'(?:: #,?)?)+", r"\1"),
+    (r"/[^\s]*/(?=report\.html|study)", ""),
+    (r"\s+", " "),
+    (r"\S+ \S+ \w+ is right on # more of # test images than \S+ \S+ \w+;", "<winner>;"),
+    (r"\S+ \S+ \w+ and \S+ \S+ \w+ are each right on # .*:(?= p =)", "<winner>; <verdict>:"),
+    (r"the difference is (?:not )?significant at # %:", "<verdict>:"),
+    (r"\((?:exact )?McNemar.*test.*\)", "<test>"),
+]
+
+
+def mask(line: str) -> str:
+    """Return a line without what may be otherwise another time, or on another machine."""
+    for pattern, instead in _MASKS:
+        line = re.sub(pattern, instead, line)
+    return line.strip()
+
+
+def masked(lines: Sequence[str]) -> list[str]:
+    """Return masked lines, no empty ones, and one of like ones that follow each other."""
+    found: list[str] = []
+    for line in map(mask, lines):
+        if line and line != "─" and found[-1:] != [line]:
+            found.append(line)
+    return found
+
+
+def compare(shown: Sequence[str], out: str, err: str) -> str | None:
+    """Return how a command's output departs from what a page shows; None if it does not."""
+    printed, told = masked(out.splitlines()), masked(err.splitlines())
+    printed = [line for line in printed if not line.endswith("they tell nothing.")]
+    lines = masked([line for line in shown if line.strip() != "^C"])
+    lines = [line for line in lines if line in printed or line not in told]
+    # "..." parts what follows each other directly; at the ends it lets more come before or after.
+    parts = [part.split("\n") for part in "\n".join(["", *lines, ""]).split("\n...\n")]
+    parts = [[line for line in part if line] for part in parts]
+    at = 0
+    for number, part in enumerate(parts):
+        starts = range(at, len(printed) - len(part) + 1)
+        if number == 0:
+            starts = starts[:1]
+        if number == len(parts) - 1:
+            starts = starts[-1:]
+        found = next((i for i in starts if printed[i : i + len(part)] == part), None)
+        if found is None:
+            return "\n  ".join(
+                ["The page shows", *part, "This is not", *printed, "with on stderr", *told]
+            )
+        at = found + len(part)
+    if len(parts) == 1 and at < len(printed):
+        return "\n  ".join(["The page does not show", *printed[at:]])
+    return None
+
+
+# The world in which the pages' readers are.
+
+
+def noisy(color: Sequence[int], rng: np.random.Generator, size: int = 40) -> Image.Image:
+    """Return an image of one color with noise."""
+    pixels = np.array(color) + rng.normal(0, 30, (size, size, 3))
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def write_tree(root: Path, counts: Mapping[str, int], seed: int = 0) -> None:
+    """Write trees of class folders, one for each split."""
+    rng = np.random.default_rng(seed)
+    for split, n in counts.items():
+        for name, color in zip(MY_CLASSES, COLORS, strict=True):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                noisy(color, rng).save(folder / f"{name}_{i:03d}.{'png' if i % 3 else 'jpg'}")
+
+
+def write_scene(path: Path) -> None:
+    """Write a GeoTIFF of three stripes."""
+    rng = np.random.default_rng(0)
+    stripes = [np.asarray(noisy(color, rng, 80)) for color in COLORS]
+    where = {"crs": "EPSG:32633", "transform": rasterio.Affine(1, 0, 500_000, 0, -1, 5_200_000)}
+    with rasterio.open(
+        path, "w", driver="GTiff", width=240, height=80, count=3, dtype="uint8", **where
+    ) as raster:
+        raster.write(np.moveaxis(np.concatenate(stripes, axis=1), 2, 0))
+
+
+def write_sat(path: Path, class_names: Sequence[str], n_train: int, n_test: int) -> None:
+    """Write land cover as SAT-4 and SAT-6 come, a MATLAB file of version 5."""
+    rng, eye = np.random.default_rng(len(class_names)), np.eye(len(class_names))
+    variables: dict[str, Any] = {}
+    for split, n in (("train", n_train), ("test", n_test)):
+        labels = np.arange(n) % len(class_names)
+        variables[f"{split}_x"] = np.moveaxis(land_cover(labels % len(CLASS_NAMES), rng), 0, -1)
+        variables[f"{split}_y"] = eye[:, labels]
+    cells = np.empty((len(class_names), 2), object)
+    for i, name in enumerate(class_names):
+        cells[i] = "[" + " ".join(f"{value:.0f}" for value in eye[i]) + "]", name
+    scipy.io.savemat(path, variables | {"annotations": cells})
+
+
+def write_ucmerced(folder: Path) -> Path:
+    """Write UC Merced's archive, with four images a class."""
+    rng = np.random.default_rng(0)
+    for name in ucmerced.CLASSES:
+        place = folder / "content" / ucmerced.IMAGES / name
+        place.mkdir(parents=True)
+        color = rng.integers(0, 256, 3)
+        for i in range(4):
+            noisy(color, rng, 32).save(place / f"{name}{i:02d}.tif")
+    return Path(shutil.make_archive(str(folder / "archive"), "zip", folder / "content"))
+
+
+def write_weights(folder: Path) -> None:
+    """Write state dicts under the names of torchvision's files, and one of resnet50_v1."""
+    checkpoints = folder / "torch-home" / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    for model, file in WEIGHT_FILES.items():
+        network = build_network(model, IMAGE_SIZE, heads=True)
+        torch.save(network.state_dict(), checkpoints / file)
+    state = build_network("resnet50_v1", IMAGE_SIZE, seed=1).state_dict()
+    torch.save(state, folder / "resnet50_v1.pth")
+    safetensors.torch.save_file(state, folder / "resnet50_v1.safetensors")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Make what all pages have in common, once."""
+    folder = tmp_path_factory.mktemp("world")
+    write_tree(folder / "my-images", {"train": 8, "test": 4})
+    write_tree(folder / "new", {"": 1}, seed=1)
+    (folder / "new-images").mkdir()
+    for i, path in enumerate(sorted((folder / "new").rglob("*.jpg"))):
+        path.rename(folder / "new-images" / f"{'abc'[i]}.jpg")
+    (folder / "data").mkdir()
+    write_sat(folder / "data" / "sat-4-full.mat", CLASS_NAMES, 32, 12)
+    write_sat(folder / "data" / "sat-6-full.mat", SAT6_CLASSES, 36, 12)
+    write_scene(folder / "scene.tif")
+    write_ucmerced(folder)
+    write_weights(folder)
+    yield folder
+    # The weights are a gigabyte, which pytest would keep for some time.
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def archive_url(world: Path) -> Iterator[str]:
+    """Serve the world's files on the loopback interface."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None: ...
+
+    handler = functools.partial(Handler, directory=str(world))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/archive.zip"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def place(world: Path, archive_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a page's own folder the current one, and let the code find the world."""
+    folder = tmp_path / "place"
+    folder.mkdir()
+    for name in ("my-images", "new-images"):
+        shutil.copytree(world / name, folder / name)
+    shutil.copytree(world / "my-images", folder / "nwpu-resisc12")
+    shutil.copy(world / "new-images" / "a.jpg", folder / "new.jpg")
+    shutil.copy(world / "scene.tif", folder)
+    shutil.copytree(world / "data", tmp_path / "data")
+    for file in world.glob("resnet50_v1.*"):
+        (folder / file.name).symlink_to(file)
+    # Found there, it is not made anew with 2,000 images.
+    write_demo(folder / "data" / "demo", 0, 64, 32)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("TORCH_HOME", str(world / "torch-home"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "*")
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    script = bin_folder / "featstore"
+    code = "from featstore.cli.main import main; main()"
+    script.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -c '{code}' \"$@\"\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(projection, "find_spec", lambda name: None)
+    digest = hashlib.md5((world / "archive.zip").read_bytes()).hexdigest()
+    download = functools.partial(ucmerced.download, urls=[archive_url], known_hash=f"md5:{digest}")
+    monkeypatch.setattr(ucmerced, "download", download)
+    return folder
+
+
+@pytest.fixture
+def small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let networks take small images where nothing is said of their size."""
+    find = weights.find_weights
+
+    def find_small(*args: Any, **options: Any) -> weights.Weights:
+        return replace(find(*args, **options), image_size=IMAGE_SIZE)
+
+    monkeypatch.setattr(weights, "find_weights", find_small)
+
+
+@pytest.fixture
+def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let classifiers be trained for a few epochs."""
+    train = epochs.train
+
+    def train_a_little(*args: Any, n_epochs: int | None = None, **options: Any) -> epochs.Curves:
+        return train(*args, n_epochs=min(n_epochs or N_EPOCHS, N_EPOCHS), **options)
+
+    monkeypatch.setattr(epochs, "train", train_a_little)
+
+
+# Running it.
+
+DATA = "/data"
+SCHEDULER = "tcp://10.0.0.1:8786"
+NAMED = re.compile(r"(?P<stem>[\w.+,-]+-)?(?=[0-9a-f]*\d)[0-9a-f]{8}(?P<is_set>[0-9a-f]{4})?")
+
+
+class Page:
+    """A page that is run: what its commands left, and what its names stand for."""
+
+    def __init__(self, path: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path = path
+        self.place = place
+        self.monkeypatch = monkeypatch
+        self.namespace: dict[str, Any] = {"__name__": "page"}
+        self.names: dict[str, str] = {}
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.scheduler = ""
+
+    def fail(self, block: Block, what: str) -> None:
+        pytest.fail(f"{self.path.name}:{block.line}: {what}", pytrace=False)
+
+    def run(self, block: Block) -> None:
+        """Run one block, by its language."""
+        language = block.language
+        if language.startswith("{") or language == "text":
+            return
+        if language in ("json", "toml"):
+            (json.loads if language == "json" else tomllib.loads)(block.text)
+        elif language == "python":
+            self.run_python(block)
+        elif language in ("console", "sh", "bash", "fish"):
+            for command in read_commands(block):
+                self.run_command(block, command)
+        else:
+            self.fail(block, f"nobody knows how to run {language or 'a block of no language'}")
+
+    def run_python(self, block: Block) -> None:
+        if name := re.match(r"# ([\w/]+\.py)\n", block.text):
+            (self.place / name[1]).write_text(block.text, encoding="utf-8")
+            return
+        code = NAMED.sub(lambda found: self.real_name(found[0]), block.text)
+        out = io.StringIO()
+        with redirect_stdout(out):
+            exec(compile(code, f"{self.path.name}:{block.line}", "exec"), self.namespace)  # noqa: S102
+        if block.output is not None and (
+            fault := compare(block.output.splitlines(), out.getvalue(), "")
+        ):
+            self.fail(block, fault)
+
+    def run_bash(self, block: Block, text: str) -> None:
+        done = subprocess.run(["bash", "-ec", text], capture_output=True, text=True)
+        if done.returncode or done.stderr:
+            self.fail(block, f"{text}\n{done.stderr}")
+
+    def run_command(self, block: Block, command: Command) -> None:
+        """Run one command line, or check it where it can't run here."""
+        if shell := re.search(r"_FEATSTORE_COMPLETE=(?!bash)\w+_source featstore", command.line):
+            # The other shells are not everywhere; what they would be given is printed.
+            self.run_bash(block, f"{shell[0]} | grep -q _FEATSTORE_COMPLETE")
+            return
+        if "_FEATSTORE_COMPLETE=bash" in command.line:
+            self.run_bash(block, command.line)
+            return
+        words = shlex.split(command.line, comments=True)
+        while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+            words.pop(0)
+        if not words:
+            return
+        first, *rest = words
+        if first == "featstore":
+            self.run_featstore(block, command, [self.real_word(word) for word in rest])
+        elif first == "export":
+            name, _, value = rest[0].partition("=")
+            self.monkeypatch.setenv(name, self.real_word(value))
+        elif first == "pip":
+            check_pip(rest)
+        elif first == "make":
+            for target in rest:
+                for recipe in make_recipes(target):
+                    if recipe[0] == "featstore" and command.output:
+                        self.run_featstore(block, command, recipe[1:])
+        elif first == "dask":
+            self.run_dask([self.real_word(word) for word in rest])
+        elif first == "python":
+            assert (ROOT / rest[0]).is_file(), command.line
+        elif words == [".", ".venv/bin/activate"]:
+            assert "-m venv .venv" in (ROOT / "Makefile").read_text(encoding="utf-8")
+        else:
+            self.run_bash(block, command.line)
+
+    def run_featstore(self, block: Block, command: Command, words: list[str]) -> None:
+        shown = command.output
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setattr(sys, "argv", ["featstore", *words])
+            if "^C" in shown:
+                interrupt(patch, n_batches=1)
+            code = _run_exit(words)
+        expected = 130 if "^C" in shown else 0
+        # What a page shows as an error has to be one.
+        if any(line.startswith(("Error:", "Repair with:")) for line in shown):
+            expected = 2 if any(line.startswith("Usage:") for line in shown) else 1
+        if code != expected:
+            self.fail(block, f"{command.line}\nends with {code}\n{out.getvalue()}{err.getvalue()}")
+        if shown and (fault := compare(shown, out.getvalue(), err.getvalue())):
+            self.fail(block, f"{command.line}\n{fault}")
+
+    def run_dask(self, words: list[str]) -> None:
+        """Start a scheduler or a worker, and wait until it is there."""
+        file = self.place / "scheduler.json"
+        options = ["--host", "127.0.0.1"]
+        if words[0] == "scheduler":
+            options += ["--port", "0", "--dashboard-address", ":0", "--scheduler-file", str(file)]
+        else:
+            options += ["--no-dashboard", "--local-directory", str(self.place / "dask")]
+        log = (self.place / "dask.log").open("ab")
+        command = [sys.executable, "-m", "dask", *words, *options]
+        self.processes.append(subprocess.Popen(command, stdout=log, stderr=log))
+        log.close()
+        if words[0] == "scheduler":
+            until(lambda: file.is_file() and file.stat().st_size > 0)
+            self.scheduler = json.loads(file.read_text())["address"]
+            return
+        from distributed import Client
+
+        with Client(self.scheduler) as client:
+            client.wait_for_workers(len(self.processes) - 1, timeout=60)
+
+    def close(self) -> None:
+        for process in self.processes[::-1]:
+            process.terminate()
+        for process in self.processes:
+            process.wait(30)
+
+    def real_word(self, word: str) -> str:
+        """Return what stands here for a word of a command."""
+        if word == DATA or word.startswith(f"{DATA}/"):
+            return str(self.place.parent) + word
+        if word == SCHEDULER:
+            assert self.scheduler, "the page starts no scheduler"
+            return self.scheduler
+        if re.fullmatch(r"\d(,\d)+", word):
+            return "cpu,cpu"
+        return self.real_name(word)
+
+    def real_name(self, word: str) -> str:
+        """Return the run or the feature set that a name stands for; other words as they are."""
+        found = NAMED.fullmatch(word)
+        if word not in ("RUN", "SET") and not found:
+            return word
+        if found and word in self.names:
+            return self.names[word]
+        is_set = word == "SET" or bool(found and found["is_set"])
+        folder = self.place / "feature-store" / ("sets" if is_set else "runs")
+        there = sorted(folder.iterdir(), key=lambda path: path.stat().st_ctime_ns, reverse=True)
+        stem = (found and found["stem"]) or ""
+        fitting = [p.name for p in there if p.name[:-8].endswith(stem) and p.name[0] != "."]
+        new = [name for name in fitting if name not in self.names.values()]
+        assert fitting, f"no {'set' if is_set else 'run'} here is called {word}"
+        self.names[word] = (new or fitting)[0]
+        return self.names[word]
+
+
+def _run_exit(words: list[str]) -> int:
+    try:
+        return _run(words)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def interrupt(patch: pytest.MonkeyPatch, n_batches: int) -> None:
+    """Press Ctrl-C when some batches are done."""
+    add, batches = Sink.add, []
+
+    def add_and_stop(self: Sink, *args: Any) -> None:
+        add(self, *args)
+        batches.append(args)
+        if len(batches) == n_batches:
+            raise KeyboardInterrupt
+
+    patch.setattr(Sink, "add", add_and_stop)
+
+
+def until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for something."""
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def make_recipes(target: str) -> list[list[str]]:
+    """Return the commands of a target of the Makefile, without the folders of its programs."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    found = re.search(rf"^{re.escape(target)}:.*\n((?:\t.*\n)*)", text, re.M)
+    assert found, f"the Makefile has no target {target}"
+    return [shlex.split(line.replace("$(BIN)/", "")) for line in found[1].splitlines()]
+
+
+def check_pip(words: Sequence[str]) -> None:
+    """Check that what `pip install` names is there, as far as it is this project's."""
+    assert words[0] == "install", words
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    for before, word in zip(words, words[1:], strict=False):
+        if before in ("-r", "--requirement"):
+            assert (ROOT / word).is_file(), f"there is no file {word}"
+        elif word.startswith("-"):
+            assert word in ("-r", "--requirement", "--no-deps", "--editable"), word
+        elif found := re.fullmatch(r"(?:\.|featstore)(?:\[(.+)\])?", word):
+            extras = set(found[1].split(",")) if found[1] else set()
+            assert extras <= set(config["options.extras_require"]), f"setup.cfg lacks {extras}"
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Check that all commands, options and choices of a ``featstore`` line exist."""
+    command: click.Command = cli
+    context = click.Context(cli, info_name="featstore")
+    rest = list(words)
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+        name = rest.pop(0)
+        found = command.get_command(context, name)
+        assert found is not None, f"there is no command {name}"
+        command, context = found, click.Context(found, context, info_name=name)
+    if isinstance(command, click.Group):
+        assert not rest or rest[0] in ("--help", "--version", "--json", "--root"), words
+        return
+    options = {name: p for p in command.get_params(context) for name in p.opts if name[0] == "-"}
+    for i, word in enumerate(rest):
+        if not word.startswith("-") or word == "-":
+            continue
+        assert word in options, f"{context.command_path} has no option {word}"
+        kind = options[word].type
+        if isinstance(kind, click.Choice) and i + 1 < len(rest):
+            for value in rest[i + 1].split("|"):
+                assert value in kind.choices, f"{word} does not take {value}"
+
+
+# What pages take for granted.
+
+
+def cut_an_image(page: Page) -> None:
+    """Make a tree in which one image is cut short."""
+    write_tree(page.place / "small", {"train": 4, "test": 2})
+    path = page.place / "small" / "train" / "beach" / "beach_000.jpg"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def have_sat4_only(page: Page) -> None:
+    """Leave the other datasets out, as the page tells, which takes a third of the time."""
+    (page.place.parent / "data" / "sat-6-full.mat").unlink()
+
+
+def copy_test_images(page: Page) -> None:
+    """Put test images among the training images as well."""
+    for path in sorted((page.place / "my-images" / "test" / "beach").iterdir())[:3]:
+        shutil.copy(path, page.place / "my-images" / "train" / "beach" / f"copy-{path.name}")
+
+
+def write_labelled(page: Page) -> None:
+    """Put all images into one folder, with a table of their labels."""
+    folder = page.place / "tiles"
+    folder.mkdir()
+    lines = ["file,class,split"]
+    for path in sorted((page.place / "my-images").rglob("*.*")):
+        shutil.copy(path, folder / f"{path.parts[-3]}-{path.name}")
+        lines.append(f"{path.parts[-3]}-{path.name},{path.parts[-2]},{path.parts[-3]}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def flip_a_bit(page: Page) -> None:
+    """Damage a chunk of the features of my-images."""
+    (path,) = (page.place / "feature-store" / "sets").glob("my-*/features.zarr/class*/c/1/0")
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+
+
+def small_chunks(page: Page) -> None:
+    """Let matrices have several chunks."""
+    page.monkeypatch.setattr(matrices, "CHUNK_NBYTES", 4 * 1000 * 8)
+
+
+def new_store(page: Page) -> None:
+    """Begin with an empty store."""
+    shutil.rmtree(page.place / "feature-store")
+
+
+RESNET = (
+    "featstore extract --model resnet50_v1 --weights resnet50_v1.pth --dataset folder "
+    "--root my-images --layers"
+)
+MOBILENET = "featstore extract --model mobilenet_v2 --dataset"
+BEFORE: dict[tuple[str, str], list[str | Callable[[Page], None]]] = {
+    # (page, how a block begins): what was done before.
+    ("adding-a-dataset.md", "# labelled.py"): [write_labelled],
+    ("backbones.md", "$ featstore extract --model resnet50"): ["export FEATSTORE_DATA=/data"],
+    ("clusters.md", "$ featstore extract"): ["export FEATSTORE_DATA=/data"],
+    ("datasets.md", "$ featstore extract --model mobilenet_v2"): [cut_an_image],
+    ("datasets.md", "$ featstore extract --model pixelstats"): [copy_test_images],
+    ("fitting.md", "$ featstore fit --clf logreg,mlp"): [
+        f"{MOBILENET} demo --limit 200 --layers features.0,classifier.1",
+    ],
+    ("fitting.md", "$ featstore fit --clf logreg\n"): [
+        "featstore extract --model resnet18 --weights random:0 --dataset demo --limit 200",
+        f"{MOBILENET} folder --root my-images",
+    ],
+    ("fitting.md", "$ featstore compare"): [
+        "featstore fit --clf logreg,mlp --dataset demo --model mobilenet_v2 --layers classifier.1",
+    ],
+    ("neighbors.md", "$ featstore neighbors"): [
+        "featstore datasets get demo --n-train 260 --n-test 60",
+        f"{MOBILENET} demo",
+        "featstore fit --clf logreg",
+    ],
+    ("searching.md", "$ featstore fit --clf logreg,ridge,lda"): [f"{RESNET} fc1000"],
+    ("searching.md", "$ featstore fit --clf logreg,linear-svm"): [
+        new_store,
+        f"{RESNET} pool5 --root nwpu-resisc12",
+    ],
+    ("searching.md", "$ featstore fit --clf logreg --repeats"): [new_store, f"{RESNET} fc1000"],
+    ("searching.md", "$ featstore curve"): [f"{RESNET} pool5"],
+    ("searching.md", "import featstore"): [new_store, f"{RESNET} fc1000"],
+    ("study.md", "$ featstore reproduce --root"): [have_sat4_only],
+    ("store.md", "$ featstore extract"): ["featstore datasets get demo --n-train 64 --n-test 32"],
+    ("store.md", "$ featstore store verify"): [
+        f"{MOBILENET} demo --limit 100",
+        small_chunks,
+        f"{MOBILENET} folder --root my-images",
+        flip_a_bit,
+    ],
+}
+
+
+def prepare(page: Page, block: Block) -> None:
+    """Do what a page takes for granted before one of its blocks."""
+    for (name, begin), steps in BEFORE.items():
+        if name != page.path.name or not block.text.startswith(begin):
+            continue
+        for step in steps:
+            if callable(step):
+                step(page)
+            else:
+                page.run_command(block, Command(step))
+
+
+# The tests.
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_ids)
+def test_every_block_runs(
+    path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if path.name not in FULL_SIZE:
+        request.getfixturevalue("small_inputs")
+    if path.name not in ALL_EPOCHS:
+        request.getfixturevalue("few_epochs")
+    page = Page(path, place, monkeypatch)
+    try:
+        for block in read_blocks(path):
+            prepare(page, block)
+            page.run(block)
+    finally:
+        page.close()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_ids)
+def test_code_within_the_text_is_right(path: Path) -> None:
+    for code in inline_code(path):
+        words = shlex.split(code.replace("...", ""))
+        if words[:1] == ["featstore"]:
+            check_words(words[1:])
+        elif words[:2] == ["pip", "install"]:
+            check_pip(words[1:])
+        elif words[:1] == ["make"]:
+            for target in words[1:]:
+                make_recipes(target)
