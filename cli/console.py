@@ -29,8 +29,8 @@ store_option: Decorator = click.option(
     default="feature-store",
     show_default=True,
     show_envvar=True,
-    metavar="DIR",
-    help="Folder of the feature store.",
+    metavar="DIR|URL",
+    help="Folder of the feature store, or its URL, as in s3://bucket/prefix.",
 )
 root_option: Decorator = click.option(
     "--root",

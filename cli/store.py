@@ -76,7 +76,7 @@ def _describe(feature_set: FeatureSet) -> dict[str, Any]:
         "layers": list(feature_set.layers()),
         "unfinished": feature_set.unfinished(),
         "nbytes": feature_set.nbytes,
-        "path": str(feature_set.group),
+        "path": feature_set.address,
     }
 
 
@@ -93,7 +93,7 @@ def show(set_id: str, store: str, as_json: bool) -> None:
         return
     info = feature_set.info
     click.echo(f"{feature_set.set_id}: {nbytes_text(feature_set.nbytes)}")
-    click.echo(f"  Zarr group   {feature_set.group}")
+    click.echo(f"  Zarr group   {feature_set.address}")
     click.echo(
         f"  dataset      {info['facets']['title']} ({info['facets']['dataset']}), "
         f"{feature_set.n_samples} images, {len(feature_set.class_names)} classes"
@@ -143,7 +143,7 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
     set's own extract command computes just them.
     """
     from featstore.audit import Damage, schedule_repair, verify
-    from featstore.locks import held
+    from featstore.errors import StoreError
 
     opened = _open(store)
     sets = [opened.get(set_id) for set_id in set_ids] if set_ids else opened.sets()
@@ -156,15 +156,17 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
             if not any(damage.layer for damage in damages):
                 continue
             try:
-                with held(opened.set_lock(feature_set.set_id), feature_set.set_id, progress):
+                with opened.working_on(feature_set.set_id, progress):
                     layers = schedule_repair(feature_set, damages)
+            except StoreError:
+                raise
             except OSError as error:
                 problem = f"can't be marked for repair: {error.filename}: {error.strerror}"
                 found.append(Damage(feature_set.set_id, "layers", problem))
                 continue
             repairs += [feature_set.journal()[layer]["command"] for layer in layers]
     n_runs = 0
-    if not set_ids and opened.runs_dir.is_dir():
+    if not set_ids:
         from featstore.runs import verify_runs
 
         n_runs, damages = verify_runs(opened)

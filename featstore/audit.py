@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from featstore.errors import StoreError
@@ -69,14 +69,26 @@ def verify(feature_set: FeatureSet, progress: Progress = SILENT) -> list[Damage]
             unknown.add(layer)
     progress.start(f"Verifying {feature_set.set_id}", len(files), "files")
     try:
-        for name, sha256 in files.items():
-            problem = _problem(feature_set, name, sha256)
+        for name, problem in _problems(feature_set, files):
             if problem:
                 found.append(_damage(feature_set, name, problem))
             progress.advance(1)
     finally:
         progress.stop()
     return found + _strays(feature_set, files, unknown)
+
+
+def _problems(
+    feature_set: FeatureSet, files: Mapping[str, str]
+) -> Iterator[tuple[str, str | None]]:
+    """Yield what is wrong with each file, where the store is and not with copies of it."""
+    here = dict(files)
+    if feature_set.mirror is not None:
+        there = {name: own for name, own in files.items() if feature_set.is_there(name)}
+        here = {name: own for name, own in files.items() if name not in there}
+        yield from feature_set.mirror.problems(feature_set.place, there)
+    for name, sha256 in here.items():
+        yield name, _problem(feature_set, name, sha256)
 
 
 def _problem(feature_set: FeatureSet, name: str, sha256: str) -> str | None:
@@ -99,7 +111,7 @@ def _damage(feature_set: FeatureSet, name: str, problem: str) -> Damage:
         return Damage(feature_set.set_id, file, problem, layer)
     chunk = int(rest.split("/")[1])
     try:
-        start, stop = feature_set.matrix(layer).chunk_range(chunk)
+        start, stop = feature_set.shape_of(layer).chunk_range(chunk)
     except StoreError:
         return Damage(feature_set.set_id, file, problem, layer, chunk)
     problem = f"chunk {chunk} of {layer} (rows {start} to {stop - 1}): {problem}"
@@ -113,10 +125,8 @@ def _strays(
     unfinished = {*feature_set.unfinished(), *unknown}
     return [
         Damage(feature_set.set_id, f"features.zarr/{name}", "featstore did not write this file")
-        for path in sorted(feature_set.group.rglob("*"))
-        if path.is_file()
-        and (name := path.relative_to(feature_set.group).as_posix()) not in files
-        and name.split("/")[0] not in unfinished
+        for name in feature_set.file_names()
+        if name not in files and name.split("/")[0] not in unfinished
     ]
 
 

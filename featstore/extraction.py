@@ -21,7 +21,6 @@ from featstore.duplicates import count_leaked, find_first_rows
 from featstore.featureset import FeatureSet, mark_damaged
 from featstore.files import resumable
 from featstore.loaders import usual_shape
-from featstore.locks import held
 from featstore.progress import SILENT, Progress
 from featstore.provenance import FingerprintCache, Watch, dataset_fingerprint, versions
 from featstore.store import FeatureStore, open_store
@@ -53,7 +52,7 @@ class Extraction:
     Parameters
     ----------
     path : str
-        The Zarr group that holds the features.
+        The Zarr group that holds the features, or its URL.
     set_id : str
         The feature set's name in the store.
     layers : list of str
@@ -157,7 +156,7 @@ def extract(
 
 def run(config: ExtractConfig, store: FeatureStore, progress: Progress = SILENT) -> Extraction:
     """Extract what `config` asks for into `store`; see :func:`extract`."""
-    with resumable(store.path, config.command(store.path)):
+    with resumable(store.path, config.command(store.address)):
         return _run(config, store, progress)
 
 
@@ -171,6 +170,9 @@ def _run(config: ExtractConfig, store: FeatureStore, progress: Progress) -> Extr
     answer = _answer(store, config, fingerprint, request)
     if answer is not None:
         feature_set, names = answer
+        if not store.is_delivered(feature_set):
+            with store.working_on(feature_set.set_id, progress) as lease:
+                store.deliver(feature_set, lease, progress)
         return _result(feature_set, names, 0, {}, began)
 
     from featstore.passes import Work
@@ -183,7 +185,7 @@ def _run(config: ExtractConfig, store: FeatureStore, progress: Progress) -> Extr
         dtype = _stored_dtype(config.dtype, recipe.backbone["precision"])
         identity = _identity(config, dataset, fingerprint, recipe, dtype)
         set_id = store.set_id(identity)
-        with held(store.set_lock(set_id), set_id, progress):
+        with store.working_on(set_id, progress) as lease:
             found = store.find(identity)
             if found is None:
                 # A crew's workers read the images; what is read here is not to stay in memory.
@@ -201,7 +203,7 @@ def _run(config: ExtractConfig, store: FeatureStore, progress: Progress) -> Extr
                 recipe.asked,
                 dtype,
                 request,
-                config.command(store.path),
+                config.command(store.address),
                 watch,
                 crew.run_pass if crew else None,
             )
@@ -212,7 +214,9 @@ def _run(config: ExtractConfig, store: FeatureStore, progress: Progress) -> Extr
                 for layer, name in zip(recipe.asked, names, strict=True)
                 if not feature_set.layer_path(name).is_file()
             ]
+            feature_set.bring_intact()
             n_computed, times = work.compute(missing, progress)
+            store.deliver(feature_set, lease, progress)
             return _result(feature_set, names, n_computed, times, began)
 
 
@@ -257,7 +261,7 @@ def _answer(
             for a in asked
         ]
         names = [name for name in found if name is not None]
-        gaps = [feature_set.matrix(name).missing_chunks() for name in names]
+        gaps = [feature_set.missing_chunks(name) for name in names]
         if len(names) == len(asked) and not any(gaps):
             return feature_set, names
     return None
@@ -266,7 +270,7 @@ def _answer(
 def _mark_gaps(feature_set: FeatureSet, layers: Sequence[str]) -> None:
     """Let chunks of complete layers be computed again whose files are gone."""
     complete = [name for name in layers if feature_set.layer_path(name).is_file()]
-    gaps = {name: feature_set.matrix(name).missing_chunks() for name in complete}
+    gaps = {name: feature_set.missing_chunks(name) for name in complete}
     mark_damaged(feature_set, {name: chunks for name, chunks in gaps.items() if chunks})
 
 
@@ -322,7 +326,7 @@ def _create(
         },
         "backbone": recipe.backbone,
         "preprocess": recipe.preprocess,
-        "command": config.command(store.path),
+        "command": config.command(store.address),
     }
     sample_ids = list(dataset.sample_ids)
     return store.create(info, dataset.labels, dataset.splits, sample_ids, first_rows)
@@ -337,7 +341,7 @@ def _result(
     pass_s = times.get("pass_s", 0.0)
     conditions = records[0]["conditions"]
     return Extraction(
-        path=str(feature_set.group),
+        path=feature_set.address,
         set_id=feature_set.set_id,
         dataset=feature_set.facets["dataset"],
         title=feature_set.facets["title"],

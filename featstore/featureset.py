@@ -5,16 +5,19 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featstore import matrices
 from featstore.errors import CorruptionError, IncompleteError, SelectionError, StoreError
 from featstore.files import file_sha256, read_json, write_json
+
+if TYPE_CHECKING:
+    from featstore.mirrors import Mirror
 
 FORMAT = 1
 
@@ -30,9 +33,12 @@ class FeatureSet:
     ----------
     path : Path
         The set's folder.
+    mirror : Mirror or None
+        Where its files are brought from, when its store is on object storage.
     """
 
     path: Path
+    mirror: Mirror | None = field(default=None, compare=False, repr=False)
 
     @property
     def set_id(self) -> str:
@@ -43,6 +49,16 @@ class FeatureSet:
     def group(self) -> Path:
         """The plain Zarr group, for any Zarr reader."""
         return self.path / "features.zarr"
+
+    @property
+    def address(self) -> str:
+        """Where any Zarr reader finds the group: its path, or its URL."""
+        return f"{self.mirror.url}/{self.place}" if self.mirror else str(self.group)
+
+    @property
+    def place(self) -> str:
+        """Where the group is in its store."""
+        return f"sets/{self.set_id}/features.zarr"
 
     @property
     def journal_path(self) -> Path:
@@ -81,12 +97,12 @@ class FeatureSet:
 
     def layers(self) -> dict[str, dict[str, Any]]:
         """Return each complete layer's record, in the order of their completion."""
-        records = {path.stem: read_json(path) for path in self._layer_files()}
+        records = {name: read_json(self.layer_path(name)) for name in self.layer_names()}
         return dict(sorted(records.items(), key=lambda item: (item[1]["completed"], item[0])))
 
-    def _layer_files(self) -> Iterable[Path]:
-        folder = self.path / "layers"
-        return sorted(folder.glob("*.json")) if folder.is_dir() else ()
+    def layer_names(self) -> list[str]:
+        """Return the names of all complete layers, whether or not their records can be read."""
+        return sorted(path.stem for path in (self.path / "layers").glob("[!.]*.json"))
 
     def find_layer(self, name: str | None) -> str | None:
         """Return the complete layer that goes by `name` (None: the default one), if any."""
@@ -115,9 +131,13 @@ class FeatureSet:
 
     def unfinished(self) -> list[str]:
         """Return the layers that were begun and not finished, or are known to be damaged."""
-        arrays = (path.name for path in sorted(self.group.iterdir()) if path.is_dir())
+        arrays = {path.name for path in self.group.glob("*") if path.is_dir()}
+        # What is damaged on object storage need not have come here.
+        arrays |= self.journal().keys()
         return [
-            name for name in arrays if name not in VECTORS and not self.layer_path(name).is_file()
+            name
+            for name in sorted(arrays)
+            if name not in VECTORS and not self.layer_path(name).is_file()
         ]
 
     def why_unfinished(self, layer: str) -> str:
@@ -188,8 +208,61 @@ class FeatureSet:
         """
         if writable:
             return matrices.Matrix(self.group / layer, writable=True)
-        self._check(layer, [f"{layer}/zarr.json"], self.layer(layer)["files"])
+        files = self.layer(layer)["files"]
+        self._bring(files, files)
+        self._check(layer, [f"{layer}/zarr.json"], files)
         return matrices.Matrix(self.group / layer)
+
+    def shape_of(self, layer: str) -> matrices.Matrix:
+        """Open a complete layer's matrix for its shape and chunks alone; no row need be here."""
+        files = self.layer(layer)["files"]
+        self._bring([f"{layer}/zarr.json"], files)
+        self._check(layer, [f"{layer}/zarr.json"], files)
+        return matrices.Matrix(self.group / layer)
+
+    def missing_chunks(self, layer: str) -> list[int]:
+        """Return the chunks of a complete layer that have no file in the store."""
+        if not self.is_there(layer):
+            return self.shape_of(layer).missing_chunks()
+        assert self.mirror is not None
+        there = set(self.mirror.names(self.place))
+        prefix = f"{layer}/c/"
+        return sorted(
+            int(name.removeprefix(prefix).split("/")[0])
+            for name in self.layer(layer)["files"]
+            if name.startswith(prefix) and name not in there
+        )
+
+    def bring_intact(self) -> None:
+        """Bring what is intact of damaged layers, so that only the rest is computed again."""
+        for layer, journal in self.journal().items():
+            if self.mirror is None or "damaged" not in journal:
+                continue
+            files = {f"{layer}/c/{index}/0": sha256 for index, sha256 in journal["chunks"].items()}
+            files[f"{layer}/zarr.json"] = journal["metadata"]
+            (self.group / layer).mkdir(parents=True, exist_ok=True)
+            self.mirror.fetch(self.place, files, strict=False)
+
+    def is_there(self, file: str = "") -> bool:
+        """Return whether the set, or what a file of its group belongs to, is on object storage."""
+        array = file.partition("/")[0]
+        is_vectors = not self.layer_path(array).is_file() or array in VECTORS
+        name = "set.json" if is_vectors else f"layers/{array}.json"
+        return self.mirror is not None and self.mirror.knows(f"sets/{self.set_id}/{name}")
+
+    def file_names(self) -> list[str]:
+        """Return the names of all files of the group, sorted; those of its layers in work too."""
+        if self.mirror is not None and self.is_there():
+            # What another machine is sending, or left, is no layer's yet.
+            arrays = {"zarr.json", *VECTORS, *(n for n in self.layer_names() if self.is_there(n))}
+            names = self.mirror.names(self.place)
+            return sorted(name for name in names if name.split("/")[0] in arrays)
+        paths = (path for path in self.group.rglob("*") if path.is_file())
+        return sorted(path.relative_to(self.group).as_posix() for path in paths)
+
+    def _bring(self, names: Iterable[str], files: Mapping[str, str]) -> None:
+        if self.mirror is not None:
+            self.mirror.fetch(self.place, {name: files[name] for name in names})
 
     def _check(self, array: str, names: Iterable[str], files: Mapping[str, str]) -> None:
         """Compare small files with their hashes; a matrix's chunks have checksums of their own."""
@@ -203,7 +276,9 @@ class FeatureSet:
 
     def _vector(self, name: str) -> np.ndarray:
         files = self.info["files"]
-        self._check(name, [file for file in files if file.startswith(f"{name}/")], files)
+        own = [file for file in files if file.startswith(f"{name}/")]
+        self._bring(own, files)
+        self._check(name, own, files)
         return matrices.read_vector(self.group, name)
 
     @cached_property
@@ -235,11 +310,15 @@ class FeatureSet:
 
     @property
     def nbytes(self) -> int:
-        """Bytes on disk."""
+        """Bytes on disk, or on object storage."""
+        if self.mirror is not None and self.is_there():
+            return self.mirror.nbytes(f"sets/{self.set_id}")
         return _nbytes(self.path)
 
     def matrix_nbytes(self, layer: str) -> int:
-        """Return the bytes on disk of one matrix."""
+        """Return the bytes of one matrix on disk, or on object storage."""
+        if self.mirror is not None and self.is_there(layer):
+            return self.mirror.nbytes(f"{self.place}/{layer}")
         return _nbytes(self.group / layer)
 
 
@@ -277,5 +356,7 @@ def mark_damaged(feature_set: FeatureSet, chunks: Mapping[str, list[int]]) -> No
         }
     if chunks:
         write_json(feature_set.journal_path / "journal.json", {"layers": journals})
+        if feature_set.mirror is not None:
+            feature_set.mirror.withdraw(feature_set, chunks)
     for layer in chunks:
         feature_set.layer_path(layer).unlink()

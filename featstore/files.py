@@ -51,11 +51,16 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def json_bytes(value: dict[str, Any]) -> bytes:
+    """Return `value` as a file's content, with a digest of itself."""
+    body = value | {"digest": json_digest(value)}
+    return json.dumps(body, indent=1, ensure_ascii=False).encode()
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write `value` atomically, with a digest of itself."""
-    body = value | {"digest": json_digest(value)}
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(body, indent=1, ensure_ascii=False), encoding="utf-8")
+        temporary.write_bytes(json_bytes(value))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -144,8 +144,8 @@ def fit_each(
     n_jobs : int, optional
         Fits at a time; by default as many as there are cores. With 1, in this process.
     scheduler : str, optional
-        Address of a Dask scheduler whose workers, which must see the store by the same path, do
-        the work.
+        Address of a Dask scheduler whose workers, which must see the store by the same path or
+        URL, do the work.
     memory_nbytes : int, optional
         Memory that fits may take beside the features; by default what is free.
     refit : bool
@@ -237,7 +237,8 @@ def _work(jobs: list[Plan], pool: TaskPool, store: FeatureStore, progress: Progr
         job = ready[position]
         # The worker's path is absolute; the caller's way to the store is kept.
         if outcome.value:
-            job.run, job.is_new = open_run(store.runs_dir / Path(outcome.value).name), True
+            path = store.run_path(Path(outcome.value).name, now=True)
+            job.run, job.is_new = open_run(path, store), True
         job.error = outcome.error
         progress.advance(1)
         progress.say(_line(_outcome(job)))

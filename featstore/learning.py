@@ -22,7 +22,7 @@ from featstore.parallel import Outcome, TaskPool
 from featstore.parameters import aim_params
 from featstore.progress import SILENT, Progress
 from featstore.provenance import command
-from featstore.scaling import fit_scaler, scratch_folder, standardised
+from featstore.scaling import fit_scaler, own_scratch, scratch_folder, standardised
 from featstore.splits import n_rows, row_numbers, split_rows
 from featstore.store import FeatureStore, open_store
 from featstore.training import explained, map_kernel, train
@@ -166,7 +166,7 @@ def learning_curve(
             cost = costs.estimate(config, find_classifier(clf).params(own, n_train), shape)
             if notice := costs.check(config, cost, shape, memory_nbytes, force=force):
                 progress.say(notice)
-            place = str(store.path.absolute())
+            place = store.place
             for size in _sizes(sizes, n_train, n_classes):
                 duration_s += cost.duration_s * size / n_train
                 for repeat in range(repeats if size < n_train else 1):
@@ -260,7 +260,9 @@ def _train_on(task: _Task) -> tuple[float, float]:
         if "scale" in model.named_steps:
             model.steps[0] = ("scale", fit_scaler(samples))
             name = selection.describe()["digest"]
-            prepared = standardised(samples, n_train, name, Path(task.scratch))
+            prepared = standardised(
+                samples, n_train, name, own_scratch(task.scratch, selection.store)
+            )
         else:
             prepared = samples.take(slice(0, n_train))
         if "map" in model.named_steps:

@@ -78,7 +78,7 @@ def repeated(config: FitConfig, repeat: int, selection: Selection) -> FitConfig:
 
 
 def _command(store: FeatureStore, options: Mapping[str, Any], config: FitConfig) -> str:
-    words = ["featstore", "fit", "--store", str(store.path)]
+    words = ["featstore", "fit", "--store", store.address]
     for name, value in options.items():
         option = "set" if name == "set_id" else name.replace("_", "-")
         words += [f"--{option}", str(value)]
@@ -140,8 +140,7 @@ def plan(
         **facets,
     }
     command = _command(selection.store, options, config)
-    place = str(selection.store.path.absolute())
-    task = Task(place, selection.parts, config, "", "", command, scratch, refit)
+    task = Task(selection.store.place, selection.parts, config, "", "", command, scratch, refit)
     nothing = costs.Shape(0, 0, selection.n_features, len(selection.class_names))
     try:
         split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)

@@ -77,7 +77,7 @@ def write_report(
     """
     if not runs:
         raise RunError(
-            f"{store.path} holds no runs to report. Make one first, for example with: "
+            f"{store.address} holds no runs to report. Make one first, for example with: "
             "featstore fit --clf logreg"
         )
     path, page = Path(path), Sections(store, projection, root)
@@ -107,7 +107,7 @@ def write_report(
         page.keep(costs)
     report = {
         "report": str(path),
-        "store": str(store.path),
+        "store": store.address,
         "created": now(),
         "versions": versions(),
         "command": command,

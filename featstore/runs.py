@@ -18,17 +18,18 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.pipeline import Pipeline
 
 from featstore.audit import Damage
 from featstore.config import json_digest
-from featstore.errors import RunError, StoreError
+from featstore.errors import CorruptionError, RunError, StoreError
 from featstore.files import (
     file_sha256,
     read_json,
@@ -41,6 +42,9 @@ from featstore.locks import draft, sweep_drafts
 from featstore.modelfiles import load_model, save_model
 from featstore.progress import SILENT, Progress
 from featstore.store import FeatureStore
+
+if TYPE_CHECKING:
+    from featstore.mirrors import Mirror
 
 FORMAT = 2
 
@@ -55,10 +59,13 @@ class Run:
         The run's folder.
     record : dict
         The content of its ``metrics.json``.
+    mirror : Mirror or None
+        Where its files are brought from, when its store is on object storage.
     """
 
     path: Path
     record: dict[str, Any]
+    mirror: Mirror | None = field(default=None, compare=False, repr=False)
 
     @property
     def run_id(self) -> str:
@@ -160,6 +167,11 @@ class Run:
 
     def _bytes(self, name: str) -> bytes:
         """Return a file of the run, if it is as fit wrote it."""
+        if self.mirror is not None:
+            try:
+                self.mirror.fetch(f"runs/{self.run_id}", {name: self.record["files"][name]})
+            except CorruptionError as error:
+                raise RunError(f"{name} is not what fit wrote ({error})") from error
         try:
             data = (self.path / name).read_bytes()
         except OSError as error:
@@ -269,14 +281,19 @@ def write_run(
             for name in files:
                 sync_file(folder / name)
             write_json(folder / "metrics.json", {"format": FORMAT, **record, "files": files})
-            return _publish(folder, store.runs_dir / run_id, replace)
+            final = store.run_path(run_id)
+            if replace and final.exists():
+                store.withdraw_run(run_id)
+            _publish(folder, final, replace)
+        store.deliver_run(run_id)
+        return open_run(final, store)
     except OSError as error:
         if isinstance(error, StoreError):
             raise
         raise refusal(error, store.runs_dir, str(record["command"])) from error
 
 
-def _publish(folder: Path, final: Path, replace: bool) -> Run:
+def _publish(folder: Path, final: Path, replace: bool) -> None:
     while True:
         try:
             folder.rename(final)
@@ -284,10 +301,9 @@ def _publish(folder: Path, final: Path, replace: bool) -> Run:
             if not final.exists():
                 raise
             if not replace:
-                try:
-                    return open_run(final)
-                except RunError:
-                    pass
+                with suppress(RunError):
+                    open_run(final)
+                    return
             doomed = final.with_name(f".old-{final.name}-{secrets.token_hex(4)}")
             try:
                 final.rename(doomed)
@@ -296,7 +312,7 @@ def _publish(folder: Path, final: Path, replace: bool) -> Run:
             shutil.rmtree(doomed, ignore_errors=True)
             continue
         sync_folder(final.parent)
-        return open_run(final)
+        return
 
 
 def _sweep(folder: Path) -> None:
@@ -331,7 +347,8 @@ def open_run(run: str | Path, store: FeatureStore | None = None) -> Run:
     """
     path = Path(run)
     if store is not None and not (path / "metrics.json").is_file():
-        path = _find(str(run), store)
+        path = _find(str(run).removeprefix(f"{store.address}/runs/"), store)
+    mirror = store.mirror if store is not None and path.parent == store.runs_dir else None
     if not path.is_dir():
         raise RunError(f"{path} is not a run's folder. List the runs with: featstore report")
     try:
@@ -346,6 +363,8 @@ def open_run(run: str | Path, store: FeatureStore | None = None) -> Run:
             f"{path} has format {record.get('format')!r}; this featstore reads format {FORMAT}. "
             "Install the version that wrote it, or fit again."
         )
+    if mirror is not None:
+        return Run(path, record, mirror)
     if missing := [name for name in record["files"] if not (path / name).is_file()]:
         raise RunError(f"{path} lacks {', '.join(missing)}. Remove the folder and fit again.")
     return Run(path, record)
@@ -360,17 +379,19 @@ def _find(name: str, store: FeatureStore) -> Path:
         return found[0]
     if not folders:
         raise RunError(
-            f"{store.path} holds no runs. Make one first, for example with: "
+            f"{store.address} holds no runs. Make one first, for example with: "
             "featstore fit --clf logreg"
         )
     shown = [p.name for p in found or folders]
     raise RunError(
-        f"{'Several runs are' if found else 'No run is'} named {name!r} in {store.path}. There "
+        f"{'Several runs are' if found else 'No run is'} named {name!r} in {store.address}. There "
         f"{'is' if len(shown) == 1 else 'are'}:\n  " + "\n  ".join(shown[:20])
     )
 
 
 def _folders(store: FeatureStore) -> list[Path]:
+    if store.mirror is not None:
+        store.mirror.refresh("runs")
     if not store.runs_dir.is_dir():
         return []
     return sorted(
@@ -383,7 +404,7 @@ def list_runs(store: FeatureStore, progress: Progress = SILENT) -> list[Run]:
     runs = []
     for path in _folders(store):
         try:
-            runs.append(open_run(path))
+            runs.append(open_run(path, store))
         except RunError as error:
             progress.say(f"Passed over: {error}")
     return sorted(runs, key=lambda run: (run.record["created"], run.run_id))
@@ -402,13 +423,21 @@ def verify_runs(store: FeatureStore) -> tuple[int, list[Damage]]:
     found = []
     for path in folders:
         try:
-            run = open_run(path)
+            run = open_run(path, store)
         except RunError as error:
             found.append(Damage(path.name, "metrics.json", str(error)))
             continue
+        files = run.record["files"]
+        if run.mirror is not None and run.mirror.knows(f"runs/{run.run_id}/metrics.json"):
+            found += [
+                Damage(run.run_id, name, problem)
+                for name, problem in run.mirror.problems(f"runs/{run.run_id}", files)
+                if problem
+            ]
+            continue
         found += [
             Damage(run.run_id, name, "its bytes are not those that were written")
-            for name, sha256 in run.record["files"].items()
+            for name, sha256 in files.items()
             if file_sha256(path / name) != sha256
         ]
     return len(folders), found

@@ -20,6 +20,7 @@ from featstore.files import reserve
 from featstore.locks import draft, sweep_drafts
 from featstore.progress import nbytes_text
 from featstore.splits import row_numbers
+from featstore.store import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,15 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     sweep_drafts(parent, "fit-")
     with draft(parent / f"fit-{secrets.token_hex(6)}") as folder:
         yield folder
+
+
+def own_scratch(scratch: str, store: FeatureStore) -> Path:
+    """Return the folder for copies on this machine, which may not be where the fit was begun."""
+    path = Path(scratch)
+    if store.mirror is not None and not path.is_dir():
+        path = store.cache_dir / "scratch" / path.name
+        path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def standardised(samples: Samples, n_fit: int, name: str, scratch: Path) -> np.ndarray:

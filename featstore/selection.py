@@ -226,7 +226,7 @@ def select(
     sets = [s for s in store.readable_sets() if _fits(s, {"dataset": dataset, **facets})]
     if not store.sets():
         raise SelectionError(
-            f"{store.path} holds no feature sets. Make one first, for example with: "
+            f"{store.address} holds no feature sets. Make one first, for example with: "
             "featstore extract --model resnet50 --dataset sat4"
         )
     filters = " ".join(
@@ -358,7 +358,7 @@ def _one_set(
     named = f"--model {model}" if model else ""
     asked = " ".join(filter(None, [filters, named, wanted]))
     raise SelectionError(
-        f"No feature set fits {asked or 'the selection'}. {store.path} holds:\n"
+        f"No feature set fits {asked or 'the selection'}. {store.address} holds:\n"
         + _listing(store.sets())
     )
 

@@ -9,13 +9,16 @@
 ``runs/``   what fit leaves.
 ``cache/``  matrices decoded for fit; may be deleted at any time.
 ``locks/``  who works on which set.
+
+A store on object storage is such a folder with a mirror, see :mod:`featstore.mirrors`.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +30,12 @@ from featstore.errors import SelectionError, StoreError
 from featstore.featureset import FORMAT, FeatureSet
 from featstore.files import file_sha256, sync_file, sync_folder, write_json
 from featstore.locks import held
+from featstore.progress import SILENT, Progress
 from featstore.provenance import now
 
 if TYPE_CHECKING:
+    from featstore.leases import Lease
+    from featstore.mirrors import Mirror
     from featstore.selection import Selection
 
 DIGEST_LENGTH = 12
@@ -42,10 +48,29 @@ def file_name(text: str, limit: int = 80) -> str:
 
 
 class FeatureStore:
-    """A folder of feature sets and runs. Made by :func:`open_store`."""
+    """A folder of feature sets and runs. Made by :func:`open_store`.
 
-    def __init__(self, path: Path) -> None:
+    Parameters
+    ----------
+    path : Path
+        The folder, in which all work is done.
+    mirror : Mirror or None
+        When the store is on object storage, what brings and sends what is in the folder.
+    """
+
+    def __init__(self, path: Path, mirror: Mirror | None = None) -> None:
         self.path = path
+        self.mirror = mirror
+
+    @property
+    def address(self) -> str:
+        """What ``--store`` is to name for this store: its folder, or its URL."""
+        return self.mirror.url if self.mirror else str(self.path)
+
+    @property
+    def place(self) -> str:
+        """The same, right from any folder, for processes that are to open the store."""
+        return self.mirror.url if self.mirror else str(self.path.absolute())
 
     @property
     def runs_dir(self) -> Path:
@@ -62,14 +87,16 @@ class FeatureStore:
         return self.path / "sets"
 
     def __repr__(self) -> str:
-        return f"FeatureStore({str(self.path)!r})"
+        return f"FeatureStore({self.address!r})"
 
     def sets(self) -> list[FeatureSet]:
         """Return all feature sets, by name."""
+        if self.mirror is not None:
+            self.mirror.refresh("sets")
         if not self._sets_dir.is_dir():
             return []
         return [
-            FeatureSet(path)
+            FeatureSet(path, self.mirror)
             for path in sorted(self._sets_dir.iterdir())
             if not path.name.startswith(".") and (path / "set.json").is_file()
         ]
@@ -97,7 +124,7 @@ class FeatureStore:
             names = [s.set_id for s in (found or sets)]
             raise SelectionError(
                 f"{'Several feature sets are' if found else 'No feature set is'} named "
-                f"{set_id!r} in {self.path}; there {'are' if names else 'is'} "
+                f"{set_id!r} in {self.address}; there {'are' if names else 'is'} "
                 f"{', '.join(names) or 'none'}."
             )
         return found[0]
@@ -171,7 +198,7 @@ class FeatureStore:
                 "files": {p.relative_to(draft.group).as_posix(): file_sha256(p) for p in files},
             },
         )
-        final = FeatureSet(self._sets_dir / set_id)
+        final = FeatureSet(self._sets_dir / set_id, self.mirror)
         draft.path.rename(final.path)
         sync_folder(self._sets_dir)
         return final
@@ -184,8 +211,81 @@ class FeatureStore:
         StoreError
             When another process works on the set.
         """
-        with held(self.set_lock(feature_set.set_id), feature_set.set_id, wait=False):
-            self._delete(feature_set)
+        with self.working_on(feature_set.set_id, wait=False):
+            if self.mirror is not None:
+                from featstore.deliveries import remove_set
+
+                remove_set(self.mirror, feature_set.set_id)
+            if feature_set.path.exists():
+                self._delete(feature_set)
+
+    @contextmanager
+    def working_on(
+        self, set_id: str, progress: Progress = SILENT, *, wait: bool = True
+    ) -> Iterator[Lease | None]:
+        """Hold a set, against the other processes of this machine and against other machines.
+
+        Yields the lease for :meth:`deliver`; None for a folder, and where a service can keep none.
+
+        Raises
+        ------
+        StoreError
+            When another process holds it and `wait` is false.
+        """
+        with held(self.set_lock(set_id), set_id, progress, wait=wait):
+            if self.mirror is None:
+                yield None
+                return
+            from featstore.leases import leased
+
+            name, mirror = f"locks/{set_id[-DIGEST_LENGTH:]}.json", self.mirror
+            with leased(mirror.remote, name, set_id, mirror.place, progress, wait=wait) as lease:
+                mirror.refresh("sets", held=set_id, now=True)
+                yield lease
+
+    def deliver(
+        self, feature_set: FeatureSet, lease: Lease | None, progress: Progress = SILENT
+    ) -> None:
+        """Send what is complete of a set to where the store is; nothing to do for a folder.
+
+        The caller holds the set by :meth:`working_on`, which gave it the lease.
+        """
+        if self.mirror is not None:
+            from featstore.deliveries import deliver_set
+
+            deliver_set(self.mirror, feature_set, lease, progress)
+
+    def is_delivered(self, feature_set: FeatureSet) -> bool:
+        """Return whether all complete layers of a set are where the store is."""
+        if self.mirror is None:
+            return True
+        from featstore.deliveries import unsent_layers
+
+        return not unsent_layers(self.mirror, feature_set)
+
+    def run_path(self, run_id: str, *, now: bool = False) -> Path:
+        """Return the folder of a run, which has its record if there is such a run.
+
+        `now` says that one that is not known here may have been made a moment ago.
+        """
+        path = self.runs_dir / run_id
+        if self.mirror is not None:
+            self.mirror.refresh("runs", now=now and not path.exists())
+        return path
+
+    def deliver_run(self, run_id: str, progress: Progress = SILENT) -> None:
+        """Send a run to where the store is, if it is not there; nothing to do for a folder."""
+        if self.mirror is not None:
+            from featstore.deliveries import deliver_run
+
+            deliver_run(self.mirror, run_id, progress)
+
+    def withdraw_run(self, run_id: str) -> None:
+        """Make room for a run that is to be replaced; nothing to do for a folder."""
+        if self.mirror is not None:
+            from featstore.deliveries import withdraw_run
+
+            withdraw_run(self.mirror, run_id)
 
     def _delete(self, feature_set: FeatureSet) -> None:
         doomed = feature_set.path.with_name(f".old-{feature_set.set_id}")
@@ -242,14 +342,28 @@ def _is_readable(feature_set: FeatureSet) -> bool:
 
 
 def open_store(path: str | Path = "feature-store") -> FeatureStore:
-    """Open the feature store in a folder; a folder that is not there yet is an empty store.
+    """Open the feature store in a folder, or on object storage.
+
+    A folder or prefix that is not there yet is an empty store.
+
+    Parameters
+    ----------
+    path : str or Path
+        A folder; or a URL, such as ``s3://bucket/prefix``.
 
     Raises
     ------
     StoreError
-        When `path` is a file, or a folder of something else.
+        When `path` is a file, or a URL that can't be opened.
     """
+    if isinstance(path, str) and "://" in path:
+        from featstore.mirrors import open_mirror
+
+        mirror = open_mirror(path)
+        return FeatureStore(mirror.folder, mirror)
     path = Path(path)
+    if path.parts and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", path.parts[0]):
+        raise StoreError(f"{path} was a URL before it became a Path; give it as a str.")
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path} is a file; a feature store is a folder. Name another --store.")
     return FeatureStore(path)

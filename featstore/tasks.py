@@ -26,7 +26,7 @@ from featstore.metrics import score
 from featstore.progress import SILENT, Progress
 from featstore.provenance import machine, now, versions
 from featstore.runs import Run, open_run, write_run
-from featstore.scaling import fit_scaler, standardised
+from featstore.scaling import fit_scaler, own_scratch, standardised
 from featstore.selection import Selection
 from featstore.splits import Split, n_rows, row_numbers, split_rows
 from featstore.store import FeatureStore, open_store
@@ -45,7 +45,7 @@ class Task:
     Parameters
     ----------
     store : str
-        The store's folder.
+        The store's folder, or its URL.
     parts : tuple of (str, str)
         The selection's.
     config : FitConfig
@@ -76,15 +76,18 @@ class Task:
 
 def find_run(store: FeatureStore, task: Task, progress: Progress = SILENT) -> Run | None:
     """Return the run that `task` would make, if it is there."""
-    path = store.runs_dir / task.run_id
+    path = store.run_path(task.run_id)
     if not path.exists():
         return None
     try:
-        run = open_run(path)
+        run = open_run(path, store)
     except RunError as error:
         progress.say(f"Fitting again: {error}")
         return None
-    return run if run.record["key"] == task.key else None
+    if run.record["key"] != task.key:
+        return None
+    store.deliver_run(task.run_id, progress)
+    return run
 
 
 def fit_task(task: Task) -> str:
@@ -108,7 +111,7 @@ def _fit(task: Task) -> str:
     notes: list[str] = []
     n_constant = check_features(selection, split, features, notes)
     model = classifier.pipeline(params, config.seed)
-    rows = _prepare(model, selection, features["train"], Path(task.scratch))
+    rows = _prepare(model, selection, features["train"], own_scratch(task.scratch, store))
     clock.lap("load")
 
     with _peak_memory() as peak, explained(config.clf, n_train, selection.n_features):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from featstore.config import FitConfig
 from featstore.errors import FitError
 from featstore.inspection import check_features
 from featstore.judgement import judge
-from featstore.scaling import standardised
+from featstore.scaling import own_scratch, standardised
 from featstore.selection import Selection
 from featstore.splits import draw_folds, row_numbers, split_rows
 from featstore.store import open_store
@@ -133,7 +132,7 @@ def run_trial(trial: Trial) -> tuple[np.ndarray, list[str]]:
     if values and shared and len(trial.folds) == config.cv:
         samples = Samples(selection.memmap(), rows)
         name = selection.describe()["digest"]
-        X = standardised(samples, len(rows), name, Path(trial.scratch))
+        X = standardised(samples, len(rows), name, own_scratch(trial.scratch, selection.store))
         room = linear if linear.handles(model.named_steps["clf"]) else grams
         try:
             with explained(config.clf, *X.shape):
@@ -187,7 +186,7 @@ def _one_fold(
     model = _pipeline(config, trial.candidates[0], n_fit)
     if "scale" in model.named_steps:
         name = selection.describe()["digest"]
-        X = standardised(samples, n_fit, name, Path(trial.scratch))
+        X = standardised(samples, n_fit, name, own_scratch(trial.scratch, selection.store))
         samples = Samples(X, slice(0, len(order)))
     if "map" in model.named_steps and _values(model.named_steps["clf"], trial.candidates):
         return _mapped(trial, model, samples, y, n_fit, errors)

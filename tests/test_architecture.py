@@ -15,9 +15,11 @@ ORDER = [
     ["config"],
     ["files"],
     ["provenance"],
-    ["images", "layers", "matrices", "downloads", "metrics", "tables"],
+    ["images", "layers", "matrices", "downloads", "metrics", "tables", "remotes"],
     ["datasets", "paper"],
     ["featureset", "sheets", "modelfiles", "locks", "duplicates", "scenes", "decoded"],
+    ["mirrors", "leases"],
+    ["deliveries"],
     ["store", "windows"],
     ["selection", "originals", "teams", "devices", "weights", "preprocess", "loaders"],
     ["classifiers", "splits", "descent", "accelerators"],
@@ -120,7 +122,12 @@ def test_imports_run_one_way(path):
 
 @pytest.mark.parametrize(
     ("package", "owner"),
-    [("zarr", "matrices.py"), ("distributed", "parallel.py"), ("rasterio", "scenes.py")],
+    [
+        ("zarr", "matrices.py"),
+        ("distributed", "parallel.py"),
+        ("rasterio", "scenes.py"),
+        ("obstore", "remotes.py"),
+    ],
 )
 def test_one_file_knows_a_package(package, owner):
     spellings = (package, f"dask.{package}")

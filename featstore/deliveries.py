@@ -1,0 +1,330 @@
+"""Deliveries: what was finished in a working folder goes up to object storage.
+
+Files go first and the record comes last, by which they count: killed at any moment, what lies there
+is complete or plainly incomplete, and the next delivery sends what is missing. A record that is
+there already stays, and takes the place of the one that was made here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from featstore.errors import CorruptionError, StoreError
+from featstore.featureset import FeatureSet, mark_damaged
+from featstore.files import file_sha256, json_bytes, read_json, write_json
+from featstore.leases import Lease, leased
+from featstore.locks import held
+from featstore.mirrors import JOURNAL, RUNS, SETS, Mirror, journal_of
+from featstore.progress import SILENT, Progress
+from featstore.remotes import KEPT, WHOLE_NBYTES, Entry
+
+NOTES_S = 1.0
+"""Shortest time between two notes of what was sent."""
+
+
+class Delivery:
+    """Files of one set or run on their way.
+
+    Parameters
+    ----------
+    mirror : Mirror
+    place : str
+        The folder of the set or run, here and there.
+    lease : Lease or None
+        That is checked before anything is written; None where the service can keep none.
+    progress : Progress
+    """
+
+    def __init__(
+        self, mirror: Mirror, place: str, lease: Lease | None, progress: Progress = SILENT
+    ) -> None:
+        self._mirror, self._remote, self._progress = mirror, mirror.remote, progress
+        self._place, self._lease = place, lease
+        self._notes = mirror.folder / "outbox" / f"{place.rpartition('/')[2]}.json"
+        self._sent: dict[str, str] = {}
+        with suppress(StoreError):
+            self._sent = dict(read_json(self._notes)["sent"])
+        self._etags: dict[str, str | None] = {}
+
+    def _check(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
+
+    def send(self, files: Mapping[str, str], what: str) -> None:
+        """Send the files that are not there as they are here.
+
+        Parameters
+        ----------
+        files : mapping of str to str
+            sha256 by name below the set's or run's folder.
+        what : str
+            For people.
+
+        Raises
+        ------
+        CorruptionError
+            When a file here is not as it was written; nothing of it is sent.
+        """
+        there = self._remote.entries(f"{self._place}/")
+        missing = []
+        for name in files:
+            entry = there.get(f"{self._place}/{name}")
+            if not self._path(name).is_file():
+                raise DamagedFileError(name)
+            if entry is not None and self._is_same(name, entry):
+                self._etags[name] = entry.etag
+            else:
+                missing.append(name)
+        nbytes = {name: self._path(name).stat().st_size for name in missing}
+
+        def send_one(name: str) -> str | None:
+            path = self._path(name)
+            data = path.read_bytes() if nbytes[name] <= WHOLE_NBYTES else path
+            digest = (
+                file_sha256(data) if isinstance(data, Path) else hashlib.sha256(data).hexdigest()
+            )
+            if digest != files[name]:
+                raise DamagedFileError(name)
+            self._check()
+            return self._remote.put(f"{self._place}/{name}", data)
+
+        self._progress.start(f"Sending {what}", sum(nbytes.values()), "bytes")
+        noted_at = time.monotonic()
+        try:
+            done = self._remote.each(send_one, missing)
+            for name, etag in zip(missing, done, strict=True):
+                self._etags[name] = etag
+                self._sent[name] = f"{files[name]} {etag}"
+                self._progress.advance(nbytes[name])
+                if time.monotonic() - noted_at > NOTES_S:
+                    self._note()
+                    noted_at = time.monotonic()
+        finally:
+            self._progress.stop()
+            self._note()
+
+    def _path(self, name: str) -> Path:
+        return self._mirror.folder / self._place / name
+
+    def _note(self) -> None:
+        if self._sent:
+            write_json(self._notes, {"sent": self._sent})
+
+    def _is_same(self, name: str, entry: Entry) -> bool:
+        """Return whether an object is known to be the file that is here.
+
+        Either this machine has sent it, or the service's etag is an MD5.
+        """
+        path = self._path(name)
+        # Metadata may be sent to repair it, and is small; a damaged chunk was deleted before.
+        if path.name == "zarr.json" or entry.etag is None:
+            return False
+        if entry.nbytes != path.stat().st_size:
+            return False
+        if entry.etag.strip('"') == _md5(path):
+            return True
+        return self._sent.get(name) == f"{file_sha256(path)} {entry.etag}"
+
+    def publish(self, record: str, files: Mapping[str, str]) -> bool:
+        """Create a record, once all its files are seen to lie there; return if it is ours.
+
+        Raises
+        ------
+        StoreError
+            When another machine has written over a file meanwhile.
+        """
+        there = self._remote.entries(f"{self._place}/")
+        for name in files:
+            entry = there.get(f"{self._place}/{name}")
+            if entry is not None and _same(entry.etag, self._etags[name]):
+                continue
+            # Some services spell an etag otherwise in a listing.
+            if entry is None or self._remote.sha256(f"{self._place}/{name}") != files[name]:
+                raise StoreError(
+                    f"{self._mirror.url}/{self._place}/{name} was changed by another machine while "
+                    f"it was sent. {KEPT}"
+                )
+        self._check()
+        name = f"{self._place}/{record}"
+        etag = self._remote.create(name, self._path(record).read_bytes())
+        if etag is None:
+            return False
+        entry = self._remote.entry(name)
+        self._mirror.note({name: entry.etag if entry else etag})
+        return True
+
+    def sweep(self, folder: str, files: Sequence[str]) -> None:
+        """Delete what other deliveries left in a folder that none of the named files is."""
+        prefix = f"{self._place}/"
+        strays = [
+            name
+            for name in self._remote.entries(f"{prefix}{folder}/")
+            if name.removeprefix(prefix) not in files
+        ]
+        if strays:
+            self._check()
+            self._remote.delete(strays)
+
+    def close(self) -> None:
+        """Forget what was sent, now that the record says it."""
+        self._notes.unlink(missing_ok=True)
+
+
+def _same(one: str | None, other: str | None) -> bool:
+    return one is not None and other is not None and one.strip('"') == other.strip('"')
+
+
+class DamagedFileError(CorruptionError):
+    """A file that was to be sent is not as it was written."""
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def unsent_layers(mirror: Mirror, feature_set: FeatureSet) -> list[str]:
+    """Return the layers that are complete here and not known there."""
+    place = f"{SETS}/{feature_set.set_id}"
+    return [n for n in feature_set.layer_names() if not mirror.knows(f"{place}/layers/{n}.json")]
+
+
+def deliver_set(
+    mirror: Mirror, feature_set: FeatureSet, lease: Lease | None, progress: Progress = SILENT
+) -> None:
+    """Send the layers of a set that are complete here and not there.
+
+    Parameters
+    ----------
+    mirror : Mirror
+    feature_set : FeatureSet
+        The caller holds its lock, and its lease where the service can keep one.
+    lease : Lease or None
+    progress : Progress
+
+    Raises
+    ------
+    StoreError
+        When the service fails; what was sent is not sent again.
+    CorruptionError
+        When a file here was damaged before it was sent. Its chunk is marked to be computed again.
+    """
+    layers = unsent_layers(mirror, feature_set)
+    if not layers:
+        return
+    set_id = feature_set.set_id
+    delivery = Delivery(mirror, f"{SETS}/{set_id}", lease, progress)
+    mirror.refresh(SETS, held=set_id, now=True)
+    feature_set = FeatureSet(feature_set.path, mirror)
+    if not mirror.knows(f"{SETS}/{set_id}/set.json"):
+        files = {f"features.zarr/{n}": sha256 for n, sha256 in feature_set.info["files"].items()}
+        try:
+            delivery.send(files, f"{set_id}: labels and ids")
+        except DamagedFileError as error:
+            raise CorruptionError(
+                f"{feature_set.path / str(error)} is damaged: its bytes are not those that were "
+                f"written. Nothing was sent. Remove the set with: featstore store rm {set_id} "
+                f"--store {mirror.url}, and extract again."
+            ) from error
+        if not delivery.publish("set.json", files):
+            mirror.refresh(SETS, held=set_id, now=True)
+    for layer in unsent_layers(mirror, feature_set):
+        record = feature_set.layer(layer)
+        files = {f"features.zarr/{name}": sha256 for name, sha256 in record["files"].items()}
+        try:
+            delivery.send(files, f"{set_id}: {layer}")
+        except DamagedFileError as error:
+            _mark(feature_set, layer, str(error))
+            raise CorruptionError(
+                f"{feature_set.path / str(error)} is damaged: its bytes are not those that were "
+                f"written. It was not sent. Compute just that part again with: {record['command']}"
+            ) from error
+        delivery.sweep(f"features.zarr/{layer}", list(files))
+        if not delivery.publish(f"layers/{layer}.json", files):
+            mirror.refresh(SETS, held=set_id, now=True)
+        _close_journal(mirror, f"{SETS}/{set_id}", layer)
+    delivery.close()
+
+
+def _mark(feature_set: FeatureSet, layer: str, name: str) -> None:
+    _, _, rest = name.partition("/c/")
+    if rest:
+        mark_damaged(feature_set, {layer: [int(rest.split("/")[0])]})
+    else:
+        feature_set.layer_path(layer).unlink()
+        feature_set.drop_layers([layer])
+
+
+def _close_journal(mirror: Mirror, place: str, layer: str) -> None:
+    """Take a repaired layer out of the journal that lies there."""
+    name = f"{place}/{JOURNAL}"
+    if not mirror.knows(name):
+        return
+    layers = journal_of(mirror.remote.get(name))
+    layers.pop(layer, None)
+    if layers:
+        mirror.note({name: mirror.remote.put(name, json_bytes({"layers": layers})) or ""})
+    else:
+        mirror.remote.delete([name])
+        mirror.note({name: None})
+
+
+def remove_set(mirror: Mirror, set_id: str) -> None:
+    """Delete a set there: its records first, by which it counts, then all else.
+
+    The caller holds its lock, and its lease where the service can keep one.
+    """
+    place = f"{SETS}/{set_id}"
+    names = list(mirror.remote.entries(f"{place}/"))
+    layers = [name for name in names if name.startswith(f"{place}/layers/")]
+    mirror.remote.delete(layers)
+    mirror.remote.delete([f"{place}/set.json"])
+    mirror.remote.delete([n for n in names if n not in layers and n != f"{place}/set.json"])
+    mirror.note(dict.fromkeys([*layers, f"{place}/set.json", f"{place}/{JOURNAL}"]))
+
+
+def deliver_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> None:
+    """Send a run that is here and not known there; one that is there already takes its place.
+
+    Raises
+    ------
+    StoreError
+        When the service fails; the run is kept here, and what was sent is not sent again.
+    """
+    place = f"{RUNS}/{run_id}"
+    record = f"{place}/metrics.json"
+    if mirror.knows(record):
+        return
+    with _run_lease(mirror, run_id, progress) as lease:
+        mirror.refresh(RUNS, now=True)
+        if mirror.knows(record):
+            return
+        files = dict(read_json(mirror.folder / record)["files"])
+        delivery = Delivery(mirror, place, lease, progress)
+        delivery.send(files, run_id)
+        if not delivery.publish("metrics.json", files):
+            mirror.refresh(RUNS, now=True)
+        delivery.close()
+
+
+def withdraw_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> None:
+    """Delete a run there that is to be replaced: its record first, by which it counts."""
+    place = f"{RUNS}/{run_id}"
+    with _run_lease(mirror, run_id, progress):
+        mirror.remote.delete([f"{place}/metrics.json"])
+        mirror.note({f"{place}/metrics.json": None})
+        mirror.remote.delete(list(mirror.remote.entries(f"{place}/")))
+
+
+@contextmanager
+def _run_lease(mirror: Mirror, run_id: str, progress: Progress) -> Iterator[Lease | None]:
+    """Hold a run, against other processes here and other machines."""
+    with (
+        held(mirror.lock_path(run_id), run_id, progress),
+        leased(mirror.remote, f"locks/{run_id}.json", run_id, mirror.place, progress) as lease,
+    ):
+        yield lease

@@ -1,0 +1,106 @@
+"""Object storage for tests: an S3 service on the loopback interface, and ones that fail."""
+
+from __future__ import annotations
+
+import http.server
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from conftest import add_features, blobs
+from moto.server import ThreadedMotoServer
+
+from featstore.store import FeatureStore, open_store
+
+BUCKET = "bucket"
+
+
+@contextmanager
+def s3_service() -> Iterator[str]:
+    """Yield the endpoint of an S3 service that keeps all in this process's memory."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+def point_at(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """Let the environment name a service and credentials for it."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "tests",
+        "AWS_SECRET_ACCESS_KEY": "tests",
+        "AWS_REGION": "us-east-1",
+        "AWS_ALLOW_HTTP": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+def empty_bucket(endpoint: str) -> None:
+    """Make the bucket anew."""
+    requests.post(f"{endpoint}/moto-api/reset", timeout=10).raise_for_status()
+    requests.put(f"{endpoint}/{BUCKET}", timeout=10).raise_for_status()
+
+
+@contextmanager
+def refusing_service(status: int, body: str) -> Iterator[str]:
+    """Yield the endpoint of a service that answers everything with one refusal."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def _refuse(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body.encode())
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _refuse  # noqa: N815 - http.server's names
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def machine(monkeypatch: pytest.MonkeyPatch | None, tmp_path: Path, number: int) -> dict[str, str]:
+    """Become another machine, which has a working folder of its own; return its environment."""
+    folder = str(tmp_path / f"machine {number}")
+    if monkeypatch is not None:
+        monkeypatch.setenv("FEATSTORE_CACHE", folder)
+    return os.environ | {"FEATSTORE_CACHE": folder}
+
+
+def store_at(url: str, n_samples: int = 320, n_features: int = 20) -> FeatureStore:
+    """Return the store at a URL, with one set of one layer, ``fc``, that was sent there."""
+    store = open_store(url)
+    X, y = blobs(n_samples, n_features)
+    splits = (np.arange(n_samples) >= n_samples * 3 // 4).astype(np.uint8)
+    add_features(store, {"fc": X}, y, splits)
+    publish(store)
+    return store
+
+
+def publish(store: FeatureStore) -> None:
+    """Send all that is complete, as extract does in the end."""
+    for feature_set in store.sets():
+        with store.working_on(feature_set.set_id) as lease:
+            store.deliver(feature_set, lease)
