@@ -165,6 +165,9 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
                 found.append(Damage(feature_set.set_id, "layers", problem))
                 continue
             repairs += [feature_set.journal()[layer]["command"] for layer in layers]
+    if not set_ids:
+        problem = "the file is missing; remove the folder and extract again"
+        found += [Damage(set_id, "set.json", problem) for set_id in opened.lost_sets()]
     n_runs = 0
     if not set_ids:
         from featstore.runs import verify_runs
@@ -187,13 +190,13 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
             click.echo(str(damage))
         for repair in dict.fromkeys(repairs):
             click.echo(f"Repair with: {repair}")
-        lost = {damage.set_id for damage in found if damage.layer is None}
-        for set_id in [s.set_id for s in sets if s.set_id in lost]:
+        broken = {damage.set_id for damage in found if damage.layer is None}
+        for set_id in [s.set_id for s in sets if s.set_id in broken]:
             click.echo(
                 f"Extract {set_id} again, after: featstore store rm {set_id}"
                 f"{console.store_hint(store)}"
             )
-        if not sets:
+        if not sets and not found:
             click.echo(f"{store} holds no feature sets.")
         elif not found:
             runs = f" and {n_runs} run{'s' if n_runs != 1 else ''}" if n_runs else ""

@@ -75,7 +75,21 @@ def verify(feature_set: FeatureSet, progress: Progress = SILENT) -> list[Damage]
             progress.advance(1)
     finally:
         progress.stop()
-    return found + _strays(feature_set, files, unknown)
+    return found + _lost_layers(feature_set) + _strays(feature_set, files, unknown)
+
+
+def _lost_layers(feature_set: FeatureSet) -> list[Damage]:
+    """Return layers that have rows and nothing that says which; a journal comes before rows."""
+    journal = feature_set.journal()
+    return [
+        Damage(
+            feature_set.set_id,
+            f"layers/{layer}.json",
+            "the file is missing, and there is no journal of an unfinished pass",
+        )
+        for layer in feature_set.unfinished()
+        if layer not in journal and any((feature_set.group / layer).glob("c/*/*"))
+    ]
 
 
 def _problems(

@@ -80,7 +80,7 @@ def decoded(
 def _make(path: Path, shape: tuple[int, int], fill: Callable[[np.ndarray], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Whoever left one was killed, or would hold the lock.
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
+    for left in path.parent.glob(f".{path.stem}.*.tmp"):
         left.unlink(missing_ok=True)
     notes = _notes(path)
     notes.unlink(missing_ok=True)

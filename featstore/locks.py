@@ -107,9 +107,8 @@ def sweep_drafts(folder: Path, prefix: str) -> None:
 
     Their age says nothing: clocks are set, and work may take days.
     """
-    for path in folder.glob(f"{prefix}*"):
-        if path.suffix == ".lock" or not path.is_dir():
-            continue
+    found = folder.glob(f"{prefix}*")
+    for path in {path.with_name(path.name.removesuffix(".lock")) for path in found}:
         place = _draft_lock(path)
         try:
             with filelock.FileLock(place).acquire(timeout=0):

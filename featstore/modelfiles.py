@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 from sklearn.pipeline import Pipeline
 
-from featstore.errors import RunError
+from featstore.errors import RunError, StoreError
 
 TRUSTED_TYPES = (
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
@@ -37,7 +38,18 @@ def _skops() -> ModuleType:
 
 
 def save_model(model: Pipeline, path: Path) -> None:
-    """Write a fitted pipeline."""
+    """Write a fitted pipeline.
+
+    Raises
+    ------
+    StoreError
+        When the clock stands before 1980, which no zip file can say.
+    """
+    if (year := time.localtime(time.time()).tm_year) < 1980:
+        raise StoreError(
+            f"This machine's clock says {year}, and a model's file can't be older than 1980. Set "
+            "the clock, then do the same again."
+        )
     _skops().dump(model, path)
 
 

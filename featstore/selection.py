@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -320,7 +321,8 @@ def _fits(feature_set: FeatureSet, wanted: Mapping[str, Any]) -> bool:
         if name == "set_id":
             fits = feature_set.set_id.startswith(value) or feature_set.set_id.endswith(value)
         elif name == "dataset":
-            fits = value in (facets["dataset"], facets["title"])
+            # Titles are composed; what a file system hands to a shell may not be.
+            fits = unicodedata.normalize("NFC", value) in (facets["dataset"], facets["title"])
         elif name == "weights":
             fits = value in facets["weights_names"]
         else:

@@ -101,6 +101,16 @@ class FeatureStore:
             if not path.name.startswith(".") and (path / "set.json").is_file()
         ]
 
+    def lost_sets(self) -> list[str]:
+        """Return the names of folders that have lost the record without which they are no sets."""
+        if self.mirror is not None:
+            return []
+        return [
+            path.name
+            for path in sorted(self._sets_dir.glob("[!.]*"))
+            if path.is_dir() and not (path / "set.json").is_file()
+        ]
+
     def readable_sets(self) -> list[FeatureSet]:
         """Return the sets whose records are as they were written.
 
