@@ -15,6 +15,7 @@ import numpy as np
 from featstore import matrices
 from featstore.errors import CorruptionError, IncompleteError, SelectionError, StoreError
 from featstore.files import file_sha256, read_json, write_json
+from featstore.records import read_record
 
 if TYPE_CHECKING:
     from featstore.mirrors import Mirror
@@ -68,7 +69,7 @@ class FeatureSet:
     @cached_property
     def info(self) -> dict[str, Any]:
         """What the set is: ``facets``, ``dataset``, ``backbone``, ``preprocess``, ``request``."""
-        info = read_json(self.path / "set.json")
+        info = read_record(self.path / "set.json", "SET")
         if info.get("format") != FORMAT:
             raise StoreError(
                 f"{self.path} has format {info.get('format')!r}; this featstore reads format "
@@ -97,7 +98,7 @@ class FeatureSet:
 
     def layers(self) -> dict[str, dict[str, Any]]:
         """Return each complete layer's record, in the order of their completion."""
-        records = {name: read_json(self.layer_path(name)) for name in self.layer_names()}
+        records = {name: read_record(self.layer_path(name), "LAYER") for name in self.layer_names()}
         return dict(sorted(records.items(), key=lambda item: (item[1]["completed"], item[0])))
 
     def layer_names(self) -> list[str]:
@@ -122,7 +123,7 @@ class FeatureSet:
             When there is no such layer.
         """
         if self.layer_path(layer).is_file():
-            return read_json(self.layer_path(layer))
+            return read_record(self.layer_path(layer), "LAYER")
         if layer in self.unfinished():
             raise IncompleteError(self.why_unfinished(layer))
         raise SelectionError(

@@ -32,7 +32,6 @@ from featstore.config import json_digest
 from featstore.errors import CorruptionError, RunError, StoreError
 from featstore.files import (
     file_sha256,
-    read_json,
     refusal,
     sync_file,
     sync_folder,
@@ -41,6 +40,7 @@ from featstore.files import (
 from featstore.locks import draft, sweep_drafts
 from featstore.modelfiles import load_model, save_model
 from featstore.progress import SILENT, Progress
+from featstore.records import read_record
 from featstore.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -352,7 +352,7 @@ def open_run(run: str | Path, store: FeatureStore | None = None) -> Run:
     if not path.is_dir():
         raise RunError(f"{path} is not a run's folder. List the runs with: featstore report")
     try:
-        record = read_json(path / "metrics.json")
+        record = read_record(path / "metrics.json", "RUN")
     except StoreError as error:
         raise RunError(
             f"{path} is not a run as fit wrote it: {path.name}/metrics.json is missing, damaged "

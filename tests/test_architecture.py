@@ -14,7 +14,7 @@ ORDER = [
     ["errors", "progress"],
     ["config"],
     ["files"],
-    ["provenance"],
+    ["provenance", "records"],
     ["images", "layers", "matrices", "downloads", "metrics", "tables", "remotes"],
     ["datasets", "paper"],
     ["featureset", "sheets", "modelfiles", "locks", "duplicates", "scenes", "decoded"],

@@ -3,8 +3,8 @@
 Each page has a folder of its own, in which lie what its readers have: ``my-images``,
 ``new-images``, a scene, and below /data the paper's datasets, in their own formats and small. The
 networks' weight files are where torchvision keeps them, under their own names, with seeded random
-numbers in them; UC Merced's archive comes from a server on the loopback interface; nothing else
-can be reached.
+numbers in them; UC Merced's archive comes from a server on the loopback interface, and a bucket is
+there too.
 
 What runs, by the block's language:
 
@@ -26,8 +26,8 @@ What is put in place of what a page says, for want of the same machine:
 - ``/data``: the folder of the small datasets. ``--devices 0,1``: ``cpu,cpu``. The address of a
   scheduler: that of the one that the page started.
 - Networks take images of 64 pixels where the weights say 224, classifiers are trained for 10 epochs
-  at the most, and features are drawn by PCA where UMAP would take long to compile, so that it is
-  over in minutes.
+  at the most, runs get blank pictures, and features are drawn by PCA where UMAP would take long to
+  compile, so that it is over in minutes.
 - ``^C`` in an output: the command above it is interrupted after a batch.
 
 Outputs are compared by their form. Numbers, hashes, names of classes and images, and what depends
@@ -53,23 +53,26 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import click
 import numpy as np
 import pytest
 import rasterio
+import requests
 import safetensors.torch
 import scipy.io
 import torch
 from makers import ROOT
 from markdown_it import MarkdownIt
 from PIL import Image
+from services import point_at, s3_service
 
-from featstore import epochs, matrices, projection, weights
+from featstore import epochs, matrices, projection, tasks, weights
 from featstore.backbones import build_network
 from featstore.cli.main import _run, cli
 from featstore.datasets import ucmerced
@@ -377,6 +380,12 @@ def place(world: Path, archive_url: str, tmp_path: Path, monkeypatch: pytest.Mon
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(projection, "find_spec", lambda name: None)
+    blank = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(blank, "png")
+    pictures = {"draw_confusion": None, "draw_curves": None, "to_png": blank.getvalue()}
+    monkeypatch.setattr(
+        tasks, "figures", Mock(**{f"{k}.return_value": v for k, v in pictures.items()})
+    )
     digest = hashlib.md5((world / "archive.zip").read_bytes()).hexdigest()
     download = functools.partial(ucmerced.download, urls=[archive_url], known_hash=f"md5:{digest}")
     monkeypatch.setattr(ucmerced, "download", download)
@@ -423,6 +432,7 @@ class Page:
         self.names: dict[str, str] = {}
         self.processes: list[subprocess.Popen[bytes]] = []
         self.scheduler = ""
+        self.stack = ExitStack()
 
     def fail(self, block: Block, what: str) -> None:
         pytest.fail(f"{self.path.name}:{block.line}: {what}", pytrace=False)
@@ -535,6 +545,7 @@ class Page:
             client.wait_for_workers(len(self.processes) - 1, timeout=60)
 
     def close(self) -> None:
+        self.stack.close()
         for process in self.processes[::-1]:
             process.terminate()
         for process in self.processes:
@@ -676,6 +687,13 @@ def write_labelled(page: Page) -> None:
     (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def have_a_bucket(page: Page) -> None:
+    """Let there be an object storage with a bucket, and credentials for it."""
+    endpoint = page.stack.enter_context(s3_service())
+    point_at(page.monkeypatch, endpoint)
+    requests.put(f"{endpoint}/my-bucket", timeout=10).raise_for_status()
+
+
 def flip_a_bit(page: Page) -> None:
     """Damage a chunk of the features of my-images."""
     (path,) = (page.place / "feature-store" / "sets").glob("my-*/features.zarr/class*/c/1/0")
@@ -731,6 +749,7 @@ BEFORE: dict[tuple[str, str], list[str | Callable[[Page], None]]] = {
     ("searching.md", "import featstore"): [new_store, f"{RESNET} fc1000"],
     ("study.md", "$ featstore reproduce --root"): [have_sat4_only],
     ("store.md", "$ featstore extract"): ["featstore datasets get demo --n-train 64 --n-test 32"],
+    ("store.md", "pip install 'featstore[s3]'"): [have_a_bucket],
     ("store.md", "$ featstore store verify"): [
         f"{MOBILENET} demo --limit 100",
         small_chunks,

@@ -1,0 +1,336 @@
+"""Bits, files and metadata that are not as they were written: found, named, never believed."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+from children import SMALL, extract_words, group_bytes, resumed
+from makers import tree_bytes
+
+from featstore import matrices
+from featstore.audit import verify
+from featstore.cli.main import _run
+from featstore.errors import FeatstoreError, RunError
+from featstore.runs import open_run
+from featstore.store import open_store
+
+
+def flip(path, rng):
+    """Flip one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def readings(path):
+    """Return what each way of reading gives; ways that refuse are left out."""
+
+    def selected():
+        return open_store(path).select()
+
+    def the_set():
+        return open_store(path).get("pictures")
+
+    ways = {
+        "memmap": lambda: np.array(selected().memmap()),
+        "numpy": lambda: selected().numpy(),
+        "dask": lambda: selected().dask().compute(),
+        "labels": lambda: selected().y,
+        "splits": lambda: selected().splits,
+        "sample_ids": lambda: selected().sample_ids,
+        "first_rows": lambda: selected().first_rows,
+        "valid": lambda: selected().valid,
+        "class_names": lambda: selected().class_names,
+        "description": lambda: json.dumps(selected().describe()),
+        "info": lambda: json.dumps(the_set().info),
+        "records": lambda: json.dumps(the_set().layer("stats")),
+        "rows": lambda: the_set().matrix("stats").read(0, 36),
+    }
+    found = {}
+    for name, way in ways.items():
+        try:
+            found[name] = way()
+        except FeatstoreError:
+            continue
+    return found
+
+
+def check_readings(found, intact):
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, intact[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def original(children, pictures, tmp_path_factory):
+    """Return a store with one set, two runs and a decoded matrix, that no test changes."""
+    store = tmp_path_factory.mktemp("original") / "store"
+    resumed(children.command(store, *extract_words(pictures)))
+    for clf in ("ridge", "softmax"):
+        resumed(children.command(store, "fit", "--clf", clf, "--n-jobs", "1"))
+    return store
+
+
+@pytest.fixture
+def store(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def intact(original):
+    found = readings(original)
+    assert len(found) == 13
+    return found
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(matrices, "CHUNK_NBYTES", SMALL["matrices.CHUNK_NBYTES"])
+
+
+def verified(store, capsys):
+    """Return the exit code of ``featstore store verify`` and what it says."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        _run(["store", "verify", "--store", str(store)])
+    return ended.value.code, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("n", [40, pytest.param(400, marks=pytest.mark.soak)])
+def test_a_flipped_bit_in_any_file_of_a_set_is_found_and_never_read(
+    n, store, intact, tally, capsys
+):
+    rng = random.Random(n)
+    (feature_set,) = open_store(store).sets()
+    files = [path for path in sorted(feature_set.path.rglob("*")) if path.is_file()]
+    assert len(files) > 20
+    # Every file first, and then any.
+    chosen = files[:n] if n < len(files) else files + rng.choices(files, k=n - len(files))
+    for path in chosen:
+        content = path.read_bytes()
+        flip(path, rng)
+        # Half of the times from the chunks, half from what was decoded of them before.
+        if rng.random() < 0.5:
+            shutil.rmtree(store / "cache", ignore_errors=True)
+        check_readings(readings(store), intact)
+        name = path.relative_to(feature_set.path).as_posix()
+        found = verify(type(feature_set)(feature_set.path))
+        assert [damage.file for damage in found] == [name], found
+        path.write_bytes(content)
+        kind = "metadata" if name.endswith("zarr.json") else name.split("/")[0]
+        kind = "chunks" if kind == "features.zarr" and "stats" in name else kind
+        kind = {"features.zarr": "labels and ids", "layers": "records", "set.json": "records"}.get(
+            kind, kind
+        )
+        tally.add("flipped bits of sets", kind, "all found, named and never read")
+    assert verify(type(feature_set)(feature_set.path)) == []
+
+
+def test_every_file_that_is_gone_or_cut_short_is_found_and_never_read(
+    store, intact, capsys, subtests
+):
+    (feature_set,) = open_store(store).sets()
+    for path in sorted(feature_set.path.rglob("*")):
+        if not path.is_file():
+            continue
+        name = path.relative_to(feature_set.path).as_posix()
+        for what in ("gone", "cut short", "empty"):
+            with subtests.test(file=name, what=what):
+                # The command marks what is damaged.
+                shutil.rmtree(feature_set.path)
+                shutil.copytree(store.parent / "kept", feature_set.path)
+                content = path.read_bytes()
+                path.unlink()
+                if what != "gone":
+                    path.write_bytes(content[: len(content) // 2 if what == "cut short" else 0])
+                shutil.rmtree(store / "cache", ignore_errors=True)
+                check_readings(readings(store), intact)
+                code, out = verified(store, capsys)
+                assert code == 1
+                assert name in out
+
+
+@pytest.fixture(autouse=True)
+def _kept(request, tmp_path):
+    if "store" in request.fixturenames:
+        (feature_set,) = open_store(request.getfixturevalue("store")).sets()
+        shutil.copytree(feature_set.path, tmp_path / "kept")
+
+
+@pytest.mark.parametrize("n", [2, pytest.param(30, marks=pytest.mark.soak)])
+def test_only_the_damaged_chunk_is_computed_again(n, store, pictures, capsys, small_chunks, tally):
+    rng = random.Random(n)
+    whole = group_bytes(store)
+    words = [*extract_words(pictures), "--store", str(store)]
+    (feature_set,) = open_store(store).sets()
+    for _ in range(n):
+        chunk = rng.randrange(12)
+        flip(feature_set.matrix("stats").chunk_path(chunk), rng)
+        code, out = verified(store, capsys)
+        assert code == 1
+        assert f"chunk {chunk} of stats (rows {3 * chunk} to {3 * chunk + 2})" in out
+        assert "Repair with: featstore extract --model pixelstats" in out
+        assert _run([*words, "--json"]) == 0
+        # Three rows lie in one or two batches of four.
+        assert json.loads(capsys.readouterr().out)["n_computed"] in (4, 8)
+        assert group_bytes(store) == whole
+        tally.add("chunks repaired", "one bit", "each alone, to the same bytes")
+
+
+EDITS = {
+    "shape": lambda m: m | {"shape": [30, 29]},
+    "fewer columns": lambda m: m | {"shape": [36, 28]},
+    "fill value": lambda m: m | {"fill_value": 0.0},
+    "dtype": lambda m: m | {"data_type": "int32", "fill_value": 0},
+    "no checksum": lambda m: m | {"codecs": m["codecs"][:-1]},
+    "chunks": lambda m: (
+        m | {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [4, 29]}}}
+    ),
+    "attributes": lambda m: m | {"attributes": {}},
+    "not json": lambda m: "{",
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_edited_metadata_is_refused_and_made_again_without_computing(
+    edit, store, intact, pictures, capsys, small_chunks
+):
+    whole = group_bytes(store)
+    (feature_set,) = open_store(store).sets()
+    path = feature_set.group / "stats" / "zarr.json"
+    edited = EDITS[edit](json.loads(path.read_text()))
+    path.write_text(edited if isinstance(edited, str) else json.dumps(edited))
+    shutil.rmtree(store / "cache")
+    found = readings(store)
+    assert not {"memmap", "numpy", "dask", "rows"} & set(found)
+    check_readings(found, intact)
+    code, out = verified(store, capsys)
+    assert code == 1
+    assert "features.zarr/stats/zarr.json: its bytes are not those that were written" in out
+    assert "Repair with: featstore extract" in out
+    assert _run([*extract_words(pictures), "--store", str(store), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n_computed"] == 0
+    assert group_bytes(store) == whole
+
+
+@pytest.mark.parametrize("edit", ["shape", "chunks", "no checksum", "not json"])
+def test_edited_metadata_of_an_unfinished_layer_is_made_again(
+    edit, children, pictures, unbroken, tmp_path
+):
+    store, words = tmp_path / "store", extract_words(pictures)
+    killed = children.command(store, *words, fault={"at": 190})
+    assert killed.code == -9
+    (feature_set,) = open_store(store).sets()
+    n_durable = len(feature_set.journal()["stats"]["chunks"])
+    assert 0 < n_durable < 12
+    path = feature_set.group / "stats" / "zarr.json"
+    edited = EDITS[edit](json.loads(path.read_text()))
+    path.write_text(edited if isinstance(edited, str) else json.dumps(edited))
+    again = children.command(store, *words, "--json")
+    # What was durable still is.
+    assert again.result["n_computed"] < 36
+    assert group_bytes(store) == unbroken
+
+
+def test_labels_that_are_damaged_are_named_with_the_cure(store, pictures, capsys):
+    (feature_set,) = open_store(store).sets()
+    flip(feature_set.group / "label" / "c" / "0", random.Random(0))
+    code, out = verified(store, capsys)
+    assert code == 1
+    assert "features.zarr/label/c/0: its bytes are not those that were written" in out
+    assert f"featstore store rm {feature_set.set_id} --store {store}" in out
+    assert _run(["store", "rm", feature_set.set_id, "--yes", "--store", str(store)]) == 0
+    assert _run([*extract_words(pictures), "--store", str(store)]) == 0
+    assert verify(open_store(store).sets()[0]) == []
+
+
+@pytest.mark.parametrize("n", [10, pytest.param(100, marks=pytest.mark.soak)])
+def test_a_flipped_bit_in_what_was_decoded_is_never_read(n, store, intact, tally):
+    rng = random.Random(n)
+    open_store(store).select().memmap()
+    (matrix,) = (store / "cache").glob("*.npy")
+    for _ in range(n):
+        path = rng.choice([matrix, matrix, matrix.with_suffix(".json")])
+        flip(path, rng)
+        check_readings(readings(store), intact)
+        np.testing.assert_array_equal(open_store(store).select().memmap(), intact["memmap"])
+        tally.add("flipped bits of the cache", path.suffix, "all decoded anew")
+
+
+def test_what_was_decoded_and_is_cut_short_or_foreign_is_never_read(store, intact):
+    (matrix,) = (store / "cache").glob("*.npy")
+    content = matrix.read_bytes()
+    for wrong in (content[:-4], b"", content + b"x", b"x" * len(content)):
+        matrix.write_bytes(wrong)
+        np.testing.assert_array_equal(open_store(store).select().memmap(), intact["memmap"])
+        assert matrix.read_bytes() == content
+
+
+@pytest.mark.parametrize("n", [6, pytest.param(60, marks=pytest.mark.soak)])
+def test_a_flipped_bit_in_the_list_of_hashes_never_makes_another_dataset(
+    n, store, children, pictures, tally
+):
+    rng = random.Random(n)
+    words = [*extract_words(pictures), "--json"]
+    for _ in range(n):
+        for path in (store / "cache" / "fingerprints").iterdir():
+            flip(path, rng)
+        assert children.command(store, *words).result["n_computed"] == 0
+        assert len(open_store(store).sets()) == 1
+        tally.add("flipped bits of the cache", "hashes", "all decoded anew")
+
+
+@pytest.mark.parametrize("n", [30, pytest.param(200, marks=pytest.mark.soak)])
+def test_a_flipped_bit_in_any_file_of_a_run_is_found_and_never_read(n, store, capsys, tally):
+    rng = random.Random(n)
+    runs = {}
+    for path in sorted((store / "runs").iterdir()):
+        run = open_run(path)
+        runs[path] = json.dumps(run.record), run.predictions, run.curves
+    files = [path for path in sorted((store / "runs").rglob("*")) if path.is_file()]
+    assert {"curves.json", "model.skops", "predictions.csv"} <= {path.name for path in files}
+    for i in range(n):
+        path = files[i % len(files)]
+        content = path.read_bytes()
+        flip(path, rng)
+        check_run(path, runs[path.parent])
+        code, out = verified(store, capsys)
+        assert code == 1
+        assert f"{path.parent.name}: {path.name}: " in out
+        path.write_bytes(content)
+        tally.add("flipped bits of runs", path.name, "all found, named and never read")
+
+
+def check_run(path, intact):
+    """Check that nothing is read of a run's damaged file."""
+    if path.name == "metrics.json":
+        with pytest.raises(RunError, match="damaged"):
+            open_run(path.parent)
+        return
+    run = open_run(path.parent)
+    record, predictions, curves = intact
+    assert json.dumps(run.record) == record
+    for name, attribute, expected in (
+        ("predictions.csv", "predictions", predictions),
+        ("curves.json", "curves", curves),
+    ):
+        if path.name == name:
+            with pytest.raises(RunError, match="not what fit wrote"):
+                getattr(run, attribute)
+        elif attribute == "curves":
+            assert run.curves == expected
+        else:
+            assert all((run.predictions[k] == v).all() for k, v in expected.items())
+    if path.name == "model.skops":
+        with pytest.raises(RunError, match="not what fit wrote"):
+            _ = run.model
+
+
+def test_an_intact_store_is_called_intact(store, capsys):
+    before = tree_bytes(store)
+    assert _run(["store", "verify", "--store", str(store)]) == 0
+    assert "1 feature set and 2 runs are intact." in capsys.readouterr().out
+    assert tree_bytes(store) == before

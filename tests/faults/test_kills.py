@@ -1,0 +1,211 @@
+"""Processes that are killed by SIGKILL, at numbered operations and at moments: nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+
+import pytest
+from children import SMALL, extract_words, group_bytes, resumed, run_content
+from makers import tiny, tree_bytes
+
+from featstore.audit import verify
+from featstore.errors import IncompleteError, SelectionError
+from featstore.files import read_json
+from featstore.progress import Silent
+from featstore.runs import list_runs
+from featstore.store import open_store
+
+PHASES = ("open", "first chunk", "mid-write", "journal", "finalise")
+SAME = "all resumed to the same bytes"
+
+
+def drawn(rng, operations, n_each):
+    """Return numbers of operations, as many of each phase, where it has so many."""
+    numbers = {}
+    for number, (_, phase) in enumerate(operations, 1):
+        numbers.setdefault(phase, []).append(number)
+    return sorted(n for own in numbers.values() for n in rng.sample(own, min(n_each, len(own))))
+
+
+def check_reader(store, whole):
+    """Check that a reader is refused, or finds all of it; return whether it finds it."""
+    try:
+        selection = open_store(store).select()
+    except (SelectionError, IncompleteError):
+        return False
+    (feature_set,) = open_store(store).sets()
+    assert tree_bytes(feature_set.group) == whole
+    assert selection.n_samples == len(selection.y)
+    return True
+
+
+def phase_on_disk(store):
+    """Return what a killed extraction was doing, by what it left."""
+    found = open_store(store).sets()
+    if not found or not found[0].unfinished():
+        return "finalise" if found else "open"
+    journal = found[0].journal()
+    if not journal:
+        return "open"
+    chunks = next(iter(journal.values()))["chunks"]
+    return "mid-write" if chunks else "first chunk"
+
+
+@pytest.fixture(scope="module")
+def operations(children, pictures, tmp_path_factory):
+    """Return kind and phase of each operation of an unbroken extraction, in order."""
+    store = tmp_path_factory.mktemp("counted") / "store"
+    counted = children.command(store, *extract_words(pictures), fault={})
+    resumed(counted)
+    found = [tuple(one) for one in counted.report]
+    assert {phase for _, phase in found} == set(PHASES)
+    return found
+
+
+@pytest.fixture(params=[2, pytest.param(24, marks=pytest.mark.soak)])
+def n_each(request):
+    return request.param
+
+
+def test_a_kill_at_any_operation_of_extract_ends_in_the_same_bytes(
+    n_each, operations, children, pictures, unbroken, tmp_path, tally
+):
+    rng = random.Random(n_each)
+    words = extract_words(pictures)
+    for number in drawn(rng, operations, n_each):
+        store = tmp_path / f"{number}"
+        killed = children.command(store, *words, fault={"at": number})
+        assert killed.code == -9, (number, killed.err)
+        phase = killed.report["phase"]
+        assert phase in PHASES
+        was_complete = check_reader(store, unbroken)
+        assert not was_complete or phase == "finalise"
+        n_reused = children.command(store, *words, "--json").result["n_reused"]
+        assert not was_complete or n_reused == 36
+        assert group_bytes(store) == unbroken, (number, killed.report)
+        assert verify(open_store(store).sets()[0]) == []
+        assert not list(store.rglob("*.tmp")), number
+        assert not list(store.rglob("*.partial")), number
+        shutil.rmtree(store)
+        tally.add("kills of extract at an operation", phase, SAME)
+
+
+@pytest.mark.parametrize("n", [3, pytest.param(40, marks=pytest.mark.soak)])
+def test_a_kill_at_any_moment_of_extract_ends_in_the_same_bytes(
+    n, children, pictures, unbroken, tmp_path, tally
+):
+    rng = random.Random(n)
+    words = extract_words(pictures)
+    for i in range(n):
+        store = tmp_path / f"{i}"
+        # Killed twice: what goes on after a kill may be killed as well.
+        for _ in range(2):
+            child = children.command(store, *words, batch_s=0.01)
+            time.sleep(rng.uniform(0, 0.45))
+            child.kill()
+            check_reader(store, unbroken)
+            if child.code == -9:
+                tally.add("kills of extract at a moment", phase_on_disk(store), SAME)
+        resumed(children.command(store, *words))
+        assert group_bytes(store) == unbroken
+        assert verify(open_store(store).sets()[0]) == []
+        shutil.rmtree(store)
+
+
+@pytest.mark.soak
+def test_a_kill_of_a_network_s_extract_ends_in_the_same_bytes(children, pictures, tmp_path, tally):
+    settings = tiny(pictures, layers="conv1,fc")
+    words = [w for k, v in settings.items() for w in (f"--{k.replace('_', '-')}", str(v))]
+    more = {
+        "modules": ["torch", "featstore.backbones", "featstore.extractors"],
+        "constants": SMALL | {"matrices.CHUNK_NBYTES": 4 * 1000 * 5},
+    }
+    resumed(children.command(tmp_path / "whole", "extract", *words, **more))
+    whole = group_bytes(tmp_path / "whole")
+    counted = children.command(tmp_path / "counted", "extract", *words, fault={}, **more)
+    resumed(counted)
+    for number in drawn(random.Random(1), [tuple(one) for one in counted.report], 4):
+        store = tmp_path / f"{number}"
+        killed = children.command(store, "extract", *words, fault={"at": number}, **more)
+        assert killed.code == -9
+        resumed(children.command(store, "extract", *words, **more))
+        assert group_bytes(store) == whole
+        tally.add("kills of a network's extract", killed.report["phase"], SAME)
+
+
+def test_what_is_in_the_journal_was_on_the_disk_before(operations):
+    # The order of syncs and renamings, which no kill of a process can show: only a loss of power.
+    kinds = [kind for kind, phase in operations if phase in ("mid-write", "journal")]
+    text = "".join({"sync": "s", "rename": "r"}.get(kind, "") for kind in kinds)
+    # A chunk: renamed, its file and its folder synced. A journal: synced, renamed, folder synced.
+    assert "rsssrs" in text
+    assert "rr" not in text
+
+
+@pytest.fixture(scope="module", params=["ridge", "softmax"])
+def fitted(request, children, pictures, tmp_path_factory):
+    """Return words of a fit, a store to fit in, what a fit leaves, and its operations."""
+    folder = tmp_path_factory.mktemp("fitted")
+    resumed(children.command(folder / "bare", *extract_words(pictures)))
+    words = ["fit", "--clf", request.param, "--n-jobs", "1"]
+    words += ["--epochs", "2"] if request.param == "softmax" else []
+    shutil.copytree(folder / "bare", folder / "whole")
+    counted = children.command(folder / "whole", *words, fault={})
+    resumed(counted)
+    (run,) = list_runs(open_store(folder / "whole"))
+    assert ("curves.json" in run.record["files"]) == (request.param == "softmax")
+    return words, folder / "bare", run_content(run), [tuple(one) for one in counted.report]
+
+
+class Listener(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
+@pytest.mark.parametrize("n_each", [1, pytest.param(8, marks=pytest.mark.soak)])
+def test_a_kill_at_any_operation_of_fit_leaves_a_whole_run_or_none(
+    n_each, fitted, children, tmp_path, tally
+):
+    words, bare, whole, operations = fitted
+    for number in drawn(random.Random(n_each), operations, n_each):
+        store = tmp_path / f"{number}"
+        shutil.copytree(bare, store)
+        killed = children.command(store, *words, fault={"at": number})
+        assert killed.code == -9, (number, killed.err)
+        listener = Listener()
+        runs = list_runs(open_store(store), listener)
+        assert listener.lines == []
+        assert all(run_content(run) == whole for run in runs)
+        resumed(children.command(store, *words))
+        (run,) = list_runs(open_store(store))
+        assert run_content(run) == whole
+        # A fit that has something to do sweeps what the one before it left.
+        resumed(children.command(store, *words, "--refit"))
+        left = [path.name for path in store.rglob("*") if path.name.startswith((".", "fit-"))]
+        assert left == []
+        assert not list(store.glob("cache/*.tmp"))
+        shutil.rmtree(store)
+        tally.add("kills of fit", killed.report["phase"], "each left a whole run or none")
+
+
+def test_the_counts_of_kills_are_of_different_phases(operations):
+    chosen = [operations[number - 1][1] for number in drawn(random.Random(0), operations, 2)]
+    assert sorted(chosen) == sorted(PHASES * 2)
+
+
+def test_a_journal_never_names_what_is_not_there(operations, children, pictures, tmp_path):
+    number = next(n for n, (_, phase) in enumerate(operations, 1) if phase == "journal")
+    killed = children.command(tmp_path / "s", *extract_words(pictures), fault={"at": number + 3})
+    assert killed.code == -9
+    (feature_set,) = open_store(tmp_path / "s").sets()
+    journal = read_json(feature_set.journal_path / "journal.json")["layers"]["stats"]
+    matrix = feature_set.matrix("stats", writable=True)
+    assert journal["chunks"]
+    assert all(matrix.chunk_path(int(index)).is_file() for index in journal["chunks"])
+    assert json.dumps(journal["conditions"]) != "{}"

@@ -1,0 +1,228 @@
+"""A process that has imported all there is to import, and forks children that do one command each.
+
+It reads requests from stdin, a line of JSON each, and answers each with a line on stdout. Importing
+takes seconds and forking milliseconds, so that a test can afford hundreds of real processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from operations import Operations
+
+MODULES = (
+    "featstore.cli.main",
+    "featstore.cli.extract",
+    "featstore.cli.fit",
+    "featstore.cli.store",
+    "featstore.datasets.folder",
+    "featstore.extraction",
+    "featstore.figures",
+    "featstore.fitting",
+    "featstore.modelfiles",
+    "featstore.passes",
+    "featstore.pixelstats",
+    "featstore.recipes",
+    "featstore.sink",
+    "featstore.spreading",
+    "rich.console",
+    "sklearn.linear_model",
+)
+
+
+def settle(constants: dict[str, float]) -> None:
+    """Set constants of modules, by ``module.NAME``."""
+    for name, value in constants.items():
+        module, _, constant = name.rpartition(".")
+        setattr(import_module(f"featstore.{module}"), constant, value)
+
+
+def command(request: dict[str, Any]) -> int:
+    """Do what the command line does, with what the request says goes wrong."""
+    from featstore.cli.main import _run
+
+    sys.argv = ["featstore", *request["args"]]
+    settle(request.get("constants", {}))
+    if "file_nbytes" in request:
+        # Without this the signal would end the process, which is a kill like any other.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_nbytes"],) * 2)
+    if "fault" in request:
+        Operations(request["store"], **request["fault"]).install()
+    if "clock" in request:
+        shift_clock(request["clock"])
+    if "batch_s" in request:
+        slow_down(request["batch_s"])
+    if "overwrite" in request:
+        overwrite_when_reading(**request["overwrite"])
+    if "touch" in request:
+        touch_when_reading(**request["touch"])
+    return _run(request["args"])
+
+
+def shift_clock(steps_s: list[float]) -> None:
+    """Let all clocks jump at every look at them, forwards and backwards in turn."""
+    count = [0]
+
+    def jumping(real: Callable[[], float], scale: float) -> Callable[[], float]:
+        def look() -> float:
+            count[0] += 1
+            return type(scale)(real() + scale * steps_s[count[0] % len(steps_s)])
+
+        return look
+
+    for name, scale in (("time", 1.0), ("time_ns", 10**9), ("monotonic", 1.0)):
+        setattr(time, name, jumping(getattr(time, name), scale))
+    from featstore import extraction, featureset, locks, passes, provenance, store, tasks
+
+    def now() -> str:
+        at = datetime.fromtimestamp(max(0.0, time.time()), UTC)
+        return at.isoformat(timespec="seconds")
+
+    for module in (extraction, featureset, locks, passes, provenance, store, tasks):
+        if hasattr(module, "now"):
+            module.now = now
+
+
+def slow_down(delay_s: float) -> None:
+    """Let each batch wait."""
+    from featstore import pixelstats
+
+    compute = pixelstats.PixelExtractor._compute
+
+    def slow(self: Any, batch: Any) -> Any:
+        time.sleep(delay_s)
+        return compute(self, batch)
+
+    pixelstats.PixelExtractor._compute = slow
+
+
+def overwrite_when_reading(row: int, path: str, source: str, in_place: bool) -> None:
+    """Replace an image, or without a source remove it, just before another one is read."""
+    from featstore.datasets.base import FileDataset
+
+    read, is_done = FileDataset.read, []
+
+    def reading(self: Any, wanted: int, *more: Any) -> Any:
+        if wanted == row and len(more) and not is_done:
+            is_done.append(True)
+            if not source:
+                os.unlink(path)
+            elif in_place:
+                Path(path).write_bytes(Path(source).read_bytes())
+            else:
+                os.replace(source, path)
+        return read(self, wanted, *more)
+
+    FileDataset.read = reading
+
+
+def touch_when_reading(row: int, path: str) -> None:
+    """Change the time of a file of arrays when a row is read."""
+    from featstore.datasets.base import ArrayDataset
+
+    read = ArrayDataset.read_block
+
+    def reading(self: Any, start: int, stop: int) -> Any:
+        if start <= row < stop and stop - start < len(self):
+            os.utime(path)
+        return read(self, start, stop)
+
+    ArrayDataset.read_block = reading
+
+
+def watch(request: dict[str, Any]) -> int:
+    """Read a store again and again until it holds a set, and say all that was ever seen."""
+    import numpy as np
+
+    from featstore.errors import CorruptionError, FeatstoreError
+    from featstore.store import open_store
+
+    expected = np.load(request["expected"])
+    n_refused = n_seen = 0
+    until = time.monotonic() + request["seconds"]
+    while time.monotonic() < until and n_seen < 3:
+        try:
+            selection = open_store(request["store"]).select()
+            for rows in (selection.memmap(), selection.dask().compute()):
+                if not np.array_equal(rows, expected):
+                    print("TORN", flush=True)
+                    return 1
+            if selection.y.tolist() != request["labels"]:
+                print("WRONG LABELS", flush=True)
+                return 1
+            n_seen += 1
+        except CorruptionError as error:
+            print("CORRUPT", error, flush=True)
+            return 1
+        except FeatstoreError:
+            n_refused += 1
+        time.sleep(0.002)
+    print(json.dumps({"n_refused": n_refused, "n_seen": n_seen}), flush=True)
+    return 0
+
+
+CALLS: dict[str, Callable[[dict[str, Any]], int]] = {"command": command, "watch": watch}
+
+
+def child(request: dict[str, Any]) -> None:
+    """Do one request in a forked process and end it, without what Python does at an end."""
+    folder = Path(request["folder"])
+    for stream, name in ((1, "out"), (2, "err")):
+        handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, stream)
+    code = 99
+    try:
+        for name, value in request.get("environment", {}).items():
+            os.environ[name] = value
+        os.chdir(folder)
+        code = CALLS[request["call"]](request)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    for name in MODULES:
+        import_module(name)
+    import_module("featstore.modelfiles")._skops()
+    # What tests of Ctrl-C need, wherever they were started.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    print("{}", file=answers)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            found, status = os.waitpid(request["wait"], os.WNOHANG)
+            print(json.dumps({"ended": bool(found), "status": status}), file=answers)
+            continue
+        for name in request.get("modules", ()):
+            import_module(name)
+        pid = os.fork()
+        if not pid:
+            # A child that read ahead of what the parent has read would take its requests.
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            child(request)
+        print(json.dumps({"pid": pid}), file=answers)
+
+
+if __name__ == "__main__":
+    main()
