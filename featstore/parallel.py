@@ -334,12 +334,17 @@ def _interrupts_held() -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Dask's log off the terminal; what matters of it comes back as outcomes."""
-    logger = logging.getLogger("distributed")
-    level, logger.level = logger.level, logging.CRITICAL
+    # Dask gives some of its modules' logs levels of their own.
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed.")]
+    loggers = [logging.getLogger(name) for name in ("distributed", *names)]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.level = level
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
