@@ -771,6 +771,13 @@ def prepare(page: Page, block: Block) -> None:
                 page.run_command(block, Command(step))
 
 
+def run_page(page: Page) -> None:
+    """Run all of a page."""
+    for block in read_blocks(page.path):
+        prepare(page, block)
+        page.run(block)
+
+
 # The tests.
 
 
@@ -784,9 +791,7 @@ def test_every_block_runs(
         request.getfixturevalue("few_epochs")
     page = Page(path, place, monkeypatch)
     try:
-        for block in read_blocks(path):
-            prepare(page, block)
-            page.run(block)
+        run_page(page)
     finally:
         page.close()
 
@@ -802,3 +807,35 @@ def test_code_within_the_text_is_right(path: Path) -> None:
         elif words[:1] == ["make"]:
             for target in words[1:]:
                 make_recipes(target)
+
+
+STALE = {
+    "```console\n$ featstore models show alexnet --nonsense\n```": "No such option.*--nonsense",
+    "```console\n$ featstore fit --clf logreg --search all\n```": "'all' is not one of",
+    "```console\n$ featstore models show pixelstats\n29 things\n```": "The page shows\n  # things",
+    "```console\n$ featstore store ls\n```\n\n```text\nempty\n```": "The page shows\n  empty",
+    "```python\nprint(1)\n```\n\n```text\none\n```": "The page shows\n  one",
+    "```sh\nmake nonsense\n```": "no target nonsense",
+    "```sh\npip install '.[nonsense]'\n```": "setup.cfg lacks.*nonsense",
+    "```sh\nnonsense\n```": "nonsense: command not found",
+    "```\nfeatstore\n```": "a block of no language",
+    "```toml\n=\n```": "Invalid",
+    "    featstore fit": "an indented block",
+}
+
+
+@pytest.mark.parametrize(("text", "fault"), STALE.items())
+def test_a_page_that_is_wrong_fails(
+    text: str, fault: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place / "page.md"
+    path.write_text(text, encoding="utf-8")
+    page = Page(path, place, monkeypatch)
+    with pytest.raises((AssertionError, ValueError, pytest.fail.Exception), match=fault):
+        run_page(page)
+
+
+@pytest.mark.parametrize("code", ["fit --nonsense", "nonsense", "fit --search all", "store all"])
+def test_code_within_a_text_that_is_wrong_fails(code: str) -> None:
+    with pytest.raises(AssertionError):
+        check_words(code.split())
