@@ -18,6 +18,8 @@ from featstore.progress import Silent
 from featstore.runs import list_runs
 from featstore.store import open_store
 
+pytestmark = pytest.mark.soak
+
 KEPT = "What was finished is kept; the same command goes on from there."
 
 SLOWLY = """

@@ -145,7 +145,7 @@ def test_what_is_in_the_journal_was_on_the_disk_before(operations):
     assert "rr" not in text
 
 
-@pytest.fixture(scope="module", params=["ridge", "softmax"])
+@pytest.fixture(scope="module", params=["ridge", pytest.param("softmax", marks=pytest.mark.soak)])
 def fitted(request, children, pictures, tmp_path_factory):
     """Return words of a fit, a store to fit in, what a fit leaves, and its operations."""
     folder = tmp_path_factory.mktemp("fitted")
