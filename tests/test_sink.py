@@ -12,7 +12,7 @@ from featstore.sink import Sink
 from featstore.store import open_store
 
 N, WIDTHS, BATCH = 23, {"conv1": 3, "fc": 5}, 4
-CONDITIONS = {"device": "cpu", "batch_size": BATCH}
+CONDITIONS = {"device": "cpu", "engine": "eager", "batch_size": BATCH}
 
 
 class Crash(BaseException):
@@ -29,10 +29,24 @@ def _small(monkeypatch):
 
 @pytest.fixture
 def feature_set(tmp_path):
-    facets = {"title": "t", "model": "m", "dataset": "folder"}
+    facets = {
+        "dataset": "folder",
+        "title": "t",
+        "model": "m",
+        "weights": "none",
+        "weights_names": ["none"],
+        "bands": "rgb",
+        "image_size": 32,
+        "precision": "fp32",
+        "dtype": "float32",
+        "limit": None,
+        "seed": 0,
+    }
     info = {
         "identity": {"facets": facets, "key": {}},
-        "dataset": {"n_samples": N, "class_names": ["a"], "fingerprint": "f"},
+        "dataset": {"n_samples": N, "class_names": ["a"], "fingerprint": "f", "identity": {}},
+        "backbone": {"model": "m"},
+        "preprocess": {},
         "command": "begin",
     }
     zeros = np.zeros(N, np.int32)
@@ -50,6 +64,21 @@ def features(start, stop):
     return {layer: rows * 10 + np.arange(w, dtype=np.float32) for layer, w in WIDTHS.items()}
 
 
+def record(layer):
+    """Return what a finished layer's record says beside its files."""
+    return {
+        "masked": [],
+        "completed": "now",
+        "command": "begin",
+        "node": layer,
+        "names": [layer],
+        "default": False,
+        "pool": None,
+        "n_features": WIDTHS[layer],
+        "dtype": "float32",
+    }
+
+
 def run(feature_set, layers=tuple(WIDTHS), stop_after=None):
     """Do what a pass does; return the rows that it computed."""
     computed = []
@@ -64,7 +93,7 @@ def run(feature_set, layers=tuple(WIDTHS), stop_after=None):
             computed += range(start, stop)
             if stop_after is not None and stop > stop_after:
                 raise KeyboardInterrupt
-    out.finish({name: {"masked": [], "completed": "now"} for name in layers})
+    out.finish({name: record(name) for name in layers})
     return computed
 
 
@@ -260,7 +289,7 @@ def test_shares_are_taken_over_and_complete_the_layers(begun):
         out.gather("x-0")
         assert out.missing_rows(N).nonzero()[0].tolist() == list(range(10, N))
         out.gather()
-    out.finish({name: {"masked": [], "completed": "now"} for name in WIDTHS})
+    out.finish({name: record(name) for name in WIDTHS})
     assert out.masked == {5: "broken"}
     check(begun)
 
