@@ -621,11 +621,12 @@ def check_pip(words: Sequence[str]) -> None:
     assert words[0] == "install", words
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
+    files = ("-r", "--requirement", "-c", "--constraint")
     for before, word in zip(words, words[1:], strict=False):
-        if before in ("-r", "--requirement"):
+        if before in files:
             assert (ROOT / word).is_file(), f"there is no file {word}"
         elif word.startswith("-"):
-            assert word in ("-r", "--requirement", "--no-deps", "--editable"), word
+            assert word in (*files, "--no-deps", "--editable"), word
         elif found := re.fullmatch(r"(?:\.|featstore)(?:\[(.+)\])?", word):
             extras = set(found[1].split(",")) if found[1] else set()
             assert extras <= set(config["options.extras_require"]), f"setup.cfg lacks {extras}"
