@@ -53,7 +53,7 @@ class Operations:
         self._store = os.path.realpath(store)
         self._report, self._at, self._error = report, at, error
         self._lasting, self._kinds = lasting, kinds
-        self._done: list[tuple[str, str]] = []
+        self._done: list[tuple[str, str, str]] = []
         self._lock = threading.RLock()
         self._real_open, self._real = io.open, {}
         self._first_chunk = self._first_journal = self._final = False
@@ -128,7 +128,7 @@ class Operations:
     def _count(self, kind: str, where: str, torn: Callable[[], None] = lambda: None) -> None:
         if self._kinds and kind not in self._kinds:
             return
-        self._done.append((kind, self._phase(kind, where)))
+        self._done.append((kind, self._phase(kind, where), where))
         n = len(self._done)
         if self._at is None:
             with self._real_open(self._report, "w") as stream:

@@ -60,7 +60,7 @@ def operations(children, pictures, tmp_path_factory):
     store = tmp_path_factory.mktemp("counted") / "store"
     counted = children.command(store, *extract_words(pictures), fault={})
     resumed(counted)
-    found = [tuple(one) for one in counted.report]
+    found = [tuple(one[:2]) for one in counted.report]
     assert {phase for _, phase in found} == set(PHASES)
     return found
 
@@ -127,7 +127,7 @@ def test_a_kill_of_a_network_s_extract_ends_in_the_same_bytes(children, pictures
     whole = group_bytes(tmp_path / "whole")
     counted = children.command(tmp_path / "counted", "extract", *words, fault={}, **more)
     resumed(counted)
-    for number in drawn(random.Random(1), [tuple(one) for one in counted.report], 4):
+    for number in drawn(random.Random(1), [tuple(one[:2]) for one in counted.report], 4):
         store = tmp_path / f"{number}"
         killed = children.command(store, "extract", *words, fault={"at": number}, **more)
         assert killed.code == -9
@@ -157,7 +157,7 @@ def fitted(request, children, pictures, tmp_path_factory):
     resumed(counted)
     (run,) = list_runs(open_store(folder / "whole"))
     assert ("curves.json" in run.record["files"]) == (request.param == "softmax")
-    return words, folder / "bare", run_content(run), [tuple(one) for one in counted.report]
+    return words, folder / "bare", run_content(run), [tuple(one[:2]) for one in counted.report]
 
 
 class Listener(Silent):
@@ -192,6 +192,29 @@ def test_a_kill_at_any_operation_of_fit_leaves_a_whole_run_or_none(
         assert not list(store.glob("cache/*.tmp"))
         shutil.rmtree(store)
         tally.add("kills of fit", killed.report["phase"], "each left a whole run or none")
+
+
+def test_sets_and_runs_get_their_names_only_when_they_are_whole(children, pictures, tmp_path):
+    store = tmp_path / "store"
+    words = {"extract": extract_words(pictures), "fit": ["fit", "--clf", "ridge", "--n-jobs", "1"]}
+    done = {}
+    for name, own in words.items():
+        counted = children.command(store, *own, fault={})
+        resumed(counted)
+        done[name] = [(kind, where) for kind, _, where in counted.report]
+    (set_id,) = [path.name for path in (store / "sets").iterdir()]
+    (run_id,) = [path.name for path in (store / "runs").iterdir()]
+    # Drafts are renamed, so that of a run nothing is ever made or written under its name ...
+    assert not [where for _, where in done["fit"] if where.startswith(f"runs/{run_id}/")]
+    assert [kind for kind, where in done["fit"] if where.startswith("runs/.new-")].count("rename")
+    # ... and of a set only what is a layer's, the layer's record last.
+    inside = [where for _, where in done["extract"] if where.startswith(f"sets/{set_id}/")]
+    parts = {where.split("/")[2] for where in inside}
+    assert not {part for part in parts if part == "set.json" or part.startswith(".set.json")}
+    vectors = [f"sets/{set_id}/features.zarr/{name}" for name in ("label", "split", "sample_id")]
+    assert not [where for where in inside if where.startswith(tuple(vectors))]
+    records = [i for i, where in enumerate(inside) if "/layers/" in where]
+    assert not [where for where in inside[records[0] :] if "/features.zarr/" in where]
 
 
 def test_the_counts_of_kills_are_of_different_phases(operations):

@@ -56,7 +56,7 @@ def growing(children, pictures, tmp_path_factory):
     store = tmp_path_factory.mktemp("counted") / "store"
     counted = children.command(store, *extract_words(pictures), fault={})
     resumed(counted)
-    return [(n, phase) for n, (kind, phase) in enumerate(counted.report, 1) if kind in GROWING]
+    return [(n, phase) for n, (kind, phase, _) in enumerate(counted.report, 1) if kind in GROWING]
 
 
 @pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.soak)])
@@ -119,7 +119,9 @@ def test_a_disk_that_is_full_leaves_a_whole_run_of_fit_or_none(
     resumed(counted)
     (run,) = list_runs(open_store(tmp_path / "whole"))
     whole = run_content(run)
-    growing = [(n, phase) for n, (kind, phase) in enumerate(counted.report, 1) if kind in GROWING]
+    growing = [
+        (n, phase) for n, (kind, phase, _) in enumerate(counted.report, 1) if kind in GROWING
+    ]
     for number, phase in growing[:: max(1, len(growing) // n_steps)]:
         store = tmp_path / f"{number}"
         shutil.copytree(bare, store)
