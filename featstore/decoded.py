@@ -20,6 +20,9 @@ from featstore.provenance import available_cores, file_stamp
 BLOCK_NBYTES = 16 * 2**20
 """Bytes that one checksum is of."""
 
+READ_NBYTES = 2**20
+"""Bytes of it that are in memory at a time."""
+
 READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 _checked: dict[Path, list[int]] = {}
@@ -139,7 +142,10 @@ def _sums(path: Path) -> list[int]:
     def crc32(start: int) -> int:
         with path.open("rb") as stream:
             stream.seek(start)
-            return zlib.crc32(stream.read(BLOCK_NBYTES))
+            crc = 0
+            for _ in range(BLOCK_NBYTES // READ_NBYTES):
+                crc = zlib.crc32(stream.read(READ_NBYTES), crc)
+            return crc
 
     with ThreadPoolExecutor(min(8, available_cores())) as pool:
         return list(pool.map(crc32, range(0, path.stat().st_size, BLOCK_NBYTES)))

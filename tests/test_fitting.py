@@ -843,7 +843,7 @@ from featstore.store import open_store
 store = open_store(sys.argv[1])
 (run,) = fit(store, "mlp", refit="refit" in sys.argv)
 open_run(run.path).model
-write_report(store, list_runs(store), sys.argv[1] + "/report.html")
+write_report(store, list_runs(store), sys.argv[1] + "/report.html", projection="pca")
 assert "torch" not in sys.modules, "torch was imported"
 print(run.run_id)
 """
