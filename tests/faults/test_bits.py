@@ -99,7 +99,7 @@ def verified(store, capsys):
     return ended.value.code, capsys.readouterr().out
 
 
-@pytest.mark.parametrize("n", [40, pytest.param(400, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("n", [30, pytest.param(400, marks=pytest.mark.soak)])
 def test_a_flipped_bit_in_any_file_of_a_set_is_found_and_never_read(
     n, store, intact, tally, capsys
 ):
