@@ -12,7 +12,12 @@ import numpy as np
 
 from featstore.config import json_digest
 from featstore.decoded import decoded
-from featstore.errors import FeatstoreError, IncompleteError, SelectionError
+from featstore.errors import (
+    CorruptionError,
+    FeatstoreError,
+    IncompleteError,
+    SelectionError,
+)
 
 if TYPE_CHECKING:
     import dask.array
@@ -208,8 +213,15 @@ class Selection:
 
     def _fill(self, X: np.ndarray) -> None:
         column = 0
-        for s, (_, layer) in zip(self._sets, self.parts, strict=True):
+        for s, (_, layer), record in zip(self._sets, self.parts, self._records, strict=True):
             matrix = s.matrix(layer)
+            shape = (self.n_samples, int(record["n_features"]))
+            if (matrix.n_samples, matrix.n_features) != shape:
+                raise CorruptionError(
+                    f"{matrix.path} has {matrix.n_samples} rows of {matrix.n_features} features; "
+                    f"its records say {shape[0]} of {shape[1]}, so that one of them is not as "
+                    f"featstore wrote it. Extract again, after: featstore store rm {s.set_id}"
+                )
             for index in range(matrix.n_chunks):
                 start, stop = matrix.chunk_range(index)
                 X[start:stop, column : column + matrix.n_features] = matrix.read(start, stop)

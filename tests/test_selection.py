@@ -5,6 +5,7 @@ import pytest
 from conftest import add_features, blobs, forget_first_rows
 
 from featstore.errors import CorruptionError, IncompleteError, SelectionError
+from featstore.files import read_json, write_json
 from featstore.selection import selecting_options
 from featstore.store import open_store
 
@@ -190,3 +191,12 @@ def test_the_next_command_selects_what_was_extracted(store):
     assert selecting_options(store, alexnet, ["fc8"]) == ["--model", "alexnet"]
     add(store, "alexnet", ("fc8",), weights="random:1")
     assert selecting_options(store, alexnet, ["fc8"]) == ["--set", alexnet]
+
+
+def test_a_record_that_fits_another_matrix_is_damage(store):
+    add(store)
+    path = store.sets()[0].layer_path("fc1000")
+    record = read_json(path)
+    write_json(path, record | {"n_features": record["n_features"] + 1})
+    with pytest.raises(CorruptionError, match=r"its records say .*featstore store rm"):
+        store.select().memmap()
