@@ -121,6 +121,7 @@ def write_store(path: Path, features: Features, layers: Sequence[str] = ("layer1
             "n_samples": features.n_samples,
             "class_names": [f"class {i}" for i in range(features.n_classes)],
             "fingerprint": f"synthetic {features.n_samples} {features.seed}",
+            "identity": facets,
         },
         "backbone": {"model": MODEL},
         "preprocess": {},

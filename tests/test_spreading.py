@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -214,9 +215,17 @@ extract(store=sys.argv[1], devices=("cpu", "cpu"), **json.loads(sys.argv[2]))
 
 def kill_when_begun(store, find):
     """Kill, when a worker has noted two batches, the process that `find` returns the id of."""
-    while not any(n_chunks(read(path)) >= 8 for path in store.rglob("share-*.json")):
+    while not any(n_chunks(read(path)) >= 8 for path in journals(store)):
         time.sleep(0.005)
     os.kill(find(), signal.SIGKILL)
+
+
+def journals(store):
+    try:
+        return list(store.rglob("share-*.json"))
+    except FileNotFoundError:
+        # A folder was renamed while it was looked through.
+        return []
 
 
 def n_chunks(journal):
@@ -232,8 +241,9 @@ def read(path):
 
 def worker_of(process_id):
     for child in psutil.Process(process_id).children():
-        if "spawn_main" in " ".join(child.cmdline()):
-            return child.pid
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "spawn_main" in " ".join(child.cmdline()):
+                return child.pid
     raise AssertionError("there is no worker")
 
 
