@@ -132,7 +132,8 @@ def write_store(path: Path, features: Features, layers: Sequence[str] = ("layer1
     feature_set = open_store(path).create(info, features.y, splits, ids, rows)
     for layer in layers:
         feature_set.begin_layer(layer, features.n_features, {})
-    with Sink(feature_set, list(layers), {"batch_size": BLOCK_ROWS}, "") as sink:
+    conditions = {"device": "cpu", "engine": "synthetic", "batch_size": BLOCK_ROWS}
+    with Sink(feature_set, list(layers), conditions, "") as sink:
         for blocks in zip(*(features.blocks(i) for i in range(len(layers))), strict=True):
             start = blocks[0][0]
             named = {layer: X for layer, (_, X) in zip(layers, blocks, strict=True)}
