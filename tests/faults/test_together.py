@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import time
 
 import numpy as np
@@ -47,27 +49,34 @@ def holder_of(store, others=()):
     raise AssertionError("nobody computes")
 
 
+def wait_for_waiters(waiting):
+    """Wait until each of several processes has said for whom it waits."""
+    until = time.monotonic() + 60
+    while not all(HOLDER.search(child.err) for child in waiting):
+        assert time.monotonic() < until, "nobody waits"
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("n", [2, 8])
 def test_one_computes_and_the_others_wait_and_say_for_whom(
     n, children, pictures, unbroken, expected, tmp_path, tally
 ):
     store, words = tmp_path / "store", [*extract_words(pictures), "--json"]
     readers = start_readers(children, store, expected)
-    started = [children.command(store, *words, batch_s=0.08) for _ in range(n)]
-    results = [child.result for child in started]
-    assert sorted(result["n_computed"] for result in results) == [0] * (n - 1) + [36]
-    (computing,) = [
-        child for child, result in zip(started, results, strict=True) if result["n_computed"]
-    ]
-    for child in started:
-        named = [int(pid) for pid in HOLDER.findall(child.err)]
-        if child is computing:
-            continue
-        # One that came late enough may have found all of it.
-        assert computing.pid in named or not named
-        assert set(named) <= {one.pid for one in started}
-    waited = [child for child in started if HOLDER.search(child.err)]
-    assert len(waited) >= (1 if n == 2 else 4)
+    started = [children.command(store, *words, batch_s=0.3) for _ in range(n)]
+    first = holder_of(store)
+    # It stands still until all others have come, however slowly they start.
+    os.kill(first, signal.SIGSTOP)
+    waiting = [child for child in started if child.pid != first]
+    wait_for_waiters(waiting)
+    os.kill(first, signal.SIGCONT)
+    assert {child.pid: child.result["n_computed"] for child in started} == {
+        child.pid: 36 if child.pid == first else 0 for child in started
+    }
+    for child in waiting:
+        named = {int(pid) for pid in HOLDER.findall(child.err)}
+        assert first in named
+        assert named <= {one.pid for one in started}
     assert group_bytes(store) == unbroken
     assert verify(open_store(store).sets()[0]) == []
     for reader in readers:
@@ -84,7 +93,7 @@ def test_nobody_waits_for_one_that_was_killed(
     words = [*extract_words(pictures), "--json"]
     for i in range(n):
         store = tmp_path / f"{i}"
-        started = [children.command(store, *words, batch_s=0.05) for _ in range(4)]
+        started = [children.command(store, *words, batch_s=0.2) for _ in range(4)]
         readers = start_readers(children, store, expected, 1)
         first = holder_of(store)
         (killed,) = [child for child in started if child.pid == first]
@@ -106,10 +115,7 @@ def test_those_that_wait_longer_say_for_whom_now(children, pictures, unbroken, t
     first = holder_of(store)
     (killed,) = [child for child in started if child.pid == first]
     others = [child for child in started if child is not killed]
-    until = time.monotonic() + 60
-    while not all(HOLDER.search(child.err) for child in others):
-        assert time.monotonic() < until, "nobody waits"
-        time.sleep(0.01)
+    wait_for_waiters(others)
     killed.kill()
     for child in others:
         resumed(child)
