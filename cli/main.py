@@ -105,6 +105,6 @@ def _run(args: Sequence[str] | None) -> int:
 
 def _interrupted() -> int:
     click.echo(
-        "Interrupted. What was finished is kept; the same command goes on from there.", err=True
+        "Interrupted. What is in the store is kept; the same command goes on from there.", err=True
     )
     return 130

@@ -184,6 +184,7 @@ class FeatureStore:
             First row with the same image as each row.
         """
         set_id = self.set_id(info["identity"])
+        self._sweep()
         draft = FeatureSet(self._sets_dir / f".new-{set_id}")
         shutil.rmtree(draft.path, ignore_errors=True)
         draft.path.mkdir(parents=True)
@@ -299,11 +300,21 @@ class FeatureStore:
 
     def _delete(self, feature_set: FeatureSet) -> None:
         doomed = feature_set.path.with_name(f".old-{feature_set.set_id}")
-        shutil.rmtree(doomed, ignore_errors=True)
+        self._sweep()
         feature_set.path.rename(doomed)
-        shutil.rmtree(doomed)
+        self._sweep()
+        if doomed.exists():
+            raise StoreError(
+                f"{feature_set.set_id} is removed, but not all of its files: see {doomed}."
+            )
         for decoded in [*self.cache_dir.glob("*.npy"), *self.cache_dir.glob("*.json")]:
             decoded.unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Delete what is left of removed sets, also where the process that removed was killed."""
+        for path in self._sets_dir.glob(".old-*"):
+            # Another process may be deleting it as well.
+            shutil.rmtree(path, ignore_errors=True)
 
     def select(
         self,

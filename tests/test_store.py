@@ -166,6 +166,16 @@ def test_a_damaged_record_does_not_stand_in_the_way_of_other_sets(make_store, fi
         store.select(model="resnet50")
 
 
+def test_what_a_killed_removal_left_goes_with_the_next(make_store):
+    store = make_store(n_samples=40)
+    left = store.path / "sets" / ".old-another"
+    left.mkdir()
+    (left / "file").touch()
+    (feature_set,) = store.sets()
+    store.remove(feature_set)
+    assert list((store.path / "sets").iterdir()) == []
+
+
 def test_a_set_that_is_worked_on_is_not_removed(make_store):
     store = make_store(n_samples=40)
     (feature_set,) = store.sets()

@@ -6,6 +6,7 @@ import pytest
 
 from featstore import sink
 from featstore.cli.main import _run
+from featstore.store import open_store
 
 
 @pytest.fixture
@@ -79,9 +80,12 @@ def test_ctrl_c_is_130_and_says_how_to_go_on(args, capsys, monkeypatch):
     assert "the same command goes on" in capsys.readouterr().err
 
 
-def test_masked_images_are_counted(args, images, capsys):
+def test_masked_images_are_counted_and_listed(args, images, capsys):
     next(images.rglob("sand01.png")).write_bytes(b"")
     assert _run(args) == 1
     assert "--on-error mask" in capsys.readouterr().err
     assert _run([*args, "--on-error", "mask"]) == 0
     assert "1 image" in capsys.readouterr().out
+    (set_id,) = [one.set_id for one in open_store(args[-1]).sets()]
+    assert _run(["store", "show", set_id, *args[-2:]]) == 0
+    assert "masked: test/sand/sand01.png: " in capsys.readouterr().out
