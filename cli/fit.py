@@ -129,11 +129,12 @@ COLUMNS = ("model", "layers", "clf", "accuracy", "average", "kappa", "train", "c
 
 
 def _cells(summary: dict[str, Any]) -> list[str]:
+    from featstore.config import model_text
+
     kappa, cv = summary["kappa"], summary["cv_accuracy"]
     n_repeats = summary["n_repeats"]
-    weights = str(summary["weights"])
     return [
-        summary["model"] + (f" ({weights})" if weights.startswith("random") else ""),
+        model_text(summary["model"], summary["weights"]),
         ",".join(summary["layers"]),
         summary["clf"]
         + (f" x {n_repeats}" if n_repeats > 1 else "")

@@ -34,6 +34,16 @@ def json_digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def is_random(weights: object) -> bool:
+    """Return whether weights, by their name, are random ones, which stand for a baseline."""
+    return str(weights).startswith("random:")
+
+
+def model_text(model: object, weights: object) -> str:
+    """Return a network's name for people, which tells when it was never trained."""
+    return f"{model} ({weights})" if is_random(weights) else str(model)
+
+
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from featstore import paper
+from featstore.config import is_random, model_text
 from featstore.errors import FeatstoreError
 from featstore.progress import nbytes_text
 from featstore.runs import Run
@@ -24,7 +25,7 @@ def runs_table(name: str, title: str, lines: Sequence[Line]) -> Table:
         clf = line["clf"] + (f" × {n_repeats}" if n_repeats > 1 else "")
         rows.append(
             [
-                Cell(_model(line), run_id=line["run_id"]),
+                Cell(model_text(line["model"], line["weights"]), run_id=line["run_id"]),
                 Cell(", ".join(line["layers"])),
                 Cell(clf, detail="" if line["converged"] else "not converged"),
                 Cell(percent(line["accuracy"]) + spread, line["accuracy"], is_best=True),
@@ -67,7 +68,9 @@ def layers_table(name: str, title: str, lines: Sequence[Line]) -> Table | None:
     found: dict[tuple[str, str], dict[str, Line]] = {}
     for line in gather_repeats(lines):
         if kind := paper.role(line["model"], line["layers"]):
-            found.setdefault((_model(line), line["clf"]), {})[kind] = line
+            found.setdefault((model_text(line["model"], line["weights"]), line["clf"]), {})[
+                kind
+            ] = line
     rows = []
     for (model, clf), by_role in sorted(found.items()):
         if len(by_role) < 2:
@@ -217,7 +220,7 @@ def throughput_table(store: FeatureStore, runs: Sequence[Run]) -> Table | None:
         weights = str(facets["weights"])
         rows.append(
             [
-                Cell(facets["model"], detail=weights if weights.startswith("random") else ""),
+                Cell(facets["model"], detail=weights if is_random(weights) else ""),
                 Cell(", ".join(layer for layer, _, _ in parts)),
                 Cell(facets["title"]),
                 _count(record["n_computed"]),
@@ -254,8 +257,3 @@ def _share(value: float | None) -> Cell:
 
 def _count(n: int) -> Cell:
     return Cell(f"{n:,}", n)
-
-
-def _model(line: Line) -> str:
-    weights = str(line["weights"])
-    return f"{line['model']} ({weights})" if weights.startswith("random:") else str(line["model"])

@@ -34,7 +34,6 @@ from featstore.provenance import FingerprintCache
 from featstore.runs import Run, open_run
 from featstore.scaling import fit_scaler
 from featstore.selection import Selection
-from featstore.splits import split_rows
 from featstore.store import FeatureStore, open_store
 
 ALL = "all"
@@ -270,12 +269,10 @@ def _rows_of(
                 f"{found.run_id} is a run, which has its layers. Leave --layers out, or name a "
                 "feature set."
             )
-        selection = _selection_of(found, store)
-        fit = found.record["fit"]
-        uses = split_rows(selection, fit["split_seed"], drop_leaks=fit["drop_leaks"]).uses()
+        selection, used = found.features(store)
         usable = np.zeros(selection.n_samples, dtype=bool)
         splits = np.array(SPLITS)[selection.splits]
-        for use, rows in uses.items():
+        for use, rows in used.uses().items():
             usable[rows] = True
             splits[rows] = use
         name, split = found.run_id, split or "train"
@@ -307,16 +304,6 @@ def _open(name: str | Path, store: FeatureStore) -> Run | str:
             raise SelectionError(
                 f"{name} is neither a run nor a feature set. {no_run}\n{no_set}"
             ) from no_set
-
-
-def _selection_of(run: Run, store: FeatureStore) -> Selection:
-    selection = store.reopen((part["set_id"], part["layer"]) for part in run.selection["features"])
-    if selection.describe()["digest"] != run.selection["digest"]:
-        raise RunError(
-            f"The features of {run.run_id} are not those any more that it was fitted on. Fit "
-            f"again: {run.record['command']}"
-        )
-    return selection
 
 
 def _queries(images: Sequence[str | Path], selection: Selection) -> list[Query]:

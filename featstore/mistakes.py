@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from featstore.config import FitConfig
 from featstore.neighbors import nearest
 from featstore.runs import Run
-from featstore.splits import row_numbers, split_rows
+from featstore.splits import row_numbers
 from featstore.store import FeatureStore
 
 THUMBNAIL_PX = 144
@@ -84,10 +83,7 @@ def find_mistakes(
     RunError
         When the run is damaged.
     """
-    parts = [(part["set_id"], part["layer"]) for part in run.selection["features"]]
-    selection = store.reopen(parts)
-    config = FitConfig.from_dict(run.record["fit"])
-    split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
+    selection, split = run.features(store)
     X, ids, y, names = selection.memmap(), selection.sample_ids, selection.y, run.class_names
     found = run.predictions
     wrong = np.flatnonzero(found["true"] != found["predicted"])

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from featstore.config import model_text
 from featstore.runs import Run
 from featstore.tables import percent
 
 
 def features_name(run: Run) -> str:
     """Return which features a run was fitted on, for people."""
-    weights = str(run.selection["weights"])
-    random = f" ({weights})" if weights.startswith("random:") else ""
-    return f"{run.selection['model']}{random} {', '.join(run.selection['layers'])}"
+    model = model_text(run.selection["model"], run.selection["weights"])
+    return f"{model} {', '.join(run.selection['layers'])}"
 
 
 def label(run: Run) -> str:

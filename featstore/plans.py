@@ -13,7 +13,7 @@ import numpy as np
 
 from featstore import accelerators, costs
 from featstore.classifiers import find_classifier
-from featstore.config import FitConfig, json_digest
+from featstore.config import FitConfig, json_digest, model_text
 from featstore.errors import FeatstoreError, FitError
 from featstore.runs import Run, make_run_id
 from featstore.searches import Search, candidates
@@ -128,9 +128,8 @@ def plan(
         Bytes of memory that may be taken; None for what is free.
     """
     layers = ",".join(selection.layers)
-    weights = selection.describe()["weights"]
-    random = f" ({weights})" if weights.startswith("random") else ""
-    name = f"{selection.title} {selection.model}{random} {layers} {config.clf}"
+    model = model_text(selection.model, selection.describe()["weights"])
+    name = f"{selection.title} {model} {layers} {config.clf}"
     if config.split_seed is not None or config.seed:
         name += f" seed {config.seed}"
     options = {

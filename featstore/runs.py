@@ -29,7 +29,7 @@ from sklearn.pipeline import Pipeline
 
 from featstore.audit import Damage
 from featstore.config import json_digest
-from featstore.errors import CorruptionError, RunError, StoreError
+from featstore.errors import CorruptionError, RunError, SelectionError, StoreError
 from featstore.files import (
     file_sha256,
     refusal,
@@ -41,6 +41,8 @@ from featstore.locks import draft, sweep_drafts
 from featstore.modelfiles import load_model, save_model
 from featstore.progress import SILENT, Progress
 from featstore.records import read_record
+from featstore.selection import Selection
+from featstore.splits import Split, split_rows
 from featstore.store import FeatureStore
 
 if TYPE_CHECKING:
@@ -186,6 +188,31 @@ class Run:
         settings = {k: v for k, v in self.record["fit"].items() if k not in ("seed", "split_seed")}
         settings["redrawn"] = self.record["fit"]["split_seed"] is not None
         return json_digest({"fit": settings, "features": self.selection["digest"]})
+
+    def features(self, store: FeatureStore) -> tuple[Selection, Split]:
+        """Return the features that it was fitted on, and which rows of them it used for what.
+
+        Parameters
+        ----------
+        store : FeatureStore
+            Where they are.
+
+        Raises
+        ------
+        SelectionError
+            When they are not there any more, or are others than it was fitted on.
+        IncompleteError, CorruptionError
+            When they are unfinished, or damaged.
+        """
+        parts = self.selection["features"]
+        selection = store.reopen((part["set_id"], part["layer"]) for part in parts)
+        if selection.describe()["digest"] != self.selection["digest"]:
+            raise SelectionError(
+                f"The features of {self.run_id} are not those any more that it was fitted on. Fit "
+                f"again: {self.record['command']}"
+            )
+        fit = self.record["fit"]
+        return selection, split_rows(selection, fit["split_seed"], drop_leaks=fit["drop_leaks"])
 
     def summary(self) -> dict[str, Any]:
         """Return the run's line in a table, JSON-able; accuracies are fractions."""

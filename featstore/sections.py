@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from featstore import exhibits, figures, paper
-from featstore.config import FitConfig
+from featstore.config import is_random
 from featstore.datasets.base import spread
 from featstore.errors import (
     CorruptionError,
@@ -23,7 +23,7 @@ from featstore.originals import Originals
 from featstore.particulars import features_name, label, particulars
 from featstore.projection import project
 from featstore.runs import Run
-from featstore.splits import row_numbers, split_rows
+from featstore.splits import row_numbers
 from featstore.store import FeatureStore, file_name
 from featstore.summaries import compare_published, gather_repeats, summarize
 from featstore.tables import Table
@@ -109,8 +109,6 @@ class Sections:
         mistakes, why_no_mistakes = self._mistakes(best)
         features, why_no_features = self._features(best, name, file)
         bars = figures.draw_accuracies(gathered[:MAX_BARS])
-        confusion = figures.draw_confusion(best.metrics["test"]["confusion"], best.class_names)
-        self.figures[f"confusion-{file}"] = confusion
         return {
             "name": name,
             "title": title,
@@ -130,7 +128,9 @@ class Sections:
             "mistakes": mistakes,
             "why_no_mistakes": why_no_mistakes,
             "runs": [
-                self._details(by_id[line["run_id"]], at < MAX_DRAWN)
+                self._details(
+                    by_id[line["run_id"]], at < MAX_DRAWN, None if at else f"confusion-{file}"
+                )
                 for at, line in enumerate(ranked)
             ],
         }
@@ -170,10 +170,7 @@ class Sections:
     def _features(self, run: Run, name: str, file: str) -> tuple[dict[str, Any] | None, str]:
         """Return the test images' features in two dimensions, or why they can't be drawn."""
         try:
-            parts = [(part["set_id"], part["layer"]) for part in run.selection["features"]]
-            selection = self._store.reopen(parts)
-            config = FitConfig.from_dict(run.record["fit"])
-            split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
+            selection, split = run.features(self._store)
             rows = row_numbers(split.test)
             rows = rows[spread(selection.y[rows], selection.splits[rows], MAX_POINTS)]
             if len(rows) < 3:
@@ -201,14 +198,15 @@ class Sections:
         why = originals.why_missing()
         return [_shown(one, run, None if why else originals) for one in found], why or ""
 
-    def _details(self, run: Run, is_drawn: bool) -> dict[str, Any]:
+    def _details(self, run: Run, is_drawn: bool, file: str | None) -> dict[str, Any]:
+        """Return what the page says of one run; `file` names its confusion matrix to keep it."""
         told = particulars(run)
         what = f"{told['label']} on {told['line']['title']}"
         confusion = curves = Markup()
         if is_drawn:
             figure = figures.draw_confusion(run.metrics["test"]["confusion"], run.class_names)
             about = f"Confusion matrix of {what}"
-            confusion = self._svg(figure, f"{told['name']}-confusion", about)
+            confusion = self._svg(figure, f"{told['name']}-confusion", about, file)
         if is_drawn and run.curves:
             figure = figures.draw_curves({run.clf: run.curves})
             about = f"Training accuracy and loss by epoch of {what}"
@@ -222,7 +220,7 @@ def _is_figure_4(run: Run) -> bool:
     return (
         paper.network(run.selection["model"]) == "resnet50"
         and epochs == paper.N_EPOCHS
-        and not str(run.selection["weights"]).startswith("random:")
+        and not is_random(run.selection["weights"])
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from featstore.config import json_digest
+from featstore.config import is_random, json_digest
 from featstore.decoded import decoded
 from featstore.errors import (
     CorruptionError,
@@ -379,7 +379,7 @@ def _one_set(
 
 def _is_baseline(feature_set: FeatureSet) -> bool:
     facets = feature_set.facets
-    return facets["model"] == "pixelstats" or str(facets["weights"]).startswith("random:")
+    return facets["model"] == "pixelstats" or is_random(facets["weights"])
 
 
 def _listing(sets: list[FeatureSet]) -> str:

@@ -264,15 +264,14 @@ def _take(
         )
         progress.advance(1)
         n_left -= 1
+        # By their names in the store, in which the pass may have been asked otherwise.
+        names = {} if pixels else dict(zip(step.layers, done.layers, strict=True))
         chosen: Sequence[str] | None = None
         if not pixels:
-            # By their names in the store, in which the pass may have been asked otherwise.
-            names = dict(zip(step.layers, done.layers, strict=True))
             chosen = [",".join(names[n] for n in str(s).split(",")) for s in step.selections]
         todo: list[tuple[Sequence[str], Any, dict[str, Any]]] = [(study.clf, chosen, {})]
         if step.by_epochs:
-            layer = dict(zip(step.layers, done.layers, strict=True))[step.by_epochs]
-            todo.append(([EPOCH_CLF], layer, {"n_epochs": paper.N_EPOCHS}))
+            todo.append(([EPOCH_CLF], names[step.by_epochs], {"n_epochs": paper.N_EPOCHS}))
         for clf, layers, settings in todo:
             fits = fit_each(
                 store,

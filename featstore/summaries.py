@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from featstore import paper
+from featstore.config import is_random
 from featstore.runs import Run
 
 Line = dict[str, Any]
@@ -85,7 +86,7 @@ def compare_published(dataset: str, runs: Sequence[Run]) -> list[dict[str, Any]]
             for run in runs
             if network
             and paper.network(run.selection["model"]) == network
-            and not str(run.selection["weights"]).startswith("random:")
+            and not is_random(run.selection["weights"])
         ]
         if ours:
             best = max(ours, key=lambda summary: summary["accuracy"])

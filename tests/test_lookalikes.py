@@ -16,7 +16,6 @@ from featstore.errors import (
     BackboneError,
     ConfigError,
     DatasetNotFoundError,
-    RunError,
     SelectionError,
 )
 from featstore.extraction import extract
@@ -197,7 +196,7 @@ def test_a_run_whose_features_changed_is_refused(make_store):
     record = read_json(run.path / "metrics.json")
     record["selection"]["digest"] = "another"
     write_json(run.path / "metrics.json", record)
-    with pytest.raises(RunError, match="Fit again: "):
+    with pytest.raises(SelectionError, match="Fit again: "):
         find_neighbors(open_run(run.path), ["train/0000001"], store=store)
 
 
