@@ -123,8 +123,15 @@ def write_store(path: Path, features: Features, layers: Sequence[str] = ("layer1
             "fingerprint": f"synthetic {features.n_samples} {features.seed}",
             "identity": facets,
         },
-        "backbone": {"model": MODEL},
-        "preprocess": {},
+        "backbone": {
+            "model": MODEL,
+            "weights": "none",
+            "weights_name": "none",
+            "weights_path": None,
+            "weights_sha256": "none",
+            "precision": "fp32",
+        },
+        "preprocess": {"image_size": 32, "bands": "red,green,blue", "resize": "none"},
         "command": "",
     }
     ids = [f"{SPLITS[split]}/{row:07d}" for row, split in enumerate(splits)]
@@ -140,7 +147,12 @@ def write_store(path: Path, features: Features, layers: Sequence[str] = ("layer1
             sink.add(start, named, {})
     records = {
         layer: {
+            "request": {},
+            "shape": [features.n_features],
             "n_features": features.n_features,
+            "n_computed": features.n_samples,
+            "duration_s": 0.0,
+            "device": "cpu",
             "default": number == 0,
             "names": [layer],
             "node": layer,

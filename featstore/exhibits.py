@@ -205,9 +205,6 @@ def throughput_table(store: FeatureStore, runs: Sequence[Run]) -> Table | None:
             record = feature_set.layer(layer)
         except FeatstoreError:
             continue
-        if not {"duration_s", "n_computed", "device"} <= record.keys():
-            # Written by other means, which need not say what it took.
-            continue
         # Layers that were read together were completed together, and share what it took.
         key = (set_id, record["completed"], record["duration_s"])
         passes.setdefault(key, []).append((layer, record, feature_set))

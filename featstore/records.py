@@ -6,6 +6,7 @@ there is refused before anything is done with it.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,24 +48,21 @@ def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) ->
 
 
 _BACKBONE = _object(
-    {"model": TEXT},
     {
+        "model": TEXT,
         "weights": TEXT,
         "weights_name": TEXT,
         "weights_path": _or_none(TEXT),
         "weights_sha256": TEXT,
         "precision": TEXT,
-    },
+    }
 )
 _PREPROCESS = _object(
-    {},
+    {"image_size": _or_none(WIDTH), "bands": TEXT, "resize": TEXT},
     {
-        "image_size": _or_none(WIDTH),
-        "bands": TEXT,
         "mean": {"type": "array", "items": NUMBER},
         "std": {"type": "array", "items": NUMBER},
         "decode": TEXT,
-        "resize": TEXT,
     },
 )
 _MASKED = {"type": "array", "items": _object({"row": COUNT, "sample_id": TEXT, "error": TEXT})}
@@ -112,6 +110,7 @@ SET = _object(
 
 LAYER = _object(
     {
+        "request": {"type": "object"},
         "masked": _MASKED,
         "completed": TEXT,
         "command": TEXT,
@@ -119,7 +118,11 @@ LAYER = _object(
         "names": TEXTS,
         "default": FLAG,
         "pool": _or_none(TEXT),
+        "shape": {"type": "array", "items": WIDTH},
         "n_features": WIDTH,
+        "n_computed": COUNT,
+        "duration_s": NUMBER,
+        "device": TEXT,
         "dtype": {"enum": list(FEATURE_DTYPES)},
         "conditions": _object(
             {"device": TEXT, "engine": TEXT, "batch_size": WIDTH}, {"nodes": TEXTS}
@@ -127,12 +130,7 @@ LAYER = _object(
         "files": FILES,
     },
     {
-        "request": {"type": "object"},
         "layer": TEXT,
-        "shape": {"type": "array", "items": WIDTH},
-        "n_computed": COUNT,
-        "duration_s": NUMBER,
-        "device": TEXT,
         "versions": {"type": "object", "additionalProperties": TEXT},
         "machine": {"type": "object"},
     },
@@ -261,10 +259,34 @@ RUN = _object(
                 "machine": _object({"processor": TEXT, "n_cores": COUNT}),
             }
         ),
-        "files": FILES,
+        "files": FILES | {"required": ["model.skops", "predictions.csv"]},
     }
 )
 """``metrics.json``: a run."""
+
+
+def _misfit(record: dict[str, Any], kind: str, name: str) -> str | None:
+    """Return what parts of a record do not fit each other, of what is read together."""
+    if kind == "LAYER":
+        layer = re.escape(name)
+        if f"{name}/zarr.json" not in record["files"]:
+            return f"files: '{name}/zarr.json' is a required property"
+        for file in record["files"]:
+            if not re.fullmatch(rf"{layer}/(zarr\.json|c/[0-9]{{1,12}}/0)", file):
+                return f"files: {file} is no file of {name}"
+    if kind == "RUN":
+        n_classes = len(record["class_names"])
+        scores = {s: record["metrics"][s] for s in ("test", "val") if record["metrics"][s]}
+        lengths = {"rows.n_train_of_class": record["rows"]["n_train_of_class"]}
+        for split, own in scores.items():
+            lengths[f"metrics.{split}.per_class"] = own["per_class"]
+            lengths[f"metrics.{split}.confusion"] = own["confusion"]
+            for i, row in enumerate(own["confusion"]):
+                lengths[f"metrics.{split}.confusion.{i}"] = row
+        for place, values in lengths.items():
+            if len(values) != n_classes:
+                return f"{place}: {len(values)} values of {n_classes} classes"
+    return None
 
 
 @cache
@@ -292,10 +314,14 @@ def read_record(path: Path, kind: str) -> dict[str, Any]:
         When it can't be read.
     """
     record = read_json(path)
+    wrong = None
     for error in _validator(kind).iter_errors(record):
-        place = ".".join(map(str, error.absolute_path)) or "it"
+        wrong = f"{'.'.join(map(str, error.absolute_path)) or 'it'}: {error.message}"
+        break
+    wrong = wrong or _misfit(record, kind, path.stem)
+    if wrong:
         raise CorruptionError(
-            f"{path} holds what featstore does not write: {place}: {error.message[:200]}. Put back "
-            "the file, or remove what it belongs to and make it again."
+            f"{path} holds what featstore does not write: {wrong[:300]}. Put back the file, or "
+            "remove what it belongs to and make it again."
         )
     return record

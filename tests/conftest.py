@@ -96,8 +96,15 @@ def add_features(
             "fingerprint": f"{facets['title']} {n_samples}",
             "identity": dict(identity or {}),
         },
-        "backbone": {"model": model},
-        "preprocess": {},
+        "backbone": {
+            "model": model,
+            "weights": "none",
+            "weights_name": "none",
+            "weights_path": None,
+            "weights_sha256": "none",
+            "precision": "fp32",
+        },
+        "preprocess": {"image_size": 32, "bands": "red,green,blue", "resize": "none"},
         "command": "featstore extract",
     }
     ids = [f"{SPLITS[s]}/{i:07d}" for i, s in enumerate(splits)]
@@ -112,6 +119,8 @@ def add_features(
         layer: {
             "n_features": X.shape[1],
             "default": i == 0,
+            "request": {},
+            "shape": [X.shape[1]],
             "names": [layer],
             "node": layer,
             "pool": None,

@@ -46,6 +46,11 @@ def test_what_featstore_writes_is_read(records, kind):
         ("RUN", "rows.test_split", "none"),
         ("RUN", "class_names", []),
         ("RUN", "files", {"..": "0" * 64}),
+        ("RUN", "class_names", ["one"]),
+        ("RUN", "rows.n_train_of_class", [1]),
+        ("RUN", "metrics.test.per_class", []),
+        ("RUN", "metrics.test.confusion", []),
+        ("RUN", "metrics.test.confusion.0", [1]),
     ],
 )
 def test_what_a_hand_has_put_there_is_named_and_refused(records, kind, place, value):
@@ -54,16 +59,17 @@ def test_what_a_hand_has_put_there_is_named_and_refused(records, kind, place, va
     inner = record
     for key in path:
         inner = inner[int(key) if key.isdecimal() else key]
-    inner[last] = value
+    inner[int(last) if last.isdecimal() else last] = value
     write_json(records[kind], record)
     with pytest.raises(CorruptionError, match="holds what featstore does not write") as caught:
         read_record(records[kind], kind)
-    assert place in str(caught.value)
+    wrong = str(caught.value)
+    assert place in wrong or (place, "n_train_of_class" in wrong) == ("class_names", True)
 
 
 NEEDED = {
     "SET": ("facets", "key", "dataset", "backbone", "preprocess", "command", "created", "files"),
-    "LAYER": ("masked", "completed", "command", "node", "names", "default", "n_features", "files"),
+    "LAYER": ("request", "masked", "completed", "node", "names", "shape", "device", "files"),
     "RUN": ("key", "fit", "params", "selection", "class_names", "rows", "metrics", "files"),
 }
 
@@ -74,3 +80,15 @@ def test_each_thing_that_is_needed_is_missed(records, kind, name):
     write_json(records[kind], {k: v for k, v in whole.items() if k != name})
     with pytest.raises(CorruptionError, match=f"'{name}' is a required property"):
         read_record(records[kind], kind)
+
+
+def test_files_that_no_layer_has_are_named(records):
+    whole = read_json(records["LAYER"])
+    for files, wrong in (
+        ({}, "'fc1000/zarr.json' is a required"),
+        ({"fc1000/c/x/0": None}, "no file"),
+    ):
+        kept = {} if not files else whole["files"]
+        write_json(records["LAYER"], whole | {"files": kept | dict.fromkeys(files, "0" * 64)})
+        with pytest.raises(CorruptionError, match=wrong):
+            read_record(records["LAYER"], "LAYER")

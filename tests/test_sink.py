@@ -45,8 +45,15 @@ def feature_set(tmp_path):
     info = {
         "identity": {"facets": facets, "key": {}},
         "dataset": {"n_samples": N, "class_names": ["a"], "fingerprint": "f", "identity": {}},
-        "backbone": {"model": "m"},
-        "preprocess": {},
+        "backbone": {
+            "model": "m",
+            "weights": "none",
+            "weights_name": "none",
+            "weights_path": None,
+            "weights_sha256": "none",
+            "precision": "fp32",
+        },
+        "preprocess": {"image_size": 32, "bands": "red,green,blue", "resize": "none"},
         "command": "begin",
     }
     zeros = np.zeros(N, np.int32)
@@ -74,7 +81,12 @@ def record(layer):
         "names": [layer],
         "default": False,
         "pool": None,
+        "request": {},
+        "shape": [WIDTHS[layer]],
         "n_features": WIDTHS[layer],
+        "n_computed": N,
+        "duration_s": 1.0,
+        "device": "cpu",
         "dtype": "float32",
     }
 
