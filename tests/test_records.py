@@ -51,6 +51,8 @@ def test_what_featstore_writes_is_read(records, kind):
         ("RUN", "metrics.test.per_class", []),
         ("RUN", "metrics.test.confusion", []),
         ("RUN", "metrics.test.confusion.0", [1]),
+        ("RUN", "metrics.test.confusion.0", [1, -1, 0, 0]),
+        ("RUN", "metrics.test.confusion.0", [1, "1", 0, 0]),
     ],
 )
 def test_what_a_hand_has_put_there_is_named_and_refused(records, kind, place, value):
