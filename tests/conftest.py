@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from makers import write_images
+from PIL import Image
 
 from featstore import matrices
 from featstore.config import SPLITS
@@ -35,6 +38,44 @@ def no_umap(monkeypatch: pytest.MonkeyPatch) -> None:
     from featstore import projection
 
     monkeypatch.setattr(projection, "find_spec", lambda name: None)
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs have blank pictures; drawing them takes longer than a fit to few rows."""
+    from featstore import tasks
+
+    blank = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(blank, "png")
+    pictures = {"draw_confusion": None, "draw_curves": None, "to_png": blank.getvalue()}
+    returned = {f"{name}.return_value": value for name, value in pictures.items()}
+    monkeypatch.setattr(tasks, "figures", Mock(**returned))
+
+
+@pytest.fixture
+def short_reports(blank_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let studies end in a page that says what was left out, and draws nothing."""
+    from featstore import studies
+
+    def write(store: object, runs: object, out: Path, **options: Any) -> dict[str, Any]:
+        out.parent.mkdir(exist_ok=True)
+        out.write_text("<!doctype html>", encoding="utf-8")
+        return {"left_out": options["left_out"]}
+
+    monkeypatch.setattr(studies, "write_report", write)
+
+
+@pytest.fixture
+def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let classifiers be trained for a few epochs."""
+    from featstore import epochs
+
+    train = epochs.train
+
+    def train_a_little(*args: Any, n_epochs: int | None = None, **options: Any) -> Any:
+        return train(*args, n_epochs=min(n_epochs or 10, 10), **options)
+
+    monkeypatch.setattr(epochs, "train", train_a_little)
 
 
 @pytest.fixture

@@ -57,7 +57,6 @@ from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import click
 import numpy as np
@@ -72,7 +71,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from services import point_at, s3_service
 
-from featstore import epochs, matrices, projection, tasks, weights
+from featstore import matrices, weights
 from featstore.backbones import build_network
 from featstore.cli.main import _run, cli
 from featstore.datasets import ucmerced
@@ -98,7 +97,6 @@ IMAGE_SIZE = 64
 FULL_SIZE = ("store.md",)
 """Pages on which batches matter: small images go through in larger ones."""
 
-N_EPOCHS = 10
 ALL_EPOCHS = ("fitting.md",)
 """Pages on which it matters that an epoch was the last one."""
 
@@ -353,7 +351,14 @@ def archive_url(world: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def place(world: Path, archive_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(
+    world: Path,
+    archive_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_umap: None,
+    blank_pictures: None,
+) -> Path:
     """Make a page's own folder the current one, and let the code find the world."""
     folder = tmp_path / "place"
     folder.mkdir()
@@ -379,13 +384,6 @@ def place(world: Path, archive_url: str, tmp_path: Path, monkeypatch: pytest.Mon
     script.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -c '{code}' \"$@\"\n")
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(projection, "find_spec", lambda name: None)
-    blank = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(blank, "png")
-    pictures = {"draw_confusion": None, "draw_curves": None, "to_png": blank.getvalue()}
-    monkeypatch.setattr(
-        tasks, "figures", Mock(**{f"{k}.return_value": v for k, v in pictures.items()})
-    )
     digest = hashlib.md5((world / "archive.zip").read_bytes()).hexdigest()
     download = functools.partial(ucmerced.download, urls=[archive_url], known_hash=f"md5:{digest}")
     monkeypatch.setattr(ucmerced, "download", download)
@@ -401,17 +399,6 @@ def small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
         return replace(find(*args, **options), image_size=IMAGE_SIZE)
 
     monkeypatch.setattr(weights, "find_weights", find_small)
-
-
-@pytest.fixture
-def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let classifiers be trained for a few epochs."""
-    train = epochs.train
-
-    def train_a_little(*args: Any, n_epochs: int | None = None, **options: Any) -> epochs.Curves:
-        return train(*args, n_epochs=min(n_epochs or N_EPOCHS, N_EPOCHS), **options)
-
-    monkeypatch.setattr(epochs, "train", train_a_little)
 
 
 # Running it.

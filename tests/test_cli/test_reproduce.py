@@ -31,6 +31,7 @@ def test_own_images_end_in_a_report(args, tmp_path, capsys):
     assert "<h2 id=" in page
 
 
+@pytest.mark.usefixtures("blank_pictures", "few_epochs")
 def test_json_is_one_object(args, tmp_path, capsys):
     images = write_images(tmp_path / "mine")
     more = ["--dataset", "folder", "--root", str(images), "--clf", "ridge", "--json"]
@@ -40,6 +41,7 @@ def test_json_is_one_object(args, tmp_path, capsys):
     assert (told["failures"], told["left_out"]) == ([], [])
 
 
+@pytest.mark.usefixtures("blank_pictures", "few_epochs")
 def test_failures_are_named_and_the_code_is_1(args, tmp_path, capsys):
     (tmp_path / "sat-6-full.mat").write_bytes(b"no MATLAB file")
     more = ["--datasets", "sat6,demo", "--root", str(tmp_path), "--limit", "27"]
