@@ -26,8 +26,8 @@ What is put in place of what a page says, for want of the same machine:
 - ``/data``: the folder of the small datasets. ``--devices 0,1``: ``cpu,cpu``. The address of a
   scheduler: that of the one that the page started.
 - Networks take images of 64 pixels where the weights say 224, classifiers are trained for 10 epochs
-  at the most, runs get blank pictures, and features are drawn by PCA where UMAP would take long to
-  compile, so that it is over in minutes.
+  at the most, searches try 4 settings, figures are blank, and features are drawn by PCA where UMAP
+  would take long to compile, so that it is over in minutes.
 - ``^C`` in an output: the command above it is interrupted after a batch.
 
 Outputs are compared by their form. Numbers, hashes, names of classes and images, and what depends
@@ -71,7 +71,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from services import point_at, s3_service
 
-from featstore import matrices, weights
+from featstore import matrices, plans, searches, weights
 from featstore.backbones import build_network
 from featstore.cli.main import _run, cli
 from featstore.datasets import ucmerced
@@ -97,6 +97,7 @@ IMAGE_SIZE = 64
 FULL_SIZE = ("store.md",)
 """Pages on which batches matter: small images go through in larger ones."""
 
+N_CANDIDATES = 4
 ALL_EPOCHS = ("fitting.md",)
 """Pages on which it matters that an epoch was the last one."""
 
@@ -372,6 +373,7 @@ def place(
         (folder / file.name).symlink_to(file)
     # Found there, it is not made anew with 2,000 images.
     write_demo(folder / "data" / "demo", 0, 64, 32)
+    monkeypatch.setattr(plans, "candidates", few_candidates)
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("TORCH_HOME", str(world / "torch-home"))
@@ -388,6 +390,11 @@ def place(
     download = functools.partial(ucmerced.download, urls=[archive_url], known_hash=f"md5:{digest}")
     monkeypatch.setattr(ucmerced, "download", download)
     return folder
+
+
+def few_candidates(*args: Any) -> list[dict[str, Any]]:
+    """Return the first of the settings that a search would try."""
+    return searches.candidates(*args)[:N_CANDIDATES]
 
 
 @pytest.fixture
