@@ -215,6 +215,7 @@ def rows_of(results: Path, name: str) -> list[dict[str, Any]]:
 
 
 @linux
+@pytest.mark.soak
 def test_a_search_is_measured_beside_scikit_learn_s(load, tmp_path, monkeypatch):
     bench = load("bench_fit")
     monkeypatch.setattr(bench.importlib.util, "find_spec", lambda package: None)
@@ -240,6 +241,7 @@ def test_a_peer_that_fails_says_why(load, tmp_path):
 
 
 @linux
+@pytest.mark.soak
 def test_one_call_is_measured_beside_loops(load, tmp_path):
     options = ["--parts", "together", "--together-shape", "2,200,20", "--clf", "ridge,knn"]
     run_script(load, "bench_fit", tmp_path, *options, "--repeats", "1")
@@ -267,6 +269,7 @@ def test_the_scheduler_s_bytes_are_counted(load, tmp_path):
 
 
 @linux
+@pytest.mark.soak
 def test_scale_is_measured_by_whole_commands(load, tmp_path):
     options = ["--n-samples", "600", "--n-features", "20", "--clf", "logreg,sgd"]
     run_script(load, "bench_scale", tmp_path / "a", *options, "--folder", str(tmp_path / "b"))

@@ -2,13 +2,10 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -313,51 +310,6 @@ def test_ctrl_c_keeps_what_was_computed(images, tmp_path, small_chunks, monkeypa
     assert resumed.n_computed == 27 - 12
     assert resumed.batch_size == 4, "a resumed pass keeps the batches of the one that was begun"
     assert tree_bytes(Path(resumed.path)) == tree_bytes(Path(unbroken.path))
-
-
-KILLED = """
-import json, sys, time
-from featstore import matrices, sink
-from featstore.extraction import extract
-from featstore.files import read_json, write_json
-matrices.CHUNK_NBYTES = 4 * 1000 * 5
-sink.CHECKPOINT_S = 0.02
-original = sink.Sink.add
-def slow(self, start, *rest):
-    original(self, start, *rest)
-    print(start, flush=True)
-    time.sleep(0.03)
-sink.Sink.add = slow
-print("done", json.dumps(extract(store=sys.argv[1], **json.loads(sys.argv[2])).to_dict()))
-"""
-
-
-def test_sigkill_at_random_moments_ends_in_the_same_bytes(images, tmp_path, small_chunks):
-    unbroken = extract(store=tmp_path / "unbroken", **tiny(images, layers="conv1,fc"))
-    rng = random.Random(0)
-    settings = json.dumps(tiny(images, layers="conv1,fc"))
-    n_killed = 0
-    while True:
-        arguments = [sys.executable, "-c", KILLED, str(tmp_path / "store"), settings]
-        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
-        n_lines = rng.randint(1, 2) if n_killed < 3 else 10**6
-        for line in process.stdout:
-            n_lines -= 1
-            if line.startswith("done") or n_lines == 0:
-                break
-        if line.startswith("done"):
-            process.wait()
-            process.stdout.close()
-            break
-        time.sleep(rng.uniform(0, 0.05))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        n_killed += 1
-    assert n_killed == 3
-    result = json.loads(line.removeprefix("done "))
-    assert 0 < result["n_reused"] < 27
-    assert tree_bytes(Path(result["path"])) == tree_bytes(Path(unbroken.path))
 
 
 def test_two_at_once_compute_once(images, store, monkeypatch):
