@@ -148,7 +148,8 @@ def recorded_recipe(
                 f"The model was trained on pixel statistics of the bands {trained_on}; these "
                 f"images have {','.join(bands)}."
             )
-        return _pixel_recipe(ExtractConfig(PIXEL_MODEL, "folder"), bands)
+        nodes = tuple(s["node"] for s in specs)
+        return _pixel_recipe(ExtractConfig(PIXEL_MODEL, "folder", layers=nodes), bands)
     config = ExtractConfig(
         model=backbone["model"],
         dataset="folder",

@@ -434,7 +434,10 @@ def test_python_and_config_are_one(images, store):
     ("model", "file", "layers", "expected"),
     [
         ("mobilenet_v2", "mobilenet_v2-b0353104.pth", "classifier.1", 0.858),
-        ("resnet50_v1", "resnet50_v1-imagenet.pth", "fc1000,pool5", 0.864),
+        pytest.param(
+            *("resnet50_v1", "resnet50_v1-imagenet.pth", "fc1000,pool5", 0.864),
+            marks=pytest.mark.soak,
+        ),
     ],
 )
 def test_real_images_and_weights_reach_the_reference(store, model, file, layers, expected):
