@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test soak check bench docs lock clean
+.PHONY: install demo test test-oldest soak check bench docs lock clean
 
 install: .venv/installed
 
@@ -18,6 +18,14 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# The tests with the oldest versions that setup.cfg allows of what featstore imports itself.
+test-oldest: install
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-oldest
+	$(BIN)/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct \
+	--editable '.[test]'
+	.venv-oldest/bin/python -m pytest --override-ini filterwarnings=default
 
 soak: install
 	$(BIN)/python -m pytest -m soak
@@ -54,4 +62,4 @@ lock: install
 	--extra umap --extra test --extra check setup.py) > constraints.txt
 
 clean:
-	rm -rf .venv build docs/_build *.egg-info
+	rm -rf .venv .venv-oldest build docs/_build *.egg-info
