@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from makers import write_images
+from makers import BACKBONE, PREPROCESS, write_images
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -143,15 +143,8 @@ def add_features(
             "fingerprint": f"{facets['title']} {n_samples}",
             "identity": dict(identity or {}),
         },
-        "backbone": {
-            "model": model,
-            "weights": "none",
-            "weights_name": "none",
-            "weights_path": None,
-            "weights_sha256": "none",
-            "precision": "fp32",
-        },
-        "preprocess": {"image_size": 32, "bands": "red,green,blue", "resize": "none"},
+        "backbone": BACKBONE | {"model": model},
+        "preprocess": PREPROCESS,
         "command": "featstore extract",
     }
     ids = [f"{SPLITS[s]}/{i:07d}" for i, s in enumerate(splits)]

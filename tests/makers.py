@@ -9,7 +9,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from featstore.progress import Silent
+
 ROOT = Path(__file__).resolve().parent.parent
+BACKBONE = {
+    "model": "m",
+    "weights": "none",
+    "weights_name": "none",
+    "weights_path": None,
+    "weights_sha256": "none",
+    "precision": "fp32",
+}
+"""What a set says of its network."""
+PREPROCESS = {"image_size": 32, "bands": "red,green,blue", "resize": "none"}
+
+
+class Listener(Silent):
+    """A progress that keeps the lines it was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        """Keep a line."""
+        self.lines.append(line)
 
 
 def write_images(root: Path, n: int = 6, size: int = 40, seed: int = 0) -> Path:

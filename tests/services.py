@@ -16,6 +16,7 @@ import requests
 from conftest import add_features, blobs
 from moto.server import ThreadedMotoServer
 
+from featstore import matrices, mirrors
 from featstore.store import FeatureStore, open_store
 
 BUCKET = "bucket"
@@ -50,6 +51,16 @@ def empty_bucket(endpoint: str) -> None:
     """Make the bucket anew."""
     requests.post(f"{endpoint}/moto-api/reset", timeout=10).raise_for_status()
     requests.put(f"{endpoint}/{BUCKET}", timeout=10).raise_for_status()
+
+
+def new_bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """Make a bucket, where chunks are small and listings always looked up; return its URL."""
+    point_at(monkeypatch, endpoint)
+    empty_bucket(endpoint)
+    machine(monkeypatch, tmp_path, 1)
+    monkeypatch.setattr(mirrors, "REFRESH_S", 0.0)
+    monkeypatch.setattr(matrices, "CHUNK_NBYTES", 4 * 1000 * 5)
+    return f"s3://{BUCKET}"
 
 
 @contextmanager

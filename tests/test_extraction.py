@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import forget_first_rows
-from makers import real_file, tiny, tree_bytes, write_images
+from makers import Listener, real_file, tiny, tree_bytes, write_images
 
 import featstore
 from featstore import backbones, extraction, matrices, passes, sink
@@ -39,16 +39,6 @@ from featstore.weights import IMAGENET_MEAN, IMAGENET_STD
 @pytest.fixture
 def store(tmp_path):
     return open_store(tmp_path / "a store")
-
-
-class Listener(Silent):
-    """A progress that keeps the lines it was told."""
-
-    def __init__(self):
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 def normalised(pixels):

@@ -14,11 +14,18 @@ import zarr
 from conftest import add_features, blobs
 from makers import tiny, tree_bytes
 from obstore.store import from_url
-from services import BUCKET, empty_bucket, machine, point_at, publish, s3_service, store_at
+from services import (
+    machine,
+    new_bucket,
+    point_at,
+    publish,
+    s3_service,
+    store_at,
+)
 from zarr.storage import ObjectStore
 
 import featstore
-from featstore import costs, matrices, mirrors, remotes
+from featstore import costs, mirrors, remotes
 from featstore.audit import schedule_repair, verify
 from featstore.errors import (
     CorruptionError,
@@ -42,12 +49,7 @@ def endpoint():
 
 @pytest.fixture
 def url(endpoint, monkeypatch, tmp_path):
-    point_at(monkeypatch, endpoint)
-    empty_bucket(endpoint)
-    machine(monkeypatch, tmp_path, 1)
-    monkeypatch.setattr(mirrors, "REFRESH_S", 0.0)
-    monkeypatch.setattr(matrices, "CHUNK_NBYTES", 4 * 1000 * 5)
-    return f"s3://{BUCKET}/a prefix"
+    return f"{new_bucket(endpoint, monkeypatch, tmp_path)}/a prefix"
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import sys
 import threading
 
 import pytest
+from makers import Listener
 from services import BUCKET, empty_bucket, point_at, refusing_service, s3_service
 
 from featstore import leases, remotes
 from featstore.errors import StoreError
 from featstore.leases import leased
-from featstore.progress import Silent
 from featstore.remotes import explain, is_url, open_remote
 
 
@@ -35,14 +35,6 @@ def remote(request, tmp_path):
     if request.param == "file":
         return open_remote(f"file://{tmp_path}/a folder")
     return open_remote(f"memory:///{tmp_path.name}")
-
-
-class Listener(Silent):
-    def __init__(self):
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 @pytest.mark.parametrize(

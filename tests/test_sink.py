@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from makers import tree_bytes
+from makers import BACKBONE, PREPROCESS, tree_bytes
 
 from featstore import matrices, sink
 from featstore.errors import SchedulerError, StoreError
@@ -45,15 +45,8 @@ def feature_set(tmp_path):
     info = {
         "identity": {"facets": facets, "key": {}},
         "dataset": {"n_samples": N, "class_names": ["a"], "fingerprint": "f", "identity": {}},
-        "backbone": {
-            "model": "m",
-            "weights": "none",
-            "weights_name": "none",
-            "weights_path": None,
-            "weights_sha256": "none",
-            "precision": "fp32",
-        },
-        "preprocess": {"image_size": 32, "bands": "red,green,blue", "resize": "none"},
+        "backbone": BACKBONE,
+        "preprocess": PREPROCESS,
         "command": "begin",
     }
     zeros = np.zeros(N, np.int32)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import safetensors.torch
 import torch
-from makers import real_file
+from makers import Listener, real_file
 
 from featstore import weights
 from featstore.backbones import build_network
@@ -29,16 +29,6 @@ def offline(monkeypatch):
         raise DownloadError(f"{url} can't be fetched: no network. {by_hand}")
 
     monkeypatch.setattr(weights, "fetch", refuse)
-
-
-class Listener:
-    """A progress that keeps what it was told."""
-
-    def __init__(self):
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 def test_random_weights_are_told_apart_by_seed(cache):

@@ -9,12 +9,11 @@ import time
 
 import pytest
 from children import SMALL, extract_words, group_bytes, resumed, run_content
-from makers import tiny, tree_bytes
+from makers import Listener, tiny, tree_bytes
 
 from featstore.audit import verify
 from featstore.errors import IncompleteError, SelectionError
 from featstore.files import read_json
-from featstore.progress import Silent
 from featstore.runs import list_runs
 from featstore.store import open_store
 
@@ -157,14 +156,6 @@ def fitted(request, children, pictures, tmp_path_factory):
     (run,) = list_runs(open_store(folder / "whole"))
     assert ("curves.json" in run.record["files"]) == (request.param == "softmax")
     return words, folder / "bare", run_content(run), [tuple(one[:2]) for one in counted.report]
-
-
-class Listener(Silent):
-    def __init__(self):
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 @pytest.mark.parametrize("n_each", [1, pytest.param(8, marks=pytest.mark.soak)])

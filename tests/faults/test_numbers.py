@@ -7,23 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from makers import tiny, write_images
+from makers import Listener, tiny, write_images
 
 from featstore import matrices, spreading
 from featstore.backbones import build_network
 from featstore.datasets import open_dataset
 from featstore.errors import FeatstoreError, SelectionError
 from featstore.extraction import extract
-from featstore.progress import Silent
 from featstore.store import open_store
-
-
-class Listener(Silent):
-    def __init__(self):
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 @pytest.fixture(autouse=True)
