@@ -15,7 +15,8 @@ from featstore import accelerators, costs
 from featstore.classifiers import find_classifier
 from featstore.config import FitConfig, json_digest, model_text
 from featstore.errors import FeatstoreError, FitError
-from featstore.runs import Run, make_run_id
+from featstore.publication import make_run_id
+from featstore.runs import Run
 from featstore.searches import Search, candidates
 from featstore.selection import Selection
 from featstore.splits import n_rows, split_rows

@@ -14,11 +14,7 @@ import csv
 import hashlib
 import io
 import json
-import re
-import secrets
-import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,13 +28,8 @@ from featstore.config import json_digest
 from featstore.errors import CorruptionError, RunError, SelectionError, StoreError
 from featstore.files import (
     file_sha256,
-    refusal,
-    sync_file,
-    sync_folder,
-    write_json,
 )
-from featstore.locks import draft, sweep_drafts
-from featstore.modelfiles import load_model, save_model
+from featstore.modelfiles import load_model
 from featstore.progress import SILENT, Progress
 from featstore.records import read_record
 from featstore.selection import Selection
@@ -248,112 +239,6 @@ class Run:
             "notes": record["notes"],
             "run_dir": str(self.path),
         }
-
-
-def make_run_id(selection: Mapping[str, Any], clf: str, key: str) -> str:
-    """Return a readable name with the first 8 digits of the run's content key."""
-    parts = (selection["title"], selection["model"], "+".join(selection["layers"]), clf)
-    clean = [re.sub(r"[^A-Za-z0-9.+_]+", "-", part).strip("-.")[:28] or "x" for part in parts]
-    return "-".join([*clean, key[:8]])
-
-
-def write_run(
-    store: FeatureStore,
-    run_id: str,
-    record: Mapping[str, Any],
-    model: Pipeline,
-    predictions: Mapping[str, np.ndarray],
-    curves: Mapping[str, Any] | None,
-    figures: Mapping[str, bytes],
-    *,
-    replace: bool = False,
-) -> Run:
-    """Write a run's folder under a temporary name, then give it its own.
-
-    When another process has written the same run meanwhile, that one stays, unless `replace`.
-
-    Parameters
-    ----------
-    store : FeatureStore
-    run_id : str
-    record : mapping
-        JSON-able; what :class:`Run` reads.
-    model : Pipeline
-        Fitted.
-    predictions : mapping of str to ndarray of shape (n_rows,)
-        Columns of ``predictions.csv``.
-    curves : mapping or None
-        Content of ``curves.json``.
-    figures : mapping of str to bytes
-        PNG files by name.
-    replace : bool
-        Whether to put the run in the place of one that is there.
-
-    Raises
-    ------
-    StoreError
-        When the folder can't be written.
-    """
-    try:
-        store.runs_dir.mkdir(parents=True, exist_ok=True)
-        _sweep(store.runs_dir)
-        with draft(store.runs_dir / f".new-{run_id}-{secrets.token_hex(4)}") as folder:
-            save_model(model, folder / "model.skops")
-            _write_csv(folder / "predictions.csv", predictions)
-            if curves is not None:
-                (folder / "curves.json").write_text(json.dumps(curves), encoding="utf-8")
-            for name, data in figures.items():
-                (folder / name).write_bytes(data)
-            files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
-            for name in files:
-                sync_file(folder / name)
-            write_json(folder / "metrics.json", {"format": FORMAT, **record, "files": files})
-            final = store.run_path(run_id)
-            if replace and final.exists():
-                store.withdraw_run(run_id)
-            _publish(folder, final, replace)
-        store.deliver_run(run_id)
-        return open_run(final, store)
-    except OSError as error:
-        if isinstance(error, StoreError):
-            raise
-        raise refusal(error, store.runs_dir, str(record["command"])) from error
-
-
-def _publish(folder: Path, final: Path, replace: bool) -> None:
-    while True:
-        try:
-            folder.rename(final)
-        except OSError:
-            if not final.exists():
-                raise
-            if not replace:
-                with suppress(RunError):
-                    open_run(final)
-                    return
-            doomed = final.with_name(f".old-{final.name}-{secrets.token_hex(4)}")
-            try:
-                final.rename(doomed)
-            except FileNotFoundError:
-                continue
-            shutil.rmtree(doomed, ignore_errors=True)
-            continue
-        sync_folder(final.parent)
-        return
-
-
-def _sweep(folder: Path) -> None:
-    """Delete what killed processes left."""
-    sweep_drafts(folder, ".new-")
-    for path in folder.glob(".old-*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _write_csv(path: Path, columns: Mapping[str, np.ndarray]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(columns)
-        writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
 
 
 def open_run(run: str | Path, store: FeatureStore | None = None) -> Run:

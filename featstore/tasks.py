@@ -25,7 +25,8 @@ from featstore.judgement import judge
 from featstore.metrics import score
 from featstore.progress import SILENT, Progress
 from featstore.provenance import machine, now, versions
-from featstore.runs import Run, open_run, write_run
+from featstore.publication import write_run
+from featstore.runs import Run, open_run
 from featstore.scaling import fit_scaler, own_scratch, standardised
 from featstore.selection import Selection
 from featstore.splits import Split, n_rows, row_numbers, split_rows

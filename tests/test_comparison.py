@@ -18,7 +18,7 @@ from featstore.comparison import (
 from featstore.errors import ConfigError, RunError
 from featstore.files import read_json
 from featstore.fitting import fit
-from featstore.runs import write_run
+from featstore.publication import write_run
 from featstore.store import open_store
 
 CLASSES = ("forest", "sand", "water")
