@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from featstore.errors import StoreError
+from featstore.fitting import fit
 from featstore.locks import draft
 from featstore.publication import make_run_id, write_run
 from featstore.runs import list_runs
