@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import re
 import secrets
@@ -94,25 +95,30 @@ def write_run(
 
 
 def _publish(folder: Path, final: Path, replace: bool) -> None:
-    while True:
-        try:
-            folder.rename(final)
-        except OSError:
-            if not final.exists():
-                raise
+    """Give a run's folder its name; one that had it goes when the other is there."""
+    doomed: list[Path] = []
+    try:
+        while True:
+            try:
+                folder.rename(final)
+            except OSError as error:
+                if not final.exists() and error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            else:
+                sync_folder(final.parent)
+                return
             if not replace:
                 with suppress(RunError):
                     open_run(final)
                     return
-            doomed = final.with_name(f".old-{final.name}-{secrets.token_hex(4)}")
-            try:
-                final.rename(doomed)
-            except FileNotFoundError:
-                continue
-            shutil.rmtree(doomed, ignore_errors=True)
-            continue
-        sync_folder(final.parent)
-        return
+            old = final.with_name(f".old-{final.name}-{secrets.token_hex(4)}")
+            # Another process may have been faster.
+            with suppress(FileNotFoundError):
+                final.rename(old)
+                doomed.append(old)
+    finally:
+        for old in doomed:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _sweep(folder: Path) -> None:

@@ -11,9 +11,11 @@
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import io
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
     from featstore.mirrors import Mirror
 
 FORMAT = 2
+
+REPLACED_S = 1.0
+"""Longest wait for a run that another process is writing in the place of an old one."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +266,30 @@ def open_run(run: str | Path, store: FeatureStore | None = None) -> Run:
     if store is not None and not (path / "metrics.json").is_file():
         path = _find(str(run).removeprefix(f"{store.address}/runs/"), store)
     mirror = store.mirror if store is not None and path.parent == store.runs_dir else None
+    until = time.monotonic() + REPLACED_S
+    while True:
+        folder = _folder_number(path)
+        try:
+            return _read(path, mirror)
+        except RunError:
+            is_written = any(path.parent.glob(f".new-{glob.escape(path.name)}-*"))
+            is_replaced = folder != _folder_number(path) or (folder is None and is_written)
+            if not is_replaced or time.monotonic() > until:
+                raise
+        time.sleep(0.005)
+
+
+def _folder_number(path: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another of its name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    # Numbers of deleted folders are given again.
+    return found.st_ino, found.st_ctime_ns
+
+
+def _read(path: Path, mirror: Mirror | None) -> Run:
     if not path.is_dir():
         raise RunError(f"{path} is not a run's folder. List the runs with: featstore report")
     try:

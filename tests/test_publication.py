@@ -1,5 +1,6 @@
 import os
 import shutil
+import threading
 import time
 
 import numpy as np
@@ -9,7 +10,7 @@ from featstore.errors import StoreError
 from featstore.fitting import fit
 from featstore.locks import draft
 from featstore.publication import make_run_id, write_run
-from featstore.runs import list_runs
+from featstore.runs import list_runs, open_run
 
 
 @pytest.fixture
@@ -35,6 +36,18 @@ def test_of_two_writers_of_the_same_run_the_first_stays_unless_told_otherwise(ru
     write = written(store, run, created="later")
     assert write().record["created"] == run.record["created"]
     assert write(replace=True).record["created"] == "later"
+    assert [path.name for path in store.runs_dir.iterdir()] == [run.run_id]
+
+
+def test_a_run_that_is_replaced_is_always_there(run, store):
+    write, seen = written(store, run), []
+    writer = threading.Thread(target=lambda: [write(replace=True) for _ in range(30)])
+    writer.start()
+    while writer.is_alive():
+        seen.append(open_run(run.path).run_id)
+    writer.join()
+    assert set(seen) == {run.run_id}
+    assert len(seen) > 30
     assert [path.name for path in store.runs_dir.iterdir()] == [run.run_id]
 
 
