@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import shutil
 from collections.abc import Callable, Mapping
@@ -188,25 +189,27 @@ def forget_first_rows(feature_set: FeatureSet) -> None:
     write_json(feature_set.path / "set.json", info | {"files": files})
 
 
+def store_in(
+    folder: Path,
+    n_samples: int = 320,
+    n_features: int = 20,
+    *,
+    splits: np.ndarray | None = None,
+    y: np.ndarray | None = None,
+    X: np.ndarray | None = None,
+    **more: Any,
+) -> FeatureStore:
+    """Make a store with one set: 240 train rows, then 80 test rows, of 4 classes."""
+    blob_X, blob_y = blobs(n_samples, n_features)
+    if splits is None:
+        splits = (np.arange(n_samples) >= n_samples * 3 // 4).astype(np.uint8)
+    store = open_store(folder / "store")
+    layers = more.pop("layers", None) or {"fc1000": blob_X if X is None else X}
+    add_features(store, layers, blob_y if y is None else y, splits, **more)
+    return store
+
+
 @pytest.fixture
 def make_store(tmp_path: Path) -> Callable[..., FeatureStore]:
-    """Make a store with one set: 240 train rows, then 80 test rows, of 4 classes."""
-
-    def make(
-        n_samples: int = 320,
-        n_features: int = 20,
-        *,
-        splits: np.ndarray | None = None,
-        y: np.ndarray | None = None,
-        X: np.ndarray | None = None,
-        **more: Any,
-    ) -> FeatureStore:
-        blob_X, blob_y = blobs(n_samples, n_features)
-        if splits is None:
-            splits = (np.arange(n_samples) >= n_samples * 3 // 4).astype(np.uint8)
-        store = open_store(tmp_path / "store")
-        layers = more.pop("layers", None) or {"fc1000": blob_X if X is None else X}
-        add_features(store, layers, blob_y if y is None else y, splits, **more)
-        return store
-
-    return make
+    """Make a store as :func:`store_in` does, in a folder of the test's own."""
+    return functools.partial(store_in, tmp_path)

@@ -258,6 +258,7 @@ def test_one_call_is_measured_beside_loops(load, tmp_path):
 
 
 @linux
+@pytest.mark.soak
 def test_the_scheduler_s_bytes_are_counted(load, tmp_path):
     bench = load("bench_fit")
     features = load("features").Features(n_samples=200, n_features=8, n_test=40)

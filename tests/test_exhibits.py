@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import add_features, blobs
+from conftest import add_features, blobs, store_in
 
 from featstore import exhibits
 from featstore.fitting import fit
@@ -9,8 +9,8 @@ from featstore.paper import ROLES, study_layers
 from featstore.summaries import compare_published
 
 
-@pytest.fixture
-def studied(make_store):
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
     """A store with the three layers of two networks, and runs on each and on all."""
     runs, store = [], None
     for seed, model in enumerate(("resnet50", "alexnet")):
@@ -23,7 +23,7 @@ def studied(make_store):
             splits[240:] = 1
             add_features(store, parts, y, splits, **more)
         else:
-            store = make_store(layers=parts, **more)
+            store = store_in(tmp_path_factory.mktemp("studied"), layers=parts, **more)
         runs += fit(store, model=model, layers=list(layers.selections))
     return store, runs
 

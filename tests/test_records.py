@@ -1,17 +1,30 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
+from conftest import store_in
 
 from featstore.errors import CorruptionError
 from featstore.files import read_json, write_json
 from featstore.fitting import fit
 from featstore.records import read_record
+from featstore.runs import list_runs
+from featstore.store import open_store
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("filled")
+    fit(store_in(folder), "logreg", n_jobs=1)
+    return folder
 
 
 @pytest.fixture
-def records(make_store):
-    store = make_store()
-    (run,) = fit(store, "logreg")
+def records(filled, tmp_path):
+    shutil.copytree(filled, tmp_path, dirs_exist_ok=True)
+    store = open_store(tmp_path / "store")
+    (run,) = list_runs(store)
     (feature_set,) = store.sets()
     return {
         "SET": feature_set.path / "set.json",

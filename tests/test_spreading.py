@@ -247,12 +247,17 @@ def worker_of(process_id):
     raise AssertionError("there is no worker")
 
 
-def test_killed_workers_and_coordinators_cost_nothing_but_time(tmp_path, monkeypatch):
+@pytest.fixture
+def long_pass(tmp_path, monkeypatch):
+    """Return the settings of a pass that can be killed, and the bytes that it is to end in."""
     monkeypatch.setattr(matrices, "CHUNK_NBYTES", 4 * 1000)
-    images = write_images(tmp_path / "more", n=50)
-    settings = tiny(images)
-    one = extract(store=tmp_path / "one", **settings)
+    settings = tiny(write_images(tmp_path / "more", n=50))
+    return settings, group_bytes(extract(store=tmp_path / "one", **settings))
 
+
+@pytest.mark.soak
+def test_a_killed_coordinator_costs_nothing_but_time(tmp_path, long_pass):
+    settings, unbroken = long_pass
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, tmp_path / "two", json.dumps(settings)]
     )
@@ -260,8 +265,11 @@ def test_killed_workers_and_coordinators_cost_nothing_but_time(tmp_path, monkeyp
     process.wait()
     resumed = extract(store=tmp_path / "two", **settings)
     assert 0 < resumed.n_computed < 225
-    assert group_bytes(resumed) == group_bytes(one)
+    assert group_bytes(resumed) == unbroken
 
+
+def test_a_killed_worker_costs_nothing_but_time(tmp_path, long_pass):
+    settings, unbroken = long_pass
     listener, store = Listener(), tmp_path / "three"
     killer = threading.Thread(
         target=kill_when_begun, args=(store, lambda: worker_of(os.getpid())), daemon=True
@@ -270,7 +278,7 @@ def test_killed_workers_and_coordinators_cost_nothing_but_time(tmp_path, monkeyp
     # The one that is started in its place has to know its device.
     three = extract(store=store, devices=("cpu",), progress=listener, **settings)
     killer.join()
-    assert group_bytes(three) == group_bytes(one)
+    assert group_bytes(three) == unbroken
     assert verify(open_store(store).sets()[0]) == []
     assert any(line.startswith("A worker died; rows ") for line in listener.lines)
 
