@@ -607,7 +607,8 @@ def make_recipes(target: str) -> list[list[str]]:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     found = re.search(rf"^{re.escape(target)}:.*\n((?:\t.*\n)*)", text, re.M)
     assert found, f"the Makefile has no target {target}"
-    return [shlex.split(line.replace("$(BIN)/", "")) for line in found[1].splitlines()]
+    lines = found[1].replace("\\\n", " ").replace("$(BIN)/", "").splitlines()
+    return [shlex.split(line) for line in lines]
 
 
 def check_pip(words: Sequence[str]) -> None:
