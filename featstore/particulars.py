@@ -52,7 +52,7 @@ def particulars(run: Run) -> dict[str, Any]:
         "made": f"{record['created']} on {provenance['machine']['processor']} "
         f"({provenance['machine']['n_cores']} cores)",
         "versions": ", ".join(f"{k} {v}" for k, v in provenance["versions"].items()),
-        "feature sets": ", ".join(run.selection["set_ids"]),
+        "feature sets": ", ".join(dict.fromkeys(run.selection["set_ids"])),
         "features' digest": run.selection["digest"],
         "run's key": record["key"],
         "folder": str(run.path),
