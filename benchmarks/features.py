@@ -125,13 +125,17 @@ def write_store(path: Path, features: Features, layers: Sequence[str] = ("layer1
         },
         "backbone": {
             "model": MODEL,
-            "weights": "none",
-            "weights_name": "none",
+            "weights": facets["weights"],
+            "weights_name": facets["weights"],
             "weights_path": None,
             "weights_sha256": "none",
-            "precision": "fp32",
+            "precision": facets["precision"],
         },
-        "preprocess": {"image_size": 32, "bands": "red,green,blue", "resize": "none"},
+        "preprocess": {
+            "image_size": facets["image_size"],
+            "bands": "red,green,blue",
+            "resize": "none",
+        },
         "command": "",
     }
     ids = [f"{SPLITS[split]}/{row:07d}" for row, split in enumerate(splits)]

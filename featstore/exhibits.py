@@ -68,9 +68,8 @@ def layers_table(name: str, title: str, lines: Sequence[Line]) -> Table | None:
     found: dict[tuple[str, str], dict[str, Line]] = {}
     for line in gather_repeats(lines):
         if kind := paper.role(line["model"], line["layers"]):
-            found.setdefault((model_text(line["model"], line["weights"]), line["clf"]), {})[
-                kind
-            ] = line
+            model = model_text(line["model"], line["weights"])
+            found.setdefault((model, line["clf"]), {})[kind] = line
     rows = []
     for (model, clf), by_role in sorted(found.items()):
         if len(by_role) < 2:

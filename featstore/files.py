@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,20 @@ def replacing(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Take a folder's name away at once, for it to be deleted; return where it is now.
+
+    What a killed process does not get to delete, :func:`sweep_set_aside` does.
+    """
+    return path.rename(path.with_name(f".old-{path.name}-{secrets.token_hex(4)}"))
+
+
+def sweep_set_aside(folder: Path) -> None:
+    """Delete all that :func:`set_aside` left in a folder, which others may be deleting too."""
+    for path in folder.glob(".old-*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def json_bytes(value: dict[str, Any]) -> bytes:

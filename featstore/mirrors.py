@@ -25,7 +25,7 @@ import platformdirs
 
 from featstore.errors import CorruptionError, StoreError
 from featstore.featureset import FeatureSet
-from featstore.files import file_sha256, json_bytes, read_json, replacing, write_json
+from featstore.files import file_sha256, json_bytes, read_json, replacing, set_aside, write_json
 from featstore.remotes import Entry, Remote, open_remote
 
 REFRESH_S = 1.0
@@ -209,10 +209,7 @@ class Mirror:
             is_begun = any("damaged" not in one for one in feature_set.journal().values())
             if is_begun or any(record not in known for record in own):
                 return
-            doomed = path.parent.with_name(f".old-{feature_set.set_id}")
-            shutil.rmtree(doomed, ignore_errors=True)
-            path.parent.rename(doomed)
-            shutil.rmtree(doomed)
+            shutil.rmtree(set_aside(path.parent))
 
     def fetch(self, place: str, files: Mapping[str, str], *, strict: bool = True) -> None:
         """Bring the files that are not here yet, each whole and as it was written.

@@ -17,7 +17,15 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from featstore.errors import RunError, StoreError
-from featstore.files import file_sha256, refusal, sync_file, sync_folder, write_json
+from featstore.files import (
+    file_sha256,
+    refusal,
+    set_aside,
+    sweep_set_aside,
+    sync_file,
+    sync_folder,
+    write_json,
+)
 from featstore.locks import draft, sweep_drafts
 from featstore.modelfiles import save_model
 from featstore.runs import FORMAT, Run, open_run
@@ -70,7 +78,8 @@ def write_run(
     """
     try:
         store.runs_dir.mkdir(parents=True, exist_ok=True)
-        _sweep(store.runs_dir)
+        sweep_drafts(store.runs_dir, ".new-")
+        sweep_set_aside(store.runs_dir)
         with draft(store.runs_dir / f".new-{run_id}-{secrets.token_hex(4)}") as folder:
             save_model(model, folder / "model.skops")
             _write_csv(folder / "predictions.csv", predictions)
@@ -111,21 +120,12 @@ def _publish(folder: Path, final: Path, replace: bool) -> None:
                 with suppress(RunError):
                     open_run(final)
                     return
-            old = final.with_name(f".old-{final.name}-{secrets.token_hex(4)}")
             # Another process may have been faster.
             with suppress(FileNotFoundError):
-                final.rename(old)
-                doomed.append(old)
+                doomed.append(set_aside(final))
     finally:
         for old in doomed:
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Delete what killed processes left."""
-    sweep_drafts(folder, ".new-")
-    for path in folder.glob(".old-*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_csv(path: Path, columns: Mapping[str, np.ndarray]) -> None:

@@ -278,9 +278,11 @@ def _misfit(record: dict[str, Any], kind: str, name: str) -> str | None:
                 return f"files: {file} is no file of {name}"
     if kind == "RUN":
         n_classes = len(record["class_names"])
-        scores = {s: record["metrics"][s] for s in ("test", "val") if record["metrics"][s]}
         lengths = {"rows.n_train_of_class": record["rows"]["n_train_of_class"]}
-        for split, own in scores.items():
+        for split in ("test", "val"):
+            own = record["metrics"][split]
+            if own is None:
+                continue
             lengths[f"metrics.{split}.per_class"] = own["per_class"]
             lengths[f"metrics.{split}.confusion"] = own["confusion"]
             for i, row in enumerate(own["confusion"]):
@@ -318,11 +320,11 @@ def read_record(path: Path, kind: str) -> dict[str, Any]:
         When it can't be read.
     """
     record = read_json(path)
-    wrong = None
-    for error in _validator(kind).iter_errors(record):
+    wrong: str | None
+    if error := next(_validator(kind).iter_errors(record), None):
         wrong = f"{'.'.join(map(str, error.absolute_path)) or 'it'}: {error.message}"
-        break
-    wrong = wrong or _misfit(record, kind, path.stem)
+    else:
+        wrong = _misfit(record, kind, path.stem)
     if wrong:
         raise CorruptionError(
             f"{path} holds what featstore does not write: {wrong[:300]}. Put back the file, or "

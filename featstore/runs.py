@@ -272,8 +272,8 @@ def open_run(run: str | Path, store: FeatureStore | None = None) -> Run:
         try:
             return _read(path, mirror)
         except RunError:
-            is_written = any(path.parent.glob(f".new-{glob.escape(path.name)}-*"))
-            is_replaced = folder != _folder_number(path) or (folder is None and is_written)
+            drafts = path.parent.glob(f".new-{glob.escape(path.name)}-*")
+            is_replaced = folder != _folder_number(path) or (folder is None and any(drafts))
             if not is_replaced or time.monotonic() > until:
                 raise
         time.sleep(0.005)

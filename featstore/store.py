@@ -28,7 +28,14 @@ from featstore import matrices
 from featstore.config import SPLITS, json_digest
 from featstore.errors import SelectionError, StoreError
 from featstore.featureset import FORMAT, FeatureSet
-from featstore.files import file_sha256, sync_file, sync_folder, write_json
+from featstore.files import (
+    file_sha256,
+    set_aside,
+    sweep_set_aside,
+    sync_file,
+    sync_folder,
+    write_json,
+)
 from featstore.locks import held
 from featstore.progress import SILENT, Progress
 from featstore.provenance import now
@@ -184,7 +191,7 @@ class FeatureStore:
             First row with the same image as each row.
         """
         set_id = self.set_id(info["identity"])
-        self._sweep()
+        sweep_set_aside(self._sets_dir)
         draft = FeatureSet(self._sets_dir / f".new-{set_id}")
         shutil.rmtree(draft.path, ignore_errors=True)
         draft.path.mkdir(parents=True)
@@ -299,22 +306,14 @@ class FeatureStore:
             withdraw_run(self.mirror, run_id)
 
     def _delete(self, feature_set: FeatureSet) -> None:
-        doomed = feature_set.path.with_name(f".old-{feature_set.set_id}")
-        self._sweep()
-        feature_set.path.rename(doomed)
-        self._sweep()
+        doomed = set_aside(feature_set.path)
+        sweep_set_aside(self._sets_dir)
         if doomed.exists():
             raise StoreError(
                 f"{feature_set.set_id} is removed, but not all of its files: see {doomed}."
             )
         for decoded in [*self.cache_dir.glob("*.npy"), *self.cache_dir.glob("*.json")]:
             decoded.unlink(missing_ok=True)
-
-    def _sweep(self) -> None:
-        """Delete what is left of removed sets, also where the process that removed was killed."""
-        for path in self._sets_dir.glob(".old-*"):
-            # Another process may be deleting it as well.
-            shutil.rmtree(path, ignore_errors=True)
 
     def select(
         self,
