@@ -19,6 +19,8 @@ from featstore import matrices
 from featstore.config import SPLITS
 from featstore.featureset import FeatureSet
 from featstore.files import read_json, write_json
+from featstore.fitting import fit
+from featstore.runs import Run
 from featstore.sink import Sink
 from featstore.store import FeatureStore, open_store
 
@@ -49,12 +51,10 @@ def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     svg = "<svg width='1' height='1'></svg>"
 
     def save(self: Figure, target: Any, *, format: str, **_: object) -> None:
-        content = png.getvalue() if format == "png" else svg
         if isinstance(target, Path):
-            content = content.encode() if isinstance(content, str) else content
-            target.write_bytes(content)
+            target.write_bytes(png.getvalue() if format == "png" else svg.encode())
         else:
-            target.write(content)
+            target.write(png.getvalue() if format == "png" else svg)
 
     monkeypatch.setattr(Figure, "savefig", save)
 
@@ -213,3 +213,15 @@ def store_in(
 def make_store(tmp_path: Path) -> Callable[..., FeatureStore]:
     """Make a store as :func:`store_in` does, in a folder of the test's own."""
     return functools.partial(store_in, tmp_path)
+
+
+@pytest.fixture
+def store(make_store: Callable[..., FeatureStore]) -> FeatureStore:
+    """Return a store with one set."""
+    return make_store()
+
+
+@pytest.fixture
+def run(store: FeatureStore) -> Run:
+    """Return a run of the store's set."""
+    return fit(store)[0]

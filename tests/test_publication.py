@@ -7,20 +7,9 @@ import numpy as np
 import pytest
 
 from featstore.errors import StoreError
-from featstore.fitting import fit
 from featstore.locks import draft
 from featstore.publication import make_run_id, write_run
 from featstore.runs import list_runs, open_run
-
-
-@pytest.fixture
-def store(make_store):
-    return make_store()
-
-
-@pytest.fixture
-def run(store):
-    return fit(store)[0]
 
 
 def written(store, run, **more):

@@ -21,16 +21,6 @@ from featstore.modelfiles import load_model, save_model
 from featstore.runs import list_runs, open_run
 
 
-@pytest.fixture
-def store(make_store):
-    return make_store()
-
-
-@pytest.fixture
-def run(store):
-    return fit(store)[0]
-
-
 def edit(run, **changes):
     """Change a run's record as one could who knows how its digest is made."""
     path = run.path / "metrics.json"

@@ -103,7 +103,6 @@ class Harm:
         }
         self.before = tree_bytes(world)
         self.wrong = []
-        self.n = 0
 
     def fresh(self):
         """Make a new copy of the store; return its records."""
@@ -115,7 +114,6 @@ class Harm:
     def run(self, command, what):
         """Run a command; note what goes wrong."""
         words = [self.places.get(word, word) for word in command]
-        self.n += 1
         try:
             code = _run([*words, "--store", str(self.store)])
         except SystemExit as stop:

@@ -113,8 +113,10 @@ def test_a_kill_at_any_moment_of_extract_ends_in_the_same_bytes(
         shutil.rmtree(store)
 
 
-@pytest.mark.soak
-def test_a_kill_of_a_network_s_extract_ends_in_the_same_bytes(children, pictures, tmp_path, tally):
+@pytest.mark.parametrize("n_each", [1, pytest.param(4, marks=pytest.mark.soak)])
+def test_a_kill_of_a_network_s_extract_ends_in_the_same_bytes(
+    n_each, children, pictures, tmp_path, tally
+):
     settings = tiny(pictures, layers="conv1,fc")
     words = [w for k, v in settings.items() for w in (f"--{k.replace('_', '-')}", str(v))]
     more = {
@@ -125,7 +127,7 @@ def test_a_kill_of_a_network_s_extract_ends_in_the_same_bytes(children, pictures
     whole = group_bytes(tmp_path / "whole")
     counted = children.command(tmp_path / "counted", "extract", *words, fault={}, **more)
     resumed(counted)
-    for number in drawn(random.Random(1), [tuple(one[:2]) for one in counted.report], 4):
+    for number in drawn(random.Random(1), [tuple(one[:2]) for one in counted.report], n_each):
         store = tmp_path / f"{number}"
         killed = children.command(store, "extract", *words, fault={"at": number}, **more)
         assert killed.code == -9

@@ -22,11 +22,6 @@ def call(*args):
     return caught.value.code
 
 
-@pytest.fixture
-def store(make_store):
-    return make_store()
-
-
 def test_json_is_one_object_with_what_scripts_rely_on(store, capsys):
     assert call("--store", store.path, "--clf", "logreg", "--json") == 0
     out, err = capsys.readouterr()
