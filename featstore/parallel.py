@@ -18,6 +18,7 @@ from typing import Any, Self
 import dask
 import threadpoolctl
 from distributed import Client, LocalCluster, get_worker
+from distributed.comm import resolve_address
 from distributed.versions import VersionMismatchWarning
 
 from featstore.errors import FeatstoreError, FitError, SchedulerError
@@ -116,7 +117,7 @@ class TaskPool:
             What a task raises that is not a FeatstoreError, after the other tasks have ended.
         """
         alone = min(len(tasks), self.n_jobs) <= 1 or is_quick
-        if alone and not self._scheduler and not self._environment and not self._team:
+        if alone and self._scheduler is None and not self._environment and not self._team:
             return _run_here(function, tasks, done)
         if self._team is None:
             self._team = self._stack.enter_context(self._started())
@@ -124,7 +125,7 @@ class TaskPool:
         return self._team.run(function, tasks, done, died=_worker_died)
 
     def _started(self) -> AbstractContextManager[Team]:
-        if self._scheduler:
+        if self._scheduler is not None:
             return remote_team(self._scheduler)
         return local_team(self.n_jobs, environment=self._environment)
 
@@ -191,10 +192,14 @@ def remote_team(address: str) -> Iterator[Team]:
             ):
                 # Dask warns of versions that matter to it; those that matter here are compared.
                 warnings.simplefilter("ignore", VersionMismatchWarning)
+                # Dask does not close a client that fails at reading an address; when it was
+                # collected, in the thread of the next cluster, that one could not start.
+                resolve_address(address)
                 client = Client(  # type: ignore[no-untyped-call]
                     address, timeout=CONNECT_S, set_as_default=False
                 )
-        except (OSError, ValueError, TypeError) as error:
+        # The last is raised for ucx:// where the package for it is not installed.
+        except (OSError, ValueError, TypeError, FutureWarning) as error:
             raise SchedulerError(
                 f"No Dask scheduler answers at {address!r} ({error}). Start one with `dask "
                 "scheduler`, and workers with `dask worker ADDRESS`; it prints an address such "

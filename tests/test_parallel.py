@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import os
 import platform
 import signal
@@ -11,7 +12,7 @@ from importlib import metadata
 import psutil
 import pytest
 import threadpoolctl
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 
 from featstore import parallel
 from featstore.errors import FitError, SchedulerError
@@ -123,6 +124,20 @@ def test_a_scheduler_that_does_not_answer_is_an_error(monkeypatch):
         pytest.raises(SchedulerError, match="No Dask scheduler answers at 'tcp://127.0.0.1:9'"),
     ):
         pool.run(os.getpid, [()])
+
+
+@pytest.mark.parametrize("address", ["nonsense", "", "http://127.0.0.1:9", "ucx://a:1"])
+@pytest.mark.filterwarnings("ignore:The 'ucx' protocol was removed:FutureWarning")
+def test_an_address_that_is_none_is_an_error_and_holds_up_no_later_cluster(address, monkeypatch):
+    monkeypatch.setattr(parallel, "CONNECT_S", 1)
+    with (
+        TaskPool(None, address, {}, SILENT) as pool,
+        pytest.raises(SchedulerError, match=f"No Dask scheduler answers at '{address}'"),
+    ):
+        pool.run(os.getpid, [()])
+    # One that is collected while a cluster's loop starts waits for that, and that for it.
+    clients = [thing for thing in gc.get_objects() if type(thing) is Client]
+    assert [client for client in clients if client.status != "closed"] == []
 
 
 def test_workers_share_the_cores_and_outlive_death_and_errors(capfd, monkeypatch):

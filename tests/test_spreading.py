@@ -290,7 +290,7 @@ def test_a_gpu_that_is_not_there_is_named(images, tmp_path):
 
 def test_nobody_at_the_address_is_named(images, tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "CONNECT_S", 1)
-    for address in ("tcp://127.0.0.1:1", "nonsense"):
+    for address in ("tcp://127.0.0.1:1", "nonsense", "http://127.0.0.1:1", ""):
         with pytest.raises(SchedulerError, match="No Dask scheduler answers"):
             extract(store=tmp_path / "store", scheduler=address, **tiny(images))
 
