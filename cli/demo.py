@@ -38,7 +38,12 @@ def command(
 
     with console.progress() as progress:
         demo = run_demo(
-            open_store(store), root, report=report, limit=limit, seed=seed, progress=progress
+            open_store(store, progress),
+            root,
+            report=report,
+            limit=limit,
+            seed=seed,
+            progress=progress,
         )
     if as_json:
         result = demo.outcome.report | {"failures": demo.outcome.failures}

@@ -157,7 +157,7 @@ def command(
         on_error=on_error,
     )
     with console.progress() as progress:
-        result = run(config, open_store(store), progress)
+        result = run(config, open_store(store, progress), progress)
     if as_json:
         console.emit_json(result.to_dict())
     else:

@@ -51,18 +51,17 @@ def command(
 
     from .fit import show_tables
 
-    opened = open_store(store)
     with console.progress() as progress:
+        opened = open_store(store, progress)
         runs = list_runs(opened, progress)
-    if dataset is not None:
-        titles = sorted({run.selection["title"] for run in runs})
-        runs = [r for r in runs if dataset in (r.selection["title"], r.selection["dataset"])]
-        if not runs:
-            raise RunError(
-                f"{store} holds no runs on {dataset!r}; it has runs on "
-                f"{', '.join(titles) or 'nothing'}."
-            )
-    with console.progress() as progress:
+        if dataset is not None:
+            titles = sorted({run.selection["title"] for run in runs})
+            runs = [r for r in runs if dataset in (r.selection["title"], r.selection["dataset"])]
+            if not runs:
+                raise RunError(
+                    f"{store} holds no runs on {dataset!r}; it has runs on "
+                    f"{', '.join(titles) or 'nothing'}."
+                )
         report = write_report(
             opened, runs, out, files=files, projection=projection, root=root, progress=progress
         )

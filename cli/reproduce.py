@@ -111,7 +111,7 @@ def command(
     with console.progress() as progress:
         outcome = reproduce(
             study,
-            open_store(store),
+            open_store(store, progress),
             page,
             files=out,
             projection=projection,

@@ -60,7 +60,7 @@ def fit_baselines(
     FeatstoreError
         What extraction raises, as when the images are not found.
     """
-    store = store if isinstance(store, FeatureStore) else open_store(store)
+    store = store if isinstance(store, FeatureStore) else open_store(store, progress)
     settings = {k: v for k, v in options.items() if k not in (*SELECTING, "set_id")}
     wanted: dict[tuple[str, str | None], None] = {}
     for one in fits:

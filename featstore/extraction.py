@@ -151,7 +151,9 @@ def extract(
     """
     names = tuple(layers.split(",")) if isinstance(layers, str) else tuple(layers)
     config = ExtractConfig(model=model, dataset=dataset, layers=names, **options)
-    return run(config, store if isinstance(store, FeatureStore) else open_store(store), progress)
+    return run(
+        config, store if isinstance(store, FeatureStore) else open_store(store, progress), progress
+    )
 
 
 def run(config: ExtractConfig, store: FeatureStore, progress: Progress = SILENT) -> Extraction:

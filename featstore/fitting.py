@@ -169,7 +169,7 @@ def fit_each(
     FitError
         When a classifier or parameter is not known.
     """
-    store = store if isinstance(store, FeatureStore) else open_store(store)
+    store = store if isinstance(store, FeatureStore) else open_store(store, progress)
     settings = {f.name: options.pop(f.name) for f in fields(FitConfig) if f.name in options}
     facets = {key: value for key, value in options.items() if value is not None}
     if not isinstance(repeats, int) or repeats < 1:

@@ -142,7 +142,7 @@ def learning_curve(
     FitError
         When a training fails.
     """
-    store = store if isinstance(store, FeatureStore) else open_store(store)
+    store = store if isinstance(store, FeatureStore) else open_store(store, progress)
     settings = {
         k: options.pop(k) for k in ("seed", "split_seed", "n_epochs", "drop_leaks") if k in options
     }

@@ -26,7 +26,8 @@ import platformdirs
 from featstore.errors import CorruptionError, StoreError
 from featstore.featureset import FeatureSet
 from featstore.files import file_sha256, json_bytes, read_json, replacing, set_aside, write_json
-from featstore.remotes import Entry, Remote, open_remote
+from featstore.progress import SILENT, Progress
+from featstore.remotes import N_AT_A_TIME, Entry, Remote, open_remote
 
 REFRESH_S = 1.0
 """Seconds for which a listing is believed."""
@@ -44,11 +45,14 @@ class Mirror:
     ----------
     remote : Remote
     folder : Path
+    progress : Progress
+        Told of what is brought when that takes a while.
     """
 
-    def __init__(self, remote: Remote, folder: Path) -> None:
+    def __init__(self, remote: Remote, folder: Path, progress: Progress = SILENT) -> None:
         self.remote = remote
         self.folder = folder
+        self._progress = progress
         self._seen_at: dict[str, float] = {}
 
     @property
@@ -249,8 +253,16 @@ class Mirror:
                 if strict:
                     raise
 
-        for _ in self.remote.each(try_to, missing):
-            pass
+        is_long = len(missing) > N_AT_A_TIME
+        if is_long:
+            self._progress.start(f"Fetching from {self.url}", len(missing), "files")
+        try:
+            for _ in self.remote.each(try_to, missing):
+                if is_long:
+                    self._progress.advance(1)
+        finally:
+            if is_long:
+                self._progress.stop()
 
     def problems(self, place: str, files: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
         """Yield for each file what is wrong with it there, if anything is; it is read for that.
@@ -346,7 +358,7 @@ def _merge_journal(feature_set: FeatureSet, content: bytes) -> None:
     write_json(feature_set.journal_path / "journal.json", {"layers": own | news})
 
 
-def open_mirror(url: str) -> Mirror:
+def open_mirror(url: str, progress: Progress = SILENT) -> Mirror:
     """Open the working folder of the store at a URL; neither it nor the store need be there yet.
 
     It lies in the user's cache, or below the folder that the environment names as FEATSTORE_CACHE.
@@ -363,4 +375,4 @@ def open_mirror(url: str) -> Mirror:
     folder = parent.absolute() / sha256(url.encode()).hexdigest()[:16]
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"{folder} is a file; it is to be a folder. Name another FEATSTORE_CACHE.")
-    return Mirror(remote, folder)
+    return Mirror(remote, folder, progress)

@@ -18,7 +18,7 @@ from typing import Any, Self
 import dask
 import threadpoolctl
 from distributed import Client, LocalCluster, get_worker
-from distributed.comm import resolve_address
+from distributed.comm.addressing import resolve_address
 from distributed.versions import VersionMismatchWarning
 
 from featstore.errors import FeatstoreError, FitError, SchedulerError

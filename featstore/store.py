@@ -361,7 +361,7 @@ def _is_readable(feature_set: FeatureSet) -> bool:
         return False
 
 
-def open_store(path: str | Path = "feature-store") -> FeatureStore:
+def open_store(path: str | Path = "feature-store", progress: Progress = SILENT) -> FeatureStore:
     """Open the feature store in a folder, or on object storage.
 
     A folder or prefix that is not there yet is an empty store.
@@ -370,6 +370,8 @@ def open_store(path: str | Path = "feature-store") -> FeatureStore:
     ----------
     path : str or Path
         A folder; or a URL, such as ``s3://bucket/prefix``.
+    progress : Progress
+        Told of matrices that are fetched from there.
 
     Raises
     ------
@@ -379,7 +381,7 @@ def open_store(path: str | Path = "feature-store") -> FeatureStore:
     if isinstance(path, str) and "://" in path:
         from featstore.mirrors import open_mirror
 
-        mirror = open_mirror(path)
+        mirror = open_mirror(path, progress)
         return FeatureStore(mirror.folder, mirror)
     path = Path(path)
     if path.parts and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", path.parts[0]):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-
-from featstore.progress import Silent
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKBONE = {
@@ -24,11 +23,41 @@ BACKBONE = {
 PREPROCESS = {"image_size": 32, "bands": "red,green,blue", "resize": "none"}
 
 
-class Listener(Silent):
-    """A progress that keeps the lines it was told."""
+@dataclass
+class Phase:
+    """A phase of work, as a progress was told of it."""
+
+    what: str
+    total: int
+    unit: str
+    n_done: int = 0
+    is_over: bool = False
+
+
+class Listener:
+    """A progress that keeps the lines and phases it was told, and holds that phases nest."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.phases: list[Phase] = []
+        self._open: list[Phase] = []
+
+    def named(self, what: str) -> list[Phase]:
+        """Return the phases of one name."""
+        return [phase for phase in self.phases if phase.what == what]
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        """Keep a phase."""
+        self.phases.append(Phase(what, total, unit))
+        self._open.append(self.phases[-1])
+
+    def advance(self, n: int) -> None:
+        """Count in the phase that began last."""
+        self._open[-1].n_done += n
+
+    def stop(self) -> None:
+        """End the phase that began last."""
+        self._open.pop().is_over = True
 
     def say(self, line: str) -> None:
         """Keep a line."""

@@ -10,13 +10,13 @@ import pytest
 import scipy.io
 from hypothesis import given
 from hypothesis import strategies as st
+from makers import Listener
 from PIL import Image
 
 from featstore import duplicates, provenance
 from featstore.datasets import open_dataset
 from featstore.duplicates import count_leaked, find_first_rows, leaked
 from featstore.errors import DatasetError
-from featstore.progress import Silent
 from featstore.provenance import FingerprintCache, dataset_fingerprint
 
 
@@ -160,22 +160,6 @@ def write_csv(root, train, test):
     (root / "sat4annotations.csv").write_text("\n".join(rows) + "\n")
 
 
-class Listener(Silent):
-    """A progress that keeps what it was told."""
-
-    def __init__(self):
-        self.phases, self.n_done = [], 0
-
-    def start(self, what, total, unit):
-        self.phases.append((total, unit))
-
-    def advance(self, n):
-        self.n_done += n
-
-    def stop(self):
-        self.phases.append("end")
-
-
 @pytest.fixture
 def pixels():
     """Return 40 images to train on and 12 to test on; some of the latter are copies."""
@@ -208,8 +192,8 @@ def test_images_in_arrays_are_compared_by_all_their_pixels(
     expected = np.arange(52)
     expected[list(SAME_PIXELS)] = list(SAME_PIXELS.values())
     assert first_rows.tolist() == expected.tolist()
-    assert listener.phases == [(52, "images"), "end"]
-    assert listener.n_done == 52
+    (phase,) = listener.phases
+    assert (phase.total, phase.unit, phase.n_done, phase.is_over) == (52, "images", 52, True)
 
 
 @pytest.mark.parametrize("write", [write_v5, write_v73])
@@ -236,7 +220,7 @@ def test_pixels_that_cannot_be_read_are_an_error_and_end_the_phase(tmp_path, cac
     listener = Listener()
     with pytest.raises(DatasetError, match=r"sat-4-full\.mat: images can't be read"):
         find_first_rows(open_dataset("sat4", tmp_path), cache, listener)
-    assert listener.phases[-1] == "end"
+    assert listener.phases[-1].is_over
 
 
 def test_the_generated_demo_repeats_no_image(tmp_path, cache):

@@ -6,24 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from makers import tiny, tree_bytes
+from makers import Listener, tiny, tree_bytes
 
 from featstore import engines, extractors, matrices, sink
 from featstore.audit import schedule_repair, verify
 from featstore.errors import BackboneError, DeviceError
 from featstore.extraction import extract
-from featstore.progress import Silent
 from featstore.store import open_store
 
 needs_openvino = pytest.mark.skipif(not find_spec("openvino"), reason="OpenVINO is not installed")
-
-
-class Listener(Silent):
-    def __init__(self):
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import CLASSES, add_features, blobs, forget_first_rows
 from distributed import LocalCluster
+from makers import Listener
 
 from featstore import classifiers, costs, linear, tasks
 from featstore.blocks import Samples
@@ -21,24 +22,6 @@ from featstore.store import open_store
 from featstore.teams import Team
 
 TRAIN, TEST, VAL = 0, 1, 2
-
-
-class Listener:
-    def __init__(self):
-        self.lines, self.n_done, self.totals = [], 0, []
-
-    def start(self, what, total, unit):
-        self.total = total
-        self.totals.append((what, total))
-
-    def advance(self, n):
-        self.n_done += n
-
-    def stop(self):
-        pass
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 @pytest.fixture(autouse=True)
@@ -166,7 +149,8 @@ def test_workers_give_the_same_as_this_process_and_one_failure_spares_the_others
     fits = fit_each(store, **asked, n_jobs=2, progress=listener)
     assert [one.error is None for one in fits] == [True, False, True] * 2
     assert "Expected n_neighbors <= n_samples" in str(fits[1].error)
-    assert (listener.total, listener.n_done, len(listener.lines)) == (6, 6, 7)
+    (phase,) = listener.phases
+    assert (phase.total, phase.n_done, len(listener.lines)) == (6, 6, 7)
     assert listener.lines[0].startswith("Dask's dashboard")
     here = fit_each(store, **asked, n_jobs=1, refit=True)
     for one, other in zip(fits, here, strict=True):
@@ -480,7 +464,8 @@ class TestSearches:
         assert "None of the 8 settings of knn that were tried could be fitted" in str(fits[1].error)
         assert "Expected n_neighbors <= n_samples" in str(fits[1].error)
         assert len(listener.lines) == 3
-        assert listener.totals == [("Searching", 42), ("Fitting", 2)]
+        phases = [(phase.what, phase.total) for phase in listener.phases]
+        assert phases == [("Searching", 42), ("Fitting", 2)]
 
     def test_what_there_is_nothing_to_search_for_is_refused_and_others_go_on(self, make_store):
         fits = fit_each(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
-from makers import real_file, tiny
+from makers import Listener, real_file, tiny
 from PIL import Image
 
 import featstore
@@ -16,7 +16,6 @@ from featstore.errors import ConfigError, DatasetError, RunError, StoreError
 from featstore.extraction import extract
 from featstore.files import read_json, write_json
 from featstore.mapping import map_scene
-from featstore.progress import Silent
 from featstore.store import open_store
 
 PLACE = rasterio.Affine(10, 0, 500_000, 0, -10, 4_600_000)
@@ -190,16 +189,10 @@ def test_other_types_give_the_same_map(
 
 
 def test_a_dark_scene_is_told_of(run, store, tiles, write, tmp_path):
-    class Listener(Silent):
-        lines: list[str] = []
-
-        def say(self, line):
-            self.lines.append(line)
-
     def said(scene, **more):
-        Listener.lines = []
-        map_scene(run, scene, tmp_path / "map.tif", store=store, progress=Listener(), **more)
-        return [line for line in Listener.lines if "--range LOW,HIGH" in line]
+        listener = Listener()
+        map_scene(run, scene, tmp_path / "map.tif", store=store, progress=listener, **more)
+        return [line for line in listener.lines if "--range LOW,HIGH" in line]
 
     assert said(write(tiles.astype(np.uint16) * 257)) == []
     dark = write(tiles.astype(np.uint16) * 10)

@@ -12,7 +12,7 @@ import pytest
 import xarray
 import zarr
 from conftest import add_features, blobs
-from makers import tiny, tree_bytes
+from makers import Listener, tiny, tree_bytes
 from obstore.store import from_url
 from services import (
     machine,
@@ -168,6 +168,18 @@ def test_matrices_come_when_they_are_read(filled, url, tmp_path, monkeypatch):
     assert len(fetched) == n_fetched
     assert store.sets()[0].nbytes == filled.sets()[0].nbytes
     assert 0 < store.sets()[0].matrix_nbytes("fc") < store.sets()[0].nbytes
+
+
+def test_a_long_fetch_is_told_of(filled, url, tmp_path, monkeypatch):
+    monkeypatch.setattr(mirrors, "N_AT_A_TIME", 2)
+    machine(monkeypatch, tmp_path, 2)
+    listener = Listener()
+    selection = open_store(url, listener).select()
+    np.testing.assert_array_equal(selection.memmap(), filled.select().memmap())
+    (phase,) = listener.phases
+    assert phase.what == f"Fetching from {url}"
+    # The matrix's two chunks and its metadata; labels and the like are too short.
+    assert (phase.total, phase.n_done, phase.unit, phase.is_over) == (3, 3, "files", True)
 
 
 @pytest.mark.parametrize("n", range(3))

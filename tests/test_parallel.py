@@ -13,25 +13,18 @@ import psutil
 import pytest
 import threadpoolctl
 from distributed import Client, LocalCluster
+from makers import Listener
 
 from featstore import parallel
 from featstore.errors import FitError, SchedulerError
 from featstore.parallel import Outcome, TaskPool
-from featstore.progress import SILENT, Silent
+from featstore.progress import SILENT
 from featstore.provenance import available_cores
 
 
 def run_tasks(function, tasks, n_jobs=None, progress=SILENT, **options):
     with TaskPool(n_jobs, None, {}, progress) as pool:
         return pool.run(function, tasks, **options)
-
-
-class Heard(Silent):
-    def __init__(self):
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 def test_in_this_process_errors_are_kept_beside_results():
@@ -88,7 +81,7 @@ def test_workers_are_started_once_with_an_environment_and_serve_all_that_follows
 
         return x, os.getpid(), os.environ.get("FEATSTORE_A_TEST")
 
-    heard = Heard()
+    heard = Listener()
     with TaskPool(1, None, {"FEATSTORE_A_TEST": "7"}, heard) as pool:
         first = pool.run(task, [(1,), (2,)])
         second = pool.run(task, [(3,)], is_quick=True)

@@ -8,6 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 import skops.io
+from makers import Listener
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
@@ -152,13 +153,6 @@ def test_broken_runs_are_refused_and_passed_over_by_the_list(run, store):
     ):
         with pytest.raises(RunError, match=message):
             open_run(path)
-
-    class Listener:
-        lines: list[str] = []
-
-        def say(self, line):
-            self.lines.append(line)
-
     listener = Listener()
     assert [one.run_id for one in list_runs(store, listener)] == [run.run_id, good.run_id]
     assert len(listener.lines) == 4

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import torch
 from distributed import Client, LocalCluster
-from makers import tiny, tree_bytes, write_images
+from makers import Listener, tiny, tree_bytes, write_images
 
 import featstore
 from featstore import backbones, matrices, parallel, spreading, workplaces
@@ -26,7 +26,6 @@ from featstore.audit import verify
 from featstore.config import ExtractConfig
 from featstore.errors import ConfigError, DeviceError, ImageError, SchedulerError
 from featstore.extraction import extract
-from featstore.progress import Silent
 from featstore.provenance import FingerprintCache, dataset_fingerprint
 from featstore.spreading import n_shares, split
 from featstore.store import open_store
@@ -41,21 +40,6 @@ def small_chunks(monkeypatch):
 
 def group_bytes(result):
     return tree_bytes(Path(result.path))
-
-
-class Listener(Silent):
-    def __init__(self):
-        self.lines = []
-        self.n_total = self.n_done = 0
-
-    def start(self, what, total, unit):
-        self.what, self.n_total, self.n_done = what, total, 0
-
-    def advance(self, n):
-        self.n_done += n
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +83,8 @@ def test_local_workers_write_the_same_bytes(images, tmp_path, small_chunks):
     assert group_bytes(two) == group_bytes(one)
     assert two.device.startswith("2 workers, each on cpu")
     assert (two.n_computed, two.n_reused) == (27, 0)
-    assert listener.n_done == listener.n_total == 27
+    (phase,) = listener.named("Extracting")
+    assert (phase.n_done, phase.total) == (27, 27)
     assert verify(open_store(tmp_path / "two").sets()[0]) == []
     again = extract(store=tmp_path / "two", devices=("cpu", "cpu"), **settings)
     assert again.n_computed == 0
@@ -140,7 +125,7 @@ def test_ctrl_c_keeps_what_is_finished(images, tmp_path, small_chunks, scheduler
     one = extract(store=tmp_path / "one", **tiny(images))
 
     def interrupted(self, n):
-        if self.n_total == 27 and self.what == "Extracting":
+        if self.phases[-1].what == "Extracting":
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Listener, "advance", interrupted)

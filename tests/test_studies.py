@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from makers import Listener
 
 from featstore import studies, weights
 from featstore.errors import ConfigError, DatasetNotFoundError, DownloadError
@@ -127,29 +128,11 @@ def test_what_fails_is_told_and_the_others_go_on(store, tmp_path):
 
 @pytest.mark.usefixtures("short_reports")
 def test_steps_are_told_of_as_a_whole(store, tmp_path):
-    class Listener:
-        phases, done, lines = [], [], []
-
-        def start(self, what, total, unit):
-            self.phases.append((what, total))
-            self.done.append(0)
-
-        def advance(self, n):
-            self.done[-1] += n
-
-        def stop(self):
-            what, total = self.phases.pop()
-            done = self.done.pop()
-            if what == "Study":
-                self.lines.append((done, total))
-
-        def say(self, line):
-            pass
-
     listener = Listener()
     reproduce(study(tmp_path), store, tmp_path / "r.html", progress=listener)
-    assert listener.lines == [(6, 6)]
-    assert listener.phases == []
+    (phase,) = listener.named("Study")
+    assert (phase.n_done, phase.total) == (6, 6)
+    assert all(phase.is_over for phase in listener.phases)
 
 
 def test_the_papers_study_is_the_default():
