@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from . import console, selecting
 
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from featstore.fitting import Fit
+
+SEARCH_ONLY = {"cv": ("grid", "random", "halving"), "n_candidates": ("random", "halving")}
+"""Options that some kinds of search alone have a use for."""
 
 
 @click.command()
@@ -62,7 +66,9 @@ if TYPE_CHECKING:
     "extracted where they are missing.",
 )
 @click.option(
-    "--root", envvar="FEATSTORE_DATA", metavar="DIR", help="The images' folder, for --baselines."
+    "--root",
+    metavar="DIR",
+    help="Where the images are, for --baselines.  [default: where they were extracted from]",
 )
 @click.option(
     "--clf-device",
@@ -77,7 +83,10 @@ if TYPE_CHECKING:
 @click.option("--refit", is_flag=True, help="Fit again what was fitted before.")
 @console.store_option
 @console.json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     clf: tuple[str, ...],
     params: tuple[str, ...],
     grids: tuple[str, ...],
@@ -97,6 +106,11 @@ def command(
     featstore fit --clf mlp --param hidden_layer_sizes=(512,128) --layers conv1,fc1000
     featstore fit --clf all --repeats 10
     """  # noqa: D301 - click wants the character itself
+    asked = [n for n in SEARCH_ONLY if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+    for name in asked:
+        if options["search"] not in SEARCH_ONLY[name]:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} is for --search {' or '.join(SEARCH_ONLY[name])}.")
     from featstore.fitting import fit_each, raise_failures
     from featstore.parameters import parse_grid, parse_param
 

@@ -23,7 +23,6 @@ from . import console
 @console.projection_option
 @click.option(
     "--root",
-    envvar="FEATSTORE_DATA",
     metavar="DIR",
     help="Where the images are that the page shows.  [default: where they were extracted from]",
 )

@@ -72,7 +72,7 @@ OPTIONS = (
         "--n-jobs",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Fits at a time.  [default: the number of cores]",
+        help="Fits at a time.  [default: the number of cores, or of the scheduler's workers]",
     ),
     click.option("--force", is_flag=True, help="Begin fits that can't be expected to end."),
 )
@@ -106,7 +106,7 @@ def _nbytes(text: str | None) -> int | None:
 
     try:
         nbytes = int(parse_bytes(text))
-    except ValueError:
+    except (ValueError, OverflowError):
         nbytes = 0
     if nbytes <= 0:
         raise click.BadParameter(f"{text!r} is no amount of memory, as 8GB or 500MB.")

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import FitError
+from featstore.config import model_text
+from featstore.errors import FeatstoreError, FitError
 from featstore.extraction import extract
 from featstore.featureset import FeatureSet
 from featstore.fitting import Fit, fit_each
@@ -52,33 +53,33 @@ def fit_baselines(
     Returns
     -------
     list of Fit
-
-    Raises
-    ------
-    FitError
-        When the images are not those of the features any more.
-    FeatstoreError
-        What extraction raises, as when the images are not found.
+        A baseline whose features can't be extracted, as when the images are not found or are not
+        those of the features any more, has that as its error.
     """
     store = store if isinstance(store, FeatureStore) else open_store(store, progress)
+    runs = [one.run for one in fits if one.run]
     settings = {k: v for k, v in options.items() if k not in (*SELECTING, "set_id")}
+    parts = [(part["set_id"], part["layer"]) for run in runs for part in run.selection["features"]]
     wanted: dict[tuple[str, str | None], None] = {}
-    for one in fits:
-        if one.run is None:
-            continue
-        for part in one.run.selection["features"]:
-            feature_set = store.get(part["set_id"])
-            wanted[_extracted(store, feature_set, "pixelstats", None, root, progress)] = None
-            if feature_set.facets["model"] != "pixelstats":
-                wanted[_extracted(store, feature_set, None, part["layer"], root, progress)] = None
-    used = {tuple(one.run.selection["set_ids"]) for one in fits if one.run}
     found = []
-    for set_id, layer in wanted:
+    for set_id, layer in dict.fromkeys(parts):
+        feature_set = store.get(set_id)
+        kinds: list[tuple[str | None, str | None]] = [("pixelstats", None)]
+        if feature_set.facets["model"] != "pixelstats":
+            kinds.append((None, layer))
+        for model, own in kinds:
+            try:
+                made = _extracted(store, feature_set, model, own, layer, root, progress)
+            except FeatstoreError as error:
+                what = model or model_text(feature_set.facets["model"], RANDOM)
+                found.append(Fit(f"{feature_set.facets['title']} {what}", None, False, error))
+            else:
+                wanted[made] = None
+    used = {tuple(run.selection["set_ids"]) for run in runs}
+    for set_id, own in wanted:
         if (set_id,) not in used:
-            found += fit_each(
-                store, clf, set_id=set_id, layers=layer, progress=progress, **settings
-            )
-    return found
+            found += fit_each(store, clf, set_id=set_id, layers=own, progress=progress, **settings)
+    return list({(one.name, str(one.error)): one for one in found}.values())
 
 
 def _extracted(
@@ -86,14 +87,16 @@ def _extracted(
     feature_set: FeatureSet,
     model: str | None,
     layer: str | None,
+    of: str,
     root: str | None,
     progress: Progress,
 ) -> tuple[str, str | None]:
     """Return the set and layer of a baseline for one layer of a set, extracted if need be."""
-    facets = feature_set.facets
+    facets, record = feature_set.facets, feature_set.layer(of)
     same: dict[str, Any] = {"limit": facets["limit"], "seed": facets["seed"]}
+    if record["masked"]:
+        same["on_error"] = "mask"
     if model is None:
-        record = feature_set.layer(str(layer))
         same |= {
             "weights": RANDOM,
             "layers": [record["layer"]],

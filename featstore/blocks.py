@@ -77,6 +77,8 @@ class Samples:
 
 def row_blocks(n_samples: int, n_features: int, nbytes: int = BLOCK_NBYTES) -> list[slice]:
     """Return slices that cover `n_samples` rows, of about `nbytes` of float32 each."""
+    if not n_samples:
+        return []
     return list(gen_batches(n_samples, max(1, nbytes // (4 * max(1, n_features)))))
 
 

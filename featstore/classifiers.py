@@ -25,7 +25,14 @@ from sklearn.svm import SVC, LinearSVC
 
 from featstore.errors import FitError
 
-TAKEN = {"random_state": "--seed", "n_jobs": "--n-jobs", "verbose": None, "warm_start": None}
+TAKEN = {
+    "random_state": "--seed",
+    "n_jobs": "--n-jobs",
+    "verbose": None,
+    "warm_start": None,
+    # Scores are of classes; of pairs of them nothing here is told.
+    "decision_function_shape": None,
+}
 """Parameters that featstore sets itself, and the option that sets them."""
 
 MAP_PARAMS = ("gamma", "n_components")

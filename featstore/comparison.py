@@ -263,7 +263,10 @@ def _paired(a: Run, b: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _test_rows(run: Run) -> dict[str, np.ndarray]:
-    test = run.predictions["split"] == run.record["rows"]["test_split"]
+    splits = run.predictions["split"]
+    # Of a split that was drawn anew, older runs tell where the dataset has the rows; never so of
+    # validation rows, which are the test where there is no other.
+    test = (splits != "val") | (run.record["rows"]["test_split"] == "val")
     return {name: column[test] for name, column in run.predictions.items()}
 
 

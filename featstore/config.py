@@ -283,6 +283,14 @@ class FitConfig:
             raise ConfigError(f"The grid gives no values for {', '.join(empty)} of {self.clf}.")
         if self.grid and self.search is None:
             raise ConfigError("A grid of values is for a search: add --search grid.")
+        for name, value in (*self.params, *self.grid):
+            try:
+                json.dumps(value, sort_keys=True)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(
+                    f"{self.clf} is given {name}={value!r}, which can't be recorded ({error}). "
+                    "Give numbers, text, or lists and mappings of these."
+                ) from error
         object.__setattr__(self, "params", tuple(sorted(self.params)))
         object.__setattr__(self, "grid", tuple(sorted(self.grid)))
 

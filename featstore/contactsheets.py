@@ -114,6 +114,8 @@ def _draw_tile(
     fig: Figure, left: float, top: float, tile: Tile, color: str, more_length: int = 0
 ) -> None:
     """Draw one picture, its frame and its caption; places are inches."""
+    # Fonts have no signs for bytes of a name that are not UTF-8.
+    name = tile.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     width, height = fig.get_size_inches()
     bottom = top - SIDE_IN
     ax = fig.add_axes((left / width, bottom / height, SIDE_IN / width, SIDE_IN / height))
@@ -122,7 +124,7 @@ def _draw_tile(
         spine.set(visible=True, color=color, linewidth=2.2)
     if tile.image is None:
         ax.set_facecolor(GRAY)
-        parts = _cut(tile.name, 64).replace("/", "/\n").split("\n")
+        parts = _cut(name, 64).replace("/", "/\n").split("\n")
         folded = "\n".join(line for part in parts for line in textwrap.wrap(part, FOLDED_LENGTH))
         ax.text(0.5, 0.5, folded, ha="center", va="center", fontsize=NOTE_SIZE, parse_math=False)
     else:
@@ -130,7 +132,7 @@ def _draw_tile(
         ax.set_anchor("SW")
     mark = {True: "✓ ", False: "✗ ", None: ""}[tile.same]
     room = NOTE_LENGTH + more_length - (len(tile.note) + 2 if tile.note else 0)
-    note = "  ".join(filter(None, [tile.note, _short(tile.name, room)]))
+    note = "  ".join(filter(None, [tile.note, _short(name, room)]))
     for text, below, size in (
         (mark + _cut_end(tile.title, TITLE_LENGTH + more_length - len(mark)), 0.07, TITLE_SIZE),
         (note, 0.23, NOTE_SIZE),

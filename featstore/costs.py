@@ -6,7 +6,7 @@ from hours, order fits so that the longest begin first, and refuse what would no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from featstore.classifiers import Classifier, find_classifier
 from featstore.config import FitConfig
 from featstore.epochs import EPOCH_NBYTES
 from featstore.errors import FitError
-from featstore.progress import nbytes_text
+from featstore.progress import Progress, nbytes_text
+from featstore.provenance import available_cores
 
 PASS_S = 2e-10
 """Seconds of one pass of a linear solver per row, feature and output."""
@@ -190,6 +191,51 @@ def check(config: FitConfig, cost: Cost, shape: Shape, budget: int | None, *, fo
         f"{config.clf} on {shape}: some {duration_text(cost.duration_s)} on one core and "
         f"{nbytes_text(cost.nbytes)} of memory."
     )
+
+
+def fits_at_a_time(
+    nbytes: Sequence[int],
+    n_jobs: int | None,
+    scheduler: str | None,
+    budget: int | None,
+    *,
+    force: bool,
+    progress: Progress,
+) -> int | None:
+    """Return how many fits memory holds at a time, and say so where that is fewer than could be.
+
+    Parameters
+    ----------
+    nbytes : sequence of int
+        What each of the fits and of a search's trials takes, see :attr:`Cost.nbytes`.
+    n_jobs : int or None
+        How many are wanted; None for as many as there are cores or workers.
+    scheduler : str or None
+        Address of a Dask scheduler; what is free where its workers are is not known here.
+    budget : int or None
+        Bytes of memory that all may take; None for what is free.
+    force : bool
+        Whether to disregard memory.
+    progress : Progress
+
+    Returns
+    -------
+    int or None
+        `n_jobs`, or fewer.
+    """
+    if force or not nbytes or (scheduler is not None and budget is None):
+        return n_jobs
+    allowed = psutil.virtual_memory().available if budget is None else budget
+    n_wanted = n_jobs or (len(nbytes) if scheduler is not None else available_cores())
+    n = n_wanted = min(n_wanted, len(nbytes))
+    largest = sorted(nbytes, reverse=True)
+    while n > 1 and sum(largest[:n]) > allowed:
+        n -= 1
+    if n == n_wanted:
+        return n_jobs
+    how_many = f"{n} fits" if n > 1 else "One fit"
+    progress.say(f"{how_many} at a time, for more would not find the memory.")
+    return n
 
 
 def _instead(classifier: Classifier) -> str:

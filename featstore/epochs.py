@@ -163,7 +163,10 @@ def train(
         try:
             seen_loss = _one_epoch(estimator, X, y, rows, classes, random_state)
         except ValueError as error:
-            raise _diverged(epoch + 1, str(error)) from error
+            # scikit-learn says that weights are not finite, or that there was an overflow.
+            if any(word in str(error) for word in ("finite", "overflow")):
+                raise _diverged(epoch + 1, str(error)) from error
+            raise
         loss, accuracy = seen_loss, np.nan
         if records or not is_mlp:
             loss, accuracy = _judge(estimator, X, y, rows)

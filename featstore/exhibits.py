@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from featstore import paper
@@ -63,19 +64,23 @@ def layers_table(name: str, title: str, lines: Sequence[Line]) -> Table | None:
     ----------
     name, title : str
     lines : sequence of dict
-        Of one dataset, oldest first; of several runs of a kind the latest counts.
+        Of one dataset, oldest first; of several runs of a kind the latest counts. Only those that
+        were trained and judged on as many images are set side by side.
     """
-    found: dict[tuple[str, str], dict[str, Line]] = {}
+    found: dict[tuple[str, str, int, int, bool], dict[str, Line]] = {}
     for line in gather_repeats(lines):
         if kind := paper.role(line["model"], line["layers"]):
             model = model_text(line["model"], line["weights"])
-            found.setdefault((model, line["clf"]), {})[kind] = line
+            drawn = line["split_seed"] is not None
+            key = (model, line["clf"], line["n_train"], line["n_test"], drawn)
+            found.setdefault(key, {})[kind] = line
     rows = []
-    for (model, clf), by_role in sorted(found.items()):
-        if len(by_role) < 2:
-            continue
+    told = {key: by_role for key, by_role in found.items() if len(by_role) > 1}
+    n_rows = Counter((model, clf) for model, clf, *_ in told)
+    for (model, clf, n_train, n_test, drawn), by_role in sorted(told.items()):
         best = max(line["accuracy"] for line in by_role.values())
-        cells = [Cell(model), Cell(clf)]
+        rows_text = f"{n_train:,} to train, {n_test:,} to test" + (", drawn anew" if drawn else "")
+        cells = [Cell(model), Cell(clf, detail=rows_text if n_rows[model, clf] > 1 else "")]
         for kind in paper.ROLES:
             line = by_role.get(kind, {})
             if not line:
@@ -148,13 +153,19 @@ def published_table(published: dict[str, list[dict[str, Any]]]) -> Table | None:
     )
 
 
-def datasets_table(runs: Sequence[Run]) -> Table:
-    """Return what the runs were trained and judged on, beside the paper's Table 3."""
+def datasets_table(groups: Mapping[str, Sequence[Run]]) -> Table:
+    """Return what the runs were trained and judged on, beside the paper's Table 3.
+
+    Parameters
+    ----------
+    groups : mapping of str to sequence of Run
+        :func:`featstore.summaries.group_by_images` of them.
+    """
     rows = []
     seen = set()
-    for run in runs:
+    for title, run in ((title, run) for title, runs in groups.items() for run in runs):
         of = run.record["rows"]
-        key = (run.selection["title"], of["n_train"], of["n_test"])
+        key = (title, of["n_train"], of["n_test"])
         if key in seen:
             continue
         seen.add(key)
@@ -165,7 +176,7 @@ def datasets_table(runs: Sequence[Run]) -> Table:
             each += f" to {max(n_of_class):,}"
         rows.append(
             [
-                Cell(run.selection["title"]),
+                Cell(title),
                 _count(len(run.class_names)),
                 _count(of["n_train"]),
                 _count(of["n_test"]),

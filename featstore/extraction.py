@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featstore.config import SPLITS, ExtractConfig
-from featstore.datasets import open_dataset
+from featstore.datasets import data_root, open_dataset
 from featstore.datasets.base import Dataset
 from featstore.duplicates import count_leaked, find_first_rows
 from featstore.featureset import FeatureSet, mark_damaged
@@ -149,7 +149,8 @@ def extract(
     >>> import featstore
     >>> featstore.extract("resnet50", "ucmerced", root="data")  # doctest: +SKIP
     """
-    names = tuple(layers.split(",")) if isinstance(layers, str) else tuple(layers)
+    words = layers.split(",") if isinstance(layers, str) else layers
+    names = tuple(word.strip() for word in words)
     config = ExtractConfig(model=model, dataset=dataset, layers=names, **options)
     return run(
         config, store if isinstance(store, FeatureStore) else open_store(store, progress), progress
@@ -323,7 +324,8 @@ def _create(
             "fingerprint": identity["key"]["dataset"],
             "identity": dataset.identity(),
             "bands": list(dataset.bands),
-            "root": config.root,
+            # From whatever folder a report is written.
+            "root": str(data_root(config.root).absolute()) if config.root else None,
             "image_shape": list(image_shape) if image_shape else None,
         },
         "backbone": recipe.backbone,

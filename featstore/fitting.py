@@ -5,22 +5,23 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from featstore import costs
 from featstore.classifiers import CLASSIFIERS
 from featstore.config import FitConfig
 from featstore.errors import ConfigError, FeatstoreError, FitError
 from featstore.files import resumable
+from featstore.locks import leave_drafts
 from featstore.parallel import Outcome, TaskPool
 from featstore.parameters import aim_params
 from featstore.plans import Plan, plan, repeated
 from featstore.progress import SILENT, Progress
-from featstore.provenance import available_cores, command
+from featstore.provenance import command
 from featstore.runs import Run, open_run
 from featstore.scaling import scratch_folder
 from featstore.store import FeatureStore, open_store
@@ -200,9 +201,10 @@ def fit_each(
                     f"{selection.title} has an official split, which the repeats keep: they differ "
                     "in their seeds alone. --split-seed 1 draws new splits."
                 )
+            place = str(scratch.absolute())
             for config, repeat in itertools.product(configs, range(repeats)):
                 own = repeated(config, repeat, selection) if repeats > 1 else config
-                jobs.append(plan(selection, own, facets, str(scratch), refit, force, memory_nbytes))
+                jobs.append(plan(selection, own, facets, place, refit, force, memory_nbytes))
         for job in jobs:
             if job.error is None and not refit:
                 job.run = find_run(store, job.task, progress)
@@ -210,12 +212,16 @@ def fit_each(
                 progress.say(_line(_outcome(job)))
         environment = GPU_ENVIRONMENT if settings.get("device", "cpu") != "cpu" else {}
         open_jobs = [job for job in jobs if not job.run and not job.error]
-        with TaskPool(
-            _fits_at_a_time(open_jobs, n_jobs, memory_nbytes, force, progress),
+        n_at_a_time = costs.fits_at_a_time(
+            [job.cost.nbytes for job in open_jobs for _ in range(max(1, len(_trials(job))))],
+            n_jobs,
             scheduler,
-            environment,
-            progress,
-        ) as pool:
+            memory_nbytes,
+            force=force,
+            progress=progress,
+        )
+        leave = partial(leave_drafts, scratch.name)
+        with TaskPool(n_at_a_time, scheduler, environment, progress, leave) as pool:
             _work(open_jobs, pool, store, progress)
     return [_outcome(job) for job in jobs]
 
@@ -251,21 +257,25 @@ def _work(jobs: list[Plan], pool: TaskPool, store: FeatureStore, progress: Progr
             progress.stop()
 
 
+def _trials(job: Plan) -> list[Trial]:
+    """Return what a fit's search wants tried now, to be run side by side."""
+    if job.search is None or job.search.is_done:
+        return []
+    whole = Trial(
+        job.task.store,
+        job.task.parts,
+        job.task.config,
+        tuple(job.search.pending),
+        tuple(range(job.task.config.cv)),
+        job.search.n_rows,
+        job.task.scratch,
+    )
+    return divide(whole)
+
+
 def _one_round(jobs: list[Plan], pool: TaskPool, is_quick: bool, progress: Progress) -> None:
     """Try the settings that searches want tried now, and tell them the scores."""
-    trials: list[tuple[Plan, Trial]] = []
-    for job in jobs:
-        assert job.search is not None
-        whole = Trial(
-            job.task.store,
-            job.task.parts,
-            job.task.config,
-            tuple(job.search.pending),
-            tuple(range(job.task.config.cv)),
-            job.search.n_rows,
-            job.task.scratch,
-        )
-        trials += [(job, trial) for trial in divide(whole)]
+    trials = [(job, trial) for job in jobs for trial in _trials(job)]
     progress.start("Searching", len(trials), "trials")
     try:
         outcomes = pool.run(
@@ -297,23 +307,6 @@ def _one_round(jobs: list[Plan], pool: TaskPool, is_quick: bool, progress: Progr
         except FitError as error:
             job.error = error
             progress.say(_line(_outcome(job)))
-
-
-def _fits_at_a_time(
-    jobs: list[Plan], n_jobs: int | None, budget: int | None, force: bool, progress: Progress
-) -> int | None:
-    """Return how many of the fits memory holds at a time; None for as many as there are cores."""
-    n_wanted = min(n_jobs or available_cores(), max(1, len(jobs)))
-    allowed = psutil.virtual_memory().available if budget is None else budget
-    largest = sorted((job.cost.nbytes for job in jobs), reverse=True)
-    n = n_wanted
-    while n > 1 and sum(largest[:n]) > allowed and not force:
-        n -= 1
-    if n == n_wanted:
-        return n_jobs
-    how_many = f"{n} fits" if n > 1 else "One fit"
-    progress.say(f"{how_many} at a time, for more would not find the memory.")
-    return n
 
 
 def _several(value: str | Sequence[str] | None) -> Sequence[Any]:

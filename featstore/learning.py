@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from featstore.errors import ConfigError, FitError
 from featstore.figures import draw_learning, to_png
 from featstore.files import replacing, resumable
 from featstore.judgement import judge
+from featstore.locks import leave_drafts
 from featstore.parallel import Outcome, TaskPool
 from featstore.parameters import aim_params
 from featstore.progress import SILENT, Progress
@@ -158,31 +160,39 @@ def learning_curve(
     ]
     with resumable(store.path, command()), scratch_folder(store.cache_dir / "scratch") as scratch:
         tasks: list[tuple[int, _Task]] = []
+        nbytes: list[int] = []
         duration_s = 0.0
         for index, selection in enumerate(selections):
             split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
             n_train, n_classes = n_rows(split.train), len(selection.class_names)
             shape = costs.Shape(n_train, n_rows(split.test), selection.n_features, n_classes)
-            cost = costs.estimate(config, find_classifier(clf).params(own, n_train), shape)
+            chosen = find_classifier(clf).params(own, n_train)
+            cost = costs.estimate(config, chosen, shape)
             if notice := costs.check(config, cost, shape, memory_nbytes, force=force):
                 progress.say(notice)
             place = store.place
-            for size in _sizes(sizes, n_train, n_classes):
-                duration_s += cost.duration_s * size / n_train
+            for size in _sizes(sizes, selection.y[split.train]):
+                own_cost = costs.estimate(config, chosen, replace(shape, n_train=size))
+                duration_s += own_cost.duration_s * (repeats if size < n_train else 1)
                 for repeat in range(repeats if size < n_train else 1):
                     drawn = FitConfig(
                         clf, config.params, **settings | {"seed": config.seed + repeat}
                     )
-                    task = _Task(place, selection.parts, drawn, size, str(scratch))
+                    task = _Task(place, selection.parts, drawn, size, str(scratch.absolute()))
                     tasks.append((index, task))
+                    nbytes.append(own_cost.nbytes)
+        n_at_a_time = costs.fits_at_a_time(
+            nbytes, n_jobs, scheduler, memory_nbytes, force=force, progress=progress
+        )
+        leave = partial(leave_drafts, scratch.name)
         progress.start("Training", len(tasks), "fits")
         try:
-            with TaskPool(n_jobs, scheduler, {}, progress) as pool:
+            with TaskPool(n_at_a_time, scheduler, {}, progress, leave) as pool:
                 outcomes = pool.run(
                     _train_on,
                     [(task,) for _, task in tasks],
                     lambda position, outcome: progress.advance(1),
-                    is_quick=duration_s * repeats < costs.QUICK_S,
+                    is_quick=duration_s < costs.QUICK_S,
                 )
         finally:
             progress.stop()
@@ -214,16 +224,23 @@ def _several(value: str | Sequence[str] | None) -> Sequence[Any]:
     return list(value) or [None]
 
 
-def _sizes(asked: Sequence[int], n_train: int, n_classes: int) -> list[int]:
+def _sizes(asked: Sequence[int], y: np.ndarray) -> list[int]:
+    """Return the sizes to train on, of which each class has a share, and what is left out too."""
+    counts = np.bincount(y)
+    n_train, n_classes, least = len(y), int((counts > 0).sum()), int(counts[counts > 0].min())
+    most = n_train - n_classes if least > 1 else 0
     if asked:
-        if wrong := [n for n in asked if not n_classes < n <= n_train]:
+        if wrong := [n for n in asked if n != n_train and not n_classes < n <= most]:
+            fewer = f"from {n_classes + 1:,} to {most:,}, or " if most > n_classes else "only "
             raise ConfigError(
-                f"A size is {wrong[0]:,}; there are {n_train:,} training rows, and each of the "
-                f"{n_classes} classes needs one and more."
+                f"A size is {wrong[0]:,}; with {n_train:,} training rows it may be {fewer}"
+                f"{n_train:,}, for each of the {n_classes} classes needs rows to train on and rows "
+                f"that are left out (the smallest has {least:,})."
             )
         return sorted(set(asked))
-    least = min(n_train, max(2 * n_classes, n_train // 64))
-    return sorted(set(np.geomspace(least, n_train, N_SIZES).round().astype(int).tolist()))
+    lowest = min(n_train, max(2 * n_classes, n_train // 64))
+    sizes = set(np.geomspace(lowest, n_train, N_SIZES).round().astype(int).tolist())
+    return sorted(n for n in sizes if n == n_train or n <= most)
 
 
 def _points(found: Sequence[tuple[int, Outcome]]) -> tuple[Point, ...]:

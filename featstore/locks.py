@@ -6,8 +6,9 @@ import json
 import os
 import platform
 import shutil
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
@@ -100,6 +101,36 @@ def draft(path: Path) -> Iterator[Path]:
             # Windows keeps files that a process still maps.
             shutil.rmtree(path, ignore_errors=True)
             place.unlink(missing_ok=True)
+
+
+_joined: dict[Path, filelock.FileLock] = {}
+_joining = threading.Lock()
+
+
+def join_draft(path: Path) -> Path:
+    """Make a folder that processes share until one of them calls :func:`leave_drafts`.
+
+    As long as one that joined lives, :func:`sweep_drafts` leaves it alone.
+    """
+    with _joining:
+        if path not in _joined:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(_draft_lock(path), thread_local=False)
+            # Another process may hold it; when that dies, the next call makes up for it.
+            with suppress(filelock.Timeout):
+                lock.acquire(timeout=0)
+                _joined[path] = lock
+        path.mkdir(exist_ok=True)
+    return path
+
+
+def leave_drafts(name: str) -> None:
+    """Delete the shared folders of a name that this process holds; others' are left to them."""
+    with _joining:
+        for path in [path for path in _joined if path.name == name]:
+            shutil.rmtree(path, ignore_errors=True)
+            _draft_lock(path).unlink(missing_ok=True)
+            _joined.pop(path).release()
 
 
 def sweep_drafts(folder: Path, prefix: str) -> None:

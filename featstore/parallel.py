@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib import metadata
 from multiprocessing import resource_tracker
 from typing import Any, Self
@@ -57,13 +57,15 @@ class TaskPool:
     Parameters
     ----------
     n_jobs : int or None
-        Tasks at a time; by default as many as there are cores.
+        Tasks at a time; by default as many as there are cores, or workers of the scheduler.
     scheduler : str or None
         Address of a Dask scheduler whose workers to use.
     environment : mapping of str to str
         Variables that workers of this machine are started with; where there are any, tasks run on
         workers even if there is but one.
     progress : Progress
+    leave : callable, optional
+        Called in the end on the workers of a scheduler, which go on.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class TaskPool:
         scheduler: str | None,
         environment: Mapping[str, str],
         progress: Progress,
+        leave: Callable[[], Any] | None = None,
     ) -> None:
         self.n_jobs = n_jobs or available_cores()
+        self._n_at_a_time, self._leave = n_jobs, leave
         self._scheduler, self._environment, self._progress = scheduler, environment, progress
         self._stack = ExitStack()
         self._team: Team | None = None
@@ -122,7 +126,9 @@ class TaskPool:
         if self._team is None:
             self._team = self._stack.enter_context(self._started())
             self._progress.say(f"Dask's dashboard: {self._team.dashboard}")
-        return self._team.run(function, tasks, done, died=_worker_died)
+        return self._team.run(
+            function, tasks, done, n_at_a_time=self._n_at_a_time, died=_worker_died
+        )
 
     def _started(self) -> AbstractContextManager[Team]:
         if self._scheduler is not None:
@@ -133,7 +139,10 @@ class TaskPool:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        with self._stack:
+            if self._team is not None and self._scheduler is not None and self._leave is not None:
+                with suppress(Exception):
+                    self._team.everywhere(self._leave)
 
 
 def _run_here(

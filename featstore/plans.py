@@ -14,6 +14,7 @@ import numpy as np
 from featstore import accelerators, costs
 from featstore.classifiers import find_classifier
 from featstore.config import FitConfig, json_digest, model_text
+from featstore.epochs import trains_by_epochs
 from featstore.errors import FeatstoreError, FitError
 from featstore.publication import make_run_id
 from featstore.runs import Run
@@ -148,9 +149,11 @@ def plan(
         shape = replace(nothing, n_train=n_train, n_judged=n_rows(split.test))
         classifier = find_classifier(config.clf)
         params = classifier.params(dict(config.params), n_train)
-        if config.n_epochs is not None and not classifier.by_epochs:
+        clf = classifier.pipeline(params, 0).named_steps["clf"]
+        if config.n_epochs is not None and not trains_by_epochs(clf):
+            how = "" if not classifier.by_epochs else f" with {_text(config.params)}"
             raise FitError(
-                f"--epochs is for mlp, sgd and softmax; {config.clf} is not trained by epochs."
+                f"--epochs is for mlp, sgd and softmax; {config.clf}{how} is not trained by epochs."
             )
         accelerators.check(config)
         search, found = None, []
@@ -166,6 +169,10 @@ def plan(
     except FitError as error:
         return Plan(name, task, costs.Cost(0.0, 0), error=error)
     return Plan(name, task, cost, search, notice)
+
+
+def _text(params: Sequence[tuple[str, Any]]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in params)
 
 
 def _names(

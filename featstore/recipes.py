@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featstore.config import ExtractConfig
-from featstore.errors import BackboneError
+from featstore.errors import BackboneError, ConfigError
 from featstore.layers import Layer
 from featstore.progress import SILENT, Progress
 from featstore.provenance import FingerprintCache
@@ -179,6 +179,16 @@ def recorded_recipe(
 def _pixel_recipe(config: ExtractConfig, bands: Sequence[str]) -> Recipe:
     from featstore.pixelstats import PixelExtractor, pixel_layers
 
+    without = ("weights", "pool", "bands", "image_size", "precision", "compile")
+    given = [
+        f for f in fields(config) if f.name in without and getattr(config, f.name) != f.default
+    ]
+    if given:
+        named = ", ".join(f"--{field.name.replace('_', '-')}" for field in given)
+        raise ConfigError(
+            f"{PIXEL_MODEL} reads all bands as they are and has no network, so that there is "
+            f"nothing to which {named} would apply. Leave {named} out."
+        )
     backbone = {
         "model": PIXEL_MODEL,
         "weights": "none",

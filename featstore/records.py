@@ -218,7 +218,8 @@ RUN = _object(
                     ),
                 },
                 "digest": TEXT,
-            }
+            },
+            {"fingerprint": TEXT},
         ),
         "class_names": TEXTS | {"minItems": 1},
         "rows": _object(
@@ -262,7 +263,8 @@ RUN = _object(
             }
         ),
         "files": FILES | {"required": ["model.skops", "predictions.csv"]},
-    }
+    },
+    {"source": _or_none(TEXT)},
 )
 """``metrics.json``: a run."""
 

@@ -18,7 +18,7 @@ from featstore.provenance import now, versions
 from featstore.runs import Run
 from featstore.sections import Sections
 from featstore.store import FeatureStore
-from featstore.summaries import summarize
+from featstore.summaries import group_by_images, summarize
 from featstore.tables import percent, write_tables
 
 
@@ -82,12 +82,11 @@ def write_report(
         )
     path, page = Path(path), Sections(store, projection, root)
     summaries = summarize(runs)
-    titles = list(dict.fromkeys(line["title"] for line in summaries))
-    progress.start("Reporting", len(titles), "datasets")
+    groups = dict(sorted(group_by_images(runs).items()))
+    progress.start("Reporting", len(groups), "datasets")
     sections = []
     try:
-        for title in titles:
-            own = [run for run in runs if run.selection["title"] == title]
+        for title, own in groups.items():
             sections.append(page.section(title, own))
             progress.advance(1)
     finally:
@@ -98,7 +97,7 @@ def write_report(
         page.keep(table)
         for table in (
             exhibits.published_table(by_dataset),
-            exhibits.datasets_table(runs),
+            exhibits.datasets_table(groups),
         )
         if table
     ]

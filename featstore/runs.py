@@ -183,7 +183,11 @@ class Run:
         """Digest that the repeats of one fit, which differ in their seeds alone, have in common."""
         settings = {k: v for k, v in self.record["fit"].items() if k not in ("seed", "split_seed")}
         settings["redrawn"] = self.record["fit"]["split_seed"] is not None
-        return json_digest({"fit": settings, "features": self.selection["digest"]})
+        code = {
+            "source": self.record.get("source"),
+            "scikit-learn": self.record["provenance"]["versions"]["scikit-learn"],
+        }
+        return json_digest({"fit": settings, "features": self.selection["digest"], "code": code})
 
     def features(self, store: FeatureStore) -> tuple[Selection, Split]:
         """Return the features that it was fitted on, and which rows of them it used for what.
@@ -238,6 +242,8 @@ class Run:
             "n_dropped": record["rows"]["n_dropped"],
             "n_train_of_class": record["rows"]["n_train_of_class"],
             "seed": record["fit"]["seed"],
+            "split_seed": record["fit"]["split_seed"],
+            "created": record["created"],
             "cv_accuracy": record["search"]["accuracy"] if record["search"] else None,
             "series": self.series,
             "n_constant_features": record["n_constant_features"],

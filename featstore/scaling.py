@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from featstore.blocks import CACHED_NBYTES, Samples, row_blocks, shared_threads
 from featstore.errors import SpaceError
 from featstore.files import reserve
-from featstore.locks import draft, sweep_drafts
+from featstore.locks import draft, join_draft, sweep_drafts
 from featstore.progress import nbytes_text
 from featstore.splits import row_numbers
 from featstore.store import FeatureStore
@@ -95,10 +95,12 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 def own_scratch(scratch: str, store: FeatureStore) -> Path:
     """Return the folder for copies on this machine, which may not be where the fit was begun."""
     path = Path(scratch)
-    if store.mirror is not None and not path.is_dir():
-        path = store.cache_dir / "scratch" / path.name
-        path.mkdir(parents=True, exist_ok=True)
-    return path
+    if store.mirror is None or path.is_dir():
+        return path
+    parent = store.cache_dir / "scratch"
+    if not (parent / path.name).is_dir():
+        sweep_drafts(parent, "fit-")
+    return join_draft(parent / path.name)
 
 
 def standardised(samples: Samples, n_fit: int, name: str, scratch: Path) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,11 +70,20 @@ class Sections:
         self._root = root
         self.figures: dict[str, Figure] = {}
         self.tables: list[Table] = []
+        self._file_names: set[str] = set()
 
     def keep(self, table: Table) -> Table:
         """Take note of a table, and return it."""
         self.tables.append(table)
         return table
+
+    def _file_name(self, title: str) -> str:
+        """Return a name for a dataset's files that no other dataset's have."""
+        name = file_name(title, 40)
+        numbered = (name if n == 1 else f"{name}-{n}" for n in itertools.count(1))
+        free = next(one for one in numbered if one not in self._file_names)
+        self._file_names.add(free)
+        return free
 
     def _svg(self, figure: Figure, name: str, description: str, file: str | None = None) -> Markup:
         if file:
@@ -99,7 +109,7 @@ class Sections:
             When the projection can't be had.
         """
         name = f"d-{runs[0].run_id[-8:]}"
-        file = file_name(title, 40)
+        file = self._file_name(title)
         lines = [run.summary() for run in runs]
         by_id = {run.run_id: run for run in runs}
         ranked = summarize(runs)

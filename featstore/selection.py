@@ -172,6 +172,7 @@ class Selection:
             "precision": "+".join(dict.fromkeys(s.facets["precision"] for s in self._sets)),
             "n_samples": self.n_samples,
             "n_features": self.n_features,
+            "fingerprint": self._sets[0].info["dataset"]["fingerprint"],
             "set_ids": [set_id for set_id, _ in self.parts],
             "features": self.feature_specs,
             "digest": json_digest(content),
@@ -247,8 +248,8 @@ def select(
         for name, value in {"dataset": dataset, **facets}.items()
         if value is not None
     )
-    models: list[str | None] = [*model.split(",")] if model else [None]
-    names: list[str | None] = [*layers.split(",")] if layers else [None]
+    models: list[str | None] = [*_words(model)] if model else [None]
+    names: list[str | None] = [*_words(layers)] if layers else [None]
     parts: list[tuple[str, str]] = []
     used: set[str] = set()
     chosen: list[FeatureSet] = []
@@ -342,6 +343,10 @@ def _fits(feature_set: FeatureSet, wanted: Mapping[str, Any]) -> bool:
         if not fits:
             return False
     return True
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
 
 
 def _one_set(

@@ -245,9 +245,11 @@ def gather_crew(
     site = Site(_absolute(config).to_dict(), str(store.path.absolute()), fingerprint)
     if config.scheduler is not None:
         with remote_team(config.scheduler) as team:
-            yield Crew(team, site)
-            with suppress(Exception):
-                team.everywhere(leave)
+            try:
+                yield Crew(team, site)
+            finally:
+                with suppress(Exception):
+                    team.everywhere(leave)
         return
     progress.say(f"Starting {len(config.devices)} worker processes ...")
     # The last bits depend on the number of threads, so that it stays what one process would take.

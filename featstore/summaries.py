@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from featstore import paper
-from featstore.config import is_random
+from featstore.config import is_random, json_digest
 from featstore.runs import Run
 
 Line = dict[str, Any]
@@ -39,13 +40,18 @@ def gather_repeats(lines: Sequence[Line]) -> list[Line]:
     list of dict
         The same, in the order of each fit's first, with ``n_repeats``; and, where there are
         several, with ``accuracy_deviation`` and ``average_accuracy_deviation``, sample
-        standard deviations (fractions). ``run_id`` is the best one's.
+        standard deviations (fractions). ``run_id`` is the best one's. Of runs that differ in
+        nothing that is told of here, the newest counts.
     """
-    series: dict[str, list[Line]] = {}
+    series: dict[str, dict[tuple[int, int | None], Line]] = {}
     for line in lines:
-        series.setdefault(line["series"], []).append(line)
+        repeats = series.setdefault(line["series"], {})
+        seeds = line["seed"], line["split_seed"]
+        if seeds not in repeats or repeats[seeds]["created"] <= line["created"]:
+            repeats[seeds] = line
     gathered = []
-    for own in series.values():
+    for repeats in series.values():
+        own = list(repeats.values())
         if len(own) == 1:
             gathered.append(own[0] | {"n_repeats": 1})
             continue
@@ -59,6 +65,22 @@ def gather_repeats(lines: Sequence[Line]) -> list[Line]:
         line["converged"] = all(one["converged"] for one in own)
         gathered.append(line)
     return gathered
+
+
+def group_by_images(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Return the runs by the images that they are on, under titles that no others have.
+
+    Folders of one name may hold other images; their titles then say which.
+    """
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        images = run.selection.get("fingerprint") or json_digest(run.class_names)
+        groups.setdefault((run.selection["title"], images), []).append(run)
+    n_of_title = Counter(title for title, _ in groups)
+    return {
+        title if n_of_title[title] == 1 else f"{title} (images {images[:6]})": own
+        for (title, images), own in groups.items()
+    }
 
 
 def compare_published(dataset: str, runs: Sequence[Run]) -> list[dict[str, Any]]:

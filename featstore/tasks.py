@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline
 from featstore import accelerators, figures
 from featstore.blocks import Samples
 from featstore.classifiers import find_classifier
-from featstore.config import SPLITS, FitConfig
+from featstore.config import FitConfig
 from featstore.errors import RunError
 from featstore.files import resumable
 from featstore.inspection import check_features
@@ -165,6 +165,7 @@ def _fit(task: Task) -> str:
         "n_constant_features": n_constant,
         "metrics": metrics,
         "score_kind": score_kind,
+        "source": classifier.identity().get("source"),
         "converged": trained.converged,
         "solver": trained.solver,
         "notes": notes,
@@ -254,7 +255,7 @@ def _evaluate(
         metrics[use] = score(y[rows], judged.labels, selection.class_names)
         for name, column in (
             ("sample_id", selection.sample_ids[rows]),
-            ("split", np.array(SPLITS)[selection.splits[rows]]),
+            ("split", np.full(n_rows(rows), split.test_split if use == "test" else use)),
             ("true", names[y[rows]]),
             ("predicted", names[judged.labels]),
             ("score", judged.scores),

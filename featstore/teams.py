@@ -125,6 +125,7 @@ class Team:
         tasks: Sequence[tuple[Any, ...]],
         done: Callable[[int, Outcome], None] = lambda index, outcome: None,
         *,
+        n_at_a_time: int | None = None,
         died: Callable[[], FeatstoreError],
         lost: Callable[[int], None] = lambda index: None,
         stop: Callable[[], None] | None = None,
@@ -141,6 +142,8 @@ class Team:
             Arguments of each call.
         done : callable, optional
             Told each task's position and outcome; when it raises, that ends the run.
+        n_at_a_time : int, optional
+            Most tasks at a time; by default as many as there are workers.
         died : callable
             Makes the error of a task that cost :data:`N_TRIES` workers.
         lost : callable, optional
@@ -156,7 +159,7 @@ class Team:
         Exception
             What a task raises that is not a FeatstoreError, after the other tasks have ended.
         """
-        work = _Work(self, function, tasks, died, lost)
+        work = _Work(self, function, tasks, n_at_a_time, died, lost)
         outcomes: dict[int, Outcome] = {}
         try:
             while work.goes_on():
@@ -184,9 +187,11 @@ class _Work:
         team: Team,
         function: Callable[..., Any],
         tasks: Sequence[tuple[Any, ...]],
+        n_at_a_time: int | None,
         died: Callable[[], FeatstoreError],
         lost: Callable[[int], None],
     ) -> None:
+        self._n_at_a_time = len(tasks) if n_at_a_time is None else n_at_a_time
         self._team, self._function, self._tasks = team, function, tasks
         self._died, self._lost = died, lost
         self._waiting = deque(range(len(tasks)))
@@ -210,7 +215,7 @@ class _Work:
             outcomes += self._fell(index)
         self._check_alone(here)
         for address in sorted(here - set(self._running)):
-            if self._waiting:
+            if self._waiting and len(self._running) < self._n_at_a_time:
                 self._give(address, self._waiting.popleft())
         return outcomes or self._collect(POLL_S)
 

@@ -139,7 +139,7 @@ def explained(clf: str, n_train: int, n_features: int) -> Iterator[None]:
         yield
     except FitError:
         raise
-    except (ValueError, TypeError, ArithmeticError, np.linalg.LinAlgError) as error:
+    except (ValueError, TypeError, ArithmeticError, IndexError, RuntimeError) as error:
         raise FitError(f"{clf} can't be fitted: {error}") from error
     except MemoryError as error:
         raise FitError(

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from featstore import matrices
-from featstore.config import SPLITS
+from featstore.config import SPLITS, json_digest
 from featstore.featureset import FeatureSet
 from featstore.files import read_json, write_json
 from featstore.fitting import fit
@@ -141,7 +141,7 @@ def add_features(
         "dataset": {
             "n_samples": n_samples,
             "class_names": list(class_names),
-            "fingerprint": f"{facets['title']} {n_samples}",
+            "fingerprint": json_digest([facets["title"], n_samples]),
             "identity": dict(identity or {}),
         },
         "backbone": BACKBONE | {"model": model},

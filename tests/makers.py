@@ -93,6 +93,11 @@ def tiny(root: Path, **options: object) -> dict[str, object]:
     return settings | options
 
 
+def of_pixels(root: Path, **options: object) -> dict[str, object]:
+    """Return the settings of an extraction of pixel statistics, which takes less."""
+    return {"model": "pixelstats", "dataset": "folder", "root": str(root), **options}
+
+
 def tree_bytes(folder: Path) -> dict[str, bytes]:
     """Return every file's bytes below a folder, by relative path."""
     return {

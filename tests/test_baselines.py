@@ -55,10 +55,27 @@ def test_images_that_are_gone_or_others_are_named(extracted, tmp_path):
     store, images = extracted
     fits = fit_each(store, "ridge")
     shutil.rmtree(images)
-    with pytest.raises(DatasetNotFoundError):
-        fit_baselines(store, fits, "ridge")
+    gone = fit_baselines(store, fits, "ridge")
+    assert all(isinstance(one.error, DatasetNotFoundError) and one.run is None for one in gone)
+    assert [one.name for one in gone] == [
+        "my images pixelstats",
+        "my images squeezenet1_1 (random:0)",
+    ]
     others = write_images(tmp_path / "others" / images.name)
     extra = next(others.rglob("*.*"))
     extra.unlink()
-    with pytest.raises(FitError, match="not those any more"):
-        fit_baselines(store, fits, "ridge", root=str(others))
+    for one in fit_baselines(store, fits, "ridge", root=str(others)):
+        assert isinstance(one.error, FitError)
+        assert "not those any more" in str(one.error)
+
+
+def test_images_that_could_not_be_read_are_masked_for_baselines_too(tmp_path, images):
+    broken = next(images.glob("train/*/*.png"))
+    broken.write_bytes(broken.read_bytes()[:60])
+    store = featstore.open_store(tmp_path / "store")
+    settings = {"root": str(images), "weights": "random:7", "image_size": 64, "on_error": "mask"}
+    featstore.extract("squeezenet1_1", "folder", store=store, **settings)
+    fits = fit_each(store, "lda")
+    found = fit_baselines(store, fits, "lda")
+    assert [one.error for one in found] == [None, None]
+    assert {one.run.record["rows"]["n_masked"] for one in [*fits, *found]} == {1}

@@ -193,6 +193,9 @@ def test_validation_rows_do_not_count(make_run):
     b = make_run("b", true[:2], ["forest", "forest"])
     assert compare(a, b).n_test == 2
     assert compare(a, b).accuracy_a == 1.0
+    # Older runs of a split that was drawn anew have the dataset's.
+    drawn = [make_run(name, true, [*true], splits=["train", "test", "val"]) for name in "xy"]
+    assert compare(*drawn).n_test == 2
     # Where there is no test split, the validation rows are the test.
     c = make_run("c", true[2:], ["water"], splits=["val"], test_split="val")
     assert compare(c, c).n_test == 1
@@ -262,3 +265,17 @@ def test_fitted_runs_compare_as_their_metrics_say(make_store):
     as_dict = found.to_dict()
     assert json.loads(json.dumps(as_dict, allow_nan=False)) == as_dict
     assert as_dict["significant"] == (found.p_value < 0.05)
+
+
+def test_all_rows_of_a_split_that_was_drawn_anew_are_judged(make_store):
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=(320, 20)).astype(np.float32) * 3
+    y = (np.arange(320) % 4).astype(np.int32)
+    X = noise + np.eye(4, 20, dtype=np.float32)[y] * 6
+    runs = fit(make_store(X=X, y=y), ["lda", "knn"], n_jobs=1, split_seed=5)
+    found = featstore.compare(*runs)
+    scores = [run.metrics["test"] for run in runs]
+    assert found.n_test == scores[0]["n_samples"] == 80
+    assert [found.accuracy_a, found.accuracy_b] == [s["accuracy"] for s in scores]
+    assert {row.split("/")[0] for row in runs[0].predictions["sample_id"]} == {"train", "test"}
+    assert set(runs[0].predictions["split"]) == {"test"}

@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
+from makers import Listener
 
 from featstore import costs
 from featstore.classifiers import CLASSIFIERS, find_classifier
@@ -137,3 +138,28 @@ def test_classifiers_of_ones_own_are_reckoned_with():
     assert cost("sklearn.naive_bayes:GaussianNB").nbytes > 8 * 1_680 * 2_048
     with pytest.raises(FitError, match="Use logreg"):
         check("sklearn.naive_bayes:GaussianNB", nbytes=2 * 10**9)
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "options", "n"),
+    [
+        ([5, 5, 5], {}, None),
+        ([50, 50, 5], {}, 2),
+        ([30, 30, 60], {}, 2),
+        ([30] * 100, {"n_jobs": 8}, 3),
+        ([30] * 100, {"n_jobs": 3}, 3),
+        ([500], {}, None),
+        ([500] * 9, {"force": True}, None),
+        # Of the memory of a scheduler's workers nothing is known here.
+        ([500] * 9, {"scheduler": "tcp://there:1", "budget": None}, None),
+        ([50] * 9, {"scheduler": "tcp://there:1"}, 2),
+        ([], {}, None),
+    ],
+)
+def test_no_more_fits_at_a_time_than_memory_holds(nbytes, options, n, monkeypatch):
+    monkeypatch.setattr(costs, "available_cores", lambda: 4)
+    listener = Listener()
+    asked = {"n_jobs": None, "scheduler": None, "budget": 100, "force": False} | options
+    assert costs.fits_at_a_time(nbytes, progress=listener, **asked) == n
+    n_asked = asked["n_jobs"]
+    assert len(listener.lines) == (n != n_asked)

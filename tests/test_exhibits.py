@@ -6,7 +6,7 @@ from conftest import add_features, blobs, store_in
 from featstore import exhibits
 from featstore.fitting import fit
 from featstore.paper import ROLES, study_layers
-from featstore.summaries import compare_published
+from featstore.summaries import compare_published, group_by_images
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_table_4_has_a_column_of_ours_where_there_are_runs(studied):
 
 def test_datasets_are_set_beside_table_3(studied):
     _, runs = studied
-    (row,) = exhibits.datasets_table(runs).rows
+    (row,) = exhibits.datasets_table(group_by_images(runs)).rows
     assert [cell.text for cell in row] == [
         "sat4",
         "4",
@@ -93,3 +93,18 @@ def test_repeats_are_one_row_with_their_spread(make_store):
     (row,) = exhibits.runs_table("runs", "demo", [run.summary() for run in runs]).rows
     assert row[2].text == "lda × 3"
     assert "±" in row[3].text
+
+
+def test_layers_of_other_rows_are_not_set_side_by_side(studied):
+    _, runs = studied
+    lines = [run.summary() for run in runs if run.selection["model"] == "alexnet"]
+    few = [line | {"n_train": 40, "n_test": 12, "accuracy": 1.0, "series": "few"} for line in lines]
+    (row,) = exhibits.layers_table("layers", "sat4", [*lines, few[0]]).rows
+    assert [cell.value for cell in row[2:]] == [line["accuracy"] for line in lines]
+    assert row[1].detail == ""
+    few = [line | {"series": str(i)} for i, line in enumerate(few[:2])]
+    rows = exhibits.layers_table("layers", "sat4", [*lines, *few]).rows
+    assert [row[1].detail for row in rows] == [
+        "40 to train, 12 to test",
+        "240 to train, 80 to test",
+    ]

@@ -93,3 +93,11 @@ def test_rows_are_judged_in_blocks(monkeypatch):
     np.testing.assert_array_equal(parts.labels, whole.labels)
     np.testing.assert_allclose(parts.scores, whole.scores, rtol=1e-4)
     assert peak < X.nbytes / 4
+
+
+def test_scores_of_pairs_of_classes_are_none_of_classes(data):
+    X, y = data
+    model = make_pipeline(SVC(decision_function_shape="ovo")).fit(X, y)
+    judged = judge(model, Samples(X, slice(0, 150)))
+    np.testing.assert_array_equal(judged.labels, model.predict(X))
+    assert np.isnan(judged.scores).all()

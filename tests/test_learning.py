@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from conftest import blobs
+from makers import Listener
 
 from featstore.errors import ConfigError, FitError
 from featstore.fitting import fit
@@ -63,7 +64,8 @@ def test_maps_and_unscaled_and_epochs(make_store, clf):
 
 def test_what_can_not_be_is_refused(make_store):
     store = make_store()
-    with pytest.raises(ConfigError, match="there are 240 training rows"):
+    message = "A size is 500; with 240 training rows it may be from 5 to 236, or 240"
+    with pytest.raises(ConfigError, match=message):
         learning_curve(store, sizes=[500])
     with pytest.raises(ConfigError, match="whole number"):
         learning_curve(store, repeats=0)
@@ -71,3 +73,19 @@ def test_what_can_not_be_is_refused(make_store):
         learning_curve(store, memory_nbytes=1000)
     with pytest.raises(FitError, match="n_neighbors"):
         learning_curve(store, "knn", params={"n_neighbors": 50}, sizes=[20], n_jobs=1)
+
+
+@pytest.mark.parametrize("n_samples", [12, 24, 32])
+def test_few_images_have_a_curve_too(make_store, n_samples):
+    (curve,) = learning_curve(make_store(n_samples, 6), "lda", repeats=2)
+    n_train = n_samples * 3 // 4
+    assert curve.points[-1].n_train == n_train
+    assert all(point.n_train in {n_train, *range(n_train - 3)} for point in curve.points)
+
+
+def test_memory_bounds_how_many_are_trained_at_a_time(make_store, monkeypatch):
+    monkeypatch.setattr("featstore.costs.QUICK_S", 0.0)
+    listener = Listener()
+    asked = {"sizes": [40, 100], "memory_nbytes": 160 * 10**6, "n_jobs": 2}
+    learning_curve(make_store(), "knn", progress=listener, **asked)
+    assert listener.lines == ["One fit at a time, for more would not find the memory."]

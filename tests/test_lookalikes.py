@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import blobs
-from makers import real_file, tiny
+from makers import of_pixels, real_file
 from PIL import Image
 from sklearn.preprocessing import StandardScaler
 
@@ -28,7 +28,7 @@ from featstore.store import open_store
 @pytest.fixture
 def store(images, tmp_path):
     store = open_store(tmp_path / "store")
-    extract(store=store, **tiny(images, model="pixelstats", image_size=None))
+    extract(store=store, **of_pixels(images))
     return store
 
 

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from makers import tiny
+from makers import of_pixels
 from PIL import Image
 
 from featstore.datasets import open_dataset
@@ -17,7 +17,7 @@ from featstore.store import open_store
 @pytest.fixture
 def store(images, tmp_path):
     store = open_store(tmp_path / "store")
-    extract(store=store, **tiny(images, model="pixelstats", image_size=None))
+    extract(store=store, **of_pixels(images))
     return store
 
 
@@ -37,7 +37,7 @@ def test_each_row_has_the_image_of_its_sample(store, images):
 
 def test_rows_are_those_of_a_limited_set(images, tmp_path):
     store = open_store(tmp_path / "few")
-    extract(store=store, **tiny(images, model="pixelstats", image_size=None, limit=8))
+    extract(store=store, **of_pixels(images, limit=8))
     originals = Originals(store, only(store))
     sample_ids = store.sets()[0].sample_ids.tolist()
     assert len(sample_ids) == 8
@@ -89,7 +89,7 @@ def test_an_image_that_was_never_readable(images, tmp_path):
     bad = images / "train" / "forest" / "forest00.png"
     bad.write_bytes(b"nothing")
     store = open_store(tmp_path / "store")
-    extract(store=store, **tiny(images, model="pixelstats", image_size=None, on_error="mask"))
+    extract(store=store, **of_pixels(images, on_error="mask"))
     originals = Originals(store, only(store))
     assert originals.why_missing() is None
     row = store.sets()[0].sample_ids.tolist().index("train/forest/forest00.png")

@@ -71,6 +71,15 @@ def test_an_unreadable_image_has_an_error_and_the_others_labels(store, images, t
     assert (found[1].label, found[1].error) == ("sand", None)
 
 
+@pytest.mark.parametrize("clf", ["logreg", "knn", "mlp"])
+def test_where_no_image_can_be_read_each_has_an_error(store, tmp_path, clf):
+    (run,) = featstore.fit(store, clf, layers="fc", n_jobs=1)
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"nothing")
+    found = predict(run, [bad, bad], store=store)
+    assert [(one.label, "bad.png" in one.error) for one in found] == [(None, True)] * 2
+
+
 def test_many_images_go_block_by_block(store, images, tmp_path, monkeypatch):
     (run,) = featstore.fit(store, "logreg", layers="fc")
     bad = images / "test" / "water" / "aaa.png"

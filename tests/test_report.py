@@ -239,3 +239,32 @@ def test_a_place_that_can_not_be_written_is_named_and_the_old_page_stays(store, 
     with pytest.raises(RunError, match=r"curves\.json is not what fit wrote"):
         write_report(store, runs, tmp_path / "old.html")
     assert (tmp_path / "old.html").read_text() == "old"
+
+
+def test_datasets_whose_names_are_written_alike_have_files_of_their_own(make_store, tmp_path):
+    store = make_store(title="照片", dataset="folder")
+    X, y = blobs(200, 9)
+    splits = (np.arange(200) >= 150).astype(np.uint8)
+    add_features(store, {"fc8": X}, y, splits, dataset="folder", title="图像")
+    for feature_set in store.sets():
+        fit(store, "lda", set_id=feature_set.set_id)
+    report = write_report(store, list_runs(store), tmp_path / "r.html", files=tmp_path / "files")
+    assert {"runs-unnamed", "runs-unnamed-2"} <= set(report["tables"])
+    titles = [report["tables"][name]["title"] for name in ("runs-unnamed", "runs-unnamed-2")]
+    assert sorted(titles) == ["All runs on 图像", "All runs on 照片"]
+    for name in ("runs-unnamed.md", "runs-unnamed-2.md", "bars-unnamed-2.png"):
+        assert (tmp_path / "files" / name).is_file()
+
+
+def test_images_of_one_name_get_a_section_each(make_store, tmp_path):
+    store = make_store(title="photos", dataset="folder")
+    X, y = blobs(200, 9)
+    splits = (np.arange(200) >= 150).astype(np.uint8)
+    more = {"dataset": "folder", "title": "photos", "model": "alexnet"}
+    add_features(store, {"fc8": X}, y, splits, **more)
+    for feature_set in store.sets():
+        fit(store, "lda", set_id=feature_set.set_id)
+    report = write_report(store, list_runs(store), tmp_path / "r.html")
+    headings = re.findall(r"<h2[^>]*>(.*)</h2>", (tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert sum(heading.startswith("photos (images ") for heading in headings) == 2
+    assert [row["dataset"] for row in report["tables"]["datasets"]["rows"]] == headings[1:3]

@@ -3,15 +3,23 @@ import time
 import tracemalloc
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sklearn.preprocessing import StandardScaler
 
-from featstore import scaling
+from featstore import locks, scaling
 from featstore.blocks import Samples
 from featstore.errors import SpaceError
-from featstore.scaling import Moments, fit_scaler, moments, scratch_folder, standardised
+from featstore.scaling import (
+    Moments,
+    fit_scaler,
+    moments,
+    own_scratch,
+    scratch_folder,
+    standardised,
+)
 
 
 @pytest.fixture
@@ -167,3 +175,25 @@ def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
             pass
         left = {path.name for path in tmp_path.iterdir() if path.is_dir()}
         assert left == {"other", alive.name, folder.name}
+
+
+def test_a_workers_own_folder_is_left_alone_by_others_until_it_leaves(tmp_path):
+    store = SimpleNamespace(mirror=object(), cache_dir=tmp_path)
+    parent = tmp_path / "scratch"
+    (parent / "fit-dead").mkdir(parents=True)
+    folder = own_scratch("/elsewhere/fit-mine", store)
+    assert folder == own_scratch("/elsewhere/fit-mine", store) == parent / "fit-mine"
+    assert {path.name for path in parent.iterdir() if path.is_dir()} == {"fit-mine"}
+    with scratch_folder(parent):
+        assert folder.is_dir()
+    locks.leave_drafts("fit-another")
+    assert folder.is_dir()
+    locks.leave_drafts("fit-mine")
+    assert list(parent.iterdir()) == []
+
+
+def test_where_the_fit_was_begun_its_own_folder_is_used(tmp_path):
+    with scratch_folder(tmp_path / "a") as begun:
+        store = SimpleNamespace(mirror=object(), cache_dir=tmp_path / "b")
+        assert own_scratch(str(begun), store) == begun
+    assert not (tmp_path / "b").exists()

@@ -114,6 +114,9 @@ def test_an_error_of_a_worker_is_the_users(images, tmp_path, small_chunks, sched
     path.write_bytes(whole[:100])
     with pytest.raises(ImageError, match=f"{path.name}.*--on-error mask"):
         extract(store=tmp_path / "store", scheduler=scheduler, **tiny(images))
+    with Client(scheduler, set_as_default=False) as client:
+        kept = client.run(lambda: len(sys.modules["featstore.workplaces"]._workplaces))
+    assert set(kept.values()) == {0}
     # Nothing is mixed with what was there before.
     path.write_bytes(whole)
     one = extract(store=tmp_path / "one", **tiny(images))

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import statistics
 
+import numpy as np
 from conftest import add_features, blobs
 
 from featstore.fitting import fit
-from featstore.summaries import compare_published, gather_repeats, summarize
+from featstore.summaries import compare_published, gather_repeats, group_by_images, summarize
 
 
 def test_runs_are_listed_by_dataset_the_best_first(make_store):
@@ -37,3 +38,32 @@ def test_random_weights_are_not_set_beside_the_paper(make_store):
     assert "ours" in lines["ResNet50 features (proposed)"]
     assert "ours" not in lines["AlexNet features"]
     assert compare_published("folder", runs) == []
+
+
+def line(series="a", seed=0, split_seed=None, created="2024-01-01", **more):
+    numbers = dict.fromkeys(("accuracy", "average_accuracy", "train_accuracy", "kappa"), 0.5)
+    told = {"series": series, "seed": seed, "split_seed": split_seed, "created": created}
+    return {**numbers, "cv_accuracy": None, "duration_s": 1.0, "converged": True, **told, **more}
+
+
+def test_of_the_same_seeds_the_newest_counts():
+    old, new = line(accuracy=0.9), line(created="2024-01-02", accuracy=0.4)
+    for lines in ([old, new], [new, old]):
+        (gathered,) = gather_repeats(lines)
+        assert (gathered["accuracy"], gathered["n_repeats"]) == (0.4, 1)
+    (gathered,) = gather_repeats([old, new, line(seed=1, accuracy=0.6), line(split_seed=1)])
+    assert (gathered["accuracy"], gathered["n_repeats"]) == (0.5, 3)
+
+
+def test_images_of_one_name_are_told_apart(make_store):
+    store = make_store(title="photos")
+    X, y = blobs(200, 20)
+    splits = (np.arange(200) >= 150).astype("uint8")
+    add_features(store, {"fc1000": X}, y, splits, title="photos", model="alexnet")
+    add_features(store, {"fc1000": X}, y, splits, title="others", model="alexnet")
+    runs = [fit(store, "lda", set_id=one.set_id)[0] for one in store.sets()]
+    groups = group_by_images(runs)
+    assert len(groups) == 3
+    assert [len(own) for own in groups.values()] == [1, 1, 1]
+    assert "others" in groups
+    assert sum(title.startswith("photos (images ") for title in groups) == 2

@@ -93,6 +93,29 @@ def test_each_worker_has_one_task_at_a_time_and_outcomes_keep_their_order():
     assert {address for address, _ in client.given[:2]} == {"a", "b"}
 
 
+def test_no_more_tasks_at_a_time_than_are_allowed():
+    client = FakeClient(lambda address, task: "hangs", "abcd")
+    most = []
+    stepped = threading.Event()
+
+    def end_all():
+        while not stepped.wait(0.01):
+            waiting = [future for future in list(client.futures) if not future.ended]
+            most.append(len(waiting))
+            for future in waiting:
+                future.end(7)
+
+    ender = threading.Thread(target=end_all)
+    ender.start()
+    try:
+        outcomes = run(client, range(9), n_at_a_time=2)
+    finally:
+        stepped.set()
+        ender.join()
+    assert [outcome.value for outcome in outcomes] == [7] * 9
+    assert max(most) == 2
+
+
 def test_the_task_of_a_dead_worker_goes_to_another():
     client = FakeClient(lambda address, task: "dies" if (address, task) == ("a", 1) else task)
     lost = []

@@ -196,6 +196,8 @@ class TestExplained:
             TypeError("odd"),
             FloatingPointError("odd"),
             np.linalg.LinAlgError("odd"),
+            NotImplementedError("odd"),
+            IndexError("odd"),
         ],
     )
     def test_what_data_or_parameters_cause_is_an_error_of_the_fit(self, error):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from makers import tiny
+from makers import of_pixels
 from PIL import Image
 
 import featstore
@@ -13,7 +13,7 @@ from featstore.cli.main import _run
 @pytest.fixture
 def args(images, tmp_path):
     store = str(tmp_path / "store")
-    featstore.extract(store=store, **tiny(images, model="pixelstats", image_size=None))
+    featstore.extract(store=store, **of_pixels(images))
     (run,) = featstore.fit(store, "lda", n_jobs=1)
     sheet = str(tmp_path / "sheet.png")
     return ["neighbors", run.run_id, "test/water/water01.png", "--store", store, "--out", sheet]
