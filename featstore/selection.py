@@ -412,7 +412,9 @@ def _several(found: list[FeatureSet]) -> str:
     lines = []
     for s in found:
         values = [f"{option} {s.facets[name]}" for name, option in differing if name != "dataset"]
-        lines.append(f"  {s.set_id}: {' '.join(values) or 'limit ' + str(s.facets['limit'])}")
+        # Where no option differs, the images do.
+        images = f"{s.n_samples:,} images of {s.info['dataset'].get('root') or s.facets['title']}"
+        lines.append(f"  {s.set_id}: {' '.join(values) or images}")
     if options != ["--set"]:
         options.append("--set")
     return f"{len(found)} feature sets fit. Choose one with {' or '.join(options)}:\n" + "\n".join(

@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,8 @@ from featstore.blocks import Samples
 from featstore.classifiers import CLASSIFIERS
 from featstore.errors import ConfigError, FitError, RunError, SelectionError
 from featstore.fitting import fit, fit_each
+from featstore.learning import learning_curve
+from featstore.parallel import TaskPool
 from featstore.runs import list_runs
 from featstore.store import open_store
 from featstore.teams import Team
@@ -756,6 +759,25 @@ def test_a_scheduler_that_is_running_does_the_work_and_is_sent_little(make_store
     assert len(run.record["search"]["candidates"]) == 40
     assert len(sent) == 81
     assert max(sent) < 20_000
+
+
+def test_workers_in_another_folder_find_the_shared_copies(make_store, tmp_path, monkeypatch):
+    make_store()
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    run_all = TaskPool.run
+    monkeypatch.setattr(
+        TaskPool,
+        "run",
+        lambda self, function, tasks, *rest, **options: (
+            seen.extend(task for (task,) in tasks)
+            or run_all(self, function, tasks, *rest, **options)
+        ),
+    )
+    fit("store", "lda", search="grid", grid={"shrinkage": [0.1, 0.2]}, cv=2)
+    learning_curve("store", "lda", sizes=[100], repeats=1)
+    assert len(seen) == 3
+    assert {Path(task.scratch).parent for task in seen} == {tmp_path / "store/cache/scratch"}
 
 
 def test_the_number_of_epochs_is_kept_to_and_recorded(make_store):
