@@ -163,6 +163,8 @@ def datasets_table(groups: Mapping[str, Sequence[Run]]) -> Table:
     """
     rows = []
     seen = set()
+    is_alike = any(runs[0].selection["title"] != title for title, runs in groups.items())
+    alike = " Of a name that several have, the digits tell the images apart." if is_alike else ""
     for title, run in ((title, run) for title, runs in groups.items() for run in runs):
         of = run.record["rows"]
         key = (title, of["n_train"], of["n_test"])
@@ -199,7 +201,7 @@ def datasets_table(groups: Mapping[str, Sequence[Run]]) -> Table:
         ),
         rows,
         "Images that classifiers were trained and judged on; the paper's: training and test "
-        "images of its Table 3.",
+        "images of its Table 3." + alike,
     )
 
 

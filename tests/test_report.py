@@ -267,4 +267,5 @@ def test_images_of_one_name_get_a_section_each(make_store, tmp_path):
     report = write_report(store, list_runs(store), tmp_path / "r.html")
     headings = re.findall(r"<h2[^>]*>(.*)</h2>", (tmp_path / "r.html").read_text(encoding="utf-8"))
     assert sum(heading.startswith("photos (images ") for heading in headings) == 2
+    assert "the digits tell the images apart" in report["tables"]["datasets"]["note"]
     assert [row["dataset"] for row in report["tables"]["datasets"]["rows"]] == headings[1:3]
