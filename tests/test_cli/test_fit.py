@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import blobs
+from makers import tiny
 
+import featstore
 from featstore.classifiers import CLASSIFIERS
 from featstore.cli.fit import command
 from featstore.cli.main import main
@@ -198,3 +200,23 @@ def test_help_names_every_classifier_and_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_baselines_are_of_the_images_that_were_extracted(images, tmp_path, monkeypatch, capsys):
+    store = tmp_path / "store"
+    featstore.extract(store=store, **tiny(images, weights="random:7"))
+    # Where datasets are looked for is not where this folder is.
+    monkeypatch.setenv("FEATSTORE_DATA", str(tmp_path / "nowhere"))
+    args = ("--store", store, "--weights", "random:7", "--clf", "knn", "--baselines")
+    assert call(*args) == 0
+    out = capsys.readouterr().out
+    assert "pixelstats" in out
+    images.rename(tmp_path / "moved")
+    assert call(*args, "--json", "--param", "knn:weights=distance") == 1
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert [run["model"] for run in result["runs"]] == ["resnet18"]
+    failed = [one["fit"] for one in result["failures"]]
+    assert failed == ["my images pixelstats", "my images resnet18 (random:0)"]
+    assert "2 of 3 fits failed; the runs of the others are kept." in err
+    assert f"{images}" in err
