@@ -82,7 +82,10 @@ def _run(args: Sequence[str] | None) -> int:
 
     try:
         result: Any = cli.main(args=args, prog_name="featstore", standalone_mode=False)
-    except click.exceptions.Abort:
+    except click.exceptions.Abort as error:
+        # Any EOFError, of which click makes this too, is a fault and no Ctrl-C.
+        if isinstance(error.__cause__, EOFError):
+            raise error.__cause__ from None
         return _interrupted()
     except KeyboardInterrupt:
         return _interrupted()

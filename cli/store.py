@@ -207,14 +207,27 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
         sys.exit(1)
 
 
+MIN_END = 6
+"""Characters of a set's name, from its end, that are enough to remove it."""
+
+
 @command.command("rm")
 @click.argument("set_ids", metavar="SET...", nargs=-1, required=True)
 @click.option("--yes", "-y", is_flag=True, help="Don't ask.")
 @console.store_option
 def rm(set_ids: tuple[str, ...], yes: bool, store: str) -> None:
     """Remove feature sets; runs that were fitted on them stay."""
+    from featstore.errors import SelectionError
+
     opened = _open(store)
-    for feature_set in [opened.get(set_id) for set_id in set_ids]:
+    found = [opened.get(set_id) for set_id in set_ids]
+    for feature_set, name in zip(found, set_ids, strict=True):
+        if len(name) < MIN_END or not feature_set.set_id.endswith(name):
+            raise SelectionError(
+                f"{name!r} is too little of a name to remove by; give all of {feature_set.set_id}, "
+                f"or at least the last {MIN_END} characters."
+            )
+    for feature_set in found:
         size = nbytes_text(feature_set.nbytes)
         if not yes:
             click.confirm(f"Remove {feature_set.set_id} ({size})?", abort=True, err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -25,6 +26,9 @@ GEM_POWER = 3.0
 """Exponent of generalised-mean pooling: Radenovic et al. 2018, doi:10.1109/TPAMI.2018.2846566."""
 
 GEM_FLOOR = 1e-6
+
+CONVNEXT_CHANNELS_LAST = re.compile(r"\.block\.[1-5]$")
+"""What lies between the two Permute of a block of torchvision's ConvNeXt."""
 
 
 def backbone_names() -> list[str]:
@@ -144,9 +148,13 @@ def _shapes(
 
 
 def _channels_last(model: str, node: str, value: torch.Tensor) -> bool:
-    """Return whether a map's last axis holds its channels, as in Swin's blocks."""
+    """Return whether a map's last axis holds its channels, as in Swin's and ConvNeXt's blocks."""
+    if value.dim() != 4:
+        return False
+    if model.startswith("convnext"):
+        return bool(CONVNEXT_CHANNELS_LAST.search(node))
     inside = node.startswith("features.") or node.split(".")[0] in ("norm", "features")
-    return model.startswith("swin") and inside and value.dim() == 4
+    return model.startswith("swin") and inside and node != "features.0.0"
 
 
 def cost_per_image(model: str, layers: Sequence[Layer], image_size: int) -> Cost:

@@ -355,7 +355,8 @@ def _result(
         n_features={name: r["n_features"] for name, r in zip(names, records, strict=True)},
         n_images=feature_set.n_samples,
         n_computed=n_computed,
-        n_reused=feature_set.n_samples - n_computed,
+        # Rows of layers that were begun apart are computed for each.
+        n_reused=max(0, feature_set.n_samples - n_computed),
         n_masked=len(masked),
         n_by_split={name: n for name, n in zip(SPLITS, counts.tolist(), strict=True) if n},
         n_leaked=count_leaked(feature_set.first_rows, feature_set.splits, masked),

@@ -27,6 +27,7 @@ TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ORIENTATION = 0x0112
 BITS_PER_SAMPLE = 258
 PLANAR_CONFIGURATION = 284
+SAMPLES_PER_PIXEL = 277
 
 # Warnings can only be silenced for the whole process at once; one thread at a time does so,
 # and only while it reads a header.
@@ -103,7 +104,7 @@ def _decode(path: Path, min_size: int | None) -> NDArray[np.uint8]:
         if image.mode == "F" or (image.mode == "I" and is_tiff):
             held = "float" if image.mode == "F" else "signed or 32-bit"
             raise ImageError(_wrong_dtype(path, held))
-        if isinstance(image, TiffImageFile) and _is_planar_16_bit(image):
+        if isinstance(image, TiffImageFile) and _is_misread(image):
             return _decode_tiff(path)
         if min_size is not None:
             # Other decoders than JPEG's ignore it.
@@ -119,10 +120,17 @@ def _decode(path: Path, min_size: int | None) -> NDArray[np.uint8]:
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _is_planar_16_bit(image: TiffImageFile) -> bool:
-    """Tell the one kind of TIFF that Pillow opens but decodes wrongly (seen in 13.0)."""
+def _is_misread(image: TiffImageFile) -> bool:
+    """Tell the TIFF files that Pillow opens but decodes wrongly (seen in 13.0).
+
+    Of those that are stored band by band: the ones of 16 bits, and those of more bands than it
+    makes of them, whose first band it shows as gray.
+    """
     tags = image.tag_v2
-    return tags.get(PLANAR_CONFIGURATION) == 2 and max(tags.get(BITS_PER_SAMPLE, (1,))) == 16
+    n_bands = tags.get(SAMPLES_PER_PIXEL, 1)
+    is_deep = max(tags.get(BITS_PER_SAMPLE, (1,))) == 16
+    by_band = tags.get(PLANAR_CONFIGURATION) == 2 and n_bands > 1
+    return by_band and (is_deep or n_bands > len(image.getbands()))
 
 
 def _decode_tiff(path: Path) -> NDArray[np.uint8]:
@@ -137,7 +145,16 @@ def _decode_tiff(path: Path) -> NDArray[np.uint8]:
             raise ImageError(_wrong_dtype(path, str(page.dtype)))
         if page.axes not in ("YX", "YXS", "SYX"):
             raise ImageError(f"{path}: has axes {page.axes}; expected rows, columns and bands.")
-        pixels = page.asarray()
+        try:
+            pixels = page.asarray()
+        except (ValueError, ImportError) as error:
+            if "imagecodecs" not in str(error) and not isinstance(error, ImportError):
+                raise
+            raise ImageError(
+                f"{path}: is compressed by {page.compression.name}, for which another package is "
+                "needed: pip install imagecodecs. Or write it anew: gdal_translate -co "
+                "COMPRESS=DEFLATE."
+            ) from error
     return _rgb(np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels)
 
 

@@ -15,7 +15,10 @@ from featstore.errors import ImageError
 from featstore.provenance import available_cores
 
 READ_AHEAD = 3
-"""Batches that are read or waiting while one is computed; bounds the memory."""
+"""Most batches that are read or waiting while one is computed."""
+
+AHEAD_NBYTES = 512 * 2**20
+"""Bytes that these may take, if they are as large as the last one; one is read in any case."""
 
 N_MEASURED = 9
 """Images whose sizes tell how large a dataset's images usually are."""
@@ -72,11 +75,17 @@ def batches(
     with ThreadPoolExecutor(max(2, available_cores()), thread_name_prefix="loader") as pool:
         ahead: deque[tuple[int, int, list[Future[np.ndarray]]]] = deque()
         try:
+            # How large a batch is shows when the first is there.
+            n_ahead = 1
             for start in starts:
                 stop = min(start + batch_size, len(dataset))
                 ahead.append((start, stop, _submit(pool, dataset, start, stop, min_size)))
-                if len(ahead) > READ_AHEAD:
-                    yield _collect(dataset, *ahead.popleft(), on_error)
+                while len(ahead) > n_ahead:
+                    batch = _collect(dataset, *ahead.popleft(), on_error)
+                    nbytes = sum(images.nbytes for _, images in batch.groups)
+                    n_ahead = min(READ_AHEAD, max(1, AHEAD_NBYTES // max(1, nbytes)))
+                    yield batch
+                    del batch
             while ahead:
                 yield _collect(dataset, *ahead.popleft(), on_error)
         finally:

@@ -311,8 +311,10 @@ class _Targets:
                 raise ConfigError(f"{target} is a folder; name a file.")
             if target.exists() and Path(scene).exists() and target.samefile(scene):
                 raise ConfigError(f"{target} is the scene itself; name another --out or --preview.")
-        if found.preview.resolve() == found.out.resolve():
-            raise ConfigError(f"{found.out} can't be both map and preview; give another --preview.")
+        if found.preview.resolve() in (found.out.resolve(), found.sidecar.resolve()):
+            raise ConfigError(
+                f"{found.preview} is written with the map already; give another --preview."
+            )
         return found
 
     def write(

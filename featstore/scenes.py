@@ -241,7 +241,9 @@ class Scene:
         Without map coordinates, or where the scene is turned in them: None, and pixels.
         """
         transform, crs = self._raster.transform, self._raster.crs
-        if transform.is_identity or not transform.is_rectilinear or transform.a == 0:
+        # rasterio's own tolerance is larger than pixels that are given in degrees.
+        turned = max(abs(transform.b), abs(transform.d)) > 1e-6 * abs(transform.a)
+        if transform.is_identity or turned or transform.a == 0:
             return None, "column (pixels)", "row (pixels)"
         left, bottom, right, top = self._raster.bounds
         if crs is None:

@@ -332,7 +332,8 @@ def _fits(feature_set: FeatureSet, wanted: Mapping[str, Any]) -> bool:
         if value is None:
             continue
         if name == "set_id":
-            fits = feature_set.set_id.startswith(value) or feature_set.set_id.endswith(value)
+            own = feature_set.set_id
+            fits = bool(value) and (own.startswith(value) or own.endswith(value))
         elif name == "dataset":
             # Titles are composed; what a file system hands to a shell may not be.
             fits = unicodedata.normalize("NFC", value) in (facets["dataset"], facets["title"])

@@ -135,7 +135,7 @@ class FeatureStore:
         """
         sets = self.sets()
         found = [s for s in sets if s.set_id == set_id] or [
-            s for s in sets if s.set_id.startswith(set_id) or s.set_id.endswith(set_id)
+            s for s in sets if set_id and (s.set_id.startswith(set_id) or s.set_id.endswith(set_id))
         ]
         if len(found) != 1:
             names = [s.set_id for s in (found or sets)]

@@ -193,6 +193,24 @@ def test_transformers_pool_over_tokens_and_places():
     assert backbone("swin_t", [stage.name])(noise())[stage.name].shape == (2, 96)
 
 
+@pytest.mark.parametrize(
+    ("model", "node", "n_channels"),
+    [
+        ("swin_t", "features.0.0", 96),
+        ("swin_t", "features.0.1", 96),
+        ("swin_v2_t", "features.0.0", 96),
+        ("convnext_tiny", "features.1.0.block.0", 96),
+        ("convnext_tiny", "features.1.0.block.3", 384),
+        ("convnext_tiny", "features.1.0.block.5", 96),
+        ("convnext_tiny", "features.1.0.block.6", 96),
+    ],
+)
+def test_channels_are_found_whichever_axis_is_theirs(model, node, n_channels):
+    (layer,) = find_layers(model, [node], 64)
+    assert layer.shape == (n_channels, 16, 16)
+    assert backbone(model, [layer.name])(noise())[layer.name].shape == (2, n_channels)
+
+
 def test_v1_strides_in_the_first_convolution_of_a_stage():
     v1 = {layer.name: layer.shape for layer in network_layers("resnet50_v1", 224)}
     v15 = {layer.name: layer.shape for layer in network_layers("resnet50", 224)}

@@ -114,6 +114,8 @@ def test_classes_are_those_of_all_splits(tmp_path: Path) -> None:
         (["train/a/1.png", "test/a/1.png", "forest/1.png"], r"beside other folders \(forest\)"),
         (["test/a/1.png"], "no train folder"),
         (["1.png", "2.png"], "holds no class folders"),
+        (["Train/a/1.png", "Test/a/1.png"], "Test, Train, which seem to be splits"),
+        (["train/a/1.png", "Validation/a/1.png"], "Validation, which seem to be splits"),
     ],
 )
 def test_ambiguous_trees_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
@@ -125,6 +127,11 @@ def test_ambiguous_trees_are_refused(tmp_path: Path, names: list[str], message: 
 
 def test_a_class_may_be_named_train(tmp_path: Path) -> None:
     assert open_folder(plant(tmp_path, "train/1.png", "bus/1.png")).class_names == ("bus", "train")
+
+
+def test_classes_may_be_named_like_splits(tmp_path: Path) -> None:
+    names = open_folder(plant(tmp_path, "Train/1.png", "Test/1.png")).class_names
+    assert names == ("Test", "Train")
 
 
 def test_without_split_folders_each_class_is_split_70_to_30(tmp_path: Path) -> None:

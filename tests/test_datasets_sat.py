@@ -385,6 +385,39 @@ def test_a_changed_csv_is_converted_anew_and_the_old_array_goes(tmp_path: Path) 
     assert len(list((tmp_path / ".featstore").glob("X_train*.npy"))) == 1
 
 
+def test_a_change_that_leaves_size_and_time_is_converted_anew(tmp_path: Path) -> None:
+    images = Images()
+    write_sat_csv(tmp_path, images)
+    path = tmp_path / "X_train_sat4.csv"
+    # Of one width, so that other pixels have the same number of digits.
+    images.train = images.train % 100 + 100
+    write_csv(path, images.train)
+    images.check(open_mat(tmp_path))
+    before = path.stat()
+    images.train = images.train[::-1].copy()
+    write_csv(path, images.train)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    images.check(open_mat(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "digest"])
+def test_a_damaged_conversion_is_made_anew(tmp_path: Path, damage: str) -> None:
+    images = Images()
+    write_sat_csv(tmp_path, images)
+    images.check(open_mat(tmp_path))
+    (converted,) = (tmp_path / ".featstore").glob("X_train*.npy")
+    content = bytearray(converted.read_bytes())
+    content[-7] ^= 1
+    cut = {"cut": 1000, "empty": 0}.get(damage)
+    if damage == "digest":
+        converted.with_name(f"{converted.name}.sha256").unlink()
+    else:
+        converted.write_bytes(content[:cut])
+    images.check(open_mat(tmp_path))
+
+
 def test_where_the_folder_cant_be_written_the_users_cache_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

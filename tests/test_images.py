@@ -113,6 +113,38 @@ def test_of_many_bands_the_first_three_are_taken(
     np.testing.assert_array_equal(decode(path), RGB)
 
 
+@pytest.mark.parametrize("n_bands", [1, 3, 4, 5, 8, 13])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("interleave", ["band", "pixel"])
+def test_compressed_files_of_rasterio_are_read_as_others(
+    tmp_path: Path, n_bands: int, dtype: str, interleave: str
+) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    bands = np.resize(np.moveaxis(RGB, -1, 0), (n_bands, 20, 30)).astype(dtype)
+    bands[3:] = 77
+    bands *= 1 if dtype == "uint8" else 257
+    path = tmp_path / "multi.tif"
+    profile = {"height": 20, "width": 30, "count": n_bands, "dtype": dtype}
+    profile |= {"transform": rasterio.Affine(2, 0, 5, 0, -2, 9), "interleave": interleave}
+    with rasterio.open(path, "w", compress="deflate", **profile) as file:
+        file.write(bands)
+    expected = RGB if n_bands >= 3 else np.repeat(RGB[..., :1], 3, axis=2)
+    np.testing.assert_array_equal(decode(path), expected)
+
+
+def test_a_compression_that_wants_another_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_bands(tmp_path / "five.tif", np.resize(RGB, (20, 30, 5)))
+
+    def refuses(*_args: object, **_options: object) -> None:
+        raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", refuses)
+    with pytest.raises(ImageError, match=r"five\.tif: .*pip install imagecodecs.*COMPRESS=DEFLATE"):
+        decode(path)
+
+
 def test_two_bands_are_gray_and_something(tmp_path: Path) -> None:
     path = save_bands(tmp_path / "two.tif", RGB[..., :2])
     np.testing.assert_array_equal(decode(path), GRAY_AS_RGB)

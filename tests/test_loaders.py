@@ -118,6 +118,18 @@ def test_arrays_are_read_in_blocks_and_not_too_far_ahead():
     assert [int(b.groups[0][1][3, 0, 0, 0]) for b in rest[:3]] == [13, 23, 33]
 
 
+def test_large_images_are_read_one_batch_ahead(monkeypatch):
+    source = Counting()
+    # A batch has 120 bytes.
+    monkeypatch.setattr("featstore.loaders.AHEAD_NBYTES", 200)
+    stream = batches(ArrayDataset(source), range(0, 1000, 10), 10, "stop")
+    for _ in range(5):
+        next(stream)
+    time.sleep(0.2)
+    assert source.n_read <= 60
+    assert len(list(stream)) == 95
+
+
 def test_arrays_are_read_in_full_whatever_size_is_wanted():
     dataset = ArrayDataset(Counting())
     (batch,) = batches(dataset, [990], 10, "stop", 1)

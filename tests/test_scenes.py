@@ -228,6 +228,16 @@ def test_a_turned_scene_has_a_turned_map(tmp_path):
         assert raster.transform == rasterio.Affine(80, 60, 500_000, 60, -80, 4_600_000)
 
 
+def test_a_scene_turned_by_pixels_of_a_few_degrees_millionths_has_no_axes(tmp_path):
+    turned = rasterio.Affine(8e-6, 6e-6, 15, 6e-6, -8e-6, 45)
+    crs = {"crs": "EPSG:4326", "transform": turned}
+    with Scene(write_scene(tmp_path / "scene.tif", noise(3, 20, 30), **crs), RGB) as scene:
+        assert scene.axes[0] is None
+    crs["transform"] = rasterio.Affine(8e-6, 0, 15, 0, -8e-6, 45)
+    with Scene(write_scene(tmp_path / "scene.tif", noise(3, 20, 30), **crs), RGB) as scene:
+        assert scene.axes[0] is not None
+
+
 def test_control_points_and_rational_functions_are_scaled(tmp_path):
     points = [
         GroundControlPoint(row, col, 15 + col / 1000, 45 - row / 1000)

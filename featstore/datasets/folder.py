@@ -23,6 +23,8 @@ from featstore.images import IMAGE_SUFFIXES
 TRAIN_FRACTION = 0.7
 """Share of training images where there is no official split, as in the paper's section 3."""
 
+SPLIT_WORDS = ("train", "training", "test", "testing", "val", "valid", "validation")
+
 EXAMPLE = "expected ROOT/CLASS/IMAGE, or ROOT/train/CLASS/IMAGE and ROOT/test/CLASS/IMAGE"
 
 
@@ -82,6 +84,11 @@ class FolderSource(FileSource):
             if folder.name in SPLITS and any(entry.is_dir() for entry in _entries(folder.path))
         }
         others = sorted(folder.name for folder in folders if folder.name not in splits)
+        if len(folders) > 1 and others and all(map(self._is_like_split, others)):
+            raise DatasetError(
+                f"{self.root}: holds {', '.join(others)}, which seem to be splits and no classes; "
+                f"{EXAMPLE}."
+            )
         if splits and others:
             raise DatasetError(
                 f"{self.root}: holds {', '.join(sorted(splits))} beside other folders "
@@ -92,6 +99,11 @@ class FolderSource(FileSource):
                 f"{self.root}: holds {', '.join(sorted(splits))} but no train folder; {EXAMPLE}."
             )
         return tuple(sorted(splits))
+
+    def _is_like_split(self, name: str) -> bool:
+        """Return whether a folder has a split's name, written otherwise, and classes inside."""
+        inside = _entries(self.root / name)
+        return name.lower() in SPLIT_WORDS and any(entry.is_dir() for entry in inside)
 
     @cached_property
     def _tree(self) -> _Tree:

@@ -28,7 +28,9 @@ from platformdirs import user_cache_path
 from featstore.config import json_digest
 from featstore.datasets.sat import IMAGE_SHAPE, Pixels, SatSource, class_order, from_one_hot
 from featstore.errors import DatasetError, DatasetNotFoundError, SpaceError
+from featstore.files import file_sha256
 from featstore.progress import SILENT, Progress
+from featstore.provenance import file_stamp
 
 BLOCK_NBYTES = 8 * 2**20
 """Text parsed at once; parsing takes about ten times this in memory."""
@@ -124,7 +126,8 @@ def as_memory_map(path: Path, n_rows: int, progress: Progress = SILENT) -> NDArr
     """Convert a CSV file of images to an array on disk, or open what was converted before.
 
     The array lies in a folder ``.featstore`` beside the CSV or, where that can't be written, in
-    the user's cache. It is made anew when the CSV's size or time of change is another.
+    the user's cache. It is made anew when the CSV was changed or moved, or the array is not as it
+    was written.
 
     Parameters
     ----------
@@ -147,23 +150,35 @@ def as_memory_map(path: Path, n_rows: int, progress: Progress = SILENT) -> NDArr
     SpaceError
         When the disk can't hold the array.
     """
-    stat = path.stat()
-    key = json_digest([path.name, stat.st_size, stat.st_mtime_ns, n_rows])[:16]
+    key = json_digest([path.name, *file_stamp(path), n_rows])[:16]
     folders = (
         path.parent / CACHE_FOLDER,
         user_cache_path("featstore") / json_digest(str(path.parent.resolve()))[:16],
     )
     for folder in folders:
-        if (converted := folder / f"{path.name}-{key}.npy").is_file():
+        if _is_whole(converted := folder / f"{path.name}-{key}.npy"):
             return _map(converted)
     folder = next(filter(_is_writable, folders), folders[0])
     with FileLock(folder / f"{path.name}.lock"):
         converted = folder / f"{path.name}-{key}.npy"
-        if not converted.is_file():
+        if not _is_whole(converted):
             _convert(path, n_rows, converted, progress)
-            for stale in set(folder.glob(f"{glob.escape(path.name)}-*.npy")) - {converted}:
+            kept = {converted, _digest_path(converted)}
+            for stale in set(folder.glob(f"{glob.escape(path.name)}-*.npy*")) - kept:
                 stale.unlink()
     return _map(converted)
+
+
+def _digest_path(converted: Path) -> Path:
+    return converted.with_name(f"{converted.name}.sha256")
+
+
+def _is_whole(converted: Path) -> bool:
+    """Return whether an array is there as it was written."""
+    try:
+        return file_sha256(converted) == _digest_path(converted).read_text().strip()
+    except (OSError, ValueError):
+        return False
 
 
 def _map(path: Path) -> NDArray[np.uint8]:
@@ -203,7 +218,9 @@ def _convert(path: Path, n_rows: int, converted: Path, progress: Progress) -> No
             os.fsync(file.fileno())
         if found != n_rows:
             raise DatasetError(f"{path}: holds {found} images; its labels are {n_rows}.")
+        digest = file_sha256(unfinished)
         unfinished.replace(converted)
+        _digest_path(converted).write_text(f"{digest}\n")
     finally:
         progress.stop()
         unfinished.unlink(missing_ok=True)

@@ -60,6 +60,11 @@ class UnlabelledSource(FileSource):
         return {"name": self.name}
 
 
+def _is_hidden(path: Path) -> bool:
+    """Return whether folders of classes would pass over a file, too."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
 def find_images(places: Sequence[str | Path]) -> list[Path]:
     """Return the images that are named, and all that lie in the folders named, in order.
 
@@ -72,7 +77,13 @@ def find_images(places: Sequence[str | Path]) -> list[Path]:
     for place in map(Path, places):
         if place.is_dir():
             inside = sorted(
-                (p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()),
+                (
+                    p
+                    for p in place.rglob("*")
+                    if p.suffix.lower() in IMAGE_SUFFIXES
+                    and not _is_hidden(p.relative_to(place))
+                    and p.is_file()
+                ),
                 key=lambda p: p.as_posix(),
             )
             if not inside:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import click
 import pytest
 
 from featstore.cli import main
@@ -50,6 +51,16 @@ def test_errors_become_exit_codes_and_one_paragraph(monkeypatch, capsys, error, 
     captured = capsys.readouterr()
     assert text in captured.err
     assert captured.out == ""
+
+
+def test_the_end_of_a_file_is_no_ctrl_c(monkeypatch):
+    # click makes the same of both.
+    def fail(**_):
+        raise click.exceptions.Abort from EOFError("a file ended")
+
+    monkeypatch.setattr(main.cli, "main", fail)
+    with pytest.raises(EOFError, match="a file ended"):
+        _run([])
 
 
 def test_the_installed_command_answers():

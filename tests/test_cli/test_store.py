@@ -64,6 +64,15 @@ def test_rm_asks_first(store, option, capsys, monkeypatch):
     assert "No feature set" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["", "resnet50", "demo", "9"])
+def test_rm_wants_more_than_a_bit_of_a_name(store, option, capsys, name):
+    assert _run(["store", "rm", name, "--yes", *option]) == 1
+    assert "Error" in capsys.readouterr().err
+    (feature_set,) = store.sets()
+    assert _run(["store", "rm", feature_set.set_id[-8:], "--yes", *option]) == 0
+    assert store.sets() == []
+
+
 def test_export_writes_a_file(store, option, tmp_path, capsys):
     path = tmp_path / "x.npz"
     assert _run(["store", "export", str(path), *option]) == 0
