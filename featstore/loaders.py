@@ -43,6 +43,11 @@ class Batch:
     groups: list[tuple[np.ndarray, np.ndarray]]
     masked: dict[int, str] = field(default_factory=dict)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its images."""
+        return sum(images.nbytes for _, images in self.groups)
+
 
 def batches(
     dataset: Dataset,
@@ -82,8 +87,7 @@ def batches(
                 ahead.append((start, stop, _submit(pool, dataset, start, stop, min_size)))
                 while len(ahead) > n_ahead:
                     batch = _collect(dataset, *ahead.popleft(), on_error)
-                    nbytes = sum(images.nbytes for _, images in batch.groups)
-                    n_ahead = min(READ_AHEAD, max(1, AHEAD_NBYTES // max(1, nbytes)))
+                    n_ahead = min(READ_AHEAD, max(1, AHEAD_NBYTES // max(1, batch.nbytes)))
                     yield batch
                     del batch
             while ahead:

@@ -21,7 +21,7 @@ from featstore.datasets.base import Dataset, FileDataset
 from featstore.errors import DeviceError, FeatstoreError, SpaceError
 from featstore.featureset import FeatureSet
 from featstore.layers import Layer
-from featstore.loaders import Batch, batches
+from featstore.loaders import AHEAD_NBYTES, Batch, batches
 from featstore.progress import SILENT, Progress, nbytes_text
 from featstore.provenance import Watch, machine, now, versions
 from featstore.sink import Sink
@@ -186,7 +186,8 @@ def feature_batches(
 ) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
     """Yield the batches that begin at the given rows, each with its features by layer.
 
-    As many are begun ahead as the extractor can have in flight; `times` is added to. The features
+    As many are begun ahead as the extractor can have in flight, and one at a time of those that
+    take much memory; `times` is added to. The features
     are as :func:`checked_rows` returns them, which see also for what is raised.
     """
     begun: deque[tuple[Batch, Callable[[], dict[str, np.ndarray]]]] = deque()
@@ -203,7 +204,8 @@ def feature_batches(
         started = time.perf_counter()
         begun.append((batch, extractor.begin(batch)))
         times.preprocess_s += time.perf_counter() - started
-        if len(begun) >= extractor.n_in_flight:
+        if len(begun) >= extractor.n_in_flight or batch.nbytes > AHEAD_NBYTES / 2:
+            del batch
             yield first()
     while begun:
         yield first()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Nearest-rank quantiles: the ceil(q n)-th smallest of n pixels, so always a pixel's own value."""
 
 BATCH_SIZE = 64
+
+SHARED_NBYTES = 32 * 2**20
+"""Size from which threads share a batch, for few such batches are in memory at a time."""
 """Images in a batch; a few such batches of large photographs have to fit the memory."""
 
 BLOCK_NBYTES = 2**20
@@ -213,8 +217,9 @@ class PixelExtractor:
 
     def begin(self, batch: Batch) -> Callable[[], dict[str, np.ndarray]]:
         """Begin with a batch; what is returned waits for its features, (k, n_features)."""
-        future = self._pool.submit(self._compute, batch)
-        return lambda: {LAYER: future.result()}
+        futures = [self._pool.submit(self._compute, part) for part in _parts(batch)]
+        # Each part has zeros in the rows of the others.
+        return lambda: {LAYER: np.sum([future.result() for future in futures], axis=0)}
 
     def _compute(self, batch: Batch) -> np.ndarray:
         n_features = len(feature_names(self._bands))
@@ -222,3 +227,14 @@ class PixelExtractor:
         for positions, images in batch.groups:
             rows[positions] = pixel_statistics(images, self._bands)
         return rows
+
+
+def _parts(batch: Batch) -> list[Batch]:
+    """Return a batch as it is; of large images, one part for each core."""
+    if batch.nbytes < SHARED_NBYTES:
+        return [batch]
+    n = available_cores()
+    groups = [
+        [(at[i::n], images[i::n]) for at, images in batch.groups if len(at) > i] for i in range(n)
+    ]
+    return [replace(batch, groups=own) for own in groups]

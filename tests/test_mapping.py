@@ -260,8 +260,8 @@ def test_wrong_settings_and_places_are_answered(run, store, tiles, write, tmp_pa
         map_scene(run, scene, tmp_path / "map.tif", store=store, preview=scene)
     with pytest.raises(ConfigError, match="is written with the map already"):
         map_scene(run, scene, tmp_path / "map.png", store=store)
+    sidecar = tmp_path / "map.tif.aux.xml"
     with pytest.raises(ConfigError, match="is written with the map already"):
-        sidecar = tmp_path / "map.tif.aux.xml"
         map_scene(run, scene, tmp_path / "map.tif", store=store, preview=sidecar)
     with pytest.raises(ConfigError, match="is a folder"):
         map_scene(run, scene, tmp_path, store=store)

@@ -5,9 +5,17 @@ import pytest
 from makers import tree_bytes, write_images
 
 import featstore
+from featstore import pixelstats
 from featstore.errors import BackboneError
 from featstore.extraction import extract
-from featstore.pixelstats import QUANTILES, feature_names, pixel_statistics
+from featstore.loaders import Batch
+from featstore.pixelstats import (
+    LAYER,
+    QUANTILES,
+    PixelExtractor,
+    feature_names,
+    pixel_statistics,
+)
 from featstore.store import open_store
 
 RGB = ("red", "green", "blue")
@@ -147,3 +155,15 @@ def test_images_with_other_bands_are_refused(images, tmp_path):
 def test_it_has_one_layer(images, tmp_path):
     with pytest.raises(BackboneError, match="its only one is stats"):
         extract("pixelstats", "folder", root=str(images), layers="conv1", store=tmp_path)
+
+
+@pytest.mark.parametrize("n_cores", [1, 3, 8])
+def test_threads_share_batches_of_large_images_and_change_no_bit(monkeypatch, n_cores):
+    groups = [(np.array([0, 2, 5]), noise(3)), (np.array([1, 4]), noise(2, 9, 9, seed=1))]
+    batch = Batch(10, 16, groups, {13: "broken"})
+    whole = PixelExtractor(None, SAT).begin(batch)()[LAYER]
+    monkeypatch.setattr(pixelstats, "SHARED_NBYTES", 1)
+    monkeypatch.setattr(pixelstats, "available_cores", lambda: n_cores)
+    shared = PixelExtractor(None, SAT).begin(batch)()[LAYER]
+    assert shared.tobytes() == whole.tobytes()
+    assert shared.dtype == np.float32
