@@ -16,6 +16,7 @@ from featstore.extraction import extract
 from featstore.featureset import FeatureSet
 from featstore.fitting import Fit, fit_each
 from featstore.progress import SILENT, Progress
+from featstore.recipes import PIXEL_MODEL
 from featstore.store import FeatureStore, open_store
 
 RANDOM = "random:0"
@@ -56,47 +57,46 @@ def fit_baselines(
         A baseline whose features can't be extracted, as when the images are not found or are not
         those of the features any more, has that as its error.
     """
-    store = store if isinstance(store, FeatureStore) else open_store(store, progress)
+    store = open_store(store, progress)
     runs = [one.run for one in fits if one.run]
     settings = {k: v for k, v in options.items() if k not in (*SELECTING, "set_id")}
     parts = [(part["set_id"], part["layer"]) for run in runs for part in run.selection["features"]]
     wanted: dict[tuple[str, str | None], None] = {}
-    found = []
+    failed: dict[tuple[str, str], Fit] = {}
     for set_id, layer in dict.fromkeys(parts):
         feature_set = store.get(set_id)
-        kinds: list[tuple[str | None, str | None]] = [("pixelstats", None)]
-        if feature_set.facets["model"] != "pixelstats":
-            kinds.append((None, layer))
-        for model, own in kinds:
+        model, title = feature_set.facets["model"], feature_set.facets["title"]
+        for kind in dict.fromkeys((PIXEL_MODEL, model)):
             try:
-                made = _extracted(store, feature_set, model, own, layer, root, progress)
+                made = _extracted(store, feature_set, kind, layer, root, progress)
             except FeatstoreError as error:
-                what = model or model_text(feature_set.facets["model"], RANDOM)
-                found.append(Fit(f"{feature_set.facets['title']} {what}", None, False, error))
+                name = f"{title} {PIXEL_MODEL if kind == PIXEL_MODEL else model_text(kind, RANDOM)}"
+                # Pixels are wanted for each layer.
+                failed.setdefault((name, str(error)), Fit(name, None, False, error))
             else:
                 wanted[made] = None
     used = {tuple(run.selection["set_ids"]) for run in runs}
+    found = list(failed.values())
     for set_id, own in wanted:
         if (set_id,) not in used:
             found += fit_each(store, clf, set_id=set_id, layers=own, progress=progress, **settings)
-    return list({(one.name, str(one.error)): one for one in found}.values())
+    return found
 
 
 def _extracted(
     store: FeatureStore,
     feature_set: FeatureSet,
-    model: str | None,
-    layer: str | None,
-    of: str,
+    model: str,
+    layer: str,
     root: str | None,
     progress: Progress,
 ) -> tuple[str, str | None]:
     """Return the set and layer of a baseline for one layer of a set, extracted if need be."""
-    facets, record = feature_set.facets, feature_set.layer(of)
+    facets, record = feature_set.facets, feature_set.layer(layer)
     same: dict[str, Any] = {"limit": facets["limit"], "seed": facets["seed"]}
     if record["masked"]:
         same["on_error"] = "mask"
-    if model is None:
+    if model != PIXEL_MODEL:
         same |= {
             "weights": RANDOM,
             "layers": [record["layer"]],
@@ -106,7 +106,7 @@ def _extracted(
         if record["pool"]:
             same["pool"] = record["pool"]
     made = extract(
-        model or facets["model"],
+        model,
         facets["dataset"],
         store=store,
         root=root or feature_set.info["dataset"]["root"],
@@ -120,4 +120,4 @@ def _extracted(
             f"{feature_set.set_id} was extracted from, so that baselines would be of other "
             "images. Give their folder with --root, or extract again."
         )
-    return made.set_id, made.layers[0] if model is None else None
+    return made.set_id, None if model == PIXEL_MODEL else made.layers[0]

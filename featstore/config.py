@@ -39,6 +39,11 @@ def is_random(weights: object) -> bool:
     return str(weights).startswith("random:")
 
 
+def goes_by(full: str, name: str) -> bool:
+    """Return whether a set or run can be called so: by how its name begins or ends."""
+    return bool(name) and (full.startswith(name) or full.endswith(name))
+
+
 def model_text(model: object, weights: object) -> str:
     """Return a network's name for people, which tells when it was never trained."""
     return f"{model} ({weights})" if is_random(weights) else str(model)

@@ -178,7 +178,7 @@ def check(config: FitConfig, cost: Cost, shape: Shape, budget: int | None, *, fo
             f"{config.clf} on {shape} would take some {cost.duration_s / 3600:,.0f} hours. "
             f"{_instead(classifier)}--force begins it all the same."
         )
-    allowed = psutil.virtual_memory().available if budget is None else budget
+    allowed = _allowed_nbytes(budget)
     if cost.nbytes > allowed and not force:
         whose = "are free" if budget is None else "are allowed by --memory"
         raise FitError(
@@ -191,6 +191,10 @@ def check(config: FitConfig, cost: Cost, shape: Shape, budget: int | None, *, fo
         f"{config.clf} on {shape}: some {duration_text(cost.duration_s)} on one core and "
         f"{nbytes_text(cost.nbytes)} of memory."
     )
+
+
+def _allowed_nbytes(budget: int | None) -> int:
+    return psutil.virtual_memory().available if budget is None else budget
 
 
 def fits_at_a_time(
@@ -225,7 +229,7 @@ def fits_at_a_time(
     """
     if force or not nbytes or (scheduler is not None and budget is None):
         return n_jobs
-    allowed = psutil.virtual_memory().available if budget is None else budget
+    allowed = _allowed_nbytes(budget)
     n_wanted = n_jobs or (len(nbytes) if scheduler is not None else available_cores())
     n = n_wanted = min(n_wanted, len(nbytes))
     largest = sorted(nbytes, reverse=True)

@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import errno
 import shutil
-import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import filelock
 import numpy as np
 
+from featstore.checksums import is_intact, note_sums, notes_path, sums_of
 from featstore.errors import SpaceError, StoreError
-from featstore.files import NO_ROOM, read_json, replacing, reserve, write_json
+from featstore.files import NO_ROOM, replacing, reserve
 from featstore.progress import nbytes_text
-from featstore.provenance import available_cores, file_stamp
-
-BLOCK_NBYTES = 16 * 2**20
-"""Bytes that one checksum is of."""
-
-READ_NBYTES = 2**20
-"""Bytes of it that are in memory at a time."""
 
 READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
-
-_checked: dict[Path, list[int]] = {}
-"""Files that this process has found to be intact, and what they looked like then."""
 
 
 def decoded(
@@ -85,8 +74,7 @@ def _make(path: Path, shape: tuple[int, int], fill: Callable[[np.ndarray], None]
     # Whoever left one was killed, or would hold the lock.
     for left in path.parent.glob(f".{path.stem}.*.tmp"):
         left.unlink(missing_ok=True)
-    notes = _notes(path)
-    notes.unlink(missing_ok=True)
+    notes_path(path).unlink(missing_ok=True)
     nbytes, free_nbytes = 4 * shape[0] * shape[1], shutil.disk_usage(path.parent).free
     if nbytes > free_nbytes:
         raise SpaceError(_wanted(path, shape, f"{nbytes_text(free_nbytes)} are free"))
@@ -96,8 +84,8 @@ def _make(path: Path, shape: tuple[int, int], fill: Callable[[np.ndarray], None]
         fill(X)
         X.flush()
         del X
-        sums = _sums(temporary)
-    write_json(notes, {"sums": sums})
+        sums = sums_of(temporary)
+    note_sums(path, sums)
 
 
 def _wanted(path: Path, shape: tuple[int, int], cause: str) -> str:
@@ -118,34 +106,8 @@ def _refusal(error: OSError, path: Path, shape: tuple[int, int]) -> StoreError:
     )
 
 
-def _notes(path: Path) -> Path:
-    return path.with_suffix(".json")
-
-
 def _is_intact(path: Path, shape: tuple[int, int]) -> bool:
     try:
-        stamp = file_stamp(path)
-        if _checked.get(path) == stamp:
-            return True
-        sums = read_json(_notes(path))["sums"]
-        intact = bool(sums == _sums(path)) and np.load(path, mmap_mode="r").shape == shape
-    except (OSError, ValueError, KeyError):
+        return is_intact(path) and bool(np.load(path, mmap_mode="r").shape == shape)
+    except (OSError, ValueError):
         return False
-    if intact:
-        _checked[path] = stamp
-    return intact
-
-
-def _sums(path: Path) -> list[int]:
-    """Return the CRC-32 of each block of a file."""
-
-    def crc32(start: int) -> int:
-        with path.open("rb") as stream:
-            stream.seek(start)
-            crc = 0
-            for _ in range(BLOCK_NBYTES // READ_NBYTES):
-                crc = zlib.crc32(stream.read(READ_NBYTES), crc)
-            return crc
-
-    with ThreadPoolExecutor(min(8, available_cores())) as pool:
-        return list(pool.map(crc32, range(0, path.stat().st_size, BLOCK_NBYTES)))

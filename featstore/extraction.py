@@ -152,9 +152,7 @@ def extract(
     words = layers.split(",") if isinstance(layers, str) else layers
     names = tuple(word.strip() for word in words)
     config = ExtractConfig(model=model, dataset=dataset, layers=names, **options)
-    return run(
-        config, store if isinstance(store, FeatureStore) else open_store(store, progress), progress
-    )
+    return run(config, open_store(store, progress), progress)
 
 
 def run(config: ExtractConfig, store: FeatureStore, progress: Progress = SILENT) -> Extraction:

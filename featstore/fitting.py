@@ -170,7 +170,7 @@ def fit_each(
     FitError
         When a classifier or parameter is not known.
     """
-    store = store if isinstance(store, FeatureStore) else open_store(store, progress)
+    store = open_store(store, progress)
     settings = {f.name: options.pop(f.name) for f in fields(FitConfig) if f.name in options}
     facets = {key: value for key, value in options.items() if value is not None}
     if not isinstance(repeats, int) or repeats < 1:
@@ -201,10 +201,9 @@ def fit_each(
                     f"{selection.title} has an official split, which the repeats keep: they differ "
                     "in their seeds alone. --split-seed 1 draws new splits."
                 )
-            place = str(scratch.absolute())
             for config, repeat in itertools.product(configs, range(repeats)):
                 own = repeated(config, repeat, selection) if repeats > 1 else config
-                jobs.append(plan(selection, own, facets, place, refit, force, memory_nbytes))
+                jobs.append(plan(selection, own, facets, str(scratch), refit, force, memory_nbytes))
         for job in jobs:
             if job.error is None and not refit:
                 job.run = find_run(store, job.task, progress)

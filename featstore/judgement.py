@@ -43,15 +43,20 @@ def judge(model: Pipeline, samples: Samples) -> Judgement:
     # Where there is no decision function, predict is the largest probability. Elsewhere ties
     # (SVC's votes, SGD's clipped probabilities) make that differ.
     by_score = not hasattr(model, "decision_function")
-    by_pair = getattr(model.steps[-1][1], "decision_function_shape", "ovr") == "ovo"
     labels = np.empty(len(samples), dtype=np.int32)
     scores = np.empty(len(samples), dtype=np.float32)
     rate = getattr(model, "predict_proba" if kind == "probability" else "decision_function", None)
+    if (
+        kind != "probability"
+        and getattr(model.steps[-1][1], "decision_function_shape", "") == "ovo"
+    ):
+        # These are of pairs of classes.
+        rate = None
     with one_thread():
         for block in samples.blocks():
             X = samples.take(block)
-            if rate is None or (by_pair and kind == "decision value"):
-                # A user's own classifier may do no more than predict, or score pairs of classes.
+            if rate is None:
+                # A user's own classifier may do no more than predict.
                 labels[block], scores[block] = model.predict(X), np.nan
                 continue
             values = rate(X)

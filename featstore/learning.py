@@ -144,7 +144,7 @@ def learning_curve(
     FitError
         When a training fails.
     """
-    store = store if isinstance(store, FeatureStore) else open_store(store, progress)
+    store = open_store(store, progress)
     settings = {
         k: options.pop(k) for k in ("seed", "split_seed", "n_epochs", "drop_leaks") if k in options
     }
@@ -178,7 +178,7 @@ def learning_curve(
                     drawn = FitConfig(
                         clf, config.params, **settings | {"seed": config.seed + repeat}
                     )
-                    task = _Task(place, selection.parts, drawn, size, str(scratch.absolute()))
+                    task = _Task(place, selection.parts, drawn, size, str(scratch))
                     tasks.append((index, task))
                     nbytes.append(own_cost.nbytes)
         n_at_a_time = costs.fits_at_a_time(

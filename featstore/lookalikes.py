@@ -193,7 +193,7 @@ def find_neighbors(
     """
     if k < 1:
         raise ConfigError(f"k is {k}; ask for one neighbor or more.")
-    opened = store if isinstance(store, FeatureStore) else open_store(store, progress)
+    opened = open_store(store, progress)
     among = _rows_of(run_or_set, opened, layers, split)
     selection = among.selection
     X = selection.memmap()
@@ -359,7 +359,7 @@ def write_sheets(
     StoreError
         When a figure can't be written.
     """
-    opened = store if isinstance(store, FeatureStore) else open_store(store, progress)
+    opened = open_store(store, progress)
     pictures = _Pictures(Originals(opened, found.set_id, root, progress), progress)
     queries = [query for query in found.queries if query.neighbors]
     if not queries:

@@ -159,7 +159,7 @@ def map_scene(
         When the result can't be written.
     """
     began = time.perf_counter()
-    opened = store if isinstance(store, FeatureStore) else open_store(store, progress)
+    opened = open_store(store, progress)
     run = run if isinstance(run, Run) else open_run(run, opened)
     model = run.load_model(trusted) if trusted else run.model
     if probability and not hasattr(model, "predict_proba"):

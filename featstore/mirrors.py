@@ -253,16 +253,13 @@ class Mirror:
                 if strict:
                     raise
 
-        is_long = len(missing) > N_AT_A_TIME
-        if is_long:
-            self._progress.start(f"Fetching from {self.url}", len(missing), "files")
+        progress = self._progress if len(missing) > N_AT_A_TIME else SILENT
+        progress.start(f"Fetching from {self.url}", len(missing), "files")
         try:
             for _ in self.remote.each(try_to, missing):
-                if is_long:
-                    self._progress.advance(1)
+                progress.advance(1)
         finally:
-            if is_long:
-                self._progress.stop()
+            progress.stop()
 
     def problems(self, place: str, files: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
         """Yield for each file what is wrong with it there, if anything is; it is read for that.

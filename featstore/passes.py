@@ -187,8 +187,8 @@ def feature_batches(
     """Yield the batches that begin at the given rows, each with its features by layer.
 
     As many are begun ahead as the extractor can have in flight, and one at a time of those that
-    take much memory; `times` is added to. The features
-    are as :func:`checked_rows` returns them, which see also for what is raised.
+    take much memory; `times` is added to. The features are as :func:`checked_rows` returns them,
+    which see also for what is raised.
     """
     begun: deque[tuple[Batch, Callable[[], dict[str, np.ndarray]]]] = deque()
 

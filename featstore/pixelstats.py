@@ -26,10 +26,10 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Nearest-rank quantiles: the ceil(q n)-th smallest of n pixels, so always a pixel's own value."""
 
 BATCH_SIZE = 64
+"""Images in a batch; a few such batches of large photographs have to fit the memory."""
 
 SHARED_NBYTES = 32 * 2**20
 """Size from which threads share a batch, for few such batches are in memory at a time."""
-"""Images in a batch; a few such batches of large photographs have to fit the memory."""
 
 BLOCK_NBYTES = 2**20
 """Bytes of float32 plane that are worked on at a time, to stay in a core's cache."""

@@ -87,7 +87,7 @@ def predict(
     WeightsError
         When the weights that it was trained with are not to be had.
     """
-    opened = store if isinstance(store, FeatureStore) else open_store(store, progress)
+    opened = open_store(store, progress)
     run = run if isinstance(run, Run) else open_run(run, opened)
     model = run.load_model(trusted) if trusted else run.model
     dataset = FileDataset(UnlabelledSource(find_images(images)))

@@ -26,7 +26,7 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from featstore.audit import Damage
-from featstore.config import json_digest
+from featstore.config import goes_by, json_digest
 from featstore.errors import CorruptionError, RunError, SelectionError, StoreError
 from featstore.files import (
     file_sha256,
@@ -319,9 +319,7 @@ def _read(path: Path, mirror: Mirror | None) -> Run:
 
 def _find(name: str, store: FeatureStore) -> Path:
     folders = _folders(store)
-    found = [p for p in folders if p.name == name] or [
-        p for p in folders if name and (p.name.startswith(name) or p.name.endswith(name))
-    ]
+    found = [p for p in folders if p.name == name] or [p for p in folders if goes_by(p.name, name)]
     if len(found) == 1:
         return found[0]
     if not folders:

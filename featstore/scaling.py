@@ -85,7 +85,11 @@ def fit_scaler(samples: Samples) -> StandardScaler:
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Make a folder for copies that are gone in the end, and sweep those of killed processes."""
+    """Make a folder for copies that are gone in the end, and sweep those of killed processes.
+
+    Its path is absolute, for workers that may have another current folder.
+    """
+    parent = parent.absolute()
     parent.mkdir(parents=True, exist_ok=True)
     sweep_drafts(parent, "fit-")
     with draft(parent / f"fit-{secrets.token_hex(6)}") as folder:

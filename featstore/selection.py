@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from featstore.config import is_random, json_digest
+from featstore.config import goes_by, is_random, json_digest
 from featstore.decoded import decoded
 from featstore.errors import (
     CorruptionError,
@@ -332,8 +332,7 @@ def _fits(feature_set: FeatureSet, wanted: Mapping[str, Any]) -> bool:
         if value is None:
             continue
         if name == "set_id":
-            own = feature_set.set_id
-            fits = bool(value) and (own.startswith(value) or own.endswith(value))
+            fits = goes_by(feature_set.set_id, value)
         elif name == "dataset":
             # Titles are composed; what a file system hands to a shell may not be.
             fits = unicodedata.normalize("NFC", value) in (facets["dataset"], facets["title"])

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featstore import matrices
-from featstore.config import SPLITS, json_digest
+from featstore.config import SPLITS, goes_by, json_digest
 from featstore.errors import SelectionError, StoreError
 from featstore.featureset import FORMAT, FeatureSet
 from featstore.files import (
@@ -135,7 +135,7 @@ class FeatureStore:
         """
         sets = self.sets()
         found = [s for s in sets if s.set_id == set_id] or [
-            s for s in sets if set_id and (s.set_id.startswith(set_id) or s.set_id.endswith(set_id))
+            s for s in sets if goes_by(s.set_id, set_id)
         ]
         if len(found) != 1:
             names = [s.set_id for s in (found or sets)]
@@ -361,15 +361,18 @@ def _is_readable(feature_set: FeatureSet) -> bool:
         return False
 
 
-def open_store(path: str | Path = "feature-store", progress: Progress = SILENT) -> FeatureStore:
+def open_store(
+    path: str | Path | FeatureStore = "feature-store", progress: Progress = SILENT
+) -> FeatureStore:
     """Open the feature store in a folder, or on object storage.
 
     A folder or prefix that is not there yet is an empty store.
 
     Parameters
     ----------
-    path : str or Path
-        A folder; or a URL, such as ``s3://bucket/prefix``.
+    path : str, Path or FeatureStore
+        A folder; or a URL, such as ``s3://bucket/prefix``. A store that is open is returned as it
+        is.
     progress : Progress
         Told of matrices that are fetched from there.
 
@@ -378,6 +381,8 @@ def open_store(path: str | Path = "feature-store", progress: Progress = SILENT) 
     StoreError
         When `path` is a file, or a URL that can't be opened.
     """
+    if isinstance(path, FeatureStore):
+        return path
     if isinstance(path, str) and "://" in path:
         from featstore.mirrors import open_mirror
 

@@ -15,7 +15,7 @@ ORDER = [
     ["config"],
     ["files"],
     ["provenance", "records"],
-    ["images", "layers", "matrices", "downloads", "metrics", "tables", "remotes"],
+    ["images", "layers", "matrices", "downloads", "metrics", "tables", "remotes", "checksums"],
     ["datasets", "paper"],
     ["featureset", "sheets", "modelfiles", "locks", "duplicates", "scenes", "decoded"],
     ["mirrors", "leases"],

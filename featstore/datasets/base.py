@@ -289,6 +289,11 @@ class FileDataset(Dataset):
         return decode(self._source.paths[self.rows[row]], min_size)
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is hidden, or of the resource forks that macOS leaves."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def spread(labels: NDArray[np.int32], splits: NDArray[np.uint8], limit: int) -> NDArray[np.int64]:
     """Choose `limit` rows spread evenly over each class of each split.
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.config import SPLITS
-from featstore.datasets.base import RGB, FileSource
+from featstore.datasets.base import RGB, FileSource, is_hidden
 from featstore.errors import DatasetError
 from featstore.images import IMAGE_SUFFIXES
 
@@ -79,12 +79,11 @@ class FolderSource(FileSource):
             return ()
         folders = [entry for entry in _entries(self.root) if entry.is_dir()]
         splits = {
-            folder.name
-            for folder in folders
-            if folder.name in SPLITS and any(entry.is_dir() for entry in _entries(folder.path))
+            folder.name for folder in folders if folder.name in SPLITS and _holds_folders(folder)
         }
-        others = sorted(folder.name for folder in folders if folder.name not in splits)
-        if len(folders) > 1 and others and all(map(self._is_like_split, others)):
+        rest = [folder for folder in folders if folder.name not in splits]
+        others = sorted(folder.name for folder in rest)
+        if len(folders) > 1 and rest and all(map(_is_like_split, rest)):
             raise DatasetError(
                 f"{self.root}: holds {', '.join(others)}, which seem to be splits and no classes; "
                 f"{EXAMPLE}."
@@ -99,11 +98,6 @@ class FolderSource(FileSource):
                 f"{self.root}: holds {', '.join(sorted(splits))} but no train folder; {EXAMPLE}."
             )
         return tuple(sorted(splits))
-
-    def _is_like_split(self, name: str) -> bool:
-        """Return whether a folder has a split's name, written otherwise, and classes inside."""
-        inside = _entries(self.root / name)
-        return name.lower() in SPLIT_WORDS and any(entry.is_dir() for entry in inside)
 
     @cached_property
     def _tree(self) -> _Tree:
@@ -245,11 +239,20 @@ def draw_split(
     return splits
 
 
+def _holds_folders(folder: os.DirEntry[str]) -> bool:
+    return any(entry.is_dir() for entry in _entries(folder.path))
+
+
+def _is_like_split(folder: os.DirEntry[str]) -> bool:
+    """Return whether a folder has a split's name, written otherwise, and classes inside."""
+    return folder.name.lower() in SPLIT_WORDS and _holds_folders(folder)
+
+
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
     """List a folder without hidden entries, nor the resource forks in archives made by macOS."""
     try:
         with os.scandir(folder) as entries:
-            return [e for e in entries if not e.name.startswith(".") and e.name != "__MACOSX"]
+            return [entry for entry in entries if not is_hidden(entry.name)]
     except OSError as error:
         raise DatasetError(f"{folder}: can't be listed: {error.strerror}.") from None
 

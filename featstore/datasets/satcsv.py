@@ -25,10 +25,10 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
+from featstore.checksums import is_intact, note_sums, notes_path, sums_of
 from featstore.config import json_digest
 from featstore.datasets.sat import IMAGE_SHAPE, Pixels, SatSource, class_order, from_one_hot
 from featstore.errors import DatasetError, DatasetNotFoundError, SpaceError
-from featstore.files import file_sha256
 from featstore.progress import SILENT, Progress
 from featstore.provenance import file_stamp
 
@@ -156,29 +156,17 @@ def as_memory_map(path: Path, n_rows: int, progress: Progress = SILENT) -> NDArr
         user_cache_path("featstore") / json_digest(str(path.parent.resolve()))[:16],
     )
     for folder in folders:
-        if _is_whole(converted := folder / f"{path.name}-{key}.npy"):
+        if is_intact(converted := folder / f"{path.name}-{key}.npy"):
             return _map(converted)
     folder = next(filter(_is_writable, folders), folders[0])
     with FileLock(folder / f"{path.name}.lock"):
         converted = folder / f"{path.name}-{key}.npy"
-        if not _is_whole(converted):
+        if not is_intact(converted):
             _convert(path, n_rows, converted, progress)
-            kept = {converted, _digest_path(converted)}
-            for stale in set(folder.glob(f"{glob.escape(path.name)}-*.npy*")) - kept:
+            kept = {converted, notes_path(converted)}
+            for stale in set(folder.glob(f"{glob.escape(path.name)}-*")) - kept:
                 stale.unlink()
     return _map(converted)
-
-
-def _digest_path(converted: Path) -> Path:
-    return converted.with_name(f"{converted.name}.sha256")
-
-
-def _is_whole(converted: Path) -> bool:
-    """Return whether an array is there as it was written."""
-    try:
-        return file_sha256(converted) == _digest_path(converted).read_text().strip()
-    except (OSError, ValueError):
-        return False
 
 
 def _map(path: Path) -> NDArray[np.uint8]:
@@ -218,9 +206,9 @@ def _convert(path: Path, n_rows: int, converted: Path, progress: Progress) -> No
             os.fsync(file.fileno())
         if found != n_rows:
             raise DatasetError(f"{path}: holds {found} images; its labels are {n_rows}.")
-        digest = file_sha256(unfinished)
+        sums = sums_of(unfinished)
         unfinished.replace(converted)
-        _digest_path(converted).write_text(f"{digest}\n")
+        note_sums(converted, sums)
     finally:
         progress.stop()
         unfinished.unlink(missing_ok=True)

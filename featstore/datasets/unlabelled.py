@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.datasets.base import RGB, FileSource
+from featstore.datasets.base import RGB, FileSource, is_hidden
 from featstore.errors import DatasetNotFoundError
 from featstore.images import IMAGE_SUFFIXES
 
@@ -60,11 +60,6 @@ class UnlabelledSource(FileSource):
         return {"name": self.name}
 
 
-def _is_hidden(path: Path) -> bool:
-    """Return whether folders of classes would pass over a file, too."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-
-
 def find_images(places: Sequence[str | Path]) -> list[Path]:
     """Return the images that are named, and all that lie in the folders named, in order.
 
@@ -81,7 +76,7 @@ def find_images(places: Sequence[str | Path]) -> list[Path]:
                     p
                     for p in place.rglob("*")
                     if p.suffix.lower() in IMAGE_SUFFIXES
-                    and not _is_hidden(p.relative_to(place))
+                    and not any(map(is_hidden, p.relative_to(place).parts))
                     and p.is_file()
                 ),
                 key=lambda p: p.as_posix(),
