@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 import torchvision.models
 from torch import nn
+from torch.fx import GraphModule
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
@@ -27,8 +27,8 @@ GEM_POWER = 3.0
 
 GEM_FLOOR = 1e-6
 
-CONVNEXT_CHANNELS_LAST = re.compile(r"\.block\.[1-5]$")
-"""What lies between the two Permute of a block of torchvision's ConvNeXt."""
+BUILT_FOR_A_SIZE = ("vit_", "maxvit")
+"""Beginnings of the names of networks that take images of one size alone."""
 
 
 def backbone_names() -> list[str]:
@@ -46,7 +46,7 @@ def build_network(model: str, image_size: int, seed: int = 0, *, heads: bool = F
     model : str
         The network's name.
     image_size : int
-        Side of the input in pixels, which vision transformers are built for.
+        Side of the input in pixels, which ViT and MaxVit are built for.
     seed : int
         Of the random weights.
     heads : bool
@@ -68,6 +68,8 @@ def build_network(model: str, image_size: int, seed: int = 0, *, heads: bool = F
         options = {"aux_logits": heads, "init_weights": False, "transform_input": False}
     elif model.startswith("vit_"):
         options = {"image_size": image_size}
+    elif model.startswith("maxvit"):
+        options = {"input_size": (image_size, image_size)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network: nn.Module = torchvision.models.get_model(
@@ -92,16 +94,19 @@ def network_layers(model: str, image_size: int) -> tuple[Layer, ...]:
     """
     network = _without_data(model, image_size)
     _, nodes = get_graph_node_names(network, suppress_diff_warning=True)
-    shapes = _shapes(network, nodes[1:], image_size, model)
+    outputs = _outputs(network, nodes[1:], image_size, model)
+    axes = _channel_axes(outputs)
     papers = {node: name for name, node in paper_layers(model).items()}
     others = other_names(model)
     feature_node = paper_layers(model).get(FEATURE_LAYERS.get(model, ""), nodes[-1])
     layers = []
-    for node, shape in shapes.items():
+    for node, axis in axes.items():
+        shape = list(outputs[node][0][1:])
+        shape.insert(0, shape.pop(axis - 1))
         name = papers.get(node, node)
         known = [name, node, *(other for other, paper in others.items() if paper == name)]
         names = tuple(dict.fromkeys(known))
-        layers.append(Layer(name, node, names, shape, default=node == feature_node))
+        layers.append(Layer(name, node, names, tuple(shape), node == feature_node, axis))
     return tuple(layers)
 
 
@@ -119,51 +124,65 @@ def _without_data(model: str, image_size: int) -> nn.Module:
 
 
 def _wrong_size(model: str, image_size: int, error: Exception) -> str:
+    reason = str(error).splitlines()[0].rstrip(".")
     return (
-        f"{model} can't take images of {image_size} px: {str(error).splitlines()[0]}. Leave out "
-        "--image-size for the network's own."
+        f"{model} can't take images of {image_size} px: {reason}. Leave out --image-size for the "
+        "network's own."
     )
 
 
-def _shapes(
+def _outputs(
     network: nn.Module, nodes: list[str], image_size: int, model: str
-) -> dict[str, tuple[int, ...]]:
-    extractor = create_feature_extractor(
-        network, {node: node for node in nodes}, suppress_diff_warning=True
-    )
+) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return each node's shape for two images, and for three of twice the size."""
+    first = _extractor(network, nodes)
+    second = first
+    if model.startswith(BUILT_FOR_A_SIZE):
+        second = _extractor(_without_data(model, 2 * image_size), nodes)
     try:
-        # Two images, since some layers refuse a batch of one.
-        found = extractor(torch.empty(2, 3, image_size, image_size, device="meta"))
+        # More than one image, since some layers refuse a batch of one.
+        small = first(torch.empty(2, 3, image_size, image_size, device="meta"))
+        large = second(torch.empty(3, 3, 2 * image_size, 2 * image_size, device="meta"))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise BackboneError(_wrong_size(model, image_size, error)) from error
     return {
-        node: tuple(
-            value.movedim(-1, 1).shape[1:]
-            if _channels_last(model, node, value)
-            else value.shape[1:]
-        )
-        for node, value in found.items()
-        if isinstance(value, torch.Tensor) and value.dim() in (2, 3, 4) and value.shape[0] == 2
+        node: (tuple(small[node].shape), tuple(large[node].shape))
+        for node in nodes
+        if isinstance(small[node], torch.Tensor) and isinstance(large[node], torch.Tensor)
     }
 
 
-def _channels_last(model: str, node: str, value: torch.Tensor) -> bool:
-    """Return whether a map's last axis holds its channels, as in Swin's and ConvNeXt's blocks."""
-    if value.dim() != 4:
-        return False
-    if model.startswith("convnext"):
-        return bool(CONVNEXT_CHANNELS_LAST.search(node))
-    inside = node.startswith("features.") or node.split(".")[0] in ("norm", "features")
-    return model.startswith("swin") and inside and node != "features.0.0"
+def _channel_axes(
+    outputs: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
+) -> dict[str, int]:
+    """Return the axis of the channels of each output of which every image has its own.
+
+    Places and tokens grow in number with the image, channels do not: Swin and ConvNeXt have them
+    last in some of their maps, and tokens may be on either side of them.
+    """
+    axes = {}
+    for node, (small, large) in outputs.items():
+        if not (len(small) == len(large) in (2, 3, 4) and (small[0], large[0]) == (2, 3)):
+            continue
+        kept = [axis for axis in range(1, len(small)) if small[axis] == large[axis]]
+        if 0 < len(kept) < len(small) - 1:
+            # Two are kept in MaxVit's partitions, whose windows have a fixed size.
+            axes[node] = kept[-1]
+        else:
+            axes[node] = 1 if len(small) == 4 else len(small) - 1
+    return axes
+
+
+def _extractor(network: nn.Module, nodes: Sequence[str]) -> GraphModule:
+    found: GraphModule = create_feature_extractor(
+        network, {node: node for node in nodes}, suppress_diff_warning=True
+    )
+    return found
 
 
 def cost_per_image(model: str, layers: Sequence[Layer], image_size: int) -> Cost:
     """Return what one image costs, without computing anything."""
-    extractor = create_feature_extractor(
-        _without_data(model, image_size),
-        {layer.node: layer.node for layer in layers},
-        suppress_diff_warning=True,
-    )
+    extractor = _extractor(_without_data(model, image_size), [layer.node for layer in layers])
     images = torch.empty(2, 3, image_size, image_size, device="meta")
     results, operations = _ResultCounter(), FlopCounterMode(display=False)
     with results, operations:
@@ -266,16 +285,13 @@ class Backbone:
         self.names = tuple(layer.stored_name(pool) for layer in layers)
         dtype = DTYPES[precision]
         size = preprocess.image_size
-        extractor = create_feature_extractor(
-            _load(model, weights, size),
-            {layer.node: layer.node for layer in layers},
-            suppress_diff_warning=True,
-        ).eval()
+        nodes = [layer.node for layer in layers]
+        extractor = _extractor(_load(model, weights, size), nodes).eval()
         if any(not layer.default for layer in layers):
             # An in-place ReLU after a layer that is read would overwrite what it gave.
             _stop_overwriting(extractor)
         fold_batch_norms(extractor)
-        reader = _Reader(model, extractor, layers, preprocess, pool, dtype).eval()
+        reader = _Reader(extractor, layers, preprocess, pool, dtype).eval()
         # OpenVINO turns the weights to its own precision.
         inner = torch.float32 if engine == "openvino" else dtype
         reader.extractor.to(dtype=inner)
@@ -312,7 +328,6 @@ class _Reader(nn.Module):
 
     def __init__(
         self,
-        model: str,
         extractor: nn.Module,
         layers: Sequence[Layer],
         preprocess: Preprocess,
@@ -322,7 +337,7 @@ class _Reader(nn.Module):
         super().__init__()
         self.extractor = extractor
         self.compute_dtype = dtype
-        self._model, self._layers, self._pool = model, tuple(layers), pool
+        self._layers, self._pool = tuple(layers), pool
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
         # (x / 255 - mean) / std in one multiplication and addition.
         self.register_buffer("scale", 1 / (255 * std))
@@ -335,10 +350,8 @@ class _Reader(nn.Module):
 
     def _vectors(self, layer: Layer, value: torch.Tensor) -> torch.Tensor:
         value = value.float()
-        if _channels_last(self._model, layer.node, value):
-            value = value.movedim(-1, 1)
-        if value.dim() == 3:
-            value = value.movedim(-1, 1)
+        if layer.axis != 1:
+            value = value.movedim(layer.axis, 1)
         if value.dim() == 2 or value[0, 0].numel() == 1:
             return value.flatten(1)
         return pool_map(value, self._pool)

@@ -6,6 +6,7 @@ an operation in the network's traced graph, named after its module as torchvisio
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 FEATURE_LAYERS = {
@@ -50,10 +51,12 @@ class Layer:
     names : tuple of str
         All names by which it can be asked for.
     shape : tuple of int
-        Of its output for one image: ``(features,)``, ``(channels, height, width)`` or
-        ``(tokens, features)``.
+        Of its output for one image, channels first: ``(features,)``, ``(channels, height, width)``
+        or ``(channels, tokens)``.
     default : bool
         Whether it is the network's feature layer.
+    axis : int
+        Which axis of the network's own output, batch included, has the channels.
     """
 
     name: str
@@ -61,17 +64,14 @@ class Layer:
     names: tuple[str, ...]
     shape: tuple[int, ...]
     default: bool
+    axis: int = 1
 
     def n_features(self, pool: str) -> int:
         """Return the length of its feature vector after pooling."""
-        if len(self.shape) == 1:
-            return self.shape[0]
-        size = 1
-        for n in self.shape:
-            size *= n
+        size = math.prod(self.shape)
         if pool == "flatten":
             return size
-        channels = self.shape[0] if len(self.shape) == 3 else self.shape[-1]
+        channels = self.shape[0]
         return channels * 2 if pool == "avgmax" and size > channels else channels
 
     def pooled_by(self, pool: str) -> str | None:

@@ -5,6 +5,7 @@ import torch
 import torchvision.models
 from makers import real_file
 
+from featstore import backbones
 from featstore.backbones import (
     Backbone,
     backbone_names,
@@ -203,12 +204,35 @@ def test_transformers_pool_over_tokens_and_places():
         ("convnext_tiny", "features.1.0.block.3", 384),
         ("convnext_tiny", "features.1.0.block.5", 96),
         ("convnext_tiny", "features.1.0.block.6", 96),
+        ("convnext_tiny", "features.2.0.layer_norm", 96),
     ],
 )
 def test_channels_are_found_whichever_axis_is_theirs(model, node, n_channels):
     (layer,) = find_layers(model, [node], 64)
     assert layer.shape == (n_channels, 16, 16)
     assert backbone(model, [layer.name])(noise())[layer.name].shape == (2, n_channels)
+
+
+def test_tokens_may_be_on_either_side_of_their_channels():
+    before, after, start = find_layers("vit_b_32", ["reshape", "permute", "expand"], 64)
+    assert before.shape == after.shape == (768, 4)
+    assert start.shape == (768, 1)
+    found = backbone("vit_b_32", ["reshape", "permute"])(noise())
+    torch.testing.assert_close(found["reshape"], found["permute"], rtol=0, atol=0)
+
+
+def test_windows_are_places_and_what_no_image_changes_is_no_layer():
+    # As in MaxVit, which takes long to trace.
+    shapes = {
+        "partition": ((2, 64, 49, 96), (3, 256, 49, 96)),
+        "grid": ((2, 49, 64, 96), (3, 49, 256, 96)),
+        "convolution": ((2, 96, 56, 56), (3, 96, 112, 112)),
+        "pooled": ((2, 96, 6, 6), (3, 96, 6, 6)),
+        "table of positions of two heads": ((2, 49, 49), (2, 49, 49)),
+        "windows as images": ((128, 49, 96), (768, 49, 96)),
+    }
+    expected = {"partition": 3, "grid": 3, "convolution": 1, "pooled": 1}
+    assert backbones._channel_axes(shapes) == expected
 
 
 def test_v1_strides_in_the_first_convolution_of_a_stage():
