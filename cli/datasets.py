@@ -126,13 +126,19 @@ def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
     "--n-train", type=int, default=1600, show_default=True, help="Training images of the demo."
 )
 @click.option("--n-test", type=int, default=400, show_default=True, help="Test images of the demo.")
-def get(name: str, root: str | None, seed: int, n_train: int, n_test: int) -> None:
+@click.pass_context
+def get(
+    ctx: click.Context, name: str, root: str | None, seed: int, n_train: int, n_test: int
+) -> None:
     """Fetch a dataset (ucmerced), or generate it (demo)."""
     from featstore.datasets import FORMATS, data_root
     from featstore.datasets.demo import write_demo
     from featstore.datasets.ucmerced import download
     from featstore.errors import DatasetError
 
+    for option in ("seed", "n_train", "n_test"):
+        if name != "demo" and ctx.get_parameter_source(option) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{option.replace('_', '-')} is for the demo alone.", ctx)
     base = data_root(root)
     with console.progress() as progress:
         if name == "ucmerced":

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -42,6 +42,23 @@ def is_random(weights: object) -> bool:
 def goes_by(full: str, name: str) -> bool:
     """Return whether a set or run can be called so: by how its name begins or ends."""
     return bool(name) and (full.startswith(name) or full.endswith(name))
+
+
+def several(value: str | Sequence[str] | None) -> list[Any]:
+    """Return the names asked for, given as one or as several; None, for any, where there are none.
+
+    Parameters
+    ----------
+    value : str, sequence of str, or None
+
+    Returns
+    -------
+    list of str or None
+        Of at least one.
+    """
+    if value is None or isinstance(value, str):
+        return [value]
+    return list(value) or [None]
 
 
 def model_text(model: object, weights: object) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from featstore import costs
 from featstore.classifiers import CLASSIFIERS
-from featstore.config import FitConfig
+from featstore.config import FitConfig, several
 from featstore.errors import ConfigError, FeatstoreError, FitError
 from featstore.files import resumable
 from featstore.locks import leave_drafts
@@ -175,7 +175,7 @@ def fit_each(
     facets = {key: value for key, value in options.items() if value is not None}
     if not isinstance(repeats, int) or repeats < 1:
         raise ConfigError(f"repeats is {repeats!r}; it must be a whole number from 1.")
-    asked = [name for one in _several(clf) for name in (CLASSIFIERS if one == "all" else [one])]
+    asked = [name for one in several(clf) for name in (CLASSIFIERS if one == "all" else [one])]
     names = list(dict.fromkeys(asked))
     aimed = aim_params(params or {}, names)
     grids = aim_params(grid or {}, names, check=False)
@@ -191,7 +191,7 @@ def fit_each(
     jobs: list[Plan] = []
     seen: set[tuple[tuple[str, str], ...]] = set()
     with resumable(store.path, command()), scratch_folder(store.cache_dir / "scratch") as scratch:
-        for one_model, one_layers in itertools.product(_several(model), _several(layers)):
+        for one_model, one_layers in itertools.product(several(model), several(layers)):
             selection = store.select(dataset, one_model, one_layers, **facets)
             if selection.parts in seen:
                 continue
@@ -306,12 +306,6 @@ def _one_round(jobs: list[Plan], pool: TaskPool, is_quick: bool, progress: Progr
         except FitError as error:
             job.error = error
             progress.say(_line(_outcome(job)))
-
-
-def _several(value: str | Sequence[str] | None) -> Sequence[Any]:
-    if value is None or isinstance(value, str):
-        return [value]
-    return list(value) or [None]
 
 
 def _outcome(job: Plan) -> Fit:

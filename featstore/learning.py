@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 from featstore import costs
 from featstore.blocks import Samples
 from featstore.classifiers import find_classifier
-from featstore.config import FitConfig
+from featstore.config import FitConfig, several
 from featstore.errors import ConfigError, FitError
 from featstore.figures import draw_learning, to_png
 from featstore.files import replacing, resumable
@@ -155,8 +155,8 @@ def learning_curve(
     config = FitConfig(clf, tuple(own.items()), **settings)
     selections = [
         store.select(dataset, one_model, one_layers, **facets)
-        for one_model in _several(model)
-        for one_layers in _several(layers)
+        for one_model in several(model)
+        for one_layers in several(layers)
     ]
     with resumable(store.path, command()), scratch_folder(store.cache_dir / "scratch") as scratch:
         tasks: list[tuple[int, _Task]] = []
@@ -216,12 +216,6 @@ def learning_curve(
             )
         )
     return curves
-
-
-def _several(value: str | Sequence[str] | None) -> Sequence[Any]:
-    if value is None or isinstance(value, str):
-        return [value]
-    return list(value) or [None]
 
 
 def _sizes(asked: Sequence[int], y: np.ndarray) -> list[int]:

@@ -44,6 +44,17 @@ def test_pixels_and_random_weights_are_extracted_and_fitted_once(extracted):
     assert len(store.sets()) == 3
 
 
+def test_each_image_size_has_a_baseline_of_its_own_though_they_share_a_name(extracted):
+    store, images = extracted
+    settings = {"root": str(images), "weights": "random:7", "image_size": 96}
+    featstore.extract("squeezenet1_1", "folder", store=store, **settings)
+    fits = [*fit_each(store, "lda", image_size=64), *fit_each(store, "lda", image_size=96)]
+    found = fit_baselines(store, fits, "lda")
+    assert [one.run.selection["model"] for one in found].count("squeezenet1_1") == 2
+    assert len({one.run.run_id for one in found}) == 3
+    assert len({one.name for one in found}) == 2
+
+
 def test_a_baseline_of_a_baseline_is_not_made(extracted):
     store, images = extracted
     featstore.extract("pixelstats", "folder", root=str(images), store=store)

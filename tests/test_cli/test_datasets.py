@@ -104,6 +104,7 @@ def test_get_sat_says_in_two_lines_where(run, name: str) -> None:
         (("show", "folder"), 1, "needs --root"),
         (("get", "nothing"), 1, "There is no dataset 'nothing'"),
         (("get", "folder"), 1, "can't be fetched"),
+        (("get", "ucmerced", "--n-train", "12"), 2, "--n-train is for the demo alone"),
         (("get", "demo", "--n-train", "1"), 1, "n_train is 1"),
         (("show",), 2, "Missing argument"),
         (("--root", "x", "show", "demo"), 2, "Give the options after show"),
