@@ -154,14 +154,20 @@ class Matrix:
         CorruptionError
             When a chunk that the rows lie in is missing, or its bytes are not those written.
         """
-        for index in range(start // self.chunk_rows, -(-stop // self.chunk_rows)):
-            if not self.chunk_path(index).is_file():
-                raise CorruptionError(self._damage(index, "its file is missing"))
+        self._refuse_missing(start, stop)
         try:
-            return cast("np.ndarray", self._array[start:stop]).astype(np.float32, copy=False)
+            rows = cast("np.ndarray", self._array[start:stop]).astype(np.float32, copy=False)
         except (ValueError, RuntimeError, OSError) as error:
             index = self._first_bad(start, stop)
             raise CorruptionError(self._damage(index, str(error))) from error
+        # A set that is removed meanwhile would have been read as NaN.
+        self._refuse_missing(start, stop)
+        return rows
+
+    def _refuse_missing(self, start: int, stop: int) -> None:
+        for index in range(start // self.chunk_rows, -(-stop // self.chunk_rows)):
+            if not self.chunk_path(index).is_file():
+                raise CorruptionError(self._damage(index, "its file is missing"))
 
     def _first_bad(self, start: int, stop: int) -> int:
         first = start // self.chunk_rows

@@ -27,6 +27,7 @@ from featstore.errors import CorruptionError, StoreError
 from featstore.featureset import FeatureSet
 from featstore.files import file_sha256, json_bytes, read_json, replacing, set_aside, write_json
 from featstore.progress import SILENT, Progress
+from featstore.records import named_files
 from featstore.remotes import N_AT_A_TIME, Entry, Remote, open_remote
 
 REFRESH_S = 1.0
@@ -148,12 +149,14 @@ class Mirror:
     def _records(self, kind: str) -> dict[str, Entry]:
         if kind == RUNS:
             found = self.remote.entries(f"{RUNS}/")
-            return {name: entry for name, entry in found.items() if name.endswith("/metrics.json")}
+            return {name: entry for name, entry in found.items() if _is_record(name)}
         prefixes = [f"{SETS}/{name}/" for name in self.remote.folders(f"{SETS}/")]
         pages = self.remote.each(
             lambda prefix: self.remote.entries(prefix, after=prefix + AFTER_MATRICES), prefixes
         )
-        records = {name: entry for page in pages for name, entry in page.items()}
+        records = {
+            name: entry for page in pages for name, entry in page.items() if _is_record(name)
+        }
         whole = {name.split("/")[1] for name in records if name.endswith("/set.json")}
         return {name: entry for name, entry in records.items() if name.split("/")[1] in whole}
 
@@ -330,10 +333,26 @@ def _in_order(names: Iterable[str], owner: str) -> list[str]:
 
 
 def _files_of(content: bytes) -> dict[str, str]:
+    """Return a record's files; none where it names what featstore does not write, or elsewhere."""
     try:
-        return dict(json.loads(content)["files"])
+        return named_files(json.loads(content)["files"])
     except (ValueError, KeyError, TypeError):
         return {}
+
+
+def _is_record(name: str) -> bool:
+    """Return whether an object's name is that of a record, of a set or run of its own."""
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or "\\" in part for part in parts):
+        return False
+    match parts:
+        case ["runs", _, "metrics.json"] | ["sets", _, "set.json"]:
+            return True
+        case ["sets", _, "layers", file]:
+            return file.endswith(".json")
+        case ["sets", _, "journal", "journal.json"]:
+            return True
+    return False
 
 
 def journal_of(content: bytes | None) -> dict[str, Any]:

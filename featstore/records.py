@@ -30,7 +30,7 @@ FILES = {
     "type": "object",
     "propertyNames": {
         "maxLength": 1000,
-        "pattern": "^(?!/)(?!.*(^|/)\\.\\.?(/|$))[^\\\\\x00]+$",
+        "pattern": "^(?!/)(?![\\s\\S]*(^|/)\\.\\.?(/|$))[^\\\\\x00-\x1f]+$",
     },
     "additionalProperties": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
 }
@@ -302,7 +302,20 @@ def _validator(name: str) -> Any:
     # Imported when the first record is read: it is among the slower imports.
     from jsonschema import Draft202012Validator
 
-    return Draft202012Validator({"SET": SET, "LAYER": LAYER, "RUN": RUN}[name])
+    return Draft202012Validator({"SET": SET, "LAYER": LAYER, "RUN": RUN, "FILES": FILES}[name])
+
+
+def named_files(files: Any) -> dict[str, str]:
+    """Return a record's sha256 by file name, where all names lie below what it is a record of.
+
+    Raises
+    ------
+    ValueError
+        When they do not, or it is no such mapping.
+    """
+    if not _validator("FILES").is_valid(files):
+        raise ValueError("no files that featstore writes")
+    return dict(files)
 
 
 def read_record(path: Path, kind: str) -> dict[str, Any]:

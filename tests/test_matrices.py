@@ -34,6 +34,20 @@ def fill(matrix):
     return X
 
 
+def test_a_chunk_that_goes_while_it_is_read_is_not_read_as_fill(matrix, monkeypatch):
+    fill(matrix)
+    array = matrix._array
+
+    class Vanishing:
+        def __getitem__(self, rows):
+            matrix.chunk_path(1).unlink()
+            return array[rows]
+
+    monkeypatch.setattr(matrix, "_array", Vanishing())
+    with pytest.raises(CorruptionError, match=r"Chunk 1 .*missing"):
+        matrix.read(0, 10)
+
+
 @pytest.mark.parametrize("n_features", [10, 1000, 2048, 4096, 500_000])
 def test_chunks_are_whole_rows_of_about_4_MB(n_features):
     rows = matrices.chunk_rows(10**6, n_features)

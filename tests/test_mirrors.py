@@ -209,6 +209,33 @@ def test_a_broken_fetch_leaves_nothing_and_goes_on(filled, url, tmp_path, monkey
     assert feature_set.matrix("fc").read(0, 320).shape == (320, 20)
 
 
+def test_a_record_there_reaches_no_file_outside_of_the_working_folder(
+    filled, url, tmp_path, monkeypatch
+):
+    (tmp_path / "mine.txt").write_text("mine")
+    there = from_url(url)
+    files = {str(tmp_path / "mine.txt"): "0" * 64, "../../../mine.txt": "0" * 64}
+    record = json.dumps({"files": files}).encode()
+    (feature_set,) = filled.sets()
+    there.put("runs/evil/metrics.json", record)
+    there.put(f"sets/{feature_set.set_id}/layers/evil.json", record)
+    machine(monkeypatch, tmp_path, 2)
+    store = open_store(url)
+    assert list_runs(store) == []
+    store.sets()
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_an_object_that_is_no_run_s_takes_no_runs_with_it(filled, url):
+    there = from_url(url)
+    (run,) = fit_each(filled, "lda")
+    there.put("runs/metrics.json", b"{}")
+    assert len(list_runs(open_store(url))) == 1
+    there.delete("runs/metrics.json")
+    assert len(list_runs(open_store(url))) == 1
+    assert run.run.path.is_dir()
+
+
 def test_what_is_gone_there_goes_here(filled, url, tmp_path, monkeypatch):
     machine(monkeypatch, tmp_path, 2)
     other = open_store(url)
