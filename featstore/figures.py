@@ -60,6 +60,14 @@ STYLE: dict[Any, Any] = {
 }
 
 
+def class_text(name: str, length: int) -> str:
+    """Return a class's name as matplotlib draws it literally, cut to a number of characters."""
+    cut = name if len(name) <= length else f"{name[: length - 1]}…"
+    # Matplotlib leaves what begins with an underscore out of legends.
+    shown = f" {cut}" if cut.startswith("_") else cut
+    return shown.replace("$", r"\$")
+
+
 def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
     """Draw a confusion matrix.
 
@@ -78,7 +86,7 @@ def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
     counts = np.asarray(confusion)
     n_classes = len(class_names)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [name if len(name) <= 22 else f"{name[:21]}…" for name in class_names]
+    names = [class_text(name, 22) for name in class_names]
     size = float(np.clip(9.2 - 0.06 * n_classes, 6.3, 9.0))
     cell = float(np.clip(0.56 - 0.011 * n_classes, 0.155, 0.5))
     side = max(cell * n_classes, 1.6)
@@ -293,7 +301,7 @@ def draw_projection(projection: Projection, y: np.ndarray, class_names: Sequence
                 marker=MARKERS[c // len(PALETTE) % len(MARKERS)],
                 alpha=0.75,
                 linewidths=0,
-                label=name if len(name) <= 22 else f"{name[:21]}…",
+                label=class_text(name, 22),
             )
         ax.set_xlabel(projection.axes[0])
         ax.set_ylabel(projection.axes[1])

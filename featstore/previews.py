@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import Locator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from featstore.figures import STYLE
+from featstore.figures import STYLE, class_text
 from featstore.images import to_bytes
 from featstore.legends import Colour
 
@@ -152,7 +152,7 @@ def _patches(
     order = [i for i in np.argsort(-counts, kind="stable").tolist() if counts[i]]
     patches = []
     for i in order[:MAX_SHOWN]:
-        name = class_names[i] if len(class_names[i]) <= 28 else f"{class_names[i][:27]}…"
+        name = class_text(class_names[i], 28)
         share = 100 * counts[i] / counts.sum()
         text = f"{share:.1f} %" if share >= 0.05 else "< 0.1 %"
         colour = tuple(value / 255 for value in colours[i])

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featstore.figures import draw_accuracies, draw_confusion, draw_curves, to_png, to_svg
+from featstore.figures import (
+    draw_accuracies,
+    draw_confusion,
+    draw_curves,
+    draw_projection,
+    to_png,
+    to_svg,
+)
+from featstore.projection import Projection
 
 
 def curve(n_epochs, held_out=False):
@@ -21,6 +29,18 @@ def boxes(fig, artists):
     to_png(fig)
     renderer = fig.canvas.get_renderer()
     return [artist.get_window_extent(renderer) for artist in artists]
+
+
+def test_names_are_drawn_as_they_are_whatever_they_look_like():
+    names = [r"$\foo$", "_other", "price $5_a^b$"]
+    confusion = draw_confusion(np.eye(3, dtype=int).tolist(), names)
+    to_png(confusion)
+    to_svg(confusion, "confusion", "a matrix")
+    points = Projection(np.eye(3, 2, dtype=np.float32), "PCA", ("one", "two"))
+    fig = draw_projection(points, np.arange(3), names)
+    to_png(fig)
+    shown = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert shown == [r"\$\foo\$", " _other", r"price \$5_a^b\$"]
 
 
 @pytest.mark.parametrize("n_classes", [2, 4, 45])

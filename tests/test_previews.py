@@ -32,6 +32,12 @@ def test_the_legend_names_classes_by_share_and_covers_nothing():
     assert not any(legend.overlaps(ax.get_tightbbox()) for ax in fig.axes)
 
 
+def test_names_that_look_like_formulas_are_drawn_as_they_are():
+    fig = draw(np.array([[0, 0, 1]], np.uint8), names=[r"a $\z$", "_b", "c"])
+    to_png(fig)
+    assert legend_of(fig) == [r"a \$\z\$, 66.7 %", " _b, 33.3 %"]
+
+
 def test_panels_show_the_same_place():
     fig = draw(
         np.zeros((3, 3), np.uint8),
