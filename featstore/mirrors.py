@@ -23,6 +23,7 @@ from typing import Any
 import filelock
 import platformdirs
 
+from featstore.config import json_digest
 from featstore.errors import CorruptionError, StoreError
 from featstore.featureset import FeatureSet
 from featstore.files import file_sha256, json_bytes, read_json, replacing, set_aside, write_json
@@ -356,9 +357,11 @@ def _is_record(name: str) -> bool:
 
 
 def journal_of(content: bytes | None) -> dict[str, Any]:
-    """Return what a journal says of its layers; one that is gone or torn says nothing."""
+    """Return what a journal says of its layers; one that is gone, torn or altered says nothing."""
     try:
-        return dict(json.loads(content)["layers"]) if content else {}
+        journal = dict(json.loads(content or b"{}"))
+        is_intact = journal.pop("digest") == json_digest(journal)
+        return dict(journal["layers"]) if is_intact else {}
     except (ValueError, KeyError, TypeError):
         return {}
 

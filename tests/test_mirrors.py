@@ -35,7 +35,7 @@ from featstore.errors import (
     StoreError,
 )
 from featstore.extraction import extract
-from featstore.files import write_json
+from featstore.files import json_bytes, write_json
 from featstore.fitting import fit_each
 from featstore.runs import list_runs, open_run, verify_runs
 from featstore.store import open_store
@@ -234,6 +234,13 @@ def test_an_object_that_is_no_run_s_takes_no_runs_with_it(filled, url):
     there.delete("runs/metrics.json")
     assert len(list_runs(open_store(url))) == 1
     assert run.run.path.is_dir()
+
+
+def test_a_journal_with_a_flipped_bit_says_nothing():
+    content = json_bytes({"layers": {"fc": {"masked": {"11": "unreadable"}}}})
+    assert mirrors.journal_of(content) == {"fc": {"masked": {"11": "unreadable"}}}
+    assert mirrors.journal_of(content.replace(b'"11"', b'"01"')) == {}
+    assert mirrors.journal_of(content[:20]) == mirrors.journal_of(None) == {}
 
 
 def test_what_is_gone_there_goes_here(filled, url, tmp_path, monkeypatch):
