@@ -6,12 +6,13 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from featstore.progress import nbytes_text
 
@@ -70,6 +71,15 @@ projection_option: Decorator = click.option(
     show_default=True,
     help="How features are drawn in two dimensions; auto: UMAP where it is installed.",
 )
+
+
+def given(ctx: click.Context, names: Iterable[str]) -> dict[str, str]:
+    """Return those parameters that stand on the command line, each with its option's text."""
+    return {
+        name: f"--{name.replace('_', '-')}"
+        for name in names
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
 
 
 def emit_json(value: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from . import console
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 def command(ctx: click.Context, root: str | None, as_json: bool) -> None:
     """List the datasets: what each needs, where it is looked for, whether it is there."""
     if ctx.invoked_subcommand is not None:
-        if as_json or ctx.get_parameter_source("root") is ParameterSource.COMMANDLINE:
+        if as_json or console.given(ctx, ["root"]):
             raise click.UsageError(f"Give the options after {ctx.invoked_subcommand}.", ctx)
         return
     from featstore.datasets import available_datasets, data_root
@@ -136,9 +135,9 @@ def get(
     from featstore.datasets.ucmerced import download
     from featstore.errors import DatasetError
 
-    for option in ("seed", "n_train", "n_test"):
-        if name != "demo" and ctx.get_parameter_source(option) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{option.replace('_', '-')} is for the demo alone.", ctx)
+    if name != "demo":
+        for option in console.given(ctx, ("seed", "n_train", "n_test")).values():
+            raise click.UsageError(f"{option} is for the demo alone.", ctx)
     base = data_root(root)
     with console.progress() as progress:
         if name == "ucmerced":

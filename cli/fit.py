@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from . import console, selecting
 
@@ -106,10 +105,8 @@ def command(
     featstore fit --clf mlp --param hidden_layer_sizes=(512,128) --layers conv1,fc1000
     featstore fit --clf all --repeats 10
     """  # noqa: D301 - click wants the character itself
-    asked = [n for n in SEARCH_ONLY if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE]
-    for name in asked:
+    for name, option in console.given(ctx, SEARCH_ONLY).items():
         if options["search"] not in SEARCH_ONLY[name]:
-            option = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{option} is for --search {' or '.join(SEARCH_ONLY[name])}.")
     from featstore.fitting import fit_each, raise_failures
     from featstore.parameters import parse_grid, parse_param

@@ -27,9 +27,6 @@ GEM_POWER = 3.0
 
 GEM_FLOOR = 1e-6
 
-BUILT_FOR_A_SIZE = ("vit_", "maxvit")
-"""Beginnings of the names of networks that take images of one size alone."""
-
 
 def backbone_names() -> list[str]:
     """Return all networks: the paper's four, ``resnet50_v1``, and the rest of torchvision's."""
@@ -63,13 +60,9 @@ def build_network(model: str, image_size: int, seed: int = 0, *, heads: bool = F
             f"There is no network {model!r}. `featstore models` lists those there are, for "
             "example resnet50, vgg19, mobilenet_v2."
         )
-    options: dict[str, Any] = {}
+    options = _size_options(model, image_size)
     if model in ("googlenet", "inception_v3"):
         options = {"aux_logits": heads, "init_weights": False, "transform_input": False}
-    elif model.startswith("vit_"):
-        options = {"image_size": image_size}
-    elif model.startswith("maxvit"):
-        options = {"input_size": (image_size, image_size)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network: nn.Module = torchvision.models.get_model(
@@ -81,6 +74,15 @@ def build_network(model: str, image_size: int, seed: int = 0, *, heads: bool = F
             stage[0].conv1.stride = (2, 2)  # type: ignore[index, union-attr]
             stage[0].conv2.stride = (1, 1)  # type: ignore[index, union-attr]
     return network.eval()
+
+
+def _size_options(model: str, image_size: int) -> dict[str, Any]:
+    """Return what a network that takes images of one size alone is built with."""
+    if model.startswith("vit_"):
+        return {"image_size": image_size}
+    if model.startswith("maxvit"):
+        return {"input_size": (image_size, image_size)}
+    return {}
 
 
 @lru_cache(maxsize=8)
@@ -135,9 +137,8 @@ def _outputs(
     network: nn.Module, nodes: list[str], image_size: int, model: str
 ) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
     """Return each node's shape for two images, and for three of twice the size."""
-    first = _extractor(network, nodes)
-    second = first
-    if model.startswith(BUILT_FOR_A_SIZE):
+    first = second = _extractor(network, nodes)
+    if _size_options(model, image_size):
         second = _extractor(_without_data(model, 2 * image_size), nodes)
     try:
         # More than one image, since some layers refuse a batch of one.

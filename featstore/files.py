@@ -78,6 +78,16 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
         temporary.write_bytes(json_bytes(value))
 
 
+def parse_json(content: bytes) -> dict[str, Any] | None:
+    """Return what :func:`json_bytes` made `content` of; None if its digest does not fit."""
+    try:
+        value = json.loads(content.decode())
+        digest = value.pop("digest")
+        return dict(value) if digest == json_digest(value) else None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return what :func:`write_json` wrote.
 
@@ -89,19 +99,15 @@ def read_json(path: Path) -> dict[str, Any]:
         When it can't be read.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        digest = value.pop("digest")
-        intact = digest == json_digest(value)
+        value = parse_json(path.read_bytes())
     except OSError as error:
         raise StoreError(f"{path} can't be read: {error.strerror or error}.") from error
-    except (ValueError, KeyError, AttributeError, TypeError):
-        intact = False
-    if not intact:
+    if value is None:
         raise CorruptionError(
             f"{path} is not as it was written: its digest does not fit. Put back the file, or "
             "remove the feature set that it belongs to and extract again."
         )
-    return dict(value)
+    return value
 
 
 def file_sha256(path: Path) -> str:

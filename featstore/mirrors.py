@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import time
@@ -23,10 +24,17 @@ from typing import Any
 import filelock
 import platformdirs
 
-from featstore.config import json_digest
 from featstore.errors import CorruptionError, StoreError
 from featstore.featureset import FeatureSet
-from featstore.files import file_sha256, json_bytes, read_json, replacing, set_aside, write_json
+from featstore.files import (
+    file_sha256,
+    json_bytes,
+    parse_json,
+    read_json,
+    replacing,
+    set_aside,
+    write_json,
+)
 from featstore.progress import SILENT, Progress
 from featstore.records import named_files
 from featstore.remotes import N_AT_A_TIME, Entry, Remote, open_remote
@@ -36,6 +44,12 @@ REFRESH_S = 1.0
 
 SETS, RUNS = "sets", "runs"
 JOURNAL = "journal/journal.json"
+RECORD = re.compile(
+    r"(?!\w+/\.{1,2}/)"
+    r"(runs/[^/\\]+/metrics|sets/[^/\\]+/(set|journal/journal|layers/[^/\\]*))\.json"
+)
+"""The name of a record: of a set or run of its own, whose name leads nowhere else."""
+
 AFTER_MATRICES = "features.zarr0"
 """Sorts behind all files of a set's Zarr group and before its records."""
 
@@ -150,14 +164,12 @@ class Mirror:
     def _records(self, kind: str) -> dict[str, Entry]:
         if kind == RUNS:
             found = self.remote.entries(f"{RUNS}/")
-            return {name: entry for name, entry in found.items() if _is_record(name)}
+            return {name: entry for name, entry in found.items() if RECORD.fullmatch(name)}
         prefixes = [f"{SETS}/{name}/" for name in self.remote.folders(f"{SETS}/")]
         pages = self.remote.each(
             lambda prefix: self.remote.entries(prefix, after=prefix + AFTER_MATRICES), prefixes
         )
-        records = {
-            name: entry for page in pages for name, entry in page.items() if _is_record(name)
-        }
+        records = {n: entry for page in pages for n, entry in page.items() if RECORD.fullmatch(n)}
         whole = {name.split("/")[1] for name in records if name.endswith("/set.json")}
         return {name: entry for name, entry in records.items() if name.split("/")[1] in whole}
 
@@ -341,27 +353,10 @@ def _files_of(content: bytes) -> dict[str, str]:
         return {}
 
 
-def _is_record(name: str) -> bool:
-    """Return whether an object's name is that of a record, of a set or run of its own."""
-    parts = name.split("/")
-    if any(part in ("", ".", "..") or "\\" in part for part in parts):
-        return False
-    match parts:
-        case ["runs", _, "metrics.json"] | ["sets", _, "set.json"]:
-            return True
-        case ["sets", _, "layers", file]:
-            return file.endswith(".json")
-        case ["sets", _, "journal", "journal.json"]:
-            return True
-    return False
-
-
 def journal_of(content: bytes | None) -> dict[str, Any]:
     """Return what a journal says of its layers; one that is gone, torn or altered says nothing."""
     try:
-        journal = dict(json.loads(content or b"{}"))
-        is_intact = journal.pop("digest") == json_digest(journal)
-        return dict(journal["layers"]) if is_intact else {}
+        return dict((parse_json(content or b"") or {})["layers"])
     except (ValueError, KeyError, TypeError):
         return {}
 
