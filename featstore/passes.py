@@ -164,6 +164,11 @@ def run_pass(
             sink.add(batch.start, rows, batch.masked)
             times.write_s += sink.wait_s - waited_s
             progress.advance(batch.stop - batch.start)
+    except FeatstoreError:
+        # What could not be read may have been half written just then: that is the cause to name.
+        if watch is not None:
+            watch.check()
+        raise
     finally:
         progress.stop()
     return n_to_compute, times

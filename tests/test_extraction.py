@@ -279,6 +279,20 @@ def test_an_unreadable_image_stops_and_what_was_done_is_kept(images, store, smal
     assert path.name in store.sets()[0].layer("fc")["masked"][0]["error"]
 
 
+def test_an_image_that_is_read_half_written_is_named_as_changed(images, store, monkeypatch):
+    path = featstore.open_dataset("folder", images).paths[13]
+    content = path.read_bytes()
+    original = passes.feature_batches
+
+    def cut(*args):
+        path.write_bytes(content[: len(content) // 2])
+        return original(*args)
+
+    monkeypatch.setattr(passes, "feature_batches", cut)
+    with pytest.raises(DatasetError, match=f"{path} was changed, or touched"):
+        extract(store=store, **tiny(images))
+
+
 def test_ctrl_c_keeps_what_was_computed(images, tmp_path, small_chunks, monkeypatch):
     unbroken = extract(store=tmp_path / "unbroken", **tiny(images))
     original = sink.Sink.add
