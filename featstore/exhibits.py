@@ -128,7 +128,7 @@ def published_table(published: dict[str, list[dict[str, Any]]]) -> Table | None:
             rows[method].append(Cell(text, value))
         if dataset not in published:
             continue
-        columns += [(f"ours on {short}", True), ("difference", True)]
+        columns += [(f"ours on {short}", True), (f"difference on {short}", True)]
         for line in published[dataset]:
             ours, difference = line.get("ours"), line.get("difference")
             text = NONE if difference is None else f"{100 * difference:+.1f}"

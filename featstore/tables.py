@@ -48,11 +48,16 @@ class Table:
         Of its files.
     title : str
     columns : tuple of (str, bool)
-        Each one's heading, and whether it holds numbers.
+        Each one's heading, which no other has, and whether it holds numbers.
     rows : list of list of Cell
         The first cell of each names the row.
     note : str
         What a reader has to know.
+
+    Raises
+    ------
+    ValueError
+        When two columns have one heading.
     """
 
     name: str
@@ -60,6 +65,14 @@ class Table:
     columns: tuple[tuple[str, bool], ...]
     rows: list[list[Cell]]
     note: str = ""
+
+    def __post_init__(self) -> None:
+        headings = [heading for heading, _ in self.columns]
+        if repeated := [one for one in dict.fromkeys(headings) if headings.count(one) > 1]:
+            raise ValueError(
+                f"The table {self.name} has several columns {', '.join(map(repr, repeated))}, of "
+                "which JSON would keep one; give each a heading of its own."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the table as JSON-able values: texts, and numbers where there are any."""

@@ -38,6 +38,11 @@ def test_json_has_numbers_where_there_are_any(table):
     ]
 
 
+def test_a_heading_that_two_columns_share_is_refused():
+    with pytest.raises(ValueError, match="several columns 'difference'.*of its own"):
+        Table("mine", "My title", (("a", False), ("difference", True), ("difference", True)), [])
+
+
 def test_each_table_becomes_two_files(table, tmp_path):
     written = write_tables([table], tmp_path / "new")
     assert [path.name for path in written] == ["mine.md", "mine.tex"]
