@@ -144,7 +144,7 @@ def show(outcome: Outcome, page: Path) -> None:
     tables = [exhibits.published_table({k: v for k, v in published.items() if v})]
     for runs in by_dataset.values():
         title = runs[0].selection["title"]
-        tables.append(exhibits.layers_table("layers", title, [run.summary() for run in runs]))
+        tables.append(exhibits.layers_table("layers", title, runs))
     for table in filter(None, tables):
         console.show_table(table)
     click.echo(

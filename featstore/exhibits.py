@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from featstore import paper
 from featstore.config import is_random, model_text
 from featstore.errors import FeatstoreError
+from featstore.particulars import features_settings, fit_settings
 from featstore.progress import nbytes_text
 from featstore.runs import Run
 from featstore.store import FeatureStore
@@ -16,19 +17,25 @@ from featstore.summaries import Line, gather_repeats
 from featstore.tables import NONE, Cell, Table, percent
 
 
-def runs_table(name: str, title: str, lines: Sequence[Line]) -> Table:
-    """Return the table of runs on one dataset, the best first; repeats of one fit as one row."""
-    ranked = sorted(gather_repeats(lines), key=lambda line: -line["accuracy"])
+def runs_table(name: str, title: str, runs: Sequence[Run]) -> Table:
+    """Return the table of runs on one dataset, the best first; repeats of one fit as one row.
+
+    Beside a network and a classifier stands in what its runs differ.
+    """
+    by_id = {run.run_id: run for run in runs}
+    lines = gather_repeats([run.summary() for run in runs])
+    ranked = sorted(lines, key=lambda line: -line["accuracy"])
+    own = [by_id[line["run_id"]] for line in ranked]
     rows = []
-    for line in ranked:
+    for line, features, fit in zip(ranked, _features_apart(own), _fits_apart(own), strict=True):
         n_repeats = line["n_repeats"]
         spread = f" ± {percent(line['accuracy_deviation'])}" if n_repeats > 1 else ""
         clf = line["clf"] + (f" × {n_repeats}" if n_repeats > 1 else "")
         rows.append(
             [
-                Cell(model_text(line["model"], line["weights"]), run_id=line["run_id"]),
+                Cell(model_text(line["model"], line["weights"]), None, line["run_id"], features),
                 Cell(", ".join(line["layers"])),
-                Cell(clf, detail="" if line["converged"] else "not converged"),
+                Cell(clf, detail=_listed([fit, "" if line["converged"] else "not converged"])),
                 Cell(percent(line["accuracy"]) + spread, line["accuracy"], is_best=True),
                 _share(line["average_accuracy"]),
                 Cell(NONE if line["kappa"] is None else f"{line['kappa']:.3f}", line["kappa"]),
@@ -54,7 +61,7 @@ def runs_table(name: str, title: str, lines: Sequence[Line]) -> Table:
     )
 
 
-def layers_table(name: str, title: str, lines: Sequence[Line]) -> Table | None:
+def layers_table(name: str, title: str, runs: Sequence[Run]) -> Table | None:
     """Return the accuracies of each network's early, deep and final layers, and of all three.
 
     It is the comparison of the paper's section 5. Networks of which fewer than two of these have
@@ -63,24 +70,32 @@ def layers_table(name: str, title: str, lines: Sequence[Line]) -> Table | None:
     Parameters
     ----------
     name, title : str
-    lines : sequence of dict
-        Of one dataset, oldest first; of several runs of a kind the latest counts. Only those that
-        were trained and judged on as many images are set side by side.
+    runs : sequence of Run
+        On one dataset, oldest first; of several of a kind the latest counts. Only those that were
+        trained and judged on as many images, read alike, with the same settings, are set side by
+        side; beside their names stands in what rows differ.
     """
-    found: dict[tuple[str, str, int, int, bool], dict[str, Line]] = {}
-    for line in gather_repeats(lines):
+    by_id = {run.run_id: run for run in runs}
+    found: dict[tuple[Any, ...], dict[str, Line]] = {}
+    for line in gather_repeats([run.summary() for run in runs]):
         if kind := paper.role(line["model"], line["layers"]):
-            model = model_text(line["model"], line["weights"])
-            drawn = line["split_seed"] is not None
-            key = (model, line["clf"], line["n_train"], line["n_test"], drawn)
+            run = by_id[line["run_id"]]
+            asked = (*features_settings(run).values(), *fit_settings(run).values())
+            counts = (line["n_train"], line["n_test"])
+            key = (_model(run), run.clf, *counts, _rows_text(run), *asked)
             found.setdefault(key, {})[kind] = line
     rows = []
-    told = {key: by_role for key, by_role in found.items() if len(by_role) > 1}
-    n_rows = Counter((model, clf) for model, clf, *_ in told)
-    for (model, clf, n_train, n_test, drawn), by_role in sorted(told.items()):
+    told = [by_role for _, by_role in sorted(found.items()) if len(by_role) > 1]
+    own = [by_id[next(iter(by_role.values()))["run_id"]] for by_role in told]
+    images = _apart([{(_model(run), run.clf): _rows_text(run)} for run in own])
+    for by_role, run, features, fit, of_images in zip(
+        told, own, _features_apart(own), _fits_apart(own), images, strict=True
+    ):
         best = max(line["accuracy"] for line in by_role.values())
-        rows_text = f"{n_train:,} to train, {n_test:,} to test" + (", drawn anew" if drawn else "")
-        cells = [Cell(model), Cell(clf, detail=rows_text if n_rows[model, clf] > 1 else "")]
+        cells = [
+            Cell(_model(run), detail=features),
+            Cell(run.clf, detail=_listed([fit, of_images])),
+        ]
         for kind in paper.ROLES:
             line = by_role.get(kind, {})
             if not line:
@@ -258,6 +273,47 @@ def throughput_table(store: FeatureStore, runs: Sequence[Run]) -> Table | None:
         "Paid once: every further classifier reads the stored features. Images: those computed in "
         "the pass that completed the layers.",
     )
+
+
+def _model(run: Run) -> str:
+    return model_text(run.selection["model"], run.selection["weights"])
+
+
+def _rows_text(run: Run) -> str:
+    of = run.record["rows"]
+    drawn = "" if run.record["fit"]["split_seed"] is None else ", drawn anew"
+    return f"{of['n_train']:,} to train, {of['n_test']:,} to test{drawn}"
+
+
+def _features_apart(runs: Sequence[Run]) -> list[str]:
+    """Return what tells each run's features from the others'."""
+    told = []
+    for run in runs:
+        settings = features_settings(run)
+        # Pixel statistics are of all bands in their own size, and weights are a network's own.
+        is_network = bool(settings["image_size"])
+        told.append(
+            {(_model(run) if k == "weights" else is_network, k): settings[k] for k in settings}
+        )
+    return _apart(told)
+
+
+def _fits_apart(runs: Sequence[Run]) -> list[str]:
+    """Return what tells each run's settings from the others' of its classifier."""
+    return _apart([{(run.clf, k): text for k, text in fit_settings(run).items()} for run in runs])
+
+
+def _apart(told: Sequence[Mapping[Any, str]]) -> list[str]:
+    """Return the texts of each that are not the same wherever such a one is told."""
+    found = defaultdict(set)
+    for one in told:
+        for what, text in one.items():
+            found[what].add(text)
+    return [_listed(text for what, text in one.items() if len(found[what]) > 1) for one in told]
+
+
+def _listed(texts: Iterable[str]) -> str:
+    return ", ".join(filter(None, texts))
 
 
 def _share(value: float | None) -> Cell:

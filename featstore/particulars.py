@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from featstore.config import model_text
@@ -19,6 +19,54 @@ def features_name(run: Run) -> str:
 def label(run: Run) -> str:
     """Return a run's features and classifier, for people."""
     return f"{features_name(run)} · {run.clf}"
+
+
+def features_settings(run: Run) -> dict[str, str]:
+    """Return what features of the same layers may differ in, for people.
+
+    Returns
+    -------
+    dict of str to str
+        ``bands``, ``image_size``, ``precision`` and ``weights``; of several sets, all they have.
+        How maps were pooled is in the layers' names. Empty where there is no such thing.
+    """
+    parts = run.selection["features"]
+    seen = [part["preprocess"] for part in parts]
+    sizes = [f"{one['image_size']} px" for one in seen if one["image_size"]]
+    digests = [part["backbone"]["weights_sha256"][:6] for part in parts]
+    return {
+        "bands": _joined(one["bands"] for one in seen),
+        "image_size": _joined(sizes),
+        "precision": run.selection["precision"],
+        # Files of one name may hold others.
+        "weights": f"{run.selection['weights']} ({_joined(digests)})",
+    }
+
+
+def fit_settings(run: Run) -> dict[str, str]:
+    """Return what fits of one classifier to the same rows may differ in, for people.
+
+    Returns
+    -------
+    dict of str to str
+        What was asked for beside the seeds; empty where nothing was.
+    """
+    fit = run.record["fit"]
+    search, grid = fit.get("search"), fit.get("grid") or {}
+    tried = ", ".join(f"{name} of {', '.join(map(str, grid[name]))}" for name in grid)
+    drawn = search in ("random", "halving")
+    device = fit.get("device", "cpu")
+    return {
+        "params": ", ".join(f"{name}={value}" for name, value in fit["params"].items()),
+        "n_epochs": f"{fit['n_epochs']} epochs" if fit.get("n_epochs") else "",
+        "search": f"{search} search" if search else "",
+        "grid": tried,
+        "cv": f"{fit.get('cv')} folds" if search else "",
+        "n_candidates": f"{fit.get('n_candidates')} candidates" if drawn else "",
+        "device": "" if device == "cpu" else device,
+        "intelex": "intelex" if fit.get("intelex") else "",
+        "drop_leaks": "leaks left out" if fit["drop_leaks"] else "",
+    }
 
 
 def particulars(run: Run) -> dict[str, Any]:
@@ -41,6 +89,7 @@ def particulars(run: Run) -> dict[str, Any]:
     facts = {
         "features": f"{line['n_features']:,} of {line['model']} {', '.join(line['layers'])}, "
         f"weights {line['weights']}, {run.selection['precision']}",
+        "images read as": _reading(run),
         "classifier": f"{run.clf}{f' ({params})' if params else ''}, seed {record['fit']['seed']}",
         "rows": f"{line['n_train']:,} to train, {line['n_test']:,} to test "
         f"({record['rows']['test_split']} split), {record['rows']['n_masked']:,} masked and "
@@ -72,6 +121,28 @@ def particulars(run: Run) -> dict[str, Any]:
             )
         ],
     }
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return "+".join(dict.fromkeys(texts))
+
+
+def _reading(run: Run) -> str:
+    """Return how each set's images were read, and its maps pooled."""
+    told: dict[str, list[str]] = {}
+    for part in run.selection["features"]:
+        size = part["preprocess"]["image_size"]
+        how = f"{part['preprocess']['bands']}, " + (f"{size} px" if size else "in their own size")
+        pools = told.setdefault(f"{part['set_id']}: {how}", [])
+        if part["pool"] and part["pool"] not in pools:
+            pools.append(part["pool"])
+    lines = [
+        how + (f", maps pooled by {' and '.join(pools)}" if pools else "")
+        for how, pools in told.items()
+    ]
+    if len(lines) == 1:
+        return lines[0].partition(": ")[2]
+    return "; ".join(lines)
 
 
 def _leaks(rows: Mapping[str, Any]) -> str:

@@ -110,12 +110,11 @@ class Sections:
         """
         name = f"d-{runs[0].run_id[-8:]}"
         file = self._file_name(title)
-        lines = [run.summary() for run in runs]
         by_id = {run.run_id: run for run in runs}
         ranked = summarize(runs)
         best = by_id[ranked[0]["run_id"]]
         gathered = sorted(gather_repeats(ranked), key=lambda line: -line["accuracy"])
-        layers = exhibits.layers_table(f"layers-{file}", title, lines)
+        layers = exhibits.layers_table(f"layers-{file}", title, runs)
         mistakes, why_no_mistakes = self._mistakes(best)
         features, why_no_features = self._features(best, name, file)
         bars = figures.draw_accuracies(gathered[:MAX_BARS])
@@ -128,7 +127,7 @@ class Sections:
             "best_label": label(best),
             "score_kind": best.record["score_kind"],
             "layers": self.keep(layers) if layers else None,
-            "runs_table": self.keep(exhibits.runs_table(f"runs-{file}", title, ranked)),
+            "runs_table": self.keep(exhibits.runs_table(f"runs-{file}", title, runs)),
             "published": compare_published(best.selection["dataset"], runs),
             "bars": self._svg(bars, f"{name}-bars", f"Test accuracies on {title}", f"bars-{file}"),
             "n_bars_left_out": max(0, len(gathered) - MAX_BARS),

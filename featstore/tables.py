@@ -75,14 +75,17 @@ class Table:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the table as JSON-able values: texts, and numbers where there are any."""
+        """Return the table as JSON-able values: texts, and numbers where there are any.
+
+        Texts hold what stands beside them, too; numbers stand alone.
+        """
         names = [name for name, _ in self.columns]
         return {
             "title": self.title,
             "note": self.note,
             "rows": [
                 {
-                    name: cell.text if cell.value is None else cell.value
+                    name: _text(cell) if cell.value is None else cell.value
                     for name, cell in zip(names, row, strict=True)
                 }
                 for row in self.rows
@@ -101,10 +104,7 @@ class Table:
         return f"{comment}\n{body}\n"
 
     def _tabulate(self, form: str, escape: Any) -> str:
-        rows = [
-            [escape(f"{cell.text} ({cell.detail})" if cell.detail else cell.text) for cell in row]
-            for row in self.rows
-        ]
+        rows = [[escape(_text(cell)) for cell in row] for row in self.rows]
         return tabulate(
             rows,
             [escape(name) for name, _ in self.columns],
@@ -124,6 +124,10 @@ def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
                 temporary.write_text(text, encoding="utf-8")
             written.append(path)
     return written
+
+
+def _text(cell: Cell) -> str:
+    return f"{cell.text} ({cell.detail})" if cell.detail else cell.text
 
 
 def percent(value: float | None) -> str:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 from conftest import add_features, blobs, store_in
 
@@ -30,7 +33,7 @@ def studied(tmp_path_factory):
 
 def test_layers_stand_beside_their_combination(studied):
     _, runs = studied
-    table = exhibits.layers_table("layers", "sat4", [run.summary() for run in runs])
+    table = exhibits.layers_table("layers", "sat4", runs)
     assert [name for name, _ in table.columns] == ["network", "classifier", *ROLES]
     assert [row[0].text for row in table.rows] == ["alexnet", "resnet50"]
     for row in table.rows:
@@ -43,8 +46,8 @@ def test_layers_stand_beside_their_combination(studied):
 
 def test_one_layer_is_no_comparison(studied):
     _, runs = studied
-    assert exhibits.layers_table("layers", "sat4", [runs[0].summary()]) is None
-    two = exhibits.layers_table("layers", "sat4", [run.summary() for run in runs[:2]])
+    assert exhibits.layers_table("layers", "sat4", runs[:1]) is None
+    two = exhibits.layers_table("layers", "sat4", runs[:2])
     assert [cell.text for cell in two.rows[0][4:]] == ["–", "–"]
 
 
@@ -99,21 +102,66 @@ def test_throughput_is_of_whole_passes(studied):
 
 def test_repeats_are_one_row_with_their_spread(make_store):
     runs = fit(make_store(), ["lda"], n_jobs=1, repeats=3)
-    (row,) = exhibits.runs_table("runs", "demo", [run.summary() for run in runs]).rows
+    (row,) = exhibits.runs_table("runs", "demo", runs).rows
     assert row[2].text == "lda × 3"
     assert "±" in row[3].text
 
 
+def altered(run, *, preprocess=None, rows=None, **fit):
+    """Return a run as if it had been asked for otherwise."""
+    record = copy.deepcopy(run.record)
+    for part in record["selection"]["features"]:
+        part["preprocess"] |= preprocess or {}
+    record["selection"]["digest"] += f"{preprocess}{rows}"
+    record["fit"] |= fit
+    record["rows"] |= rows or {}
+    record["metrics"]["test"]["accuracy"] = 1.0
+    return replace(run, path=run.path.with_name(f"{run.run_id}-altered"), record=record)
+
+
 def test_layers_of_other_rows_are_not_set_side_by_side(studied):
     _, runs = studied
-    lines = [run.summary() for run in runs if run.selection["model"] == "alexnet"]
-    few = [line | {"n_train": 40, "n_test": 12, "accuracy": 1.0, "series": "few"} for line in lines]
-    (row,) = exhibits.layers_table("layers", "sat4", [*lines, few[0]]).rows
-    assert [cell.value for cell in row[2:]] == [line["accuracy"] for line in lines]
+    own = [run for run in runs if run.selection["model"] == "alexnet"]
+    few = [altered(run, rows={"n_train": 40, "n_test": 12}) for run in own]
+    (row,) = exhibits.layers_table("layers", "sat4", [*own, few[0]]).rows
+    assert [cell.value for cell in row[2:]] == [r.metrics["test"]["accuracy"] for r in own]
     assert row[1].detail == ""
-    few = [line | {"series": str(i)} for i, line in enumerate(few[:2])]
-    rows = exhibits.layers_table("layers", "sat4", [*lines, *few]).rows
+    rows = exhibits.layers_table("layers", "sat4", [*own, *few[:2]]).rows
     assert [row[1].detail for row in rows] == [
         "40 to train, 12 to test",
         "240 to train, 80 to test",
     ]
+
+
+@pytest.mark.parametrize(
+    ("how", "column", "details"),
+    [
+        ({"preprocess": {"bands": "gray"}}, 0, ["gray", "red,green,blue"]),
+        ({"preprocess": {"image_size": 64}}, 0, ["32 px", "64 px"]),
+        ({"params": {"C": 2}}, 1, ["", "C=2"]),
+        ({"n_epochs": 250}, 1, ["", "250 epochs"]),
+        (
+            {"search": "grid", "cv": 3, "grid": {"C": [1, 2]}},
+            1,
+            ["", "grid search, C of 1, 2, 3 folds"],
+        ),
+    ],
+)
+def test_runs_that_were_asked_otherwise_stand_apart_and_say_so(studied, how, column, details):
+    _, runs = studied
+    own = [run for run in runs if run.selection["model"] == "alexnet"]
+    usual = [run.metrics["test"]["accuracy"] for run in own]
+    # One alone is no comparison, and takes no cell of the others.
+    (row,) = exhibits.layers_table("layers", "sat4", [*own, altered(own[2], **how)]).rows
+    assert [cell.value for cell in row[2:]] == usual
+    assert (row[0].detail, row[1].detail) == ("", "")
+    both = [*runs, *(altered(run, **how) for run in own)]
+    table = exhibits.layers_table("layers", "sat4", both)
+    rows = [row for row in table.rows if row[0].text == "alexnet"]
+    assert sorted(row[column].detail for row in rows) == details
+    assert sorted([cell.value for cell in row[2:]] for row in rows) == sorted([usual, [1.0] * 4])
+    listed = exhibits.runs_table("runs", "sat4", [own[2], altered(own[2], **how)])
+    place = {0: 0, 1: 2}[column]
+    assert sorted(row[place].detail for row in listed.rows) == details
+    labels = [[row[name] for name in ("model", "classifier")] for row in listed.to_dict()["rows"]]
+    assert labels[0] != labels[1]
