@@ -16,6 +16,9 @@ MODELS = ("alexnet", "vgg19", "googlenet", "resnet50")
 N_EPOCHS = 250
 """Epochs of Figures 4 to 6."""
 
+EPOCH_CLF = "softmax"
+"""The classifier of Figures 4 to 6: one layer of weights, trained by epochs."""
+
 PUBLISHED: dict[str, tuple[tuple[str, str | None, float], ...]] = {
     "sat4": (
         ("DeepSat (Basu et al. 2015)", None, 0.97946),
@@ -48,7 +51,8 @@ PUBLISHED: dict[str, tuple[tuple[str, str | None, float], ...]] = {
 N_ROWS = {"sat4": (400_000, 100_000), "sat6": (324_000, 81_000), "ucmerced": (1_470, 630)}
 """Training and test images: Table 3."""
 
-ROLES = ("first convolution", "deep convolution", "final layer", "all three")
+FINAL = "final layer"
+ROLES = ("first convolution", "deep convolution", FINAL, "all three")
 """What the paper compares: section 5 sets the combination beside the single layers."""
 
 

@@ -145,36 +145,45 @@ class Sections:
         }
 
     def _curves(self, title: str, file: str, runs: list[Run]) -> list[dict[str, Any]]:
-        """Return a figure for each classifier that runs trained by epochs.
+        """Return the paper's figures, where there are such runs, and one of each classifier's rest.
 
-        Where ResNet50 was trained for the paper's number of epochs, it is drawn alone as well.
+        Figures 4 and 5 are of ResNet50 alone, 6a and 6b of the paper's networks side by side.
         """
-        drawn = []
-        for clf in sorted({run.clf for run in runs}):
-            trained = [run for run in runs if run.clf == clf and run.curves]
-            ours = [run for run in trained if _is_figure_4(run)]
-            if ours:
-                figure = figures.draw_curves({features_name(ours[0]): ours[0].curves or {}})
-                heading = f"{clf} on ResNet50 features by epoch: the paper's Figures 4 and 5"
-                what = f"Training accuracy and loss of {heading}, on {title}"
-                key = f"p-{ours[0].run_id[-8:]}"
-                svg = self._svg(figure, key, what, f"figures-4-5-{clf}-{file}")
-                drawn.append({"heading": heading, "svg": svg, "n_left_out": 0})
-            if len(trained) <= len(ours[:1]):
-                continue
-            shown: dict[str, Mapping[str, Any]] = {}
-            for run in trained:
-                if len(shown) < MAX_CURVES:
-                    shown.setdefault(features_name(run), run.curves or {})
+        trained = [run for run in runs if run.curves]
+        published: dict[str, Run] = {}
+        for run in filter(_is_published, trained):
+            published.setdefault(features_name(run), run)
+        resnet = [run for run in published.values() if _network(run) == "resnet50"][:1]
+        networks = list(published.values()) if len(published) > 1 else []
+        clf, shown = paper.EPOCH_CLF, {run.run_id for run in (*resnet, *networks)}
+        groups = [
+            (resnet, f"{clf} on ResNet50 features by epoch: the paper's Figures 4 and 5", "4-5"),
+            (networks, f"Training of {clf} by epoch: the paper's Figures 6a and 6b", "6"),
+        ]
+        drawn = [
+            self._group(own, heading, title, f"figures-{number}-{clf}-{file}", f"p{number}")
+            for own, heading, number in groups
+            if own
+        ]
+        rest = [run for run in trained if run.run_id not in shown]
+        for clf in sorted({run.clf for run in rest}):
+            own = [run for run in rest if run.clf == clf]
             heading = f"Training of {clf} by epoch"
-            if ours:
-                heading += ": the paper's Figures 6a and 6b"
-            key = f"c-{trained[0].run_id[-8:]}"
-            what = f"{heading}, on {title}"
-            svg = self._svg(figures.draw_curves(shown), key, what, f"curves-{clf}-{file}")
-            n_left_out = len(trained) - len(shown)
-            drawn.append({"heading": heading, "svg": svg, "n_left_out": n_left_out})
+            drawn.append(self._group(own, heading, title, f"curves-{clf}-{file}", "c"))
         return drawn
+
+    def _group(
+        self, runs: list[Run], heading: str, title: str, file: str, prefix: str
+    ) -> dict[str, Any]:
+        """Return one figure of several runs' curves, the first of each name."""
+        shown: dict[str, Mapping[str, Any]] = {}
+        for run in runs:
+            if len(shown) < MAX_CURVES:
+                shown.setdefault(features_name(run), run.curves or {})
+        key = f"{prefix}-{runs[0].run_id[-8:]}"
+        what = f"Training accuracy and loss, {heading}, on {title}"
+        svg = self._svg(figures.draw_curves(shown), key, what, file)
+        return {"heading": heading, "svg": svg, "n_left_out": len(runs) - len(shown)}
 
     def _features(self, run: Run, name: str, file: str) -> tuple[dict[str, Any] | None, str]:
         """Return the test images' features in two dimensions, or why they can't be drawn."""
@@ -223,12 +232,18 @@ class Sections:
         return told | {"confusion": confusion, "curves": curves}
 
 
-def _is_figure_4(run: Run) -> bool:
-    """Return whether a run is what the paper's Figures 4 and 5 show."""
-    epochs = len((run.curves or {"loss": ()})["loss"])
+def _network(run: Run) -> str:
+    return paper.network(run.selection["model"])
+
+
+def _is_published(run: Run) -> bool:
+    """Return whether a run is of those that the paper's Figures 4 to 6 show."""
     return (
-        paper.network(run.selection["model"]) == "resnet50"
-        and epochs == paper.N_EPOCHS
+        run.clf == paper.EPOCH_CLF
+        # What the classifier's own limit ends after as many epochs was not trained for them.
+        and run.record["fit"].get("n_epochs") == paper.N_EPOCHS
+        and _network(run) in paper.MODELS
+        and paper.role(run.selection["model"], run.selection["layers"]) == paper.FINAL
         and not is_random(run.selection["weights"])
     )
 

@@ -32,9 +32,6 @@ from featstore.store import FeatureStore
 QUICK_IMAGES = 1_000
 """Images of each dataset that a quick study takes."""
 
-EPOCH_CLF = "softmax"
-"""The classifier of Figures 4 to 6: one layer of weights, trained by epochs."""
-
 STOCK = "imagenet"
 """Weights that everyone can get, but not every machine."""
 
@@ -271,7 +268,7 @@ def _take(
             chosen = [",".join(names[n] for n in str(s).split(",")) for s in step.selections]
         todo: list[tuple[Sequence[str], Any, dict[str, Any]]] = [(study.clf, chosen, {})]
         if step.by_epochs:
-            todo.append(([EPOCH_CLF], names[step.by_epochs], {"n_epochs": paper.N_EPOCHS}))
+            todo.append(([paper.EPOCH_CLF], names[step.by_epochs], {"n_epochs": paper.N_EPOCHS}))
         for clf, layers, settings in todo:
             fits = fit_each(
                 store,
