@@ -18,7 +18,7 @@ from featstore.provenance import now, versions
 from featstore.runs import Run
 from featstore.sections import Sections
 from featstore.store import FeatureStore
-from featstore.summaries import group_by_images, summarize
+from featstore.summaries import compare_published, group_by_images, summarize
 from featstore.tables import percent, write_tables
 
 
@@ -92,7 +92,12 @@ def write_report(
     finally:
         progress.stop()
     published = {s["title"]: s["published"] for s in sections if s["published"]}
-    by_dataset = {s["dataset"]: s["published"] for s in sections if s["published"]}
+    # A dataset's images may have come from several folders, each of which has a section.
+    by_dataset = {
+        name: lines
+        for name in dict.fromkeys(run.selection["dataset"] for run in runs)
+        if (lines := compare_published(name, [r for r in runs if r.selection["dataset"] == name]))
+    }
     overview = [
         page.keep(table)
         for table in (

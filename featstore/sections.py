@@ -121,7 +121,6 @@ class Sections:
         return {
             "name": name,
             "title": title,
-            "dataset": best.selection["dataset"],
             "n_classes": len(best.class_names),
             "best": ranked[0],
             "best_label": label(best),

@@ -269,3 +269,23 @@ def test_images_of_one_name_get_a_section_each(make_store, tmp_path):
     assert sum(heading.startswith("photos (images ") for heading in headings) == 2
     assert "the digits tell the images apart" in report["tables"]["datasets"]["note"]
     assert [row["dataset"] for row in report["tables"]["datasets"]["rows"]] == headings[1:3]
+
+
+def test_table_4_is_of_all_folders_of_a_dataset(make_store, tmp_path):
+    more = {"dataset": "ucmerced", "weights": "IMAGENET1K_V1"}
+    store = make_store(title="UC Merced", **more)
+    X, y = blobs(200, 9)
+    splits = (np.arange(200) >= 150).astype(np.uint8)
+    add_features(store, {"fc8": X}, y, splits, title="UC Merced", model="alexnet", **more)
+    for feature_set in store.sets():
+        fit(store, "lda", set_id=feature_set.set_id)
+    for runs in (list_runs(store), list_runs(store)[::-1]):
+        report = write_report(store, runs, tmp_path / "r.html")
+        assert len(report["published"]) == 2
+        rows = {row["method"]: row for row in report["tables"]["published"]["rows"]}
+        for method, model in (
+            ("AlexNet features", "alexnet"),
+            ("ResNet50 features (proposed)", "resnet50"),
+        ):
+            (run,) = [run for run in runs if run.selection["model"] == model]
+            assert rows[method]["ours on UC Merced"] == run.metrics["test"]["accuracy"]
