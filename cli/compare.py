@@ -81,6 +81,8 @@ def show(runs: Sequence[Run], comparison: Comparison) -> None:
         f"Accuracy of A less B: {_points(c.difference)} points, 95 % confidence interval "
         f"{_points(low)} to {_points(high)}"
     )
+    if c.caution:
+        click.echo(c.caution)
     click.echo(c.sentence)
 
 

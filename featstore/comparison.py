@@ -73,6 +73,10 @@ class Comparison:
         How probable a difference at least as large is if both runs are equally good.
     per_class : tuple of ClassDifference
         Of the classes that have test rows, by name as the first run lists them.
+    same_images : bool or None
+        Whether both runs are of the very same choice of the same files, by their fingerprints;
+        None where a run does not tell. If not, rows of one name and class were taken for the same
+        image.
     """
 
     run_a: str
@@ -93,6 +97,7 @@ class Comparison:
     statistic: float | None
     p_value: float
     per_class: tuple[ClassDifference, ...]
+    same_images: bool | None
 
     @property
     def significant(self) -> bool:
@@ -122,6 +127,18 @@ class Comparison:
             verdict
         )
 
+    @property
+    def caution(self) -> str:
+        """What has to be known of the images before the outcome is believed; mostly nothing."""
+        if self.same_images is not False:
+            return ""
+        return (
+            "The runs may be of different images (their fingerprints differ): test images were "
+            "matched by name and class alone. The outcome holds if images of one name show the "
+            "same, as those of a copy or of another --limit do; else extract the features for both "
+            "from the same images, and fit again."
+        )
+
     def most_different(self, n: int = 5) -> list[ClassDifference]:
         """Return the `n` classes whose recalls differ most, without those of equal recalls."""
         differing = [one for one in self.per_class if one.difference]
@@ -142,7 +159,8 @@ def compare(a: Run, b: Run) -> Comparison:
     Parameters
     ----------
     a, b : Run
-        Their test rows are matched by sample ids, in whichever order they stand.
+        Their test rows are matched by sample ids, in whichever order they stand; see
+        ``same_images`` of what is returned.
 
     Raises
     ------
@@ -178,6 +196,7 @@ def compare(a: Run, b: Run) -> Comparison:
         statistic=statistic,
         p_value=p_value,
         per_class=_per_class(a.class_names, true, right_a, right_b),
+        same_images=_same_images(a, b),
     )
 
 
@@ -260,6 +279,11 @@ def _paired(a: Run, b: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             "--dataset, --limit and --seed, and fit again."
         )
     return true_a, rows_a["predicted"][at_a], rows_b["predicted"][at_b]
+
+
+def _same_images(a: Run, b: Run) -> bool | None:
+    fingerprints = [run.selection.get("fingerprint") for run in (a, b)]
+    return None if None in fingerprints else fingerprints[0] == fingerprints[1]
 
 
 def _test_rows(run: Run) -> dict[str, np.ndarray]:

@@ -220,6 +220,19 @@ def test_other_classes_of_the_same_names_are_refused(make_run):
         compare(a, b)
 
 
+def test_images_of_the_same_names_that_are_others_are_told(make_run):
+    true = ["sand", "water"]
+    runs = [make_run(name, true, true, fingerprint=name) for name in "ab"]
+    found = compare(*runs)
+    assert found.to_dict()["same_images"] is False
+    assert "matched by name and class alone" in found.caution
+    alike = compare(runs[0], runs[0])
+    assert (alike.same_images, alike.caution) == (True, "")
+    # Older runs do not tell.
+    untold = compare(runs[0], make_run("c", true, true))
+    assert (untold.same_images, untold.caution) == (None, "")
+
+
 def test_changed_predictions_are_refused(make_pair):
     a, b = make_pair(5, 2, 1, 2)
     path = b.path / "predictions.csv"

@@ -2,9 +2,11 @@ import json
 
 import numpy as np
 import pytest
+from conftest import add_features, blobs
 
 from featstore.cli.main import _run
 from featstore.fitting import fit
+from featstore.store import open_store
 
 
 @pytest.fixture
@@ -47,6 +49,19 @@ def test_json_is_one_object(runs, capsys):
     low, high = found["interval"]
     assert low < found["difference"] < high
     assert len(found["per_class"]) == 4
+
+
+def test_other_images_of_the_same_names_are_told(runs, capsys):
+    store = open_store(runs[0].path.parent.parent)
+    (first,) = store.sets()
+    more = {"title": "others", "model": "alexnet"}
+    X, _ = blobs(320, 9)
+    add_features(store, {"fc8": X}, first.labels, first.splits, **more)
+    (other,) = fit(store, dataset="others")
+    assert call(runs, runs[0].run_id, other.run_id) == 0
+    assert "matched by name and class alone" in capsys.readouterr().out
+    assert call(runs, *(run.run_id for run in runs)) == 0
+    assert "matched by name" not in capsys.readouterr().out
 
 
 def test_a_run_with_itself(runs, capsys):
