@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from featstore import paper
+from featstore.classifiers import find_classifier
+from featstore.config import ExtractConfig
 from featstore.datasets import FORMATS, open_dataset
 from featstore.errors import (
     ConfigError,
@@ -62,7 +64,8 @@ class Study:
     Raises
     ------
     ConfigError
-        When there is nothing to compare, or a network's layers are not known.
+        When there is nothing to compare, a network's layers or a classifier are not known, or a
+        value is out of its range.
     """
 
     datasets: tuple[str, ...] = paper.DATASETS
@@ -90,6 +93,20 @@ class Study:
                     f"{', '.join(paper.study_models())}. Other networks: featstore extract --model "
                     f"{model} --layers A,B and featstore fit --layers A --layers A,B."
                 )
+        # What would be refused in the last step is refused before the first.
+        ExtractConfig(
+            self.models[0],
+            self.datasets[0],
+            limit=self.limit,
+            seed=self.seed,
+            device=self.device,
+        )
+        for clf in self.clf:
+            try:
+                if clf != "all":
+                    find_classifier(clf)
+            except FitError as error:
+                raise ConfigError(str(error)) from error
 
 
 @dataclass

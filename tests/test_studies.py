@@ -155,9 +155,18 @@ def test_the_papers_study_is_the_default():
     [
         ({"models": ()}, "models is empty"),
         ({"datasets": ("sat5",)}, "no dataset 'sat5'"),
+        ({"clf": ("logreg", "nosuch")}, "no classifier 'nosuch'; there are logreg"),
+        ({"clf": ("no_such_module:Clf",)}, "no_such_module:Clf can't be used"),
+        ({"limit": 0}, "limit is 0; it must be a whole number from 1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"device": "gpu"}, "device is 'gpu'"),
         ({"models": ("efficientnet_b0",)}, "featstore extract --model efficientnet_b0"),
     ],
 )
 def test_what_can_not_be_compared_is_named(settings, message):
     with pytest.raises(ConfigError, match=message):
         Study(**settings)
+
+
+def test_all_classifiers_may_be_asked_for():
+    assert Study(clf=("all",)).clf == ("all",)
