@@ -69,7 +69,7 @@ def write_report(
     Raises
     ------
     RunError
-        When there are no runs, or one is damaged.
+        When there are no runs, or all are damaged; of several, damaged ones are left out.
     ConfigError
         When the projection can't be had.
     StoreError
@@ -80,6 +80,8 @@ def write_report(
             f"{store.address} holds no runs to report. Make one first, for example with: "
             "featstore fit --clf logreg"
         )
+    runs, damaged = _whole(runs, progress)
+    left_out = [*left_out, *damaged]
     path, page = Path(path), Sections(store, projection, root)
     summaries = summarize(runs)
     groups = dict(sorted(group_by_images(runs).items()))
@@ -115,7 +117,7 @@ def write_report(
         "created": now(),
         "versions": versions(),
         "command": command,
-        "left_out": list(left_out),
+        "left_out": left_out,
         "runs": summaries,
         "published": published,
         "tables": {table.name: table.to_dict() for table in page.tables},
@@ -142,6 +144,23 @@ def write_report(
     except OSError as error:
         raise StoreError(f"{place} can't be written: {error.strerror or error}.") from error
     return report
+
+
+def _whole(runs: Sequence[Run], progress: Progress) -> tuple[list[Run], list[str]]:
+    """Return the runs whose curves can be read, and what is wrong with the others."""
+    whole, damaged = [], []
+    for run in runs:
+        try:
+            # Read here, so that no section is left half made.
+            _ = run.curves
+        except RunError as error:
+            progress.say(f"Passed over: {error}")
+            damaged.append(str(error))
+        else:
+            whole.append(run)
+    if not whole:
+        raise RunError("\n".join(["All runs to report are damaged.", *damaged]))
+    return whole, damaged
 
 
 def _write_files(page: Sections, folder: Path, report: dict[str, Any]) -> list[Path]:

@@ -16,6 +16,7 @@ from featstore.errors import (
     CorruptionError,
     FeatstoreError,
     IncompleteError,
+    RunError,
     SelectionError,
     StoreError,
 )
@@ -104,7 +105,7 @@ class Sections:
         Raises
         ------
         RunError
-            When a run is damaged.
+            When a run's curves are damaged.
         ConfigError
             When the projection can't be had.
         """
@@ -209,6 +210,8 @@ class Sections:
             found = find_mistakes(self._store, run)
         except GONE as error:
             return [], f"The features are not there any more. {error}"
+        except RunError as error:
+            return [], f"Its predictions can't be read. {error}"
         if not found:
             return [], "It made none."
         originals = Originals(self._store, run.selection["set_ids"][0], self._root)

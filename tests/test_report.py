@@ -5,13 +5,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from conftest import add_features, blobs
-from makers import tiny
+from makers import Listener, tiny
 
 from featstore.errors import RunError, StoreError
 from featstore.extraction import extract
 from featstore.fitting import fit
 from featstore.report import write_report
-from featstore.runs import list_runs
+from featstore.runs import list_runs, open_run
 from featstore.store import open_store
 from featstore.summaries import compare_published, summarize
 
@@ -233,12 +233,40 @@ def test_a_place_that_can_not_be_written_is_named_and_the_old_page_stays(store, 
     with pytest.raises(StoreError, match=r"r\.html can't be written"):
         write_report(store, runs, tmp_path / "r.html")
     (tmp_path / "old.html").write_text("old")
-    runs = list_runs(store)
     (mlp,) = (run for run in runs if run.clf == "mlp")
     (mlp.path / "curves.json").write_text("{}")
-    with pytest.raises(RunError, match=r"curves\.json is not what fit wrote"):
-        write_report(store, runs, tmp_path / "old.html")
+    with pytest.raises(
+        RunError, match=r"All runs .*damaged\.\n.*curves\.json is not what fit wrote"
+    ):
+        write_report(store, [open_run(mlp.path)], tmp_path / "old.html")
     assert (tmp_path / "old.html").read_text() == "old"
+
+
+def test_a_damaged_run_is_passed_over_and_named(store, tmp_path):
+    (mlp,) = (run for run in list_runs(store) if run.clf == "mlp")
+    with (mlp.path / "curves.json").open("a") as stream:
+        stream.write(" ")
+    listener = Listener()
+    report = write_report(
+        store, list_runs(store), tmp_path / "r.html", left_out=["sat6"], progress=listener
+    )
+    assert {line["clf"] for line in report["runs"]} == {"logreg", "ridge"}
+    other, damaged = report["left_out"]
+    assert other == "sat6"
+    assert f"{mlp.path} is damaged: curves.json is not what fit wrote" in damaged
+    assert listener.lines == [f"Passed over: {damaged}"]
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert f"Left out: {mlp.path} is damaged" in page
+
+
+def test_predictions_that_are_damaged_leave_the_rest(store, tmp_path):
+    for run in list_runs(store):
+        with (run.path / "predictions.csv").open("a") as stream:
+            stream.write("x")
+    report = write_report(store, list_runs(store), tmp_path / "r.html")
+    assert report["mistakes"] == {"sat4": []}
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "predictions.csv is not what fit wrote" in page
 
 
 def test_datasets_whose_names_are_written_alike_have_files_of_their_own(make_store, tmp_path):
