@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -52,18 +53,17 @@ def fit_settings(run: Run) -> dict[str, str]:
         What was asked for beside the seeds; empty where nothing was.
     """
     fit = run.record["fit"]
-    search, grid = fit.get("search"), fit.get("grid") or {}
-    tried = ", ".join(f"{name} of {', '.join(map(str, grid[name]))}" for name in grid)
+    search, grid = fit.get("search"), fit.get("grid")
     drawn = search in ("random", "halving")
     device = fit.get("device", "cpu")
     return {
         "params": ", ".join(f"{name}={value}" for name, value in fit["params"].items()),
         "n_epochs": f"{fit['n_epochs']} epochs" if fit.get("n_epochs") else "",
         "search": f"{search} search" if search else "",
-        "grid": tried,
+        "grid": json.dumps(grid)[1:-1].replace('"', "") if grid else "",
         "cv": f"{fit.get('cv')} folds" if search else "",
         "n_candidates": f"{fit.get('n_candidates')} candidates" if drawn else "",
-        "device": "" if device == "cpu" else device,
+        "device": "" if device == "cpu" else f"{device}",
         "intelex": "intelex" if fit.get("intelex") else "",
         "drop_leaks": "leaks left out" if fit["drop_leaks"] else "",
     }

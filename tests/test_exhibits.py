@@ -143,7 +143,7 @@ def test_layers_of_other_rows_are_not_set_side_by_side(studied):
         (
             {"search": "grid", "cv": 3, "grid": {"C": [1, 2]}},
             1,
-            ["", "grid search, C of 1, 2, 3 folds"],
+            ["", "grid search, C: [1, 2], 3 folds"],
         ),
     ],
 )
