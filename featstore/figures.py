@@ -62,9 +62,13 @@ STYLE: dict[Any, Any] = {
 
 def class_text(name: str, length: int) -> str:
     """Return a class's name as matplotlib draws it literally, cut to a number of characters."""
-    cut = name if len(name) <= length else f"{name[: length - 1]}…"
+    return literal_text(name if len(name) <= length else f"{name[: length - 1]}…")
+
+
+def literal_text(text: str) -> str:
+    """Return text as matplotlib draws it literally, in legends too."""
     # Matplotlib leaves what begins with an underscore out of legends.
-    shown = f" {cut}" if cut.startswith("_") else cut
+    shown = f" {text}" if text.startswith("_") else text
     return shown.replace("$", r"\$")
 
 
@@ -159,11 +163,12 @@ def draw_curves(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
                 "marker": "o" if len(curve["loss"]) == 1 else "",
             }
             epochs = np.arange(1, len(curve["loss"]) + 1)
-            left.plot(epochs, 100 * np.asarray(curve["accuracy"]), label=name, **style)
+            label = literal_text(name)
+            left.plot(epochs, 100 * np.asarray(curve["accuracy"]), label=label, **style)
             right.plot(epochs, curve["loss"], **style)
             if held_out := curve.get("validation_accuracy"):
                 style["linestyle"] = ":"
-                left.plot(epochs, 100 * np.asarray(held_out), label=f"{name}, held out", **style)
+                left.plot(epochs, 100 * np.asarray(held_out), label=f"{label}, held out", **style)
         left.set_ylabel("training accuracy (%)")
         right.set_ylabel("training loss")
         losses = np.concatenate([curve["loss"] for curve in curves.values()])
@@ -216,7 +221,7 @@ def draw_learning(curves: Sequence[tuple[str, Sequence[Any]]]) -> Figure:
                 marker="o",
                 markersize=3.5,
                 linewidth=1.6,
-                label=name,
+                label=literal_text(name),
             )
         ax.set_xscale("log")
         ticks = sorted({point.n_train for _, points in curves for point in points})
@@ -248,7 +253,7 @@ def draw_accuracies(summaries: Sequence[Mapping[str, Any]]) -> Figure:
     for s in ranked:
         features, room = f"{s['model']} {','.join(s['layers'])}", 43 - len(s["clf"])
         cut = features if len(features) <= room else f"{features[: room - 1]}…"
-        names.append(f"{cut} · {s['clf']}")
+        names.append(literal_text(f"{cut} · {s['clf']}"))
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(7.2, 0.85 + 0.27 * len(ranked)), layout="constrained")
         ax = fig.add_subplot()

@@ -10,10 +10,12 @@ from featstore.figures import (
     draw_accuracies,
     draw_confusion,
     draw_curves,
+    draw_learning,
     draw_projection,
     to_png,
     to_svg,
 )
+from featstore.learning import Point
 from featstore.projection import Projection
 
 
@@ -41,6 +43,17 @@ def test_names_are_drawn_as_they_are_whatever_they_look_like():
     to_png(fig)
     shown = [text.get_text() for text in fig.legends[0].get_texts()]
     assert shown == [r"\$\foo\$", " _other", r"price \$5_a^b\$"]
+
+
+def test_names_of_lines_and_bars_are_drawn_as_they_are_too():
+    names = [r"$\foo$", "_other"]
+    learning = draw_learning([(name, [Point(10, (0.5,), (0.6,))]) for name in names])
+    for fig in (draw_curves({name: curve(2) for name in names}), learning):
+        to_png(fig)
+        shown = [text.get_text() for text in fig.legends[0].get_texts()]
+        assert shown == [r"\$\foo\$", " _other"]
+    summary = {"run_id": "r", "model": r"$\foo$", "layers": ["x"], "clf": "lda"}
+    to_png(draw_accuracies([summary | {"accuracy": 0.5, "majority_accuracy": 0.3}]))
 
 
 @pytest.mark.parametrize("n_classes", [2, 4, 45])
