@@ -27,6 +27,8 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6
 """Okabe and Ito 2008, the darker hues first: distinct to colour-blind readers."""
 
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
+"""Markers of the first classes; those after them are stars of ever more points."""
+
 DASHES = ("-", "--", "-.", ":")
 LOG_RATIO = 50.0
 """Ratio of largest to smallest loss from which on their axis is logarithmic."""
@@ -291,7 +293,7 @@ def draw_projection(projection: Projection, y: np.ndarray, class_names: Sequence
     Returns
     -------
     matplotlib.figure.Figure
-        Classes differ in colour and in marker; the legend stands beside.
+        No two classes have both colour and marker in common; the legend stands beside.
     """
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(7.2, 4.6), layout="constrained")
@@ -303,7 +305,7 @@ def draw_projection(projection: Projection, y: np.ndarray, class_names: Sequence
                 points[:, 1],
                 s=16,
                 color=PALETTE[c % len(PALETTE)],
-                marker=MARKERS[c // len(PALETTE) % len(MARKERS)],
+                marker=_marker(c // len(PALETTE)),
                 alpha=0.75,
                 linewidths=0,
                 label=class_text(name, 22),
@@ -315,6 +317,12 @@ def draw_projection(projection: Projection, y: np.ndarray, class_names: Sequence
         n_columns = 1 if len(class_names) <= 25 else 2
         fig.legend(loc="outside right upper", ncols=n_columns, markerscale=1.5, handletextpad=0.2)
     return fig
+
+
+def _marker(number: int) -> str | tuple[int, int, int]:
+    n_points = number - len(MARKERS) + 4
+    # Its number of points, the kind that is a star, its angle.
+    return MARKERS[number] if number < len(MARKERS) else (n_points, 1, 0)
 
 
 def to_png(fig: Figure) -> bytes:

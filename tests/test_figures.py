@@ -56,6 +56,17 @@ def test_names_of_lines_and_bars_are_drawn_as_they_are_too():
     to_png(draw_accuracies([summary | {"accuracy": 0.5, "majority_accuracy": 0.3}]))
 
 
+def test_no_two_classes_look_alike():
+    points = Projection(np.zeros((120, 2), np.float32), "PCA", ("one", "two"))
+    fig = draw_projection(points, np.arange(120), [f"c{i}" for i in range(120)])
+    to_png(fig)
+    drawn = {
+        (*drawn.get_facecolor()[0].tolist(), drawn.get_paths()[0].vertices.tobytes())
+        for drawn in fig.axes[0].collections
+    }
+    assert len(drawn) == 120
+
+
 @pytest.mark.parametrize("n_classes", [2, 4, 45])
 def test_labels_of_a_confusion_matrix_do_not_run_into_each_other(n_classes):
     names = [f"thermal_power_station_{i}" for i in range(n_classes)]
