@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -319,7 +320,7 @@ def draw_projection(projection: Projection, y: np.ndarray, class_names: Sequence
     return fig
 
 
-def _marker(number: int) -> str | tuple[int, int, int]:
+def _marker(number: int) -> Any:
     n_points = number - len(MARKERS) + 4
     # Its number of points, the kind that is a star, its angle.
     return MARKERS[number] if number < len(MARKERS) else (n_points, 1, 0)
@@ -329,18 +330,23 @@ def to_png(fig: Figure) -> bytes:
     """Return the figure as a PNG file on white, 160 dots per inch."""
     FigureCanvasAgg(fig)
     stream = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        fig.savefig(stream, format="png", dpi=160, facecolor="white")
+    _save(fig, stream, format="png", dpi=160, facecolor="white")
     return stream.getvalue()
+
+
+def _save(fig: Figure, target: IO[Any] | Path, **how: Any) -> None:
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        # Fonts lack signs of some scripts: boxes stand in the figure, the names in all else.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        fig.savefig(target, **how)
 
 
 def write_figure(fig: Figure, path: Path) -> list[Path]:
     """Write the figure as ``<path>.png`` and ``<path>.svg``, both on white; return the files."""
     with replacing(path.with_name(f"{path.name}.png")) as temporary:
         temporary.write_bytes(to_png(fig))
-    with replacing(path.with_name(f"{path.name}.svg")) as temporary, mpl.rc_context(STYLE):
-        metadata = {"Date": None}
-        fig.savefig(temporary, format="svg", facecolor="white", metadata=metadata)
+    with replacing(path.with_name(f"{path.name}.svg")) as temporary:
+        _save(fig, temporary, format="svg", facecolor="white", metadata={"Date": None})
     return [path.with_name(f"{path.name}{suffix}") for suffix in (".png", ".svg")]
 
 
@@ -358,8 +364,8 @@ def to_svg(fig: Figure, name: str, description: str) -> str:
         What it shows, for those who can't see it.
     """
     stream = io.StringIO()
-    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
-        fig.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    with mpl.rc_context({"svg.hashsalt": name}):
+        _save(fig, stream, format="svg", transparent=True, metadata={"Date": None})
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

@@ -1,5 +1,6 @@
 import io
 import re
+import warnings
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -14,6 +15,7 @@ from featstore.figures import (
     draw_projection,
     to_png,
     to_svg,
+    write_figure,
 )
 from featstore.learning import Point
 from featstore.projection import Projection
@@ -165,3 +167,11 @@ def test_the_same_figure_gives_the_same_svg():
 def test_dollar_signs_in_names_are_no_formula():
     fig = draw_confusion([[3, 1], [1, 3]], ["a$b", "$x^2$"])
     assert "$x^2$" in to_svg(fig, "n", "d")
+
+
+def test_signs_that_the_font_lacks_are_no_warning(tmp_path):
+    with warnings.catch_warnings(action="error"):
+        fig = draw_confusion([[3, 1], [1, 3]], ["水域", "b"])
+        to_png(fig)
+        write_figure(fig, tmp_path / "confusion")
+        assert "水域" in to_svg(fig, "n", "d")
