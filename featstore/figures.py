@@ -367,10 +367,15 @@ def to_svg(fig: Figure, name: str, description: str) -> str:
     with mpl.rc_context({"svg.hashsalt": name}):
         _save(fig, stream, format="svg", transparent=True, metadata={"Date": None})
     svg = stream.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    # The page's own sans-serif, at the size that was laid out.
-    svg = re.sub(r"(font(?:-family)?:[^;\"']*?)'[^\"]*?sans-serif", r"\1sans-serif", svg)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+
+    def adapted(tag: re.Match[str]) -> str:
+        text = tag[0].replace(INK, "currentColor")
+        text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+        # The page's own sans-serif, at the size that was laid out.
+        return re.sub(r"(font(?:-family)?:[^;\"']*?)'[^\"]*?sans-serif", r"\1sans-serif", text)
+
+    # What stands between tags is text, which may look like any of these.
+    svg = re.sub(r"<[^>]*>", adapted, svg)
     label = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

@@ -160,6 +160,12 @@ def test_svg_is_well_formed_escaped_and_takes_the_pages_colour():
     assert not re.search(r'(?:href|src)="https?:', svg)
 
 
+def test_names_that_look_like_svg_stay_as_they_are():
+    names = ['id="x', 'href="#1d2327', "font: 'a sans-serif"]
+    root = ET.fromstring(to_svg(draw_confusion(np.eye(3, dtype=int).tolist(), names), "n", "d"))
+    assert set(names) <= set(root.itertext())
+
+
 def test_the_same_figure_gives_the_same_svg():
     assert len({to_svg(draw_curves({"mlp": curve(9)}), "x", "y") for _ in range(2)}) == 1
 
