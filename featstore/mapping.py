@@ -36,6 +36,9 @@ PREVIEW_SIDE = 1200
 DARK = 2**14
 """16-bit value that a scene which uses a quarter of its range or more reaches."""
 
+COMPANIONS = (".ovr", ".msk", ".msk.ovr")
+"""Endings of what GDAL puts beside a map: thinned copies for zooming out, a mask."""
+
 MAX_BYTE_CLASSES = 254
 """Classes up to which a map's labels are bytes."""
 
@@ -306,7 +309,7 @@ class _Targets:
             path.with_name(f"{path.name}.aux.xml"),
             Path(preview or path.with_suffix(".png")),
         )
-        for target in (found.out, found.sidecar, found.preview):
+        for target in (found.out, found.sidecar, found.preview, *found.companions):
             if target.is_dir():
                 raise ConfigError(f"{target} is a folder; name a file.")
             if target.exists() and Path(scene).exists() and target.samefile(scene):
@@ -316,6 +319,11 @@ class _Targets:
                 f"{found.preview} is written with the map already; give another --preview."
             )
         return found
+
+    @property
+    def companions(self) -> list[Path]:
+        """What belongs to an older map of this name, and not to the new one."""
+        return [self.out.with_name(f"{self.out.name}{ending}") for ending in COMPANIONS]
 
     def write(
         self, scene: Scene, painter: _Painter, blocks: Iterable[Block], tags: dict[str, str]
@@ -355,6 +363,9 @@ class _Targets:
                     scene.axes,
                 )
                 preview.write_bytes(to_png(figure))
+                # Before the new map has its name: the old one is right without them.
+                for companion in self.companions:
+                    companion.unlink(missing_ok=True)
         except OSError as error:
             if isinstance(error, FeatstoreError):
                 raise

@@ -296,6 +296,21 @@ def test_an_interrupted_map_leaves_nothing_and_an_old_one_as_it_was(
     assert done.path == str(out)
 
 
+def test_what_gdal_put_beside_an_older_map_goes_with_it(run, store, tiles, write, tmp_path):
+    out = tmp_path / "map.tif"
+    with rasterio.Env(TIFF_USE_OVR=True):
+        map_scene(run, write(tiles), out, store=store, stride=10)
+        with rasterio.open(out, "r+") as raster:
+            raster.build_overviews([2])
+    beside = [tmp_path / f"map.tif{ending}" for ending in (".ovr", ".msk")]
+    beside[1].write_bytes(b"")
+    assert beside[0].is_file()
+    map_scene(run, write(tiles[:, :, ::-1]), out, store=store, stride=10)
+    assert not any(path.exists() for path in beside)
+    with rasterio.open(out) as raster:
+        assert raster.overviews(1) == []
+
+
 @pytest.mark.parametrize("driver", ["GTiff", "PNG", "JPEG"])
 def test_scenes_without_georeference_and_other_formats(
     run, store, tiles, tmp_path, monkeypatch, driver
