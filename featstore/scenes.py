@@ -82,7 +82,8 @@ class Scene:
         try:
             self.height, self.width = self._raster.shape
             self.bands = self._find_bands(bands)
-            self.dtype = np.result_type(*(self._raster.dtypes[band - 1] for band in self.bands))
+            self._types = [self._raster.dtypes[band - 1] for band in self.bands]
+            self.dtype = np.result_type(*self._types)
             self._is_masked = self._find_mask()
             self._check_values()
         except _failures() as error:
@@ -139,6 +140,12 @@ class Scene:
             low, high = self.value_range
             if not (np.isfinite([low, high]).all() and low < high):
                 raise ConfigError(f"The range is {low:g} to {high:g}; its low end comes first.")
+        elif len(set(self._types)) > 1:
+            raise ConfigError(
+                f"{self.path} has bands of different types, {', '.join(self._types)}, so that what "
+                "is black and white in them is unknown. Say it, if it is the same in all: --range "
+                "LOW,HIGH; or else make a scene of one type first, with gdal_translate -ot."
+            )
         elif self.dtype not in (np.uint8, np.uint16):
             low, high = self.sampled_range()
             raise ConfigError(
@@ -181,7 +188,7 @@ class Scene:
         part = rasterio.windows.Window(left, top, width, height)
         try:
             with self._lock:
-                values = self._raster.read(self.bands, window=part)
+                values = self._values(window=part)
                 present = np.ones((height, width), dtype=bool)
                 if self._is_masked:
                     # As GDAL's mask of a dataset: black in one band is not nodata.
@@ -194,6 +201,15 @@ class Scene:
         if values.dtype.kind == "f":
             present &= np.isfinite(values).all(axis=0)
         return values, None if present.all() else present
+
+    def _values(self, **how: Any) -> NDArray[Any]:
+        """Return what rasterio reads of the bands; the lock is held."""
+        if len(set(self._types)) == 1:
+            values: NDArray[Any] = self._raster.read(self.bands, **how)
+            return values
+        # It reads bands of one type at a time.
+        parts = [self._raster.read(band, out_dtype=self.dtype, **how) for band in self.bands]
+        return np.ma.stack(parts) if how.get("masked") else np.stack(parts)
 
     def read(
         self, top: int, left: int, height: int, width: int
@@ -224,9 +240,8 @@ class Scene:
         shape = (max(1, round(self.height / shrink)), max(1, round(self.width / shrink)))
         try:
             with self._lock:
-                values = self._raster.read(
-                    self.bands,
-                    out_shape=(len(self.bands), *shape),
+                values = self._values(
+                    out_shape=shape,
                     resampling=rasterio.enums.Resampling.average,
                     masked=True,
                 )

@@ -120,6 +120,26 @@ def test_a_range_has_two_ends(tmp_path, ends):
         Scene(path, RGB, value_range=ends)
 
 
+def test_bands_of_different_types_need_a_range(tmp_path):
+    bands = ""
+    for i, kind in enumerate(("Byte", "UInt16", "Byte"), 1):
+        pixels = np.full((1, 8, 8), i * 50, kind.lower().replace("byte", "uint8"))
+        write_scene(tmp_path / f"{i}.tif", pixels)
+        bands += (
+            f'<VRTRasterBand dataType="{kind}" band="{i}"><SimpleSource><SourceFilename '
+            f'relativeToVRT="1">{i}.tif</SourceFilename></SimpleSource></VRTRasterBand>'
+        )
+    path = tmp_path / "scene.vrt"
+    path.write_text(f'<VRTDataset rasterXSize="8" rasterYSize="8">{bands}</VRTDataset>')
+    with pytest.raises(ConfigError, match=r"types, uint8, uint16, uint8, .* --range LOW,HIGH"):
+        Scene(str(path), RGB)
+    with Scene(str(path), RGB, value_range=(0, 255)) as scene:
+        found, _ = scene.read(0, 0, 8, 8)
+        assert scene.thumbnail(4)[0, 0].tolist() == found[:, 0, 0].tolist() == [50, 100, 150]
+    with Scene(str(path), RGB, bands=(1, 1, 3)) as scene:
+        assert scene.dtype == np.uint8
+
+
 def test_complex_numbers_are_refused(tmp_path):
     path = write_scene(tmp_path / "scene.tif", np.ones((1, 5, 7), np.complex64))
     with pytest.raises(ConfigError, match="magnitude"):
