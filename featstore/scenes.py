@@ -247,7 +247,10 @@ class Scene:
                 )
         except _failures() as error:
             raise ImageError(f"{self.path} can't be read: {_cause(error)}") from error
-        return np.moveaxis(to_bytes(values.filled(0), self.value_range), 0, -1)
+        pixels = to_bytes(values.data, self.value_range)
+        # Afterwards, for a range makes another value black than 0.
+        pixels[np.ma.getmaskarray(values)] = 0
+        return np.moveaxis(pixels, 0, -1)
 
     @property
     def axes(self) -> tuple[tuple[float, float, float, float] | None, str, str]:

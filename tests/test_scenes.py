@@ -140,6 +140,17 @@ def test_bands_of_different_types_need_a_range(tmp_path):
         assert scene.dtype == np.uint8
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+def test_no_data_is_black_in_a_thumbnail_whatever_the_range(tmp_path, dtype):
+    pixels = np.full((3, 8, 8), -15, dtype)
+    pixels[:, :, 4:] = 99
+    path = write_scene(tmp_path / "scene.tif", pixels, nodata=99)
+    with Scene(path, RGB, value_range=(-20, -10)) as scene:
+        thumbnail = scene.thumbnail(8)
+    assert (thumbnail[:, :4] == 128).all()
+    assert (thumbnail[:, 4:] == 0).all()
+
+
 def test_complex_numbers_are_refused(tmp_path):
     path = write_scene(tmp_path / "scene.tif", np.ones((1, 5, 7), np.complex64))
     with pytest.raises(ConfigError, match="magnitude"):
