@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     default="learning-curve.png",
     show_default=True,
     metavar="FILE",
-    help="The figure.",
+    help="The figure, a PNG file.",
 )
 @console.seed_option
 @console.store_option
@@ -58,9 +58,12 @@ def command(
     featstore curve --clf logreg --layers fc1000
     featstore curve --clf lda --sizes 100,200,400 --repeats 10
     """  # noqa: D301 - click wants the character itself
+    from featstore.errors import StoreError
+    from featstore.figures import check_png
     from featstore.learning import learning_curve, write_figure
     from featstore.parameters import parse_param
 
+    check_png(out, "--out")
     with console.progress() as progress:
         curves = learning_curve(
             store,
@@ -69,11 +72,16 @@ def command(
             progress=progress,
             **options,
         )
-    write_figure(curves, out)
+    # First, for it takes long to get them, and a disk may be full.
     if as_json:
         console.emit_json({"figure": out, "curves": [curve.to_dict() for curve in curves]})
     else:
         show(curves)
+    try:
+        write_figure(curves, out)
+    except OSError as error:
+        raise StoreError(f"{out} can't be written: {error.strerror or error}.") from error
+    if not as_json:
         click.echo(f"The figure: {out}")
 
 

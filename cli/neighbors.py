@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     default="neighbors.png",
     show_default=True,
     metavar="FILE",
-    help="The contact sheet; numbered where one does not hold all images.",
+    help="The contact sheet, a PNG file; numbered where one does not hold all images.",
 )
 @click.option(
     "--root",
@@ -80,8 +80,10 @@ def command(
     featstore neighbors my-run new.jpg
     featstore neighbors my-set train/forest/forest_012.jpg --layers pool5 -k 10
     """  # noqa: D301 - click wants the character itself
+    from featstore.figures import check_png
     from featstore.lookalikes import find_neighbors, write_sheets
 
+    check_png(out, "--out")
     with console.progress() as progress:
         found = find_neighbors(
             run_or_set,

@@ -16,6 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
+from featstore.errors import ConfigError, StoreError
 from featstore.files import replacing
 
 if TYPE_CHECKING:
@@ -324,6 +325,37 @@ def _marker(number: int) -> Any:
     n_points = number - len(MARKERS) + 4
     # Its number of points, the kind that is a star, its angle.
     return MARKERS[number] if number < len(MARKERS) else (n_points, 1, 0)
+
+
+def check_png(path: str | Path, option: str) -> None:
+    """Refuse a place where no PNG figure can be written, before anything is done for it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The figure that is to be.
+    option : str
+        What it was given by, for the message.
+
+    Raises
+    ------
+    ConfigError
+        When it is a folder or has another ending.
+    StoreError
+        When what should be a folder above it is a file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a file: {option} {path / 'figure.png'}")
+    if path.suffix.lower() != ".png":
+        raise ConfigError(
+            f"{path} has not the ending of what is written, a PNG file: {option} {path.stem}.png"
+        )
+    above = next((folder for folder in path.parents if folder.exists()), path.parent)
+    if above.exists() and not above.is_dir():
+        raise StoreError(
+            f"{path} can't be written: {above} is a file, not a folder. Name another {option}."
+        )
 
 
 def to_png(fig: Figure) -> bytes:

@@ -17,7 +17,7 @@ from featstore.blocks import Samples
 from featstore.datasets.base import RGB
 from featstore.encoding import Block, Encoder
 from featstore.errors import ConfigError, DatasetError, FeatstoreError, StoreError
-from featstore.figures import to_png
+from featstore.figures import check_png, to_png
 from featstore.files import replacing
 from featstore.judgement import judge
 from featstore.legends import class_colours, write_names
@@ -318,6 +318,7 @@ class _Targets:
             raise ConfigError(
                 f"{found.preview} is written with the map already; give another --preview."
             )
+        check_png(found.preview, "--preview")
         return found
 
     @property

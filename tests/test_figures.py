@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from featstore.errors import ConfigError, StoreError
 from featstore.figures import (
+    check_png,
     draw_accuracies,
     draw_confusion,
     draw_curves,
@@ -87,6 +89,19 @@ def test_labels_of_a_confusion_matrix_do_not_run_into_each_other(n_classes):
 def test_colour_is_the_share_of_the_row_and_an_empty_row_is_blank():
     fig = draw_confusion([[3, 1], [0, 0]], ["a", "b"])
     np.testing.assert_allclose(fig.axes[0].images[0].get_array(), [[0.75, 0.25], [0, 0]])
+
+
+def test_places_where_no_png_can_be_are_refused_beforehand(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    check_png(tmp_path / "new folder" / "figure.PNG", "--out")
+    with pytest.raises(ConfigError, match="is a folder; name a file: --out "):
+        check_png(tmp_path, "--out")
+    for name in ("lc.svg", "lc"):
+        with pytest.raises(ConfigError, match=r"has not the ending .*, a PNG file: --out lc\.png"):
+            check_png(name, "--out")
+    for name in ("file/x.png", "file/new/x.png"):
+        with pytest.raises(StoreError, match=r"x\.png can't be written: .*file is a file"):
+            check_png(tmp_path / name, "--out")
 
 
 def test_a_png_is_a_png():

@@ -1,3 +1,4 @@
+import errno
 import json
 
 import pytest
@@ -28,6 +29,33 @@ def test_a_curve_is_a_table_a_figure_and_json(make_store, tmp_path, capsys):
     (curve,) = json.loads(capsys.readouterr().out)["curves"]
     assert [point["n_train"] for point in curve["points"]] == [20, 80, 240]
     assert [len(point["accuracies"]) for point in curve["points"]] == [3, 3, 1]
+
+
+@pytest.mark.parametrize("name", ["file/x.png", "folder.png", "curve.svg"])
+def test_a_wrong_place_for_the_figure_is_told_before_anything_is_fitted(
+    make_store, tmp_path, capsys, monkeypatch, name
+):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    monkeypatch.setattr("featstore.learning.learning_curve", None)
+    assert call("--store", make_store().path, "--clf", "ridge", "--out", tmp_path / name) == 1
+    assert f"Error: {tmp_path / name} " in capsys.readouterr().err
+
+
+def test_the_numbers_are_shown_even_where_the_figure_can_not_be_written(
+    make_store, tmp_path, capsys, monkeypatch
+):
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device", f".{path.name}.tmp")
+
+    monkeypatch.setattr("featstore.learning.replacing", full)
+    store, out = make_store(), tmp_path / "curve.png"
+    asked = ("--store", store.path, "--clf", "ridge", "--sizes", "240", "--out", out)
+    for more in ([], ["--json"]):
+        assert call(*asked, *more) == 1
+        printed, err = capsys.readouterr()
+        assert "240" in printed
+        assert f"Error: {out} can't be written: No space left on device.\n" in err
 
 
 @pytest.mark.parametrize(

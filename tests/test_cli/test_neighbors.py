@@ -68,6 +68,8 @@ def test_moved_images_are_told_and_found_by_root(args, images, tmp_path, capsys)
         ({1: "nothing"}, 1, "neither a run nor a feature set"),
         ({2: "nothing.png"}, 1, "nothing.png is not there"),
         ({2: "--metric=taxi"}, 2, "cosine"),
+        ({6: "nb.jpg"}, 1, "a PNG file: --out nb.png"),
+        ({6: f"{__file__}/x.png"}, 1, f"{__file__}/x.png can't be written: {__file__} is a file"),
     ],
 )
 def test_what_can_not_be_is_told(args, change, code, message, capsys):
