@@ -130,7 +130,7 @@ def show(done: SceneMap) -> None:
     click.echo(
         f"{done.n_rows:,} x {done.n_cols:,} cells of {done.stride} x {done.stride} pixels, from "
         f"windows of {done.window} x {done.window}: {n_classified:,} classified"
-        + (f", {done.n_empty:,} without data." if done.n_empty else ".")
+        + (f", {done.n_empty:,} beyond the scene or without data." if done.n_empty else ".")
     )
     ranked = sorted(zip(done.counts, done.shares, done.class_names, strict=True), reverse=True)
     rows = [[name, f"{count:,}", f"{100 * share:.1f}"] for count, share, name in ranked if count]

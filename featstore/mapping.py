@@ -39,6 +39,9 @@ DARK = 2**14
 COMPANIONS = (".ovr", ".msk", ".msk.ovr")
 """Endings of what GDAL puts beside a map: thinned copies for zooming out, a mask."""
 
+MUCH = 0.1
+"""Share of a scene without a class from which on people are told what helps."""
+
 MAX_BYTE_CLASSES = 254
 """Classes up to which a map's labels are bytes."""
 
@@ -64,7 +67,8 @@ class SceneMap:
     counts : tuple of int
         Cells of each class.
     n_empty : int
-        Cells without a class, because there is too little data.
+        Cells without a class, because their middle lies beyond the scene or there is too little
+        data.
     duration_s : float
         From the call to its end.
     windows_per_s : float
@@ -183,6 +187,7 @@ def map_scene(
                     "training images were not, say what is black and white: --range LOW,HIGH"
                 )
         grid = Grid(opened_scene.height, opened_scene.width, window, stride)
+        _check_covered(opened_scene, grid, progress)
         targets = _Targets.find(opened_scene.path, out, preview)
         cache = FingerprintCache(opened.cache_dir / "fingerprints")
         encoder = Encoder(specs, names, device, cache, progress)
@@ -190,7 +195,7 @@ def map_scene(
         if not len(windows):
             raise DatasetError(
                 f"{scene} has {grid.height} x {grid.width} pixels, and no window of {window} has "
-                "data in half of it or more. Give a smaller --window."
+                "data in half of it or more. Give a smaller --window if it has data anywhere."
             )
         begun = time.perf_counter()
         blocks = encoder.blocks(windows, "Mapping", progress)
@@ -226,6 +231,24 @@ def _side(name: str, value: int) -> int:
     if value < 1:
         raise ConfigError(f"{name} is {value}; it is a number of pixels, 1 or more.")
     return value
+
+
+def _check_covered(scene: Scene, grid: Grid, progress: Progress) -> None:
+    """Refuse cells that all have their middle beyond the scene; tell of those that have."""
+    height, width = (int(inside.sum()) * grid.stride for inside in grid.inside())
+    covered = min(height, scene.height) * min(width, scene.width) / (scene.height * scene.width)
+    size = f"{scene.height} x {scene.width} pixels"
+    if not covered:
+        raise ConfigError(
+            f"{scene.path} has {size}, and no cell of {grid.stride} x {grid.stride} has its middle "
+            "in it. Give a smaller --stride, which is --window where it is not given."
+        )
+    if 1 - covered > MUCH:
+        progress.say(
+            f"{100 * (1 - covered):.0f} % of the scene's {size} get no class, for the cells at its "
+            "right and lower border have their middle beyond it. Give a smaller --stride to "
+            "classify more."
+        )
 
 
 def _training_side(run: Run, store: FeatureStore) -> int:

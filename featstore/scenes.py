@@ -148,9 +148,10 @@ class Scene:
             )
         elif self.dtype not in (np.uint8, np.uint16):
             low, high = self.sampled_range()
+            found = "found no data" if np.isnan(low) else f"goes from {low:.6g} to {high:.6g}"
             raise ConfigError(
-                f"{self.path} holds {self.dtype} values, whose range is unknown; a sample goes "
-                f"from {low:.6g} to {high:.6g}. Say which values are black and white, as they "
+                f"{self.path} holds {self.dtype} values, whose range is unknown; a sample {found}. "
+                "Say which values are black and white, as they "
                 "were in the training images: --range LOW,HIGH"
             )
 

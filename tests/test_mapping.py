@@ -145,6 +145,21 @@ def test_a_scene_that_is_no_multiple_of_the_window(run, store, tiles, write, tmp
     assert done.n_empty == 4
 
 
+def test_of_cells_with_their_middle_beyond_the_scene_people_are_told(
+    run, store, tiles, write, tmp_path
+):
+    def said(**more):
+        told = Listener()
+        map_scene(run, scene, tmp_path / "map.tif", store=store, progress=told, **more)
+        return [line for line in told.lines if "--stride" in line]
+
+    scene = write(tiles[:, :60, :60])
+    assert said(window=41)[0].startswith("53 % of the scene's 60 x 60 pixels get no class")
+    assert not said(window=41, stride=20)
+    with pytest.raises(ConfigError, match=r"no cell of 140 x 140 has its middle .*--stride"):
+        said(window=40, stride=140)
+
+
 def test_cells_without_data_have_no_class(run, store, tiles, write, tmp_path):
     tiles = np.maximum(tiles, 1)
     tiles[:, : 2 * SIDE, : SIDE + 30] = 0

@@ -151,6 +151,12 @@ def test_no_data_is_black_in_a_thumbnail_whatever_the_range(tmp_path, dtype):
     assert (thumbnail[:, 4:] == 0).all()
 
 
+def test_a_sample_without_data_has_no_range(tmp_path):
+    path = write_scene(tmp_path / "scene.tif", np.full((3, 8, 8), np.nan, np.float32))
+    with pytest.raises(ConfigError, match=r"a sample found no data\. Say .* --range LOW,HIGH"):
+        Scene(path, RGB)
+
+
 def test_complex_numbers_are_refused(tmp_path):
     path = write_scene(tmp_path / "scene.tif", np.ones((1, 5, 7), np.complex64))
     with pytest.raises(ConfigError, match="magnitude"):

@@ -31,7 +31,7 @@ def test_people_see_classes_shares_and_files(args, capsys, tmp_path):
     assert _run(args) == 0
     out = capsys.readouterr().out
     assert "2 x 3 cells of 40 x 40 pixels" in out
-    assert "4 classified, 2 without data." in out
+    assert "4 classified, 2 beyond the scene or without data." in out
     assert "share of the area (%)" in out
     assert "water" in out
     assert "100.0" in out
