@@ -76,14 +76,15 @@ def project(
     standard = scaler.transform(samples.take(slice(0, len(samples))))
     by_umap = has_umap and method != "pca"
     n_components = min(N_COMPONENTS if by_umap else 2, *standard.shape)
-    with one_thread():
+    # Rows that are all alike have no variance to share.
+    with one_thread(), np.errstate(invalid="ignore"):
         pca = PCA(n_components, svd_solver="randomized", random_state=random_state)
         points = pca.fit_transform(standard)
     if by_umap:
         return Projection(_umap(points, random_state), "UMAP", ("UMAP 1", "UMAP 2"))
     if points.shape[1] < 2:
         points = np.column_stack([points, np.zeros(len(points))])
-    shares = [*pca.explained_variance_ratio_.tolist(), 0.0]
+    shares = [*np.nan_to_num(pca.explained_variance_ratio_).tolist(), 0.0]
     axes = [f"component {i + 1} ({100 * shares[i]:.0f} % of the variance)" for i in range(2)]
     return Projection(points[:, :2].astype(np.float32), "PCA", (axes[0], axes[1]))
 

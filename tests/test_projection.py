@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -25,6 +26,13 @@ def test_pca_is_scikit_learns_on_standardised_rows():
         assert abs(np.corrcoef(own, other)[0, 1]) > 0.999
     assert found.method == "PCA"
     assert f"{100 * want.explained_variance_ratio_[0]:.0f} %" in found.axes[0]
+
+
+def test_rows_that_are_all_alike_are_one_point():
+    with warnings.catch_warnings(action="error"):
+        found = project(np.ones((6, 3), np.float32), np.arange(6), method="pca")
+    np.testing.assert_array_equal(found.points, 0)
+    assert found.axes == tuple(f"component {i} (0 % of the variance)" for i in (1, 2))
 
 
 def test_one_column_has_two_dimensions_too():
