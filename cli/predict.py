@@ -46,9 +46,15 @@ def command(
         console.emit_json({"run": run, "predictions": [asdict(p) for p in found]})
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["path", "class", "score", "score_kind"])
+        writer.writerow(["path", "class", "score", "score_kind", "error"])
         writer.writerows(
-            [p.path, p.label or "", "" if p.score is None else f"{p.score:.6g}", p.score_kind]
+            [
+                p.path,
+                p.label or "",
+                "" if p.score is None else f"{p.score:.6g}",
+                p.score_kind,
+                p.error or "",
+            ]
             for p in found
         )
     else:

@@ -39,8 +39,14 @@ def test_one_bad_image_is_1_and_the_rest_is_printed(args, tmp_path, capsys):
         _run([*args, str(bad), "--json"])
     assert caught.value.code == 1
     captured = capsys.readouterr()
-    assert len(json.loads(captured.out)["predictions"]) == 10
+    found = json.loads(captured.out)["predictions"]
+    assert len(found) == 10
     assert "bad.png" in captured.err
+    with pytest.raises(SystemExit):
+        _run([*args, str(bad), "--csv"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["error"] for row in rows] == [p["error"] or "" for p in found]
+    assert "bad.png" in rows[-1]["error"]
 
 
 def test_a_run_that_is_not_there_is_1(args, capsys):
