@@ -248,7 +248,7 @@ class Scene:
                 )
         except _failures() as error:
             raise ImageError(f"{self.path} can't be read: {_cause(error)}") from error
-        pixels = to_bytes(values.data, self.value_range)
+        pixels = to_bytes(np.ma.getdata(values), self.value_range)
         # Afterwards, for a range makes another value black than 0.
         pixels[np.ma.getmaskarray(values)] = 0
         return np.moveaxis(pixels, 0, -1)
