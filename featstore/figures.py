@@ -349,7 +349,8 @@ def check_png(path: str | Path, option: str) -> None:
         raise ConfigError(f"{path} is a folder; name a file: {option} {path / 'figure.png'}")
     if path.suffix.lower() != ".png":
         raise ConfigError(
-            f"{path} has not the ending of what is written, a PNG file: {option} {path.stem}.png"
+            f"{path} has not the ending of what is written, a PNG file: {option} "
+            f"{path.parent / f'{path.stem}.png'}"
         )
     above = next((folder for folder in path.parents if folder.exists()), path.parent)
     if above.exists() and not above.is_dir():

@@ -341,7 +341,7 @@ class _Targets:
             raise ConfigError(
                 f"{found.preview} is written with the map already; give another --preview."
             )
-        check_png(found.preview, "--preview")
+        check_png(found.preview, "--preview" if preview else "--out")
         return found
 
     @property
