@@ -58,7 +58,6 @@ def command(
     featstore curve --clf logreg --layers fc1000
     featstore curve --clf lda --sizes 100,200,400 --repeats 10
     """  # noqa: D301 - click wants the character itself
-    from featstore.errors import StoreError
     from featstore.figures import check_png
     from featstore.learning import learning_curve, write_figure
     from featstore.parameters import parse_param
@@ -77,10 +76,7 @@ def command(
         console.emit_json({"figure": out, "curves": [curve.to_dict() for curve in curves]})
     else:
         show(curves)
-    try:
-        write_figure(curves, out)
-    except OSError as error:
-        raise StoreError(f"{out} can't be written: {error.strerror or error}.") from error
+    write_figure(curves, out)
     if not as_json:
         click.echo(f"The figure: {out}")
 

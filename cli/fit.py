@@ -149,6 +149,7 @@ def _cells(summary: dict[str, Any]) -> list[str]:
         ",".join(summary["layers"]),
         summary["clf"]
         + (f" x {n_repeats}" if n_repeats > 1 else "")
+        + (f" ({summary['settings']})" if summary.get("settings") else "")
         + ("" if summary["converged"] else " *"),
         _percent(summary, "accuracy"),
         _percent(summary, "average_accuracy"),

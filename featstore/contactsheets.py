@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from featstore.figures import INK, PALETTE, STYLE
+from featstore.figures import INK, PALETTE, STYLE, shortened
 
 N_COLUMNS = 10
 """Pictures beside each other; more go on in the line below."""
@@ -134,7 +134,7 @@ def _draw_tile(
     room = NOTE_LENGTH + more_length - (len(tile.note) + 2 if tile.note else 0)
     note = "  ".join(filter(None, [tile.note, _short(name, room)]))
     for text, below, size in (
-        (mark + _cut_end(tile.title, TITLE_LENGTH + more_length - len(mark)), 0.07, TITLE_SIZE),
+        (mark + shortened(tile.title, TITLE_LENGTH + more_length - len(mark)), 0.07, TITLE_SIZE),
         (note, 0.23, NOTE_SIZE),
     ):
         place = left / width, (bottom - below) / height
@@ -153,7 +153,3 @@ def _short(name: str, length: int) -> str:
 def _cut(text: str, length: int) -> str:
     """Cut the beginning, for names differ in their ends."""
     return text if len(text) <= length else f"…{text[len(text) - length + 1 :]}"
-
-
-def _cut_end(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 1]}…"

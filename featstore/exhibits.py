@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from featstore import paper
 from featstore.config import is_random, model_text
 from featstore.errors import FeatstoreError
-from featstore.particulars import features_settings, fit_settings
+from featstore.particulars import apart, features_settings, fit_settings, listed, rows_text
 from featstore.progress import nbytes_text
 from featstore.runs import Run
 from featstore.store import FeatureStore
@@ -35,7 +34,7 @@ def runs_table(name: str, title: str, runs: Sequence[Run]) -> Table:
             [
                 Cell(model_text(line["model"], line["weights"]), None, line["run_id"], features),
                 Cell(", ".join(line["layers"])),
-                Cell(clf, detail=_listed([fit, "" if line["converged"] else "not converged"])),
+                Cell(clf, detail=listed([fit, "" if line["converged"] else "not converged"])),
                 Cell(percent(line["accuracy"]) + spread, line["accuracy"], is_best=True),
                 _share(line["average_accuracy"]),
                 Cell(NONE if line["kappa"] is None else f"{line['kappa']:.3f}", line["kappa"]),
@@ -82,19 +81,19 @@ def layers_table(name: str, title: str, runs: Sequence[Run]) -> Table | None:
             run = by_id[line["run_id"]]
             asked = (*features_settings(run).values(), *fit_settings(run).values())
             counts = (line["n_train"], line["n_test"])
-            key = (_model(run), run.clf, *counts, _rows_text(run), *asked)
+            key = (_model(run), run.clf, *counts, rows_text(run), *asked)
             found.setdefault(key, {})[kind] = line
     rows = []
     told = [by_role for _, by_role in sorted(found.items()) if len(by_role) > 1]
     own = [by_id[next(iter(by_role.values()))["run_id"]] for by_role in told]
-    images = _apart([{(_model(run), run.clf): _rows_text(run)} for run in own])
+    images = apart([{(_model(run), run.clf): rows_text(run)} for run in own])
     for by_role, run, features, fit, of_images in zip(
         told, own, _features_apart(own), _fits_apart(own), images, strict=True
     ):
         best = max(line["accuracy"] for line in by_role.values())
         cells = [
             Cell(_model(run), detail=features),
-            Cell(run.clf, detail=_listed([fit, of_images])),
+            Cell(run.clf, detail=listed([fit, of_images])),
         ]
         for kind in paper.ROLES:
             line = by_role.get(kind, {})
@@ -279,12 +278,6 @@ def _model(run: Run) -> str:
     return model_text(run.selection["model"], run.selection["weights"])
 
 
-def _rows_text(run: Run) -> str:
-    of = run.record["rows"]
-    drawn = "" if run.record["fit"]["split_seed"] is None else ", drawn anew"
-    return f"{of['n_train']:,} to train, {of['n_test']:,} to test{drawn}"
-
-
 def _features_apart(runs: Sequence[Run]) -> list[str]:
     """Return what tells each run's features from the others'."""
     told = []
@@ -295,25 +288,12 @@ def _features_apart(runs: Sequence[Run]) -> list[str]:
         told.append(
             {(_model(run) if k == "weights" else is_network, k): settings[k] for k in settings}
         )
-    return _apart(told)
+    return apart(told)
 
 
 def _fits_apart(runs: Sequence[Run]) -> list[str]:
     """Return what tells each run's settings from the others' of its classifier."""
-    return _apart([{(run.clf, k): text for k, text in fit_settings(run).items()} for run in runs])
-
-
-def _apart(told: Sequence[Mapping[Any, str]]) -> list[str]:
-    """Return the texts of each that are not the same wherever such a one is told."""
-    found = defaultdict(set)
-    for one in told:
-        for what, text in one.items():
-            found[what].add(text)
-    return [_listed(text for what, text in one.items() if len(found[what]) > 1) for one in told]
-
-
-def _listed(texts: Iterable[str]) -> str:
-    return ", ".join(filter(None, texts))
+    return apart([{(run.clf, k): text for k, text in fit_settings(run).items()} for run in runs])
 
 
 def _share(value: float | None) -> Cell:

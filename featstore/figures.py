@@ -66,7 +66,12 @@ STYLE: dict[Any, Any] = {
 
 def class_text(name: str, length: int) -> str:
     """Return a class's name as matplotlib draws it literally, cut to a number of characters."""
-    return literal_text(name if len(name) <= length else f"{name[: length - 1]}…")
+    return literal_text(shortened(name, length))
+
+
+def shortened(text: str, length: int) -> str:
+    """Return text cut to a number of characters, the last of which then says so."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def literal_text(text: str) -> str:
@@ -245,7 +250,7 @@ def draw_accuracies(summaries: Sequence[Mapping[str, Any]]) -> Figure:
     Parameters
     ----------
     summaries : sequence of mapping
-        As :meth:`featstore.runs.Run.summary` returns them, of one dataset.
+        As :func:`featstore.summaries.summarize` returns them, of one dataset.
 
     Returns
     -------
@@ -255,11 +260,12 @@ def draw_accuracies(summaries: Sequence[Mapping[str, Any]]) -> Figure:
     ranked = sorted(summaries, key=lambda s: (-s["accuracy"], s["run_id"]))
     names = []
     for s in ranked:
-        features, room = f"{s['model']} {','.join(s['layers'])}", 43 - len(s["clf"])
-        cut = features if len(features) <= room else f"{features[: room - 1]}…"
-        names.append(literal_text(f"{cut} · {s['clf']}"))
+        features = shortened(f"{s['model']} {','.join(s['layers'])}", 43 - len(s["clf"]))
+        lines = filter(None, [f"{features} · {s['clf']}", shortened(s["settings"], 48)])
+        names.append(literal_text("\n".join(lines)))
+    row_in = 0.36 if any(s["settings"] for s in ranked) else 0.27
     with mpl.rc_context(STYLE):
-        fig = Figure(figsize=(7.2, 0.85 + 0.27 * len(ranked)), layout="constrained")
+        fig = Figure(figsize=(7.2, 0.85 + row_in * len(ranked)), layout="constrained")
         ax = fig.add_subplot()
         at = range(len(ranked))
         percent = [100 * s["accuracy"] for s in ranked]
@@ -365,6 +371,22 @@ def to_png(fig: Figure) -> bytes:
     stream = io.BytesIO()
     _save(fig, stream, format="png", dpi=160, facecolor="white")
     return stream.getvalue()
+
+
+def write_png(fig: Figure, path: str | Path) -> None:
+    """Write the figure as :func:`to_png` draws it; the file is replaced whole, or not at all.
+
+    Raises
+    ------
+    StoreError
+        When it can't be written.
+    """
+    data = to_png(fig)
+    try:
+        with replacing(Path(path)) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise StoreError(f"{path} can't be written: {error.strerror or error}.") from error
 
 
 def _save(fig: Figure, target: IO[Any] | Path, **how: Any) -> None:

@@ -16,8 +16,8 @@ from featstore.blocks import Samples
 from featstore.classifiers import find_classifier
 from featstore.config import FitConfig, several
 from featstore.errors import ConfigError, FitError
-from featstore.figures import draw_learning, to_png
-from featstore.files import replacing, resumable
+from featstore.figures import draw_learning, write_png
+from featstore.files import resumable
 from featstore.judgement import judge
 from featstore.locks import leave_drafts
 from featstore.parallel import Outcome, TaskPool
@@ -293,6 +293,4 @@ def write_figure(curves: Sequence[LearningCurve], path: str | Path) -> None:
     StoreError
         When it can't be written.
     """
-    data = to_png(draw_learning([(curve.name, curve.points) for curve in curves]))
-    with replacing(Path(path)) as temporary:
-        temporary.write_bytes(data)
+    write_png(draw_learning([(curve.name, curve.points) for curve in curves]), path)

@@ -24,8 +24,7 @@ from featstore.errors import (
     RunError,
     SelectionError,
 )
-from featstore.figures import to_png
-from featstore.files import replacing
+from featstore.figures import write_png
 from featstore.images import decode
 from featstore.neighbors import METRIC, nearest
 from featstore.originals import Originals
@@ -374,9 +373,7 @@ def write_sheets(
         for i, page in enumerate(pages, start=1):
             numbered = path.with_name(f"{path.stem}-{i:0{width}}{path.suffix}")
             target = path if len(pages) == 1 else numbered
-            data = to_png(draw_sheet([pictures.strip(query) for query in page]))
-            with replacing(target) as temporary:
-                temporary.write_bytes(data)
+            write_png(draw_sheet([pictures.strip(query) for query in page]), target)
             written.append(target)
             progress.advance(len(page))
     finally:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from featstore.config import model_text
@@ -67,6 +68,27 @@ def fit_settings(run: Run) -> dict[str, str]:
         "intelex": "intelex" if fit.get("intelex") else "",
         "drop_leaks": "leaks left out" if fit["drop_leaks"] else "",
     }
+
+
+def rows_text(run: Run) -> str:
+    """Return how many rows a run was fitted to and judged on, for people."""
+    of = run.record["rows"]
+    drawn = "" if run.record["fit"]["split_seed"] is None else ", drawn anew"
+    return f"{of['n_train']:,} to train, {of['n_test']:,} to test{drawn}"
+
+
+def apart(told: Sequence[Mapping[Any, str]]) -> list[str]:
+    """Return the texts of each that are not the same wherever such a one is told."""
+    found = defaultdict(set)
+    for one in told:
+        for what, text in one.items():
+            found[what].add(text)
+    return [listed(text for what, text in one.items() if len(found[what]) > 1) for one in told]
+
+
+def listed(texts: Iterable[str]) -> str:
+    """Return the texts that are not empty as a list in a sentence."""
+    return ", ".join(filter(None, texts))
 
 
 def particulars(run: Run) -> dict[str, Any]:

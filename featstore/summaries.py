@@ -9,6 +9,7 @@ from typing import Any
 
 from featstore import paper
 from featstore.config import is_random, json_digest
+from featstore.particulars import apart, features_settings, fit_settings, label, rows_text
 from featstore.runs import Run
 
 Line = dict[str, Any]
@@ -22,8 +23,25 @@ def summarize(runs: Sequence[Run]) -> list[Line]:
     ----------
     runs : sequence of Run
         As :func:`featstore.runs.list_runs` returns them.
+
+    Returns
+    -------
+    list of dict
+        As :meth:`featstore.runs.Run.summary` returns them, with ``settings``: in what a run differs
+        from others on the same features of the same images with the same classifier, for people;
+        mostly nothing.
     """
-    lines = [run.summary() for run in runs]
+    alike: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        alike.setdefault((run.selection["title"], label(run)), []).append(run)
+    lines = []
+    for own in alike.values():
+        told = [
+            {**features_settings(run), **fit_settings(run), "rows": rows_text(run)} for run in own
+        ]
+        lines += [
+            run.summary() | {"settings": text} for run, text in zip(own, apart(told), strict=True)
+        ]
     return sorted(lines, key=lambda line: (line["title"], -line["accuracy"], line["run_id"]))
 
 

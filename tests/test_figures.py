@@ -1,10 +1,13 @@
+import errno
 import io
 import re
 import warnings
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from featstore.errors import ConfigError, StoreError
@@ -18,6 +21,7 @@ from featstore.figures import (
     to_png,
     to_svg,
     write_figure,
+    write_png,
 )
 from featstore.learning import Point
 from featstore.projection import Projection
@@ -56,7 +60,7 @@ def test_names_of_lines_and_bars_are_drawn_as_they_are_too():
         to_png(fig)
         shown = [text.get_text() for text in fig.legends[0].get_texts()]
         assert shown == [r"\$\foo\$", " _other"]
-    summary = {"run_id": "r", "model": r"$\foo$", "layers": ["x"], "clf": "lda"}
+    summary = {"run_id": "r", "model": r"$\foo$", "layers": ["x"], "clf": "lda", "settings": ""}
     to_png(draw_accuracies([summary | {"accuracy": 0.5, "majority_accuracy": 0.3}]))
 
 
@@ -149,12 +153,15 @@ def test_bars_are_ranked_and_fit():
             "clf": f"clf{i}",
             "accuracy": accuracy,
             "majority_accuracy": 0.25,
+            "settings": "C=10" if i == 2 else "",
         }
         for i, accuracy in enumerate([0.5, 1.0, 0.75])
     ]
     ax = draw_accuracies(summaries).axes[0]
     assert [bar.get_width() for bar in ax.patches] == [100.0, 75.0, 50.0]
-    assert "clf1" in ax.get_yticklabels()[0].get_text()
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert "clf1" in labels[0]
+    assert [label.endswith("\nC=10") for label in labels] == [False, True, False]
 
 
 def test_svg_is_well_formed_escaped_and_takes_the_pages_colour():
@@ -196,3 +203,17 @@ def test_signs_that_the_font_lacks_are_no_warning(tmp_path):
         to_png(fig)
         write_figure(fig, tmp_path / "confusion")
         assert "水域" in to_svg(fig, "n", "d")
+
+
+def test_a_figure_that_can_not_be_written_is_named_and_the_old_one_stays(tmp_path, monkeypatch):
+    path = tmp_path / "figure.png"
+    path.write_bytes(b"old")
+
+    def full(_, data):
+        raise OSError(errno.ENOSPC, "No space left on device", f"{tmp_path}/.figure.tmp")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StoreError, match=f"^{path} can't be written: No space left on device"):
+        write_png(Figure(), path)
+    assert [p.name for p in tmp_path.iterdir()] == ["figure.png"]
+    assert path.read_bytes() == b"old"

@@ -18,6 +18,15 @@ def test_runs_are_listed_by_dataset_the_best_first(make_store):
     assert accuracies == sorted(accuracies, reverse=True)
 
 
+def test_runs_of_one_name_tell_in_what_they_differ(make_store):
+    store = make_store()
+    runs = fit(store, "ridge", n_jobs=1)
+    runs += fit(store, "ridge", n_jobs=1, params={"alpha": 10.0}) + fit(store, "lda", n_jobs=1)
+    settings = {(run["clf"], run["settings"]) for run in summarize(runs)}
+    assert settings == {("ridge", ""), ("ridge", "alpha=10.0"), ("lda", "")}
+    assert [run["settings"] for run in summarize(runs[:1])] == [""]
+
+
 def test_repeats_become_one_line(make_store):
     lines = [run.summary() for run in fit(make_store(), ["lda", "knn"], n_jobs=1, repeats=3)]
     gathered = gather_repeats(lines)
