@@ -2,7 +2,8 @@
 
 Files go first and the record comes last, by which they count: killed at any moment, what lies there
 is complete or plainly incomplete, and the next delivery sends what is missing. A record that is
-there already stays, and takes the place of the one that was made here.
+there already stays, and takes the place of the one that was made here, unless that was to replace
+it: then the new files lie beside the old ones until the new record is in the old one's place.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from featstore.featureset import FeatureSet, mark_damaged
 from featstore.files import file_sha256, json_bytes, read_json, write_json
 from featstore.leases import Lease, leased
 from featstore.locks import held
-from featstore.mirrors import JOURNAL, RUNS, SETS, Mirror, journal_of
+from featstore.mirrors import JOURNAL, RUNS, SETS, Mirror, journal_of, object_name
 from featstore.progress import SILENT, Progress
+from featstore.records import read_record
 from featstore.remotes import KEPT, WHOLE_NBYTES, Entry
 
 NOTES_S = 1.0
@@ -37,13 +39,21 @@ class Delivery:
     lease : Lease or None
         That is checked before anything is written; None where the service can keep none.
     progress : Progress
+    below : str
+        Folder below `place` that the files go to there, if not to `place` itself.
     """
 
     def __init__(
-        self, mirror: Mirror, place: str, lease: Lease | None, progress: Progress = SILENT
+        self,
+        mirror: Mirror,
+        place: str,
+        lease: Lease | None,
+        progress: Progress = SILENT,
+        below: str = "",
     ) -> None:
         self._mirror, self._remote, self._progress = mirror, mirror.remote, progress
         self._place, self._lease = place, lease
+        self._there = object_name(place, "", below)
         self._notes = mirror.folder / "outbox" / f"{place.rpartition('/')[2]}.json"
         self._sent: dict[str, str] = {}
         with suppress(StoreError):
@@ -69,10 +79,10 @@ class Delivery:
         CorruptionError
             When a file here is not as it was written; nothing of it is sent.
         """
-        there = self._remote.entries(f"{self._place}/")
+        there = self._remote.entries(self._there)
         missing = []
         for name in files:
-            entry = there.get(f"{self._place}/{name}")
+            entry = there.get(f"{self._there}{name}")
             if not self._path(name).is_file():
                 raise DamagedFileError(name)
             if entry is not None and self._is_same(name, entry):
@@ -90,7 +100,7 @@ class Delivery:
             if digest != files[name]:
                 raise DamagedFileError(name)
             self._check()
-            return self._remote.put(f"{self._place}/{name}", data)
+            return self._remote.put(f"{self._there}{name}", data)
 
         self._progress.start(f"Sending {what}", sum(nbytes.values()), "bytes")
         noted_at = time.monotonic()
@@ -129,28 +139,34 @@ class Delivery:
             return True
         return self._sent.get(name) == f"{file_sha256(path)} {entry.etag}"
 
-    def publish(self, record: str, files: Mapping[str, str]) -> bool:
+    def publish(self, record: str, files: Mapping[str, str], replaces: str | None = None) -> bool:
         """Create a record, once all its files are seen to lie there; return if it is ours.
+
+        With `replaces`, it takes the place of the one that has this etag.
 
         Raises
         ------
         StoreError
             When another machine has written over a file meanwhile.
         """
-        there = self._remote.entries(f"{self._place}/")
+        there = self._remote.entries(self._there)
         for name in files:
-            entry = there.get(f"{self._place}/{name}")
+            entry = there.get(f"{self._there}{name}")
             if entry is not None and _same(entry.etag, self._etags[name]):
                 continue
             # Some services spell an etag otherwise in a listing.
-            if entry is None or self._remote.sha256(f"{self._place}/{name}") != files[name]:
+            if entry is None or self._remote.sha256(f"{self._there}{name}") != files[name]:
                 raise StoreError(
-                    f"{self._mirror.url}/{self._place}/{name} was changed by another machine while "
+                    f"{self._mirror.url}/{self._there}{name} was changed by another machine while "
                     f"it was sent. {KEPT}"
                 )
         self._check()
         name = f"{self._place}/{record}"
-        etag = self._remote.create(name, self._path(record).read_bytes())
+        content = self._path(record).read_bytes()
+        if replaces is None:
+            etag = self._remote.create(name, content)
+        else:
+            etag = self._remote.replace(name, content, replaces)
         if etag is None:
             return False
         entry = self._remote.entry(name)
@@ -168,6 +184,13 @@ class Delivery:
         if strays:
             self._check()
             self._remote.delete(strays)
+
+    def sweep_all_but(self, names: Sequence[str]) -> None:
+        """Delete all objects of the set or run but the named ones."""
+        others = [n for n in self._remote.entries(f"{self._place}/") if n not in names]
+        if others:
+            self._check()
+            self._remote.delete(others)
 
     def close(self) -> None:
         """Forget what was sent, now that the record says it."""
@@ -290,6 +313,8 @@ def remove_set(mirror: Mirror, set_id: str) -> None:
 def deliver_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> None:
     """Send a run that is here and not known there; one that is there already takes its place.
 
+    Where it was made to replace that one, it does so once all its files are there.
+
     Raises
     ------
     StoreError
@@ -303,21 +328,15 @@ def deliver_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> Non
         mirror.refresh(RUNS, now=True)
         if mirror.knows(record):
             return
-        files = dict(read_json(mirror.folder / record)["files"])
-        delivery = Delivery(mirror, place, lease, progress)
+        content = read_record(mirror.folder / record, "RUN")
+        files, below = dict(content["files"]), content.get("folder", "")
+        delivery = Delivery(mirror, place, lease, progress, below)
         delivery.send(files, run_id)
-        if not delivery.publish("metrics.json", files):
+        if delivery.publish("metrics.json", files, mirror.replaced(record)):
+            delivery.sweep_all_but([record, *(object_name(place, name, below) for name in files)])
+        else:
             mirror.refresh(RUNS, now=True)
         delivery.close()
-
-
-def withdraw_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> None:
-    """Delete a run there that is to be replaced: its record first, by which it counts."""
-    place = f"{RUNS}/{run_id}"
-    with _run_lease(mirror, run_id, progress):
-        mirror.remote.delete([f"{place}/metrics.json"])
-        mirror.note({f"{place}/metrics.json": None})
-        mirror.remote.delete(list(mirror.remote.entries(f"{place}/")))
 
 
 @contextmanager

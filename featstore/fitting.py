@@ -242,8 +242,9 @@ def _work(jobs: list[Plan], pool: TaskPool, store: FeatureStore, progress: Progr
         job = ready[position]
         # The worker's path is absolute; the caller's way to the store is kept.
         if outcome.value:
-            path = store.run_path(Path(outcome.value).name, now=True)
-            job.run, job.is_new = open_run(path, store), True
+            folder, job.is_new = outcome.value
+            path = store.run_path(Path(folder).name, now=True)
+            job.run = open_run(path, store)
         job.error = outcome.error
         progress.advance(1)
         progress.say(_line(_outcome(job)))

@@ -105,7 +105,7 @@ class Mirror:
         except CorruptionError:
             # Everything is then compared anew.
             state = {}
-        return {"url": self.url, "records": {}, **state}
+        return {"url": self.url, "records": {}, "replaced": {}, **state}
 
     def knows(self, record: str) -> bool:
         """Return whether a record of the working folder is also there."""
@@ -115,10 +115,34 @@ class Mirror:
         """Note records as they are there now, by etag; None for those that are not."""
         with self.state() as state:
             for name, etag in records.items():
+                state["replaced"].pop(name, None)
                 if etag is None:
                     state["records"].pop(name, None)
                 else:
                     state["records"][name] = etag
+
+    @contextmanager
+    def replacing(self, record: str) -> Iterator[str]:
+        """Let a record that is written here within take the place of the one known there.
+
+        Nobody fetches that one again meanwhile, nor afterwards, until it is another than now.
+        Yields the folder for the new files there, beside those of the old record; nothing
+        where there is none.
+        """
+        path = self.folder / record
+        with self.state() as state:
+            before = _sha256(path)
+            is_known = record in state["records"] or record in state["replaced"]
+            yield secrets.token_hex(4) if is_known else ""
+            if is_known and (after := _sha256(path)) != before:
+                known = state["records"].pop(record, None)
+                etag = state["replaced"][record][0] if known is None else known
+                state["replaced"][record] = [etag, after]
+
+    def replaced(self, record: str) -> str | None:
+        """Return the etag of the record there that the one here is to replace, if it is."""
+        found = self._read_state()["replaced"].get(record)
+        return None if found is None else str(found[0])
 
     def refresh(self, kind: str, *, held: str | None = None, now: bool = False) -> None:
         """Bring the records of all sets or runs up to date.
@@ -139,11 +163,20 @@ class Mirror:
         with self.state() as state:
             known: dict[str, str] = state["records"]
             found = self._records(kind)
+            if kind == RUNS:
+                # What is still to be replaced: as it was there, and with what was made here.
+                for name, (etag, digest) in list(state["replaced"].items()):
+                    is_same = name in found and found[name].etag == etag
+                    if not is_same or _sha256(self.folder / name) != digest:
+                        del state["replaced"][name]
             new = [
                 name
                 for name, entry in found.items()
-                if known.get(name) != entry.etag
-                or not (name.endswith(JOURNAL) or (self.folder / name).is_file())
+                if name not in state["replaced"]
+                and (
+                    known.get(name) != entry.etag
+                    or not (name.endswith(JOURNAL) or (self.folder / name).is_file())
+                )
             ]
             gone = [n for n in known if n.startswith(f"{kind}/") and n not in found]
             contents = dict(zip(new, self.remote.each(self.remote.get, new), strict=True))
@@ -231,7 +264,9 @@ class Mirror:
                 return
             shutil.rmtree(set_aside(path.parent))
 
-    def fetch(self, place: str, files: Mapping[str, str], *, strict: bool = True) -> None:
+    def fetch(
+        self, place: str, files: Mapping[str, str], *, below: str = "", strict: bool = True
+    ) -> None:
         """Bring the files that are not here yet, each whole and as it was written.
 
         Parameters
@@ -240,6 +275,8 @@ class Mirror:
             Folder, here and there.
         files : mapping of str to str
             sha256 by name below it.
+        below : str
+            Folder below `place` that they lie in there, if not in `place` itself.
         strict : bool
             Whether a file that is damaged there is an error; else it stays away.
 
@@ -252,13 +289,14 @@ class Mirror:
         missing = [name for name in files if not (folder / name).is_file()]
 
         def bring(name: str) -> None:
+            there = object_name(place, name, below)
             with replacing(folder / name) as temporary:
-                digest = self.remote.sha256(f"{place}/{name}", temporary)
+                digest = self.remote.sha256(there, temporary)
                 if digest == files[name]:
                     return
                 cause = "its bytes are not those that were written" if digest else "it is missing"
                 raise CorruptionError(
-                    f"{self.url}/{place}/{name} is damaged: {cause}. Run `featstore store verify "
+                    f"{self.url}/{there} is damaged: {cause}. Run `featstore store verify "
                     f"--store {self.url}`, and then the command again that made it."
                 )
 
@@ -277,7 +315,9 @@ class Mirror:
         finally:
             progress.stop()
 
-    def problems(self, place: str, files: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
+    def problems(
+        self, place: str, files: Mapping[str, str], below: str = ""
+    ) -> Iterator[tuple[str, str | None]]:
         """Yield for each file what is wrong with it there, if anything is; it is read for that.
 
         A copy here that is not as it was written goes, to be fetched again.
@@ -287,7 +327,7 @@ class Mirror:
             copy = self.folder / place / name
             if copy.is_file() and file_sha256(copy) != files[name]:
                 copy.unlink()
-            digest = self.remote.sha256(f"{place}/{name}")
+            digest = self.remote.sha256(object_name(place, name, below))
             if digest is None:
                 return "the file is missing"
             return None if digest == files[name] else "its bytes are not those that were written"
@@ -333,6 +373,15 @@ class Mirror:
                 for index in chunks[layer]
             ]
         )
+
+
+def object_name(place: str, name: str, below: str = "") -> str:
+    """Return the name there of a file of a set or run, see :meth:`Mirror.fetch`."""
+    return f"{place}/{below}/{name}" if below else f"{place}/{name}"
+
+
+def _sha256(path: Path) -> str | None:
+    return file_sha256(path) if path.is_file() else None
 
 
 def _digest(set_id: str) -> str:

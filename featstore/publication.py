@@ -52,7 +52,8 @@ def write_run(
 ) -> Run:
     """Write a run's folder under a temporary name, then give it its own.
 
-    When another process has written the same run meanwhile, that one stays, unless `replace`.
+    When another process or machine has written the same run meanwhile, that one stays, unless
+    `replace`; it gives way where it is damaged, or of another key.
 
     Parameters
     ----------
@@ -90,11 +91,13 @@ def write_run(
             files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
             for name in files:
                 sync_file(folder / name)
-            write_json(folder / "metrics.json", {"format": FORMAT, **record, "files": files})
-            final = store.run_path(run_id)
-            if replace and final.exists():
-                store.withdraw_run(run_id)
-            _publish(folder, final, replace)
+            final = store.run_path(run_id, now=True)
+            with store.replacing_run(run_id) as below:
+                # One that is there stays whole until all files of this one lie beside it.
+                place = {"folder": below} if below else {}
+                body = {"format": FORMAT, **record, **place, "files": files}
+                write_json(folder / "metrics.json", body)
+                _publish(folder, final, store, None if replace else record["key"])
         store.deliver_run(run_id)
         return open_run(final, store)
     except OSError as error:
@@ -103,8 +106,11 @@ def write_run(
         raise refusal(error, store.runs_dir, str(record["command"])) from error
 
 
-def _publish(folder: Path, final: Path, replace: bool) -> None:
-    """Give a run's folder its name; one that had it goes when the other is there."""
+def _publish(folder: Path, final: Path, store: FeatureStore, key: str | None) -> None:
+    """Give a run's folder its name; one that had it goes when the other is there.
+
+    An intact one of the given key stays.
+    """
     doomed: list[Path] = []
     try:
         while True:
@@ -116,10 +122,11 @@ def _publish(folder: Path, final: Path, replace: bool) -> None:
             else:
                 sync_folder(final.parent)
                 return
-            if not replace:
+            if key is not None and (final / "metrics.json").is_file():
+                # With its store, for not all files of one on object storage need be here.
                 with suppress(RunError):
-                    open_run(final)
-                    return
+                    if open_run(final, store).record["key"] == key:
+                        return
             # Another process may have been faster.
             with suppress(FileNotFoundError):
                 doomed.append(set_aside(final))

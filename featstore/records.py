@@ -264,7 +264,7 @@ RUN = _object(
         ),
         "files": FILES | {"required": ["model.skops", "predictions.csv"]},
     },
-    {"source": _or_none(TEXT)},
+    {"source": _or_none(TEXT), "folder": NAME},
 )
 """``metrics.json``: a run."""
 

@@ -163,11 +163,17 @@ class Run:
                 f"scikit-learn {written}. To make the run again: {self.record['command']} --refit"
             ) from error
 
+    @property
+    def below(self) -> str:
+        """Where its files lie below its folder on object storage, if it replaced another run."""
+        return str(self.record.get("folder", ""))
+
     def _bytes(self, name: str) -> bytes:
         """Return a file of the run, if it is as fit wrote it."""
         if self.mirror is not None:
+            files = {name: self.record["files"][name]}
             try:
-                self.mirror.fetch(f"runs/{self.run_id}", {name: self.record["files"][name]})
+                self.mirror.fetch(f"runs/{self.run_id}", files, below=self.below)
             except CorruptionError as error:
                 raise RunError(f"{name} is not what fit wrote ({error})") from error
         try:
@@ -376,7 +382,7 @@ def verify_runs(store: FeatureStore) -> tuple[int, list[Damage]]:
         if run.mirror is not None and run.mirror.knows(f"runs/{run.run_id}/metrics.json"):
             found += [
                 Damage(run.run_id, name, problem)
-                for name, problem in run.mirror.problems(f"runs/{run.run_id}", files)
+                for name, problem in run.mirror.problems(f"runs/{run.run_id}", files, run.below)
                 if problem
             ]
             continue

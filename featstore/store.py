@@ -298,12 +298,18 @@ class FeatureStore:
 
             deliver_run(self.mirror, run_id, progress)
 
-    def withdraw_run(self, run_id: str) -> None:
-        """Make room for a run that is to be replaced; nothing to do for a folder."""
-        if self.mirror is not None:
-            from featstore.deliveries import withdraw_run
+    @contextmanager
+    def replacing_run(self, run_id: str) -> Iterator[str]:
+        """Let a run that is written within be sent in the place of the one that is there.
 
-            withdraw_run(self.mirror, run_id)
+        Yields the folder below the run's that its files are to go to there, so that those of the
+        other stay whole until they are not needed; nothing for a first run, and in a folder.
+        """
+        if self.mirror is None:
+            yield ""
+            return
+        with self.mirror.replacing(f"runs/{run_id}/metrics.json") as below:
+            yield below
 
     def _delete(self, feature_set: FeatureSet) -> None:
         doomed = set_aside(feature_set.path)

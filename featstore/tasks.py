@@ -91,13 +91,16 @@ def find_run(store: FeatureStore, task: Task, progress: Progress = SILENT) -> Ru
     return run
 
 
-def fit_task(task: Task) -> str:
-    """Fit, judge and write one run; return its folder. Workers call this."""
+def fit_task(task: Task) -> tuple[str, bool]:
+    """Fit, judge and write one run; return its folder, and whether it is the one made here.
+
+    Another process, or another machine, may have finished the same meanwhile. Workers call this.
+    """
     with resumable(Path(task.store), task.command):
         return _fit(task)
 
 
-def _fit(task: Task) -> str:
+def _fit(task: Task) -> tuple[str, bool]:
     clock = _Clock()
     store = open_store(task.store)
     selection = store.reopen(task.parts)
@@ -184,9 +187,9 @@ def _fit(task: Task) -> str:
         predictions,
         curves.to_dict() if curves else None,
         pictures,
-        replace=task.refit or find_run(store, task) is None,
+        replace=task.refit,
     )
-    return str(run.path)
+    return str(run.path), run.record["duration_s"] == clock.times
 
 
 def _prepare(model: Pipeline, selection: Selection, samples: Samples, scratch: Path) -> np.ndarray:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -25,14 +26,15 @@ from services import (
 )
 
 import featstore
-from featstore import deliveries, leases, mirrors, passes, remotes
+from featstore import deliveries, leases, mirrors, passes, publication, remotes
 from featstore.audit import verify
 from featstore.cli.main import _run
 from featstore.errors import CorruptionError, StoreError
 from featstore.extraction import extract
-from featstore.files import file_sha256
+from featstore.files import file_sha256, json_bytes
+from featstore.fitting import fit_each
 from featstore.progress import Silent
-from featstore.runs import list_runs, open_run
+from featstore.runs import list_runs, open_run, verify_runs
 from featstore.store import open_store
 
 
@@ -58,12 +60,12 @@ class Killed(BaseException):
     """As if the process had ended here."""
 
 
-def kill_at(store, monkeypatch, moment):
-    """Let a store's process end at a write to the service; None counts the writes alone.
+def kill_at(remote, monkeypatch, moment):
+    """Let a remote's process end at a write to the service; None counts the writes alone.
 
     A write of an even moment does not arrive any more, one of an odd moment is the last that does.
     """
-    remote, count = store.mirror.remote, []
+    count = []
 
     def mortal(original):
         def call(*args):
@@ -105,8 +107,11 @@ def check_whole(found):
         folder = re.sub(r"/(set|layers/[^/]*|metrics)\.json$", "", name)
         if folder == name:
             continue
+        record = json.loads(content)
         below = f"{folder}/features.zarr/" if name.startswith("sets/") else f"{folder}/"
-        for file, sha256 in json.loads(content)["files"].items():
+        # Of a run that replaced another.
+        below += f"{record['folder']}/" if "folder" in record else ""
+        for file, sha256 in record["files"].items():
             assert remotes.hashlib.sha256(found[below + file]).hexdigest() == sha256
         if "/layers/" in name:
             assert f"{folder}/set.json" in found
@@ -115,7 +120,7 @@ def check_whole(found):
 def n_writes(url, monkeypatch):
     store = filled(url)
     with monkeypatch.context() as patch:
-        count = kill_at(store, patch, None)
+        count = kill_at(store.mirror.remote, patch, None)
         publish(store)
     return len(count)
 
@@ -140,7 +145,7 @@ def test_killed_at_every_write_it_is_never_half_and_ends_in_the_same_bytes(
         machine(monkeypatch, tmp_path, 100 + moment)
         store = filled(url)
         with monkeypatch.context() as patch:
-            kill_at(store, patch, moment)
+            kill_at(store.mirror.remote, patch, moment)
             with pytest.raises(Killed):
                 publish(store)
         found = objects(store)
@@ -148,7 +153,7 @@ def test_killed_at_every_write_it_is_never_half_and_ends_in_the_same_bytes(
         states.add(sum("/layers/" in name for name in found))
         store = open_store(url)
         with monkeypatch.context() as patch:
-            count = kill_at(store, patch, None)
+            count = kill_at(store.mirror.remote, patch, None)
             publish(store)
         # What arrived and was noted is not sent again; metadata and the lease always are.
         assert len(count) < whole_writes + 4
@@ -162,13 +167,13 @@ def test_killed_at_every_write_it_is_never_half_and_ends_in_the_same_bytes(
 def sent_again(store, monkeypatch):
     """Kill what sends and let it go on; return the chunks that had arrived and are sent again."""
     with monkeypatch.context() as patch:
-        kill_at(store, patch, 37)
+        kill_at(store.mirror.remote, patch, 37)
         with pytest.raises(Killed):
             publish(store)
     there = {name for name in objects(store) if "/c/" in name}
     assert len(there) > 5
     with monkeypatch.context() as patch:
-        sent = kill_at(store, patch, None)
+        sent = kill_at(store.mirror.remote, patch, None)
         publish(store)
     return {str(args[0]) for args in sent} & there
 
@@ -441,7 +446,7 @@ def test_a_run_is_killed_at_every_write_and_sent_by_the_same_fit(
         store.mirror.remote.delete(list(store.mirror.remote.entries(place)))
         store.mirror.note({f"{place}metrics.json": None})
         with monkeypatch.context() as patch:
-            kill_at(store, patch, moment)
+            kill_at(store.mirror.remote, patch, moment)
             with pytest.raises(Killed):
                 featstore.fit(store, n_jobs=1)
         check_whole(objects(store))
@@ -468,6 +473,105 @@ def test_a_run_that_is_there_stays_unless_it_is_fitted_again(url, monkeypatch, t
     assert refitted.record != run.record
     assert list_runs(store)[0].record == refitted.record
     assert list_runs(store)[0].predictions
+    check_whole(objects(store))
+
+
+def test_a_run_that_another_machine_finished_meanwhile_is_used(url, monkeypatch, tmp_path):
+    store = store_at(url)
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(url)
+    original, first = publication.save_model, []
+
+    def late(model, path):
+        original(model, path)
+        if not first:
+            first.append(None)
+            machine(monkeypatch, tmp_path, 1)
+            first[:] = featstore.fit(store, n_jobs=1)
+            machine(monkeypatch, tmp_path, 2)
+            # As when another process of this machine looks.
+            assert len(list_runs(other)) == 1
+
+    monkeypatch.setattr(publication, "save_model", late)
+    (one,) = fit_each(other, n_jobs=1)
+    assert one.reused
+    assert one.run.record == first[0].record
+    there = objects(store)
+    check_whole(there)
+    assert not any("folder" in json.loads(c) for n, c in there.items() if "metrics" in n)
+    assert one.run.predictions["score"].tolist() == first[0].predictions["score"].tolist()
+    machine(monkeypatch, tmp_path, 1)
+    assert list_runs(store)[0].record == first[0].record
+
+
+@pytest.mark.parametrize("damage", [b"{}", None])
+def test_a_run_that_is_damaged_there_gives_way(url, monkeypatch, tmp_path, damage):
+    store = store_at(url)
+    (run,) = featstore.fit(store, n_jobs=1)
+    name = f"runs/{run.run_id}/metrics.json"
+    if damage is None:
+        record = json.loads(store.mirror.remote.get(name)) | {"key": "another"}
+        del record["digest"]
+        damage = json_bytes(record)
+    store.mirror.remote.put(name, damage)
+    machine(monkeypatch, tmp_path, 2)
+    (one,) = fit_each(url, n_jobs=1)
+    assert not one.reused
+    machine(monkeypatch, tmp_path, 3)
+    (found,) = list_runs(open_store(url))
+    assert found.record == one.run.record
+    assert found.predictions
+    check_whole(objects(store))
+
+
+def test_a_run_is_replaced_whole_whenever_that_is_killed(url, monkeypatch, tmp_path):
+    monkeypatch.setattr(remotes, "N_AT_A_TIME", 1)
+    store = store_at(url)
+    (old,) = featstore.fit(store, n_jobs=1)
+    seen = []
+    for moment in itertools.count():
+        with monkeypatch.context() as patch:
+            # Of all stores that are opened, for fit opens its own.
+            kill_at(remotes.Remote, patch, moment)
+            try:
+                featstore.fit(store, n_jobs=1, refit=True)
+                break
+            except Killed:
+                pass
+        check_whole(objects(store))
+        machine(monkeypatch, tmp_path, 100 + moment)
+        (found,) = list_runs(open_store(url))
+        assert found.predictions
+        seen.append(found.record["created"] != old.record["created"])
+        machine(monkeypatch, tmp_path, 1)
+        # Without --refit, what was fitted is sent, and nothing is fitted.
+        (one,) = fit_each(store, n_jobs=1)
+        assert one.reused
+        check_whole(objects(store))
+        (again,) = list_runs(store)
+        assert again.record == one.run.record != old.record
+        assert verify_runs(store) == (1, [])
+        old = again
+    assert len(seen) > 12
+    assert set(seen) == {True, False}
+    # Nothing of those that were replaced is left there.
+    place = f"runs/{old.run_id}/"
+    assert sum(name.startswith(place) for name in objects(store)) == len(old.record["files"]) + 1
+
+
+def test_of_two_machines_that_fit_again_the_first_stays(url, monkeypatch, tmp_path):
+    store = store_at(url)
+    featstore.fit(store, n_jobs=1)
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(url)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(other), "deliver_run", lambda *_: None)
+        featstore.fit(other, n_jobs=1, refit=True)
+    machine(monkeypatch, tmp_path, 1)
+    (first,) = featstore.fit(store, n_jobs=1, refit=True)
+    machine(monkeypatch, tmp_path, 2)
+    (late,) = featstore.fit(other, n_jobs=1)
+    assert late.record == first.record == list_runs(store)[0].record
     check_whole(objects(store))
 
 
