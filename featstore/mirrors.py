@@ -2,8 +2,9 @@
 
 The folder is a store like any other, in which all computing happens. Records are brought when the
 store is looked into, matrices and the files of runs when they are first read. What came from there
-is known by its etag, so that it is fetched again when it changed, and goes when it is gone; what
-was made here and not sent yet is not known there, and stays.
+is known by its etag, and the copy of it by its hash, so that it is fetched again when either
+changed, and goes when it is gone; what was made here and not sent yet is not known there, and
+stays.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Mirror:
         except CorruptionError:
             # Everything is then compared anew.
             state = {}
-        return {"url": self.url, "records": {}, "replaced": {}, **state}
+        return {"url": self.url, "records": {}, "copies": {}, "replaced": {}, **state}
 
     def knows(self, record: str) -> bool:
         """Return whether a record of the working folder is also there."""
@@ -118,8 +119,10 @@ class Mirror:
                 state["replaced"].pop(name, None)
                 if etag is None:
                     state["records"].pop(name, None)
+                    state["copies"].pop(name, None)
                 else:
                     state["records"][name] = etag
+                    state["copies"][name] = _sha256(self.folder / name)
 
     @contextmanager
     def replacing(self, record: str) -> Iterator[str]:
@@ -135,6 +138,7 @@ class Mirror:
             is_known = record in state["records"] or record in state["replaced"]
             yield secrets.token_hex(4) if is_known else ""
             if is_known and (after := _sha256(path)) != before:
+                state["copies"].pop(record, None)
                 known = state["records"].pop(record, None)
                 etag = state["replaced"][record][0] if known is None else known
                 state["replaced"][record] = [etag, after]
@@ -173,10 +177,7 @@ class Mirror:
                 name
                 for name, entry in found.items()
                 if name not in state["replaced"]
-                and (
-                    known.get(name) != entry.etag
-                    or not (name.endswith(JOURNAL) or (self.folder / name).is_file())
-                )
+                and not (known.get(name) == entry.etag and self._is_as_it_came(name, state))
             ]
             gone = [n for n in known if n.startswith(f"{kind}/") and n not in found]
             contents = dict(zip(new, self.remote.each(self.remote.get, new), strict=True))
@@ -189,10 +190,23 @@ class Mirror:
                         if content is not None:
                             self._install(name, content)
                             known[name] = found[name].etag or ""
+                            state["copies"][name] = sha256(content).hexdigest()
                     for name in _in_order(gone, owner):
                         self._drop(name, known)
                         del known[name]
+                        state["copies"].pop(name, None)
         self._seen_at[kind] = time.monotonic()
+
+    def _is_as_it_came(self, name: str, state: Mapping[str, Any]) -> bool:
+        """Return whether the copy of a record is as it was fetched or sent.
+
+        Its own digest says no more than that somebody wrote it.
+        """
+        if name.endswith(JOURNAL):
+            # Of its own, for work here is in it too.
+            return True
+        digest = _sha256(self.folder / name)
+        return digest is not None and state["copies"].get(name) == digest
 
     def _records(self, kind: str) -> dict[str, Entry]:
         if kind == RUNS:
@@ -381,7 +395,10 @@ def object_name(place: str, name: str, below: str = "") -> str:
 
 
 def _sha256(path: Path) -> str | None:
-    return file_sha256(path) if path.is_file() else None
+    try:
+        return file_sha256(path) if path.is_file() else None
+    except OSError:
+        return None
 
 
 def _digest(set_id: str) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -382,6 +383,33 @@ def test_a_damaged_copy_is_fetched_again(filled):
         feature_set.matrix("fc").read(0, 320)
     assert verify(feature_set) == []
     np.testing.assert_array_equal(feature_set.matrix("fc").read(0, 320), expected)
+
+
+@pytest.mark.parametrize("record", ["sets/*/set", "sets/*/layers/fc", "runs/*/metrics"])
+def test_a_damaged_copy_of_a_record_is_fetched_again(filled, url, tmp_path, monkeypatch, record):
+    featstore.fit(filled, n_jobs=1)
+
+    def answers(store):
+        (feature_set,) = store.sets()
+        (run,) = list_runs(store)
+        return feature_set.info, feature_set.layers(), run.record, run.model.n_features_in_
+
+    # On the machine that sent it, and on one that fetched it.
+    for number in (1, 2):
+        machine(monkeypatch, tmp_path, number)
+        store = open_store(url)
+        expected = answers(store)
+        (path,) = store.path.glob(f"{record}.json")
+        intact, times = path.read_bytes(), path.stat()
+        edited = json.loads(intact) | {"created": "once", "completed": "once"}
+        del edited["digest"]
+        for damaged in (intact.replace(b'"', b"'", 1), intact[:-9], b"", json_bytes(edited)):
+            path.write_bytes(damaged)
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+            asked = requests_of(store, monkeypatch)
+            assert answers(store) == expected
+            assert asked == [path.relative_to(store.path).as_posix()]
+            assert path.read_bytes() == intact
 
 
 def test_runs_come_and_go(filled, url, tmp_path, monkeypatch):
