@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -79,9 +80,12 @@ class Mirror:
 
     @property
     def place(self) -> str:
-        """Name of the working folder, unlike any other's."""
+        """Name of the working folder, unlike any other's and that of a copy of it."""
         with self.state() as state:
-            return str(state.setdefault("place", secrets.token_hex(8)))
+            token = state.setdefault("place", secrets.token_hex(8))
+        # A copied folder brings the token along, and none of the rest.
+        own = [token, platform.node(), str(self.folder.resolve()), self.folder.stat().st_ino]
+        return sha256(json.dumps(own).encode()).hexdigest()[:16]
 
     def lock_path(self, name: str) -> Path:
         """Return a lock file of the working folder."""

@@ -434,6 +434,33 @@ def test_a_set_that_another_machine_works_on_is_not_removed(url, monkeypatch, tm
     assert store.sets() == []
 
 
+@pytest.mark.parametrize("to", ["another folder", "another host", "the same path"])
+def test_a_copy_of_the_working_folder_holds_no_lease_of_the_other_s(
+    url, monkeypatch, tmp_path, quick, to
+):
+    store = store_at(url)
+    set_id = store.sets()[0].set_id
+    with store.working_on(set_id):
+        # As a process of the same folder sees it that comes after a kill.
+        assert open_store(url).mirror.place == store.mirror.place
+        if to == "another host":
+            monkeypatch.setattr(mirrors.platform, "node", lambda: "far")
+        elif to == "another folder":
+            shutil.copytree(tmp_path / "machine 1", tmp_path / "machine 2")
+            machine(monkeypatch, tmp_path, 2)
+        else:
+            (tmp_path / "machine 1").rename(tmp_path / "original")
+            shutil.copytree(tmp_path / "original", tmp_path / "machine 1")
+        shutil.rmtree(open_store(url).path / "locks")
+        other = open_store(url)
+        with pytest.raises(StoreError, match="worked on by process"):
+            other.remove(other.get(set_id))
+        if to == "the same path":
+            shutil.rmtree(tmp_path / "machine 1")
+            (tmp_path / "original").rename(tmp_path / "machine 1")
+    assert store.sets()
+
+
 def test_a_run_is_killed_at_every_write_and_sent_by_the_same_fit(
     url, endpoint, monkeypatch, tmp_path
 ):
