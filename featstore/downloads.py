@@ -152,10 +152,16 @@ class _Resuming:
                 if span is None or int(span[1]) != have:
                     self.part.unlink()
                     raise requests.ConnectionError("the server sent another range than asked for")
+                if _version(response) not in ("", note and note["version"]):
+                    # Not all servers heed the condition.
+                    self.part.unlink()
+                    raise requests.ConnectionError("the server's file has changed")
                 total = int(span[2])
             else:
                 have = 0
                 total = int(response.headers.get("Content-Length", 0))
+                # Before the note, which would else say of old bytes that they are of this version.
+                self.part.unlink(missing_ok=True)
                 self._write_note(url, response)
             self._receive(response, have, total)
 
@@ -181,12 +187,17 @@ class _Resuming:
         return note if note.get("url") == url and note.get("version") else None
 
     def _write_note(self, url: str, response: requests.Response) -> None:
-        # If-Range takes a strong ETag or a date; without either the rest could be of another
-        # version, and the next attempt starts anew.
-        etag = response.headers.get("ETag", "")
-        is_strong = etag and not etag.startswith("W/")
-        version = etag if is_strong else response.headers.get("Last-Modified", "")
-        self._note.write_text(json.dumps({"url": url, "version": version}))
+        self._note.write_text(json.dumps({"url": url, "version": _version(response)}))
+
+
+def _version(response: requests.Response) -> str:
+    """Return what If-Range takes, a strong ETag or a date.
+
+    Without either the rest could be of another version, and the next attempt starts anew.
+    """
+    etag = response.headers.get("ETag", "")
+    is_strong = etag and not etag.startswith("W/")
+    return str(etag if is_strong else response.headers.get("Last-Modified", ""))
 
 
 def _cause(error: requests.RequestException) -> str:
@@ -258,7 +269,8 @@ def unzip(archive: Path, folder: Path) -> Path:
 def _check_member(member: zipfile.ZipInfo, archive: Path) -> None:
     path = PurePosixPath(member.filename.replace("\\", "/"))
     is_link = stat.S_ISLNK(member.external_attr >> 16)
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or is_link:
+    has_drive = ":" in "".join(path.parts[:1])
+    if not member.filename or path.is_absolute() or ".." in path.parts or has_drive or is_link:
         raise DownloadError(
             f"{archive}: its member {member.filename!r} leads out of the folder; it is not the "
             "archive that it should be and was not unpacked."

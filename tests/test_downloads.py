@@ -33,6 +33,7 @@ class Server:
         self.etag: str | None = '"v1"'
         self.last_modified: str | None = None
         self.has_ranges = True
+        self.heeds_conditions = True
         self.breaks_after: list[int] = []
         self.statuses: list[int] = []
         self.asked: list[str | None] = []
@@ -46,7 +47,8 @@ class Server:
             return
         validator = self.etag or self.last_modified
         start = 0
-        if span and self.has_ranges and request.headers.get("If-Range") == validator:
+        is_same = request.headers.get("If-Range") == validator or not self.heeds_conditions
+        if span and self.has_ranges and is_same:
             start = int(re.fullmatch(r"bytes=(\d+)-", span)[1])
         body = self.content[start:]
         request.send_response(206 if start else 200)
@@ -159,6 +161,46 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(
         server.etag = '"v2"'
     else:
         server.last_modified = "Tue, 02 Jan 2024 00:00:00 GMT"
+    fetch(server.url, path)
+    assert path.read_bytes() == CONTENT[::-1]
+
+
+def test_a_kill_before_the_first_byte_of_another_version_mixes_nothing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """As if the process had ended here."""
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(downloads, "ATTEMPTS", 1)
+    server.breaks_after = [600_000]
+    path = tmp_path / "file.bin"
+    with pytest.raises(DownloadError):
+        fetch(server.url, path)
+    server.content, server.etag = CONTENT[::-1], '"v2"'
+    with monkeypatch.context() as patch:
+        patch.setattr(downloads._Resuming, "_receive", killed)
+        with pytest.raises(Killed):
+            fetch(server.url, path)
+    fetch(server.url, path)
+    assert path.read_bytes() == CONTENT[::-1]
+
+
+def test_a_server_that_heeds_no_condition_mixes_nothing(server: Server, tmp_path: Path) -> None:
+    server.heeds_conditions = False
+    server.breaks_after = [600_000]
+    answer = server.answer
+
+    def changed(request: BaseHTTPRequestHandler) -> None:
+        answer(request)
+        server.content, server.etag = CONTENT[::-1], '"v2"'
+
+    server.answer = changed  # type: ignore[method-assign]
+    path = tmp_path / "file.bin"
+    with pytest.raises(DownloadError, match="file has changed"):
+        fetch(server.url, path)
     fetch(server.url, path)
     assert path.read_bytes() == CONTENT[::-1]
 
@@ -295,6 +337,28 @@ def test_unzip_unpacks(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(zipped({"x/y.txt": b"1", "z.txt": b"2"}))
     assert unzip(tmp_path / "a.zip", tmp_path / "out") == tmp_path / "out"
     assert (tmp_path / "out" / "x" / "y.txt").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("name", ["./", ".", "a/./"])
+def test_unzip_of_a_member_that_is_the_folder_itself(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.zip").write_bytes(zipped({name: b"", "a/x.txt": b"1"}))
+    if name == ".":
+        with pytest.raises(DownloadError, match=r"a\.zip can't be unpacked"):
+            unzip(tmp_path / "a.zip", tmp_path / "out")
+        return
+    unzip(tmp_path / "a.zip", tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").rglob("*.*")] == ["x.txt"]
+
+
+def test_unzip_of_a_member_without_a_name(tmp_path: Path) -> None:
+    content = zipped({"x": b"1"})
+    # The name's length, in the header of the file and in that of the archive.
+    for header, at in ((b"PK\3\4", 26), (b"PK\1\2", 28)):
+        start = content.index(header) + at
+        content = content[:start] + b"\0\0" + content[start + 2 :]
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(DownloadError):
+        unzip(tmp_path / "a.zip", tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "C:/evil", "a\\..\\..\\evil"])
