@@ -317,7 +317,10 @@ def open_remote(url: str) -> Remote:
     """
     if url in _in_memory:
         return _in_memory[url]
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise _unopened(url, str(error)) from error
     if parts.username or parts.password or parts.query or parts.fragment:
         raise StoreError(
             f"The store's URL names more than a place: {url.partition('://')[0]}://... It is "
@@ -340,11 +343,15 @@ def open_remote(url: str) -> Remote:
     try:
         remote = Remote(url, from_url(url, **more))
     except (BaseError, OSError, ValueError, TypeError) as error:
-        first = str(error).partition("\n")[0]
-        raise StoreError(
-            f"{url} can't be opened as a store ({first}). Give a folder, or a URL such as "
-            "s3://bucket/prefix, gs://bucket/prefix or az://container/prefix."
-        ) from error
+        raise _unopened(url, str(error)) from error
     if parts.scheme == "memory":
         _in_memory[url] = remote
     return remote
+
+
+def _unopened(url: str, text: str) -> StoreError:
+    first = text.partition("\n")[0]
+    return StoreError(
+        f"{url} can't be opened as a store ({first}). Give a folder, or a URL such as "
+        "s3://bucket/prefix, gs://bucket/prefix or az://container/prefix."
+    )

@@ -385,7 +385,7 @@ def open_store(
     Raises
     ------
     StoreError
-        When `path` is a file, or a URL that can't be opened.
+        When `path` is a file or empty, or a URL that can't be opened.
     """
     if isinstance(path, FeatureStore):
         return path
@@ -394,6 +394,12 @@ def open_store(
 
         mirror = open_mirror(path, progress)
         return FeatureStore(mirror.folder, mirror)
+    if path == "":
+        # A Path would make the current folder of it, which a variable that is not set never means.
+        raise StoreError(
+            "The store's name is empty; it is to be a folder, '.' for the current one, or a URL "
+            "such as s3://bucket/prefix. Name another --store."
+        )
     path = Path(path)
     if path.parts and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", path.parts[0]):
         raise StoreError(f"{path} was a URL before it became a Path; give it as a str.")

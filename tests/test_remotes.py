@@ -131,6 +131,8 @@ def test_a_service_without_conditions_is_asked_first(s3, monkeypatch):
     [
         ("s4://bucket/x", "can't be opened as a store.*s3://bucket/prefix"),
         ("s3:///x", "can't be opened"),
+        ("s3://[x", "can't be opened as a store.*s3://bucket/prefix"),
+        ("file://[x", "can't be opened as a store.*s3://bucket/prefix"),
         ("az://container/x", "can't be opened.*Account"),
         ("s3://key:secret@bucket/x", "names more than a place"),
         ("s3://bucket/x?token=1", "names more than a place"),

@@ -24,6 +24,13 @@ def test_a_file_is_no_store(tmp_path):
         open_store(tmp_path / "file")
 
 
+def test_a_store_without_a_name_is_not_the_current_folder(tmp_path, monkeypatch):
+    with pytest.raises(StoreError, match="name is empty; it is to be a folder"):
+        open_store("")
+    monkeypatch.chdir(tmp_path)
+    assert open_store(".").sets() == []
+
+
 def test_rows_labels_splits_and_ids_stand_side_by_side(make_store):
     (feature_set,) = make_store(n_samples=40).sets()
     assert feature_set.n_samples == 40

@@ -23,6 +23,19 @@ def test_an_empty_store_says_how_to_begin(tmp_path, capsys):
     assert "featstore extract" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", [["store", "ls"], ["store", "verify"], ["report"], ["fit"]])
+@pytest.mark.parametrize(
+    ("name", "said"), [("", "name is empty; it is to be a folder"), ("s3://[x", "can't be opened")]
+)
+def test_a_store_without_a_name_or_of_a_bad_url_is_refused(command, name, said, capsys):
+    assert _run([*command, "--store", name]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Error: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
 def test_sets_are_listed(store, option, capsys):
     assert _run(["store", "ls", *option]) == 0
     out = capsys.readouterr().out
