@@ -47,7 +47,7 @@ REFRESH_S = 1.0
 SETS, RUNS = "sets", "runs"
 JOURNAL = "journal/journal.json"
 RECORD = re.compile(
-    r"(?!\w+/\.{1,2}/)"
+    r"(?!\w+/\.)"
     r"(runs/[^/\\]+/metrics|sets/[^/\\]+/(set|journal/journal|layers/[^/\\]*))\.json"
 )
 """The name of a record: of a set or run of its own, whose name leads nowhere else."""
@@ -72,6 +72,7 @@ class Mirror:
         self.folder = folder
         self._progress = progress
         self._seen_at: dict[str, float] = {}
+        self._told: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -200,6 +201,11 @@ class Mirror:
                         del known[name]
                         state["copies"].pop(name, None)
         self._seen_at[kind] = time.monotonic()
+        for name in sorted(self.remote.foreign - self._told):
+            self._progress.say(
+                f"Passed over: {self.url} holds {name!r}, which featstore did not write."
+            )
+        self._told |= self.remote.foreign
 
     def _is_as_it_came(self, name: str, state: Mapping[str, Any]) -> bool:
         """Return whether the copy of a record is as it was fetched or sent.
@@ -215,12 +221,12 @@ class Mirror:
     def _records(self, kind: str) -> dict[str, Entry]:
         if kind == RUNS:
             found = self.remote.entries(f"{RUNS}/")
-            return {name: entry for name, entry in found.items() if RECORD.fullmatch(name)}
+            return {name: entry for name, entry in found.items() if _is_record(name)}
         prefixes = [f"{SETS}/{name}/" for name in self.remote.folders(f"{SETS}/")]
         pages = self.remote.each(
             lambda prefix: self.remote.entries(prefix, after=prefix + AFTER_MATRICES), prefixes
         )
-        records = {n: entry for page in pages for n, entry in page.items() if RECORD.fullmatch(n)}
+        records = {n: entry for page in pages for n, entry in page.items() if _is_record(n)}
         whole = {name.split("/")[1] for name in records if name.endswith("/set.json")}
         return {name: entry for name, entry in records.items() if name.split("/")[1] in whole}
 
@@ -403,6 +409,12 @@ def _sha256(path: Path) -> str | None:
         return file_sha256(path) if path.is_file() else None
     except OSError:
         return None
+
+
+def _is_record(name: str) -> bool:
+    # No file system takes longer names.
+    is_short = all(len(part.encode()) < 256 for part in name.split("/"))
+    return is_short and RECORD.fullmatch(name) is not None
 
 
 def _digest(set_id: str) -> str:

@@ -36,6 +36,9 @@ RETRY_S = 60.0
 WHOLE_NBYTES = 16 * 2**20
 """Size up to which a file is sent in one request; larger ones go in parts."""
 
+BEHIND_DOTS = "0"
+"""Sorts behind "." and "..", and before all but odd names; no object has this one."""
+
 KEPT = "What is finished is kept; the same command goes on from there."
 
 
@@ -75,6 +78,8 @@ class Remote:
         """Whether the service has conditional writes, as far as is known; see :meth:`create`."""
         self.is_proven = False
         """Whether it was seen to refuse to create what is there."""
+        self.foreign: set[str] = set()
+        """Objects that listings passed over, for obstore takes no such name."""
         self._store = store
         import obstore
         from obstore import exceptions as errors
@@ -82,6 +87,7 @@ class Remote:
         self._obs = obstore
         self._absent = (errors.NotFoundError, FileNotFoundError)
         self._taken = (errors.AlreadyExistsError, errors.PreconditionError)
+        self._misnamed = errors.InvalidPathError
         self._unable = (errors.NotSupportedError, NotImplementedError)
         self._failures = (errors.BaseError, OSError, NotImplementedError, ValueError)
 
@@ -195,7 +201,7 @@ class Remote:
         return Entry(found["size"], found["e_tag"])
 
     def entries(self, prefix: str, after: str | None = None) -> dict[str, Entry]:
-        """Return all objects below a prefix, by name.
+        """Return all objects below a prefix, by name; foreign ones are passed over.
 
         Parameters
         ----------
@@ -206,21 +212,51 @@ class Remote:
         """
         with self._explained():
             try:
-                pages = list(self._obs.list(self._store, prefix, offset=after))
-            except self._absent as error:
-                self._check_bucket(error)
-                return {}
-        return {m["path"]: Entry(m["size"], m["e_tag"]) for page in pages for m in page}
+                return self._list(prefix, after)
+            except self._misnamed as error:
+                self.foreign.add(_misnamed(str(error)))
+            # A page in which there is such a name is no page: what sorts behind it is asked for.
+            behind = f"{prefix}{BEHIND_DOTS}"
+            try:
+                return self._list(prefix, max(behind, after or ""))
+            except self._misnamed as error:
+                self.foreign.add(_misnamed(str(error)))
+            # It lies deeper.
+            files, folders = self._level(prefix)
+            found = {name: entry for name, entry in files.items() if name > (after or "")}
+            for folder in folders:
+                found |= self.entries(f"{prefix}{folder}/", after)
+            return found
 
     def folders(self, prefix: str) -> list[str]:
         """Return the names that stand between a prefix and the next slash."""
         with self._explained():
             try:
-                found = self._obs.list_with_delimiter(self._store, prefix)["common_prefixes"]
-            except self._absent as error:
-                self._check_bucket(error)
-                return []
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+                return self._level(prefix)[1]
+            except self._misnamed as error:
+                self.foreign.add(_misnamed(str(error)))
+            names = self.entries(prefix, f"{prefix}{BEHIND_DOTS}")
+        below = [name.removeprefix(prefix).split("/") for name in names]
+        return sorted({parts[0] for parts in below if len(parts) > 1})
+
+    def _list(self, prefix: str, after: str | None) -> dict[str, Entry]:
+        try:
+            pages = list(self._obs.list(self._store, prefix, offset=after))
+        except self._absent as error:
+            self._check_bucket(error)
+            return {}
+        return {m["path"]: Entry(m["size"], m["e_tag"]) for page in pages for m in page}
+
+    def _level(self, prefix: str) -> tuple[dict[str, Entry], list[str]]:
+        """Return the objects between a prefix and the next slash, and the folders."""
+        try:
+            found = self._obs.list_with_delimiter(self._store, prefix)
+        except self._absent as error:
+            self._check_bucket(error)
+            return {}, []
+        files = {m["path"]: Entry(m["size"], m["e_tag"]) for m in found["objects"]}
+        paths = found["common_prefixes"]
+        return files, sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects; those that are not there are deleted already."""
@@ -260,6 +296,12 @@ class _UnableError(StoreError):
     """The service has no conditional writes."""
 
 
+def _misnamed(text: str) -> str:
+    """Return the name that obstore does not take."""
+    found = re.search(r'Path "((?:[^"\\]|\\.)*)"', text)
+    return found[1] if found else text
+
+
 def _lacks_conditions(text: str) -> bool:
     return "501 Not Implemented" in text or "NotImplemented" in text
 
@@ -282,6 +324,11 @@ def explain(url: str, text: str) -> str:
             f"{url}: the service denies access. Check the credentials in the environment (for S3 "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), and that they may list, read, write and "
             f"delete there. {KEPT}"
+        )
+    if "object with invalid path" in text:
+        return (
+            f"{url}: the object {_misnamed(text)!r} there can't be passed over. featstore did not "
+            "write it. Remove it with the service's own tools."
         )
     if "builder error" in text:
         return (

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import boto3
 import filelock
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from conftest import add_features, blobs
 from makers import Listener, tiny, tree_bytes
 from obstore.store import from_url
 from services import (
+    BUCKET,
     machine,
     new_bucket,
     point_at,
@@ -28,6 +30,7 @@ from zarr.storage import ObjectStore
 import featstore
 from featstore import costs, mirrors, remotes
 from featstore.audit import schedule_repair, verify
+from featstore.cli.main import _run
 from featstore.errors import (
     CorruptionError,
     IncompleteError,
@@ -235,6 +238,65 @@ def test_an_object_that_is_no_run_s_takes_no_runs_with_it(filled, url):
     there.delete("runs/metrics.json")
     assert len(list_runs(open_store(url))) == 1
     assert run.run.path.is_dir()
+
+
+FOREIGN = [
+    "runs/../evil/metrics.json",
+    "runs//metrics.json",
+    "runs/{run_id}/../metrics.json",
+    "runs/.hidden/metrics.json",
+    f"runs/{'☃' * 100}/metrics.json",
+    "sets/../evil/set.json",
+    "sets/{set_id}/layers/../../../evil.json",
+]
+
+
+@pytest.mark.parametrize("key", FOREIGN)
+def test_an_object_whose_name_leads_elsewhere_is_passed_over(
+    filled, url, endpoint, tmp_path, monkeypatch, key, capsys
+):
+    (run,) = featstore.fit(filled, n_jobs=1)
+    (feature_set,) = filled.sets()
+    key = key.format(run_id=run.run_id, set_id=feature_set.set_id)
+    client = boto3.client("s3", endpoint_url=endpoint)
+    client.put_object(Bucket=BUCKET, Key=f"a prefix/{key}", Body=json_bytes({"files": {}}))
+    for number in (1, 2):
+        machine(monkeypatch, tmp_path, number)
+        listener = Listener()
+        store = open_store(url, listener)
+        for _ in range(2):
+            assert [found.run_id for found in list_runs(store)] == [run.run_id]
+            assert [s.set_id for s in store.sets()] == [feature_set.set_id]
+            assert list(store.sets()[0].layers()) == ["fc"]
+        assert store.sets()[0].nbytes > 0
+        assert len(listener.lines) < 3
+        assert all("which featstore did not write" in line for line in listener.lines)
+        assert {path.name for path in store.path.iterdir()} <= {
+            "outbox",
+            "sets",
+            "runs",
+            "mirror.json",
+            "locks",
+            "cache",
+        }
+    assert _run(["store", "ls", "--store", url]) == 0
+    assert _run(["report", "--store", url, "--out", str(tmp_path / "report.html")]) == 0
+    assert feature_set.set_id in capsys.readouterr().out
+    open_run(run.run_id, store).model.predict(store.select().memmap()[:3])
+    store.remove(store.sets()[0])
+    assert filled.sets() == []
+    # What is foreign stays.
+    listed = client.list_objects_v2(Bucket=BUCKET)["Contents"]
+    assert f"a prefix/{key}" in [one["Key"] for one in listed]
+
+
+@pytest.mark.parametrize("key", ["runs/a\x01b/metrics.json", "sets/a\x01b/set.json"])
+def test_an_object_that_can_not_be_passed_over_is_named(filled, endpoint, key):
+    client = boto3.client("s3", endpoint_url=endpoint)
+    client.put_object(Bucket=BUCKET, Key=f"a prefix/{key}", Body=b"{}")
+    with pytest.raises(StoreError, match="can't be passed over.*Remove it") as caught:
+        (list_runs if key.startswith("runs") else type(filled).sets)(filled)
+    assert str(caught.value).isprintable()
 
 
 def test_a_journal_with_a_flipped_bit_says_nothing():
