@@ -82,9 +82,12 @@ class Lease:
     def renew(self) -> None:
         """Write it anew, unless another machine has taken it over."""
         with self._renewing:
-            began = _clocks()
+            began, body = _clocks(), _body(self._note)
             try:
-                etag = self._remote.replace(self._name, _body(self._note), self._etag)
+                etag = self._remote.replace(self._name, body, self._etag)
+                if etag is None and (own := self._own_etag()) is not None:
+                    # An earlier renewal arrived, and its answer did not.
+                    etag = self._remote.replace(self._name, body, own)
             except StoreError:
                 # The network may be back before the lease has run out.
                 return
@@ -98,9 +101,14 @@ class Lease:
         self._over.set()
         self._thread.join()
         with suppress(StoreError):
-            found = self._remote.entry(self._name)
-            if found is not None and found.etag == self._etag:
+            if self._own_etag() is not None:
                 self._remote.delete([self._name])
+
+    def _own_etag(self) -> str | None:
+        """Return the etag of the object if this lease wrote it last."""
+        found = self._remote.read(self._name)
+        is_own = found is not None and _parsed(found[0]).get("lease") == self._note["lease"]
+        return found[1] if found is not None and is_own else None
 
 
 def _clocks() -> tuple[float, float]:
@@ -146,7 +154,7 @@ def leased(
         When another machine holds it and `wait` is false.
     """
     holder = {"pid": os.getpid(), "host": platform.node(), "since": now()}
-    note = {"what": what, "place": place, **holder}
+    note = {"what": what, "place": place, "lease": secrets.token_hex(8), **holder}
     etag = _acquire(remote, name, note, progress, wait=wait)
     if etag is None:
         yield None
@@ -180,7 +188,7 @@ def _acquire(
         found = remote.entry(name)
         if found is None:
             continue
-        other = _read(remote, name)
+        other = _parsed(remote.get(name))
         if found.etag != seen:
             renewals = seen is not None
             seen, seen_at = found.etag, time.monotonic()
@@ -213,9 +221,9 @@ def _keeps_conditions(remote: Remote, name: str, note: dict[str, Any]) -> bool:
     return remote.is_conditional
 
 
-def _read(remote: Remote, name: str) -> dict[str, Any]:
+def _parsed(content: bytes | None) -> dict[str, Any]:
     try:
-        return dict(json.loads(remote.get(name) or b"{}"))
+        return dict(json.loads(content or b"{}"))
     except (ValueError, TypeError):
         return {}
 

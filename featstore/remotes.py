@@ -102,9 +102,15 @@ class Remote:
 
     def get(self, name: str) -> bytes | None:
         """Return an object's bytes; None when it is not there."""
+        found = self.read(name)
+        return None if found is None else found[0]
+
+    def read(self, name: str) -> tuple[bytes, str] | None:
+        """Return an object's bytes and their etag; None when it is not there."""
         with self._explained():
             try:
-                return bytes(self._obs.get(self._store, name).bytes())
+                found = self._obs.get(self._store, name)
+                return bytes(found.bytes()), str(found.meta["e_tag"] or "")
             except self._absent as error:
                 self._check_bucket(error)
                 return None
@@ -149,7 +155,7 @@ class Remote:
             try:
                 return self._put(name, data, "create") or ""
             except _TakenError:
-                return None
+                return self._etag_of(name, data)
             except _UnableError:
                 self.is_conditional = False
         if self.get(name) is not None:
@@ -162,7 +168,7 @@ class Remote:
             try:
                 return self._put(name, data, {"e_tag": etag}) or ""
             except _TakenError:
-                return None
+                return self._etag_of(name, data)
             except _UnableError:
                 # Local disks create conditionally and can't replace so.
                 pass
@@ -170,6 +176,14 @@ class Remote:
         if found is None or found.etag != etag:
             return None
         return self.put(name, data) or ""
+
+    def _etag_of(self, name: str, data: bytes) -> str | None:
+        """Return the etag of an object that has just these bytes; None if it has others.
+
+        A request whose answer was lost is sent again, and then meets what it wrote itself.
+        """
+        found = self.read(name)
+        return found[1] if found is not None and found[0] == data else None
 
     def _put(self, name: str, data: bytes | Path, mode: Any) -> str | None:
         parts = isinstance(data, Path) and data.stat().st_size > WHOLE_NBYTES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import logging
 import os
@@ -81,7 +82,74 @@ def refusing_service(status: int, body: str) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with _serving(Handler) as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def forgetful_service(lost: list[str]) -> Iterator[str]:
+    """Yield the endpoint of a service of conditional writes, some answers of which are lost.
+
+    Of each of the next writes one of `lost` is taken: ``500`` or ``gone``, by when it is done.
+    """
+    objects: dict[str, bytes] = {}
+
+    def etag(path: str) -> str:
+        return f'"{hashlib.md5(objects[path]).hexdigest()}"'
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def _answer(self, status: int, body: bytes = b"") -> None:
+            self.send_response(status)
+            if self.path in objects:
+                self.send_header("ETag", etag(self.path))
+                self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def do_PUT(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            old = etag(self.path) if self.path in objects else None
+            wanted = self.headers.get("If-Match")
+            if (self.headers.get("If-None-Match") and old) or (wanted and wanted != old):
+                self._answer(412)
+                return
+            objects[self.path] = body
+            match lost.pop(0) if lost else "":
+                case "500":
+                    self._answer(500)
+                case "gone":
+                    self.close_connection = True
+                case _:
+                    self._answer(200)
+
+        def do_GET(self) -> None:
+            found = objects.get(self.path)
+            self._answer(404 if found is None else 200, found or b"")
+
+        do_HEAD = do_GET  # noqa: N815 - http.server's name
+
+        def do_DELETE(self) -> None:
+            objects.pop(self.path, None)
+            self._answer(204)
+
+        def do_POST(self) -> None:
+            # Several objects that are to be deleted.
+            self.rfile.read(int(self.headers["Content-Length"]))
+            objects.clear()
+            self._answer(200, b"<DeleteResult></DeleteResult>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with _serving(Handler) as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def _serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

@@ -7,7 +7,14 @@ import threading
 
 import pytest
 from makers import Listener
-from services import BUCKET, empty_bucket, point_at, refusing_service, s3_service
+from services import (
+    BUCKET,
+    empty_bucket,
+    forgetful_service,
+    point_at,
+    refusing_service,
+    s3_service,
+)
 
 from featstore import leases, remotes
 from featstore.errors import StoreError
@@ -286,6 +293,47 @@ def test_a_holder_that_was_followed_notices(remote, quick):
         with pytest.raises(StoreError, match="could not be renewed.*goes on from there"):
             lease.check()
     assert remote.get("locks/x.json") == b"{}"
+
+
+@pytest.mark.parametrize("loss", ["500", "gone"])
+def test_an_answer_that_is_lost_loses_no_write(monkeypatch, quick, loss):
+    lost = []
+    with forgetful_service(lost) as endpoint:
+        point_at(monkeypatch, endpoint)
+        remote = open_remote("s3://bucket/x")
+
+        def losing(write):
+            lost[:] = [loss]
+            try:
+                return write()
+            finally:
+                assert lost == []
+
+        first = losing(lambda: remote.create("a", b"one"))
+        assert first
+        assert remote.create("a", b"another") is None
+        assert losing(lambda: remote.replace("a", b"two", first))
+        assert remote.replace("a", b"three", first) is None
+        assert remote.get("a") == b"two"
+        monkeypatch.setattr(leases, "RENEW_S", 60.0)
+        with leased(remote, "locks/x.json", "it", "here") as lease:
+            losing(lease.renew)
+            lease.renew()
+            lease.check()
+            # As where the network is gone before the write is tried again.
+            original = remote.replace
+
+            def breaks(*args):
+                original(*args)
+                raise StoreError("gone")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(remote, "replace", breaks)
+                lease.renew()
+            lease.renew()
+            lease.check()
+            assert not lease._is_lost
+        assert remote.entry("locks/x.json") is None
 
 
 def test_a_holder_that_can_no_longer_renew_stops_in_time(remote, quick, monkeypatch):
