@@ -39,7 +39,7 @@ from featstore.files import (
 )
 from featstore.progress import SILENT, Progress
 from featstore.records import named_files
-from featstore.remotes import N_AT_A_TIME, Entry, Remote, open_remote
+from featstore.remotes import N_AT_A_TIME, Entry, Remote, open_remote, service_of
 
 REFRESH_S = 1.0
 """Seconds for which a listing is believed."""
@@ -468,7 +468,10 @@ def open_mirror(url: str, progress: Progress = SILENT) -> Mirror:
     remote = open_remote(url)
     named = os.environ.get("FEATSTORE_CACHE")
     parent = Path(named) if named else platformdirs.user_cache_path("featstore") / "stores"
-    folder = parent.absolute() / sha256(url.encode()).hexdigest()[:16]
+    # Two services may have buckets of one name.
+    service = service_of(url)
+    name = json.dumps([url, service]) if service else url
+    folder = parent.absolute() / sha256(name.encode()).hexdigest()[:16]
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"{folder} is a file; it is to be a folder. Name another FEATSTORE_CACHE.")
     return Mirror(remote, folder, progress)

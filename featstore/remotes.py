@@ -7,6 +7,7 @@ says what to do.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,23 @@ class Entry:
 
     nbytes: int
     etag: str | None
+
+
+SERVICE = re.compile(
+    r"AWS_ENDPOINT(_URL)?(_S3)?|AZURE_(STORAGE_)?(ACCOUNT_NAME|ENDPOINT|USE_EMULATOR)"
+    r"|GOOGLE_BASE_URL"
+)
+"""Variables of the environment that say where a bucket of a URL's name is."""
+
+
+def service_of(url: str) -> dict[str, str]:
+    """Return what of the environment decides which bucket a URL names; it may hold secrets."""
+    family = {"s": "AWS", "g": "GOOGLE", "a": "AZURE"}.get(url[:1].lower(), "-")
+    return {
+        name: value.rstrip("/")
+        for name, value in sorted(os.environ.items())
+        if value and name.startswith(family) and SERVICE.fullmatch(name)
+    }
 
 
 def is_url(text: str) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -92,6 +93,31 @@ def test_the_working_folder_is_where_the_environment_says(url, tmp_path, monkeyp
         store.select()
     with pytest.raises(StoreError, match="give it as a str"):
         open_store(Path(url))
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "other"),
+    [
+        ("AWS_ENDPOINT", "s3://b/x", "AZURE_STORAGE_ACCOUNT_NAME"),
+        ("AZURE_STORAGE_ACCOUNT_NAME", "az://b/x", "AWS_ENDPOINT"),
+        ("GOOGLE_BASE_URL", "gs://b/x", "AWS_ENDPOINT"),
+    ],
+)
+def test_a_bucket_of_the_same_name_elsewhere_has_its_own_working_folder(
+    name, address, other, monkeypatch
+):
+    for one in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ACCOUNT_NAME"):
+        monkeypatch.delenv(one, raising=False)
+    monkeypatch.setattr(mirrors, "open_remote", lambda url: None)
+    bare = open_store(address).path
+    assert bare.name == hashlib.sha256(address.encode()).hexdigest()[:16]
+    monkeypatch.setenv(other, "https://one")
+    assert open_store(address).path == bare
+    paths = {bare}
+    for value in ("https://one", "https://two", "https://two/"):
+        monkeypatch.setenv(name, value)
+        paths.add(open_store(address).path)
+    assert len(paths) == 3
 
 
 def test_another_machine_reads_what_the_first_one_wrote_without_torch(url, images, tmp_path):
