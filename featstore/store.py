@@ -16,6 +16,7 @@ A store on object storage is such a folder with a mirror, see :mod:`featstore.mi
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ import numpy as np
 
 from featstore import matrices
 from featstore.config import SPLITS, goes_by, json_digest
-from featstore.errors import SelectionError, StoreError
+from featstore.errors import CorruptionError, SelectionError, StoreError
 from featstore.featureset import FORMAT, FeatureSet
 from featstore.files import (
     file_sha256,
@@ -156,9 +157,21 @@ class FeatureStore:
         """Return the set whose features depend on just what `identity` holds, if there is one.
 
         Its name may begin otherwise, where the dataset's folder was renamed.
+
+        Raises
+        ------
+        CorruptionError
+            When a set of that name holds other features, such as a copy of another set.
         """
         digest = self.set_id(identity)[-DIGEST_LENGTH:]
-        return next((s for s in self.sets() if s.set_id.endswith(f"-{digest}")), None)
+        found = next((s for s in self.sets() if s.set_id.endswith(f"-{digest}")), None)
+        if found is not None and json_digest(found.info["key"]) != json_digest(identity["key"]):
+            raise CorruptionError(
+                f"{found.path} is not the set that its name says: its set.json is of "
+                f"{json_digest(found.info['key'])[:DIGEST_LENGTH]}. Remove it with: featstore "
+                f"store rm {found.set_id} --store {shlex.quote(self.address)}, and extract again."
+            )
+        return found
 
     def set_lock(self, set_id: str) -> Path:
         """Return the lock file of a set, the same whatever the dataset's folder is called."""

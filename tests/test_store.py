@@ -60,6 +60,22 @@ def test_names_are_safe_on_every_file_system(text):
     assert file_name("conv1@max") == "conv1@max"
 
 
+def test_a_copy_of_a_set_under_another_s_name_is_not_taken_for_it(make_store):
+    store = make_store(n_samples=40)
+    (feature_set,) = store.sets()
+    identity = {"facets": feature_set.facets, "key": feature_set.info["key"]}
+    assert store.find(identity) == feature_set
+    # Where the dataset's folder was renamed.
+    renamed = identity | {"facets": identity["facets"] | {"title": "renamed"}}
+    assert store.find(renamed) == feature_set
+    other = identity | {"key": identity["key"] | {"weights": "others"}}
+    assert store.find(other) is None
+    shutil.copytree(feature_set.path, feature_set.path.with_name(store.set_id(other)))
+    with pytest.raises(CorruptionError, match=f"not the set.*store rm {store.set_id(other)} --st"):
+        store.find(other)
+    assert store.find(identity) == feature_set
+
+
 def test_sets_are_found_by_a_part_of_their_name(make_store):
     store = make_store(n_samples=40)
     (feature_set,) = store.sets()
