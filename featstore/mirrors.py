@@ -12,9 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,6 +35,7 @@ from featstore.files import (
     set_aside,
     write_json,
 )
+from featstore.ledgers import Ledger, sha256_of
 from featstore.progress import SILENT, Progress
 from featstore.records import named_files
 from featstore.remotes import N_AT_A_TIME, Entry, Remote, open_remote, service_of
@@ -56,7 +55,7 @@ AFTER_MATRICES = "features.zarr0"
 """Sorts behind all files of a set's Zarr group and before its records."""
 
 
-class Mirror:
+class Mirror(Ledger):
     """A working folder, and the remote that it works for. Made by :func:`open_mirror`.
 
     Parameters
@@ -68,90 +67,11 @@ class Mirror:
     """
 
     def __init__(self, remote: Remote, folder: Path, progress: Progress = SILENT) -> None:
+        super().__init__(folder, remote.url)
         self.remote = remote
-        self.folder = folder
         self._progress = progress
         self._seen_at: dict[str, float] = {}
         self._told: set[str] = set()
-
-    @property
-    def url(self) -> str:
-        """Where the store is."""
-        return self.remote.url
-
-    @property
-    def place(self) -> str:
-        """Name of the working folder, unlike any other's and that of a copy of it."""
-        with self.state() as state:
-            token = state.setdefault("place", secrets.token_hex(8))
-        # A copied folder brings the token along, and none of the rest.
-        own = [token, platform.node(), str(self.folder.resolve()), self.folder.stat().st_ino]
-        return sha256(json.dumps(own).encode()).hexdigest()[:16]
-
-    def lock_path(self, name: str) -> Path:
-        """Return a lock file of the working folder."""
-        path = self.folder / "locks" / f"{name}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    @contextmanager
-    def state(self) -> Iterator[dict[str, Any]]:
-        """Yield what is kept of the remote, to be changed by one process at a time."""
-        with filelock.FileLock(self.lock_path("mirror")):
-            state = self._read_state()
-            before = json.dumps(state, sort_keys=True)
-            yield state
-            if json.dumps(state, sort_keys=True) != before:
-                write_json(self.folder / "mirror.json", state)
-
-    def _read_state(self) -> dict[str, Any]:
-        path = self.folder / "mirror.json"
-        try:
-            state = read_json(path) if path.is_file() else {}
-        except CorruptionError:
-            # Everything is then compared anew.
-            state = {}
-        return {"url": self.url, "records": {}, "copies": {}, "replaced": {}, **state}
-
-    def knows(self, record: str) -> bool:
-        """Return whether a record of the working folder is also there."""
-        return record in self._read_state()["records"]
-
-    def note(self, records: Mapping[str, str | None]) -> None:
-        """Note records as they are there now, by etag; None for those that are not."""
-        with self.state() as state:
-            for name, etag in records.items():
-                state["replaced"].pop(name, None)
-                if etag is None:
-                    state["records"].pop(name, None)
-                    state["copies"].pop(name, None)
-                else:
-                    state["records"][name] = etag
-                    state["copies"][name] = _sha256(self.folder / name)
-
-    @contextmanager
-    def replacing(self, record: str) -> Iterator[str]:
-        """Let a record that is written here within take the place of the one known there.
-
-        Nobody fetches that one again meanwhile, nor afterwards, until it is another than now.
-        Yields the folder for the new files there, beside those of the old record; nothing
-        where there is none.
-        """
-        path = self.folder / record
-        with self.state() as state:
-            before = _sha256(path)
-            is_known = record in state["records"] or record in state["replaced"]
-            yield secrets.token_hex(4) if is_known else ""
-            if is_known and (after := _sha256(path)) != before:
-                state["copies"].pop(record, None)
-                known = state["records"].pop(record, None)
-                etag = state["replaced"][record][0] if known is None else known
-                state["replaced"][record] = [etag, after]
-
-    def replaced(self, record: str) -> str | None:
-        """Return the etag of the record there that the one here is to replace, if it is."""
-        found = self._read_state()["replaced"].get(record)
-        return None if found is None else str(found[0])
 
     def refresh(self, kind: str, *, held: str | None = None, now: bool = False) -> None:
         """Bring the records of all sets or runs up to date.
@@ -176,13 +96,16 @@ class Mirror:
                 # What is still to be replaced: as it was there, and with what was made here.
                 for name, (etag, digest) in list(state["replaced"].items()):
                     is_same = name in found and found[name].etag == etag
-                    if not is_same or _sha256(self.folder / name) != digest:
+                    if not is_same or sha256_of(self.folder / name) != digest:
                         del state["replaced"][name]
             new = [
                 name
                 for name, entry in found.items()
                 if name not in state["replaced"]
-                and not (known.get(name) == entry.etag and self._is_as_it_came(name, state))
+                and not (
+                    known.get(name) == entry.etag
+                    and (name.endswith(JOURNAL) or self.is_as_it_came(name, state))
+                )
             ]
             gone = [n for n in known if n.startswith(f"{kind}/") and n not in found]
             contents = dict(zip(new, self.remote.each(self.remote.get, new), strict=True))
@@ -206,17 +129,6 @@ class Mirror:
                 f"Passed over: {self.url} holds {name!r}, which featstore did not write."
             )
         self._told |= self.remote.foreign
-
-    def _is_as_it_came(self, name: str, state: Mapping[str, Any]) -> bool:
-        """Return whether the copy of a record is as it was fetched or sent.
-
-        Its own digest says no more than that somebody wrote it.
-        """
-        if name.endswith(JOURNAL):
-            # Of its own, for work here is in it too.
-            return True
-        digest = _sha256(self.folder / name)
-        return digest is not None and state["copies"].get(name) == digest
 
     def _records(self, kind: str) -> dict[str, Entry]:
         if kind == RUNS:
@@ -402,13 +314,6 @@ class Mirror:
 def object_name(place: str, name: str, below: str = "") -> str:
     """Return the name there of a file of a set or run, see :meth:`Mirror.fetch`."""
     return f"{place}/{below}/{name}" if below else f"{place}/{name}"
-
-
-def _sha256(path: Path) -> str | None:
-    try:
-        return file_sha256(path) if path.is_file() else None
-    except OSError:
-        return None
 
 
 def _is_record(name: str) -> bool:

@@ -17,7 +17,7 @@ ORDER = [
     ["provenance", "records"],
     ["images", "layers", "matrices", "downloads", "metrics", "tables", "remotes", "checksums"],
     ["datasets", "paper"],
-    ["featureset", "sheets", "modelfiles", "locks", "duplicates", "scenes", "decoded"],
+    ["featureset", "sheets", "modelfiles", "locks", "ledgers", "duplicates", "scenes", "decoded"],
     ["mirrors", "leases"],
     ["deliveries"],
     ["store", "windows"],

@@ -26,7 +26,7 @@ from services import (
 )
 
 import featstore
-from featstore import deliveries, leases, mirrors, passes, publication, remotes
+from featstore import deliveries, leases, ledgers, mirrors, passes, publication, remotes
 from featstore.audit import verify
 from featstore.cli.main import _run
 from featstore.errors import CorruptionError, StoreError
@@ -444,7 +444,7 @@ def test_a_copy_of_the_working_folder_holds_no_lease_of_the_other_s(
         # As a process of the same folder sees it that comes after a kill.
         assert open_store(url).mirror.place == store.mirror.place
         if to == "another host":
-            monkeypatch.setattr(mirrors.platform, "node", lambda: "far")
+            monkeypatch.setattr(ledgers.platform, "node", lambda: "far")
         elif to == "another folder":
             shutil.copytree(tmp_path / "machine 1", tmp_path / "machine 2")
             machine(monkeypatch, tmp_path, 2)
