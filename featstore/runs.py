@@ -17,6 +17,7 @@ import io
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -101,10 +102,7 @@ class Run:
         """
         if "curves.json" not in self.record["files"]:
             return None
-        try:
-            return dict(json.loads(self._bytes("curves.json")))
-        except RunError as error:
-            raise RunError(f"{self.path} is damaged: {error}. Fit again with --refit.") from error
+        return dict(json.loads(self._bytes("curves.json")))
 
     @cached_property
     def predictions(self) -> dict[str, np.ndarray]:
@@ -118,10 +116,7 @@ class Run:
         RunError
             When the file is not what fit wrote.
         """
-        try:
-            text = self._bytes("predictions.csv").decode("utf-8")
-        except RunError as error:
-            raise RunError(f"{self.path} is damaged: {error}. Fit again with --refit.") from error
+        text = self._bytes("predictions.csv").decode("utf-8")
         names, *lines = csv.reader(io.StringIO(text, newline=""))
         columns = zip(names, zip(*lines, strict=True), strict=True)
         return {
@@ -154,8 +149,9 @@ class Run:
         RunError
             As :attr:`model` does.
         """
+        data = self._bytes("model.skops")
         try:
-            return load_model(self._bytes("model.skops"), trusted)
+            return load_model(data, trusted)
         except RunError as error:
             written = self.record["provenance"]["versions"]["scikit-learn"]
             raise RunError(
@@ -170,6 +166,32 @@ class Run:
 
     def _bytes(self, name: str) -> bytes:
         """Return a file of the run, if it is as fit wrote it."""
+        try:
+            return self._read(name)
+        except RunError as error:
+            if self._is_replaced():
+                raise RunError(
+                    f"{self.path} was fitted again, or removed, since it was opened, and what was "
+                    f"read of it does not belong to its {name}. Open it anew: run the same command "
+                    "again."
+                ) from error
+            raise RunError(
+                f"{self.path} is damaged: {error}. To make the run again: "
+                f"{self.record['command']} --refit"
+            ) from error
+
+    def _is_replaced(self) -> bool:
+        if self.mirror is not None:
+            with suppress(StoreError):
+                self.mirror.refresh("runs", now=True)
+        try:
+            return read_record(self.path / "metrics.json", "RUN") != self.record
+        except CorruptionError:
+            return False
+        except StoreError:
+            return not self.path.exists()
+
+    def _read(self, name: str) -> bytes:
         if self.mirror is not None:
             files = {name: self.record["files"][name]}
             try:

@@ -39,6 +39,8 @@ def make_run(tmp_path):
         n = len(true)
         record = {
             "created": "now",
+            "key": run_id,
+            "command": "featstore fit",
             "fit": {"clf": "logreg"},
             "selection": {"title": "demo", "model": run_id, "layers": ["fc1000"], **selection},
             "class_names": list(CLASSES),

@@ -29,7 +29,7 @@ import featstore
 from featstore import deliveries, leases, ledgers, mirrors, passes, publication, remotes
 from featstore.audit import verify
 from featstore.cli.main import _run
-from featstore.errors import CorruptionError, StoreError
+from featstore.errors import CorruptionError, RunError, StoreError
 from featstore.extraction import extract
 from featstore.files import file_sha256, json_bytes
 from featstore.fitting import fit_each
@@ -496,10 +496,13 @@ def test_a_run_that_is_there_stays_unless_it_is_fitted_again(url, monkeypatch, t
     (again,) = featstore.fit(other, n_jobs=1)
     assert again.record == run.record
     assert open_run(run.run_id, other).model.predict(other.select().memmap()[:3]).shape == (3,)
+    (held,) = list_runs(store)
     (refitted,) = featstore.fit(other, n_jobs=1, refit=True)
     assert refitted.record != run.record
     assert list_runs(store)[0].record == refitted.record
     assert list_runs(store)[0].predictions
+    with pytest.raises(RunError, match="was fitted again"):
+        _ = held.model
     check_whole(objects(store))
 
 

@@ -127,6 +127,20 @@ def test_a_pickle_in_place_of_the_model_is_refused(run):
         _ = open_run(run.path).model
 
 
+def test_a_run_that_was_replaced_or_removed_since_it_was_opened_is_not_called_damaged(run):
+    old = open_run(run.path)
+    predictions = run.path / "predictions.csv"
+    predictions.write_bytes(predictions.read_bytes() + b"\n")
+    with pytest.raises(RunError, match=r"is damaged: predictions\.csv is not what.*--refit"):
+        _ = old.predictions
+    edit(run, files=run.record["files"] | {"predictions.csv": file_sha256(predictions)})
+    with pytest.raises(RunError, match="was fitted again, or removed, since it was opened"):
+        _ = old.predictions
+    shutil.rmtree(run.path)
+    with pytest.raises(RunError, match="was fitted again, or removed, since it was opened"):
+        _ = old.model
+
+
 def test_what_is_no_pipeline_is_refused(tmp_path):
     with pytest.raises(RunError, match="holds a LogisticRegression, not a pipeline"):
         load_model(skops.io.dumps(LogisticRegression()))
