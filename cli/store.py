@@ -142,7 +142,7 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
     Without names it looks at all feature sets and runs. Damaged chunks are marked, so that the
     set's own extract command computes just them.
     """
-    from featstore.audit import Damage, schedule_repair, verify
+    from featstore.audit import JOURNAL, Damage, schedule_repair, verify
     from featstore.errors import StoreError
 
     opened = _open(store)
@@ -190,7 +190,7 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
             click.echo(str(damage))
         for repair in dict.fromkeys(repairs):
             click.echo(f"Repair with: {repair}")
-        broken = {damage.set_id for damage in found if damage.layer is None}
+        broken = {d.set_id for d in found if d.layer is None and d.file != JOURNAL}
         for set_id in [s.set_id for s in sets if s.set_id in broken]:
             click.echo(
                 f"Extract {set_id} again, after: featstore store rm {set_id}"

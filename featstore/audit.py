@@ -10,6 +10,9 @@ from featstore.featureset import FeatureSet, mark_damaged
 from featstore.files import file_sha256
 from featstore.progress import SILENT, Progress
 
+JOURNAL = "journal/journal.json"
+"""The one file of a set that can be deleted without losing what is complete."""
+
 
 @dataclass(frozen=True)
 class Damage:
@@ -67,6 +70,12 @@ def verify(feature_set: FeatureSet, progress: Progress = SILENT) -> list[Damage]
         except StoreError as error:
             found.append(Damage(feature_set.set_id, f"layers/{layer}.json", str(error)))
             unknown.add(layer)
+    try:
+        feature_set.journal()
+        is_journal_read = True
+    except StoreError as error:
+        found.append(Damage(feature_set.set_id, JOURNAL, str(error)))
+        is_journal_read = False
     progress.start(f"Verifying {feature_set.set_id}", len(files), "files")
     try:
         for name, problem in _problems(feature_set, files):
@@ -75,7 +84,10 @@ def verify(feature_set: FeatureSet, progress: Progress = SILENT) -> list[Damage]
             progress.advance(1)
     finally:
         progress.stop()
-    return found + _lost_layers(feature_set) + _strays(feature_set, files, unknown)
+    # What is unfinished, or damaged and marked, only the journal tells.
+    if is_journal_read:
+        found += _lost_layers(feature_set) + _strays(feature_set, files, unknown)
+    return found
 
 
 def _lost_layers(feature_set: FeatureSet) -> list[Damage]:

@@ -14,8 +14,8 @@ import numpy as np
 
 from featstore import matrices
 from featstore.errors import CorruptionError, IncompleteError, SelectionError, StoreError
-from featstore.files import file_sha256, read_json, write_json
-from featstore.records import read_record
+from featstore.files import file_sha256, parse_json, write_json
+from featstore.records import checked_record, read_record
 
 if TYPE_CHECKING:
     from featstore.mirrors import Mirror
@@ -158,14 +158,22 @@ class FeatureSet:
 
         A journal that can't be trusted counts as none: its layers are computed again. One that
         a kill left beside a layer just finished has nothing more to say of it.
+
+        Raises
+        ------
+        StoreError
+            When it is as somebody wrote it, and holds what featstore does not write.
         """
         path = self.journal_path / "journal.json"
-        if not path.is_file():
-            return {}
         try:
-            layers = read_json(path)["layers"]
-        except CorruptionError:
+            journal = parse_json(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
             return {}
+        except OSError as error:
+            raise StoreError(f"{path} can't be read: {error.strerror or error}.") from error
+        if journal is None:
+            return {}
+        layers = checked_record(journal, path, "JOURNAL")["layers"]
         return {name: own for name, own in layers.items() if not self.layer_path(name).is_file()}
 
     def begin_layer(

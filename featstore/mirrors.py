@@ -37,7 +37,7 @@ from featstore.files import (
 )
 from featstore.ledgers import Ledger, sha256_of
 from featstore.progress import SILENT, Progress
-from featstore.records import named_files
+from featstore.records import is_journal, named_files
 from featstore.remotes import N_AT_A_TIME, Entry, Remote, open_remote, service_of
 
 REFRESH_S = 1.0
@@ -342,10 +342,8 @@ def _files_of(content: bytes) -> dict[str, str]:
 
 def journal_of(content: bytes | None) -> dict[str, Any]:
     """Return what a journal says of its layers; one that is gone, torn or altered says nothing."""
-    try:
-        return dict((parse_json(content or b"") or {})["layers"])
-    except (ValueError, KeyError, TypeError):
-        return {}
+    journal = parse_json(content or b"")
+    return dict(journal["layers"]) if journal and is_journal(journal) else {}
 
 
 def _merge_journal(feature_set: FeatureSet, content: bytes) -> None:

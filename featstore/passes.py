@@ -371,8 +371,10 @@ class Work:
                 f"{self.extractor.device_type} differ in their last bits. Go on with --device "
                 f"{device}, or begin anew: featstore store rm {set_id}"
             )
-        together = self.extractor.find(conditions["nodes"])
-        self.extractor.open(together, n_samples, conditions, progress)
+        # What a journal may leave out, or have been edited to, must not lose a layer that is asked.
+        nodes = list(dict.fromkeys([*conditions.get("nodes", ()), *(one.node for one in layers)]))
+        conditions = {**conditions, "nodes": nodes}
+        self.extractor.open(self.extractor.find(nodes), n_samples, conditions, progress)
         return conditions
 
     def _one_pass(

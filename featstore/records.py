@@ -1,4 +1,4 @@
-"""Records: what featstore writes of sets, layers and runs, and must find there when it reads them.
+"""Records: what featstore writes of sets, layers, journals and runs, and must find when it reads.
 
 A digest tells that a record is as somebody wrote it, not that featstore did. What a hand has put
 there is refused before anything is done with it.
@@ -25,14 +25,22 @@ FRACTION = {"type": "number", "minimum": -1, "maximum": 1}
 FLAG = {"type": "boolean"}
 NAME = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^(?!\\.)[^/\\\\\x00]*$"}
 """Of a file or folder: no way out of where it lies."""
+LAYER_NAME = {
+    "type": "string",
+    "maxLength": 200,
+    "pattern": "^(?!\\.)[!-.0-\\[\\]-~]+$",
+    "not": {"const": "zarr.json"},
+}
+"""Of a layer, which names files, and a folder beside the group's own file."""
 
+SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 FILES = {
     "type": "object",
     "propertyNames": {
         "maxLength": 1000,
         "pattern": "^(?!/)(?![\\s\\S]*(^|/)\\.\\.?(/|$))[^\\\\\x00-\x1f]+$",
     },
-    "additionalProperties": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    "additionalProperties": SHA256,
 }
 
 
@@ -65,6 +73,9 @@ _PREPROCESS = _object(
         "std": {"type": "array", "items": NUMBER},
         "decode": TEXT,
     },
+)
+_CONDITIONS = _object(
+    {"device": TEXT, "engine": TEXT, "batch_size": WIDTH}, {"nodes": TEXTS, "n_threads": WIDTH}
 )
 _MASKED = {"type": "array", "items": _object({"row": COUNT, "sample_id": TEXT, "error": TEXT})}
 
@@ -125,9 +136,7 @@ LAYER = _object(
         "duration_s": NUMBER,
         "device": TEXT,
         "dtype": {"enum": list(FEATURE_DTYPES)},
-        "conditions": _object(
-            {"device": TEXT, "engine": TEXT, "batch_size": WIDTH}, {"nodes": TEXTS}
-        ),
+        "conditions": _CONDITIONS,
         "files": FILES,
     },
     {
@@ -137,6 +146,38 @@ LAYER = _object(
     },
 )
 """``layers/<layer>.json``: a complete matrix."""
+
+_NUMBERS = {"maxLength": 12, "pattern": "^[0-9]+$"}
+"""Of chunks and rows, as names."""
+
+JOURNAL = _object(
+    {
+        "layers": {
+            "type": "object",
+            "propertyNames": LAYER_NAME,
+            "additionalProperties": _object(
+                {
+                    "chunks": {
+                        "type": "object",
+                        "propertyNames": _NUMBERS,
+                        "additionalProperties": SHA256,
+                    },
+                    "spool": _or_none(_object({"chunk": COUNT, "n_rows": WIDTH, "crc32": COUNT})),
+                    "metadata": SHA256,
+                    "conditions": _CONDITIONS,
+                    "masked": {
+                        "type": "object",
+                        "propertyNames": _NUMBERS,
+                        "additionalProperties": TEXT,
+                    },
+                    "command": TEXT,
+                },
+                {"damaged": {"type": "array", "items": COUNT}},
+            ),
+        }
+    }
+)
+"""``journal/journal.json``, and those of shares: what is durable of unfinished layers."""
 
 _SCORES = _object(
     {
@@ -302,7 +343,8 @@ def _validator(name: str) -> Any:
     # Imported when the first record is read: it is among the slower imports.
     from jsonschema import Draft202012Validator
 
-    return Draft202012Validator({"SET": SET, "LAYER": LAYER, "RUN": RUN, "FILES": FILES}[name])
+    schemas = {"SET": SET, "LAYER": LAYER, "JOURNAL": JOURNAL, "RUN": RUN, "FILES": FILES}
+    return Draft202012Validator(schemas[name])
 
 
 def named_files(files: Any) -> dict[str, str]:
@@ -318,6 +360,17 @@ def named_files(files: Any) -> dict[str, str]:
     return dict(files)
 
 
+def is_journal(content: Any) -> bool:
+    """Return whether a journal's content is what featstore writes."""
+    return bool(_validator("JOURNAL").is_valid(content))
+
+
+CURES = {
+    "JOURNAL": "Delete the file: extract computes again what it was of, and complete layers stay."
+}
+CURE = "Put back the file, or remove what it belongs to and make it again."
+
+
 def read_record(path: Path, kind: str) -> dict[str, Any]:
     """Return a record that :func:`featstore.files.write_json` wrote.
 
@@ -325,7 +378,7 @@ def read_record(path: Path, kind: str) -> dict[str, Any]:
     ----------
     path : Path
     kind : str
-        ``SET``, ``LAYER`` or ``RUN``.
+        ``SET``, ``LAYER``, ``JOURNAL`` or ``RUN``.
 
     Raises
     ------
@@ -334,7 +387,17 @@ def read_record(path: Path, kind: str) -> dict[str, Any]:
     StoreError
         When it can't be read.
     """
-    record = read_json(path)
+    return checked_record(read_json(path), path, kind)
+
+
+def checked_record(record: dict[str, Any], path: Path, kind: str) -> dict[str, Any]:
+    """Return a record, read from `path`, if it is what featstore writes; see :func:`read_record`.
+
+    Raises
+    ------
+    CorruptionError
+        When it is not.
+    """
     wrong: str | None
     if error := next(_validator(kind).iter_errors(record), None):
         wrong = f"{'.'.join(map(str, error.absolute_path)) or 'it'}: {error.message}"
@@ -342,7 +405,6 @@ def read_record(path: Path, kind: str) -> dict[str, Any]:
         wrong = _misfit(record, kind, path.stem)
     if wrong:
         raise CorruptionError(
-            f"{path} holds what featstore does not write: {wrong[:300]}. Put back the file, or "
-            "remove what it belongs to and make it again."
+            f"{path} holds what featstore does not write: {wrong[:300]}. {CURES.get(kind, CURE)}"
         )
     return record

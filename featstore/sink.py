@@ -23,13 +23,13 @@ from featstore.errors import CorruptionError, FeatstoreError, StoreError
 from featstore.featureset import FeatureSet
 from featstore.files import (
     file_sha256,
-    read_json,
     refusal,
     sync_file,
     sync_folder,
     write_json,
 )
 from featstore.matrices import Matrix
+from featstore.records import read_record
 from featstore.store import file_name
 
 CHECKPOINT_S = 10.0
@@ -94,6 +94,9 @@ class LayerSink:
         if not spool or not self.pending or spool["chunk"] != self.pending[0]:
             return 0, 0
         n_rows, crc32 = int(spool["n_rows"]), int(spool["crc32"])
+        start, stop = self.matrix.chunk_range(self.pending[0])
+        if n_rows >= stop - start:
+            return 0, 0
         nbytes = n_rows * self.matrix.n_features * 4
         try:
             with self._spool_path().open("rb+") as stream:
@@ -395,6 +398,6 @@ def _read_share(feature_set: FeatureSet, share: str) -> dict[str, Any]:
 def _read_layers(path: Path) -> dict[str, Any]:
     """Return what a share's journal says of its layers; one that is gone or torn says nothing."""
     try:
-        return dict(read_json(path)["layers"]) if path.is_file() else {}
+        return dict(read_record(path, "JOURNAL")["layers"]) if path.is_file() else {}
     except CorruptionError:
         return {}

@@ -21,6 +21,15 @@ BACKBONE = {
 }
 """What a set says of its network."""
 PREPROCESS = {"image_size": 32, "bands": "red,green,blue", "resize": "none"}
+JOURNAL = {
+    "chunks": {},
+    "spool": None,
+    "metadata": "0" * 64,
+    "conditions": {"device": "cpu", "engine": "eager", "batch_size": 4, "nodes": ["conv1"]},
+    "masked": {},
+    "command": "featstore extract",
+}
+"""What a journal says of a layer that was just begun."""
 
 
 @dataclass

@@ -15,7 +15,7 @@ import pytest
 import xarray
 import zarr
 from conftest import add_features, blobs
-from makers import Listener, tiny, tree_bytes
+from makers import JOURNAL, Listener, tiny, tree_bytes
 from obstore.store import from_url
 from services import (
     BUCKET,
@@ -326,10 +326,18 @@ def test_an_object_that_can_not_be_passed_over_is_named(filled, endpoint, key):
 
 
 def test_a_journal_with_a_flipped_bit_says_nothing():
-    content = json_bytes({"layers": {"fc": {"masked": {"11": "unreadable"}}}})
-    assert mirrors.journal_of(content) == {"fc": {"masked": {"11": "unreadable"}}}
+    journal = {"fc": JOURNAL | {"masked": {"11": "unreadable"}}}
+    content = json_bytes({"layers": journal})
+    assert mirrors.journal_of(content) == journal
     assert mirrors.journal_of(content.replace(b'"11"', b'"01"')) == {}
     assert mirrors.journal_of(content[:20]) == mirrors.journal_of(None) == {}
+
+
+@pytest.mark.parametrize(
+    "layers", [3, {"fc": []}, {"../../outside": JOURNAL}, {"fc": JOURNAL | {"command": None}}]
+)
+def test_a_journal_that_featstore_does_not_write_says_nothing(layers):
+    assert mirrors.journal_of(json_bytes({"layers": layers})) == {}
 
 
 def test_what_is_gone_there_goes_here(filled, url, tmp_path, monkeypatch):
@@ -361,7 +369,7 @@ def test_unfinished_work_stays_whatever_happens_there(filled, url, images, monke
     feature_set.journal_path.mkdir()
     write_json(
         feature_set.journal_path / "journal.json",
-        {"layers": {"conv1": {"chunks": {}, "command": "featstore extract"}}},
+        {"layers": {"conv1": JOURNAL}},
     )
     filled.mirror.remote.delete([f"{place}/layers/fc.json", f"{place}/set.json"])
     (found,) = filled.sets()

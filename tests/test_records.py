@@ -4,11 +4,12 @@ import shutil
 
 import pytest
 from conftest import store_in
+from makers import JOURNAL
 
 from featstore.errors import CorruptionError
 from featstore.files import read_json, write_json
 from featstore.fitting import fit
-from featstore.records import read_record
+from featstore.records import is_journal, read_record
 from featstore.runs import list_runs
 from featstore.store import open_store
 
@@ -26,14 +27,17 @@ def records(filled, tmp_path):
     store = open_store(tmp_path / "store")
     (run,) = list_runs(store)
     (feature_set,) = store.sets()
+    journal = {"fc8": JOURNAL | {"chunks": {"0": "0" * 64}, "masked": {"3": "cut short"}}}
+    write_json(feature_set.journal_path / "journal.json", {"layers": journal})
     return {
         "SET": feature_set.path / "set.json",
         "LAYER": feature_set.layer_path("fc1000"),
+        "JOURNAL": feature_set.journal_path / "journal.json",
         "RUN": run.path / "metrics.json",
     }
 
 
-@pytest.mark.parametrize("kind", ["SET", "LAYER", "RUN"])
+@pytest.mark.parametrize("kind", ["SET", "LAYER", "JOURNAL", "RUN"])
 def test_what_featstore_writes_is_read(records, kind):
     assert read_record(records[kind], kind) == read_json(records[kind])
 
@@ -53,6 +57,15 @@ def test_what_featstore_writes_is_read(records, kind):
         ("LAYER", "names", "fc1000"),
         ("LAYER", "conditions.batch_size", 1e300),
         ("LAYER", "files", {"a/../../b": "0" * 64}),
+        ("JOURNAL", "layers", []),
+        ("JOURNAL", "layers.fc8", []),
+        ("JOURNAL", "layers.fc8.chunks", {"../../0": "0" * 64}),
+        ("JOURNAL", "layers.fc8.chunks", {"0": "no hash"}),
+        ("JOURNAL", "layers.fc8.spool", {"chunk": 0, "n_rows": 2**60, "crc32": 0}),
+        ("JOURNAL", "layers.fc8.metadata", None),
+        ("JOURNAL", "layers.fc8.conditions", {}),
+        ("JOURNAL", "layers.fc8.masked", {"-1": "cut short"}),
+        ("JOURNAL", "layers.fc8.damaged", ["0"]),
         ("RUN", "selection.features.0.set_id", "../outside"),
         ("RUN", "selection.features.0.layer", "/etc"),
         ("RUN", "metrics.test.accuracy", 17),
@@ -78,6 +91,17 @@ def test_what_a_hand_has_put_there_is_named_and_refused(records, kind, place, va
     with pytest.raises(CorruptionError, match="holds what featstore does not write") as caught:
         read_record(records[kind], kind)
     assert place in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "layer", ["../../outside", "/etc", "a/b", "..", ".new", "", "a\x00b", "zarr.json", "é" * 300]
+)
+def test_a_journal_names_no_layer_that_is_no_file_name(records, layer):
+    write_json(records["JOURNAL"], {"layers": {layer: JOURNAL}})
+    with pytest.raises(CorruptionError, match=r"journal\.json holds.*Delete the file: extract"):
+        read_record(records["JOURNAL"], "JOURNAL")
+    assert not is_journal(read_json(records["JOURNAL"]))
+    assert is_journal({"layers": {"layer4.0.conv1@max": JOURNAL}})
 
 
 NEEDED = {

@@ -8,7 +8,7 @@ import random
 import shutil
 
 import pytest
-from makers import tree_bytes, write_images
+from makers import JOURNAL, tree_bytes, write_images
 
 from featstore.cli.main import _run
 from featstore.errors import CorruptionError
@@ -183,6 +183,55 @@ def test_any_value_that_is_gone_does_no_harm(harm, tally):
     harm.look_outside("all")
     assert harm.wrong == []
     assert n_refused > 50
+
+
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        {"stats": []},
+        {"../../../outside-too": JOURNAL | {"damaged": []}},
+        {"stats": JOURNAL | {"conditions": {}}},
+        {"stats": JOURNAL | {"masked": {"x": "cut short"}}},
+        {"stats": JOURNAL | {"spool": {"chunk": 0, "n_rows": 2**60, "crc32": 0}}},
+    ],
+)
+def test_an_edited_journal_is_named_and_does_no_harm(harm, layers, marked, capsys):
+    harm.fresh()
+    (feature_set,) = open_store(harm.store).sets()
+    if marked:
+        feature_set.layer_path("stats").unlink()
+    write_json(feature_set.journal_path / "journal.json", {"layers": layers})
+    beside = sorted(harm.store.parent.iterdir())
+    what = f"{layers} {marked}"
+    for command in (*COMMANDS[:3], COMMANDS[-1]):
+        harm.run(command, what)
+    assert harm.wrong == []
+    assert sorted(harm.store.parent.iterdir()) == beside
+    harm.look_outside(what)
+    with pytest.raises(SystemExit, match="1"):
+        _run(["store", "verify", "--store", str(harm.store)])
+    said = capsys.readouterr().out
+    assert "journal.json holds what featstore does not write" in said
+    assert "Delete the file" in said
+    assert "store rm" not in said
+    # The cure that is named cures.
+    (feature_set.journal_path / "journal.json").unlink()
+    words = [harm.places.get(word, word) for word in COMMANDS[-1]]
+    assert _run([*words, "--store", str(harm.store)]) == 0
+    assert _run(["store", "verify", "--store", str(harm.store)]) == 0
+
+
+def test_a_journal_with_nodes_that_were_read_otherwise_loses_no_layer(harm):
+    harm.fresh()
+    (feature_set,) = open_store(harm.store).sets()
+    feature_set.layer_path("stats").unlink()
+    conditions = {"device": "cpu", "engine": "numpy", "batch_size": 64}
+    for nodes in ({}, {"nodes": []}, {"nodes": ["nothing"]}):
+        journal = JOURNAL | {"conditions": conditions | nodes}
+        write_json(feature_set.journal_path / "journal.json", {"layers": {"stats": journal}})
+        harm.run(COMMANDS[-1], str(nodes))
+    assert harm.wrong == []
 
 
 @pytest.mark.parametrize("name", ["set.json", "stats.json", "metrics.json"])
