@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featstore import matrices
+from featstore.config import SPLITS
 from featstore.errors import CorruptionError, IncompleteError, SelectionError, StoreError
 from featstore.files import file_sha256, parse_json, write_json
 from featstore.records import checked_record, read_record
@@ -96,9 +97,12 @@ class FeatureSet:
         """Return the file whose presence says that `layer` is complete."""
         return self.path / "layers" / f"{layer}.json"
 
+    def _record(self, layer: str) -> dict[str, Any]:
+        return read_record(self.layer_path(layer), "LAYER", self.n_samples)
+
     def layers(self) -> dict[str, dict[str, Any]]:
         """Return each complete layer's record, in the order of their completion."""
-        records = {name: read_record(self.layer_path(name), "LAYER") for name in self.layer_names()}
+        records = {name: self._record(name) for name in self.layer_names()}
         return dict(sorted(records.items(), key=lambda item: (item[1]["completed"], item[0])))
 
     def layer_names(self) -> list[str]:
@@ -123,7 +127,7 @@ class FeatureSet:
             When there is no such layer.
         """
         if self.layer_path(layer).is_file():
-            return read_record(self.layer_path(layer), "LAYER")
+            return self._record(layer)
         if layer in self.unfinished():
             raise IncompleteError(self.why_unfinished(layer))
         raise SelectionError(
@@ -173,7 +177,12 @@ class FeatureSet:
             raise StoreError(f"{path} can't be read: {error.strerror or error}.") from error
         if journal is None:
             return {}
-        layers = checked_record(journal, path, "JOURNAL")["layers"]
+        try:
+            n_rows = self.n_samples
+        except StoreError:
+            # Which whoever wants the rest of the set is told.
+            n_rows = None
+        layers = checked_record(journal, path, "JOURNAL", n_rows)["layers"]
         return {name: own for name, own in layers.items() if not self.layer_path(name).is_file()}
 
     def begin_layer(
@@ -283,22 +292,36 @@ class FeatureSet:
                     "was written. Run `featstore store verify`, which says how to repair it."
                 )
 
-    def _vector(self, name: str) -> np.ndarray:
+    def _vector(self, name: str, lowest: int | None = None, n_values: int = 0) -> np.ndarray:
+        """Return a vector; where a `lowest` value is given, all must lie from it to `n_values`."""
         files = self.info["files"]
         own = [file for file in files if file.startswith(f"{name}/")]
         self._bring(own, files)
         self._check(name, own, files)
-        return matrices.read_vector(self.group, name)
+        values = matrices.read_vector(self.group, name)
+        if values.shape != (self.n_samples,):
+            raise self._misfit(f"{values.shape} values of {name} for {self.n_samples} rows")
+        if lowest is not None and values.size:
+            for value in (values.min(), values.max()):
+                if not lowest <= value < n_values:
+                    raise self._misfit(f"{name} has {value}; expected {lowest} to {n_values - 1}")
+        return values
+
+    def _misfit(self, wrong: str) -> CorruptionError:
+        return CorruptionError(
+            f"{self.path / 'set.json'} and what lies beside it do not fit: {wrong}. Put back the "
+            f"files, or extract again, after: featstore store rm {self.set_id}"
+        )
 
     @cached_property
     def labels(self) -> np.ndarray:
         """Class of each row, (n_samples,) int32; -1 where it has none."""
-        return self._vector("label")
+        return self._vector("label", -1, len(self.class_names))
 
     @cached_property
     def splits(self) -> np.ndarray:
         """Split of each row, (n_samples,) uint8, a position in :data:`featstore.config.SPLITS`."""
-        return self._vector("split")
+        return self._vector("split", 0, len(SPLITS))
 
     @cached_property
     def sample_ids(self) -> np.ndarray:
@@ -315,7 +338,7 @@ class FeatureSet:
         # A vector whose file was written and is gone is damage, which reading it tells.
         if "first_row/zarr.json" not in self.info["files"]:
             return None
-        return self._vector("first_row")
+        return self._vector("first_row", 0, self.n_samples)
 
     @property
     def nbytes(self) -> int:

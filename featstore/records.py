@@ -310,8 +310,17 @@ RUN = _object(
 """``metrics.json``: a run."""
 
 
-def _misfit(record: dict[str, Any], kind: str, name: str) -> str | None:
+def _misfit(record: dict[str, Any], kind: str, name: str, n_rows: int | None) -> str | None:
     """Return what parts of a record do not fit each other, of what is read together."""
+    masked: dict[str, list[int]] = {}
+    if kind == "LAYER":
+        masked = {"masked": [entry["row"] for entry in record["masked"]]}
+    if kind == "JOURNAL":
+        layers = record["layers"].items()
+        masked = {f"layers.{layer}.masked": [*map(int, own["masked"])] for layer, own in layers}
+    for place, rows in masked.items():
+        if n_rows is not None and (beyond := max(rows, default=0)) >= n_rows:
+            return f"{place}: row {beyond} of {n_rows} rows, which are numbered from 0"
     if kind == "LAYER":
         layer = re.escape(name)
         if f"{name}/zarr.json" not in record["files"]:
@@ -342,9 +351,13 @@ def _misfit(record: dict[str, Any], kind: str, name: str) -> str | None:
 def _validator(name: str) -> Any:
     # Imported when the first record is read: it is among the slower imports.
     from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
 
+    # To JSON, 3.0 is an integer. Nothing that is counted or numbered by it is.
+    types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, v: type(v) is int)
     schemas = {"SET": SET, "LAYER": LAYER, "JOURNAL": JOURNAL, "RUN": RUN, "FILES": FILES}
-    return Draft202012Validator(schemas[name])
+    strict: Any = extend(Draft202012Validator, type_checker=types)  # type: ignore[no-untyped-call]
+    return strict(schemas[name])
 
 
 def named_files(files: Any) -> dict[str, str]:
@@ -371,7 +384,7 @@ CURES = {
 CURE = "Put back the file, or remove what it belongs to and make it again."
 
 
-def read_record(path: Path, kind: str) -> dict[str, Any]:
+def read_record(path: Path, kind: str, n_rows: int | None = None) -> dict[str, Any]:
     """Return a record that :func:`featstore.files.write_json` wrote.
 
     Parameters
@@ -379,6 +392,8 @@ def read_record(path: Path, kind: str) -> dict[str, Any]:
     path : Path
     kind : str
         ``SET``, ``LAYER``, ``JOURNAL`` or ``RUN``.
+    n_rows : int, optional
+        Rows of the set that a layer or a journal is of, where they are to be looked at.
 
     Raises
     ------
@@ -387,10 +402,12 @@ def read_record(path: Path, kind: str) -> dict[str, Any]:
     StoreError
         When it can't be read.
     """
-    return checked_record(read_json(path), path, kind)
+    return checked_record(read_json(path), path, kind, n_rows)
 
 
-def checked_record(record: dict[str, Any], path: Path, kind: str) -> dict[str, Any]:
+def checked_record(
+    record: dict[str, Any], path: Path, kind: str, n_rows: int | None = None
+) -> dict[str, Any]:
     """Return a record, read from `path`, if it is what featstore writes; see :func:`read_record`.
 
     Raises
@@ -402,7 +419,7 @@ def checked_record(record: dict[str, Any], path: Path, kind: str) -> dict[str, A
     if error := next(_validator(kind).iter_errors(record), None):
         wrong = f"{'.'.join(map(str, error.absolute_path)) or 'it'}: {error.message}"
     else:
-        wrong = _misfit(record, kind, path.stem)
+        wrong = _misfit(record, kind, path.stem, n_rows)
     if wrong:
         raise CorruptionError(
             f"{path} holds what featstore does not write: {wrong[:300]}. {CURES.get(kind, CURE)}"

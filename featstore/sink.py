@@ -331,7 +331,7 @@ class Sink:
         """Take over what other processes have made durable of a share, or of all."""
         paths = sorted(self.feature_set.journal_path.glob(f"{SHARE}{share}.json"))
         for path in paths:
-            for name, own in _read_layers(path).items():
+            for name, own in _read_layers(path, self.feature_set.n_samples).items():
                 # What was dropped or damaged since is not what the share's process wrote.
                 if name in self.layers and own["conditions"] == self.conditions:
                     self.layers[name].take(own["chunks"])
@@ -392,12 +392,13 @@ class Sink:
 
 
 def _read_share(feature_set: FeatureSet, share: str) -> dict[str, Any]:
-    return _read_layers(feature_set.journal_path / f"{SHARE}{share}.json")
+    path = feature_set.journal_path / f"{SHARE}{share}.json"
+    return _read_layers(path, feature_set.n_samples)
 
 
-def _read_layers(path: Path) -> dict[str, Any]:
+def _read_layers(path: Path, n_rows: int) -> dict[str, Any]:
     """Return what a share's journal says of its layers; one that is gone or torn says nothing."""
     try:
-        return dict(read_record(path, "JOURNAL")["layers"]) if path.is_file() else {}
+        return dict(read_record(path, "JOURNAL", n_rows)["layers"]) if path.is_file() else {}
     except CorruptionError:
         return {}

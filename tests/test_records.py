@@ -54,6 +54,9 @@ def test_what_featstore_writes_is_read(records, kind):
         ("SET", "files", {"/etc/passwd": "0" * 64}),
         ("SET", "files", {"label/c/0": "no hash"}),
         ("LAYER", "n_features", 0),
+        ("LAYER", "n_features", 20.0),
+        ("LAYER", "masked", [{"row": 3.0, "sample_id": "a", "error": "cut short"}]),
+        ("LAYER", "masked", [{"row": -1, "sample_id": "a", "error": "cut short"}]),
         ("LAYER", "names", "fc1000"),
         ("LAYER", "conditions.batch_size", 1e300),
         ("LAYER", "files", {"a/../../b": "0" * 64}),
@@ -102,6 +105,22 @@ def test_a_journal_names_no_layer_that_is_no_file_name(records, layer):
         read_record(records["JOURNAL"], "JOURNAL")
     assert not is_journal(read_json(records["JOURNAL"]))
     assert is_journal({"layers": {"layer4.0.conv1@max": JOURNAL}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "value"),
+    [
+        ("LAYER", "masked", [{"row": 320, "sample_id": "a", "error": "cut short"}]),
+        ("JOURNAL", "layers.fc8.masked", {"3": "cut short", "320": "cut short"}),
+    ],
+)
+def test_masked_rows_that_no_set_has_are_named(records, kind, place, value):
+    layers = {"fc8": JOURNAL | {"masked": value}}
+    record = {"layers": layers} if kind == "JOURNAL" else read_json(records[kind])
+    write_json(records[kind], record if kind == "JOURNAL" else record | {"masked": value})
+    assert read_record(records[kind], kind, 321)
+    with pytest.raises(CorruptionError, match=f"{place}: row 320 of 320 rows"):
+        read_record(records[kind], kind, 320)
 
 
 NEEDED = {

@@ -8,6 +8,7 @@ from conftest import add_features, blobs, forget_first_rows
 
 from featstore.audit import verify
 from featstore.errors import CorruptionError, IncompleteError, SelectionError, StoreError
+from featstore.files import read_json, write_json
 from featstore.locks import held
 from featstore.store import FeatureStore, file_name, open_store
 
@@ -104,8 +105,6 @@ def test_an_edited_record_is_refused(make_store):
 
 
 def test_a_newer_format_is_refused(make_store):
-    from featstore.files import read_json, write_json
-
     store = make_store(n_samples=40)
     path = store.sets()[0].path / "set.json"
     write_json(path, read_json(path) | {"format": 99})
@@ -187,6 +186,35 @@ def test_a_damaged_record_does_not_stand_in_the_way_of_other_sets(make_store, fi
     assert store.select().model == "alexnet"
     with pytest.raises(SelectionError, match=broken):
         store.select(model="resnet50")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("class_names", ["one", "two"], "label has 3; expected -1 to 1"),
+        ("class_names", [], "label has 0; expected -1 to -1"),
+        ("n_samples", 39, "40.* values of label for 39 rows"),
+    ],
+)
+def test_classes_and_rows_that_labels_do_not_fit_are_named(make_store, place, value, said):
+    store = make_store(n_samples=40)
+    path = store.sets()[0].path / "set.json"
+    info = read_json(path)
+    write_json(path, info | {"dataset": info["dataset"] | {place: value}})
+    with pytest.raises(CorruptionError, match=rf"set\.json.*{said}.*store rm"):
+        _ = store.sets()[0].labels
+
+
+def test_masked_rows_that_are_not_there_are_named(make_store):
+    store = make_store(n_samples=40, masked={39: "cut short"})
+    path = store.sets()[0].layer_path("fc1000")
+    record = read_json(path)
+    for row in (40, 3.0):
+        write_json(path, record | {"masked": [record["masked"][0] | {"row": row}]})
+        with pytest.raises(SelectionError, match=f"fc1000.json holds what.*{row}"):
+            store.select()
+        with pytest.raises(CorruptionError, match=f"fc1000.json holds what.*{row}"):
+            _ = store.reopen([(store.sets()[0].set_id, "fc1000")]).valid
 
 
 def test_what_a_killed_removal_left_goes_with_the_next(make_store):

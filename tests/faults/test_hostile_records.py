@@ -35,6 +35,8 @@ COMMANDS = (
     ("extract", "--model", "pixelstats", "--dataset", "folder", "--root", "IMAGES"),
 )
 
+MASKED = {"sample_id": "x", "error": "cut short"}
+
 N_QUICK, N_LONG = 6, 250
 
 
@@ -220,6 +222,26 @@ def test_an_edited_journal_is_named_and_does_no_harm(harm, layers, marked, capsy
     words = [harm.places.get(word, word) for word in COMMANDS[-1]]
     assert _run([*words, "--store", str(harm.store)]) == 0
     assert _run(["store", "verify", "--store", str(harm.store)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "edit"),
+    [
+        ("set.json", lambda r: r["dataset"].update(class_names=["one"])),
+        ("layers/stats.json", lambda r: r["masked"].append(MASKED | {"row": 18})),
+        ("layers/stats.json", lambda r: r["masked"].append(MASKED | {"row": 3.0})),
+    ],
+)
+def test_rows_and_classes_that_are_not_there_end_in_plain_words(harm, file, edit, capsys):
+    harm.fresh()
+    path = open_store(harm.store).sets()[0].path / file
+    record = read_json(path)
+    edit(record)
+    write_json(path, record)
+    for command in (("store", "export", "OUT.csv"), COMMANDS[3], COMMANDS[4]):
+        words = [harm.places.get(word, word) for word in command]
+        assert _run([*words, "--store", str(harm.store)]) == 1
+        assert path.name in capsys.readouterr().err
 
 
 def test_a_journal_with_nodes_that_were_read_otherwise_loses_no_layer(harm):
