@@ -151,20 +151,22 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
     with console.progress() as progress:
         for feature_set in sets:
             damages = verify(feature_set, progress)
-            found += damages
+            found += [damage for damage in damages if damage.layer is None]
             # A store that is in order may be one that can't be written.
-            if not any(damage.layer for damage in damages):
+            if not (of_layers := [damage for damage in damages if damage.layer]):
                 continue
             try:
                 with opened.working_on(feature_set.set_id, progress):
-                    layers = schedule_repair(feature_set, damages)
+                    of_layers = schedule_repair(feature_set, of_layers)
+                    journal = feature_set.journal()
             except StoreError:
                 raise
             except OSError as error:
                 problem = f"can't be marked for repair: {error.filename}: {error.strerror}"
-                found.append(Damage(feature_set.set_id, "layers", problem))
+                found += [*of_layers, Damage(feature_set.set_id, "layers", problem)]
                 continue
-            repairs += [feature_set.journal()[layer]["command"] for layer in layers]
+            found += of_layers
+            repairs += [journal[damage.layer]["command"] for damage in of_layers if damage.layer]
     if not set_ids:
         problem = "the file is missing; remove the folder and extract again"
         found += [Damage(set_id, "set.json", problem) for set_id in opened.lost_sets()]

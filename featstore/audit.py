@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from featstore.errors import StoreError
+from featstore.errors import SelectionError, StoreError
 from featstore.featureset import FeatureSet, mark_damaged
 from featstore.files import file_sha256
 from featstore.progress import SILENT, Progress
 
+GROUP = "features.zarr"
 JOURNAL = "journal/journal.json"
 """The one file of a set that can be deleted without losing what is complete."""
 
@@ -45,6 +47,9 @@ class Damage:
 def verify(feature_set: FeatureSet, progress: Progress = SILENT) -> list[Damage]:
     """Compare every file of a set with the hash written when it was finished.
 
+    Other processes may finish layers, repair chunks or remove the set meanwhile: what seems wrong
+    is looked at again, by what the records say then.
+
     Parameters
     ----------
     feature_set : FeatureSet
@@ -57,6 +62,24 @@ def verify(feature_set: FeatureSet, progress: Progress = SILENT) -> list[Damage]
     list of Damage
         All that is wrong; empty when the set is intact.
     """
+    found = _look(feature_set, progress)
+    return _still_wrong(feature_set, found)
+
+
+def _still_wrong(feature_set: FeatureSet, damages: Collection[Damage]) -> list[Damage]:
+    """Return what is found of the damaged files when they are looked at once more."""
+    if not damages or not feature_set.path.exists():
+        return []
+    files = {damage.file for damage in damages}
+    # What it has read of its records is what they were.
+    again = FeatureSet(feature_set.path, feature_set.mirror)
+    return [damage for damage in _look(again, only=files) if damage.file in files]
+
+
+def _look(
+    feature_set: FeatureSet, progress: Progress = SILENT, only: Collection[str] | None = None
+) -> list[Damage]:
+    """Return what is wrong; `only` names the files that are to be read, where not all are."""
     try:
         files = dict(feature_set.info["files"])
     except StoreError as error:
@@ -67,7 +90,7 @@ def verify(feature_set: FeatureSet, progress: Progress = SILENT) -> list[Damage]
     for layer in layers:
         try:
             files |= feature_set.layer(layer)["files"]
-        except StoreError as error:
+        except (StoreError, SelectionError) as error:
             found.append(Damage(feature_set.set_id, f"layers/{layer}.json", str(error)))
             unknown.add(layer)
     try:
@@ -76,9 +99,10 @@ def verify(feature_set: FeatureSet, progress: Progress = SILENT) -> list[Damage]
     except StoreError as error:
         found.append(Damage(feature_set.set_id, JOURNAL, str(error)))
         is_journal_read = False
-    progress.start(f"Verifying {feature_set.set_id}", len(files), "files")
+    wanted = {k: v for k, v in files.items() if only is None or f"{GROUP}/{k}" in only}
+    progress.start(f"Verifying {feature_set.set_id}", len(wanted), "files")
     try:
-        for name, problem in _problems(feature_set, files):
+        for name, problem in _problems(feature_set, wanted):
             if problem:
                 found.append(_damage(feature_set, name, problem))
             progress.advance(1)
@@ -114,11 +138,11 @@ def _problems(
         here = {name: own for name, own in files.items() if name not in there}
         yield from feature_set.mirror.problems(feature_set.place, there)
     for name, sha256 in here.items():
-        yield name, _problem(feature_set, name, sha256)
+        yield name, file_problem(feature_set.group / name, sha256)
 
 
-def _problem(feature_set: FeatureSet, name: str, sha256: str) -> str | None:
-    path = feature_set.group / name
+def file_problem(path: Path, sha256: str) -> str | None:
+    """Return what keeps a file from being the one that has a hash, if anything does."""
     if not path.is_file():
         return "the file is missing"
     try:
@@ -129,7 +153,7 @@ def _problem(feature_set: FeatureSet, name: str, sha256: str) -> str | None:
 
 
 def _damage(feature_set: FeatureSet, name: str, problem: str) -> Damage:
-    file = f"features.zarr/{name}"
+    file = f"{GROUP}/{name}"
     layer, _, rest = name.partition("/")
     if not feature_set.layer_path(layer).is_file():
         return Damage(feature_set.set_id, file, problem)
@@ -150,26 +174,43 @@ def _strays(
     """Return files of finished layers that nobody wrote, as far as it is known what was."""
     unfinished = {*feature_set.unfinished(), *unknown}
     return [
-        Damage(feature_set.set_id, f"features.zarr/{name}", "featstore did not write this file")
+        Damage(feature_set.set_id, f"{GROUP}/{name}", "featstore did not write this file")
         for name in feature_set.file_names()
         if name not in files and name.split("/")[0] not in unfinished
     ]
 
 
-def schedule_repair(feature_set: FeatureSet, damages: list[Damage]) -> list[str]:
+def schedule_repair(feature_set: FeatureSet, damages: list[Damage]) -> list[Damage]:
     """Mark damaged chunks, so that the next extract computes just them.
 
     A layer whose metadata is damaged is marked too: extract makes it again, and the chunks stay.
 
+    Parameters
+    ----------
+    feature_set : FeatureSet
+        The set; the caller holds its lock. What was repaired before it had it is not marked.
+    damages : list of Damage
+        As :func:`verify` returned them.
+
     Returns
     -------
-    list of str
-        Layers that are now unfinished.
+    list of Damage
+        Those of them that are of a layer's matrix, and are still there. Their layers are now
+        unfinished.
     """
+    of_layers = [damage for damage in damages if damage.layer is not None]
+    # Another process may have marked them while this one waited for the lock.
+    marked = [damage for damage in of_layers if _is_marked(feature_set, damage)]
+    rest = [damage for damage in of_layers if damage not in marked]
+    found = [damage for damage in _still_wrong(feature_set, rest) if damage.layer is not None]
     chunks: dict[str, list[int]] = {}
-    for damage in damages:
-        if damage.layer is not None:
-            own = chunks.setdefault(damage.layer, [])
-            own += [] if damage.chunk is None else [damage.chunk]
+    for damage in found:
+        own = chunks.setdefault(str(damage.layer), [])
+        own += [] if damage.chunk is None else [damage.chunk]
     mark_damaged(feature_set, chunks)
-    return list(chunks)
+    return marked + found
+
+
+def _is_marked(feature_set: FeatureSet, damage: Damage) -> bool:
+    marked = feature_set.journal().get(str(damage.layer), {}).get("damaged")
+    return marked is not None and (damage.chunk is None or damage.chunk in marked)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -275,8 +277,7 @@ class FeatureSet:
             arrays = {"zarr.json", *VECTORS, *(n for n in self.layer_names() if self.is_there(n))}
             names = self.mirror.names(self.place)
             return sorted(name for name in names if name.split("/")[0] in arrays)
-        paths = (path for path in self.group.rglob("*") if path.is_file())
-        return sorted(path.relative_to(self.group).as_posix() for path in paths)
+        return sorted(path.relative_to(self.group).as_posix() for path in _files_in(self.group))
 
     def _bring(self, names: Iterable[str], files: Mapping[str, str]) -> None:
         if self.mirror is not None:
@@ -354,8 +355,18 @@ class FeatureSet:
         return _nbytes(self.group / layer)
 
 
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder, of which others may remove some meanwhile."""
+    for place, _, names in os.walk(folder):
+        yield from (path for name in names if (path := Path(place, name)).is_file())
+
+
 def _nbytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    nbytes = 0
+    for path in _files_in(folder):
+        with suppress(FileNotFoundError):
+            nbytes += path.stat().st_size
+    return nbytes
 
 
 def mark_damaged(feature_set: FeatureSet, chunks: Mapping[str, list[int]]) -> None:

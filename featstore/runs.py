@@ -26,12 +26,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from featstore.audit import Damage
+from featstore.audit import Damage, file_problem
 from featstore.config import goes_by, json_digest
 from featstore.errors import CorruptionError, RunError, SelectionError, StoreError
-from featstore.files import (
-    file_sha256,
-)
 from featstore.modelfiles import load_model
 from featstore.progress import SILENT, Progress
 from featstore.records import read_record
@@ -395,22 +392,27 @@ def verify_runs(store: FeatureStore) -> tuple[int, list[Damage]]:
     folders = _folders(store)
     found = []
     for path in folders:
-        try:
-            run = open_run(path, store)
-        except RunError as error:
-            found.append(Damage(path.name, "metrics.json", str(error)))
-            continue
-        files = run.record["files"]
-        if run.mirror is not None and run.mirror.knows(f"runs/{run.run_id}/metrics.json"):
-            found += [
-                Damage(run.run_id, name, problem)
-                for name, problem in run.mirror.problems(f"runs/{run.run_id}", files, run.below)
-                if problem
-            ]
-            continue
-        found += [
-            Damage(run.run_id, name, "its bytes are not those that were written")
-            for name, sha256 in files.items()
-            if file_sha256(path / name) != sha256
-        ]
+        while True:
+            folder = _folder_number(path)
+            damages = _verify_run(path, store)
+            if damages and store.mirror is not None:
+                store.mirror.refresh("runs", now=True)
+            now = _folder_number(path)
+            # A fit may have put another run in its place meanwhile, or somebody removed it.
+            if not damages or folder == now or now is None:
+                break
+        found += damages if now is not None else []
     return len(folders), found
+
+
+def _verify_run(path: Path, store: FeatureStore) -> list[Damage]:
+    try:
+        run = open_run(path, store)
+    except RunError as error:
+        return [Damage(path.name, "metrics.json", str(error))]
+    files = run.record["files"]
+    if run.mirror is not None and run.mirror.knows(f"runs/{run.run_id}/metrics.json"):
+        problems = run.mirror.problems(f"runs/{run.run_id}", files, run.below)
+    else:
+        problems = ((name, file_problem(path / name, sha256)) for name, sha256 in files.items())
+    return [Damage(run.run_id, name, problem) for name, problem in problems if problem]

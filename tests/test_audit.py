@@ -1,12 +1,16 @@
 from __future__ import annotations
 
-import pytest
-from makers import tiny, tree_bytes
+import shutil
 
-from featstore import matrices
+import pytest
+from makers import JOURNAL, tiny, tree_bytes
+
+from featstore import audit, matrices
 from featstore.audit import schedule_repair, verify
 from featstore.errors import CorruptionError, IncompleteError
 from featstore.extraction import extract
+from featstore.featureset import FeatureSet
+from featstore.files import read_json, write_json
 from featstore.store import open_store
 
 
@@ -65,7 +69,8 @@ def test_extract_repairs_only_the_damaged_chunk(store, images, monkeypatch):
     flip(feature_set.matrix("fc").chunk_path(2), 30)
     with pytest.raises(CorruptionError, match="Chunk 2"):
         store.select(layers="fc").memmap()
-    assert schedule_repair(feature_set, verify(feature_set)) == ["fc"]
+    (damage,) = schedule_repair(feature_set, verify(feature_set))
+    assert (damage.layer, damage.chunk) == ("fc", 2)
     with pytest.raises(IncompleteError, match=r"damaged \(chunks 2\).*--layers conv1,fc"):
         store.select(layers="fc")
     store.select(layers="conv1").memmap()
@@ -114,3 +119,75 @@ def test_masks_survive_a_repair(images, tmp_path, monkeypatch):
     extract(store=store, **tiny(images, on_error="mask"))
     assert store.select().valid.tolist() == before
     assert before.count(False) == 1
+
+
+def at_once(monkeypatch, module, name, act):
+    """Let another process act, once, before a function of a module is called."""
+    original, acts = getattr(module, name), [act]
+
+    def call(*args, **options):
+        if acts:
+            acts.pop()()
+        return original(*args, **options)
+
+    monkeypatch.setattr(module, name, call)
+
+
+@pytest.mark.parametrize("moment", ["_problems", "_lost_layers", "_strays"])
+def test_a_layer_that_is_finished_meanwhile_is_no_damage(store, monkeypatch, moment):
+    (feature_set,) = store.sets()
+    path = feature_set.layer_path("fc")
+    record = read_json(path)
+    journal = {"layers": {"fc": JOURNAL}}
+    path.unlink()
+    write_json(feature_set.journal_path / "journal.json", journal)
+
+    def finish():
+        write_json(path, record)
+        shutil.rmtree(feature_set.journal_path)
+
+    at_once(monkeypatch, audit, moment, finish)
+    assert verify(feature_set) == []
+    assert path.is_file()
+
+
+@pytest.mark.parametrize("moment", ["_problems", "_still_wrong"])
+def test_a_chunk_that_is_repaired_meanwhile_is_no_damage(store, monkeypatch, moment):
+    (feature_set,) = store.sets()
+    path = feature_set.matrix("fc").chunk_path(2)
+    intact = path.read_bytes()
+    flip(path)
+    at_once(monkeypatch, audit, moment, lambda: path.write_bytes(intact))
+    assert verify(feature_set) == []
+
+
+def test_a_chunk_that_is_repaired_before_the_lock_is_had_is_not_marked(store):
+    (feature_set,) = store.sets()
+    paths = [feature_set.matrix("fc").chunk_path(index) for index in (2, 4)]
+    intact = paths[0].read_bytes()
+    for path in paths:
+        flip(path)
+    damages = verify(feature_set)
+    paths[0].write_bytes(intact)
+    assert [damage.chunk for damage in schedule_repair(feature_set, damages)] == [4]
+    assert feature_set.journal()["fc"]["damaged"] == [4]
+
+
+def test_what_another_verify_marked_meanwhile_is_told_and_marked_once(store, images):
+    (feature_set,) = store.sets()
+    flip(feature_set.matrix("fc").chunk_path(2), 30)
+    damages = verify(feature_set)
+    assert schedule_repair(feature_set, damages) == damages
+    assert schedule_repair(feature_set, damages) == damages
+    extract(store=store, **tiny(images, layers="conv1,fc"))
+    assert schedule_repair(feature_set, damages) == []
+    assert feature_set.unfinished() == []
+
+
+@pytest.mark.parametrize(
+    ("owner", "moment"), [(FeatureSet, "layer"), (audit, "_problems"), (audit, "_strays")]
+)
+def test_a_set_that_is_removed_meanwhile_is_no_damage(store, monkeypatch, owner, moment):
+    (feature_set,) = store.sets()
+    at_once(monkeypatch, owner, moment, lambda: store.remove(feature_set))
+    assert verify(feature_set) == []

@@ -403,7 +403,7 @@ def test_a_flipped_bit_is_found_refused_and_repaired(url, images, tmp_path, monk
     assert (damage.layer, damage.chunk) == ("fc", 2)
     assert "rows 10 to 14" in damage.problem
     with store.working_on(result.set_id):
-        assert schedule_repair(store.sets()[0], [damage]) == ["fc"]
+        assert schedule_repair(store.sets()[0], [damage]) == [damage]
     assert not any("fc.json" in name for name in store.mirror.remote.entries("sets/"))
     # Any machine repairs it, and computes no more than what is damaged.
     machine(monkeypatch, tmp_path, 3)
@@ -463,7 +463,8 @@ def test_damaged_metadata_is_made_again(url, images, tmp_path, monkeypatch):
     store = open_store(url)
     (feature_set,) = store.sets()
     with store.working_on(result.set_id):
-        assert schedule_repair(feature_set, verify(feature_set)) == ["fc"]
+        (damage,) = schedule_repair(feature_set, verify(feature_set))
+        assert (damage.layer, damage.chunk) == ("fc", None)
     assert extract(store=url, **tiny(images)).n_computed == 0
     assert tree_there(store, result.set_id) == intact
 

@@ -14,12 +14,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+from featstore import runs
 from featstore.config import FitConfig, json_digest
 from featstore.errors import RunError
-from featstore.files import file_sha256
+from featstore.files import file_sha256, set_aside
 from featstore.fitting import fit
 from featstore.modelfiles import load_model, save_model
-from featstore.runs import list_runs, open_run
+from featstore.runs import Run, list_runs, open_run, verify_runs
 
 
 def edit(run, **changes):
@@ -171,3 +172,27 @@ def test_broken_runs_are_refused_and_passed_over_by_the_list(run, store):
     assert [one.run_id for one in list_runs(store, listener)] == [run.run_id, good.run_id]
     assert len(listener.lines) == 4
     assert all(line.startswith("Passed over: ") for line in listener.lines)
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_a_run_that_is_replaced_or_removed_meanwhile_is_no_damage(
+    run, store, tmp_path, monkeypatch, is_replaced
+):
+    other = Run(shutil.copytree(run.path, tmp_path / "other"), run.record)
+    (other.path / "model.skops").write_bytes(b"another")
+    files = run.record["files"] | {"model.skops": file_sha256(other.path / "model.skops")}
+    edit(other, files=files)
+    original, looked = runs.file_problem, []
+
+    def look(path, sha256):
+        if not looked:
+            set_aside(run.path)
+            if is_replaced:
+                other.path.rename(run.path)
+        looked.append(path)
+        return original(path, sha256)
+
+    monkeypatch.setattr(runs, "file_problem", look)
+    assert verify_runs(store) == (1, [])
+    (run.path if is_replaced else other.path).joinpath("model.skops").write_bytes(b"damaged")
+    assert [damage.file for damage in verify_runs(store)[1]] == ["model.skops"] * is_replaced
