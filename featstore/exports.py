@@ -119,4 +119,5 @@ def _parquet(selection: Selection, path: Path) -> None:
 def _csv(selection: Selection, path: Path) -> None:
     for start in range(0, selection.n_samples, CSV_ROWS):
         frame = _frame(selection, start, min(start + CSV_ROWS, selection.n_samples))
-        frame.to_csv(path, mode="a", header=start == 0, index=False)
+        # Names may hold either line end; what Python's writer quotes are those of its line ends.
+        frame.to_csv(path, mode="a", header=start == 0, index=False, lineterminator="\r\n")

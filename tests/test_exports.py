@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import forget_first_rows
+from conftest import forget_first_rows, store_in
 
 from featstore import exports
 from featstore.errors import ConfigError
@@ -56,6 +58,18 @@ def test_unlabelled_rows_have_no_class(make_store, tmp_path):
     store = make_store(n_samples=4, n_features=2, y=y, splits=np.zeros(4, np.uint8))
     export(store.select(), tmp_path / "a.csv")
     assert pd.read_csv(tmp_path / "a.csv")["class"].isna().tolist() == [False, True, False, False]
+
+
+def test_names_with_any_line_end_come_back_from_csv(tmp_path):
+    names = ("a\rb", "a\nb", "a\r\nb", 'a"b', "a,b", "\r", "plain")
+    y = np.arange(7, dtype=np.int32)
+    store = store_in(
+        tmp_path, n_samples=7, n_features=2, y=y, splits=np.zeros(7, np.uint8), class_names=names
+    )
+    export(store.select(), tmp_path / "a.csv")
+    assert pd.read_csv(tmp_path / "a.csv")["class"].tolist() == list(names)
+    with (tmp_path / "a.csv").open(newline="") as stream:
+        assert [line["class"] for line in csv.DictReader(stream)] == list(names)
 
 
 @pytest.mark.parametrize("ending", ["npz", "csv"])
