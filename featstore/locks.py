@@ -55,12 +55,22 @@ def held(
             ) from None
         _wait(lock, note, what, progress)
     try:
-        holder = {"pid": os.getpid(), "host": platform.node(), "since": now()}
-        with replacing(note) as temporary:
-            temporary.write_text(json.dumps(holder), encoding="utf-8")
+        _leave_note(note)
         yield
     finally:
         lock.release()
+
+
+def _leave_note(note: Path) -> None:
+    """Write who holds a lock, where there is room: removing a set must work on a full disk."""
+    holder = {"pid": os.getpid(), "host": platform.node(), "since": now()}
+    try:
+        with replacing(note) as temporary:
+            temporary.write_text(json.dumps(holder), encoding="utf-8")
+    except OSError:
+        # The note of whoever held it before would be wrong.
+        with suppress(OSError):
+            note.unlink(missing_ok=True)
 
 
 def _wait(lock: filelock.BaseFileLock, note: Path, what: str, progress: Progress) -> None:

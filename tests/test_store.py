@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import shutil
 
 import numpy as np
 import pytest
 from conftest import add_features, blobs, forget_first_rows
 
+from featstore import locks
 from featstore.audit import verify
 from featstore.errors import CorruptionError, IncompleteError, SelectionError, StoreError
 from featstore.files import read_json, write_json
@@ -225,6 +227,23 @@ def test_what_a_killed_removal_left_goes_with_the_next(make_store):
     (feature_set,) = store.sets()
     store.remove(feature_set)
     assert list((store.path / "sets").iterdir()) == []
+
+
+def test_a_set_is_removed_where_no_note_of_its_lock_can_be_written(make_store, monkeypatch):
+    store = make_store(n_samples=40)
+    (feature_set,) = store.sets()
+    with held(store.set_lock(feature_set.set_id), "it"):
+        pass
+    (note,) = (store.path / "locks").glob("*.json")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(note))
+
+    monkeypatch.setattr(locks, "replacing", full)
+    store.remove(feature_set)
+    assert store.sets() == []
+    # It would name who held it before.
+    assert not note.exists()
 
 
 def test_a_set_that_is_worked_on_is_not_removed(make_store):
