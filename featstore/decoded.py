@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import filelock
@@ -51,22 +52,25 @@ def decoded(
     StoreError
         When the file can't be written for another cause.
     """
-    if not _is_intact(path, shape):
-        try:
-            with filelock.FileLock(lock()):
-                if not _is_intact(path, shape):
-                    _make(path, shape, fill)
-        except OSError as error:
-            if isinstance(error, StoreError):
-                raise
-            if error.errno not in READ_ONLY:
-                raise _refusal(error, path, shape) from error
-            X = np.empty(shape, np.float32)
-            fill(X)
-            X.flags.writeable = False
-            return X
-    mapped: np.ndarray = np.load(path, mmap_mode="r")
-    return mapped
+    while True:
+        if not _is_intact(path, shape):
+            try:
+                with filelock.FileLock(lock()):
+                    if not _is_intact(path, shape):
+                        _make(path, shape, fill)
+            except OSError as error:
+                if isinstance(error, StoreError):
+                    raise
+                if error.errno not in READ_ONLY:
+                    raise _refusal(error, path, shape) from error
+                X = np.empty(shape, np.float32)
+                fill(X)
+                X.flags.writeable = False
+                return X
+        # Removing any set deletes what was decoded of all; what is mapped by then stays.
+        with suppress(FileNotFoundError):
+            mapped: np.ndarray = np.load(path, mmap_mode="r")
+            return mapped
 
 
 def _make(path: Path, shape: tuple[int, int], fill: Callable[[np.ndarray], None]) -> None:

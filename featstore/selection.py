@@ -213,6 +213,16 @@ class Selection:
         )
 
     def _fill(self, X: np.ndarray) -> None:
+        try:
+            self._decode(X)
+        except CorruptionError:
+            if gone := [s.set_id for s in self._sets if not s.path.exists()]:
+                raise SelectionError(
+                    f"{gone[0]} was removed while it was read. Extract it again, or select another."
+                ) from None
+            raise
+
+    def _decode(self, X: np.ndarray) -> None:
         column = 0
         for s, (_, layer), record in zip(self._sets, self.parts, self._records, strict=True):
             matrix = s.matrix(layer)
@@ -223,10 +233,33 @@ class Selection:
                     f"its records say {shape[0]} of {shape[1]}, so that one of them is not as "
                     f"featstore wrote it. Extract again, after: featstore store rm {s.set_id}"
                 )
+            masked = {entry["row"] for entry in record["masked"]}
             for index in range(matrix.n_chunks):
                 start, stop = matrix.chunk_range(index)
-                X[start:stop, column : column + matrix.n_features] = matrix.read(start, stop)
+                rows = matrix.read(start, stop)
+                _refuse_non_finite(s, layer, rows, start, masked)
+                X[start:stop, column : column + matrix.n_features] = rows
             column += matrix.n_features
+
+
+def _refuse_non_finite(
+    feature_set: FeatureSet, layer: str, rows: np.ndarray, start: int, masked: set[int]
+) -> None:
+    """Let no row but masked ones be NaN: what is kept decoded would be wrong ever after."""
+    # NaN and infinity show in a sum, which is quicker than a look at each value.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(rows.sum()):
+            return
+    bad = ~np.isfinite(rows)
+    for i in np.flatnonzero(bad.any(axis=1)).tolist():
+        if (row := start + i) not in masked:
+            columns = ", ".join(map(str, np.flatnonzero(bad[i])[:5]))
+            raise CorruptionError(
+                f"{layer} of {feature_set.set_id} has features that are not finite numbers: row "
+                f"{row} ({feature_set.sample_ids[row]}), columns {columns}. Look for damage with "
+                "featstore store verify; if there is none, extract again with --precision fp32, "
+                f"after: featstore store rm {feature_set.set_id}"
+            )
 
 
 def select(

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from conftest import add_features, blobs, forget_first_rows
 
+from featstore import decoded
 from featstore.errors import CorruptionError, IncompleteError, SelectionError
+from featstore.featureset import FeatureSet
 from featstore.files import read_json, write_json
 from featstore.selection import selecting_options
 from featstore.store import open_store
@@ -180,6 +182,52 @@ def test_a_damaged_chunk_is_never_decoded(store):
     with pytest.raises(CorruptionError, match="Chunk 0"):
         store.select().memmap()
     assert not list(store.cache_dir.glob("*"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_that_are_not_finite_and_not_masked_are_never_kept_decoded(store, value):
+    X, y = blobs(N, 6)
+    X[[3, 30], 2] = value
+    add_features(store, {"fc": X}, y, SPLITS, masked={3: "cut short"})
+    with pytest.raises(CorruptionError, match=r"row 30 \(train/0000030\), columns 2\..*store rm"):
+        store.select().memmap()
+    assert not list(store.cache_dir.glob("*"))
+
+
+def test_what_a_removal_deletes_as_it_is_mapped_is_decoded_again(store, monkeypatch):
+    X = add(store)
+    add(store, "alexnet")
+    original, calls = np.load, []
+
+    def load(path, **options):
+        calls.append(path)
+        # The first looks at its shape, the second maps it.
+        if len(calls) == 2:
+            store.remove(store.select(model="alexnet")._sets[0])
+        return original(path, **options)
+
+    selection = store.select(model="resnet50")
+    selection.memmap()
+    monkeypatch.setattr(decoded.np, "load", load)
+    np.testing.assert_array_equal(selection.memmap(), X)
+    assert len(store.sets()) == 1
+    assert len(calls) > 2
+
+
+def test_a_set_that_is_removed_as_it_is_decoded_is_said_to_be(store, monkeypatch):
+    add(store)
+    selection = store.select()
+    (feature_set,) = store.sets()
+    original = FeatureSet.matrix
+
+    def matrix(self, layer):
+        opened = original(self, layer)
+        store.remove(feature_set)
+        return opened
+
+    monkeypatch.setattr(FeatureSet, "matrix", matrix)
+    with pytest.raises(SelectionError, match=f"{feature_set.set_id} was removed while"):
+        selection.memmap()
 
 
 def test_the_next_command_selects_what_was_extracted(store):
