@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import locale
+import os
 import unicodedata
 from pathlib import Path
 
@@ -194,6 +195,17 @@ def test_links_out_of_the_root_are_refused(tmp_path: Path) -> None:
         (root / "a" / "link.png").symlink_to(target)
         with pytest.raises(DatasetError, match="is a link out of"):
             _ = open_folder(root).labels
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes")
+def test_pipes_are_named_and_never_read(tmp_path: Path) -> None:
+    root = plant(tmp_path, "a/1.png", "b/deep/1.png")
+    os.mkfifo(root / "b" / "deep" / "notes.txt")
+    source = FolderSource(root, 0)
+    assert (len(source.labels), source.n_ignored) == (2, 1)
+    os.mkfifo(root / "b" / "deep" / "2.png")
+    with pytest.raises(DatasetError, match=r"b/deep/2\.png: is a pipe, socket or device"):
+        _ = open_folder(root).labels
 
 
 def test_links_within_the_root_are_followed_unless_they_lead_around(tmp_path: Path) -> None:

@@ -273,6 +273,12 @@ def _walk(
         else:
             if entry.is_symlink():
                 _inside(entry, root)
+            is_image = os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+            if is_image and not entry.is_file():
+                # To read a pipe would be to wait for ever.
+                raise DatasetError(
+                    f"{entry.path}: is a pipe, socket or device, and no image file; remove it."
+                )
             yield prefix + entry.name, entry.path
 
 
