@@ -195,6 +195,9 @@ class FeatureSet:
         One whose metadata is not what the journal says is not believed: it is made again, and its
         chunks are kept where that gives the metadata that they were written under.
         """
+        # The caller holds the set's lock: whoever left one was killed.
+        for left in self.path.glob("new-*"):
+            shutil.rmtree(left, ignore_errors=True)
         known = self.journal().get(layer, {}).get("metadata")
         path = self.group / layer / "zarr.json"
         if known is not None and path.is_file() and file_sha256(path) == known:

@@ -19,10 +19,11 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import filelock
 import numpy as np
 
 from featstore import matrices
@@ -205,6 +206,7 @@ class FeatureStore:
         """
         set_id = self.set_id(info["identity"])
         sweep_set_aside(self._sets_dir)
+        self._sweep_drafts(set_id)
         draft = FeatureSet(self._sets_dir / f".new-{set_id}")
         shutil.rmtree(draft.path, ignore_errors=True)
         draft.path.mkdir(parents=True)
@@ -233,6 +235,14 @@ class FeatureStore:
         draft.path.rename(final.path)
         sync_folder(self._sets_dir)
         return final
+
+    def _sweep_drafts(self, set_id: str) -> None:
+        """Delete what killed creations of other sets left; who creates one holds its lock."""
+        for left in self._sets_dir.glob(".new-*"):
+            if self.set_lock(left.name) == self.set_lock(set_id):
+                continue
+            with suppress(filelock.Timeout), filelock.FileLock(self.set_lock(left.name), timeout=0):
+                shutil.rmtree(left, ignore_errors=True)
 
     def remove(self, feature_set: FeatureSet) -> None:
         """Delete a feature set and all that was decoded from any.

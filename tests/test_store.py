@@ -129,6 +129,26 @@ def test_what_a_killed_creation_left_is_no_set(make_store):
     assert len(store.sets()) == 1
 
 
+def test_what_a_killed_creation_left_goes_with_the_next_unless_it_is_in_work(make_store):
+    store = make_store(n_samples=40)
+    sets = store.sets()[0].path.parent
+    (sets / ".new-left-0123456789ab" / "features.zarr").mkdir(parents=True)
+    (sets / ".new-work-ba9876543210").mkdir()
+    X, y = blobs(40, 6)
+    with held(store.set_lock("work-ba9876543210"), "it"):
+        add_features(store, {"fc8": X}, y, np.zeros(40, np.uint8), model="alexnet")
+        assert [path.name for path in sets.glob(".new-*")] == [".new-work-ba9876543210"]
+    add_features(store, {"fc8": X}, y, np.zeros(40, np.uint8), model="vgg19")
+    assert list(sets.glob(".new-*")) == []
+
+
+def test_what_a_killed_beginning_of_a_layer_left_goes_with_the_next(make_store):
+    (feature_set,) = make_store(n_samples=40).sets()
+    (feature_set.path / "new-abc" / "conv1").mkdir(parents=True)
+    feature_set.begin_layer("conv1", 3, {})
+    assert list(feature_set.path.glob("new-*")) == []
+
+
 def test_labels_of_a_damaged_set_are_not_believed(make_store):
     store = make_store(n_samples=4000)
     path = store.sets()[0].group / "label" / "c" / "0"
