@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from featstore.errors import ConfigError, StoreError
-from featstore.files import replacing
+from featstore.files import behind_link, replacing
 
 if TYPE_CHECKING:
     from featstore.projection import Projection
@@ -383,7 +383,7 @@ def write_png(fig: Figure, path: str | Path) -> None:
     """
     data = to_png(fig)
     try:
-        with replacing(Path(path)) as temporary:
+        with replacing(behind_link(Path(path))) as temporary:
             temporary.write_bytes(data)
     except OSError as error:
         raise StoreError(f"{path} can't be written: {error.strerror or error}.") from error

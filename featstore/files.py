@@ -42,7 +42,9 @@ def sync_file(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which replaces it durably if no error comes up."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.tmp")
+    # File systems count bytes, of which a letter may take four.
+    name = path.name.encode(errors="ignore")[:100].decode(errors="ignore")
+    temporary = path.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         sync_file(temporary)
@@ -50,6 +52,16 @@ def replacing(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def behind_link(path: Path) -> Path:
+    """Return the file that is to be replaced where a user's own path is a link to a file.
+
+    Links within a store are not followed: they may have been put there to lead out of it.
+    """
+    target = Path(os.path.realpath(path))
+    is_followed = path.is_symlink() and (target.is_file() or not target.exists())
+    return target if is_followed else path
 
 
 def set_aside(path: Path) -> Path:

@@ -18,7 +18,7 @@ from featstore.datasets.base import RGB
 from featstore.encoding import Block, Encoder
 from featstore.errors import ConfigError, DatasetError, FeatstoreError, StoreError
 from featstore.figures import check_png, to_png
-from featstore.files import replacing
+from featstore.files import behind_link, replacing
 from featstore.judgement import judge
 from featstore.legends import class_colours, write_names
 from featstore.previews import draw_map
@@ -357,9 +357,9 @@ class _Targets:
         try:
             # They get their names in the opposite order: the map last.
             with (
-                replacing(self.out) as out,
-                replacing(self.sidecar) as sidecar,
-                replacing(self.preview) as preview,
+                replacing(behind_link(self.out)) as out,
+                replacing(behind_link(self.sidecar)) as sidecar,
+                replacing(behind_link(self.preview)) as preview,
             ):
                 write_names(sidecar, painter.class_names, colours)
                 write_map(

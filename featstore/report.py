@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 
 from featstore import exhibits, figures
 from featstore.errors import FeatstoreError, RunError, StoreError
-from featstore.files import replacing
+from featstore.files import behind_link, replacing
 from featstore.progress import SILENT, Progress
 from featstore.provenance import now, versions
 from featstore.runs import Run
@@ -136,7 +136,7 @@ def write_report(
     )
     place = path
     try:
-        with replacing(path) as temporary:
+        with replacing(behind_link(path)) as temporary:
             temporary.write_text(text, encoding="utf-8")
         if files is not None:
             place = Path(files)

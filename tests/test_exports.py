@@ -87,3 +87,11 @@ def test_another_ending_is_answered_with_those_there_are(selection, tmp_path):
     with pytest.raises(ConfigError, match=r"\.npz, \.npy, \.parquet, \.csv"):
         export(selection, tmp_path / "a.mat")
     assert list(tmp_path.glob("a*")) == []
+
+
+def test_a_link_is_written_through(selection, tmp_path):
+    (tmp_path / "b.npy").touch()
+    (tmp_path / "a.npy").symlink_to("b.npy")
+    export(selection, tmp_path / "a.npy")
+    assert (tmp_path / "a.npy").is_symlink()
+    np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), selection.memmap())

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from featstore.errors import CorruptionError, StoreError
-from featstore.files import file_sha256, read_json, replacing, write_json
+from featstore.files import behind_link, file_sha256, read_json, replacing, write_json
 
 
 def test_a_file_is_replaced_only_when_it_is_whole(tmp_path):
@@ -59,3 +59,32 @@ def test_a_missing_file_is_an_error_of_the_store(tmp_path):
 def test_hash_is_sha256(tmp_path):
     (tmp_path / "f").write_bytes(b"abc" * 10**6)
     assert file_sha256(tmp_path / "f") == hashlib.sha256(b"abc" * 10**6).hexdigest()
+
+
+def test_names_of_letters_of_several_bytes_are_not_too_long(tmp_path):
+    path = tmp_path / ("林" * 80 + ".npz")
+    with replacing(path) as temporary:
+        assert len(temporary.name.encode()) < 120
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+
+
+def test_a_link_to_a_file_is_written_through_and_no_other(tmp_path):
+    (tmp_path / "file").write_text("old")
+    for name, target in (
+        ("link", "file"),
+        ("new", "none"),
+        ("device", "/dev/null"),
+        ("loop", "loop"),
+    ):
+        (tmp_path / name).symlink_to(target)
+    for name in ("link", "new", "file"):
+        with replacing(behind_link(tmp_path / name)) as temporary:
+            temporary.write_text(name)
+        assert (tmp_path / name).is_symlink() == (name != "file")
+        assert (tmp_path / name).read_text() == name
+    assert (tmp_path / "none").read_text() == "new"
+    for name in ("device", "loop"):
+        with replacing(behind_link(tmp_path / name)) as temporary:
+            temporary.write_text(name)
+        assert not (tmp_path / name).is_symlink()
