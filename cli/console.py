@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -156,6 +157,13 @@ def rate_text(rate: float, unit: str) -> str:
     if unit == "bytes":
         return f"{nbytes_text(rate)}/s"
     return f"{rate:.1f} {unit}/s" if rate >= 1 or not rate else f"{1 / rate:.1f} s each"
+
+
+def shown(path: str | Path) -> str:
+    """Return a path as it is named from the current folder, where it lies below it."""
+    if "://" not in str(path) and Path(path).is_relative_to(Path.cwd()):
+        return str(Path(path).relative_to(Path.cwd()))
+    return str(path)
 
 
 def store_hint(store: str) -> str:

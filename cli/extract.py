@@ -191,7 +191,7 @@ def show(result: Extraction) -> None:
         )
     if result.n_leaked:
         click.echo(_leaks(result.n_leaked, result.n_by_split))
-    click.echo(f"{nbytes_text(result.nbytes)} in {result.path}")
+    click.echo(f"{nbytes_text(result.nbytes)} in {console.shown(result.path)}")
 
 
 def _leaks(n_leaked: int, n_by_split: dict[str, int]) -> str:

@@ -229,6 +229,6 @@ def show(fits: Sequence[Fit], store: str) -> None:
             )
     option = console.store_hint(store)
     best = max(runs, key=lambda run: run.metrics["test"]["accuracy"])
-    click.echo(f"The best run is {best.path}")
+    click.echo(f"The best run is {console.shown(best.path)}")
     click.echo(f"Next: featstore predict {best.run_id} IMAGE_OR_FOLDER{option}")
     click.echo(f"      featstore report{option}")

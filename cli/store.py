@@ -93,7 +93,7 @@ def show(set_id: str, store: str, as_json: bool) -> None:
         return
     info = feature_set.info
     click.echo(f"{feature_set.set_id}: {nbytes_text(feature_set.nbytes)}")
-    click.echo(f"  Zarr group   {feature_set.address}")
+    click.echo(f"  Zarr group   {console.shown(feature_set.address)}")
     click.echo(
         f"  dataset      {info['facets']['title']} ({info['facets']['dataset']}), "
         f"{feature_set.n_samples} images, {len(feature_set.class_names)} classes"

@@ -68,18 +68,20 @@ class FeatureStore:
     """
 
     def __init__(self, path: Path, mirror: Mirror | None = None) -> None:
-        self.path = path
+        self._named = str(path)
+        # A program may go to another folder while it is open.
+        self.path = Path(path).absolute()
         self.mirror = mirror
 
     @property
     def address(self) -> str:
         """What ``--store`` is to name for this store: its folder, or its URL."""
-        return self.mirror.url if self.mirror else str(self.path)
+        return self.mirror.url if self.mirror else self._named
 
     @property
     def place(self) -> str:
         """The same, right from any folder, for processes that are to open the store."""
-        return self.mirror.url if self.mirror else str(self.path.absolute())
+        return self.mirror.url if self.mirror else str(self.path)
 
     @property
     def runs_dir(self) -> Path:

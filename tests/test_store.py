@@ -21,6 +21,21 @@ def test_a_folder_that_is_not_there_is_an_empty_store(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_relative_store_is_the_same_from_any_folder(make_store, tmp_path, monkeypatch):
+    make_store(n_samples=40)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = open_store("store")
+    selection, (feature_set,) = store.select(), store.sets()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert selection.memmap().shape == (40, 20)
+    assert feature_set.labels.shape == (40,)
+    assert len(store.sets()) == 1
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    # What is to be typed is what was typed.
+    assert store.address == "store"
+
+
 def test_a_file_is_no_store(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="is a file"):
