@@ -309,7 +309,10 @@ def _cluster(n_workers: int, n_threads: int | None, more: Mapping[str, str]) -> 
                 yield client
         finally:
             if cluster is not None:
-                cluster.close(timeout=10)
+                # By then all work is done, or has failed for a cause of its own; workers that are
+                # slow to end are killed.
+                with suppress(TimeoutError):
+                    cluster.close(timeout=10)
 
 
 @contextmanager

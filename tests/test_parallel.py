@@ -133,6 +133,18 @@ def test_an_address_that_is_none_is_an_error_and_holds_up_no_later_cluster(addre
     assert [client for client in clients if client.status != "closed"] == []
 
 
+def test_workers_that_are_slow_to_end_cost_no_result(monkeypatch):
+    original = LocalCluster.close
+
+    def slow(self, timeout=None):
+        original(self, timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr(LocalCluster, "close", slow)
+    outcomes = run_tasks(os.getppid, [(), ()], n_jobs=2)
+    assert {type(outcome.value) for outcome in outcomes} == {int}
+
+
 def test_workers_share_the_cores_and_outlive_death_and_errors(capfd, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     # Where Dask would put its dashboard, another cluster has its own.
