@@ -9,7 +9,14 @@ from typing import Any
 
 from featstore import paper
 from featstore.config import is_random, json_digest
-from featstore.particulars import apart, features_settings, fit_settings, label, rows_text
+from featstore.particulars import (
+    apart,
+    features_settings,
+    fit_settings,
+    label,
+    listed,
+    rows_text,
+)
 from featstore.runs import Run
 
 Line = dict[str, Any]
@@ -28,8 +35,8 @@ def summarize(runs: Sequence[Run]) -> list[Line]:
     -------
     list of dict
         As :meth:`featstore.runs.Run.summary` returns them, with ``settings``: in what a run differs
-        from others on the same features of the same images with the same classifier, for people;
-        mostly nothing.
+        from others on the same layers of the same images with the same classifier, for people, and
+        the end of its name where that can't be told; mostly nothing.
     """
     alike: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -39,9 +46,14 @@ def summarize(runs: Sequence[Run]) -> list[Line]:
         told = [
             {**features_settings(run), **fit_settings(run), "rows": rows_text(run)} for run in own
         ]
-        lines += [
-            run.summary() | {"settings": text} for run, text in zip(own, apart(told), strict=True)
-        ]
+        texts = apart(told)
+        kinds: dict[str, set[str]] = {}
+        for run, text in zip(own, texts, strict=True):
+            kinds.setdefault(text, set()).add(run.series)
+        for run, text in zip(own, texts, strict=True):
+            # Such as the type that features are stored in, or a classifier's source code.
+            name = run.run_id[-8:] if len(kinds[text]) > 1 else ""
+            lines.append(run.summary() | {"settings": listed([text, name])})
     return sorted(lines, key=lambda line: (line["title"], -line["accuracy"], line["run_id"]))
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import statistics
+from dataclasses import replace
 
 import numpy as np
 from conftest import add_features, blobs
@@ -25,6 +27,14 @@ def test_runs_of_one_name_tell_in_what_they_differ(make_store):
     settings = {(run["clf"], run["settings"]) for run in summarize(runs)}
     assert settings == {("ridge", ""), ("ridge", "alpha=10.0"), ("lda", "")}
     assert [run["settings"] for run in summarize(runs[:1])] == [""]
+    record = copy.deepcopy(runs[0].record)
+    record["source"] = "another"
+    other = replace(runs[0], path=runs[0].path.with_name("mine-ridge-01234567"), record=record)
+    settings = [run["settings"] for run in summarize([runs[0], other])]
+    assert sorted(settings) == sorted(["01234567", runs[0].run_id[-8:]])
+    assert [run["settings"] for run in summarize(fit(store, "knn", n_jobs=1, repeats=2))] == [
+        ""
+    ] * 2
 
 
 def test_repeats_become_one_line(make_store):
