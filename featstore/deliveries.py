@@ -16,12 +16,12 @@ from pathlib import Path
 
 from featstore.errors import CorruptionError, StoreError
 from featstore.featureset import FeatureSet, mark_damaged
-from featstore.files import file_sha256, json_bytes, read_json, write_json
+from featstore.files import file_sha256, json_bytes, parse_json, read_json, write_json
 from featstore.leases import Lease, leased
 from featstore.locks import held
 from featstore.mirrors import JOURNAL, RUNS, SETS, Mirror, journal_of, object_name
 from featstore.progress import SILENT, Progress
-from featstore.records import read_record
+from featstore.records import checked_record
 from featstore.remotes import KEPT, WHOLE_NBYTES, Entry
 
 NOTES_S = 1.0
@@ -139,10 +139,13 @@ class Delivery:
             return True
         return self._sent.get(name) == f"{file_sha256(path)} {entry.etag}"
 
-    def publish(self, record: str, files: Mapping[str, str], replaces: str | None = None) -> bool:
+    def publish(
+        self, record: str, content: bytes, files: Mapping[str, str], replaces: str | None = None
+    ) -> bool:
         """Create a record, once all its files are seen to lie there; return if it is ours.
 
-        With `replaces`, it takes the place of the one that has this etag.
+        `content` is what `files` was read from. With `replaces`, it takes the place of the record
+        that has this etag.
 
         Raises
         ------
@@ -162,7 +165,6 @@ class Delivery:
                 )
         self._check()
         name = f"{self._place}/{record}"
-        content = self._path(record).read_bytes()
         if replaces is None:
             etag = self._remote.create(name, content)
         else:
@@ -170,7 +172,9 @@ class Delivery:
         if etag is None:
             return False
         entry = self._remote.entry(name)
-        self._mirror.note({name: entry.etag if entry else etag})
+        self._mirror.note(
+            {name: entry.etag if entry else etag}, hashlib.sha256(content).hexdigest()
+        )
         return True
 
     def sweep(self, folder: str, files: Sequence[str]) -> None:
@@ -253,7 +257,8 @@ def deliver_set(
                 f"written. Nothing was sent. Remove the set with: featstore store rm {set_id} "
                 f"--store {mirror.url}, and extract again."
             ) from error
-        if not delivery.publish("set.json", files):
+        content = (feature_set.path / "set.json").read_bytes()
+        if not delivery.publish("set.json", content, files):
             mirror.refresh(SETS, held=set_id, now=True)
     for layer in unsent_layers(mirror, feature_set):
         record = feature_set.layer(layer)
@@ -267,7 +272,8 @@ def deliver_set(
                 f"written. It was not sent. Compute just that part again with: {record['command']}"
             ) from error
         delivery.sweep(f"features.zarr/{layer}", list(files))
-        if not delivery.publish(f"layers/{layer}.json", files):
+        content = feature_set.layer_path(layer).read_bytes()
+        if not delivery.publish(f"layers/{layer}.json", content, files):
             mirror.refresh(SETS, held=set_id, now=True)
         _close_journal(mirror, f"{SETS}/{set_id}", layer)
     delivery.close()
@@ -328,11 +334,14 @@ def deliver_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> Non
         mirror.refresh(RUNS, now=True)
         if mirror.knows(record):
             return
-        content = read_record(mirror.folder / record, "RUN")
-        files, below = dict(content["files"]), content.get("folder", "")
+        path = mirror.folder / record
+        content = path.read_bytes()
+        # Read once: what lies here may be another machine's run by the time its files are sent.
+        run = checked_record(parse_json(content) or {}, path, "RUN")
+        files, below = dict(run["files"]), run.get("folder", "")
         delivery = Delivery(mirror, place, lease, progress, below)
         delivery.send(files, run_id)
-        if delivery.publish("metrics.json", files, mirror.replaced(record)):
+        if delivery.publish("metrics.json", content, files, mirror.replaced(record)):
             delivery.sweep_all_but([record, *(object_name(place, name, below) for name in files)])
         else:
             mirror.refresh(RUNS, now=True)

@@ -72,8 +72,11 @@ class Ledger:
         """Return whether a record of the working folder is also there."""
         return record in self._read_state()["records"]
 
-    def note(self, records: Mapping[str, str | None]) -> None:
-        """Note records as they are there now, by etag; None for those that are not."""
+    def note(self, records: Mapping[str, str | None], digest: str | None = None) -> None:
+        """Note records as they are there now, by etag; None for those that are not.
+
+        `digest` is the sha256 (hex) of what was sent, where that is not simply what lies here.
+        """
         with self.state() as state:
             for name, etag in records.items():
                 state["replaced"].pop(name, None)
@@ -82,7 +85,7 @@ class Ledger:
                     state["copies"].pop(name, None)
                 else:
                     state["records"][name] = etag
-                    state["copies"][name] = sha256_of(self.folder / name)
+                    state["copies"][name] = digest or sha256_of(self.folder / name)
 
     @contextmanager
     def replacing(self, record: str) -> Iterator[str]:

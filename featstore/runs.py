@@ -161,6 +161,12 @@ class Run:
         """Where its files lie below its folder on object storage, if it replaced another run."""
         return str(self.record.get("folder", ""))
 
+    def file_path(self, name: str) -> Path:
+        """Return where a file of the run lies on this machine, be it there or not."""
+        path = self.path / name
+        # As in a folder that all objects of a bucket were copied to.
+        return self.path / self.below / name if self.below and not path.is_file() else path
+
     def _bytes(self, name: str) -> bytes:
         """Return a file of the run, if it is as fit wrote it."""
         try:
@@ -196,7 +202,7 @@ class Run:
             except CorruptionError as error:
                 raise RunError(f"{name} is not what fit wrote ({error})") from error
         try:
-            data = (self.path / name).read_bytes()
+            data = self.file_path(name).read_bytes()
         except OSError as error:
             raise RunError(f"{name} can't be read ({error.strerror})") from error
         if hashlib.sha256(data).hexdigest() != self.record["files"][name]:
@@ -294,7 +300,8 @@ def open_run(run: str | Path, store: FeatureStore | None = None) -> Run:
         When there is no such run, there are several, or its folder is not as fit wrote it.
     """
     path = Path(run)
-    if store is not None and not (path / "metrics.json").is_file():
+    is_ours = store is not None and path.is_dir() and path.absolute().parent == store.runs_dir
+    if store is not None and not is_ours and not (path / "metrics.json").is_file():
         path = _find(str(run).removeprefix(f"{store.address}/runs/"), store)
     mirror = store.mirror if store is not None and path.parent == store.runs_dir else None
     until = time.monotonic() + REPLACED_S
@@ -337,9 +344,10 @@ def _read(path: Path, mirror: Mirror | None) -> Run:
         )
     if mirror is not None:
         return Run(path, record, mirror)
-    if missing := [name for name in record["files"] if not (path / name).is_file()]:
+    run = Run(path, record)
+    if missing := [name for name in record["files"] if not run.file_path(name).is_file()]:
         raise RunError(f"{path} lacks {', '.join(missing)}. Remove the folder and fit again.")
-    return Run(path, record)
+    return run
 
 
 def _find(name: str, store: FeatureStore) -> Path:
@@ -414,5 +422,7 @@ def _verify_run(path: Path, store: FeatureStore) -> list[Damage]:
     if run.mirror is not None and run.mirror.knows(f"runs/{run.run_id}/metrics.json"):
         problems = run.mirror.problems(f"runs/{run.run_id}", files, run.below)
     else:
-        problems = ((name, file_problem(path / name, sha256)) for name, sha256 in files.items())
+        problems = (
+            (name, file_problem(run.file_path(name), sha256)) for name, sha256 in files.items()
+        )
     return [Damage(run.run_id, name, problem) for name, problem in problems if problem]

@@ -333,7 +333,11 @@ class FeatureStore:
         if self.mirror is None:
             yield ""
             return
-        with self.mirror.replacing(f"runs/{run_id}/metrics.json") as below:
+        # A run that is being sent is not replaced under it.
+        with (
+            held(self.mirror.lock_path(run_id), run_id),
+            self.mirror.replacing(f"runs/{run_id}/metrics.json") as below,
+        ):
             yield below
 
     def _delete(self, feature_set: FeatureSet) -> None:

@@ -334,12 +334,12 @@ def test_a_record_that_comes_while_it_is_sent_wins(url, monkeypatch, tmp_path):
     mirrors.write_json(path, content)
     original = deliveries.Delivery.publish
 
-    def late(self, record, files):
+    def late(self, record, content, files):
         if record.startswith("layers/fc") and self._mirror is store.mirror:
             with monkeypatch.context() as patch:
                 patch.setattr(other.mirror.remote, "is_conditional", True)
                 publish(other)
-        return original(self, record, files)
+        return original(self, record, content, files)
 
     # As where the service has no conditional writes to keep a lease by.
     monkeypatch.setattr(deliveries.Delivery, "publish", late)
@@ -353,11 +353,11 @@ def test_another_machine_that_writes_over_a_file_is_noticed(url, monkeypatch):
     store = filled(url)
     original = deliveries.Delivery.publish
 
-    def late(self, record, files):
+    def late(self, record, content, files):
         if record.startswith("layers"):
             name = next(name for name in files if "/c/" in name)
             self._remote.put(f"{self._place}/{name}", b"another's")
-        return original(self, record, files)
+        return original(self, record, content, files)
 
     with monkeypatch.context() as patch:
         patch.setattr(deliveries.Delivery, "publish", late)
@@ -587,6 +587,63 @@ def test_a_run_is_replaced_whole_whenever_that_is_killed(url, monkeypatch, tmp_p
     # Nothing of those that were replaced is left there.
     place = f"runs/{old.run_id}/"
     assert sum(name.startswith(place) for name in objects(store)) == len(old.record["files"]) + 1
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["the first fit", "a refit"])
+def test_a_run_that_is_being_sent_is_not_replaced_under_it(is_first, url, monkeypatch, tmp_path):
+    store = store_at(url)
+    if not is_first:
+        featstore.fit(store, n_jobs=1)
+    original, late = deliveries.Delivery.publish, []
+
+    def slow(*args):
+        if not late:
+            # As of another process with the same working folder.
+            late.append(
+                threading.Thread(target=featstore.fit, args=(open_store(url),), kwargs=again)
+            )
+            late[0].start()
+            time.sleep(1)
+        return original(*args)
+
+    again = {"n_jobs": 1, "refit": True}
+    monkeypatch.setattr(deliveries.Delivery, "publish", slow)
+    featstore.fit(store, n_jobs=1, refit=not is_first)
+    late[0].join()
+    check_whole(objects(store))
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(url)
+    assert verify_runs(other) == (1, [])
+    assert list_runs(other)[0].predictions
+
+
+def test_a_copy_of_all_objects_is_a_store(url, monkeypatch, tmp_path):
+    store = store_at(url)
+    featstore.fit(store, n_jobs=1)
+    (run,) = featstore.fit(store, n_jobs=1, refit=True)
+    for name, content in objects(store).items():
+        path = tmp_path / "copy" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    copy = open_store(tmp_path / "copy")
+    assert [verify(feature_set) for feature_set in copy.sets()] == [[]]
+    assert verify_runs(copy) == (1, [])
+    (found,) = list_runs(copy)
+    assert found.record == run.record
+    assert found.predictions["score"].tolist() == run.predictions["score"].tolist()
+    assert found.model.predict(copy.select().memmap()[:3]).shape == (3,)
+    assert featstore.fit(copy, n_jobs=1)[0].record == run.record
+
+
+def test_a_set_that_another_machine_removes_while_it_is_verified_is_no_damage(
+    url, monkeypatch, tmp_path
+):
+    store = store_at(url)
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(url)
+    (feature_set,) = other.sets()
+    store.remove(store.sets()[0])
+    assert verify(feature_set) == []
 
 
 def test_of_two_machines_that_fit_again_the_first_stays(url, monkeypatch, tmp_path):

@@ -21,6 +21,7 @@ from featstore.files import file_sha256, set_aside
 from featstore.fitting import fit
 from featstore.modelfiles import load_model, save_model
 from featstore.runs import Run, list_runs, open_run, verify_runs
+from featstore.store import open_store
 
 
 def edit(run, **changes):
@@ -78,6 +79,15 @@ def test_a_name_of_several_runs_or_none_lists_them(run, store):
         open_run("sat4", store)
     with pytest.raises(RunError, match="No run"):
         open_run("", store)
+
+
+def test_a_run_without_a_record_is_named_in_a_store_of_a_relative_path(run, store, monkeypatch):
+    monkeypatch.chdir(store.path.parent)
+    near = open_store(store.path.name)
+    (run.path / "metrics.json").unlink()
+    n_runs, (damage,) = verify_runs(near)
+    assert (n_runs, damage.set_id) == (1, run.run_id)
+    assert "metrics.json is missing, damaged or edited" in damage.problem
 
 
 def test_without_runs_it_says_how_to_make_one(store, tmp_path):

@@ -224,6 +224,19 @@ def test_an_edited_journal_is_named_and_does_no_harm(harm, layers, marked, capsy
     assert _run(["store", "verify", "--store", str(harm.store)]) == 0
 
 
+def test_beside_an_edited_journal_all_else_is_verified(harm, capsys):
+    harm.fresh()
+    (feature_set,) = open_store(harm.store).sets()
+    write_json(feature_set.journal_path / "journal.json", {"layers": {"stats": []}})
+    chunk = feature_set.group / "stats" / "c" / "0" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    with pytest.raises(SystemExit, match="1"):
+        _run(["store", "verify", "--store", str(harm.store)])
+    said = capsys.readouterr().out
+    assert "journal.json holds what featstore does not write" in said
+    assert "stats/c/0/0" in said
+
+
 @pytest.mark.parametrize(
     ("file", "edit"),
     [
