@@ -147,8 +147,9 @@ def show(outcome: Outcome, page: Path) -> None:
         tables.append(exhibits.layers_table("layers", title, runs))
     for table in filter(None, tables):
         console.show_table(table)
+    n_runs = len(outcome.runs)
     click.echo(
-        f"{len(outcome.runs)} runs, {len(outcome.runs) - outcome.n_reused} of them new; pixel "
+        f"{n_runs} run{'s' if n_runs > 1 else ''}, {n_runs - outcome.n_reused} of them new; pixel "
         "statistics and everything else are in the report."
     )
     for one in outcome.left_out:
