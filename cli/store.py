@@ -142,8 +142,9 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
     Without names it looks at all feature sets and runs. Damaged chunks are marked, so that the
     set's own extract command computes just them.
     """
-    from featstore.audit import JOURNAL, Damage, schedule_repair, verify
+    from featstore.audit import Damage, schedule_repair, verify
     from featstore.errors import StoreError
+    from featstore.featureset import JOURNAL
 
     opened = _open(store)
     sets = [opened.get(set_id) for set_id in set_ids] if set_ids else opened.sets()

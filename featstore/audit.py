@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featstore.errors import SelectionError, StoreError
-from featstore.featureset import FeatureSet, mark_damaged
+from featstore.featureset import JOURNAL, FeatureSet, mark_damaged
 from featstore.files import file_sha256
 from featstore.progress import SILENT, Progress
 
 GROUP = "features.zarr"
-JOURNAL = "journal/journal.json"
-"""The one file of a set that can be deleted without losing what is complete."""
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from featstore.errors import CorruptionError, StoreError
-from featstore.featureset import FeatureSet, mark_damaged
+from featstore.featureset import JOURNAL, FeatureSet, mark_damaged
 from featstore.files import file_sha256, json_bytes, parse_json, read_json, write_json
 from featstore.leases import Lease, leased
 from featstore.locks import held
-from featstore.mirrors import JOURNAL, RUNS, SETS, Mirror, journal_of, object_name
+from featstore.mirrors import RUNS, SETS, Mirror, journal_of, object_name
 from featstore.progress import SILENT, Progress
 from featstore.records import checked_record
 from featstore.remotes import KEPT, WHOLE_NBYTES, Entry
@@ -177,24 +177,13 @@ class Delivery:
         )
         return True
 
-    def sweep(self, folder: str, files: Sequence[str]) -> None:
-        """Delete what other deliveries left in a folder that none of the named files is."""
-        prefix = f"{self._place}/"
-        strays = [
-            name
-            for name in self._remote.entries(f"{prefix}{folder}/")
-            if name.removeprefix(prefix) not in files
-        ]
+    def sweep(self, folder: str, names: Collection[str]) -> None:
+        """Delete what others left in a folder there that none of the named objects is."""
+        kept = set(names)
+        strays = [name for name in self._remote.entries(f"{folder}/") if name not in kept]
         if strays:
             self._check()
             self._remote.delete(strays)
-
-    def sweep_all_but(self, names: Sequence[str]) -> None:
-        """Delete all objects of the set or run but the named ones."""
-        others = [n for n in self._remote.entries(f"{self._place}/") if n not in names]
-        if others:
-            self._check()
-            self._remote.delete(others)
 
     def close(self) -> None:
         """Forget what was sent, now that the record says it."""
@@ -244,10 +233,11 @@ def deliver_set(
     if not layers:
         return
     set_id = feature_set.set_id
-    delivery = Delivery(mirror, f"{SETS}/{set_id}", lease, progress)
+    place = f"{SETS}/{set_id}"
+    delivery = Delivery(mirror, place, lease, progress)
     mirror.refresh(SETS, held=set_id, now=True)
     feature_set = FeatureSet(feature_set.path, mirror)
-    if not mirror.knows(f"{SETS}/{set_id}/set.json"):
+    if not mirror.knows(f"{place}/set.json"):
         files = {f"features.zarr/{n}": sha256 for n, sha256 in feature_set.info["files"].items()}
         try:
             delivery.send(files, f"{set_id}: labels and ids")
@@ -271,11 +261,11 @@ def deliver_set(
                 f"{feature_set.path / str(error)} is damaged: its bytes are not those that were "
                 f"written. It was not sent. Compute just that part again with: {record['command']}"
             ) from error
-        delivery.sweep(f"features.zarr/{layer}", list(files))
+        delivery.sweep(f"{place}/features.zarr/{layer}", [f"{place}/{name}" for name in files])
         content = feature_set.layer_path(layer).read_bytes()
         if not delivery.publish(f"layers/{layer}.json", content, files):
             mirror.refresh(SETS, held=set_id, now=True)
-        _close_journal(mirror, f"{SETS}/{set_id}", layer)
+        _close_journal(mirror, place, layer)
     delivery.close()
 
 
@@ -342,7 +332,7 @@ def deliver_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> Non
         delivery = Delivery(mirror, place, lease, progress, below)
         delivery.send(files, run_id)
         if delivery.publish("metrics.json", content, files, mirror.replaced(record)):
-            delivery.sweep_all_but([record, *(object_name(place, name, below) for name in files)])
+            delivery.sweep(place, [record, *(object_name(place, name, below) for name in files)])
         else:
             mirror.refresh(RUNS, now=True)
         delivery.close()

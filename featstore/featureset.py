@@ -28,6 +28,9 @@ FORMAT = 1
 VECTORS = ("label", "split", "sample_id", "first_row")
 """Arrays of a set that are no layer's."""
 
+JOURNAL = "journal/journal.json"
+"""The one file of a set that can be deleted without losing what is complete."""
+
 
 @dataclass(frozen=True)
 class FeatureSet:
@@ -170,7 +173,7 @@ class FeatureSet:
         StoreError
             When it is as somebody wrote it, and holds what featstore does not write.
         """
-        path = self.journal_path / "journal.json"
+        path = self.path / JOURNAL
         try:
             journal = parse_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
@@ -215,7 +218,7 @@ class FeatureSet:
         """Forget what there is of unfinished layers; the caller holds the set's lock."""
         others = {name: own for name, own in self.journal().items() if name not in layers}
         self.journal_path.mkdir(exist_ok=True)
-        write_json(self.journal_path / "journal.json", {"layers": others})
+        write_json(self.path / JOURNAL, {"layers": others})
         for layer in layers:
             shutil.rmtree(self.group / layer)
 
@@ -401,7 +404,7 @@ def mark_damaged(feature_set: FeatureSet, chunks: Mapping[str, list[int]]) -> No
             "damaged": sorted(damaged),
         }
     if chunks:
-        write_json(feature_set.journal_path / "journal.json", {"layers": journals})
+        write_json(feature_set.path / JOURNAL, {"layers": journals})
         if feature_set.mirror is not None:
             feature_set.mirror.withdraw(feature_set, chunks)
     for layer in chunks:

@@ -25,7 +25,7 @@ import filelock
 import platformdirs
 
 from featstore.errors import CorruptionError, StoreError
-from featstore.featureset import FeatureSet
+from featstore.featureset import JOURNAL, FeatureSet
 from featstore.files import (
     file_sha256,
     json_bytes,
@@ -44,7 +44,6 @@ REFRESH_S = 1.0
 """Seconds for which a listing is believed."""
 
 SETS, RUNS = "sets", "runs"
-JOURNAL = "journal/journal.json"
 RECORD = re.compile(
     r"(?!\w+/\.)"
     r"(runs/[^/\\]+/metrics|sets/[^/\\]+/(set|journal/journal|layers/[^/\\]*))\.json"
@@ -296,7 +295,7 @@ class Mirror(Ledger):
         shared = {layer: name for layer, name in records.items() if self.knows(name)}
         if not shared:
             return
-        journal = read_json(feature_set.journal_path / "journal.json")["layers"]
+        journal = read_json(feature_set.path / JOURNAL)["layers"]
         layers = journal_of(self.remote.get(f"{place}/{JOURNAL}"))
         layers |= {layer: journal[layer] for layer in shared}
         etag = self.remote.put(f"{place}/{JOURNAL}", json_bytes({"layers": layers}))
@@ -354,7 +353,7 @@ def _merge_journal(feature_set: FeatureSet, content: bytes) -> None:
         for name, journal in journal_of(content).items()
         if name not in own or "damaged" in own[name]
     }
-    write_json(feature_set.journal_path / "journal.json", {"layers": own | news})
+    write_json(feature_set.path / JOURNAL, {"layers": own | news})
 
 
 def open_mirror(url: str, progress: Progress = SILENT) -> Mirror:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from featstore.errors import CorruptionError, FeatstoreError, StoreError
-from featstore.featureset import FeatureSet
+from featstore.featureset import JOURNAL, FeatureSet
 from featstore.files import (
     file_sha256,
     refusal,
@@ -386,7 +386,7 @@ class Sink:
                 {**records[name], "conditions": self.conditions, "files": files},
             )
         if self._others:
-            write_json(self.feature_set.journal_path / "journal.json", {"layers": self._others})
+            write_json(self.feature_set.path / JOURNAL, {"layers": self._others})
         else:
             shutil.rmtree(self.feature_set.journal_path)
 

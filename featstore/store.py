@@ -166,13 +166,14 @@ class FeatureStore:
         CorruptionError
             When a set of that name holds other features, such as a copy of another set.
         """
-        digest = self.set_id(identity)[-DIGEST_LENGTH:]
-        found = next((s for s in self.sets() if s.set_id.endswith(f"-{digest}")), None)
-        if found is not None and json_digest(found.info["key"]) != json_digest(identity["key"]):
+        digest = json_digest(identity["key"])
+        ending = f"-{digest[:DIGEST_LENGTH]}"
+        found = next((s for s in self.sets() if s.set_id.endswith(ending)), None)
+        if found is not None and (own := json_digest(found.info["key"])) != digest:
             raise CorruptionError(
                 f"{found.path} is not the set that its name says: its set.json is of "
-                f"{json_digest(found.info['key'])[:DIGEST_LENGTH]}. Remove it with: featstore "
-                f"store rm {found.set_id} --store {shlex.quote(self.address)}, and extract again."
+                f"{own[:DIGEST_LENGTH]}. Remove it with: featstore store rm {found.set_id} "
+                f"--store {shlex.quote(self.address)}, and extract again."
             )
         return found
 
