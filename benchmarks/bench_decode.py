@@ -3,8 +3,8 @@
     python benchmarks/bench_decode.py [--n-images 200] [--repeats 5]
 
 featstore
-    :func:`featstore.loaders.batches` as an extraction with ResNet50 has it: threads, and large
-    JPEGs decoded at the smallest fraction that is not too small for the network.
+    :func:`featstore.datasets.loader.batches` as an extraction with ResNet50 has it: threads, and
+    large JPEGs decoded at the smallest fraction that is not too small for the network.
 featstore, in full
     The same, all decoded at full size, as for pixel statistics.
 Pillow
@@ -28,11 +28,12 @@ from results import save, table
 from turns import Turn, summary, take_turns
 
 from featstore.config import ExtractConfig
-from featstore.datasets import open_dataset
 from featstore.datasets.base import FileDataset
-from featstore.loaders import batches
-from featstore.provenance import FingerprintCache, available_cores
-from featstore.recipes import find_recipe
+from featstore.datasets.loader import batches
+from featstore.datasets.registry import open_dataset
+from featstore.environment import available_cores
+from featstore.extraction.spec import find_recipe
+from featstore.io.fingerprints import FingerprintCache
 
 MODEL = "resnet50"
 BATCH_SIZE = 32

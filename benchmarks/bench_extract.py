@@ -44,10 +44,10 @@ from torchvision.datasets import ImageFolder
 from turns import Turn, in_fresh_process, summary, take_turns, without_empty_columns
 
 import featstore
-from featstore.backbones import build_network, find_layers
-from featstore.devices import describe_device, resolve_device
-from featstore.provenance import available_cores
-from featstore.weights import IMAGENET_MEAN, IMAGENET_STD
+from featstore.environment import available_cores
+from featstore.models.devices import describe_device, resolve_device
+from featstore.models.networks import build_network, find_layers
+from featstore.models.weights import IMAGENET_MEAN, IMAGENET_STD
 
 PAPER = "alexnet,googlenet,vgg19,resnet50"
 SCRIPT_BATCH = 32

@@ -20,9 +20,9 @@ from turns import Turn
 
 import featstore
 from featstore.cli import console
-from featstore.devices import describe_device, resolve_device
-from featstore.extraction import Extraction
-from featstore.store import FeatureStore, open_store
+from featstore.extraction.extract import Extraction
+from featstore.models.devices import describe_device, resolve_device
+from featstore.store.feature_store import FeatureStore, open_store
 
 PRECISIONS = ("fp32", "auto", "bf16")
 """What is compared, the reference first."""

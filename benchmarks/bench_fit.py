@@ -36,9 +36,9 @@ from results import FOLDER, save, table
 from trees import last_json, watch
 from turns import Turn, divide, summary, take_timed_turns, without_empty_columns
 
-from featstore.classifiers import find_classifier
-from featstore.provenance import available_cores
-from featstore.store import open_store
+from featstore.environment import available_cores
+from featstore.fitting.classifiers import find_classifier
+from featstore.store.feature_store import open_store
 
 CLFS = "logreg,linear-svm,ridge,lda,sgd,softmax,knn"
 QUICK_CLFS = "logreg,linear-svm,ridge,lda,sgd"

@@ -5,7 +5,7 @@
 plain PyTorch
     torchvision's network in channels_last, batch normalisations as they are.
 featstore eager, inductor, openvino
-    featstore's own engines (:mod:`featstore.engines`), pixels as bytes, normalised inside.
+    featstore's own engines (:mod:`featstore.models.engines`), pixels as bytes, normalised inside.
 bare OpenVINO, ONNX Runtime
     sessions as one makes them by hand, for normalised float32 pixels, where they are installed
     (requirements.txt).
@@ -33,14 +33,14 @@ from results import save, table
 from torch import nn
 from turns import Turn, summary, take_turns
 
-from featstore.backbones import build_network
-from featstore.devices import (
+from featstore.models.devices import (
     DTYPES,
     default_batch_size,
     describe_device,
     resolve_device,
     resolve_precision,
 )
+from featstore.models.networks import build_network
 
 COLUMNS = ("precision", "batch", "images/s", "of best", "set-up s", "1 - cosine")
 

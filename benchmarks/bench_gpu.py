@@ -30,9 +30,9 @@ from jobs import Job
 from results import save, table
 from turns import Turn, in_fresh_process
 
-from featstore.backbones import cost_per_image, find_layers
 from featstore.cli import console
-from featstore.devices import describe_device, resolve_device
+from featstore.models.devices import describe_device, resolve_device
+from featstore.models.networks import cost_per_image, find_layers
 
 MODELS = "resnet50,alexnet,googlenet,vgg19"
 WHOLE_MODEL = "resnet50"

@@ -3,7 +3,7 @@
     python benchmarks/bench_preprocess.py [--n-images 512] [--repeats 5] [--device auto]
 
 featstore
-    :class:`featstore.preprocess.Preprocess`, a batch at a time, where the network is: bytes
+    :class:`featstore.models.preprocess.Preprocess`, a batch at a time, where the network is: bytes
     travel, are resized there, and stay bytes. Normalisation is the network's first operation.
 Pillow, resized
     `Image.resize` to the same square in one thread, to an array of bytes.
@@ -25,9 +25,9 @@ from PIL import Image
 from results import save, table
 from turns import Turn, summary, take_turns
 
-from featstore.devices import default_batch_size, describe_device, resolve_device
-from featstore.preprocess import Preprocess
-from featstore.weights import IMAGENET_MEAN, IMAGENET_STD
+from featstore.models.devices import default_batch_size, describe_device, resolve_device
+from featstore.models.preprocess import Preprocess
+from featstore.models.weights import IMAGENET_MEAN, IMAGENET_STD
 
 IMAGE_SIZE = 224
 SHAPES = {"SAT, 28 x 28 x 4": (28, 28, 4), "256 x 256 x 3": (256, 256, 3)}

@@ -28,9 +28,9 @@ from trees import resident, watch
 from turns import FEATSTORE, Turn, in_fresh_process, without_empty_columns
 
 from featstore.cli import console
-from featstore.provenance import available_cores
-from featstore.runs import open_run
-from featstore.store import open_store
+from featstore.environment import available_cores
+from featstore.runs.run import open_run
+from featstore.store.feature_store import open_store
 
 CLFS = "logreg,linear-svm,sgd,mlp"
 

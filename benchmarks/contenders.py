@@ -30,8 +30,8 @@ def search_featstore(folder: Path, seed: str, n_folds: str) -> Found:
     import featstore.cli.fit
     import featstore.fitting  # noqa: F401 - all imports come before the clock starts
     from featstore.cli.main import main
-    from featstore.runs import list_runs
-    from featstore.store import open_store
+    from featstore.runs.run import list_runs
+    from featstore.store.feature_store import open_store
 
     words = ["fit", "--clf", "logreg", "--search", "grid", "--cv", n_folds, "--seed", seed]
     with _clock() as inside, contextlib.redirect_stdout(io.StringIO()):
@@ -124,7 +124,7 @@ def _dask_cluster() -> Iterator[None]:
 
 def fit_together(folder: Path, layers: str, clfs: str) -> Found:
     """Fit all classifiers on all layers in one call."""
-    from featstore.fitting import fit_each, raise_failures
+    from featstore.fitting.fit import fit_each, raise_failures
 
     with _clock() as inside:
         fits = fit_each(folder / "store", clfs.split(","), layers=layers.split(","), refit=True)
@@ -134,7 +134,7 @@ def fit_together(folder: Path, layers: str, clfs: str) -> Found:
 
 def fit_in_a_loop(folder: Path, layers: str, clfs: str) -> Found:
     """Fit one classifier after the other in this process, by featstore."""
-    from featstore.fitting import fit_each, raise_failures
+    from featstore.fitting.fit import fit_each, raise_failures
 
     accuracies = []
     with _clock() as inside:
@@ -219,10 +219,10 @@ def count_messages(folder: Path, clfs: str) -> Found:
     import cloudpickle
     from distributed.comm import tcp
 
-    from featstore import costs, fitting
-    from featstore.parallel import TaskPool
+    from featstore.fitting import cost, fit
+    from featstore.parallel.cluster import TaskPool
 
-    costs.QUICK_S = 0.0
+    cost.QUICK_S = 0.0
     columns = ("sent kB", "returned kB", "all messages kB", "heartbeats kB")
     found: Found = {"tasks": 0, **dict.fromkeys(columns, 0.0)}
     run, write, from_frames = TaskPool.run, tcp.TCP.write, tcp.from_frames
@@ -256,8 +256,8 @@ def count_messages(folder: Path, clfs: str) -> Found:
 
     TaskPool.run, tcp.TCP.write = counting_run, counting_write
     tcp.from_frames = counting_from_frames
-    fits = fitting.fit_each(folder / "store", clfs.split(","), search="grid", n_jobs=2)
-    fitting.raise_failures(fits)
+    fits = fit.fit_each(folder / "store", clfs.split(","), search="grid", n_jobs=2)
+    fit.raise_failures(fits)
     return found
 
 

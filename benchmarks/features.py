@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from featstore.config import SPLITS
-from featstore.sink import Sink
-from featstore.store import FeatureStore, open_store
+from featstore.store.feature_store import FeatureStore, open_store
+from featstore.store.writer import Sink
 
 BLOCK_ROWS = 8192
 MODEL = "synthetic"

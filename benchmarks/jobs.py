@@ -13,12 +13,13 @@ import click
 import torch
 from turns import Turn
 
-from featstore.backbones import Backbone, find_layers
-from featstore.devices import keep_freed_memory, make_deterministic, resolve_device
-from featstore.preprocess import Preprocess
+from featstore.io.fingerprints import FingerprintCache
+from featstore.models.backbone import Backbone
+from featstore.models.devices import keep_freed_memory, make_deterministic, resolve_device
+from featstore.models.networks import find_layers
+from featstore.models.preprocess import Preprocess
+from featstore.models.weights import Weights, find_weights
 from featstore.progress import Silent
-from featstore.provenance import FingerprintCache
-from featstore.weights import Weights, find_weights
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def random_weights(model: str) -> Weights:
 
 
 def random_pixels(batch_size: int, image_size: int, where: torch.device) -> torch.Tensor:
-    """Return a batch as :class:`featstore.preprocess.Preprocess` gives it."""
+    """Return a batch as :class:`featstore.models.preprocess.Preprocess` gives it."""
     generator = torch.Generator().manual_seed(0)
     shape = (batch_size, 3, image_size, image_size)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from results import FOLDER, text
 
 from featstore.cli import console
-from featstore.figures import PALETTE, STYLE
+from featstore.plotting import PALETTE, STYLE
 
 Record = dict[str, Any]
 

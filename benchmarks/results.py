@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore.cli import console
-from featstore.provenance import machine, now, versions
+from featstore.environment import machine, now, versions
 
 FOLDER = Path(__file__).parent / "results"
 
@@ -59,8 +59,8 @@ def save(
     title : str
         What the table is of.
     device : str
-        Where it was measured, as :func:`featstore.devices.describe_device` gives it. Another type
-        of device makes another file.
+        Where it was measured, as :func:`featstore.models.devices.describe_device` gives it. Another
+        type of device makes another file.
     label : str
         What tells files of one benchmark apart beside that.
     folder : Path

@@ -11,8 +11,8 @@ from . import console
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from featstore.comparison import Comparison
-    from featstore.runs import Run
+    from featstore.runs.compare import Comparison
+    from featstore.runs.run import Run
 
 
 @click.command()
@@ -29,9 +29,9 @@ def command(run_a: str, run_b: str, store: str, as_json: bool) -> None:
     \b
     featstore compare 5f148603 0c9e21d7
     """  # noqa: D301 - click wants the character itself
-    from featstore.comparison import compare
-    from featstore.runs import open_run
-    from featstore.store import open_store
+    from featstore.runs.compare import compare
+    from featstore.runs.run import open_run
+    from featstore.store.feature_store import open_store
 
     opened = open_store(store)
     runs = [open_run(run, opened) for run in (run_a, run_b)]

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from featstore.progress import nbytes_text
+from featstore.text import nbytes_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
     from featstore.progress import Progress
-    from featstore.tables import Table
+    from featstore.report.table import Table
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -12,7 +12,7 @@ from . import console, selecting
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from featstore.learning import LearningCurve
+    from featstore.fitting.learning_curve import LearningCurve
 
 
 @click.command()
@@ -58,9 +58,9 @@ def command(
     featstore curve --clf logreg --layers fc1000
     featstore curve --clf lda --sizes 100,200,400 --repeats 10
     """  # noqa: D301 - click wants the character itself
-    from featstore.figures import check_png
-    from featstore.learning import learning_curve, write_figure
-    from featstore.parameters import parse_param
+    from featstore.fitting.classifiers import parse_param
+    from featstore.fitting.learning_curve import learning_curve, write_figure
+    from featstore.plotting import check_png
 
     check_png(out, "--out")
     with console.progress() as progress:

@@ -9,7 +9,7 @@ import click
 from . import console
 
 if TYPE_CHECKING:
-    from featstore.datasets import Dataset
+    from featstore.datasets.base import Dataset
 
 
 @click.group(name="datasets", invoke_without_command=True)
@@ -22,7 +22,7 @@ def command(ctx: click.Context, root: str | None, as_json: bool) -> None:
         if as_json or console.given(ctx, ["root"]):
             raise click.UsageError(f"Give the options after {ctx.invoked_subcommand}.", ctx)
         return
-    from featstore.datasets import available_datasets, data_root
+    from featstore.datasets.registry import available_datasets, data_root
 
     found = available_datasets(root)
     if as_json:
@@ -71,8 +71,8 @@ def show(
     """Count a dataset's images per class and split, and draw a contact sheet."""
     from pathlib import Path
 
-    from featstore.datasets import open_dataset
-    from featstore.sheets import contact_sheet
+    from featstore.datasets.registry import open_dataset
+    from featstore.inference.class_sheet import contact_sheet
 
     with console.progress() as progress:
         dataset = open_dataset(name, root, seed=seed, limit=limit, progress=progress)
@@ -130,9 +130,9 @@ def get(
     ctx: click.Context, name: str, root: str | None, seed: int, n_train: int, n_test: int
 ) -> None:
     """Fetch a dataset (ucmerced), or generate it (demo)."""
-    from featstore.datasets import FORMATS, data_root
-    from featstore.datasets.demo import write_demo
-    from featstore.datasets.ucmerced import download
+    from featstore.datasets.formats.synthetic import write_demo
+    from featstore.datasets.formats.ucmerced import download
+    from featstore.datasets.registry import FORMATS, data_root
     from featstore.errors import DatasetError
 
     if name != "demo":

@@ -34,7 +34,7 @@ def command(
     weights from torchvision, or else from a package that carries them.
     """
     from featstore.demo import run_demo
-    from featstore.store import open_store
+    from featstore.store.feature_store import open_store
 
     with console.progress() as progress:
         demo = run_demo(

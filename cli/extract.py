@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from featstore.progress import nbytes_text
+from featstore.text import nbytes_text
 
 from . import console
 
 if TYPE_CHECKING:
-    from featstore.extraction import Extraction
+    from featstore.extraction.extract import Extraction
 
 
 @click.command()
@@ -128,9 +128,9 @@ def command(
     featstore extract --model resnet50 --dataset folder --root my-images
     """  # noqa: D301 - click wants the character itself
     from featstore.config import ExtractConfig
-    from featstore.extraction import run
-    from featstore.selection import selecting_options
-    from featstore.store import open_store
+    from featstore.extraction.extract import run
+    from featstore.store.feature_store import open_store
+    from featstore.store.query import selecting_options
 
     if batch_size != "auto" and not batch_size.isdecimal():
         raise click.BadParameter(

@@ -11,7 +11,7 @@ from . import console, selecting
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from featstore.fitting import Fit
+    from featstore.fitting.fit import Fit
 
 SEARCH_ONLY = {"cv": ("grid", "random", "halving"), "n_candidates": ("random", "halving")}
 """Options that some kinds of search alone have a use for."""
@@ -108,8 +108,8 @@ def command(
     for name, option in console.given(ctx, SEARCH_ONLY).items():
         if options["search"] not in SEARCH_ONLY[name]:
             raise click.UsageError(f"{option} is for --search {' or '.join(SEARCH_ONLY[name])}.")
-    from featstore.fitting import fit_each, raise_failures
-    from featstore.parameters import parse_grid, parse_param
+    from featstore.fitting.classifiers import parse_grid, parse_param
+    from featstore.fitting.fit import fit_each, raise_failures
 
     names = [name.strip() for value in clf for name in value.split(",")]
     options |= {"params": dict(map(parse_param, params)), "grid": dict(map(parse_grid, grids))}
@@ -140,7 +140,7 @@ COLUMNS = ("model", "layers", "clf", "accuracy", "average", "kappa", "train", "c
 
 
 def _cells(summary: dict[str, Any]) -> list[str]:
-    from featstore.config import model_text
+    from featstore.text import model_text
 
     kappa, cv = summary["kappa"], summary["cv_accuracy"]
     n_repeats = summary["n_repeats"]
@@ -168,7 +168,7 @@ def _percent(summary: dict[str, Any], name: str) -> str:
 
 def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
     """Print runs as one table for each dataset; repeats of one fit as one line."""
-    from featstore.summaries import gather_repeats
+    from featstore.report.summaries import gather_repeats
 
     groups: dict[str, list[dict[str, Any]]] = {}
     for summary in gather_repeats(summaries):

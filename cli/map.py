@@ -9,7 +9,7 @@ import click
 from . import console
 
 if TYPE_CHECKING:
-    from featstore.mapping import SceneMap
+    from featstore.inference.maps.map_scene import SceneMap
 
 
 @click.command()
@@ -79,7 +79,7 @@ def command(
     featstore map my-run scene.tif
     featstore map my-run scene.tif --window 64 --stride 16 --bands 4,3,2 --range 0,3000
     """  # noqa: D301 - click wants the character itself
-    from featstore.mapping import map_scene
+    from featstore.inference.maps.map_scene import map_scene
 
     with console.progress() as progress:
         done = map_scene(

@@ -27,8 +27,8 @@ def command(ctx: click.Context, as_json: bool) -> None:
     """List networks; `featstore models show NAME` lists a network's layers."""
     if ctx.invoked_subcommand is not None:
         return
-    from featstore.backbones import backbone_names
-    from featstore.layers import FEATURE_LAYERS
+    from featstore.models.layer_names import FEATURE_LAYERS
+    from featstore.models.networks import backbone_names
 
     names = ["pixelstats", *backbone_names()]
     if as_json:
@@ -57,7 +57,7 @@ def show(name: str, image_size: int, as_json: bool) -> None:
     if name == "pixelstats":
         _show_pixelstats(as_json)
         return
-    from featstore.backbones import network_layers
+    from featstore.models.networks import network_layers
 
     layers = network_layers(name, image_size)
     if as_json:
@@ -97,7 +97,7 @@ def show(name: str, image_size: int, as_json: bool) -> None:
 
 def _show_pixelstats(as_json: bool) -> None:
     from featstore.datasets.base import RGB, RGB_NIR
-    from featstore.pixelstats import LAYER, feature_names
+    from featstore.models.pixel_statistics import LAYER, feature_names
 
     features = {"rgb": feature_names(RGB), "rgb and nir": feature_names(RGB_NIR)}
     if as_json:

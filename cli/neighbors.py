@@ -10,7 +10,7 @@ import click
 from . import console
 
 if TYPE_CHECKING:
-    from featstore.lookalikes import Query
+    from featstore.inference.neighbors import Query
 
 
 @click.command()
@@ -80,8 +80,8 @@ def command(
     featstore neighbors my-run new.jpg
     featstore neighbors my-set train/forest/forest_012.jpg --layers pool5 -k 10
     """  # noqa: D301 - click wants the character itself
-    from featstore.figures import check_png
-    from featstore.lookalikes import find_neighbors, write_sheets
+    from featstore.inference.neighbors import find_neighbors, write_sheets
+    from featstore.plotting import check_png
 
     check_png(out, "--out")
     with console.progress() as progress:

@@ -37,7 +37,7 @@ def command(
     \b
     featstore predict feature-store/runs/my-run new-images/
     """  # noqa: D301 - click wants the character itself
-    from featstore.prediction import predict
+    from featstore.inference.predict import predict
 
     with console.progress() as progress:
         found = predict(run, images, store=store, device=device, trusted=trusted, progress=progress)

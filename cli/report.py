@@ -44,9 +44,9 @@ def command(
     featstore report --dataset sat4 --out sat4.html
     """  # noqa: D301 - click wants the character itself
     from featstore.errors import RunError
-    from featstore.report import write_report
-    from featstore.runs import list_runs
-    from featstore.store import open_store
+    from featstore.report.write import write_report
+    from featstore.runs.run import list_runs
+    from featstore.store.feature_store import open_store
 
     from .fit import show_tables
 

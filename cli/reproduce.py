@@ -12,8 +12,8 @@ import click
 from . import console
 
 if TYPE_CHECKING:
-    from featstore.runs import Run
-    from featstore.studies import Outcome
+    from featstore.runs.run import Run
+    from featstore.study import Outcome
 
 
 @click.command()
@@ -92,8 +92,8 @@ def command(
     featstore reproduce --root /data --quick
     featstore reproduce --dataset folder --root my-images --models resnet50
     """  # noqa: D301 - click wants the character itself
-    from featstore.store import open_store
-    from featstore.studies import QUICK_IMAGES, Study, reproduce
+    from featstore.store.feature_store import open_store
+    from featstore.study import QUICK_IMAGES, Study, reproduce
 
     if quick and limit is not None:
         raise click.UsageError("--quick is --limit 1000; give one of them.")
@@ -134,17 +134,17 @@ def _names(values: tuple[str, ...]) -> tuple[str, ...]:
 
 def show(outcome: Outcome, page: Path) -> None:
     """Print what a study gave: its tables, and where the rest is."""
-    from featstore import exhibits
-    from featstore.summaries import compare_published
+    from featstore.report import result_tables
+    from featstore.report.summaries import compare_published
 
     by_dataset: dict[str, list[Run]] = {}
     for run in outcome.runs:
         by_dataset.setdefault(run.selection["dataset"], []).append(run)
     published = {name: compare_published(name, runs) for name, runs in by_dataset.items()}
-    tables = [exhibits.published_table({k: v for k, v in published.items() if v})]
+    tables = [result_tables.published_table({k: v for k, v in published.items() if v})]
     for runs in by_dataset.values():
         title = runs[0].selection["title"]
-        tables.append(exhibits.layers_table("layers", title, runs))
+        tables.append(result_tables.layers_table("layers", title, runs))
     for table in filter(None, tables):
         console.show_table(table)
     n_runs = len(outcome.runs)

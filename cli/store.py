@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.progress import nbytes_text
+from featstore.text import nbytes_text
 
 from . import console
 
 if TYPE_CHECKING:
-    from featstore.featureset import FeatureSet
-    from featstore.store import FeatureStore
+    from featstore.store.feature_set import FeatureSet
+    from featstore.store.feature_store import FeatureStore
 
 
 @click.group()
@@ -23,7 +23,7 @@ def command() -> None:
 
 
 def _open(store: str) -> FeatureStore:
-    from featstore.store import open_store
+    from featstore.store.feature_store import open_store
 
     return open_store(store)
 
@@ -142,9 +142,9 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
     Without names it looks at all feature sets and runs. Damaged chunks are marked, so that the
     set's own extract command computes just them.
     """
-    from featstore.audit import Damage, schedule_repair, verify
     from featstore.errors import StoreError
-    from featstore.featureset import JOURNAL
+    from featstore.store.feature_set import JOURNAL
+    from featstore.store.verification import Damage, schedule_repair, verify
 
     opened = _open(store)
     sets = [opened.get(set_id) for set_id in set_ids] if set_ids else opened.sets()
@@ -177,7 +177,7 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
         found += [Damage(set_id, "set.json", problem) for set_id in opened.lost_sets()]
     n_runs = 0
     if not set_ids:
-        from featstore.runs import verify_runs
+        from featstore.runs.run import verify_runs
 
         n_runs, damages = verify_runs(opened)
         found += damages
@@ -258,7 +258,7 @@ def export(
     store: str,
 ) -> None:
     """Write features with labels and sample ids to FILE: .npz, .npy, .parquet or .csv."""
-    from featstore.exports import export
+    from featstore.store.exports import export
 
     selection = _open(store).select(dataset, model, layers, set_id=set_id)
     export(selection, path)

@@ -8,32 +8,21 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from featstore.comparison import compare
-    from featstore.datasets import open_dataset
-    from featstore.extraction import extract
-    from featstore.fitting import fit
-    from featstore.learning import learning_curve
-    from featstore.lookalikes import find_neighbors
-    from featstore.mapping import map_scene
-    from featstore.prediction import predict
-    from featstore.report import write_report
-    from featstore.store import open_store
+from typing import Any
 
 _HOMES = {
-    "compare": "featstore.comparison",
-    "extract": "featstore.extraction",
-    "find_neighbors": "featstore.lookalikes",
-    "fit": "featstore.fitting",
-    "learning_curve": "featstore.learning",
-    "map_scene": "featstore.mapping",
+    "compare": "featstore.runs.compare",
+    "extract": "featstore.extraction.extract",
+    "find_neighbors": "featstore.inference.neighbors",
+    "fit": "featstore.fitting.fit",
+    "learning_curve": "featstore.fitting.learning_curve",
+    "map_scene": "featstore.inference.maps.map_scene",
     "open_dataset": "featstore.datasets",
-    "open_store": "featstore.store",
-    "predict": "featstore.prediction",
-    "write_report": "featstore.report",
+    "open_store": "featstore.store.feature_store",
+    "predict": "featstore.inference.predict",
+    "write_report": "featstore.report.write",
 }
+
 
 __all__ = [
     "compare",

@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from featstore.config import model_text
 from featstore.errors import FeatstoreError, FitError
-from featstore.extraction import extract
-from featstore.featureset import FeatureSet
-from featstore.fitting import Fit, fit_each
+from featstore.extraction.extract import extract
+from featstore.extraction.spec import PIXEL_MODEL
+from featstore.fitting.fit import Fit, fit_each
 from featstore.progress import SILENT, Progress
-from featstore.recipes import PIXEL_MODEL
-from featstore.store import FeatureStore, open_store
+from featstore.store.feature_set import FeatureSet
+from featstore.store.feature_store import FeatureStore, open_store
+from featstore.text import model_text
 
 RANDOM = "random:0"
 """Weights of the network that has learned nothing."""
+
 
 SELECTING = ("dataset", "model", "layers", "weights", "bands", "image_size", "precision", "dtype")
 
@@ -44,12 +45,12 @@ def fit_baselines(
     fits : sequence of Fit
         What the baselines are for; those that failed have none.
     clf : str or sequence of str
-        As of :func:`featstore.fitting.fit_each`.
+        As of :func:`featstore.fitting.fit.fit_each`.
     root : str, optional
         Where the images are; by default where they were extracted from.
     progress : Progress
     **options
-        As of :func:`featstore.fitting.fit_each`; what chooses feature sets is left out.
+        As of :func:`featstore.fitting.fit.fit_each`; what chooses feature sets is left out.
 
     Returns
     -------

@@ -2,68 +2,46 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 from featstore.errors import ConfigError
+from featstore.io.files import json_digest
 
 SPLITS = ("train", "test", "val")
 """Names of the splits; a sample's split is stored as its position here."""
 
+
 POOLS = ("avg", "max", "avgmax", "flatten", "gem")
+
+
 BANDS = ("rgb", "gray")
+
+
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
 COMPILE = ("auto", "on", "off")
+
+
 FEATURE_DTYPES = ("auto", "float32", "float16")
+
+
 ON_ERROR = ("stop", "mask")
+
+
 SEARCHES = ("grid", "random", "halving")
 
+
 MAX_IMAGE_SIZE = 4096
+
+
 MAX_BATCH_SIZE = 65536
-
-
-def json_digest(value: Any) -> str:
-    """Return the sha256 (hex) of a JSON-able value, the same for equal values."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def is_random(weights: object) -> bool:
-    """Return whether weights, by their name, are random ones, which stand for a baseline."""
-    return str(weights).startswith("random:")
-
-
-def goes_by(full: str, name: str) -> bool:
-    """Return whether a set or run can be called so: by how its name begins or ends."""
-    return bool(name) and (full.startswith(name) or full.endswith(name))
-
-
-def several(value: str | Sequence[str] | None) -> list[Any]:
-    """Return the names asked for, given as one or as several; None, for any, where there are none.
-
-    Parameters
-    ----------
-    value : str, sequence of str, or None
-
-    Returns
-    -------
-    list of str or None
-        Of at least one.
-    """
-    if value is None or isinstance(value, str):
-        return [value]
-    return list(value) or [None]
-
-
-def model_text(model: object, weights: object) -> str:
-    """Return a network's name for people, which tells when it was never trained."""
-    return f"{model} ({weights})" if is_random(weights) else str(model)
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:

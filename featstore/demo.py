@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featstore.progress import SILENT, Progress
-from featstore.store import FeatureStore
-from featstore.studies import Outcome, Study, reproduce
+from featstore.store.feature_store import FeatureStore
+from featstore.study import Outcome, Study, reproduce
 
 MODEL = "mobilenet_v2"
 """The quickest of torchvision's good networks on a CPU, and the one whose genuine ImageNet
 weights also come as a package."""
+
 
 CLASSIFIERS = ("logreg", "mlp")
 
@@ -63,7 +64,7 @@ def run_demo(
     Raises
     ------
     FeatstoreError
-        What :func:`featstore.studies.reproduce` raises.
+        What :func:`featstore.study.reproduce` raises.
     """
     study = Study(("demo",), (MODEL,), CLASSIFIERS, root, limit, seed)
     outcome = reproduce(study, store, report, progress=progress)

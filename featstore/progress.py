@@ -38,12 +38,3 @@ class Silent:
 
 
 SILENT: Progress = Silent()
-
-
-def nbytes_text(nbytes: float) -> str:
-    """Return a number of bytes for people, in powers of ten as disks are sold."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.0f} {unit}" if unit in ("B", "kB") else f"{nbytes:.1f} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.1f} TB"

@@ -15,14 +15,14 @@ from makers import BACKBONE, PREPROCESS, write_images
 from matplotlib.figure import Figure
 from PIL import Image
 
-from featstore import matrices
-from featstore.config import SPLITS, json_digest
-from featstore.featureset import FeatureSet
-from featstore.files import read_json, write_json
-from featstore.fitting import fit
-from featstore.runs import Run
-from featstore.sink import Sink
-from featstore.store import FeatureStore, open_store
+from featstore.config import SPLITS
+from featstore.fitting.fit import fit
+from featstore.io.files import json_digest, read_json, write_json
+from featstore.runs.run import Run
+from featstore.store.feature_set import FeatureSet
+from featstore.store.feature_store import FeatureStore, open_store
+from featstore.store.format import matrix
+from featstore.store.writer import Sink
 
 CLASSES = ("barren land", "trees", "grassland", "none of these")
 
@@ -38,9 +38,9 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def no_umap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let features be drawn by PCA; compiling UMAP takes longer than all else in a report."""
-    from featstore import projection
+    from featstore.report import charts
 
-    monkeypatch.setattr(projection, "find_spec", lambda name: None)
+    monkeypatch.setattr(charts, "find_spec", lambda name: None)
 
 
 @pytest.fixture
@@ -62,20 +62,20 @@ def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def short_reports(blank_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let studies end in a page that says what was left out, and draws nothing."""
-    from featstore import studies
+    from featstore import study
 
     def write(store: object, runs: object, out: Path, **options: Any) -> dict[str, Any]:
         out.parent.mkdir(exist_ok=True)
         out.write_text("<!doctype html>", encoding="utf-8")
         return {"left_out": options["left_out"]}
 
-    monkeypatch.setattr(studies, "write_report", write)
+    monkeypatch.setattr(study, "write_report", write)
 
 
 @pytest.fixture
 def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let classifiers be trained for a few epochs."""
-    from featstore import epochs
+    from featstore.fitting.solvers import epochs
 
     train = epochs.train
 
@@ -153,7 +153,7 @@ def add_features(
         first_rows = np.arange(n_samples)
     feature_set = store.create(info, y, splits, ids, first_rows)
     for layer, X in layers.items():
-        matrices.create_matrix(feature_set.group, layer, X.shape, {})
+        matrix.create_matrix(feature_set.group, layer, X.shape, {})
     with Sink(feature_set, list(layers), CONDITIONS, "x") as sink:
         sink.add(0, dict(layers), dict(masked or {}))
     records = {

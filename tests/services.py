@@ -17,8 +17,9 @@ import requests
 from conftest import add_features, blobs
 from moto.server import ThreadedMotoServer
 
-from featstore import matrices, mirrors
-from featstore.store import FeatureStore, open_store
+from featstore.store.feature_store import FeatureStore, open_store
+from featstore.store.format import matrix
+from featstore.store.remote import mirror
 
 BUCKET = "bucket"
 
@@ -59,8 +60,8 @@ def new_bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     point_at(monkeypatch, endpoint)
     empty_bucket(endpoint)
     machine(monkeypatch, tmp_path, 1)
-    monkeypatch.setattr(mirrors, "REFRESH_S", 0.0)
-    monkeypatch.setattr(matrices, "CHUNK_NBYTES", 4 * 1000 * 5)
+    monkeypatch.setattr(mirror, "REFRESH_S", 0.0)
+    monkeypatch.setattr(matrix, "CHUNK_NBYTES", 4 * 1000 * 5)
     return f"s3://{BUCKET}"
 
 

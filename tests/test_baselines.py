@@ -6,7 +6,7 @@ from makers import write_images
 import featstore
 from featstore.baselines import fit_baselines
 from featstore.errors import DatasetNotFoundError, FitError
-from featstore.fitting import fit_each
+from featstore.fitting.fit import fit_each
 
 
 @pytest.fixture

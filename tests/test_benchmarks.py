@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from makers import ROOT
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from featstore.provenance import available_cores
-from featstore.store import open_store
+from featstore.environment import available_cores
+from featstore.store.feature_store import open_store
 
 BENCHMARKS = ROOT / "benchmarks"
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from featstore.config import ExtractConfig, FitConfig, json_digest
+from featstore.config import ExtractConfig, FitConfig
 from featstore.errors import ConfigError, FeatstoreError
+from featstore.io.files import json_digest
 
 
 def test_extract_config_survives_a_round_trip():

@@ -71,13 +71,15 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from services import point_at, s3_service
 
-from featstore import matrices, plans, searches, weights
-from featstore.backbones import build_network
 from featstore.cli.main import _run, cli
-from featstore.datasets import ucmerced
-from featstore.datasets.demo import CLASS_NAMES, land_cover, write_demo
-from featstore.extraction import BOTTLENECKS, ENGINE_HINT
-from featstore.sink import Sink
+from featstore.datasets.formats import ucmerced
+from featstore.datasets.formats.synthetic import CLASS_NAMES, land_cover, write_demo
+from featstore.extraction.extract import BOTTLENECKS, ENGINE_HINT
+from featstore.fitting import plan, search
+from featstore.models import weights
+from featstore.models.networks import build_network
+from featstore.store.format import matrix
+from featstore.store.writer import Sink
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 page_ids = [path.relative_to(ROOT).as_posix() for path in PAGES]
@@ -373,7 +375,7 @@ def place(
         (folder / file.name).symlink_to(file)
     # Found there, it is not made anew with 2,000 images.
     write_demo(folder / "data" / "demo", 0, 64, 32)
-    monkeypatch.setattr(plans, "candidates", few_candidates)
+    monkeypatch.setattr(plan, "candidates", few_candidates)
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("TORCH_HOME", str(world / "torch-home"))
@@ -394,7 +396,7 @@ def place(
 
 def few_candidates(*args: Any) -> list[dict[str, Any]]:
     """Return the first of the settings that a search would try."""
-    return searches.candidates(*args)[:N_CANDIDATES]
+    return search.candidates(*args)[:N_CANDIDATES]
 
 
 @pytest.fixture
@@ -700,7 +702,7 @@ def flip_a_bit(page: Page) -> None:
 
 def small_chunks(page: Page) -> None:
     """Let matrices have several chunks."""
-    page.monkeypatch.setattr(matrices, "CHUNK_NBYTES", 4 * 1000 * 8)
+    page.monkeypatch.setattr(matrix, "CHUNK_NBYTES", 4 * 1000 * 8)
 
 
 def new_store(page: Page) -> None:

@@ -12,7 +12,7 @@ import scipy.io
 import tifffile
 
 from featstore.cli.main import _run
-from featstore.datasets.ucmerced import CLASSES
+from featstore.datasets.formats.ucmerced import CLASSES
 
 NAMES = ["barren land", "trees", "grassland", "none"]
 N_TRAIN, N_TEST = 48, 16

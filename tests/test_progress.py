@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from featstore.progress import SILENT, nbytes_text
+from featstore.progress import SILENT
+from featstore.text import nbytes_text
 
 
 @pytest.mark.parametrize(

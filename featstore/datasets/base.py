@@ -19,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.config import SPLITS
+from featstore.datasets.decode import decode
 from featstore.errors import ConfigError
-from featstore.images import decode
 
 RGB = ("red", "green", "blue")
+
+
 RGB_NIR = (*RGB, "nir")
 
 
@@ -195,7 +197,8 @@ class Dataset(ABC):
             Which sample.
         min_size : int, optional
             Side in pixels below which neither side of the image may fall where it is read at a
-            reduced size; without it, the full image is read. See :func:`featstore.images.decode`.
+            reduced size; without it, the full image is read. See
+            :func:`featstore.datasets.decode.decode`.
 
         Raises
         ------

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from makers import tree_bytes
 
-from featstore.runs import Run
-from featstore.store import open_store
+from featstore.runs.run import Run
+from featstore.store.feature_store import open_store
 
 PATIENCE_S = 120.0
 """Longest wait for a process; a deadlock is then an error of the test and not its end."""
@@ -144,9 +144,9 @@ class Children:
 
 SMALL = {
     # Three rows of the 29 statistics of three bands: no multiple of the batch of four.
-    "matrices.CHUNK_NBYTES": 4 * 29 * 3,
-    "sink.CHECKPOINT_S": 0.0,
-    "sink.JOURNAL_S": 0.0,
+    "store.format.matrix.CHUNK_NBYTES": 4 * 29 * 3,
+    "store.writer.CHECKPOINT_S": 0.0,
+    "store.writer.JOURNAL_S": 0.0,
     "spreading.MIN_BATCHES": 1,
 }
 """Constants with which few images make many chunks, and whatever comes in is made durable."""

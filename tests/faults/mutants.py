@@ -120,7 +120,7 @@ def _model(folder: Path) -> bytes:
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from featstore.modelfiles import save_model
+    from featstore.runs.model_file import save_model
 
     X = np.random.default_rng(0).normal(size=(40, 5))
     model = Pipeline([("scale", StandardScaler()), ("clf", LogisticRegression())])
@@ -158,14 +158,14 @@ def _scene(folder: Path) -> bytes:
 
 
 def _read_picture(path: Path) -> None:
-    from featstore.images import decode
+    from featstore.datasets.decode import decode
 
     assert decode(path).ndim == 3
     decode(path, 16)
 
 
 def _read_sat(folder: Path) -> None:
-    from featstore.datasets import open_dataset
+    from featstore.datasets.registry import open_dataset
 
     dataset = open_dataset("sat4", folder)
     assert len(dataset.labels) == len(dataset.splits) == len(dataset.sample_ids)
@@ -175,13 +175,13 @@ def _read_sat(folder: Path) -> None:
 
 
 def _read_checkpoint(path: Path) -> None:
-    from featstore.weights import load_into, read_state_dict
+    from featstore.models.weights import load_into, read_state_dict
 
     load_into(_network(), read_state_dict(path), path)
 
 
 def _read_model(path: Path) -> None:
-    from featstore.modelfiles import load_model
+    from featstore.runs.model_file import load_model
 
     load_model(path.read_bytes())
 
@@ -189,7 +189,7 @@ def _read_model(path: Path) -> None:
 def _read_archive(path: Path) -> None:
     import shutil
 
-    from featstore.downloads import unzip
+    from featstore.io.downloads import unzip
 
     folder = path.parent / "unpacked"
     shutil.rmtree(folder, ignore_errors=True)
@@ -199,8 +199,8 @@ def _read_archive(path: Path) -> None:
 
 
 def _read_scene(path: Path) -> None:
-    from featstore.scenes import Scene
-    from featstore.windows import Grid, find_windows
+    from featstore.inference.maps.raster import Scene
+    from featstore.inference.maps.windows import Grid, find_windows
 
     with Scene(str(path), ("red", "green", "blue")) as scene:
         if scene.height * scene.width > 10_000_000:

@@ -54,7 +54,9 @@ def test_damage_is_damage(tmp_path):
         "MemoryError: ": "bytes(8 << 30)",
     }
     for told, line in broken.items():
-        careless = script.replace("    from featstore.images import decode\n", f"    {line}\n")
+        careless = script.replace(
+            "    from featstore.datasets.decode import decode\n", f"    {line}\n"
+        )
         careless = careless.replace("    read(source)\n    size", "    size")
         careless = careless.replace("LIMIT_S = 20", "LIMIT_S = 1")
         path = tmp_path / "careless.py"

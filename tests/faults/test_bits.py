@@ -11,12 +11,12 @@ import pytest
 from children import SMALL, extract_words, group_bytes, resumed
 from makers import tree_bytes
 
-from featstore import matrices
-from featstore.audit import verify
 from featstore.cli.main import _run
 from featstore.errors import FeatstoreError, RunError
-from featstore.runs import open_run
-from featstore.store import open_store
+from featstore.runs.run import open_run
+from featstore.store.feature_store import open_store
+from featstore.store.format import matrix as matrices
+from featstore.store.verification import verify
 
 
 def flip(path, rng):
@@ -88,7 +88,7 @@ def intact(original):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(matrices, "CHUNK_NBYTES", SMALL["matrices.CHUNK_NBYTES"])
+    monkeypatch.setattr(matrices, "CHUNK_NBYTES", SMALL["store.format.matrix.CHUNK_NBYTES"])
 
 
 def verified(store, capsys):

@@ -10,10 +10,10 @@ import pytest
 from children import extract_words, group_bytes, resumed
 from makers import write_images
 
-from featstore.audit import verify
-from featstore.datasets import open_dataset
-from featstore.pixelstats import pixel_statistics
-from featstore.store import open_store
+from featstore.datasets.registry import open_dataset
+from featstore.models.pixel_statistics import pixel_statistics
+from featstore.store.feature_store import open_store
+from featstore.store.verification import verify
 
 
 @pytest.fixture

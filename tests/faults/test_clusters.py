@@ -13,10 +13,10 @@ import pytest
 from children import SMALL, extract_words, group_bytes, resumed
 from distributed import Client
 
-from featstore.audit import verify
 from featstore.progress import Silent
-from featstore.runs import list_runs
-from featstore.store import open_store
+from featstore.runs.run import list_runs
+from featstore.store.feature_store import open_store
+from featstore.store.verification import verify
 
 pytestmark = pytest.mark.soak
 
@@ -24,9 +24,13 @@ KEPT = "What was finished is kept; the same command goes on from there."
 
 SLOWLY = """
 import time
-from featstore import matrices, pixelstats, sink, spreading, tasks
-matrices.CHUNK_NBYTES = 4 * 29 * 3
-sink.CHECKPOINT_S = sink.JOURNAL_S = 0.0
+from featstore.store.format import matrix
+from featstore.models import pixel_statistics
+from featstore.store import writer
+from featstore.extraction import coordinator
+from featstore.fitting import worker as tasks
+matrix.CHUNK_NBYTES = 4 * 29 * 3
+writer.CHECKPOINT_S = writer.JOURNAL_S = 0.0
 
 def slowed(function, seconds):
     def slow(*args):
@@ -36,7 +40,7 @@ def slowed(function, seconds):
 
 # Dask loads what is to be preloaded twice.
 if tasks._fit.__name__ != "slow":
-    pixelstats.PixelExtractor._compute = slowed(pixelstats.PixelExtractor._compute, 0.4)
+    pixel_statistics.PixelExtractor._compute = slowed(pixel_statistics.PixelExtractor._compute, 0.4)
     tasks._fit = slowed(tasks._fit, 1)
 """
 

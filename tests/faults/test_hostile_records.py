@@ -12,10 +12,10 @@ from makers import JOURNAL, tree_bytes, write_images
 
 from featstore.cli.main import _run
 from featstore.errors import CorruptionError
-from featstore.files import read_json, write_json
-from featstore.fitting import fit
-from featstore.records import read_record
-from featstore.store import open_store
+from featstore.fitting.fit import fit
+from featstore.io.files import read_json, write_json
+from featstore.store.feature_store import open_store
+from featstore.store.format.schema import read_record
 
 VALUES = (
     *(None, True, -1, 0, 1, 3.5, 10**30, "", "x", "../../outside", "/etc/passwd", "a\x00b"),

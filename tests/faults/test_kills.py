@@ -11,11 +11,11 @@ import pytest
 from children import SMALL, extract_words, group_bytes, resumed, run_content
 from makers import Listener, tiny, tree_bytes
 
-from featstore.audit import verify
 from featstore.errors import IncompleteError, SelectionError
-from featstore.files import read_json
-from featstore.runs import list_runs
-from featstore.store import open_store
+from featstore.io.files import read_json
+from featstore.runs.run import list_runs
+from featstore.store.feature_store import open_store
+from featstore.store.verification import verify
 
 PHASES = ("open", "first chunk", "mid-write", "journal", "finalise")
 SAME = "all resumed to the same bytes"
@@ -120,8 +120,8 @@ def test_a_kill_of_a_network_s_extract_ends_in_the_same_bytes(
     settings = tiny(pictures, layers="conv1,fc")
     words = [w for k, v in settings.items() for w in (f"--{k.replace('_', '-')}", str(v))]
     more = {
-        "modules": ["torch", "featstore.backbones", "featstore.extractors"],
-        "constants": SMALL | {"matrices.CHUNK_NBYTES": 4 * 1000 * 5},
+        "modules": ["torch", "featstore.models.backbone", "featstore.models.backbone"],
+        "constants": SMALL | {"store.format.matrix.CHUNK_NBYTES": 4 * 1000 * 5},
     }
     resumed(children.command(tmp_path / "whole", "extract", *words, **more))
     whole = group_bytes(tmp_path / "whole")

@@ -9,18 +9,19 @@ import pytest
 import torch
 from makers import Listener, tiny, write_images
 
-from featstore import matrices, spreading
-from featstore.backbones import build_network
-from featstore.datasets import open_dataset
+from featstore.datasets.registry import open_dataset
 from featstore.errors import FeatstoreError, SelectionError
-from featstore.extraction import extract
-from featstore.store import open_store
+from featstore.extraction import coordinator
+from featstore.extraction.extract import extract
+from featstore.models.networks import build_network
+from featstore.store.feature_store import open_store
+from featstore.store.format import matrix
 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(matrices, "CHUNK_NBYTES", 4 * 1000 * 5)
-    monkeypatch.setattr(spreading, "MIN_BATCHES", 1)
+    monkeypatch.setattr(matrix, "CHUNK_NBYTES", 4 * 1000 * 5)
+    monkeypatch.setattr(coordinator, "MIN_BATCHES", 1)
 
 
 @pytest.fixture

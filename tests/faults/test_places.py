@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from children import extract_words, group_bytes, resumed, run_content
 
-from featstore.audit import verify
 from featstore.cli.main import _run
-from featstore.runs import list_runs
-from featstore.store import open_store
+from featstore.runs.run import list_runs
+from featstore.store.feature_store import open_store
+from featstore.store.verification import verify
 
 
 @pytest.fixture

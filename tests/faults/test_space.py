@@ -13,11 +13,11 @@ import pytest
 from children import extract_words, group_bytes, resumed, run_content
 from operations import GROWING
 
-from featstore.audit import verify
 from featstore.errors import IncompleteError, SelectionError
 from featstore.progress import Silent
-from featstore.runs import list_runs
-from featstore.store import open_store
+from featstore.runs.run import list_runs
+from featstore.store.feature_store import open_store
+from featstore.store.verification import verify
 
 NO_SPACE = "No space left on device"
 SAME = "each named with the command to go on, all resumed to the same bytes"

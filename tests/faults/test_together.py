@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from children import extract_words, group_bytes, resumed
 
-from featstore.audit import verify
-from featstore.store import open_store
+from featstore.store.feature_store import open_store
+from featstore.store.verification import verify
 
 HOLDER = re.compile(r"is being worked on by process (\d+) on \S+ since \S+; waiting for it\.")
 

@@ -25,16 +25,16 @@ MODULES = (
     "featstore.cli.extract",
     "featstore.cli.fit",
     "featstore.cli.store",
-    "featstore.datasets.folder",
-    "featstore.extraction",
-    "featstore.figures",
-    "featstore.fitting",
-    "featstore.modelfiles",
-    "featstore.passes",
-    "featstore.pixelstats",
-    "featstore.recipes",
-    "featstore.sink",
-    "featstore.spreading",
+    "featstore.datasets.formats.folder",
+    "featstore.extraction.extract",
+    "featstore.plotting",
+    "featstore.fitting.fit",
+    "featstore.runs.model_file",
+    "featstore.extraction.pipeline",
+    "featstore.models.pixel_statistics",
+    "featstore.extraction.spec",
+    "featstore.store.writer",
+    "featstore.extraction.coordinator",
     "rich.console",
     "sklearn.linear_model",
 )
@@ -83,28 +83,32 @@ def shift_clock(steps_s: list[float]) -> None:
 
     for name, scale in (("time", 1.0), ("time_ns", 10**9), ("monotonic", 1.0)):
         setattr(time, name, jumping(getattr(time, name), scale))
-    from featstore import extraction, featureset, locks, passes, provenance, store, tasks
+    from featstore import environment
+    from featstore.extraction import extract, pipeline
+    from featstore.fitting import worker
+    from featstore.io import locks
+    from featstore.store import feature_set, feature_store
 
     def now() -> str:
         at = datetime.fromtimestamp(max(0.0, time.time()), UTC)
         return at.isoformat(timespec="seconds")
 
-    for module in (extraction, featureset, locks, passes, provenance, store, tasks):
+    for module in (extract, feature_set, locks, pipeline, environment, feature_store, worker):
         if hasattr(module, "now"):
             module.now = now
 
 
 def slow_down(delay_s: float) -> None:
     """Let each batch wait."""
-    from featstore import pixelstats
+    from featstore.models import pixel_statistics
 
-    compute = pixelstats.PixelExtractor._compute
+    compute = pixel_statistics.PixelExtractor._compute
 
     def slow(self: Any, batch: Any) -> Any:
         time.sleep(delay_s)
         return compute(self, batch)
 
-    pixelstats.PixelExtractor._compute = slow
+    pixel_statistics.PixelExtractor._compute = slow
 
 
 def overwrite_when_reading(row: int, path: str, source: str, in_place: bool) -> None:
@@ -146,7 +150,7 @@ def watch(request: dict[str, Any]) -> int:
     import numpy as np
 
     from featstore.errors import CorruptionError, FeatstoreError
-    from featstore.store import open_store
+    from featstore.store.feature_store import open_store
 
     expected = np.load(request["expected"])
     n_refused = n_seen = 0
@@ -203,7 +207,7 @@ def main() -> None:
     """Serve until stdin ends."""
     for name in MODULES:
         import_module(name)
-    import_module("featstore.modelfiles")._skops()
+    import_module("featstore.runs.model_file")._skops()
     # What tests of Ctrl-C need, wherever they were started.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     answers = os.fdopen(os.dup(1), "w", buffering=1)

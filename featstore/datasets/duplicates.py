@@ -1,0 +1,92 @@
+"""Duplicates: which images of a dataset are the same, and which of them make a test too easy.
+
+Only exact copies count: an image that was saved anew, at another size or in another format, is
+another image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.environment import available_cores
+from featstore.io.fingerprints import FingerprintCache
+from featstore.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from featstore.datasets.base import ArrayDataset, Dataset, FileDataset
+
+BLOCK_NBYTES = 2**20
+"""Bytes of pixels that a thread reads and hashes at a time; bounds the memory."""
+
+
+def find_first_rows(
+    dataset: Dataset, cache: FingerprintCache, progress: Progress = SILENT
+) -> NDArray[np.int64]:
+    """Return for each sample of a dataset the first one whose image is identical.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Images of one file each are the same when their files are, byte for byte; images in
+        arrays when all their pixels are, in all bands.
+    cache : FingerprintCache
+        Has the files' hashes, where the dataset's fingerprint was computed before with it; no
+        file is then read again.
+    progress : Progress
+        Told of the images whose pixels are read.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_samples,)
+        Row numbers; a row's own where no earlier image is the same.
+
+    Raises
+    ------
+    DatasetError
+        When a file or the images in it can't be read.
+    """
+    # Stage two imports this module, and has no use for what decodes images.
+    from featstore.datasets.base import ArrayDataset, FileDataset
+
+    keys: Sequence[Hashable]
+    if isinstance(dataset, ArrayDataset):
+        keys = _pixel_hashes(dataset, progress)
+    elif isinstance(dataset, FileDataset):
+        keys = _file_hashes(dataset, cache, progress)
+    else:
+        raise TypeError(f"images of a {type(dataset).__name__} can't be compared")
+    first: dict[Hashable, int] = {}
+    return np.array([first.setdefault(key, row) for row, key in enumerate(keys)], np.int64)
+
+
+def _file_hashes(dataset: FileDataset, cache: FingerprintCache, progress: Progress) -> list[str]:
+    # The cache keeps one list for all files together, so a subset's can't be asked for alone.
+    paths = [path for _, path in dataset.files()]
+    hashes = dict(zip(paths, cache.sha256(paths, progress), strict=True))
+    return [hashes[path] for path in dataset.paths]
+
+
+def _pixel_hashes(dataset: ArrayDataset, progress: Progress) -> list[bytes]:
+    step = max(1, BLOCK_NBYTES // math.prod(dataset.image_shape))
+
+    def hashes(start: int) -> list[bytes]:
+        images = dataset.read_block(start, min(start + step, len(dataset)))
+        return [blake2b(image, digest_size=16).digest() for image in images]
+
+    found: list[bytes] = []
+    progress.start("Looking for identical images", len(dataset), "images")
+    try:
+        with ThreadPoolExecutor(min(8, available_cores())) as pool:
+            for block in pool.map(hashes, range(0, len(dataset), step)):
+                found += block
+                progress.advance(len(block))
+    finally:
+        progress.stop()
+    return found

@@ -1,0 +1,117 @@
+"""UC Merced Land Use: 21 class folders of 100 aerial images (Yang and Newsam 2010).
+
+doi:10.1145/1869790.1869829. Most images are 256 x 256 pixels, 44 are slightly smaller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from featstore.datasets.formats.folder import FolderSource
+from featstore.errors import DatasetError
+from featstore.io.downloads import fetch_first, unzip
+from featstore.progress import SILENT, Progress
+
+CLASSES = (
+    "agricultural",
+    "airplane",
+    "baseballdiamond",
+    "beach",
+    "buildings",
+    "chaparral",
+    "denseresidential",
+    "forest",
+    "freeway",
+    "golfcourse",
+    "harbor",
+    "intersection",
+    "mediumresidential",
+    "mobilehomepark",
+    "overpass",
+    "parkinglot",
+    "river",
+    "runway",
+    "sparseresidential",
+    "storagetanks",
+    "tenniscourt",
+)
+
+
+FOLDER = "UCMerced_LandUse"
+
+
+IMAGES = f"{FOLDER}/Images"
+
+
+URLS = (
+    "https://huggingface.co/datasets/torchgeo/ucmerced/resolve/main/UCMerced_LandUse.zip",
+    "http://weegee.vision.ucmerced.edu/datasets/UCMerced_LandUse.zip",
+)
+
+
+MD5 = "md5:5b7ec56793786b6dc8a908e8854ac0e4"
+
+
+class UcMercedSource(FolderSource):
+    """UC Merced's images, of which 70 % of each class are drawn for training.
+
+    Parameters
+    ----------
+    root : Path
+        The folder ``Images``, which holds the 21 class folders.
+    seed : int
+        Seeds the split; the dataset has no official one.
+    """
+
+    def __init__(self, root: Path, seed: int) -> None:
+        super().__init__(root, seed, name="ucmerced", title="ucmerced", expected=CLASSES)
+
+
+def download(
+    root: Path,
+    progress: Progress = SILENT,
+    *,
+    urls: Sequence[str] = URLS,
+    known_hash: str = MD5,
+) -> Path:
+    """Fetch and unpack the dataset (332 MB), unless it is there already.
+
+    Parameters
+    ----------
+    root : Path
+        Gets the folder ``UCMerced_LandUse``.
+    progress : Progress, optional
+        Told about the bytes.
+    urls : sequence of str, optional
+        Where the archive is, tried in turn.
+    known_hash : str, optional
+        The archive's checksum.
+
+    Returns
+    -------
+    Path
+        The folder of the 21 class folders.
+
+    Raises
+    ------
+    DownloadError
+        When it can't be fetched; names the URLs, what happened, and how to do it by hand.
+    DatasetError
+        When an incomplete folder is in the way, or the archive holds something else.
+    """
+    images = root / IMAGES
+    if images.is_dir():
+        return images
+    if images.parent.exists():
+        raise DatasetError(f"{images.parent} exists but has no folder Images; move it away.")
+    archive = fetch_first(urls, root / f"{FOLDER}.zip", known_hash, progress)
+    progress.say(f"unpacking {archive}")
+    with TemporaryDirectory(dir=root, prefix=f".{FOLDER}-") as temporary:
+        unpacked = unzip(archive, Path(temporary) / "content")
+        if not (unpacked / IMAGES).is_dir():
+            raise DatasetError(f"{archive}: holds no folder {IMAGES}.")
+        (unpacked / FOLDER).rename(images.parent)
+    archive.unlink()
+    return images

@@ -1,0 +1,262 @@
+"""Training by epochs, with a record of each: what ``fit`` does, seen from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.linear_model import SGDClassifier
+from sklearn.model_selection import train_test_split
+from sklearn.neural_network import MLPClassifier
+from sklearn.utils.class_weight import compute_class_weight
+
+from featstore.errors import FitError
+from featstore.fitting.solvers.blocks import row_blocks
+
+EPOCH_NBYTES = 256 * 2**20
+"""Rows up to which an epoch takes all of them at once; more come in blocks of about this size."""
+
+
+RUN_ROWS = 64
+"""Rows of a block that lie side by side, at the most. The runs come from all over the matrix,
+since datasets stand sorted by class; single rows would be slow to read from a disk."""
+
+
+MIN_LEARNING_RATE = 1e-6
+"""Where scikit-learn's adaptive learning rate gives up."""
+
+
+MARGIN_LOSSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "log_loss": lambda z: np.logaddexp(0.0, -z),
+    "hinge": lambda z: np.maximum(0.0, 1.0 - z),
+    "squared_hinge": lambda z: np.maximum(0.0, 1.0 - z) ** 2,
+    "modified_huber": lambda z: np.where(z >= -1.0, np.maximum(0.0, 1.0 - z) ** 2, -4.0 * z),
+    "perceptron": lambda z: np.maximum(0.0, -z),
+}
+"""SGDClassifier's classification losses, as functions of the margin."""
+
+
+@dataclass
+class Curves:
+    """What each epoch left.
+
+    Parameters
+    ----------
+    loss : list of float
+        Training loss: of mlp the mean over the epoch with its penalty, as in ``loss_curve_``;
+        of sgd the mean over rows and one-vs-rest problems after the epoch, without it.
+    accuracy : list of float
+        Share of training rows classified right after the epoch.
+    validation_accuracy : list of float
+        The same of the rows held out by ``early_stopping``, or without it of the dataset's
+        validation rows, which decide nothing; empty where there are neither.
+    converged : bool
+        Whether it stopped by itself, before ``max_iter`` epochs, or after the number of epochs
+        that was asked for.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
+    converged: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the curves as JSON-able values."""
+        return {
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "validation_accuracy": self.validation_accuracy,
+            "converged": self.converged,
+        }
+
+
+class _Patience:
+    """Counts epochs without improvement, by scikit-learn's rule."""
+
+    def __init__(self, tol: float | None, n_epochs: int) -> None:
+        self.tol = -np.inf if tol is None else tol
+        self.n_epochs = n_epochs
+        self.best = np.inf
+        self.count = 0
+
+    def spent(self, loss: float) -> bool:
+        self.count = self.count + 1 if loss > self.best - self.tol else 0
+        self.best = min(self.best, loss)
+        if self.count < self.n_epochs:
+            return False
+        self.count = 0
+        return True
+
+
+def trains_by_epochs(estimator: ClassifierMixin) -> bool:
+    """Return whether :func:`train` can train `estimator` as its own ``fit`` would."""
+    if isinstance(estimator, MLPClassifier):
+        return bool(estimator.solver in ("adam", "sgd"))
+    return isinstance(estimator, SGDClassifier) and estimator.loss in MARGIN_LOSSES
+
+
+def train(
+    estimator: MLPClassifier | SGDClassifier,
+    X: np.ndarray,
+    y: np.ndarray,
+    *,
+    n_epochs: int | None = None,
+    validate: Callable[[ClassifierMixin], float] | None = None,
+    records: bool = True,
+) -> Curves:
+    """Train by ``partial_fit``, one epoch at a time, until it stops improving.
+
+    All parameters do what scikit-learn's manual says, ``max_iter``, ``tol``,
+    ``n_iter_no_change``, ``early_stopping`` and adaptive learning rates included. MLPClassifier
+    takes the very steps of its ``fit``, up to the order in which the rows are shuffled;
+    SGDClassifier stops all one-vs-rest problems together, by their mean loss. Rows beyond
+    256 MiB are taken in blocks, shuffled within and among them, so that memory holds one.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier or SGDClassifier
+        Unfitted, with an integer ``random_state``; trained in place.
+    X : ndarray of shape (n_samples, n_features), float32
+        May be a read-only memory map, and larger than memory.
+    y : ndarray of shape (n_samples,), int
+    n_epochs : int, optional
+        Train for just so many, whatever the losses.
+    validate : callable, optional
+        Gives the accuracy on other rows after an epoch, for the record.
+    records : bool
+        Whether the training accuracy after each epoch is wanted where it decides nothing.
+
+    Raises
+    ------
+    FitError
+        When training diverges.
+    """
+    asked = estimator.get_params(deep=False)
+    classes = np.unique(y)
+    # With an integer, each partial_fit would shuffle alike.
+    random_state = np.random.RandomState(asked["random_state"])
+    estimator.set_params(random_state=random_state, early_stopping=False)
+    if asked.get("class_weight") == "balanced":
+        # partial_fit, which could see other rows later, wants the weights themselves.
+        weights = compute_class_weight("balanced", classes=classes, y=y)
+        estimator.set_params(class_weight=dict(zip(classes, weights, strict=True)))
+    is_mlp = isinstance(estimator, MLPClassifier)
+    # MLPClassifier stops after more than n_iter_no_change epochs, SGDClassifier after as many.
+    patience = _Patience(asked["tol"], asked["n_iter_no_change"] + is_mlp)
+    rows, held_out = np.arange(len(y)), None
+    if asked["early_stopping"] and n_epochs is None:
+        rows, held_out = train_test_split(
+            rows, test_size=asked["validation_fraction"], stratify=y, random_state=random_state
+        )
+        if len(rows) * X.shape[1] * 4 <= EPOCH_NBYTES:
+            X_held, y_held = X[held_out], y[held_out]
+            X, y = X[rows], y[rows]
+            rows = np.arange(len(y))
+        else:
+            rows.sort()
+            X_held, y_held = X[np.sort(held_out)], y[np.sort(held_out)]
+    adaptive = asked["learning_rate"] == "adaptive" and asked.get("solver", "sgd") == "sgd"
+    learning_rate = asked["learning_rate_init" if is_mlp else "eta0"]
+    curves = Curves()
+    best_weights = None
+    for epoch in range(n_epochs or asked["max_iter"]):
+        try:
+            seen_loss = _one_epoch(estimator, X, y, rows, classes, random_state)
+        except ValueError as error:
+            # scikit-learn says that weights are not finite, or that there was an overflow.
+            if any(word in str(error) for word in ("finite", "overflow")):
+                raise _diverged(epoch + 1, str(error)) from error
+            raise
+        loss, accuracy = seen_loss, np.nan
+        if records or not is_mlp:
+            loss, accuracy = _judge(estimator, X, y, rows)
+            loss = seen_loss if is_mlp else loss
+        if not np.isfinite(loss):
+            raise _diverged(epoch + 1, f"The loss is {loss}.")
+        curves.loss.append(loss)
+        curves.accuracy.append(accuracy)
+        measure = loss
+        if held_out is not None:
+            accuracy = _judge(estimator, X_held, y_held, np.arange(len(y_held)))[1]
+            curves.validation_accuracy.append(accuracy)
+            measure = -accuracy
+            if is_mlp and measure < patience.best:
+                best_weights = [w.copy() for w in (*estimator.coefs_, *estimator.intercepts_)]
+        elif validate is not None:
+            curves.validation_accuracy.append(validate(estimator))
+        if n_epochs is None and patience.spent(measure):
+            if not adaptive or learning_rate <= MIN_LEARNING_RATE:
+                curves.converged = True
+                break
+            learning_rate /= 5
+            if not is_mlp:
+                estimator.set_params(eta0=learning_rate)
+    if best_weights is not None:
+        for mine, best in zip(
+            (*estimator.coefs_, *estimator.intercepts_), best_weights, strict=True
+        ):
+            mine[...] = best
+    estimator.set_params(**asked)
+    curves.converged |= n_epochs is not None
+    return curves
+
+
+def _one_epoch(
+    estimator: MLPClassifier | SGDClassifier,
+    X: np.ndarray,
+    y: np.ndarray,
+    rows: np.ndarray,
+    classes: np.ndarray,
+    random_state: np.random.RandomState,
+) -> float:
+    """Show the estimator all rows once; return its own mean loss over them, of mlp."""
+    n_at_once = max(RUN_ROWS, EPOCH_NBYTES // (4 * X.shape[1]))
+    # Of long rows, which are few in a block, shorter runs: they are as quick to read.
+    n_in_run = min(RUN_ROWS, max(1, n_at_once // RUN_ROWS))
+    if len(rows) <= n_at_once:
+        estimator.partial_fit(X, y, classes=classes)
+        return float(getattr(estimator, "loss_", np.nan))
+    runs = np.array_split(rows, range(n_in_run, len(rows), n_in_run))
+    order = random_state.permutation(len(runs))
+    n_runs = n_at_once // n_in_run
+    total = 0.0
+    for start in range(0, len(order), n_runs):
+        block = np.concatenate([runs[i] for i in order[start : start + n_runs]])
+        estimator.partial_fit(X[block], y[block], classes=classes)
+        total += float(getattr(estimator, "loss_", np.nan)) * len(block)
+    return total / len(rows)
+
+
+def _diverged(epoch: int, cause: str) -> FitError:
+    return FitError(
+        f"Training failed in epoch {epoch}: {cause} A smaller learning rate "
+        "(learning_rate_init of mlp, eta0 of sgd) or a larger alpha may cure it."
+    )
+
+
+def _judge(
+    estimator: MLPClassifier | SGDClassifier, X: np.ndarray, y: np.ndarray, rows: np.ndarray
+) -> tuple[float, float]:
+    """Return the mean loss, of sgd, and the accuracy on some rows after an epoch."""
+    n_right, total = 0, 0.0
+    for block in row_blocks(len(rows), X.shape[1]):
+        # Without a copy where the rows are all.
+        at = block if len(rows) == len(X) else rows[block]
+        own = y[at]
+        if isinstance(estimator, MLPClassifier):
+            n_right += int(np.sum(estimator.predict(X[at]) == own))
+            continue
+        values = estimator.decision_function(X[at])
+        if values.ndim == 1:
+            signs = np.where(own == estimator.classes_[1], 1.0, -1.0)
+            guess = (values > 0).astype(int)
+        else:
+            signs = np.where(own[:, None] == estimator.classes_, 1.0, -1.0)
+            guess = values.argmax(axis=1)
+        n_right += int(np.sum(estimator.classes_[guess] == own))
+        losses = MARGIN_LOSSES[estimator.loss](signs * values)
+        total += float(losses.sum(dtype=np.float64)) / (losses.size / len(losses))
+    return total / len(rows), n_right / len(rows)

@@ -1,0 +1,162 @@
+"""Scaling: training rows standardised once, on disk, for all classifiers and processes."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import numpy as np
+from sklearn.preprocessing import StandardScaler
+
+from featstore.errors import SpaceError
+from featstore.fitting.solvers.blocks import CACHED_NBYTES, Samples, row_blocks, shared_threads
+from featstore.fitting.splits import row_numbers
+from featstore.io.files import reserve
+from featstore.io.locks import draft, join_draft, sweep_drafts
+from featstore.store.feature_store import FeatureStore
+from featstore.text import nbytes_text
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Number, mean and sum of squared deviations of rows, by column.
+
+    Parameters
+    ----------
+    n : int
+        Rows.
+    mean, m2 : ndarray of shape (n_features,), float64
+    """
+
+    n: int
+    mean: np.ndarray
+    m2: np.ndarray
+
+    def __add__(self, other: Moments) -> Moments:
+        """Return those of both together; Chan, Golub and LeVeque 1983 (doi:10.2307/2683386)."""
+        n = self.n + other.n
+        if not n:
+            return self
+        delta = other.mean - self.mean
+        mean = self.mean + delta * (other.n / n)
+        return Moments(n, mean, self.m2 + other.m2 + delta**2 * (self.n * other.n / n))
+
+    @property
+    def scale(self) -> np.ndarray:
+        """Standard deviations, (n_features,) float64; 1 of columns that are constant."""
+        variance = self.m2 / max(self.n, 1)
+        # scikit-learn's bound on what rounding leaves of the variance of a constant.
+        eps = np.finfo(np.float64).eps
+        noise = self.n * eps * variance + (self.n * self.mean * eps) ** 2
+        return np.where(variance <= noise, 1.0, np.sqrt(variance))
+
+
+def moments(X: np.ndarray) -> Moments:
+    """Return the moments of a block of rows, (n, n_features) float32."""
+    mean = X.mean(axis=0, dtype=np.float64) if len(X) else np.zeros(X.shape[1])
+    near = mean.astype(np.float32)
+    centred = X - near
+    m2 = np.einsum("ij,ij->j", centred, centred, dtype=np.float64)
+    # The deviations were taken from a rounded mean.
+    return Moments(len(X), mean, np.maximum(m2 - len(X) * (mean - near) ** 2, 0.0))
+
+
+def fit_scaler(samples: Samples) -> StandardScaler:
+    """Return what ``StandardScaler().fit`` would, without its copy of all rows in float64.
+
+    That copy is 2.25 times as large as the rows (measured with scikit-learn 1.9).
+    """
+    with shared_threads() as threads:
+        blocks = samples.blocks(CACHED_NBYTES)
+        found = threads.total(lambda block: moments(samples.take(block)), blocks)
+    scaler = StandardScaler()
+    scaler.mean_, scaler.scale_ = found.mean, found.scale
+    scaler.var_ = found.m2 / found.n
+    scaler.n_samples_seen_ = found.n
+    scaler.n_features_in_ = samples.n_features
+    return scaler
+
+
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Make a folder for copies that are gone in the end, and sweep those of killed processes.
+
+    Its path is absolute, for workers that may have another current folder.
+    """
+    parent = parent.absolute()
+    parent.mkdir(parents=True, exist_ok=True)
+    sweep_drafts(parent, "fit-")
+    with draft(parent / f"fit-{secrets.token_hex(6)}") as folder:
+        yield folder
+
+
+def own_scratch(scratch: str, store: FeatureStore) -> Path:
+    """Return the folder for copies on this machine, which may not be where the fit was begun."""
+    path = Path(scratch)
+    if store.mirror is None or path.is_dir():
+        return path
+    parent = store.cache_dir / "scratch"
+    if not (parent / path.name).is_dir():
+        sweep_drafts(parent, "fit-")
+    return join_draft(parent / path.name)
+
+
+def standardised(samples: Samples, n_fit: int, name: str, scratch: Path) -> np.ndarray:
+    """Return samples standardised by the first `n_fit` of them, from a file that all share.
+
+    Parameters
+    ----------
+    samples : Samples
+        In the order that is wanted.
+    n_fit : int
+        How many of them, from the first, the means and deviations are of.
+    name : str
+        What the matrix is known by.
+    scratch : Path
+        Folder for the file; whoever asks first writes it.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_features), float32
+        Read-only memory map.
+
+    Raises
+    ------
+    SpaceError
+        When the disk can't hold it.
+    """
+    digest = hashlib.sha256(np.ascontiguousarray(row_numbers(samples.rows)).tobytes())
+    path = scratch / f"{name[:24]}-{n_fit}-{digest.hexdigest()[:16]}.npy"
+    if not path.is_file():
+        with filelock.FileLock(path.with_suffix(".lock")):
+            if not path.is_file():
+                _write(path, samples, fit_scaler(Samples(samples.X, samples.rows_at(n_fit))))
+    X: np.ndarray = np.load(path, mmap_mode="r")
+    return X
+
+
+def _write(path: Path, samples: Samples, scaler: StandardScaler) -> None:
+    shape = (len(samples), samples.n_features)
+    nbytes, free_nbytes = 4 * shape[0] * shape[1], shutil.disk_usage(path.parent).free
+    if nbytes > free_nbytes:
+        raise SpaceError(
+            f"The standardised copy of {shape[0]:,} x {shape[1]:,} features takes "
+            f"{nbytes_text(nbytes)}, and {nbytes_text(free_nbytes)} are free at {path.parent}. "
+            "Make room there; the copy is removed when the fit has ended."
+        )
+    temporary = path.with_suffix(".tmp")
+    X = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+    reserve(temporary, temporary.stat().st_size)
+    mean, scale = scaler.mean_.astype(np.float32), scaler.scale_.astype(np.float32)
+    for block in row_blocks(*shape):
+        np.subtract(samples.take(block), mean, out=X[block])
+        X[block] /= scale
+    X.flush()
+    del X
+    temporary.replace(path)

@@ -1,0 +1,399 @@
+"""Mapping: the classes of a whole scene, window by window, as a raster that lies upon it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
+
+from featstore.datasets.base import RGB
+from featstore.errors import ConfigError, DatasetError, FeatstoreError, StoreError
+from featstore.extraction.encode import Block, Encoder
+from featstore.extraction.spec import PIXEL_MODEL
+from featstore.fitting.evaluate import judge
+from featstore.fitting.solvers.blocks import Samples
+from featstore.inference.maps.preview import class_colours, draw_map, write_names
+from featstore.inference.maps.raster import BLOCK_SIDE, Scene, read_thinned, write_map
+from featstore.inference.maps.windows import Grid, SceneWindows, find_windows
+from featstore.io.files import behind_link, replacing
+from featstore.io.fingerprints import FingerprintCache
+from featstore.plotting import check_png, to_png
+from featstore.progress import SILENT, Progress
+from featstore.runs.run import Run, open_run
+from featstore.store.feature_store import FeatureStore, open_store
+
+PREVIEW_SIDE = 1200
+"""Cells, and pixels of the scene, up to which a preview shows each one."""
+
+
+DARK = 2**14
+"""16-bit value that a scene which uses a quarter of its range or more reaches."""
+
+
+COMPANIONS = (".ovr", ".msk", ".msk.ovr")
+"""Endings of what GDAL puts beside a map: thinned copies for zooming out, a mask."""
+
+
+MUCH = 0.1
+"""Share of a scene without a class from which on people are told what helps."""
+
+
+MAX_BYTE_CLASSES = 254
+"""Classes up to which a map's labels are bytes."""
+
+
+@dataclass(frozen=True)
+class SceneMap:
+    """What mapping a scene gave.
+
+    Parameters
+    ----------
+    run_id : str
+        The run whose model it was.
+    scene : str
+        The scene.
+    path, sidecar, preview : str
+        The GeoTIFF, the file from which GDAL reads its classes' names, and the picture.
+    window, stride : int
+        Sides of what was classified at a time and of a cell of the map, in pixels of the scene.
+    n_rows, n_cols : int
+        Cells of the map.
+    class_names : tuple of str
+        By label.
+    counts : tuple of int
+        Cells of each class.
+    n_empty : int
+        Cells without a class, because their middle lies beyond the scene or there is too little
+        data.
+    duration_s : float
+        From the call to its end.
+    windows_per_s : float
+        Windows that were classified per second, writing included.
+    """
+
+    run_id: str
+    scene: str
+    path: str
+    sidecar: str
+    preview: str
+    window: int
+    stride: int
+    n_rows: int
+    n_cols: int
+    class_names: tuple[str, ...]
+    counts: tuple[int, ...]
+    n_empty: int
+    duration_s: float
+    windows_per_s: float
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Share of each class in the area that has one (fractions)."""
+        return tuple(count / sum(self.counts) for count in self.counts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON-able values."""
+        return {**asdict(self), "shares": [round(share, 6) for share in self.shares]}
+
+
+def map_scene(
+    run: Run | str | Path,
+    scene: str | Path,
+    out: str | Path | None = None,
+    *,
+    store: str | Path | FeatureStore = "feature-store",
+    window: int | None = None,
+    stride: int | None = None,
+    bands: Sequence[int] | None = None,
+    value_range: tuple[float, float] | None = None,
+    probability: bool = False,
+    preview: str | Path | None = None,
+    device: str = "auto",
+    trusted: Sequence[str] = (),
+    progress: Progress = SILENT,
+) -> SceneMap:
+    """Classify a scene window by window and write the classes as a GeoTIFF.
+
+    The scene is cut into square cells from its origin on; a cell gets the class of the window that
+    is centred on it. Windows reach beyond the border into the scene's mirror image. The scene is
+    never in memory as a whole, and what is written gets its name when it is complete.
+
+    Parameters
+    ----------
+    run : Run, str or Path
+        A run, its name, or its folder.
+    scene : str or Path
+        A GeoTIFF, or any other raster that GDAL opens.
+    out : str or Path, optional
+        The GeoTIFF to be written; by default ``<scene>-classes.tif`` in the current folder.
+    store : str, Path or FeatureStore
+        The store that the run lies in.
+    window : int, optional
+        Side of the windows in pixels; by default that of the images that the run learned from.
+    stride : int, optional
+        Side of the cells in pixels; by default the window's.
+    bands : sequence of int, optional
+        Numbers, from 1, of the scene's bands that are the run's; by default the first ones.
+    value_range : tuple of float, optional
+        Values that become black and white. By default bytes are taken as they are and of 16-bit
+        values the high byte; other types need it.
+    probability : bool
+        Whether to write the probability of the class as well, in percent, as a second band.
+    preview : str or Path, optional
+        A PNG picture of scene and classes; by default beside the GeoTIFF.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+    trusted : sequence of str
+        Types of a classifier of the user's, as ``package.module.Class``. Their code is run.
+    progress : Progress
+        Told how it goes on.
+
+    Raises
+    ------
+    ConfigError
+        When a setting does not fit the scene or the run, or rasterio is not installed.
+    DatasetError
+        When the scene can't be opened, or has no data.
+    ImageError
+        When a part of it can't be read.
+    RunError, WeightsError
+        As of :func:`featstore.inference.predict.predict`.
+    StoreError
+        When the result can't be written.
+    """
+    began = time.perf_counter()
+    opened = open_store(store, progress)
+    run = run if isinstance(run, Run) else open_run(run, opened)
+    model = run.load_model(trusted) if trusted else run.model
+    if probability and not hasattr(model, "predict_proba"):
+        raise ConfigError(
+            f"{run.clf} gives decision values, not probabilities. Map without --probability, or "
+            "fit a classifier that has them, such as logreg, lda or mlp."
+        )
+    window = _side("window", window or _training_side(run, opened))
+    stride = _side("stride", stride or window)
+    specs = run.selection["features"]
+    names = _wanted_bands(specs)
+    with Scene(str(scene), names, bands, value_range) as opened_scene:
+        if opened_scene.dtype == np.uint16 and value_range is None:
+            _, high = opened_scene.sampled_range()
+            if high < DARK:
+                progress.say(
+                    f"The scene's values go up to some {high:,.0f} of 65,535: it is dark. If the "
+                    "training images were not, say what is black and white: --range LOW,HIGH"
+                )
+        grid = Grid(opened_scene.height, opened_scene.width, window, stride)
+        _check_covered(opened_scene, grid, progress)
+        targets = _Targets.find(opened_scene.path, out, preview)
+        cache = FingerprintCache(opened.cache_dir / "fingerprints")
+        encoder = Encoder(specs, names, device, cache, progress)
+        windows = find_windows(opened_scene, grid, progress)
+        if not len(windows):
+            raise DatasetError(
+                f"{scene} has {grid.height} x {grid.width} pixels, and no window of {window} has "
+                "data in half of it or more. Give a smaller --window if it has data anywhere."
+            )
+        begun = time.perf_counter()
+        blocks = encoder.blocks(windows, "Mapping", progress)
+        painter = _Painter(run, model, grid, windows, probability)
+        tags = {
+            "FEATSTORE_RUN": run.run_id,
+            "FEATSTORE_SCENE": opened_scene.path,
+            "FEATSTORE_BANDS": ",".join(map(str, opened_scene.bands)),
+            "FEATSTORE_WINDOW": str(window),
+            "FEATSTORE_STRIDE": str(stride),
+        }
+        targets.write(opened_scene, painter, blocks, tags)
+        mapped_s = time.perf_counter() - begun
+    return SceneMap(
+        run.run_id,
+        opened_scene.path,
+        str(targets.out),
+        str(targets.sidecar),
+        str(targets.preview),
+        window,
+        stride,
+        grid.n_rows,
+        grid.n_cols,
+        run.class_names,
+        tuple(painter.counts.tolist()),
+        grid.n_cells - len(windows),
+        round(time.perf_counter() - began, 3),
+        round(len(windows) / mapped_s, 2),
+    )
+
+
+def _side(name: str, value: int) -> int:
+    if value < 1:
+        raise ConfigError(f"{name} is {value}; it is a number of pixels, 1 or more.")
+    return value
+
+
+def _check_covered(scene: Scene, grid: Grid, progress: Progress) -> None:
+    """Refuse cells that all have their middle beyond the scene; tell of those that have."""
+    height, width = (int(inside.sum()) * grid.stride for inside in grid.inside())
+    covered = min(height, scene.height) * min(width, scene.width) / (scene.height * scene.width)
+    size = f"{scene.height} x {scene.width} pixels"
+    if not covered:
+        raise ConfigError(
+            f"{scene.path} has {size}, and no cell of {grid.stride} x {grid.stride} has its middle "
+            "in it. Give a smaller --stride, which is --window where it is not given."
+        )
+    if 1 - covered > MUCH:
+        progress.say(
+            f"{100 * (1 - covered):.0f} % of the scene's {size} get no class, for the cells at its "
+            "right and lower border have their middle beyond it. Give a smaller --stride to "
+            "classify more."
+        )
+
+
+def _training_side(run: Run, store: FeatureStore) -> int:
+    """Return the side of the square that is as large as the images that a run learned from."""
+    set_ids = run.selection["set_ids"]
+    for feature_set in store.readable_sets():
+        if feature_set.set_id in set_ids and (
+            shape := feature_set.info["dataset"].get("image_shape")
+        ):
+            return round(math.sqrt(shape[0] * shape[1]))
+    raise ConfigError(
+        f"How large the images were that {run.run_id} learned from is not known: its features are "
+        "gone, or were extracted before featstore noted it. Give the side of the windows in "
+        "pixels: --window PX"
+    )
+
+
+def _wanted_bands(specs: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    for spec in specs:
+        if spec["backbone"]["model"] == PIXEL_MODEL:
+            # A network beside it takes the first three.
+            return tuple(spec["preprocess"]["bands"].split(","))
+    return RGB
+
+
+class _Painter:
+    """Puts the windows' classes where their cells are, a band of rows at a time."""
+
+    def __init__(
+        self, run: Run, model: Pipeline, grid: Grid, windows: SceneWindows, probability: bool
+    ) -> None:
+        self.class_names, self.grid = run.class_names, grid
+        self._model, self._windows = model, windows
+        self.descriptions = ["class", "probability (%)"][: 2 if probability else 1]
+        self.dtype = "uint8" if len(run.class_names) <= MAX_BYTE_CLASSES else "uint16"
+        self.nodata = int(np.iinfo(self.dtype).max)
+        self.counts = np.zeros(len(run.class_names), np.int64)
+
+    def rows(self, blocks: Iterable[Block]) -> Iterator[NDArray[Any]]:
+        """Yield the map from the top, (bands, n rows, n_cols) at a time."""
+        n_rows, n_cols = self.grid.n_rows, self.grid.n_cols
+        top, part = 0, self._blank(0)
+        for block in blocks:
+            judged = judge(self._model, Samples(block.X, slice(0, len(block.X))))
+            self.counts += np.bincount(judged.labels, minlength=len(self.counts))
+            percent = np.rint(100 * judged.scores)
+            values = np.stack([judged.labels, percent][: len(self.descriptions)])
+            cells = self._windows.cells(block.start, block.stop)
+            while len(cells):
+                n_inside = int(np.searchsorted(cells, (top + part.shape[1]) * n_cols))
+                rows, cols = np.divmod(cells[:n_inside], n_cols)
+                part[:, rows - top, cols] = values[:, :n_inside]
+                cells, values = cells[n_inside:], values[:, n_inside:]
+                if len(cells):
+                    yield part
+                    top += part.shape[1]
+                    part = self._blank(top)
+        while top < n_rows:
+            yield part
+            top += part.shape[1]
+            part = self._blank(top)
+
+    def _blank(self, top: int) -> NDArray[Any]:
+        shape = (len(self.descriptions), min(BLOCK_SIDE, self.grid.n_rows - top), self.grid.n_cols)
+        return np.full(shape, self.nodata, self.dtype)
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """The files of a map, which all get their names when they are complete."""
+
+    out: Path
+    sidecar: Path
+    preview: Path
+
+    @classmethod
+    def find(cls, scene: str, out: str | Path | None, preview: str | Path | None) -> _Targets:
+        path = Path(out or f"{Path(scene).stem}-classes.tif")
+        found = cls(
+            path,
+            path.with_name(f"{path.name}.aux.xml"),
+            Path(preview or path.with_suffix(".png")),
+        )
+        for target in (found.out, found.sidecar, found.preview, *found.companions):
+            if target.is_dir():
+                raise ConfigError(f"{target} is a folder; name a file.")
+            if target.exists() and Path(scene).exists() and target.samefile(scene):
+                raise ConfigError(f"{target} is the scene itself; name another --out or --preview.")
+        if found.preview.resolve() in (found.out.resolve(), found.sidecar.resolve()):
+            raise ConfigError(
+                f"{found.preview} is written with the map already; give another --preview."
+            )
+        check_png(found.preview, "--preview" if preview else "--out")
+        return found
+
+    @property
+    def companions(self) -> list[Path]:
+        """What belongs to an older map of this name, and not to the new one."""
+        return [self.out.with_name(f"{self.out.name}{ending}") for ending in COMPANIONS]
+
+    def write(
+        self, scene: Scene, painter: _Painter, blocks: Iterable[Block], tags: dict[str, str]
+    ) -> None:
+        colours = class_colours(len(painter.class_names))
+        stride = painter.grid.stride
+        try:
+            # They get their names in the opposite order: the map last.
+            with (
+                replacing(behind_link(self.out)) as out,
+                replacing(behind_link(self.sidecar)) as sidecar,
+                replacing(behind_link(self.preview)) as preview,
+            ):
+                write_names(sidecar, painter.class_names, colours)
+                write_map(
+                    out,
+                    self.out.name,
+                    scene,
+                    stride,
+                    (painter.grid.n_rows, painter.grid.n_cols),
+                    painter.rows(blocks),
+                    dtype=painter.dtype,
+                    nodata=painter.nodata,
+                    descriptions=painter.descriptions,
+                    colours=colours,
+                    tags=tags,
+                    class_tags={f"CLASS_{i}": name for i, name in enumerate(painter.class_names)},
+                )
+                figure = draw_map(
+                    read_thinned(out, PREVIEW_SIDE),
+                    (painter.grid.n_rows * stride, painter.grid.n_cols * stride),
+                    painter.class_names,
+                    colours,
+                    painter.counts,
+                    scene.thumbnail(PREVIEW_SIDE),
+                    (scene.height, scene.width),
+                    scene.axes,
+                )
+                preview.write_bytes(to_png(figure))
+                # Before the new map has its name: the old one is right without them.
+                for companion in self.companions:
+                    companion.unlink(missing_ok=True)
+        except OSError as error:
+            if isinstance(error, FeatstoreError):
+                raise
+            raise StoreError(f"{self.out} can't be written: {error.strerror or error}.") from error

@@ -1,0 +1,442 @@
+"""Scenes: rasters of any size, read in parts, and the rasters of classes that are made of them.
+
+Only this module knows rasterio.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.datasets.decode import to_bytes
+from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError, StoreError
+
+SAMPLE_SIDE = 256
+"""Side in pixels of each of the 5 x 5 places at which an unknown range of values is sampled."""
+
+
+BLOCK_SIDE = 256
+"""Side in cells of a large map's tiles; maps are written in so many rows at a time."""
+
+
+class Scene:
+    """A raster that is open to be read.
+
+    Parameters
+    ----------
+    path : str
+        A file, or whatever else GDAL opens.
+    names : sequence of str
+        What the bands to be read are, such as ``("red", "green", "blue")``.
+    bands : sequence of int, optional
+        Numbers of these bands in the scene, from 1; by default the first ones.
+    value_range : tuple of float, optional
+        Values that become 0 and 255, those between them in proportion. Without it bytes are taken
+        as they are, and of 16-bit values the high byte (:func:`featstore.datasets.decode.decode`).
+
+    Attributes
+    ----------
+    height, width : int
+        In pixels.
+
+    Raises
+    ------
+    ConfigError
+        When bands or range are wrong, or a range is needed; or rasterio is not installed.
+    DatasetError
+        When it is no raster.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        names: Sequence[str],
+        bands: Sequence[int] | None = None,
+        value_range: tuple[float, float] | None = None,
+    ) -> None:
+        rasterio = _rasterio()
+        self.path, self.names, self.value_range = path, tuple(names), value_range
+        # GDAL's handles are for one thread at a time.
+        self._lock = threading.Lock()
+        try:
+            with _quiet(), rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
+                self._raster = rasterio.open(path)
+        except _failures() as error:
+            if not Path(path).exists() and ":" not in path and not path.startswith("/vsi"):
+                raise DatasetNotFoundError(f"{path} is not there; name a scene.") from None
+            raise DatasetError(f"{path} is no raster that GDAL reads: {_cause(error)}") from error
+        try:
+            self.height, self.width = self._raster.shape
+            self.bands = self._find_bands(bands)
+            self._types = [self._raster.dtypes[band - 1] for band in self.bands]
+            self.dtype = np.result_type(*self._types)
+            self._is_masked = self._find_mask()
+            self._check_values()
+        except _failures() as error:
+            self._raster.close()
+            raise DatasetError(f"{path} can't be read: {_cause(error)}") from error
+        except BaseException:
+            self._raster.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._raster.close()
+
+    def _find_bands(self, asked: Sequence[int] | None) -> tuple[int, ...]:
+        raster, n = self._raster, len(self.names)
+        has = f"{self.path} has {raster.count} band{'s' if raster.count != 1 else ''}" + (
+            f", {self._describe_bands()}" if raster.count else ""
+        )
+        wanted = f"{n} are wanted ({', '.join(self.names)})"
+        if asked is None and n > raster.count:
+            raise ConfigError(
+                f"{has}; {wanted}. Name them by number, the same one several times if need be: "
+                f"--bands {','.join(['1'] * n)}"
+            )
+        bands = tuple(range(1, n + 1)) if asked is None else tuple(asked)
+        if wrong := [band for band in bands if not 1 <= band <= raster.count]:
+            raise ConfigError(f"There is no band {wrong[0]}: {has}.")
+        if len(bands) != n:
+            raise ConfigError(f"{len(bands)} bands are named, but {wanted}: {has}.")
+        if any(raster.colorinterp[band - 1].name == "palette" for band in bands):
+            raise ConfigError(
+                f"{self.path} holds numbers of colours, not colours. Expand it first: "
+                "gdal_translate -expand rgb"
+            )
+        return bands
+
+    def _describe_bands(self) -> str:
+        given = zip(self._raster.descriptions, self._raster.colorinterp, strict=True)
+        names = [described or meaning.name for described, meaning in given]
+        return ", ".join(f"{i} ({name})" for i, name in enumerate(names, 1))
+
+    def _check_values(self) -> None:
+        if self.dtype.kind == "c":
+            raise ConfigError(f"{self.path} holds complex numbers; map their magnitude instead.")
+        if self.value_range is not None:
+            low, high = self.value_range
+            if not (np.isfinite([low, high]).all() and low < high):
+                raise ConfigError(f"The range is {low:g} to {high:g}; its low end comes first.")
+        elif len(set(self._types)) > 1:
+            raise ConfigError(
+                f"{self.path} has bands of different types, {', '.join(self._types)}, so that what "
+                "is black and white in them is unknown. Say it, if it is the same in all: --range "
+                "LOW,HIGH; or else make a scene of one type first, with gdal_translate -ot."
+            )
+        elif self.dtype not in (np.uint8, np.uint16):
+            low, high = self.sampled_range()
+            found = "found no data" if np.isnan(low) else f"goes from {low:.6g} to {high:.6g}"
+            raise ConfigError(
+                f"{self.path} holds {self.dtype} values, whose range is unknown; a sample {found}. "
+                "Say which values are black and white, as they "
+                "were in the training images: --range LOW,HIGH"
+            )
+
+    def sampled_range(self) -> tuple[float, float]:
+        """Return the least and the largest value at some places; NaN where all are empty."""
+        low, high = np.inf, -np.inf
+        height, width = min(self.height, SAMPLE_SIDE), min(self.width, SAMPLE_SIDE)
+        for top in np.unique(np.linspace(0, self.height - height, 5).astype(int)).tolist():
+            for left in np.unique(np.linspace(0, self.width - width, 5).astype(int)).tolist():
+                values, present = self._read(top, left, height, width)
+                found = values if present is None else values[:, present]
+                if found.size:
+                    low, high = min(low, float(found.min())), max(high, float(found.max()))
+        return (low, high) if low <= high else (np.nan, np.nan)
+
+    @property
+    def may_lack_pixels(self) -> bool:
+        """Whether any pixel can be without data: by nodata value, mask, alpha or NaN."""
+        return self._is_masked or self.dtype.kind == "f"
+
+    def _find_mask(self) -> bool:
+        flags = {
+            flag.name for band in self.bands for flag in self._raster.mask_flag_enums[band - 1]
+        }
+        if any(self._raster.colorinterp[band - 1].name == "alpha" for band in self.bands):
+            # Who asks for that band means data: many files call a fourth band alpha that is none.
+            flags -= {"alpha", "per_dataset"}
+        return bool(flags - {"all_valid"})
+
+    def _read(
+        self, top: int, left: int, height: int, width: int
+    ) -> tuple[NDArray[Any], NDArray[np.bool] | None]:
+        """Return a part's values, (bands, height, width), and which pixels have any; None: all."""
+        rasterio = _rasterio()
+        part = rasterio.windows.Window(left, top, width, height)
+        try:
+            with self._lock:
+                values = self._values(window=part)
+                present = np.ones((height, width), dtype=bool)
+                if self._is_masked:
+                    # As GDAL's mask of a dataset: black in one band is not nodata.
+                    present = self._raster.read_masks(self.bands, window=part).any(axis=0)
+        except _failures() as error:
+            raise ImageError(
+                f"{self.path} can't be read at rows {top} to {top + height - 1}, columns {left} "
+                f"to {left + width - 1}: {_cause(error)}"
+            ) from error
+        if values.dtype.kind == "f":
+            present &= np.isfinite(values).all(axis=0)
+        return values, None if present.all() else present
+
+    def _values(self, **how: Any) -> NDArray[Any]:
+        """Return what rasterio reads of the bands; the lock is held."""
+        if len(set(self._types)) == 1:
+            values: NDArray[Any] = self._raster.read(self.bands, **how)
+            return values
+        # It reads bands of one type at a time.
+        parts = [self._raster.read(band, out_dtype=self.dtype, **how) for band in self.bands]
+        return np.ma.stack(parts) if how.get("masked") else np.stack(parts)
+
+    def read(
+        self, top: int, left: int, height: int, width: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool] | None]:
+        """Return a part of the scene; several threads may ask, one of them reads.
+
+        Returns
+        -------
+        pixels : ndarray of shape (bands, height, width), uint8
+        present : ndarray of shape (height, width), bool, or None
+            Which of them have data; None when all have.
+
+        Raises
+        ------
+        ImageError
+            When it can't be read.
+        """
+        values, present = self._read(top, left, height, width)
+        return to_bytes(values, self.value_range), present
+
+    def thumbnail(self, side: int) -> NDArray[np.uint8]:
+        """Return the whole scene, at most `side` pixels wide and high, (height, width, bands).
+
+        Averages of its pixels; black where there is no data.
+        """
+        rasterio = _rasterio()
+        shrink = max(1.0, self.height / side, self.width / side)
+        shape = (max(1, round(self.height / shrink)), max(1, round(self.width / shrink)))
+        try:
+            with self._lock:
+                values = self._values(
+                    out_shape=shape,
+                    resampling=rasterio.enums.Resampling.average,
+                    masked=True,
+                )
+        except _failures() as error:
+            raise ImageError(f"{self.path} can't be read: {_cause(error)}") from error
+        pixels = to_bytes(np.ma.getdata(values), self.value_range)
+        # Afterwards, for a range makes another value black than 0.
+        pixels[np.ma.getmaskarray(values)] = 0
+        return np.moveaxis(pixels, 0, -1)
+
+    @property
+    def axes(self) -> tuple[tuple[float, float, float, float] | None, str, str]:
+        """Left, right, bottom and top in map coordinates, and what x and y are.
+
+        Without map coordinates, or where the scene is turned in them: None, and pixels.
+        """
+        transform, crs = self._raster.transform, self._raster.crs
+        # rasterio's own tolerance is larger than pixels that are given in degrees.
+        turned = max(abs(transform.b), abs(transform.d)) > 1e-6 * abs(transform.a)
+        if transform.is_identity or turned or transform.a == 0:
+            return None, "column (pixels)", "row (pixels)"
+        left, bottom, right, top = self._raster.bounds
+        if crs is None:
+            x, y = "x (map units)", "y (map units)"
+        elif crs.is_geographic:
+            x, y = "longitude (°)", "latitude (°)"
+        else:
+            unit = {"metre": "m"}.get(crs.linear_units, crs.linear_units)
+            x, y = f"easting ({unit})", f"northing ({unit})"
+        return (left, right, bottom, top), x, y
+
+    def georeference(self, stride: int) -> dict[str, Any]:
+        """Return what places a map of cells `stride` pixels wide where the scene lies."""
+        rasterio = _rasterio()
+        raster = self._raster
+        placed: dict[str, Any] = {"crs": raster.crs}
+        if raster.rpcs is not None:
+            placed["rpcs"] = _scaled_rpcs(raster.rpcs, stride)
+        if not raster.transform.is_identity:
+            a, b, c, d, e, f = raster.transform[:6]
+            cells = rasterio.Affine(a * stride, b * stride, c, d * stride, e * stride, f)
+            return placed | {"transform": cells}
+        points, points_crs = raster.gcps
+        if points:
+            scaled = [
+                rasterio.control.GroundControlPoint(
+                    p.row / stride, p.col / stride, p.x, p.y, p.z, p.id, p.info
+                )
+                for p in points
+            ]
+            placed |= {"gcps": scaled, "crs": points_crs}
+        return placed
+
+
+def write_map(
+    path: Path,
+    name: str,
+    scene: Scene,
+    stride: int,
+    shape: tuple[int, int],
+    rows: Iterable[NDArray[Any]],
+    *,
+    dtype: str,
+    nodata: int,
+    descriptions: Sequence[str],
+    colours: Sequence[tuple[int, int, int]],
+    tags: Mapping[str, str],
+    class_tags: Mapping[str, str],
+) -> None:
+    """Write a GeoTIFF of classes that lies where a scene lies, some rows at a time.
+
+    Parameters
+    ----------
+    path : Path
+        The file, which is overwritten.
+    name : str
+        What errors call it.
+    scene : Scene
+        What it is a map of.
+    stride : int
+        Side of a cell in the scene's pixels.
+    shape : tuple of int
+        Rows and columns of cells.
+    rows : iterable of ndarray of shape (bands, :data:`BLOCK_SIDE` or fewer, columns)
+        The cells, from the top; they are asked for when the file has been opened.
+    dtype : str
+        ``uint8`` or ``uint16``.
+    nodata : int
+        What cells without a class hold.
+    descriptions : sequence of str
+        What the bands are; the first holds classes.
+    colours : sequence of (int, int, int)
+        Red, green and blue of each class, 0 to 255.
+    tags, class_tags : mapping of str to str
+        Metadata of the file, and of the band of classes.
+
+    Raises
+    ------
+    StoreError
+        When it can't be written.
+    """
+    rasterio = _rasterio()
+    n_rows, n_cols = shape
+    layout: dict[str, Any] = {"compress": "deflate", "interleave": "band", "bigtiff": "if_safer"}
+    if min(shape) >= BLOCK_SIDE:
+        layout |= {"tiled": True, "blockxsize": BLOCK_SIDE, "blockysize": BLOCK_SIDE}
+    table = {label: (*colour, 255) for label, colour in enumerate(colours)}
+    n_written = 0
+    with _writing(name), _quiet():
+        with rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            height=n_rows,
+            width=n_cols,
+            count=len(descriptions),
+            dtype=dtype,
+            nodata=nodata,
+            **layout,
+            **scene.georeference(stride),
+        ) as raster:
+            raster.write_colormap(1, table | {nodata: (0, 0, 0, 0)})
+            raster.update_tags(**tags)
+            raster.update_tags(1, **class_tags)
+            for band, description in enumerate(descriptions, 1):
+                raster.set_band_description(band, description)
+            top = 0
+            for values in rows:
+                part = rasterio.windows.Window(0, top, n_cols, values.shape[1])
+                raster.write(values, window=part)
+                n_written += int(np.count_nonzero(values != nodata))
+                top += values.shape[1]
+        # What GDAL could not write when it closed the file is missing without an error.
+        n_found = sum(int(np.count_nonzero(b != nodata)) for b in _stored_rows(path))
+    if n_found != n_written:
+        raise StoreError(f"{name} can't be written whole; make room on its disk.")
+
+
+def _stored_rows(path: Path) -> Iterator[NDArray[Any]]:
+    rasterio = _rasterio()
+    with rasterio.open(path) as raster:
+        for top in range(0, raster.height, BLOCK_SIDE):
+            height = min(BLOCK_SIDE, raster.height - top)
+            yield raster.read(window=rasterio.windows.Window(0, top, raster.width, height))
+
+
+def read_thinned(path: Path, side: int) -> NDArray[Any]:
+    """Return the first band of a map, with every n-th cell where it is larger than `side`."""
+    rasterio = _rasterio()
+    with _quiet(), rasterio.open(path) as raster:
+        step = max(1, -(-max(raster.shape) // side))
+        shape = (-(-raster.height // step), -(-raster.width // step))
+        thinned: NDArray[Any] = raster.read(1, out_shape=shape)
+    return thinned
+
+
+def _scaled_rpcs(rpcs: Any, stride: int) -> Any:
+    scaled = copy.copy(rpcs)
+    for axis in ("line", "samp"):
+        # They count from the middle of the first pixel.
+        offset = (getattr(rpcs, f"{axis}_off") + 0.5) / stride - 0.5
+        setattr(scaled, f"{axis}_off", offset)
+        setattr(scaled, f"{axis}_scale", getattr(rpcs, f"{axis}_scale") / stride)
+    return scaled
+
+
+def _rasterio() -> Any:
+    try:
+        import rasterio
+    except ImportError as error:
+        raise ConfigError(
+            f"Scenes are read by rasterio, which is not here ({error}). Install it with: "
+            "pip install 'featstore[geo]'"
+        ) from error
+    return rasterio
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what rasterio raises: its own errors, and GDAL's that it passes on as they are."""
+    rasterio = _rasterio()
+    return rasterio.errors.RasterioError, rasterio._err.CPLE_BaseError
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let scenes be without georeference; only one thread may open files meanwhile."""
+    kind = _rasterio().errors.NotGeoreferencedWarning
+    with warnings.catch_warnings(action="ignore", category=kind):
+        yield
+
+
+@contextmanager
+def _writing(name: str) -> Iterator[None]:
+    try:
+        yield
+    except _failures() as error:
+        raise StoreError(f"{name} can't be written: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    """Return GDAL's own words, as a sentence."""
+    return f"{str(error.__cause__ or error).rstrip('.')}."

@@ -1,0 +1,111 @@
+"""Originals: the images that rows of features were computed from, for people to look at."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.datasets.base import Dataset
+from featstore.datasets.formats.synthetic import demo_file
+from featstore.datasets.registry import FORMATS, data_root, open_dataset
+from featstore.errors import DatasetError, DatasetNotFoundError, FeatstoreError
+from featstore.io.fingerprints import FingerprintCache, dataset_fingerprint
+from featstore.progress import SILENT, Progress
+from featstore.store.feature_store import FeatureStore
+
+
+class Originals:
+    """The images of a feature set's rows, read from where they were extracted from.
+
+    Nothing is opened before an image is asked for.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    set_id : str
+        The feature set, as :meth:`featstore.store.feature_store.FeatureStore.get` takes it.
+    root : str or Path, optional
+        Where the images are; by default where they were extracted from.
+    progress : Progress
+        Told of files that have to be fingerprinted again.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        set_id: str,
+        root: str | Path | None = None,
+        progress: Progress = SILENT,
+    ) -> None:
+        self._feature_set = store.get(set_id)
+        self._cache = FingerprintCache(store.cache_dir / "fingerprints")
+        self._root = root
+        self._progress = progress
+
+    def image(self, row: int, min_size: int | None = None) -> NDArray[np.uint8]:
+        """Return the image of a row, (H, W, 3): its red, green and blue bands.
+
+        Parameters
+        ----------
+        row : int
+            Row of the feature set.
+        min_size : int, optional
+            Side in pixels below which neither side of the image may fall where it is read at a
+            reduced size; see :meth:`featstore.datasets.Dataset.read`.
+
+        Raises
+        ------
+        DatasetError
+            When the images are not there any more, or are not those of the set.
+        ImageError
+            When this one can't be decoded.
+        """
+        image = self._dataset.read(row, min_size)
+        # Every format has these three first.
+        return np.ascontiguousarray(image[..., :3])
+
+    def why_missing(self) -> str | None:
+        """Return why the images can't be had, and the cure; None when they can."""
+        try:
+            _ = self._dataset
+        except DatasetError as error:
+            return str(error)
+        return None
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        info, facets = self._feature_set.info["dataset"], self._feature_set.facets
+        root = self._root if self._root is not None else info.get("root")
+        try:
+            dataset = _opened(facets, root)
+            fingerprint = dataset_fingerprint(
+                dataset.identity(), dataset.files(), self._cache, self._progress
+            )
+        except (FeatstoreError, OSError) as error:
+            raise DatasetNotFoundError(
+                f"The images of {self._feature_set.set_id} are not where they were; name the "
+                f"folder that holds them now with --root. {error}"
+            ) from error
+        if fingerprint != info["fingerprint"]:
+            raise DatasetError(
+                f"The images at {data_root(root)} are not those any more that "
+                f"{self._feature_set.set_id} was extracted from. Name the folder that holds these "
+                "with --root, or extract again."
+            )
+        return dataset
+
+
+def _opened(facets: dict[str, Any], root: str | Path | None) -> Dataset:
+    name, seed = facets["dataset"], facets["seed"]
+    if name == "demo":
+        # Where it is missing it would be generated, and to look on is to change nothing.
+        places = FORMATS[name].places(data_root(root))
+        if not any((place / demo_file(seed)).is_file() for place in places):
+            raise DatasetNotFoundError(
+                f"demo: found no {demo_file(seed)}; looked in {', '.join(map(str, places))}."
+            )
+    return open_dataset(name, root, seed=seed, limit=facets["limit"])

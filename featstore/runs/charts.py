@@ -1,0 +1,140 @@
+"""Confusion matrix and training curves of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from featstore.plotting import DASHES, INK, PALETTE, STYLE, class_text, literal_text
+
+LOG_RATIO = 50.0
+"""Ratio of largest to smallest loss from which on their axis is logarithmic."""
+
+
+MAX_COUNTED = 21
+"""Classes up to which a confusion matrix shows its counts as text."""
+
+
+# Clear to opaque blue, so that "none" looks like the page, be it light or dark.
+BLUES = LinearSegmentedColormap.from_list(
+    "clear_blue", [(0.0, 0.31, 0.62, 0.0), (0.0, 0.31, 0.62, 1.0)]
+)
+
+
+def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
+    """Draw a confusion matrix.
+
+    Parameters
+    ----------
+    confusion : sequence of sequence of int, (n_classes, n_classes)
+        Counts; rows are true classes, columns predicted ones.
+    class_names : sequence of str
+        Names of the classes; long ones are cut.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Colour shows the share of the true class; text the counts, up to 21 classes.
+    """
+    counts = np.asarray(confusion)
+    n_classes = len(class_names)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = [class_text(name, 22) for name in class_names]
+    size = float(np.clip(9.2 - 0.06 * n_classes, 6.3, 9.0))
+    cell = float(np.clip(0.56 - 0.011 * n_classes, 0.155, 0.5))
+    side = max(cell * n_classes, 1.6)
+    label_width = 0.0085 * size * max(map(len, names))
+    with mpl.rc_context(STYLE):
+        fig = Figure(
+            figsize=(side + label_width + 1.35, side + label_width + 0.6), layout="constrained"
+        )
+        ax = fig.add_subplot()
+        image = ax.imshow(share, cmap=BLUES, vmin=0, vmax=1, interpolation="none")
+        ax.set_xticks(
+            range(n_classes),
+            names,
+            rotation=90 if label_width > side / n_classes else 0,
+            fontsize=size,
+        )
+        ax.set_yticks(range(n_classes), names, fontsize=size)
+        ax.tick_params(length=0)
+        ax.set_xlabel("predicted class")
+        ax.set_ylabel("true class")
+        for spine in ax.spines.values():
+            spine.set_visible(True)
+        if n_classes <= MAX_COUNTED:
+            for (i, j), count in np.ndenumerate(counts):
+                if count:
+                    ax.text(
+                        j,
+                        i,
+                        f"{count:,}",
+                        ha="center",
+                        va="center",
+                        fontsize=_count_size(counts, cell, size),
+                        color="white" if share[i, j] > 0.5 else INK,
+                    )
+        beside = ax.inset_axes((1 + 0.12 / side, 0.0, 0.14 / side, min(1.0, 3.0 / side)))
+        bar = fig.colorbar(image, cax=beside)
+        bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        bar.set_label("share of the true class")
+        bar.outline.set_linewidth(0.6)
+    return fig
+
+
+def _count_size(counts: np.ndarray, cell: float, size: float) -> float:
+    """Return the font size, in points, at which the longest count fits its cell."""
+    return float(min(size, 72 * cell / (0.68 * len(f"{counts.max():,}"))))
+
+
+def draw_curves(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Draw training accuracy and loss by epoch.
+
+    Parameters
+    ----------
+    curves : mapping of str to mapping
+        For each line's name, lists ``loss``, ``accuracy`` and ``validation_accuracy``, as
+        :class:`featstore.fitting.solvers.epochs.Curves` has them.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Accuracy (%) on the left, loss on the right; the legend stands below.
+    """
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(7.2, 2.9), layout="constrained")
+        left, right = fig.subplots(1, 2, gridspec_kw={"wspace": 0.1})
+        for i, (name, curve) in enumerate(curves.items()):
+            style = {
+                "color": PALETTE[i % len(PALETTE)],
+                "linestyle": DASHES[i // len(PALETTE) % len(DASHES)],
+                "linewidth": 1.6,
+                "marker": "o" if len(curve["loss"]) == 1 else "",
+            }
+            epochs = np.arange(1, len(curve["loss"]) + 1)
+            label = literal_text(name)
+            left.plot(epochs, 100 * np.asarray(curve["accuracy"]), label=label, **style)
+            right.plot(epochs, curve["loss"], **style)
+            if held_out := curve.get("validation_accuracy"):
+                style["linestyle"] = ":"
+                left.plot(epochs, 100 * np.asarray(held_out), label=f"{label}, held out", **style)
+        left.set_ylabel("training accuracy (%)")
+        right.set_ylabel("training loss")
+        losses = np.concatenate([curve["loss"] for curve in curves.values()])
+        if losses.min() > 0 and losses.max() > LOG_RATIO * losses.min():
+            right.set_yscale("log")
+        else:
+            right.set_ylim(bottom=min(0.0, right.get_ylim()[0]))
+        for ax in (left, right):
+            ax.set_xlabel("epoch")
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+            ax.grid(alpha=0.18, color=INK)
+        if len(left.lines) > 1:
+            fig.legend(loc="outside lower center", ncols=min(3, len(left.lines)))
+    return fig

@@ -1,0 +1,316 @@
+"""Two runs on the same test rows: which is better, and whether that could be chance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from featstore.errors import ConfigError
+from featstore.runs.run import Run
+
+MIN_DISCORDANT = 25
+"""Rows that one run alone gets right, from which on the chi-squared distribution is used."""
+
+
+EXACT = "exact McNemar test"
+
+
+CHI_SQUARED = "McNemar's chi-squared test with continuity correction"
+
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class ClassDifference:
+    """One class in both runs.
+
+    Parameters
+    ----------
+    name : str
+    support : int
+        Its test rows.
+    recall_a, recall_b : float
+        Which fraction of them each run gets right.
+    difference : float
+        The first run's recall less the second's.
+    """
+
+    name: str
+    support: int
+    recall_a: float
+    recall_b: float
+    difference: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What :func:`compare` finds out about two runs, ``a`` and ``b``.
+
+    Parameters
+    ----------
+    run_a, run_b : str
+        Their names.
+    name_a, name_b : str
+        Network, layers and classifier; the runs' names where these are the same.
+    n_test : int
+        Test rows, the same of both.
+    n_both_right, n_only_a_right, n_only_b_right, n_both_wrong : int
+        How many of these each gets right.
+    n_same : int
+        Rows for which both predict the same class.
+    accuracy_a, accuracy_b : float
+        Fractions.
+    difference : float
+        The first run's accuracy less the second's.
+    interval : tuple of (float, float)
+        Its 95 % confidence interval, see :func:`difference_interval`.
+    test : str
+        Which test gave the p-value, see :func:`mcnemar`.
+    statistic : float or None
+        The value of chi-squared; None of the exact test.
+    p_value : float
+        How probable a difference at least as large is if both runs are equally good.
+    per_class : tuple of ClassDifference
+        Of the classes that have test rows, by name as the first run lists them.
+    same_images : bool or None
+        Whether both runs are of the very same choice of the same files, by their fingerprints;
+        None where a run does not tell. If not, rows of one name and class were taken for the same
+        image.
+    """
+
+    run_a: str
+    run_b: str
+    name_a: str
+    name_b: str
+    n_test: int
+    n_both_right: int
+    n_only_a_right: int
+    n_only_b_right: int
+    n_both_wrong: int
+    n_same: int
+    accuracy_a: float
+    accuracy_b: float
+    difference: float
+    interval: tuple[float, float]
+    test: str
+    statistic: float | None
+    p_value: float
+    per_class: tuple[ClassDifference, ...]
+    same_images: bool | None
+
+    @property
+    def significant(self) -> bool:
+        """Whether the p-value is below 5 %."""
+        return self.p_value < LEVEL
+
+    @property
+    def sentence(self) -> str:
+        """The outcome in one sentence."""
+        p = "p < 0.0001" if self.p_value < 1e-4 else f"p = {self.p_value:.3g}"
+        verdict = f"{p} ({self.test})."
+        n_more = self.n_only_a_right - self.n_only_b_right
+        both = f"{self.name_a} and {self.name_b}"
+        if n_more:
+            names = (self.name_a, self.name_b)
+            better, worse = names if n_more > 0 else names[::-1]
+            return (
+                f"{better} is right on {abs(n_more):,} more of {self.n_test:,} test images than "
+                f"{worse}; the difference is {'' if self.significant else 'not '}significant at "
+                f"5 %: {verdict}"
+            )
+        if self.n_same == self.n_test:
+            return f"{both} predict the same for all {self.n_test:,} test images: {verdict}"
+        n_right = self.n_both_right + self.n_only_a_right
+        which = "though not the same" if self.n_only_a_right else "the same"
+        return f"{both} are each right on {n_right:,} of {self.n_test:,} test images, {which}: " + (
+            verdict
+        )
+
+    @property
+    def caution(self) -> str:
+        """What has to be known of the images before the outcome is believed; mostly nothing."""
+        if self.same_images is not False:
+            return ""
+        return (
+            "The runs may be of different images (their fingerprints differ): test images were "
+            "matched by name and class alone. The outcome holds if images of one name show the "
+            "same, as those of a copy or of another --limit do; else extract the features for both "
+            "from the same images, and fit again."
+        )
+
+    def most_different(self, n: int = 5) -> list[ClassDifference]:
+        """Return the `n` classes whose recalls differ most, without those of equal recalls."""
+        differing = [one for one in self.per_class if one.difference]
+        return sorted(differing, key=lambda one: -abs(one.difference))[:n]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields, and ``significant``, as JSON-able values."""
+        return asdict(self) | {
+            "interval": list(self.interval),
+            "significant": self.significant,
+            "per_class": [asdict(one) for one in self.per_class],
+        }
+
+
+def compare(a: Run, b: Run) -> Comparison:
+    """Compare two runs that were judged on the same test rows.
+
+    Parameters
+    ----------
+    a, b : Run
+        Their test rows are matched by sample ids, in whichever order they stand; see
+        ``same_images`` of what is returned.
+
+    Raises
+    ------
+    ConfigError
+        When their test rows, or the true classes of these, are not the same.
+    RunError
+        When a run's ``predictions.csv`` is not what fit wrote.
+    """
+    true, predicted_a, predicted_b = _paired(a, b)
+    right_a, right_b = predicted_a == true, predicted_b == true
+    n_test = true.size
+    n_only_a, n_only_b = int(np.sum(right_a & ~right_b)), int(np.sum(right_b & ~right_a))
+    test, statistic, p_value = mcnemar(n_only_a, n_only_b)
+    names = _describe(a), _describe(b)
+    if names[0] == names[1]:
+        names = a.run_id, b.run_id
+    return Comparison(
+        run_a=a.run_id,
+        run_b=b.run_id,
+        name_a=names[0],
+        name_b=names[1],
+        n_test=n_test,
+        n_both_right=int(np.sum(right_a & right_b)),
+        n_only_a_right=n_only_a,
+        n_only_b_right=n_only_b,
+        n_both_wrong=int(np.sum(~right_a & ~right_b)),
+        n_same=int(np.sum(predicted_a == predicted_b)),
+        accuracy_a=float(right_a.mean()),
+        accuracy_b=float(right_b.mean()),
+        difference=(n_only_a - n_only_b) / n_test,
+        interval=difference_interval(n_only_a, n_only_b, n_test),
+        test=test,
+        statistic=statistic,
+        p_value=p_value,
+        per_class=_per_class(a.class_names, true, right_a, right_b),
+        same_images=_same_images(a, b),
+    )
+
+
+def mcnemar(n_only_a: int, n_only_b: int) -> tuple[str, float | None, float]:
+    """Test whether two classifiers are equally often right, by the rows where one of them is.
+
+    McNemar 1947, doi:10.1007/BF02295996: if they are equally good, each of these rows falls to
+    either with probability 1/2. Up to 24 rows the binomial distribution gives the exact
+    two-sided p-value. From 25 on, ``(|n_only_a - n_only_b| - 1)^2 / (n_only_a + n_only_b)`` is
+    compared with the chi-squared distribution of one degree of freedom; the 1 corrects for
+    continuity, Edwards 1948, doi:10.1007/BF02289261.
+
+    Parameters
+    ----------
+    n_only_a, n_only_b : int
+        Rows that only the first, and only the second, gets right.
+
+    Returns
+    -------
+    tuple of (str, float or None, float)
+        The test's name, the value of chi-squared (None of the exact test), and the p-value,
+        which is 1 when the two numbers are equal.
+    """
+    n_discordant = n_only_a + n_only_b
+    if n_discordant < MIN_DISCORDANT:
+        exact = stats.binomtest(n_only_a, n_discordant).pvalue if n_discordant else 1.0
+        return EXACT, None, float(exact)
+    # A correction is not to make a difference of what is none.
+    statistic = max(abs(n_only_a - n_only_b) - 1, 0) ** 2 / n_discordant
+    return CHI_SQUARED, statistic, float(stats.chi2.sf(statistic, df=1))
+
+
+def difference_interval(n_only_a: int, n_only_b: int, n_test: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval of the difference of two accuracies on the same rows.
+
+    The interval called Wald+2 in Agresti & Min 2005, doi:10.1002/sim.1781: half a row is added
+    to each of the four cells of the table of right and wrong, whereafter the usual normal
+    approximation for paired proportions holds in small samples, too. With ``b = n_only_a``,
+    ``c = n_only_b`` and ``n = n_test + 2`` it is
+    ``(b - c) / n -+ 1.96 sqrt(b + c + 1 - (b - c)^2 / n) / n``, cut off at -1 and 1.
+
+    Parameters
+    ----------
+    n_only_a, n_only_b : int
+        Rows that only the first, and only the second, gets right.
+    n_test : int
+        All rows.
+
+    Returns
+    -------
+    tuple of (float, float)
+        Bounds of the first accuracy less the second, as fractions.
+    """
+    n = n_test + 2
+    more = n_only_a - n_only_b
+    half = stats.norm.ppf(1 - LEVEL / 2) * math.sqrt(n_only_a + n_only_b + 1 - more**2 / n) / n
+    return float(max(more / n - half, -1.0)), float(min(more / n + half, 1.0))
+
+
+def _paired(a: Run, b: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return true classes and both runs' predictions of the same rows, (n_test,) str each."""
+    rows_a, rows_b = _test_rows(a), _test_rows(b)
+    n_a, n_b = rows_a["sample_id"].size, rows_b["sample_id"].size
+    shared, at_a, at_b = np.intersect1d(
+        rows_a["sample_id"], rows_b["sample_id"], return_indices=True
+    )
+    true_a, true_b = rows_a["true"][at_a], rows_b["true"][at_b]
+    other = np.flatnonzero(true_a != true_b)
+    if shared.size < max(n_a, n_b) or other.size:
+        found = f"of their {n_a:,} and {n_b:,} test rows they share {shared.size:,}"
+        if other.size:
+            first = other[0]
+            found += (
+                f", and {other.size:,} of these have different true classes, the first being "
+                f"{shared[first]} ({true_a[first]!s} and {true_b[first]!s})"
+            )
+        raise ConfigError(
+            f"{a.run_id} and {b.run_id} can't be compared: {found}. Both must be judged on the "
+            "same rows: extract the features for both from the same images, with the same "
+            "--dataset, --limit and --seed, and fit again."
+        )
+    return true_a, rows_a["predicted"][at_a], rows_b["predicted"][at_b]
+
+
+def _same_images(a: Run, b: Run) -> bool | None:
+    fingerprints = [run.selection.get("fingerprint") for run in (a, b)]
+    return None if None in fingerprints else fingerprints[0] == fingerprints[1]
+
+
+def _test_rows(run: Run) -> dict[str, np.ndarray]:
+    splits = run.predictions["split"]
+    # Of a split that was drawn anew, older runs tell where the dataset has the rows; never so of
+    # validation rows, which are the test where there is no other.
+    test = (splits != "val") | (run.record["rows"]["test_split"] == "val")
+    return {name: column[test] for name, column in run.predictions.items()}
+
+
+def _describe(run: Run) -> str:
+    return f"{run.selection['model']} {','.join(run.selection['layers'])} {run.clf}"
+
+
+def _per_class(
+    class_names: tuple[str, ...], true: np.ndarray, right_a: np.ndarray, right_b: np.ndarray
+) -> tuple[ClassDifference, ...]:
+    found = []
+    for name in class_names:
+        rows = true == name
+        if support := int(rows.sum()):
+            n_a, n_b = int(right_a[rows].sum()), int(right_b[rows].sum())
+            found.append(
+                ClassDifference(name, support, n_a / support, n_b / support, (n_a - n_b) / support)
+            )
+    return tuple(found)

@@ -1,0 +1,123 @@
+"""Exports: a selection's features as one file that other tools read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featstore.config import SPLITS
+from featstore.errors import ConfigError
+from featstore.io.files import behind_link, replacing
+from featstore.store.selection import Selection
+
+CSV_ROWS = 10_000
+"""Rows that are turned to text at a time; bounds the memory."""
+
+
+def export(selection: Selection, path: Path) -> None:
+    """Write features, labels, splits and sample ids to a file, in the format of its ending.
+
+    ``.npz`` holds X, y, split, sample_id, valid, class_names and first_row; ``.npy`` X alone;
+    ``.parquet`` and ``.csv`` one row a sample, with the columns sample_id, split, label, class,
+    first_row and one for each feature. first_row is left out where it is not known.
+
+    Parameters
+    ----------
+    selection : Selection
+        What to export.
+    path : Path
+        The file; replaced, if it is there, once the new one is whole.
+
+    Raises
+    ------
+    ConfigError
+        When the ending is none of these, or parquet's package is not installed.
+    """
+    writers: dict[str, Callable[[Selection, Path], None]] = {
+        ".npz": _npz,
+        ".npy": _npy,
+        ".parquet": _parquet,
+        ".csv": _csv,
+    }
+    if path.suffix not in writers:
+        raise ConfigError(
+            f"{path.name} ends in {path.suffix or 'nothing'}; features are exported to "
+            f"{', '.join(writers)}."
+        )
+    with replacing(behind_link(path)) as temporary:
+        writers[path.suffix](selection, temporary)
+
+
+def _npz(selection: Selection, path: Path) -> None:
+    first_rows = selection.first_rows
+    more: dict[str, Any] = {} if first_rows is None else {"first_row": first_rows}
+    with path.open("wb") as stream:
+        np.savez(
+            stream,
+            X=selection.memmap(),
+            y=selection.y,
+            split=np.array(SPLITS)[selection.splits],
+            sample_id=selection.sample_ids,
+            valid=selection.valid,
+            class_names=np.array(selection.class_names),
+            **more,
+        )
+
+
+def _npy(selection: Selection, path: Path) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, selection.memmap())
+
+
+def _frame(selection: Selection, start: int, stop: int) -> pd.DataFrame:
+    labels = selection.y[start:stop]
+    names = np.array([*selection.class_names, ""])
+    columns = [f"{layer}.{i}" for layer, n in _widths(selection) for i in range(n)]
+    X = pd.DataFrame(np.asarray(selection.memmap()[start:stop]), columns=columns)
+    about = pd.DataFrame(
+        {
+            "sample_id": selection.sample_ids[start:stop],
+            "split": np.array(SPLITS)[selection.splits[start:stop]],
+            "label": labels,
+            "class": names[labels],
+        }
+    )
+    if selection.first_rows is not None:
+        about["first_row"] = selection.first_rows[start:stop]
+    return pd.concat([about, X], axis=1)
+
+
+def _widths(selection: Selection) -> list[tuple[str, int]]:
+    widths = [int(spec["n_features"]) for spec in selection.feature_specs]
+    return list(zip(selection.layers, widths, strict=True))
+
+
+def _parquet(selection: Selection, path: Path) -> None:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ConfigError(
+            "Parquet needs pyarrow: pip install featstore[parquet]. Or export to .npz or .csv."
+        ) from error
+    writer = None
+    try:
+        for start in range(0, selection.n_samples, CSV_ROWS):
+            frame = _frame(selection, start, min(start + CSV_ROWS, selection.n_samples))
+            rows = pyarrow.Table.from_pandas(frame, preserve_index=False)
+            writer = writer or pyarrow.parquet.ParquetWriter(path, rows.schema)
+            writer.write_table(rows)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _csv(selection: Selection, path: Path) -> None:
+    for start in range(0, selection.n_samples, CSV_ROWS):
+        frame = _frame(selection, start, min(start + CSV_ROWS, selection.n_samples))
+        # Names may hold either line end; what Python's writer quotes are those of its line ends.
+        frame.to_csv(path, mode="a", header=start == 0, index=False, lineterminator="\r\n")

@@ -1,0 +1,62 @@
+"""Which test images are also training images."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.config import SPLITS
+
+
+def leaked(first_rows: np.ndarray, train_rows: np.ndarray, rows: np.ndarray) -> NDArray[np.bool_]:
+    """Return which rows have an image that is also among the training images.
+
+    Parameters
+    ----------
+    first_rows : ndarray of int64, shape (n_samples,)
+        What :func:`find_first_rows` returned: rows of the same number have the same image,
+        whether or not the row of that number is one of those asked about.
+    train_rows : ndarray of int, shape (n_train,)
+        Rows to train on.
+    rows : ndarray of int, shape (n,)
+        Rows to test with.
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+        True where a training image is identical.
+    """
+    is_trained = np.zeros(len(first_rows), dtype=bool)
+    is_trained[first_rows[train_rows]] = True
+    found: NDArray[np.bool_] = is_trained[first_rows[rows]]
+    return found
+
+
+def count_leaked(
+    first_rows: np.ndarray | None, splits: np.ndarray, masked: Collection[int] = ()
+) -> int | None:
+    """Return how many images outside the train split are also among the training images.
+
+    Parameters
+    ----------
+    first_rows : ndarray of int64, shape (n_samples,), or None
+        What :func:`find_first_rows` returned; None where it is not known.
+    splits : ndarray of uint8, shape (n_samples,)
+        Positions in :data:`featstore.config.SPLITS`.
+    masked : collection of int
+        Rows whose image can't be read. They don't count, since nothing is tested with them.
+
+    Returns
+    -------
+    int or None
+        Number of rows; None where it is not known.
+    """
+    if first_rows is None:
+        return None
+    is_trained = splits == SPLITS.index("train")
+    is_tested = ~is_trained
+    is_tested[list(masked)] = False
+    found = leaked(first_rows, np.flatnonzero(is_trained), np.flatnonzero(is_tested))
+    return int(found.sum())

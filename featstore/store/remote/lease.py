@@ -1,0 +1,237 @@
+"""Leases: one machine at a time changes a store on object storage, and the others wait for it.
+
+A lease is an object that its holder writes anew every few seconds. One that no longer changes is
+a dead holder's, and is taken over: by the clock of whoever waits, so that clocks need not agree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from featstore.environment import now
+from featstore.errors import StoreError
+from featstore.progress import SILENT, Progress
+from featstore.store.remote.client import KEPT, Remote
+
+LEASE_S = 60.0
+"""Seconds without a renewal after which a lease may be taken over."""
+
+
+RENEW_S = 15.0
+"""Seconds between two renewals."""
+
+
+LOOK_S = 2.0
+"""Seconds between two looks at a lease that another machine holds."""
+
+
+class Lease:
+    """A lease that this process holds. Made by :func:`leased`.
+
+    Parameters
+    ----------
+    remote : Remote
+    name : str
+        The object.
+    etag : str
+        Of the object as this process wrote it last.
+    note : dict
+        What the object says.
+    """
+
+    def __init__(self, remote: Remote, name: str, etag: str, note: dict[str, Any]) -> None:
+        self._remote, self._name, self._etag, self._note = remote, name, etag, note
+        self._renewed_at = _clocks()
+        self._renewing = threading.Lock()
+        self._is_lost = False
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Make sure that nobody else has taken it over.
+
+        Raises
+        ------
+        StoreError
+            When another machine may have.
+        """
+        if self._is_old():
+            self.renew()
+        if self._is_lost or self._is_old():
+            raise StoreError(
+                f"{self._remote.url}: the lease on {self._note['what']} could not be renewed, and "
+                f"another machine may work on it now. {KEPT}"
+            )
+
+    def _is_old(self) -> bool:
+        # Half of the time is left for the request that is made next.
+        pairs = zip(_clocks(), self._renewed_at, strict=True)
+        return any(now - then > LEASE_S / 2 for now, then in pairs)
+
+    def _keep(self) -> None:
+        while not self._over.wait(RENEW_S):
+            self.renew()
+
+    def renew(self) -> None:
+        """Write it anew, unless another machine has taken it over."""
+        with self._renewing:
+            began, body = _clocks(), _body(self._note)
+            try:
+                etag = self._remote.replace(self._name, body, self._etag)
+                if etag is None and (own := self._own_etag()) is not None:
+                    # An earlier renewal arrived, and its answer did not.
+                    etag = self._remote.replace(self._name, body, own)
+            except StoreError:
+                # The network may be back before the lease has run out.
+                return
+            if etag is None:
+                self._is_lost = True
+            else:
+                self._etag, self._renewed_at = etag, began
+
+    def release(self) -> None:
+        """Give it back."""
+        self._over.set()
+        self._thread.join()
+        with suppress(StoreError):
+            if self._own_etag() is not None:
+                self._remote.delete([self._name])
+
+    def _own_etag(self) -> str | None:
+        """Return the etag of the object if this lease wrote it last."""
+        found = self._remote.read(self._name)
+        is_own = found is not None and _parsed(found[0]).get("lease") == self._note["lease"]
+        return found[1] if found is not None and is_own else None
+
+
+def _clocks() -> tuple[float, float]:
+    # The first stands still while a machine sleeps, and the second may be set.
+    return time.monotonic(), time.time()
+
+
+def _body(note: dict[str, Any]) -> bytes:
+    # Another content each time, so that the etag changes whatever it is made of.
+    return json.dumps(note | {"renewed": now(), "nonce": secrets.token_hex(4)}).encode()
+
+
+@contextmanager
+def leased(
+    remote: Remote,
+    name: str,
+    what: str,
+    place: str,
+    progress: Progress = SILENT,
+    *,
+    wait: bool = True,
+) -> Iterator[Lease | None]:
+    """Hold a lease; yields None where the service has no conditional writes to keep it by.
+
+    Parameters
+    ----------
+    remote : Remote
+    name : str
+        The object.
+    what : str
+        What it is on, for people.
+    place : str
+        Names the working folder. The caller holds its lock there, so that a lease of the same
+        folder is one that a killed process left.
+    progress : Progress
+        Told whom this waits for.
+    wait : bool
+        Whether to wait for a holder that is alive.
+
+    Raises
+    ------
+    StoreError
+        When another machine holds it and `wait` is false.
+    """
+    holder = {"pid": os.getpid(), "host": platform.node(), "since": now()}
+    note = {"what": what, "place": place, "lease": secrets.token_hex(8), **holder}
+    etag = _acquire(remote, name, note, progress, wait=wait)
+    if etag is None:
+        yield None
+        return
+    lease = Lease(remote, name, etag, note)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _acquire(
+    remote: Remote, name: str, note: dict[str, Any], progress: Progress, *, wait: bool
+) -> str | None:
+    was_conditional = remote.is_conditional
+    seen: str | None = None
+    seen_at = time.monotonic()
+    told = False
+    while True:
+        etag = remote.create(name, _body(note)) if remote.is_conditional else None
+        if etag is not None and _keeps_conditions(remote, name, note):
+            return etag
+        if not remote.is_conditional:
+            if was_conditional:
+                progress.say(
+                    f"{remote.url}: the service has no conditional writes, so that two machines "
+                    "don't see that they do the same work. Let one at a time write there."
+                )
+            remote.delete([name])
+            return None
+        found = remote.entry(name)
+        if found is None:
+            continue
+        other = _parsed(remote.get(name))
+        if found.etag != seen:
+            renewals = seen is not None
+            seen, seen_at = found.etag, time.monotonic()
+            if renewals and not wait:
+                raise StoreError(
+                    f"{note['what']} is being worked on by {_holder(other)}. Wait for its end, or "
+                    "end it."
+                )
+        if other.get("place") == note["place"] or time.monotonic() - seen_at > LEASE_S:
+            taken = remote.replace(name, _body(note), str(found.etag))
+            if taken is not None:
+                return taken
+            continue
+        if not told:
+            told = True
+            progress.say(
+                f"{note['what']} is being worked on by {_holder(other)}; waiting for it, or until "
+                f"it has been silent for {LEASE_S:.0f} s."
+            )
+        time.sleep(LOOK_S)
+
+
+def _keeps_conditions(remote: Remote, name: str, note: dict[str, Any]) -> bool:
+    """Return whether the service refuses to create what is there; some just overwrite it."""
+    if remote.is_conditional and not remote.is_proven:
+        if remote.create(name, _body(note)) is None and remote.is_conditional:
+            remote.is_proven = True
+        else:
+            remote.is_conditional = False
+    return remote.is_conditional
+
+
+def _parsed(content: bytes | None) -> dict[str, Any]:
+    try:
+        return dict(json.loads(content or b"{}"))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _holder(note: dict[str, Any]) -> str:
+    try:
+        return f"process {note['pid']} on {note['host']} since {note['since']}"
+    except KeyError:
+        return "another machine"

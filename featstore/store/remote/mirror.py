@@ -1,0 +1,383 @@
+"""Mirrors: the working folder of a store on object storage, and what is known of there.
+
+The folder is a store like any other, in which all computing happens. Records are brought when the
+store is looked into, matrices and the files of runs when they are first read. What came from there
+is known by its etag, and the copy of it by its hash, so that it is fetched again when either
+changed, and goes when it is gone; what was made here and not sent yet is not known there, and
+stays.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import filelock
+import platformdirs
+
+from featstore.errors import CorruptionError, StoreError
+from featstore.io.files import (
+    file_sha256,
+    json_bytes,
+    parse_json,
+    read_json,
+    replacing,
+    set_aside,
+    write_json,
+)
+from featstore.progress import SILENT, Progress
+from featstore.store.feature_set import JOURNAL, FeatureSet
+from featstore.store.format.schema import is_journal, named_files
+from featstore.store.remote.client import N_AT_A_TIME, Entry, Remote, open_remote, service_of
+from featstore.store.remote.sync_state import Ledger, sha256_of
+
+REFRESH_S = 1.0
+"""Seconds for which a listing is believed."""
+
+
+SETS, RUNS = "sets", "runs"
+
+
+RECORD = re.compile(
+    r"(?!\w+/\.)"
+    r"(runs/[^/\\]+/metrics|sets/[^/\\]+/(set|journal/journal|layers/[^/\\]*))\.json"
+)
+"""The name of a record: of a set or run of its own, whose name leads nowhere else."""
+
+
+AFTER_MATRICES = "features.zarr0"
+"""Sorts behind all files of a set's Zarr group and before its records."""
+
+
+class Mirror(Ledger):
+    """A working folder, and the remote that it works for. Made by :func:`open_mirror`.
+
+    Parameters
+    ----------
+    remote : Remote
+    folder : Path
+    progress : Progress
+        Told of what is brought when that takes a while.
+    """
+
+    def __init__(self, remote: Remote, folder: Path, progress: Progress = SILENT) -> None:
+        super().__init__(folder, remote.url)
+        self.remote = remote
+        self._progress = progress
+        self._seen_at: dict[str, float] = {}
+        self._told: set[str] = set()
+
+    def refresh(self, kind: str, *, held: str | None = None, now: bool = False) -> None:
+        """Bring the records of all sets or runs up to date.
+
+        Sets that another process of this machine works on are left as they are.
+
+        Parameters
+        ----------
+        kind : str
+            :data:`SETS` or :data:`RUNS`.
+        held : str, optional
+            Set whose lock the caller holds.
+        now : bool
+            Whether to look even when it was looked a moment ago.
+        """
+        if not now and time.monotonic() - self._seen_at.get(kind, -math.inf) < REFRESH_S:
+            return
+        with self.state() as state:
+            known: dict[str, str] = state["records"]
+            found = self._records(kind)
+            if kind == RUNS:
+                # What is still to be replaced: as it was there, and with what was made here.
+                for name, (etag, digest) in list(state["replaced"].items()):
+                    is_same = name in found and found[name].etag == etag
+                    if not is_same or sha256_of(self.folder / name) != digest:
+                        del state["replaced"][name]
+            new = [
+                name
+                for name, entry in found.items()
+                if name not in state["replaced"]
+                and not (
+                    known.get(name) == entry.etag
+                    and (name.endswith(JOURNAL) or self.is_as_it_came(name, state))
+                )
+            ]
+            gone = [n for n in known if n.startswith(f"{kind}/") and n not in found]
+            contents = dict(zip(new, self.remote.each(self.remote.get, new), strict=True))
+            for owner in sorted({name.split("/")[1] for name in [*new, *gone]}):
+                with self._unless_busy(kind, owner, held) as is_free:
+                    if not is_free:
+                        continue
+                    for name in _in_order(new, owner):
+                        content = contents[name]
+                        if content is not None:
+                            self._install(name, content)
+                            known[name] = found[name].etag or ""
+                            state["copies"][name] = sha256(content).hexdigest()
+                    for name in _in_order(gone, owner):
+                        self._drop(name, known)
+                        del known[name]
+                        state["copies"].pop(name, None)
+        self._seen_at[kind] = time.monotonic()
+        for name in sorted(self.remote.foreign - self._told):
+            self._progress.say(
+                f"Passed over: {self.url} holds {name!r}, which featstore did not write."
+            )
+        self._told |= self.remote.foreign
+
+    def _records(self, kind: str) -> dict[str, Entry]:
+        if kind == RUNS:
+            found = self.remote.entries(f"{RUNS}/")
+            return {name: entry for name, entry in found.items() if _is_record(name)}
+        prefixes = [f"{SETS}/{name}/" for name in self.remote.folders(f"{SETS}/")]
+        pages = self.remote.each(
+            lambda prefix: self.remote.entries(prefix, after=prefix + AFTER_MATRICES), prefixes
+        )
+        records = {n: entry for page in pages for n, entry in page.items() if _is_record(n)}
+        whole = {name.split("/")[1] for name in records if name.endswith("/set.json")}
+        return {name: entry for name, entry in records.items() if name.split("/")[1] in whole}
+
+    @contextmanager
+    def _unless_busy(self, kind: str, owner: str, held: str | None) -> Iterator[bool]:
+        if kind == RUNS or (held is not None and _digest(held) == _digest(owner)):
+            yield True
+            return
+        lock = filelock.FileLock(self.lock_path(_digest(owner)))
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _install(self, name: str, content: bytes) -> None:
+        """Put a record in the place of the one that is here, if any, and drop what is not its."""
+        path = self.folder / name
+        if name.endswith(JOURNAL):
+            _merge_journal(FeatureSet(path.parent.parent), content)
+            return
+        folder = path.parent
+        if name.startswith(f"{SETS}/"):
+            folder = self.folder / SETS / name.split("/")[1] / "features.zarr"
+            folder.mkdir(parents=True, exist_ok=True)
+        before = _files_of(path.read_bytes()) if path.is_file() else {}
+        for file, digest in _files_of(content).items():
+            own = folder / file
+            if own.is_file() and before.get(file) != digest and file_sha256(own) != digest:
+                own.unlink()
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+        if path.parent.name == "layers" and not FeatureSet(path.parent.parent).journal():
+            shutil.rmtree(FeatureSet(path.parent.parent).journal_path, ignore_errors=True)
+
+    def _drop(self, name: str, known: Mapping[str, str]) -> None:
+        """Delete here what is gone there, unless unfinished work hangs on it."""
+        path = self.folder / name
+        if name.endswith(JOURNAL) or not path.is_file():
+            return
+        if name.startswith(f"{RUNS}/"):
+            shutil.rmtree(path.parent)
+        elif path.name != "set.json":
+            feature_set = FeatureSet(path.parent.parent)
+            path.unlink()
+            if path.stem not in feature_set.journal():
+                shutil.rmtree(feature_set.group / path.stem, ignore_errors=True)
+        else:
+            feature_set = FeatureSet(path.parent)
+            own = [
+                f"{SETS}/{feature_set.set_id}/layers/{n}.json" for n in feature_set.layer_names()
+            ]
+            is_begun = any("damaged" not in one for one in feature_set.journal().values())
+            if is_begun or any(record not in known for record in own):
+                return
+            shutil.rmtree(set_aside(path.parent))
+
+    def fetch(
+        self, place: str, files: Mapping[str, str], *, below: str = "", strict: bool = True
+    ) -> None:
+        """Bring the files that are not here yet, each whole and as it was written.
+
+        Parameters
+        ----------
+        place : str
+            Folder, here and there.
+        files : mapping of str to str
+            sha256 by name below it.
+        below : str
+            Folder below `place` that they lie in there, if not in `place` itself.
+        strict : bool
+            Whether a file that is damaged there is an error; else it stays away.
+
+        Raises
+        ------
+        CorruptionError
+            When a file is missing there, or its bytes are not those that were written.
+        """
+        folder = self.folder / place
+        missing = [name for name in files if not (folder / name).is_file()]
+
+        def bring(name: str) -> None:
+            there = object_name(place, name, below)
+            with replacing(folder / name) as temporary:
+                digest = self.remote.sha256(there, temporary)
+                if digest == files[name]:
+                    return
+                cause = "its bytes are not those that were written" if digest else "it is missing"
+                raise CorruptionError(
+                    f"{self.url}/{there} is damaged: {cause}. Run `featstore store verify "
+                    f"--store {self.url}`, and then the command again that made it."
+                )
+
+        def try_to(name: str) -> None:
+            try:
+                bring(name)
+            except CorruptionError:
+                if strict:
+                    raise
+
+        progress = self._progress if len(missing) > N_AT_A_TIME else SILENT
+        progress.start(f"Fetching from {self.url}", len(missing), "files")
+        try:
+            for _ in self.remote.each(try_to, missing):
+                progress.advance(1)
+        finally:
+            progress.stop()
+
+    def problems(
+        self, place: str, files: Mapping[str, str], below: str = ""
+    ) -> Iterator[tuple[str, str | None]]:
+        """Yield for each file what is wrong with it there, if anything is; it is read for that.
+
+        A copy here that is not as it was written goes, to be fetched again.
+        """
+
+        def problem(name: str) -> str | None:
+            copy = self.folder / place / name
+            if copy.is_file() and file_sha256(copy) != files[name]:
+                copy.unlink()
+            digest = self.remote.sha256(object_name(place, name, below))
+            if digest is None:
+                return "the file is missing"
+            return None if digest == files[name] else "its bytes are not those that were written"
+
+        yield from zip(files, self.remote.each(problem, files), strict=True)
+
+    def names(self, place: str) -> list[str]:
+        """Return the names of all files that lie there below a folder."""
+        prefix = f"{place}/"
+        return [name.removeprefix(prefix) for name in self.remote.entries(prefix)]
+
+    def nbytes(self, place: str) -> int:
+        """Return the bytes of all files that lie there below a folder."""
+        return sum(entry.nbytes for entry in self.remote.entries(f"{place}/").values())
+
+    def withdraw(self, feature_set: FeatureSet, chunks: Mapping[str, list[int]]) -> None:
+        """Let layers be unfinished there too, whose named chunks are to be computed again.
+
+        The journal that says so lies there as well, for whichever machine repairs them.
+
+        Parameters
+        ----------
+        feature_set : FeatureSet
+            The caller holds its lock; its own journal has the chunks.
+        chunks : mapping of str to list of int
+            Numbers of the damaged chunks, by layer.
+        """
+        place = f"{SETS}/{feature_set.set_id}"
+        records = {layer: f"{place}/layers/{layer}.json" for layer in chunks}
+        shared = {layer: name for layer, name in records.items() if self.knows(name)}
+        if not shared:
+            return
+        journal = read_json(feature_set.path / JOURNAL)["layers"]
+        layers = journal_of(self.remote.get(f"{place}/{JOURNAL}"))
+        layers |= {layer: journal[layer] for layer in shared}
+        etag = self.remote.put(f"{place}/{JOURNAL}", json_bytes({"layers": layers}))
+        self.remote.delete(list(shared.values()))
+        self.note({f"{place}/{JOURNAL}": etag or "", **dict.fromkeys(shared.values())})
+        self.remote.delete(
+            [
+                f"{place}/features.zarr/{layer}/c/{index}/0"
+                for layer in shared
+                for index in chunks[layer]
+            ]
+        )
+
+
+def object_name(place: str, name: str, below: str = "") -> str:
+    """Return the name there of a file of a set or run, see :meth:`Mirror.fetch`."""
+    return f"{place}/{below}/{name}" if below else f"{place}/{name}"
+
+
+def _is_record(name: str) -> bool:
+    # No file system takes longer names.
+    is_short = all(len(part.encode()) < 256 for part in name.split("/"))
+    return is_short and RECORD.fullmatch(name) is not None
+
+
+def _digest(set_id: str) -> str:
+    return set_id.rpartition("-")[2]
+
+
+def _in_order(names: Iterable[str], owner: str) -> list[str]:
+    """Return one owner's records, those last by which it is there at all."""
+    own = [name for name in names if name.split("/")[1] == owner]
+    return sorted(own, key=lambda name: (name.endswith("/set.json"), name))
+
+
+def _files_of(content: bytes) -> dict[str, str]:
+    """Return a record's files; none where it names what featstore does not write, or elsewhere."""
+    try:
+        return named_files(json.loads(content)["files"])
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def journal_of(content: bytes | None) -> dict[str, Any]:
+    """Return what a journal says of its layers; one that is gone, torn or altered says nothing."""
+    journal = parse_json(content or b"")
+    return dict(journal["layers"]) if journal and is_journal(journal) else {}
+
+
+def _merge_journal(feature_set: FeatureSet, content: bytes) -> None:
+    own = feature_set.journal()
+    # What is computed here stays; what was damaged there may be damaged otherwise by now.
+    news = {
+        name: journal
+        for name, journal in journal_of(content).items()
+        if name not in own or "damaged" in own[name]
+    }
+    write_json(feature_set.path / JOURNAL, {"layers": own | news})
+
+
+def open_mirror(url: str, progress: Progress = SILENT) -> Mirror:
+    """Open the working folder of the store at a URL; neither it nor the store need be there yet.
+
+    It lies in the user's cache, or below the folder that the environment names as FEATSTORE_CACHE.
+
+    Raises
+    ------
+    StoreError
+        When the URL can't be opened.
+    """
+    url = url.rstrip("/")
+    remote = open_remote(url)
+    named = os.environ.get("FEATSTORE_CACHE")
+    parent = Path(named) if named else platformdirs.user_cache_path("featstore") / "stores"
+    # Two services may have buckets of one name.
+    service = service_of(url)
+    name = json.dumps([url, service]) if service else url
+    folder = parent.absolute() / sha256(name.encode()).hexdigest()[:16]
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder} is a file; it is to be a folder. Name another FEATSTORE_CACHE.")
+    return Mirror(remote, folder, progress)

@@ -1,0 +1,348 @@
+"""Deliveries: what was finished in a working folder goes up to object storage.
+
+Files go first and the record comes last, by which they count: killed at any moment, what lies there
+is complete or plainly incomplete, and the next delivery sends what is missing. A record that is
+there already stays, and takes the place of the one that was made here, unless that was to replace
+it: then the new files lie beside the old ones until the new record is in the old one's place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from featstore.errors import CorruptionError, StoreError
+from featstore.io.files import file_sha256, json_bytes, parse_json, read_json, write_json
+from featstore.io.locks import held
+from featstore.progress import SILENT, Progress
+from featstore.store.feature_set import JOURNAL, FeatureSet, mark_damaged
+from featstore.store.format.schema import checked_record
+from featstore.store.remote.client import KEPT, WHOLE_NBYTES, Entry
+from featstore.store.remote.lease import Lease, leased
+from featstore.store.remote.mirror import RUNS, SETS, Mirror, journal_of, object_name
+
+NOTES_S = 1.0
+"""Shortest time between two notes of what was sent."""
+
+
+class Delivery:
+    """Files of one set or run on their way.
+
+    Parameters
+    ----------
+    mirror : Mirror
+    place : str
+        The folder of the set or run, here and there.
+    lease : Lease or None
+        That is checked before anything is written; None where the service can keep none.
+    progress : Progress
+    below : str
+        Folder below `place` that the files go to there, if not to `place` itself.
+    """
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        place: str,
+        lease: Lease | None,
+        progress: Progress = SILENT,
+        below: str = "",
+    ) -> None:
+        self._mirror, self._remote, self._progress = mirror, mirror.remote, progress
+        self._place, self._lease = place, lease
+        self._there = object_name(place, "", below)
+        self._notes = mirror.folder / "outbox" / f"{place.rpartition('/')[2]}.json"
+        self._sent: dict[str, str] = {}
+        with suppress(StoreError):
+            self._sent = dict(read_json(self._notes)["sent"])
+        self._etags: dict[str, str | None] = {}
+
+    def _check(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
+
+    def send(self, files: Mapping[str, str], what: str) -> None:
+        """Send the files that are not there as they are here.
+
+        Parameters
+        ----------
+        files : mapping of str to str
+            sha256 by name below the set's or run's folder.
+        what : str
+            For people.
+
+        Raises
+        ------
+        CorruptionError
+            When a file here is not as it was written; nothing of it is sent.
+        """
+        there = self._remote.entries(self._there)
+        missing = []
+        for name in files:
+            entry = there.get(f"{self._there}{name}")
+            if not self._path(name).is_file():
+                raise DamagedFileError(name)
+            if entry is not None and self._is_same(name, entry):
+                self._etags[name] = entry.etag
+            else:
+                missing.append(name)
+        nbytes = {name: self._path(name).stat().st_size for name in missing}
+
+        def send_one(name: str) -> str | None:
+            path = self._path(name)
+            data = path.read_bytes() if nbytes[name] <= WHOLE_NBYTES else path
+            digest = (
+                file_sha256(data) if isinstance(data, Path) else hashlib.sha256(data).hexdigest()
+            )
+            if digest != files[name]:
+                raise DamagedFileError(name)
+            self._check()
+            return self._remote.put(f"{self._there}{name}", data)
+
+        self._progress.start(f"Sending {what}", sum(nbytes.values()), "bytes")
+        noted_at = time.monotonic()
+        try:
+            done = self._remote.each(send_one, missing)
+            for name, etag in zip(missing, done, strict=True):
+                self._etags[name] = etag
+                self._sent[name] = f"{files[name]} {etag}"
+                self._progress.advance(nbytes[name])
+                if time.monotonic() - noted_at > NOTES_S:
+                    self._note()
+                    noted_at = time.monotonic()
+        finally:
+            self._progress.stop()
+            self._note()
+
+    def _path(self, name: str) -> Path:
+        return self._mirror.folder / self._place / name
+
+    def _note(self) -> None:
+        if self._sent:
+            write_json(self._notes, {"sent": self._sent})
+
+    def _is_same(self, name: str, entry: Entry) -> bool:
+        """Return whether an object is known to be the file that is here.
+
+        Either this machine has sent it, or the service's etag is an MD5.
+        """
+        path = self._path(name)
+        # Metadata may be sent to repair it, and is small; a damaged chunk was deleted before.
+        if path.name == "zarr.json" or entry.etag is None:
+            return False
+        if entry.nbytes != path.stat().st_size:
+            return False
+        if entry.etag.strip('"') == _md5(path):
+            return True
+        return self._sent.get(name) == f"{file_sha256(path)} {entry.etag}"
+
+    def publish(
+        self, record: str, content: bytes, files: Mapping[str, str], replaces: str | None = None
+    ) -> bool:
+        """Create a record, once all its files are seen to lie there; return if it is ours.
+
+        `content` is what `files` was read from. With `replaces`, it takes the place of the record
+        that has this etag.
+
+        Raises
+        ------
+        StoreError
+            When another machine has written over a file meanwhile.
+        """
+        there = self._remote.entries(self._there)
+        for name in files:
+            entry = there.get(f"{self._there}{name}")
+            if entry is not None and _same(entry.etag, self._etags[name]):
+                continue
+            # Some services spell an etag otherwise in a listing.
+            if entry is None or self._remote.sha256(f"{self._there}{name}") != files[name]:
+                raise StoreError(
+                    f"{self._mirror.url}/{self._there}{name} was changed by another machine while "
+                    f"it was sent. {KEPT}"
+                )
+        self._check()
+        name = f"{self._place}/{record}"
+        if replaces is None:
+            etag = self._remote.create(name, content)
+        else:
+            etag = self._remote.replace(name, content, replaces)
+        if etag is None:
+            return False
+        entry = self._remote.entry(name)
+        self._mirror.note(
+            {name: entry.etag if entry else etag}, hashlib.sha256(content).hexdigest()
+        )
+        return True
+
+    def sweep(self, folder: str, names: Collection[str]) -> None:
+        """Delete what others left in a folder there that none of the named objects is."""
+        kept = set(names)
+        strays = [name for name in self._remote.entries(f"{folder}/") if name not in kept]
+        if strays:
+            self._check()
+            self._remote.delete(strays)
+
+    def close(self) -> None:
+        """Forget what was sent, now that the record says it."""
+        self._notes.unlink(missing_ok=True)
+
+
+def _same(one: str | None, other: str | None) -> bool:
+    return one is not None and other is not None and one.strip('"') == other.strip('"')
+
+
+class DamagedFileError(CorruptionError):
+    """A file that was to be sent is not as it was written."""
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def unsent_layers(mirror: Mirror, feature_set: FeatureSet) -> list[str]:
+    """Return the layers that are complete here and not known there."""
+    place = f"{SETS}/{feature_set.set_id}"
+    return [n for n in feature_set.layer_names() if not mirror.knows(f"{place}/layers/{n}.json")]
+
+
+def deliver_set(
+    mirror: Mirror, feature_set: FeatureSet, lease: Lease | None, progress: Progress = SILENT
+) -> None:
+    """Send the layers of a set that are complete here and not there.
+
+    Parameters
+    ----------
+    mirror : Mirror
+    feature_set : FeatureSet
+        The caller holds its lock, and its lease where the service can keep one.
+    lease : Lease or None
+    progress : Progress
+
+    Raises
+    ------
+    StoreError
+        When the service fails; what was sent is not sent again.
+    CorruptionError
+        When a file here was damaged before it was sent. Its chunk is marked to be computed again.
+    """
+    layers = unsent_layers(mirror, feature_set)
+    if not layers:
+        return
+    set_id = feature_set.set_id
+    place = f"{SETS}/{set_id}"
+    delivery = Delivery(mirror, place, lease, progress)
+    mirror.refresh(SETS, held=set_id, now=True)
+    feature_set = FeatureSet(feature_set.path, mirror)
+    if not mirror.knows(f"{place}/set.json"):
+        files = {f"features.zarr/{n}": sha256 for n, sha256 in feature_set.info["files"].items()}
+        try:
+            delivery.send(files, f"{set_id}: labels and ids")
+        except DamagedFileError as error:
+            raise CorruptionError(
+                f"{feature_set.path / str(error)} is damaged: its bytes are not those that were "
+                f"written. Nothing was sent. Remove the set with: featstore store rm {set_id} "
+                f"--store {mirror.url}, and extract again."
+            ) from error
+        content = (feature_set.path / "set.json").read_bytes()
+        if not delivery.publish("set.json", content, files):
+            mirror.refresh(SETS, held=set_id, now=True)
+    for layer in unsent_layers(mirror, feature_set):
+        record = feature_set.layer(layer)
+        files = {f"features.zarr/{name}": sha256 for name, sha256 in record["files"].items()}
+        try:
+            delivery.send(files, f"{set_id}: {layer}")
+        except DamagedFileError as error:
+            _mark(feature_set, layer, str(error))
+            raise CorruptionError(
+                f"{feature_set.path / str(error)} is damaged: its bytes are not those that were "
+                f"written. It was not sent. Compute just that part again with: {record['command']}"
+            ) from error
+        delivery.sweep(f"{place}/features.zarr/{layer}", [f"{place}/{name}" for name in files])
+        content = feature_set.layer_path(layer).read_bytes()
+        if not delivery.publish(f"layers/{layer}.json", content, files):
+            mirror.refresh(SETS, held=set_id, now=True)
+        _close_journal(mirror, place, layer)
+    delivery.close()
+
+
+def _mark(feature_set: FeatureSet, layer: str, name: str) -> None:
+    _, _, rest = name.partition("/c/")
+    if rest:
+        mark_damaged(feature_set, {layer: [int(rest.split("/")[0])]})
+    else:
+        feature_set.layer_path(layer).unlink()
+        feature_set.drop_layers([layer])
+
+
+def _close_journal(mirror: Mirror, place: str, layer: str) -> None:
+    """Take a repaired layer out of the journal that lies there."""
+    name = f"{place}/{JOURNAL}"
+    if not mirror.knows(name):
+        return
+    layers = journal_of(mirror.remote.get(name))
+    layers.pop(layer, None)
+    if layers:
+        mirror.note({name: mirror.remote.put(name, json_bytes({"layers": layers})) or ""})
+    else:
+        mirror.remote.delete([name])
+        mirror.note({name: None})
+
+
+def remove_set(mirror: Mirror, set_id: str) -> None:
+    """Delete a set there: its records first, by which it counts, then all else.
+
+    The caller holds its lock, and its lease where the service can keep one.
+    """
+    place = f"{SETS}/{set_id}"
+    names = list(mirror.remote.entries(f"{place}/"))
+    layers = [name for name in names if name.startswith(f"{place}/layers/")]
+    mirror.remote.delete(layers)
+    mirror.remote.delete([f"{place}/set.json"])
+    mirror.remote.delete([n for n in names if n not in layers and n != f"{place}/set.json"])
+    mirror.note(dict.fromkeys([*layers, f"{place}/set.json", f"{place}/{JOURNAL}"]))
+
+
+def deliver_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> None:
+    """Send a run that is here and not known there; one that is there already takes its place.
+
+    Where it was made to replace that one, it does so once all its files are there.
+
+    Raises
+    ------
+    StoreError
+        When the service fails; the run is kept here, and what was sent is not sent again.
+    """
+    place = f"{RUNS}/{run_id}"
+    record = f"{place}/metrics.json"
+    if mirror.knows(record):
+        return
+    with _run_lease(mirror, run_id, progress) as lease:
+        mirror.refresh(RUNS, now=True)
+        if mirror.knows(record):
+            return
+        path = mirror.folder / record
+        content = path.read_bytes()
+        # Read once: what lies here may be another machine's run by the time its files are sent.
+        run = checked_record(parse_json(content) or {}, path, "RUN")
+        files, below = dict(run["files"]), run.get("folder", "")
+        delivery = Delivery(mirror, place, lease, progress, below)
+        delivery.send(files, run_id)
+        if delivery.publish("metrics.json", content, files, mirror.replaced(record)):
+            delivery.sweep(place, [record, *(object_name(place, name, below) for name in files)])
+        else:
+            mirror.refresh(RUNS, now=True)
+        delivery.close()
+
+
+@contextmanager
+def _run_lease(mirror: Mirror, run_id: str, progress: Progress) -> Iterator[Lease | None]:
+    """Hold a run, against other processes here and other machines."""
+    with (
+        held(mirror.lock_path(run_id), run_id, progress),
+        leased(mirror.remote, f"locks/{run_id}.json", run_id, mirror.place, progress) as lease,
+    ):
+        yield lease

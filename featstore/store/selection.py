@@ -1,0 +1,242 @@
+"""Selections: which features, of all that a store holds, one classifier is trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+import dask.array
+import numpy as np
+
+from featstore.errors import CorruptionError, SelectionError
+from featstore.io.files import json_digest
+from featstore.store.memmap_cache import decoded
+
+if TYPE_CHECKING:
+    from featstore.store.feature_set import FeatureSet
+    from featstore.store.feature_store import FeatureStore
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Layers of one or more feature sets of one dataset, side by side: X, y and who is who.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    parts : tuple of (str, str)
+        ``(set_id, layer)``, in the order in which their columns stand.
+    """
+
+    store: FeatureStore
+    parts: tuple[tuple[str, str], ...]
+
+    @cached_property
+    def _sets(self) -> list[FeatureSet]:
+        return [self.store.get(set_id) for set_id, _ in self.parts]
+
+    @cached_property
+    def _records(self) -> list[dict[str, Any]]:
+        return [s.layer(layer) for s, (_, layer) in zip(self._sets, self.parts, strict=True)]
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's kind: ``sat4``, ``folder``, ..."""
+        return str(self._sets[0].facets["dataset"])
+
+    @property
+    def title(self) -> str:
+        """The dataset's name for people; of a folder, the folder's."""
+        return str(self._sets[0].facets["title"])
+
+    @property
+    def model(self) -> str:
+        """The network's name, or several joined by ``+``."""
+        return "+".join(dict.fromkeys(s.facets["model"] for s in self._sets))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers; with several networks, as ``model:layer``."""
+        if len({set_id for set_id, _ in self.parts}) == 1:
+            return tuple(layer for _, layer in self.parts)
+        return tuple(
+            f"{s.facets['model']}:{layer}"
+            for s, (_, layer) in zip(self._sets, self.parts, strict=True)
+        )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by label."""
+        return self._sets[0].class_names
+
+    @property
+    def n_samples(self) -> int:
+        """Number of rows."""
+        return self._sets[0].n_samples
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns."""
+        return sum(int(record["n_features"]) for record in self._records)
+
+    @property
+    def y(self) -> np.ndarray:
+        """Labels, (n_samples,) int32; -1 where there is none."""
+        return self._sets[0].labels
+
+    @property
+    def splits(self) -> np.ndarray:
+        """Splits, (n_samples,) uint8, positions in :data:`featstore.config.SPLITS`."""
+        return self._sets[0].splits
+
+    @property
+    def sample_ids(self) -> np.ndarray:
+        """Names of the samples, (n_samples,) str."""
+        return self._sets[0].sample_ids
+
+    @property
+    def first_rows(self) -> np.ndarray | None:
+        """First row with the same image as each row, (n_samples,) int64; None if not known.
+
+        It is not known where all of the sets were made before featstore looked for identical
+        images.
+        """
+        # All sets are of the same images, but some may be older than this vector.
+        known = (s.first_rows for s in self._sets)
+        return next((rows for rows in known if rows is not None), None)
+
+    @property
+    def has_official_split(self) -> bool:
+        """Whether the dataset's files say which images are to test, and no draw."""
+        return "split" not in self._sets[0].info["dataset"].get("identity", {})
+
+    @cached_property
+    def valid(self) -> np.ndarray:
+        """Rows that were not masked, (n_samples,) bool."""
+        valid = np.ones(self.n_samples, dtype=bool)
+        for record in self._records:
+            valid[[entry["row"] for entry in record["masked"]]] = False
+        return valid
+
+    @property
+    def feature_specs(self) -> list[dict[str, Any]]:
+        """For each part, all that is needed to compute the same features of other images."""
+        return [
+            {
+                "set_id": s.set_id,
+                "layer": layer,
+                "node": record["node"],
+                "pool": record["pool"],
+                "batch_size": record["conditions"]["batch_size"],
+                "n_features": record["n_features"],
+                "backbone": s.info["backbone"],
+                "preprocess": s.info["preprocess"],
+            }
+            for s, (_, layer), record in zip(self._sets, self.parts, self._records, strict=True)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the selection is, JSON-able; ``digest`` changes when the features do."""
+        weights = list(dict.fromkeys(s.facets["weights"] for s in self._sets))
+        content = [
+            {"set": s.info["key"], "layer": layer, "files": record["files"]}
+            for s, (_, layer), record in zip(self._sets, self.parts, self._records, strict=True)
+        ]
+        return {
+            "dataset": self.dataset,
+            "title": self.title,
+            "model": self.model,
+            "layers": list(self.layers),
+            "weights": "+".join(weights),
+            "precision": "+".join(dict.fromkeys(s.facets["precision"] for s in self._sets)),
+            "n_samples": self.n_samples,
+            "n_features": self.n_features,
+            "fingerprint": self._sets[0].info["dataset"]["fingerprint"],
+            "set_ids": [set_id for set_id, _ in self.parts],
+            "features": self.feature_specs,
+            "digest": json_digest(content),
+        }
+
+    def dask(self) -> dask.array.Array:
+        """Return the features as a lazy float32 Dask array (n_samples, n_features)."""
+        import dask.array
+
+        columns = [
+            s.matrix(layer).dask() for s, (_, layer) in zip(self._sets, self.parts, strict=True)
+        ]
+        side_by_side = dask.array.concatenate(columns, axis=1)  # type: ignore[no-untyped-call]
+        return cast("dask.array.Array", side_by_side)
+
+    def numpy(self) -> np.ndarray:
+        """Return the features in memory, (n_samples, n_features) float32."""
+        return np.array(self.memmap())
+
+    def memmap(self) -> np.ndarray:
+        """Return the features, (n_samples, n_features) float32, as a read-only memory map.
+
+        They are decoded once, chunk by chunk, into the store's cache, and shared from there by
+        all processes that ask; each compares them with their checksums first. Where the store may
+        not be written they are decoded into memory.
+
+        Raises
+        ------
+        CorruptionError
+            When a chunk is missing or damaged.
+        SpaceError
+            When the disk can't hold them.
+        """
+        name = f"{self.describe()['digest'][:32]}.npy"
+        shape = (self.n_samples, self.n_features)
+        return decoded(
+            self.store.cache_dir / name, lambda: self.store.lock_path(name), shape, self._fill
+        )
+
+    def _fill(self, X: np.ndarray) -> None:
+        try:
+            self._decode(X)
+        except CorruptionError:
+            if gone := [s.set_id for s in self._sets if not s.path.exists()]:
+                raise SelectionError(
+                    f"{gone[0]} was removed while it was read. Extract it again, or select another."
+                ) from None
+            raise
+
+    def _decode(self, X: np.ndarray) -> None:
+        column = 0
+        for s, (_, layer), record in zip(self._sets, self.parts, self._records, strict=True):
+            matrix = s.matrix(layer)
+            shape = (self.n_samples, int(record["n_features"]))
+            if (matrix.n_samples, matrix.n_features) != shape:
+                raise CorruptionError(
+                    f"{matrix.path} has {matrix.n_samples} rows of {matrix.n_features} features; "
+                    f"its records say {shape[0]} of {shape[1]}, so that one of them is not as "
+                    f"featstore wrote it. Extract again, after: featstore store rm {s.set_id}"
+                )
+            masked = {entry["row"] for entry in record["masked"]}
+            for index in range(matrix.n_chunks):
+                start, stop = matrix.chunk_range(index)
+                rows = matrix.read(start, stop)
+                _refuse_non_finite(s, layer, rows, start, masked)
+                X[start:stop, column : column + matrix.n_features] = rows
+            column += matrix.n_features
+
+
+def _refuse_non_finite(
+    feature_set: FeatureSet, layer: str, rows: np.ndarray, start: int, masked: set[int]
+) -> None:
+    """Let no row but masked ones be NaN: what is kept decoded would be wrong ever after."""
+    # NaN and infinity show in a sum, which is quicker than a look at each value.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(rows.sum()):
+            return
+    bad = ~np.isfinite(rows)
+    for i in np.flatnonzero(bad.any(axis=1)).tolist():
+        if (row := start + i) not in masked:
+            columns = ", ".join(map(str, np.flatnonzero(bad[i])[:5]))
+            raise CorruptionError(
+                f"{layer} of {feature_set.set_id} has features that are not finite numbers: row "
+                f"{row} ({feature_set.sample_ids[row]}), columns {columns}. Look for damage with "
+                "featstore store verify; if there is none, extract again with --precision fp32, "
+                f"after: featstore store rm {feature_set.set_id}"
+            )

@@ -1,0 +1,216 @@
+"""Audits: whether every byte of a feature set is the one that was written."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from featstore.errors import SelectionError, StoreError
+from featstore.io.files import file_sha256
+from featstore.progress import SILENT, Progress
+from featstore.store.feature_set import JOURNAL, FeatureSet, mark_damaged
+
+GROUP = "features.zarr"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One file that is not as it was written.
+
+    Parameters
+    ----------
+    set_id : str
+        The feature set.
+    file : str
+        The file, relative to the set's folder.
+    problem : str
+        What is wrong with it.
+    layer : str or None
+        The layer whose matrix it belongs to; None for anything else.
+    chunk : int or None
+        The chunk's number; None for the matrix's metadata.
+    """
+
+    set_id: str
+    file: str
+    problem: str
+    layer: str | None = None
+    chunk: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.set_id}: {self.file}: {self.problem}"
+
+
+def verify(feature_set: FeatureSet, progress: Progress = SILENT) -> list[Damage]:
+    """Compare every file of a set with the hash written when it was finished.
+
+    Other processes may finish layers, repair chunks or remove the set meanwhile: what seems wrong
+    is looked at again, by what the records say then.
+
+    Parameters
+    ----------
+    feature_set : FeatureSet
+        The set; its unfinished layers are left out.
+    progress : Progress
+        Told of each file.
+
+    Returns
+    -------
+    list of Damage
+        All that is wrong; empty when the set is intact.
+    """
+    found = _look(feature_set, progress)
+    return _still_wrong(feature_set, found)
+
+
+def _still_wrong(feature_set: FeatureSet, damages: Collection[Damage]) -> list[Damage]:
+    """Return what is found of the damaged files when they are looked at once more."""
+    if damages and feature_set.mirror is not None:
+        feature_set.mirror.refresh("sets", now=True)
+    if not damages or not feature_set.path.exists():
+        return []
+    files = {damage.file for damage in damages}
+    # What it has read of its records is what they were.
+    again = FeatureSet(feature_set.path, feature_set.mirror)
+    return [damage for damage in _look(again, only=files) if damage.file in files]
+
+
+def _look(
+    feature_set: FeatureSet, progress: Progress = SILENT, only: Collection[str] | None = None
+) -> list[Damage]:
+    """Return what is wrong; `only` names the files that are to be read, where not all are."""
+    try:
+        files = dict(feature_set.info["files"])
+    except StoreError as error:
+        return [Damage(feature_set.set_id, "set.json", str(error))]
+    found: list[Damage] = []
+    unknown: set[str] = set()
+    layers = [path.stem for path in sorted((feature_set.path / "layers").glob("*.json"))]
+    for layer in layers:
+        try:
+            files |= feature_set.layer(layer)["files"]
+        except (StoreError, SelectionError) as error:
+            found.append(Damage(feature_set.set_id, f"layers/{layer}.json", str(error)))
+            unknown.add(layer)
+    try:
+        feature_set.journal()
+        is_journal_read = True
+    except StoreError as error:
+        found.append(Damage(feature_set.set_id, JOURNAL, str(error)))
+        is_journal_read = False
+    wanted = {k: v for k, v in files.items() if only is None or f"{GROUP}/{k}" in only}
+    progress.start(f"Verifying {feature_set.set_id}", len(wanted), "files")
+    try:
+        for name, problem in _problems(feature_set, wanted):
+            if problem:
+                found.append(_damage(feature_set, name, problem))
+            progress.advance(1)
+    finally:
+        progress.stop()
+    # What is unfinished, or damaged and marked, only the journal tells.
+    if is_journal_read:
+        found += _lost_layers(feature_set) + _strays(feature_set, files, unknown)
+    return found
+
+
+def _lost_layers(feature_set: FeatureSet) -> list[Damage]:
+    """Return layers that have rows and nothing that says which; a journal comes before rows."""
+    journal = feature_set.journal()
+    return [
+        Damage(
+            feature_set.set_id,
+            f"layers/{layer}.json",
+            "the file is missing, and there is no journal of an unfinished pass",
+        )
+        for layer in feature_set.unfinished()
+        if layer not in journal and any((feature_set.group / layer).glob("c/*/*"))
+    ]
+
+
+def _problems(
+    feature_set: FeatureSet, files: Mapping[str, str]
+) -> Iterator[tuple[str, str | None]]:
+    """Yield what is wrong with each file, where the store is and not with copies of it."""
+    here = dict(files)
+    if feature_set.mirror is not None:
+        there = {name: own for name, own in files.items() if feature_set.is_there(name)}
+        here = {name: own for name, own in files.items() if name not in there}
+        yield from feature_set.mirror.problems(feature_set.place, there)
+    for name, sha256 in here.items():
+        yield name, file_problem(feature_set.group / name, sha256)
+
+
+def file_problem(path: Path, sha256: str) -> str | None:
+    """Return what keeps a file from being the one that has a hash, if anything does."""
+    if not path.is_file():
+        return "the file is missing"
+    try:
+        actual = file_sha256(path)
+    except OSError as error:
+        return f"it can't be read ({error.strerror})"
+    return None if actual == sha256 else "its bytes are not those that were written"
+
+
+def _damage(feature_set: FeatureSet, name: str, problem: str) -> Damage:
+    file = f"{GROUP}/{name}"
+    layer, _, rest = name.partition("/")
+    if not feature_set.layer_path(layer).is_file():
+        return Damage(feature_set.set_id, file, problem)
+    if not rest.startswith("c/"):
+        return Damage(feature_set.set_id, file, problem, layer)
+    chunk = int(rest.split("/")[1])
+    try:
+        start, stop = feature_set.shape_of(layer).chunk_range(chunk)
+    except StoreError:
+        return Damage(feature_set.set_id, file, problem, layer, chunk)
+    problem = f"chunk {chunk} of {layer} (rows {start} to {stop - 1}): {problem}"
+    return Damage(feature_set.set_id, file, problem, layer, chunk)
+
+
+def _strays(
+    feature_set: FeatureSet, files: Mapping[str, str], unknown: Collection[str]
+) -> list[Damage]:
+    """Return files of finished layers that nobody wrote, as far as it is known what was."""
+    unfinished = {*feature_set.unfinished(), *unknown}
+    return [
+        Damage(feature_set.set_id, f"{GROUP}/{name}", "featstore did not write this file")
+        for name in feature_set.file_names()
+        if name not in files and name.split("/")[0] not in unfinished
+    ]
+
+
+def schedule_repair(feature_set: FeatureSet, damages: list[Damage]) -> list[Damage]:
+    """Mark damaged chunks, so that the next extract computes just them.
+
+    A layer whose metadata is damaged is marked too: extract makes it again, and the chunks stay.
+
+    Parameters
+    ----------
+    feature_set : FeatureSet
+        The set; the caller holds its lock. What was repaired before it had it is not marked.
+    damages : list of Damage
+        As :func:`verify` returned them.
+
+    Returns
+    -------
+    list of Damage
+        Those of them that are of a layer's matrix, and are still there. Their layers are now
+        unfinished.
+    """
+    of_layers = [damage for damage in damages if damage.layer is not None]
+    # Another process may have marked them while this one waited for the lock.
+    marked = [damage for damage in of_layers if _is_marked(feature_set, damage)]
+    rest = [damage for damage in of_layers if damage not in marked]
+    found = [damage for damage in _still_wrong(feature_set, rest) if damage.layer is not None]
+    chunks: dict[str, list[int]] = {}
+    for damage in found:
+        own = chunks.setdefault(str(damage.layer), [])
+        own += [] if damage.chunk is None else [damage.chunk]
+    mark_damaged(feature_set, chunks)
+    return marked + found
+
+
+def _is_marked(feature_set: FeatureSet, damage: Damage) -> bool:
+    marked = feature_set.journal().get(str(damage.layer), {}).get("damaged")
+    return marked is not None and (damage.chunk is None or damage.chunk in marked)

@@ -1,0 +1,314 @@
+"""Studies: the paper's comparison of networks and layers, from images to the report.
+
+Every step is asked of the store, which answers at once what it has: a study that was interrupted
+goes on where it was, and one that is complete costs no more than its report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from featstore.config import ExtractConfig
+from featstore.datasets.registry import FORMATS, open_dataset
+from featstore.errors import (
+    ConfigError,
+    DatasetNotFoundError,
+    DownloadError,
+    FeatstoreError,
+    FitError,
+    WeightsError,
+)
+from featstore.extraction.extract import extract
+from featstore.extraction.spec import PIXEL_MODEL
+from featstore.fitting.classifiers import find_classifier
+from featstore.fitting.fit import fit_each
+from featstore.progress import SILENT, Progress
+from featstore.report import paper
+from featstore.report.write import write_report
+from featstore.runs.run import Run
+from featstore.store.feature_store import FeatureStore
+
+QUICK_IMAGES = 1_000
+"""Images of each dataset that a quick study takes."""
+
+
+STOCK = "imagenet"
+"""Weights that everyone can get, but not every machine."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is to be compared.
+
+    Parameters
+    ----------
+    datasets : tuple of str
+        ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``.
+    models : tuple of str
+        Networks, of :func:`featstore.report.paper.study_models`.
+    clf : tuple of str
+        Classifiers that are fitted on every layer.
+    root : str, optional
+        Where the datasets are, see :func:`featstore.datasets.open_dataset`.
+    limit : int, optional
+        Images of each dataset, spread over its classes; by default all.
+    seed : int
+        Of all that is drawn.
+    weights : str
+        As of :class:`featstore.config.ExtractConfig`; a file is of one network.
+    device : str
+        Where the networks run.
+
+    Raises
+    ------
+    ConfigError
+        When there is nothing to compare, a network's layers or a classifier are not known, or a
+        value is out of its range.
+    """
+
+    datasets: tuple[str, ...] = paper.DATASETS
+    models: tuple[str, ...] = paper.MODELS
+    clf: tuple[str, ...] = ("logreg",)
+    root: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    weights: str = STOCK
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("datasets", "models", "clf"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is empty; name at least one.")
+        for dataset in self.datasets:
+            if dataset not in FORMATS:
+                raise ConfigError(
+                    f"There is no dataset {dataset!r}; there are {', '.join(FORMATS)}."
+                )
+        for model in self.models:
+            if paper.study_layers(model) is None:
+                raise ConfigError(
+                    f"The study does not know the layers of {model!r}; it knows those of "
+                    f"{', '.join(paper.study_models())}. Other networks: featstore extract --model "
+                    f"{model} --layers A,B and featstore fit --layers A --layers A,B."
+                )
+        # What would be refused in the last step is refused before the first.
+        ExtractConfig(
+            self.models[0],
+            self.datasets[0],
+            limit=self.limit,
+            seed=self.seed,
+            device=self.device,
+        )
+        for clf in self.clf:
+            try:
+                if clf != "all":
+                    find_classifier(clf)
+            except FitError as error:
+                raise ConfigError(str(error)) from error
+
+
+@dataclass
+class Outcome:
+    """What became of a study.
+
+    Parameters
+    ----------
+    runs : list of Run
+    n_reused : int
+        Runs that were there already.
+    left_out : list of str
+        What this machine lacks, and how to get it.
+    failures : list of str
+        What went wrong.
+    report : dict
+        What :func:`featstore.report.write.write_report` returned; empty where there was no run.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    n_reused: int = 0
+    left_out: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass of a network over a dataset, and what is fitted to its features.
+
+    Parameters
+    ----------
+    dataset, model : str
+    layers : tuple of str
+        Read in one pass; none for a model's own.
+    selections : tuple of str
+        Layers, or several with commas, that every classifier is fitted on.
+    by_epochs : str or None
+        The layer that the classifier of Figures 4 to 6 is fitted on.
+    """
+
+    dataset: str
+    model: str
+    layers: tuple[str, ...]
+    selections: tuple[str | None, ...]
+    by_epochs: str | None
+
+    @property
+    def n_parts(self) -> int:
+        """Number of things to do: the pass, the fits, the fit by epochs."""
+        return 2 + (self.by_epochs is not None)
+
+
+def steps(study: Study) -> Iterator[Step]:
+    """Yield the steps of a study, dataset by dataset, what costs least first.
+
+    Pixel statistics stand beside the networks: on SAT-6 they alone give 99.6 % (Corley et al.
+    2023, arXiv:2305.13456), which no network should be praised for.
+    """
+    for dataset in study.datasets:
+        yield Step(dataset, PIXEL_MODEL, (), (None,), None)
+        for model in study.models:
+            layers = paper.study_layers(model)
+            assert layers is not None
+            yield Step(dataset, model, layers.names, layers.selections, layers.final)
+
+
+def reproduce(
+    study: Study,
+    store: FeatureStore,
+    out: str | Path,
+    *,
+    files: str | Path | None = None,
+    projection: str = "auto",
+    command: str | None = None,
+    progress: Progress = SILENT,
+) -> Outcome:
+    """Extract, fit and report all that a study compares, and nothing twice.
+
+    Parameters
+    ----------
+    study : Study
+    store : FeatureStore
+        What it has is not computed again.
+    out : str or Path
+        The report's page.
+    files : str or Path, optional
+        Folder for the report's figures and tables.
+    projection : str
+        As of :func:`featstore.report.write.write_report`.
+    command : str, optional
+        What was typed, for the report.
+    progress : Progress
+        Told how it goes on, of the whole and of each step.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    DatasetNotFoundError
+        When none of the datasets is on this machine.
+    FitError
+        When no run came of it.
+    FeatstoreError
+        When the report can't be written.
+    """
+    outcome = Outcome()
+    present = [name for name in study.datasets if _is_present(study, name, outcome, progress)]
+    if not present:
+        raise DatasetNotFoundError("\n".join(["None of the datasets is here.", *outcome.left_out]))
+    todo = [step for step in steps(study) if step.dataset in present]
+    progress.start("Study", sum(step.n_parts for step in todo) + 1, "steps")
+    try:
+        for step in todo:
+            _take(step, study, store, outcome, progress)
+        if not outcome.runs:
+            raise FitError("\n".join(["No run came of it.", *outcome.left_out, *outcome.failures]))
+        outcome.report = write_report(
+            store,
+            outcome.runs,
+            out,
+            files=files,
+            projection=projection,
+            root=study.root,
+            command=command,
+            left_out=[*outcome.left_out, *outcome.failures],
+            progress=progress,
+        )
+        progress.advance(1)
+    finally:
+        progress.stop()
+    return outcome
+
+
+def _is_present(study: Study, name: str, outcome: Outcome, progress: Progress) -> bool:
+    try:
+        open_dataset(name, study.root, seed=study.seed, limit=study.limit, progress=progress)
+    except DatasetNotFoundError as error:
+        outcome.left_out.append(str(error))
+        progress.say(f"Left out: {error}")
+        return False
+    except FeatstoreError:
+        # What is wrong with it is told, and counted as a failure, when a step reads it.
+        return True
+    return True
+
+
+def _take(
+    step: Step, study: Study, store: FeatureStore, outcome: Outcome, progress: Progress
+) -> None:
+    """Extract and fit; what can't be done is told of, and the others go on."""
+    name = f"{step.model} on {step.dataset}"
+    pixels = step.model == PIXEL_MODEL
+    n_left = step.n_parts
+    try:
+        done = extract(
+            step.model,
+            step.dataset,
+            layers=step.layers,
+            store=store,
+            progress=progress,
+            root=study.root,
+            limit=study.limit,
+            seed=study.seed,
+            device=study.device,
+            **({} if pixels else {"weights": study.weights}),
+        )
+        progress.advance(1)
+        n_left -= 1
+        # By their names in the store, in which the pass may have been asked otherwise.
+        names = {} if pixels else dict(zip(step.layers, done.layers, strict=True))
+        chosen: Sequence[str] | None = None
+        if not pixels:
+            chosen = [",".join(names[n] for n in str(s).split(",")) for s in step.selections]
+        todo: list[tuple[Sequence[str], Any, dict[str, Any]]] = [(study.clf, chosen, {})]
+        if step.by_epochs:
+            todo.append(([paper.EPOCH_CLF], names[step.by_epochs], {"n_epochs": paper.N_EPOCHS}))
+        for clf, layers, settings in todo:
+            fits = fit_each(
+                store,
+                clf,
+                set_id=done.set_id,
+                layers=layers,
+                seed=study.seed,
+                progress=progress,
+                **settings,
+            )
+            outcome.runs += [one.run for one in fits if one.run]
+            outcome.n_reused += sum(one.reused for one in fits)
+            outcome.failures += [f"{one.name}: {one.error}" for one in fits if one.error]
+            progress.advance(1)
+            n_left -= 1
+    except FeatstoreError as error:
+        if isinstance(error, (WeightsError, DownloadError)) and study.weights == STOCK:
+            outcome.left_out.append(f"{name}: {error}")
+            progress.say(f"Left out: {name}: {error}")
+            progress.advance(n_left)
+            return
+        outcome.failures.append(f"{name}: {error}")
+        progress.say(f"Failed: {name}: {error}")
+    if n_left:
+        progress.advance(n_left)

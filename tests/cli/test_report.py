@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from featstore.cli.main import main
+from featstore.fitting.fit import fit
+from featstore.runs.run import list_runs
+
+pytestmark = pytest.mark.usefixtures("no_umap")
+
+
+def call(*args):
+    """Run the command line as a shell would; return its exit code."""
+    with pytest.raises(SystemExit) as caught:
+        main(["report", *map(str, args)])
+    return caught.value.code
+
+
+@pytest.fixture
+def store(make_store):
+    store = make_store()
+    fit(store, ["logreg", "ridge"], n_jobs=1)
+    return store
+
+
+def test_a_table_and_a_page(store, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("--store", store.path) == 0
+    out = capsys.readouterr().out
+    assert out.count("resnet50 ") == 2
+    assert "report.html" in out
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_json_is_one_object(store, tmp_path, capsys):
+    assert call("--store", store.path, "--out", tmp_path / "x.html", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["report"] == str(tmp_path / "x.html")
+    assert [run["clf"] for run in report["runs"]]
+    assert len(report["runs"]) == 2
+
+
+def test_one_dataset_only(store, tmp_path, capsys):
+    assert call("--store", store.path, "--out", tmp_path / "x.html", "--dataset", "demo") == 0
+    assert call("--store", store.path, "--out", tmp_path / "y.html", "--dataset", "sat4") == 1
+    assert "no runs on 'sat4'; it has runs on demo" in capsys.readouterr().err
+    assert not (tmp_path / "y.html").exists()
+
+
+def test_broken_runs_are_named_and_passed_over(store, tmp_path, capsys):
+    broken = list_runs(store)[0]
+    (broken.path / "metrics.json").write_text("")
+    assert call("--store", store.path, "--out", tmp_path / "x.html", "--json") == 0
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)["runs"]) == 1
+    assert broken.run_id in err
+
+
+def test_an_empty_store_says_what_to_do(tmp_path, capsys):
+    assert call("--store", tmp_path / "empty", "--out", tmp_path / "x.html") == 1
+    assert "featstore fit" in capsys.readouterr().err
+    assert not (tmp_path / "x.html").exists()

@@ -1,0 +1,333 @@
+"""Folder trees, and UC Merced's, of images written by Pillow and tifffile."""
+
+from __future__ import annotations
+
+import locale
+import os
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from featstore.datasets.formats.folder import FolderSource, draw_split
+from featstore.datasets.formats.ucmerced import CLASSES
+from featstore.datasets.registry import FileDataset, open_dataset
+from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError
+
+
+def plant(root: Path, *names: str, size: tuple[int, int] = (6, 5)) -> Path:
+    """Write an image under each name, of its own color."""
+    for i, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.full((*size, 3), (7 * i) % 256, np.uint8)
+        if path.suffix in (".tif", ".tiff"):
+            tifffile.imwrite(path, pixels, photometric="rgb")
+        else:
+            Image.fromarray(pixels).save(path)
+    return root
+
+
+def open_folder(root: Path, seed: int = 0, limit: int | None = None) -> FileDataset:
+    dataset = open_dataset("folder", root, seed=seed, limit=limit)
+    assert isinstance(dataset, FileDataset)
+    return dataset
+
+
+def test_class_folders_become_classes_in_code_point_order(tmp_path: Path) -> None:
+    names = ["b/2.png", "b/10.png", "B/1.PNG", "a/x/y.jpg", "ä/1.png", "a-b/1.tif"]
+    dataset = open_folder(plant(tmp_path / "my images", *names))
+    assert dataset.name == "folder"
+    assert dataset.title == "my images"
+    assert dataset.bands == ("red", "green", "blue")
+    assert dataset.class_names == ("B", "a", "a-b", "b", "ä")
+    assert list(dataset.sample_ids) == sorted(names)
+    assert dataset.labels.dtype == np.int32
+    assert [dataset.class_names[label] for label in dataset.labels] == [
+        name.split("/")[0] for name in sorted(names)
+    ]
+    assert dataset.files() == [(n, tmp_path / "my images" / n) for n in sorted(names)]
+
+
+def test_order_does_not_hang_on_the_locale_or_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(tmp_path, "a/Z.png", "a/b.png", "a/é.png", "a/z.png", "b/1.png")
+    expected = list(open_folder(tmp_path).sample_ids)
+    monkeypatch.setattr(locale, "strcoll", lambda a, b: -1)
+    import featstore.datasets.folder as module
+
+    entries = module._entries
+    monkeypatch.setattr(module, "_entries", lambda folder: entries(folder)[::-1])
+    assert list(open_folder(tmp_path).sample_ids) == expected == [
+        "a/Z.png",
+        "a/b.png",
+        "a/z.png",
+        "a/é.png",
+        "b/1.png",
+    ]  # fmt: skip
+
+
+def test_names_are_the_same_however_the_file_system_composes_letters(tmp_path: Path) -> None:
+    composed = plant(tmp_path / "nfc", unicodedata.normalize("NFC", "prés/café.png"))
+    decomposed = plant(tmp_path / "nfd", unicodedata.normalize("NFD", "prés/café.png"))
+    a, b = open_folder(composed), open_folder(decomposed)
+    assert list(a.sample_ids) == list(b.sample_ids)
+    assert a.class_names == b.class_names
+    assert b.read(0).shape == (6, 5, 3)
+
+
+def test_two_names_that_differ_only_in_composition_are_refused(tmp_path: Path) -> None:
+    for form in ("NFC", "NFD"):
+        plant(tmp_path, "a/" + unicodedata.normalize(form, "é.png"))
+    with pytest.raises(DatasetError, match="two files are named"):
+        _ = open_folder(tmp_path).labels
+
+
+def test_split_folders_decide_the_split(tmp_path: Path) -> None:
+    dataset = open_folder(
+        plant(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/1.png", "val/b/1.png"), seed=3
+    )
+    assert dataset.class_names == ("a", "b")
+    assert list(dataset.sample_ids) == [
+        "test/a/1.png",
+        "train/a/1.png",
+        "train/b/1.png",
+        "val/b/1.png",
+    ]
+    assert dataset.splits.tolist() == [1, 0, 0, 2]
+    assert dataset.splits.dtype == np.uint8
+    assert "split" not in dataset.identity()
+
+
+def test_classes_are_those_of_all_splits(tmp_path: Path) -> None:
+    dataset = open_folder(plant(tmp_path, "train/a/1.png", "train/c/1.png", "test/b/1.png"))
+    assert dataset.class_names == ("a", "b", "c")
+    assert dataset.labels.tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train/a/1.png", "test/a/1.png", "forest/1.png"], r"beside other folders \(forest\)"),
+        (["test/a/1.png"], "no train folder"),
+        (["1.png", "2.png"], "holds no class folders"),
+        (["Train/a/1.png", "Test/a/1.png"], "Test, Train, which seem to be splits"),
+        (["train/a/1.png", "Validation/a/1.png"], "Validation, which seem to be splits"),
+    ],
+)
+def test_ambiguous_trees_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
+    plant(tmp_path, *names)
+    with pytest.raises(DatasetError, match=message) as caught:
+        _ = open_folder(tmp_path).labels
+    assert "expected ROOT/CLASS/IMAGE" in str(caught.value)
+
+
+def test_a_class_may_be_named_train(tmp_path: Path) -> None:
+    assert open_folder(plant(tmp_path, "train/1.png", "bus/1.png")).class_names == ("bus", "train")
+
+
+def test_classes_may_be_named_like_splits(tmp_path: Path) -> None:
+    names = open_folder(plant(tmp_path, "Train/1.png", "Test/1.png")).class_names
+    assert names == ("Test", "Train")
+
+
+def test_without_split_folders_each_class_is_split_70_to_30(tmp_path: Path) -> None:
+    names = [
+        f"{c}/{i:03d}.png" for c, n in (("a", 10), ("b", 20), ("c", 2), ("d", 1)) for i in range(n)
+    ]
+    plant(tmp_path, *names)
+    dataset = open_folder(tmp_path)
+    counts = [
+        np.bincount(dataset.splits[dataset.labels == label], minlength=2).tolist()
+        for label in range(4)
+    ]
+    assert counts == [[7, 3], [14, 6], [1, 1], [1, 0]]
+    again, other = open_folder(tmp_path), open_folder(tmp_path, seed=1)
+    np.testing.assert_array_equal(again.splits, dataset.splits)
+    assert (other.splits != dataset.splits).any()
+    assert again.identity() == dataset.identity() != other.identity()
+
+
+def test_the_drawn_split_never_changes() -> None:
+    """Features are stored with it; these values are from the first release."""
+    ids = [f"a/{i}.png" for i in range(10)]
+    assert draw_split(ids, np.zeros(10, np.int32), 0).tolist() == [
+        0, 0, 1, 1, 0, 0, 0, 1, 0, 0
+    ]  # fmt: skip
+
+
+def test_another_class_does_not_change_a_classs_split() -> None:
+    ids = [f"a/{i}.png" for i in range(10)]
+    alone = draw_split(ids, np.zeros(10, np.int32), 5)
+    both = draw_split(ids + [f"b/{i}.png" for i in range(9)], np.repeat([0, 1], [10, 9]), 5)
+    np.testing.assert_array_equal(both[:10], alone)
+
+
+def test_hidden_and_other_files_are_left_out_and_counted(tmp_path: Path) -> None:
+    plant(
+        tmp_path, "a/1.png", "b/1.png", "__MACOSX/a/1.png", ".cache/1.png", "a/.2.png", "loose.png"
+    )
+    (tmp_path / "a" / "Thumbs.db").write_text("x")
+    (tmp_path / "readme.txt").write_text("x")
+    dataset = open_folder(tmp_path)
+    assert list(dataset.sample_ids) == ["a/1.png", "b/1.png"]
+    assert dataset.n_ignored == 3
+
+
+def test_an_empty_class_is_an_error_that_names_it(tmp_path: Path) -> None:
+    plant(tmp_path, "a/1.png")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "notes.txt").write_text("x")
+    with pytest.raises(DatasetError, match=r"class folder b; add some or remove it"):
+        _ = open_folder(tmp_path).class_names
+
+
+def test_links_out_of_the_root_are_refused(tmp_path: Path) -> None:
+    elsewhere = plant(tmp_path / "elsewhere", "1.png", "c/2.png")
+    for number, target in enumerate(
+        (elsewhere / "1.png", elsewhere / "c", elsewhere / "absent.png")
+    ):
+        root = plant(tmp_path / f"root{number}", "a/1.png", "b/1.png")
+        (root / "a" / "link.png").symlink_to(target)
+        with pytest.raises(DatasetError, match="is a link out of"):
+            _ = open_folder(root).labels
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes")
+def test_pipes_are_named_and_never_read(tmp_path: Path) -> None:
+    root = plant(tmp_path, "a/1.png", "b/deep/1.png")
+    os.mkfifo(root / "b" / "deep" / "notes.txt")
+    source = FolderSource(root, 0)
+    assert (len(source.labels), source.n_ignored) == (2, 1)
+    os.mkfifo(root / "b" / "deep" / "2.png")
+    with pytest.raises(DatasetError, match=r"b/deep/2\.png: is a pipe, socket or device"):
+        _ = open_folder(root).labels
+
+
+def test_links_within_the_root_are_followed_unless_they_lead_around(tmp_path: Path) -> None:
+    plant(tmp_path, "a/1.png", "b/deep/1.png")
+    (tmp_path / "a" / "2.png").symlink_to(tmp_path / "a" / "1.png")
+    (tmp_path / "a" / "more").symlink_to(tmp_path / "b" / "deep")
+    assert list(open_folder(tmp_path).sample_ids) == [
+        "a/1.png",
+        "a/2.png",
+        "a/more/1.png",
+        "b/deep/1.png",
+    ]
+    (tmp_path / "b" / "deep" / "round").symlink_to(tmp_path / "b")
+    with pytest.raises(DatasetError, match="link to a folder above it"):
+        _ = open_folder(tmp_path).labels
+
+
+def test_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
+    plant(tmp_path, "a/1.png")
+    (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "a" / "absent.png")
+    with pytest.raises(DatasetError, match="does not exist"):
+        _ = open_folder(tmp_path).labels
+
+
+def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
+    plant(tmp_path / "real", "a/1.png", "b/1.png")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert len(open_folder(tmp_path / "link")) == 2
+
+
+def test_a_name_that_is_no_unicode_is_refused(tmp_path: Path) -> None:
+    plant(tmp_path, "a/1.png")
+    try:
+        (tmp_path / "a" / "b\udcff.png").write_bytes(b"x")
+    except (OSError, UnicodeError):
+        pytest.skip("the file system takes only Unicode")
+    with pytest.raises(DatasetError, match="not valid Unicode"):
+        _ = open_folder(tmp_path).labels
+
+
+def test_reading_subsets_and_limits(tmp_path: Path) -> None:
+    names = [f"{c}/{i:02d}.png" for c in "ab" for i in range(20)]
+    plant(tmp_path, *names)
+    dataset = open_folder(tmp_path, limit=12)
+    assert len(dataset) == 12
+    assert set(zip(dataset.labels.tolist(), dataset.splits.tolist(), strict=True)) == {
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    }
+    for row, name in enumerate(dataset.sample_ids):
+        assert dataset.paths[row] == tmp_path / name
+        assert dataset.read(row)[0, 0, 0] == 7 * names.index(name) % 256
+    some = dataset.subset(np.array([1, 5]))
+    assert some.paths == [dataset.paths[1], dataset.paths[5]]
+    assert [n for n, _ in some.files()] == names
+
+
+def test_a_broken_image_is_found_when_it_is_read(tmp_path: Path) -> None:
+    plant(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / "a" / "2.png").write_bytes(b"")
+    dataset = open_folder(tmp_path)
+    with pytest.raises(ImageError, match=r"2\.png: is empty"):
+        dataset.read(1)
+
+
+def test_the_root_has_to_be_named_and_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs --root"):
+        open_dataset("folder")
+    with pytest.raises(DatasetNotFoundError, match="does not exist"):
+        open_dataset("folder", tmp_path / "absent")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DatasetNotFoundError, match="is a file"):
+        open_dataset("folder", tmp_path / "file")
+
+
+def test_opening_lists_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(tmp_path, "a/1.png")
+    dataset = open_folder(tmp_path)
+    assert isinstance(dataset._source, FolderSource)
+    assert "_tree" not in dataset._source.__dict__
+
+
+# UC Merced
+
+
+def plant_ucmerced(images: Path, n: int = 10) -> Path:
+    plant(images, *(f"{c}/{c}{i:02d}.tif" for c in CLASSES for i in range(n)), size=(25, 26))
+    tifffile.imwrite(
+        images / "forest" / "forest03.tif", np.zeros((24, 27, 3), np.uint8), photometric="rgb"
+    )
+    return images
+
+
+@pytest.mark.parametrize(
+    "where", ["UCMerced_LandUse/Images", "ucmerced/UCMerced_LandUse/Images", "Images", "."]
+)
+def test_ucmerced_is_found_and_split_per_class(tmp_path: Path, where: str) -> None:
+    plant_ucmerced(tmp_path / where)
+    dataset = open_dataset("ucmerced", tmp_path)
+    assert (dataset.name, dataset.title) == ("ucmerced", "ucmerced")
+    assert dataset.class_names == CLASSES
+    assert dataset.sample_ids[0] == "agricultural/agricultural00.tif"
+    table = np.zeros((21, 2), int)
+    np.add.at(table, (dataset.labels, dataset.splits), 1)
+    assert (table == [7, 3]).all()
+    odd = dataset.sample_ids.index("forest/forest03.tif")
+    assert dataset.read(odd).shape == (24, 27, 3)
+    assert dataset.identity() == open_dataset("ucmerced", tmp_path).identity()
+    assert dataset.identity() != open_dataset("ucmerced", tmp_path, seed=1).identity()
+
+
+def test_ucmerced_with_missing_or_strange_classes_names_them(tmp_path: Path) -> None:
+    images = plant_ucmerced(tmp_path / "UCMerced_LandUse" / "Images", n=1)
+    (images / "river").rename(images / "rivers")
+    with pytest.raises(DatasetError, match="lacks river and has rivers, which ucmerced has not"):
+        _ = open_dataset("ucmerced", tmp_path).labels
+
+
+def test_ucmerced_absent_says_what_was_looked_for_and_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(DatasetNotFoundError) as caught:
+        open_dataset("ucmerced", tmp_path)
+    for part in ("UCMerced_LandUse/Images", str(tmp_path), "featstore datasets get ucmerced"):
+        assert part in str(caught.value)

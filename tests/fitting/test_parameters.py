@@ -1,0 +1,95 @@
+import pytest
+
+from featstore.errors import FitError
+from featstore.fitting.classifiers import aim_params, parse_grid, parse_param
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("C=0.5", ("C", 0.5)),
+        ("max_iter=20", ("max_iter", 20)),
+        ("shuffle=False", ("shuffle", False)),
+        ("class_weight=None", ("class_weight", None)),
+        ("class_weight=balanced", ("class_weight", "balanced")),
+        ("mlp:hidden_layer_sizes=(256, 128)", ("mlp:hidden_layer_sizes", (256, 128))),
+        (" C = 1 ", ("C", 1)),
+        ("solver=", ("solver", "")),
+        ("metric=a=b", ("metric", "a=b")),
+        ("C=__import__('os')", ("C", "__import__('os')")),
+    ],
+)
+def test_values_are_python_literals_or_text(text, expected):
+    assert parse_param(text) == expected
+
+
+@pytest.mark.parametrize("text", ["C", "=1", "", " =2"])
+def test_a_parameter_without_name_or_value_is_refused(text):
+    with pytest.raises(FitError, match="name=value"):
+        parse_param(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("C=0.01,0.1,1", ("C", (0.01, 0.1, 1))),
+        ("C=1", ("C", (1,))),
+        (
+            "mlp:hidden_layer_sizes=(64,),(256, 128)",
+            ("mlp:hidden_layer_sizes", ((64,), (256, 128))),
+        ),
+        ("metric=euclidean,cosine", ("metric", ("euclidean", "cosine"))),
+        ("gamma=scale,0.1", ("gamma", ("scale", 0.1))),
+        ("gamma='scale',0.1", ("gamma", ("scale", 0.1))),
+        (" C = 1, 2 ", ("C", (1, 2))),
+        ("class_weight=None,balanced", ("class_weight", (None, "balanced"))),
+    ],
+)
+def test_a_grid_is_of_values_between_commas(text, expected):
+    assert parse_grid(text) == expected
+
+
+@pytest.mark.parametrize("text", ["C", "=1,2", "", "C=", "C= "])
+def test_a_grid_without_name_or_values_is_refused(text):
+    with pytest.raises(FitError, match="name=value,value"):
+        parse_grid(text)
+
+
+def test_an_unknown_parameter_is_refused_with_those_there_are():
+    with pytest.raises(FitError, match=r"logreg has no parameter gamma.*C, class_weight"):
+        aim_params({"gamma": 1}, ["logreg"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("C", -1), ("C", "much"), ("max_iter", 1.5), ("solver", "magic")]
+)
+def test_a_value_that_scikit_learn_refuses_is_refused_before_any_work(name, value):
+    with pytest.raises(FitError, match=f"logreg can't take.*'{name}'"):
+        aim_params({name: value}, ["logreg"])
+
+
+def test_parameters_that_featstore_sets_name_their_option():
+    with pytest.raises(FitError, match="use --seed"):
+        aim_params({"random_state": 3}, ["mlp"])
+    with pytest.raises(FitError, match="featstore sets it"):
+        aim_params({"verbose": 1}, ["mlp"])
+
+
+def test_parameters_can_be_aimed_at_one_of_several():
+    aimed = aim_params({"C": 1.0, "svm:C": 10.0}, ["logreg", "svm"])
+    assert aimed == {"logreg": {"C": 1.0}, "svm": {"C": 10.0}}
+    with pytest.raises(FitError, match="for mlp, but only logreg"):
+        aim_params({"mlp:alpha": 1.0}, ["logreg"])
+    with pytest.raises(FitError, match="knn has no parameter C.*clf:name=value"):
+        aim_params({"C": 1.0}, ["logreg", "knn"])
+
+
+def test_a_parameter_can_be_aimed_at_a_classifier_of_ones_own():
+    name = "sklearn.naive_bayes:GaussianNB"
+    aimed = aim_params({f"{name}:var_smoothing": 0.1}, ["logreg", name])
+    assert aimed == {"logreg": {}, name: {"var_smoothing": 0.1}}
+
+
+def test_values_for_a_search_are_aimed_without_a_check():
+    aimed = aim_params({"C": (0.1, 1.0), "svm:C": (9.0,)}, ["logreg", "svm"], check=False)
+    assert aimed == {"logreg": {"C": (0.1, 1.0)}, "svm": {"C": (9.0,)}}

@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import builtins
+import logging
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.control import GroundControlPoint
+from rasterio.rpc import RPC
+
+from featstore.errors import (
+    ConfigError,
+    DatasetError,
+    DatasetNotFoundError,
+    FeatstoreError,
+    ImageError,
+    StoreError,
+)
+from featstore.inference.maps.raster import Scene, read_thinned, write_map
+
+RGB = ("red", "green", "blue")
+PLACE = rasterio.Affine(10, 0, 500_000, 0, -10, 4_600_000)
+
+
+def write_scene(path, pixels, **more):
+    """Write pixels, (bands, height, width), as a GeoTIFF."""
+    settings = {"crs": "EPSG:32633", "transform": PLACE} | more
+    masked = settings.pop("mask", None)
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        count=pixels.shape[0],
+        height=pixels.shape[1],
+        width=pixels.shape[2],
+        dtype=pixels.dtype,
+        **settings,
+    ) as raster:
+        raster.write(pixels)
+        if masked is not None:
+            raster.write_mask(masked)
+    return str(path)
+
+
+def noise(*shape, dtype=np.uint8, high=256):
+    return np.random.default_rng(0).integers(0, high, shape).astype(dtype)
+
+
+def test_a_part_is_read_as_it_is(tmp_path):
+    pixels = noise(3, 50, 70)
+    path = write_scene(tmp_path / "scene.tif", pixels)
+    with Scene(path, RGB) as scene:
+        assert (scene.height, scene.width, scene.bands) == (50, 70, (1, 2, 3))
+        assert not scene.may_lack_pixels
+        found, present = scene.read(10, 20, 30, 40)
+    np.testing.assert_array_equal(found, pixels[:, 10:40, 20:60])
+    assert present is None
+
+
+def test_bands_are_taken_by_number_and_in_order(tmp_path):
+    pixels = noise(4, 5, 7)
+    path = write_scene(tmp_path / "scene.tif", pixels)
+    with Scene(path, RGB, (4, 1, 1)) as scene:
+        # GDAL takes a fourth band of bytes for alpha.
+        assert not scene.may_lack_pixels
+        np.testing.assert_array_equal(scene.read(0, 0, 5, 7)[0], pixels[[3, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("n_bands", "bands", "told"),
+    [
+        (4, (5, 1, 1), r"no band 5: .* has 4 bands, 1 \(red\), 2 \(green\), 3 \(blue\)"),
+        (4, (0, 1, 1), "no band 0"),
+        (4, (1, 2), r"2 bands are named, but 3 are wanted \(red, green, blue\)"),
+        (1, None, r"has 1 band, 1 \(gray\); 3 are wanted .* --bands 1,1,1"),
+    ],
+)
+def test_wrong_bands_are_answered_with_those_there_are(tmp_path, n_bands, bands, told):
+    photometric = "rgb" if n_bands > 1 else "minisblack"
+    path = write_scene(tmp_path / "scene.tif", noise(n_bands, 5, 7), photometric=photometric)
+    with pytest.raises(ConfigError, match=told):
+        Scene(path, RGB, bands)
+
+
+def test_numbers_of_colours_are_refused(tmp_path):
+    path = tmp_path / "scene.tif"
+    write_scene(path, noise(1, 5, 7))
+    with rasterio.open(path, "r+") as raster:
+        raster.write_colormap(1, {0: (1, 2, 3, 255)})
+    with pytest.raises(ConfigError, match="-expand rgb"):
+        Scene(str(path), ("pan",))
+
+
+def test_of_16_bits_the_high_byte_is_taken_unless_there_is_a_range(tmp_path):
+    pixels = np.array([[[0, 255, 256], [3000, 32_768, 65_535]]], np.uint16)
+    path = write_scene(tmp_path / "scene.tif", pixels)
+    with Scene(path, ("pan",)) as scene:
+        assert scene.read(0, 0, 2, 3)[0].tolist() == [[[0, 0, 1], [11, 128, 255]]]
+    with Scene(path, ("pan",), value_range=(0, 3000)) as scene:
+        assert scene.read(0, 0, 2, 3)[0].tolist() == [[[0, 22, 22], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16, np.float64])
+def test_other_types_need_a_range_and_a_sample_helps(tmp_path, dtype):
+    pixels = noise(1, 600, 40, dtype=dtype, high=900)
+    pixels[0, 0, 0] = -100
+    path = write_scene(tmp_path / "scene.tif", pixels)
+    with pytest.raises(ConfigError, match="from -100 to 899.*--range LOW,HIGH"):
+        Scene(path, ("pan",))
+    with Scene(path, ("pan",), value_range=(-100, 900)) as scene:
+        found, _ = scene.read(0, 0, 600, 40)
+    np.testing.assert_allclose(found, (pixels + 100) / 1000 * 255, atol=0.51)
+
+
+@pytest.mark.parametrize("ends", [(5, 5), (9, 1), (0, np.inf), (np.nan, 1)])
+def test_a_range_has_two_ends(tmp_path, ends):
+    path = write_scene(tmp_path / "scene.tif", noise(3, 5, 7))
+    with pytest.raises(ConfigError, match="its low end comes first"):
+        Scene(path, RGB, value_range=ends)
+
+
+def test_bands_of_different_types_need_a_range(tmp_path):
+    bands = ""
+    for i, kind in enumerate(("Byte", "UInt16", "Byte"), 1):
+        pixels = np.full((1, 8, 8), i * 50, kind.lower().replace("byte", "uint8"))
+        write_scene(tmp_path / f"{i}.tif", pixels)
+        bands += (
+            f'<VRTRasterBand dataType="{kind}" band="{i}"><SimpleSource><SourceFilename '
+            f'relativeToVRT="1">{i}.tif</SourceFilename></SimpleSource></VRTRasterBand>'
+        )
+    path = tmp_path / "scene.vrt"
+    path.write_text(f'<VRTDataset rasterXSize="8" rasterYSize="8">{bands}</VRTDataset>')
+    with pytest.raises(ConfigError, match=r"types, uint8, uint16, uint8, .* --range LOW,HIGH"):
+        Scene(str(path), RGB)
+    with Scene(str(path), RGB, value_range=(0, 255)) as scene:
+        found, _ = scene.read(0, 0, 8, 8)
+        assert scene.thumbnail(4)[0, 0].tolist() == found[:, 0, 0].tolist() == [50, 100, 150]
+    with Scene(str(path), RGB, bands=(1, 1, 3)) as scene:
+        assert scene.dtype == np.uint8
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+def test_no_data_is_black_in_a_thumbnail_whatever_the_range(tmp_path, dtype):
+    pixels = np.full((3, 8, 8), -15, dtype)
+    pixels[:, :, 4:] = 99
+    path = write_scene(tmp_path / "scene.tif", pixels, nodata=99)
+    with Scene(path, RGB, value_range=(-20, -10)) as scene:
+        thumbnail = scene.thumbnail(8)
+    assert (thumbnail[:, :4] == 128).all()
+    assert (thumbnail[:, 4:] == 0).all()
+
+
+def test_a_sample_without_data_has_no_range(tmp_path):
+    path = write_scene(tmp_path / "scene.tif", np.full((3, 8, 8), np.nan, np.float32))
+    with pytest.raises(ConfigError, match=r"a sample found no data\. Say .* --range LOW,HIGH"):
+        Scene(path, RGB)
+
+
+def test_complex_numbers_are_refused(tmp_path):
+    path = write_scene(tmp_path / "scene.tif", np.ones((1, 5, 7), np.complex64))
+    with pytest.raises(ConfigError, match="magnitude"):
+        Scene(path, ("pan",))
+
+
+def hole():
+    present = np.ones((20, 30), bool)
+    present[:5, :8] = False
+    return present
+
+
+@pytest.mark.parametrize("kind", ["nodata", "mask", "alpha", "nan"])
+def test_pixels_without_data_are_known(tmp_path, kind):
+    pixels, present = np.maximum(noise(3, 20, 30), 1), hole()
+    options = {}
+    if kind == "nodata":
+        pixels[:, ~present] = 0
+        # Black in one band alone is a colour.
+        pixels[0, 10, 10] = 0
+        options = {"nodata": 0}
+    elif kind == "mask":
+        options = {"mask": present}
+    elif kind == "alpha":
+        pixels = np.concatenate([pixels, np.where(present, 255, 0)[None].astype(np.uint8)])
+        options = {"photometric": "rgb", "alpha": "yes"}
+    else:
+        pixels = pixels.astype(np.float32)
+        pixels[1, ~present] = np.nan
+    path = write_scene(tmp_path / "scene.tif", pixels, **options)
+    with Scene(path, RGB, value_range=(0, 255) if kind == "nan" else None) as scene:
+        assert scene.may_lack_pixels
+        np.testing.assert_array_equal(scene.read(0, 0, 20, 30)[1], present)
+        assert scene.read(6, 0, 10, 30)[1] is None
+        assert scene.thumbnail(100).shape == (20, 30, 3)
+
+
+def test_what_is_no_raster_is_refused(tmp_path):
+    with pytest.raises(DatasetNotFoundError, match="is not there"):
+        Scene(str(tmp_path / "nothing.tif"), RGB)
+    path = tmp_path / "text.tif"
+    path.write_text("hello")
+    with pytest.raises(DatasetError, match="no raster that GDAL reads.*not recognized"):
+        Scene(str(path), RGB)
+
+
+def test_a_damaged_part_is_named(tmp_path):
+    path = tmp_path / "scene.tif"
+    tiles = {"compress": "deflate", "tiled": True, "blockxsize": 64, "blockysize": 64}
+    write_scene(path, noise(3, 256, 256), **tiles)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    with Scene(str(path), RGB) as scene, pytest.raises(ImageError, match=r"rows 0 to 255"):
+        scene.read(0, 0, 256, 256)
+
+
+def test_without_rasterio_the_cure_is_named(tmp_path, monkeypatch):
+    original = builtins.__import__
+
+    def fail(name, *args, **more):
+        if name.startswith("rasterio"):
+            raise ModuleNotFoundError("No module named 'rasterio'")
+        return original(name, *args, **more)
+
+    monkeypatch.setattr(builtins, "__import__", fail)
+    with pytest.raises(FeatstoreError, match=r"pip install 'featstore\[geo\]'"):
+        Scene(str(tmp_path / "scene.tif"), RGB)
+
+
+def save(path, scene, values, stride=10, **more):
+    settings = {
+        "dtype": "uint8",
+        "nodata": 255,
+        "descriptions": ["class"],
+        "colours": [(0, 114, 178), (213, 94, 0)],
+        "tags": {"RUN": "my-run"},
+        "class_tags": {"CLASS_0": "sand"},
+    } | more
+    write_map(path, path.name, scene, stride, values.shape[1:], [values], **settings)
+
+
+def test_a_map_has_colours_tags_and_a_place(tmp_path):
+    labels = np.array([[[0, 1, 255], [1, 1, 0]]], np.uint8)
+    path = tmp_path / "map.tif"
+    with Scene(write_scene(tmp_path / "scene.tif", noise(3, 20, 30)), RGB) as scene:
+        save(path, scene, labels)
+    with rasterio.open(path) as raster:
+        np.testing.assert_array_equal(raster.read(), labels)
+        assert raster.crs.to_epsg() == 32633
+        assert raster.transform == rasterio.Affine(100, 0, 500_000, 0, -100, 4_600_000)
+        assert (raster.nodata, raster.descriptions) == (255, ("class",))
+        assert raster.colormap(1)[1] == (213, 94, 0, 255)
+        assert raster.colormap(1)[255] == (0, 0, 0, 0)
+        assert raster.tags()["RUN"] == "my-run"
+        assert raster.tags(1) == {"CLASS_0": "sand"}
+    assert {p.name for p in tmp_path.iterdir()} == {"map.tif", "scene.tif"}
+
+
+def test_a_turned_scene_has_a_turned_map(tmp_path):
+    turned = rasterio.Affine(8, 6, 500_000, 6, -8, 4_600_000)
+    path = write_scene(tmp_path / "scene.tif", noise(3, 20, 30), transform=turned)
+    with Scene(path, RGB) as scene:
+        assert scene.axes[0] is None
+        save(tmp_path / "map.tif", scene, np.zeros((1, 2, 3), np.uint8))
+    with rasterio.open(tmp_path / "map.tif") as raster:
+        assert raster.transform == rasterio.Affine(80, 60, 500_000, 60, -80, 4_600_000)
+
+
+def test_a_scene_turned_by_pixels_of_a_few_degrees_millionths_has_no_axes(tmp_path):
+    turned = rasterio.Affine(8e-6, 6e-6, 15, 6e-6, -8e-6, 45)
+    crs = {"crs": "EPSG:4326", "transform": turned}
+    with Scene(write_scene(tmp_path / "scene.tif", noise(3, 20, 30), **crs), RGB) as scene:
+        assert scene.axes[0] is None
+    crs["transform"] = rasterio.Affine(8e-6, 0, 15, 0, -8e-6, 45)
+    with Scene(write_scene(tmp_path / "scene.tif", noise(3, 20, 30), **crs), RGB) as scene:
+        assert scene.axes[0] is not None
+
+
+def test_control_points_and_rational_functions_are_scaled(tmp_path):
+    points = [
+        GroundControlPoint(row, col, 15 + col / 1000, 45 - row / 1000)
+        for row in (0, 20)
+        for col in (0, 30)
+    ]
+    rpcs = RPC(
+        0, 1, 45, 1, [1.0] * 20, [1.0] * 20, 9.5, 20, 15, 1, [1.0] * 20, [1.0] * 20, 14.5, 30
+    )
+    path = str(tmp_path / "scene.tif")
+    write_scene(path, noise(3, 20, 30), rpcs=rpcs, crs=None, transform=None)
+    with Scene(path, RGB) as scene:
+        save(tmp_path / "map.tif", scene, np.zeros((1, 2, 3), np.uint8))
+    with rasterio.open(tmp_path / "map.tif") as raster:
+        assert (raster.rpcs.line_off, raster.rpcs.line_scale) == (0.5, 2)
+        assert (raster.rpcs.samp_off, raster.rpcs.samp_scale) == (1.0, 3)
+    write_scene(path, noise(3, 20, 30), gcps=points, crs="EPSG:4326", transform=None)
+    with Scene(path, RGB) as scene:
+        assert scene.axes[0] is None
+        save(tmp_path / "map.tif", scene, np.zeros((1, 2, 3), np.uint8))
+    with rasterio.open(tmp_path / "map.tif") as raster:
+        found, crs = raster.gcps
+    assert crs.to_epsg() == 4326
+    assert [(p.row, p.col) for p in found] == [(0, 0), (0, 3), (2, 0), (2, 3)]
+    assert (found[3].x, found[3].y) == (points[3].x, points[3].y)
+
+
+@pytest.mark.parametrize(
+    ("epsg", "x"), [(32633, "easting (m)"), (4326, "longitude (°)"), (None, "x (map units)")]
+)
+def test_axes_are_named_by_the_reference_system(tmp_path, epsg, x):
+    crs = f"EPSG:{epsg}" if epsg else None
+    path = write_scene(tmp_path / "scene.tif", noise(3, 20, 30), crs=crs)
+    with Scene(path, RGB) as scene:
+        bounds, found, _ = scene.axes
+    assert bounds == (500_000, 500_300, 4_599_800, 4_600_000)
+    assert found == x
+
+
+def test_a_large_map_is_tiled_and_thinned_for_people(tmp_path):
+    labels = noise(1, 600, 500, dtype=np.uint16, high=300)
+    path = tmp_path / "map.tif"
+    with Scene(write_scene(tmp_path / "scene.tif", noise(3, 20, 30)), RGB) as scene:
+        colours = [(i % 256, i // 256, 0) for i in range(300)]
+        save(path, scene, labels, dtype="uint16", nodata=65_535, colours=colours)
+    with rasterio.open(path) as raster:
+        assert raster.block_shapes == [(256, 256)]
+        assert raster.compression.name == "deflate"
+        assert raster.colormap(1)[299] == (43, 1, 0, 255)
+    thinned = read_thinned(path, 100)
+    assert thinned.shape == (100, 84)
+    assert set(np.unique(thinned)) <= set(range(300))
+
+
+def test_a_full_disk_is_told(tmp_path, capfd):
+    resource = pytest.importorskip("resource")
+    logging.getLogger("rasterio").setLevel(logging.CRITICAL)
+    labels = noise(1, 1024, 1024, high=255)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Scene(write_scene(tmp_path / "scene.tif", noise(3, 20, 30)), RGB) as scene:
+        for room in (1000, 300_000, 900_000):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+            try:
+                with pytest.raises(StoreError, match=r"map.tif can't be written"):
+                    save(tmp_path / "map.tif", scene, labels)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    capfd.readouterr()

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from featstore.errors import DeviceError
+from featstore.models import devices
+
+CPU = torch.device("cpu")
+
+
+def test_auto_is_a_device_that_is_there():
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert devices.resolve_device("auto").type == expected
+
+
+def test_a_gpu_that_is_not_there_is_named():
+    with pytest.raises(DeviceError, match="cuda:99"):
+        devices.resolve_device("cuda:99")
+
+
+@pytest.mark.parametrize(("fast", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_precision_follows_the_hardware(monkeypatch, fast, expected):
+    monkeypatch.setattr(devices, "has_fast_bf16", lambda _: fast)
+    assert devices.resolve_precision("auto", CPU) == expected
+    assert devices.resolve_precision("bf16", CPU) == "bf16"
+
+
+def test_half_precision_is_not_for_cpus():
+    with pytest.raises(DeviceError, match="fp16"):
+        devices.resolve_precision("fp16", CPU)
+
+
+def test_emulated_bf16_does_not_count(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    assert not devices.has_fast_bf16(CPU)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    assert devices.has_fast_bf16(CPU)
+
+
+def test_batches_shrink_as_images_grow():
+    sizes = [devices.default_batch_size(CPU, px) for px in (32, 224, 448, 1024, 4096)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[1] == 32
+    assert sizes[-1] == 1
+
+
+def test_another_c_library_is_no_obstacle(monkeypatch):
+    def missing(_):
+        raise OSError("no such file")
+
+    monkeypatch.setattr(devices.ctypes, "CDLL", missing)
+    devices.keep_freed_memory()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_is_kept():
+    def n_faults(setting):
+        code = (
+            "import resource, torch\n"
+            "from featstore.models import devices\n"
+            f"{setting}\n"
+            "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+            # The C library settles on a place after a dozen tensors or so: how many depends on
+            # where the heap happened to lie.
+            "for _ in range(80): torch.ones(10_000_000)\n"
+            "before = faults()\n"
+            "for _ in range(20): torch.ones(10_000_000)\n"
+            "print(faults() - before)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    assert n_faults("devices.keep_freed_memory()") < n_faults("") / 4

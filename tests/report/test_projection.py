@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from conftest import blobs
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+
+from featstore.errors import ConfigError
+from featstore.report import charts
+from featstore.report.charts import project
+
+
+def test_pca_is_scikit_learns_on_standardised_rows():
+    X, _ = blobs(200, 10)
+    rows = np.arange(0, 200, 2)
+    found = project(X, rows, method="pca")
+    want = PCA(2).fit(StandardScaler().fit_transform(X[rows]))
+    theirs = want.transform(StandardScaler().fit_transform(X[rows]))
+    for own, other in zip(found.points.T, theirs.T, strict=True):
+        assert abs(np.corrcoef(own, other)[0, 1]) > 0.999
+    assert found.method == "PCA"
+    assert f"{100 * want.explained_variance_ratio_[0]:.0f} %" in found.axes[0]
+
+
+def test_rows_that_are_all_alike_are_one_point():
+    with warnings.catch_warnings(action="error"):
+        found = project(np.ones((6, 3), np.float32), np.arange(6), method="pca")
+    np.testing.assert_array_equal(found.points, 0)
+    assert found.axes == tuple(f"component {i} (0 % of the variance)" for i in (1, 2))
+
+
+def test_one_column_has_two_dimensions_too():
+    X, _ = blobs(20, 1)
+    points = project(X, np.arange(20), method="pca").points
+    assert points.shape == (20, 2)
+    assert (points[:, 1] == 0).all()
+
+
+@pytest.mark.soak
+def test_umap_keeps_classes_together_and_repeats_itself():
+    pytest.importorskip("umap")
+    X, y = blobs(120, 30)
+    found = project(X, np.arange(120), method="umap", random_state=3)
+    assert found.method == "UMAP"
+    assert found.points.shape == (120, 2)
+    gaps = ((found.points[:, None] - found.points[None]) ** 2).sum(axis=2)
+    np.fill_diagonal(gaps, np.inf)
+    assert (y[gaps.argmin(axis=1)] == y).mean() > 0.9
+    again = project(X, np.arange(120), method="umap", random_state=3)
+    np.testing.assert_array_equal(found.points, again.points)
+
+
+BY_UMAP = """
+import numpy as np
+from featstore.report.charts import project
+X = np.random.default_rng(0).normal(size=(16, 5)).astype(np.float32)
+for n in (3, 16):
+    found = project(X[:n], np.arange(n))
+    print(found.method, found.points.shape, np.isfinite(found.points).all())
+"""
+
+
+def test_umap_of_few_rows():
+    pytest.importorskip("umap")
+    # Compiling takes a minute, which few rows do not need.
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    command = [sys.executable, "-W", "ignore", "-c", BY_UMAP]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines() == ["UMAP (3, 2) True", "UMAP (16, 2) True"]
+
+
+def test_where_umap_is_not_installed_auto_is_pca(monkeypatch):
+    monkeypatch.setattr(charts, "find_spec", lambda name: None)
+    X, _ = blobs(20, 5)
+    assert project(X, np.arange(20)).method == "PCA"
+    with pytest.raises(ConfigError, match=r"featstore\[umap\]"):
+        project(X, np.arange(20), method="umap")
+    with pytest.raises(ConfigError, match="one of auto, pca, umap"):
+        project(X, np.arange(20), method="tsne")

@@ -1,0 +1,566 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import boto3
+import filelock
+import numpy as np
+import pytest
+import xarray
+import zarr
+from conftest import add_features, blobs
+from makers import JOURNAL, Listener, tiny, tree_bytes
+from obstore.store import from_url
+from services import (
+    BUCKET,
+    machine,
+    new_bucket,
+    point_at,
+    publish,
+    s3_service,
+    store_at,
+)
+from zarr.storage import ObjectStore
+
+import featstore
+from featstore.cli.main import _run
+from featstore.errors import CorruptionError, IncompleteError, RunError, SelectionError, StoreError
+from featstore.extraction.extract import extract
+from featstore.fitting import cost
+from featstore.fitting.fit import fit_each
+from featstore.io.files import json_bytes, write_json
+from featstore.runs.run import list_runs, open_run, verify_runs
+from featstore.store.feature_store import open_store
+from featstore.store.remote import client as remotes
+from featstore.store.remote import mirror
+from featstore.store.verification import schedule_repair, verify
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    with s3_service() as found:
+        yield found
+
+
+@pytest.fixture
+def url(endpoint, monkeypatch, tmp_path):
+    return f"{new_bucket(endpoint, monkeypatch, tmp_path)}/a prefix"
+
+
+@pytest.fixture
+def filled(url):
+    """Return a store with a set of 320 rows and 20 features, in two chunks, that was sent."""
+    return store_at(url)
+
+
+def requests_of(store, monkeypatch, method="get"):
+    """Return the list to which the names that a store asks the service for are added."""
+    names = []
+    original = getattr(store.mirror.remote, method)
+    monkeypatch.setattr(
+        store.mirror.remote, method, lambda name, *rest: names.append(name) or original(name, *rest)
+    )
+    return names
+
+
+def flip(store, name, position=-9):
+    """Change a bit of an object."""
+    content = bytearray(store.mirror.remote.get(name))
+    content[position] ^= 1
+    store.mirror.remote.put(name, bytes(content))
+
+
+def test_the_working_folder_is_where_the_environment_says(url, tmp_path, monkeypatch):
+    store = open_store(f"{url}/")
+    assert store.address == store.place == url
+    assert store.path.parent == tmp_path / "machine 1"
+    assert store.sets() == []
+    assert repr(store) == f"FeatureStore('{url}')"
+    monkeypatch.delenv("FEATSTORE_CACHE")
+    assert "featstore" in str(open_store(url).path)
+    assert open_store(url).path != open_store(f"{url}x").path
+    with pytest.raises(SelectionError, match=f"{url} holds no feature sets"):
+        store.select()
+    with pytest.raises(StoreError, match="give it as a str"):
+        open_store(Path(url))
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "other"),
+    [
+        ("AWS_ENDPOINT", "s3://b/x", "AZURE_STORAGE_ACCOUNT_NAME"),
+        ("AZURE_STORAGE_ACCOUNT_NAME", "az://b/x", "AWS_ENDPOINT"),
+        ("GOOGLE_BASE_URL", "gs://b/x", "AWS_ENDPOINT"),
+    ],
+)
+def test_a_bucket_of_the_same_name_elsewhere_has_its_own_working_folder(
+    name, address, other, monkeypatch
+):
+    for one in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ACCOUNT_NAME"):
+        monkeypatch.delenv(one, raising=False)
+    monkeypatch.setattr(mirror, "open_remote", lambda url: remotes.Remote(url, None))
+    bare = open_store(address).path
+    assert bare.name == hashlib.sha256(address.encode()).hexdigest()[:16]
+    monkeypatch.setenv(other, "https://one")
+    assert open_store(address).path == bare
+    paths = {bare}
+    for value in ("https://one", "https://two", "https://two/"):
+        monkeypatch.setenv(name, value)
+        paths.add(open_store(address).path)
+    assert len(paths) == 3
+
+
+def test_another_machine_reads_what_the_first_one_wrote_without_torch(url, images, tmp_path):
+    first = extract(store=url, **tiny(images, layers="conv1,fc"))
+    assert first.n_computed == 27
+    assert first.path == f"{url}/sets/{first.set_id}/features.zarr"
+    code = (
+        "import json, sys, featstore\n"
+        "settings = json.loads(sys.argv[1])\n"
+        "again = featstore.extract(**settings)\n"
+        "(run,) = featstore.fit(settings['store'], layers='fc', n_jobs=1)\n"
+        "print(json.dumps([again.n_computed, again.path, run.run_id, 'torch' in sys.modules]))"
+    )
+    settings = json.dumps(tiny(images, layers="conv1,fc") | {"store": url})
+    environment = machine(None, tmp_path, 2)
+    done = subprocess.run(
+        [sys.executable, "-c", code, settings], capture_output=True, text=True, env=environment
+    )
+    n_computed, path, run_id, has_torch = json.loads(done.stdout)
+    assert (n_computed, path, has_torch) == (0, first.path, False)
+    (one,) = fit_each(url, "logreg", layers="fc", n_jobs=1)
+    assert one.reused
+    assert one.run.run_id == run_id
+    found = featstore.predict(one.run, [images / "test"], store=url)
+    assert [p.label for p in found] == one.run.predictions["predicted"].tolist()
+
+
+def test_any_zarr_reader_opens_what_lies_there(filled, url):
+    selection = filled.select()
+    (feature_set,) = filled.sets()
+    there = ObjectStore(from_url(feature_set.address), read_only=True)
+    group = zarr.open_group(there, mode="r")
+    np.testing.assert_array_equal(group["fc"][:], selection.memmap())
+    data = xarray.open_zarr(there, consolidated=False)
+    assert data["fc"].dims == ("sample", "fc.feature")
+    assert data["label"].values.tolist() == selection.y.tolist()
+
+
+def test_looking_fetches_what_changed_and_nothing_else(filled, url, tmp_path, monkeypatch):
+    machine(monkeypatch, tmp_path, 2)
+    store = open_store(url)
+    asked = requests_of(store, monkeypatch)
+    (feature_set,) = store.sets()
+    place = f"sets/{feature_set.set_id}"
+    assert sorted(asked) == [f"{place}/layers/fc.json", f"{place}/set.json"]
+    assert not (feature_set.group / "fc").exists()
+    assert (feature_set.n_samples, feature_set.unfinished()) == (320, [])
+    assert store.sets()[0].layers()
+    assert len(asked) == 2
+    (store.path / place / "layers" / "fc.json").unlink()
+    assert store.sets()[0].layers()
+    assert asked[2:] == [f"{place}/layers/fc.json"]
+    (store.path / "mirror.json").write_text("{}")
+    assert store.sets()[0].layers()
+    assert len(asked) == 5
+
+
+def test_a_listing_is_believed_for_a_moment(filled, url, monkeypatch):
+    monkeypatch.setattr(mirror, "REFRESH_S", 60.0)
+    store = open_store(url)
+    asked = requests_of(store, monkeypatch, "folders")
+    for _ in range(3):
+        assert len(store.sets()) == 1
+    assert len(asked) == 1
+
+
+def test_matrices_come_when_they_are_read(filled, url, tmp_path, monkeypatch):
+    machine(monkeypatch, tmp_path, 2)
+    store = open_store(url)
+    fetched = requests_of(store, monkeypatch, "sha256")
+    selection = store.select()
+    assert fetched == []
+    assert selection.y.tolist() == filled.select().y.tolist()
+    assert {name.split("/")[3] for name in fetched} == {"label"}
+    np.testing.assert_array_equal(selection.memmap(), filled.select().memmap())
+    n_fetched = len(fetched)
+    np.testing.assert_array_equal(selection.dask().compute(), filled.select().memmap())
+    assert len(fetched) == n_fetched
+    assert store.sets()[0].nbytes == filled.sets()[0].nbytes
+    assert 0 < store.sets()[0].matrix_nbytes("fc") < store.sets()[0].nbytes
+
+
+def test_a_long_fetch_is_told_of(filled, url, tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror, "N_AT_A_TIME", 2)
+    machine(monkeypatch, tmp_path, 2)
+    listener = Listener()
+    selection = open_store(url, listener).select()
+    np.testing.assert_array_equal(selection.memmap(), filled.select().memmap())
+    (phase,) = listener.phases
+    assert phase.what == f"Fetching from {url}"
+    # The matrix's two chunks and its metadata; labels and the like are too short.
+    assert (phase.total, phase.n_done, phase.unit, phase.is_over) == (3, 3, "files", True)
+
+
+@pytest.mark.parametrize("n", range(3))
+def test_a_broken_fetch_leaves_nothing_and_goes_on(filled, url, tmp_path, monkeypatch, n):
+    machine(monkeypatch, tmp_path, 2)
+    store = open_store(url)
+    (feature_set,) = store.sets()
+    original = store.mirror.remote.sha256
+    n_left = [n]
+
+    def broken(name, copy):
+        if n_left[0] == 0:
+            copy.write_bytes(original(name).encode())
+            raise StoreError("gone")
+        n_left[0] -= 1
+        return original(name, copy)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.mirror.remote, "sha256", broken)
+        with pytest.raises(StoreError, match="gone"):
+            feature_set.matrix("fc")
+    files = feature_set.layer("fc")["files"]
+    whole = tree_bytes(filled.sets()[0].group)
+    here = tree_bytes(feature_set.group)
+    assert len(here) <= n < len(files)
+    assert all(whole[name] == content for name, content in here.items())
+    assert feature_set.matrix("fc").read(0, 320).shape == (320, 20)
+
+
+def test_a_record_there_reaches_no_file_outside_of_the_working_folder(
+    filled, url, tmp_path, monkeypatch
+):
+    (tmp_path / "mine.txt").write_text("mine")
+    there = from_url(url)
+    files = {str(tmp_path / "mine.txt"): "0" * 64, "../../../mine.txt": "0" * 64}
+    record = json.dumps({"files": files}).encode()
+    (feature_set,) = filled.sets()
+    there.put("runs/evil/metrics.json", record)
+    there.put(f"sets/{feature_set.set_id}/layers/evil.json", record)
+    machine(monkeypatch, tmp_path, 2)
+    store = open_store(url)
+    assert list_runs(store) == []
+    store.sets()
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_an_object_that_is_no_run_s_takes_no_runs_with_it(filled, url):
+    there = from_url(url)
+    (run,) = fit_each(filled, "lda")
+    there.put("runs/metrics.json", b"{}")
+    assert len(list_runs(open_store(url))) == 1
+    there.delete("runs/metrics.json")
+    assert len(list_runs(open_store(url))) == 1
+    assert run.run.path.is_dir()
+
+
+FOREIGN = [
+    "runs/../evil/metrics.json",
+    "runs//metrics.json",
+    "runs/{run_id}/../metrics.json",
+    "runs/.hidden/metrics.json",
+    f"runs/{'☃' * 100}/metrics.json",
+    "sets/../evil/set.json",
+    "sets/{set_id}/layers/../../../evil.json",
+]
+
+
+@pytest.mark.parametrize("key", FOREIGN)
+def test_an_object_whose_name_leads_elsewhere_is_passed_over(
+    filled, url, endpoint, tmp_path, monkeypatch, key, capsys
+):
+    (run,) = featstore.fit(filled, n_jobs=1)
+    (feature_set,) = filled.sets()
+    key = key.format(run_id=run.run_id, set_id=feature_set.set_id)
+    client = boto3.client("s3", endpoint_url=endpoint)
+    client.put_object(Bucket=BUCKET, Key=f"a prefix/{key}", Body=json_bytes({"files": {}}))
+    for number in (1, 2):
+        machine(monkeypatch, tmp_path, number)
+        listener = Listener()
+        store = open_store(url, listener)
+        for _ in range(2):
+            assert [found.run_id for found in list_runs(store)] == [run.run_id]
+            assert [s.set_id for s in store.sets()] == [feature_set.set_id]
+            assert list(store.sets()[0].layers()) == ["fc"]
+        assert store.sets()[0].nbytes > 0
+        assert len(listener.lines) < 3
+        assert all("which featstore did not write" in line for line in listener.lines)
+        assert {path.name for path in store.path.iterdir()} <= {
+            "outbox",
+            "sets",
+            "runs",
+            "mirror.json",
+            "locks",
+            "cache",
+        }
+    assert _run(["store", "ls", "--store", url]) == 0
+    assert _run(["report", "--store", url, "--out", str(tmp_path / "report.html")]) == 0
+    assert feature_set.set_id in capsys.readouterr().out
+    open_run(run.run_id, store).model.predict(store.select().memmap()[:3])
+    store.remove(store.sets()[0])
+    assert filled.sets() == []
+    # What is foreign stays.
+    listed = client.list_objects_v2(Bucket=BUCKET)["Contents"]
+    assert f"a prefix/{key}" in [one["Key"] for one in listed]
+
+
+@pytest.mark.parametrize("key", ["runs/a\x01b/metrics.json", "sets/a\x01b/set.json"])
+def test_an_object_that_can_not_be_passed_over_is_named(filled, endpoint, key):
+    client = boto3.client("s3", endpoint_url=endpoint)
+    client.put_object(Bucket=BUCKET, Key=f"a prefix/{key}", Body=b"{}")
+    with pytest.raises(StoreError, match="can't be passed over.*Remove it") as caught:
+        (list_runs if key.startswith("runs") else type(filled).sets)(filled)
+    assert str(caught.value).isprintable()
+
+
+def test_a_journal_with_a_flipped_bit_says_nothing():
+    journal = {"fc": JOURNAL | {"masked": {"11": "unreadable"}}}
+    content = json_bytes({"layers": journal})
+    assert mirror.journal_of(content) == journal
+    assert mirror.journal_of(content.replace(b'"11"', b'"01"')) == {}
+    assert mirror.journal_of(content[:20]) == mirror.journal_of(None) == {}
+
+
+@pytest.mark.parametrize(
+    "layers", [3, {"fc": []}, {"../../outside": JOURNAL}, {"fc": JOURNAL | {"command": None}}]
+)
+def test_a_journal_that_featstore_does_not_write_says_nothing(layers):
+    assert mirror.journal_of(json_bytes({"layers": layers})) == {}
+
+
+def test_what_is_gone_there_goes_here(filled, url, tmp_path, monkeypatch):
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(url)
+    other.select().memmap()
+    folder = other.sets()[0].path
+    filled.remove(filled.sets()[0])
+    assert filled.mirror.remote.entries("") == {}
+    assert filled.sets() == other.sets() == []
+    assert not folder.exists()
+
+
+def test_a_layer_that_is_gone_there_goes_here(filled, url, tmp_path, monkeypatch):
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(url)
+    other.select().memmap()
+    (feature_set,) = other.sets()
+    filled.mirror.remote.delete([f"sets/{feature_set.set_id}/layers/fc.json"])
+    (found,) = other.sets()
+    assert found.layers() == {}
+    assert not (found.group / "fc").exists()
+
+
+def test_unfinished_work_stays_whatever_happens_there(filled, url, images, monkeypatch):
+    (feature_set,) = filled.sets()
+    place = f"sets/{feature_set.set_id}"
+    feature_set.begin_layer("conv1", 3, {})
+    feature_set.journal_path.mkdir()
+    write_json(
+        feature_set.journal_path / "journal.json",
+        {"layers": {"conv1": JOURNAL}},
+    )
+    filled.mirror.remote.delete([f"{place}/layers/fc.json", f"{place}/set.json"])
+    (found,) = filled.sets()
+    assert (list(found.layers()), found.unfinished()) == ([], ["conv1"])
+    assert found.journal()
+    assert found.labels.shape == (320,)
+
+
+def test_a_set_that_is_worked_on_is_left_as_it_is(filled, url, tmp_path, monkeypatch):
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(url)
+    other.select().memmap()
+    (feature_set,) = other.sets()
+    filled.remove(filled.sets()[0])
+    with filelock.FileLock(other.set_lock(feature_set.set_id)):
+        assert len(other.sets()) == 1
+    assert other.sets() == []
+
+
+def test_a_flipped_bit_is_found_refused_and_repaired(url, images, tmp_path, monkeypatch):
+    result = extract(store=url, **tiny(images, layers="conv1,fc"))
+    store = open_store(url)
+    intact = tree_there(store, result.set_id)
+    flip(store, f"sets/{result.set_id}/features.zarr/fc/c/2/0")
+    machine(monkeypatch, tmp_path, 2)
+    store = open_store(url)
+    with pytest.raises(CorruptionError, match=r"fc/c/2/0 is damaged: its bytes.*store verify"):
+        store.select(layers="fc").memmap()
+    assert store.select(layers="conv1").memmap().shape == (27, 64)
+    (damage,) = verify(store.sets()[0])
+    assert (damage.layer, damage.chunk) == ("fc", 2)
+    assert "rows 10 to 14" in damage.problem
+    with store.working_on(result.set_id):
+        assert schedule_repair(store.sets()[0], [damage]) == [damage]
+    assert not any("fc.json" in name for name in store.mirror.remote.entries("sets/"))
+    # Any machine repairs it, and computes no more than what is damaged.
+    machine(monkeypatch, tmp_path, 3)
+    store = open_store(url)
+    with pytest.raises(IncompleteError, match=r"damaged \(chunks 2\).*--store 's3://"):
+        store.select(layers="fc")
+    again = extract(store=url, **tiny(images, layers="conv1,fc"))
+    assert again.n_computed == 8
+    assert tree_there(store, result.set_id) == intact
+    assert not any("journal" in name for name in store.mirror.remote.entries("sets/"))
+    for number in (1, 2, 3):
+        machine(monkeypatch, tmp_path, number)
+        (feature_set,) = open_store(url).sets()
+        assert verify(feature_set) == []
+        assert feature_set.matrix("fc").read(0, 27).shape == (27, 1000)
+
+
+def tree_there(store, set_id):
+    prefix = f"sets/{set_id}/features.zarr/"
+    return {name: store.mirror.remote.get(name) for name in store.mirror.remote.entries(prefix)}
+
+
+def test_every_object_of_a_set_is_verified(filled):
+    (feature_set,) = filled.sets()
+    remote = filled.mirror.remote
+    for name in sorted(remote.entries(f"sets/{feature_set.set_id}/features.zarr/")):
+        content = remote.get(name)
+        flip(filled, name, len(content) // 2)
+        (damage,) = verify(filled.sets()[0])
+        assert name.endswith(damage.file)
+        remote.delete([name])
+        (damage,) = verify(filled.sets()[0])
+        assert name.endswith(damage.file)
+        assert "missing" in damage.problem
+        remote.put(name, content)
+    assert verify(filled.sets()[0]) == []
+    remote.put(f"sets/{feature_set.set_id}/features.zarr/fc/c/99/0", b"x")
+    (damage,) = verify(filled.sets()[0])
+    assert "did not write" in damage.problem
+
+
+def test_a_missing_chunk_is_computed_again_without_an_audit(url, images):
+    result = extract(store=url, **tiny(images))
+    store = open_store(url)
+    intact = tree_there(store, result.set_id)
+    store.mirror.remote.delete([f"sets/{result.set_id}/features.zarr/fc/c/2/0"])
+    assert extract(store=url, **tiny(images)).n_computed == 8
+    assert tree_there(store, result.set_id) == intact
+
+
+def test_damaged_metadata_is_made_again(url, images, tmp_path, monkeypatch):
+    result = extract(store=url, **tiny(images))
+    store = open_store(url)
+    intact = tree_there(store, result.set_id)
+    flip(store, f"sets/{result.set_id}/features.zarr/fc/zarr.json", 5)
+    machine(monkeypatch, tmp_path, 2)
+    store = open_store(url)
+    (feature_set,) = store.sets()
+    with store.working_on(result.set_id):
+        (damage,) = schedule_repair(feature_set, verify(feature_set))
+        assert (damage.layer, damage.chunk) == ("fc", None)
+    assert extract(store=url, **tiny(images)).n_computed == 0
+    assert tree_there(store, result.set_id) == intact
+
+
+def test_a_damaged_copy_is_fetched_again(filled):
+    (feature_set,) = filled.sets()
+    expected = feature_set.matrix("fc").read(0, 320)
+    path = feature_set.matrix("fc").chunk_path(0)
+    content = bytearray(path.read_bytes())
+    content[50] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptionError):
+        feature_set.matrix("fc").read(0, 320)
+    assert verify(feature_set) == []
+    np.testing.assert_array_equal(feature_set.matrix("fc").read(0, 320), expected)
+
+
+@pytest.mark.parametrize("record", ["sets/*/set", "sets/*/layers/fc", "runs/*/metrics"])
+def test_a_damaged_copy_of_a_record_is_fetched_again(filled, url, tmp_path, monkeypatch, record):
+    featstore.fit(filled, n_jobs=1)
+
+    def answers(store):
+        (feature_set,) = store.sets()
+        (run,) = list_runs(store)
+        return feature_set.info, feature_set.layers(), run.record, run.model.n_features_in_
+
+    # On the machine that sent it, and on one that fetched it.
+    for number in (1, 2):
+        machine(monkeypatch, tmp_path, number)
+        store = open_store(url)
+        expected = answers(store)
+        (path,) = store.path.glob(f"{record}.json")
+        intact, times = path.read_bytes(), path.stat()
+        edited = json.loads(intact) | {"created": "once", "completed": "once"}
+        del edited["digest"]
+        for damaged in (intact.replace(b'"', b"'", 1), intact[:-9], b"", json_bytes(edited)):
+            path.write_bytes(damaged)
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+            asked = requests_of(store, monkeypatch)
+            assert answers(store) == expected
+            assert asked == [path.relative_to(store.path).as_posix()]
+            assert path.read_bytes() == intact
+
+
+def test_runs_come_and_go(filled, url, tmp_path, monkeypatch):
+    (run,) = featstore.fit(url, n_jobs=1)
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(url)
+    (found,) = list_runs(other)
+    assert found.run_id == run.run_id
+    assert not (found.path / "model.skops").exists()
+    assert found.predictions["score"].tolist() == run.predictions["score"].tolist()
+    assert found.model.predict(other.select().memmap()[:5]).shape == (5,)
+    assert open_run(f"{url}/runs/{run.run_id}", other).run_id == run.run_id
+    assert verify_runs(other) == (1, [])
+    flip(other, f"runs/{run.run_id}/predictions.csv")
+    n_runs, (damage,) = verify_runs(other)
+    assert (n_runs, damage.file) == (1, "predictions.csv")
+    shutil.rmtree(found.path)
+    with pytest.raises(RunError, match="predictions.csv is not what fit wrote"):
+        _ = list_runs(other)[0].predictions
+    other.mirror.remote.delete([f"runs/{run.run_id}/metrics.json"])
+    assert list_runs(other) == []
+    with pytest.raises(RunError, match=f"{url} holds no runs"):
+        open_run(run.run_id, other)
+
+
+def test_workers_open_the_store_by_its_url(filled, url, monkeypatch):
+    monkeypatch.setattr(cost, "QUICK_S", 0.0)
+    fits = fit_each(url, ["lda", "ridge"], n_jobs=2)
+    assert [one.error for one in fits] == [None, None]
+    there = filled.mirror.remote.entries("runs/")
+    for one in fits:
+        assert f"runs/{one.run.run_id}/metrics.json" in there
+        assert f"--store {url!r}" in one.run.record["command"]
+
+
+def test_a_network_that_is_gone_is_one_error(filled, url, monkeypatch):
+    point_at(monkeypatch, "http://127.0.0.1:9")
+    monkeypatch.setattr(remotes, "RETRIES", 0)
+    with pytest.raises(StoreError, match="does not answer"):
+        open_store(url).sets()
+
+
+def test_more_layers_are_added_from_another_machine(url, images, tmp_path, monkeypatch):
+    extract(store=url, **tiny(images, layers="fc"))
+    machine(monkeypatch, tmp_path, 2)
+    result = extract(store=url, **tiny(images, layers="conv1"))
+    assert result.n_computed == 27
+    machine(monkeypatch, tmp_path, 1)
+    store = open_store(url)
+    assert len(store.sets()) == 1
+    assert store.select(layers="conv1,fc").memmap().shape == (27, 1064)
+
+
+def test_sets_of_other_features_lie_side_by_side(filled, url, tmp_path, monkeypatch):
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(url)
+    X, y = blobs(40, 6)
+    add_features(other, {"fc8": X}, y, np.zeros(40, np.uint8), model="alexnet")
+    publish(other)
+    assert [s.facets["model"] for s in filled.sets()] == ["alexnet", "resnet50"]
+    assert filled.select(model="alexnet").memmap().shape == (40, 6)

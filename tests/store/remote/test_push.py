@@ -1,0 +1,708 @@
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import add_features, blobs
+from makers import Listener, tiny, tree_bytes
+from services import (
+    empty_bucket,
+    machine,
+    new_bucket,
+    publish,
+    s3_service,
+    store_at,
+)
+
+import featstore
+from featstore.cli.main import _run
+from featstore.errors import CorruptionError, RunError, StoreError
+from featstore.extraction import pipeline
+from featstore.extraction.extract import extract
+from featstore.fitting.fit import fit_each
+from featstore.io.files import file_sha256, json_bytes
+from featstore.progress import Silent
+from featstore.runs import writer
+from featstore.runs.run import list_runs, open_run, verify_runs
+from featstore.store.feature_store import open_store
+from featstore.store.remote import client, lease, mirror, push, sync_state
+from featstore.store.verification import verify
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    with s3_service() as found:
+        yield found
+
+
+@pytest.fixture
+def url(endpoint, monkeypatch, tmp_path):
+    return f"{new_bucket(endpoint, monkeypatch, tmp_path)}/prefix"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(lease, "LEASE_S", 2.0)
+    monkeypatch.setattr(lease, "RENEW_S", 0.2)
+    monkeypatch.setattr(lease, "LOOK_S", 0.05)
+
+
+class Killed(BaseException):
+    """As if the process had ended here."""
+
+
+def kill_at(remote, monkeypatch, moment):
+    """Let a remote's process end at a write to the service; None counts the writes alone.
+
+    A write of an even moment does not arrive any more, one of an odd moment is the last that does.
+    """
+    count = []
+
+    def mortal(original):
+        def call(*args):
+            if moment is not None and len(count) > moment // 2:
+                raise Killed
+            count.append(args)
+            if moment is not None and len(count) > moment // 2:
+                if moment % 2:
+                    original(*args)
+                raise Killed
+            return original(*args)
+
+        return call
+
+    for name in ("_put", "delete"):
+        monkeypatch.setattr(remote, name, mortal(getattr(remote, name)))
+    return count
+
+
+def filled(url, store=None):
+    """Return a store with a set that was not sent yet."""
+    store = store or open_store(url)
+    X, y = blobs(30, 500)
+    add_features(store, {"fc": X, "conv1": X[:, :40]}, y, y * 0)
+    return store
+
+
+def objects(store):
+    return {
+        name: store.mirror.remote.get(name)
+        for name in store.mirror.remote.entries("")
+        if not name.startswith("locks/")
+    }
+
+
+def check_whole(found):
+    """Make sure that what counts as complete is."""
+    for name, content in found.items():
+        folder = re.sub(r"/(set|layers/[^/]*|metrics)\.json$", "", name)
+        if folder == name:
+            continue
+        record = json.loads(content)
+        below = f"{folder}/features.zarr/" if name.startswith("sets/") else f"{folder}/"
+        # Of a run that replaced another.
+        below += f"{record['folder']}/" if "folder" in record else ""
+        for file, sha256 in record["files"].items():
+            assert client.hashlib.sha256(found[below + file]).hexdigest() == sha256
+        if "/layers/" in name:
+            assert f"{folder}/set.json" in found
+
+
+def n_writes(url, monkeypatch):
+    store = filled(url)
+    with monkeypatch.context() as patch:
+        count = kill_at(store.mirror.remote, patch, None)
+        publish(store)
+    return len(count)
+
+
+@pytest.mark.parametrize("service", ["memory", "s3"])
+def test_killed_at_every_write_it_is_never_half_and_ends_in_the_same_bytes(
+    url, endpoint, monkeypatch, tmp_path, service
+):
+    if service == "memory":
+        url = f"memory:///{tmp_path.name}"
+    monkeypatch.setattr(push, "NOTES_S", 0.0)
+    # One at a time, so that every moment is one.
+    monkeypatch.setattr(client, "N_AT_A_TIME", 1)
+    whole_writes = n_writes(url, monkeypatch)
+    unbroken = objects(open_store(url))
+    check_whole(unbroken)
+    assert whole_writes > 18
+    states = set()
+    for moment in range(0, 2 * whole_writes, 1 if service == "memory" else 9):
+        client._in_memory.clear()
+        empty_bucket(endpoint)
+        machine(monkeypatch, tmp_path, 100 + moment)
+        store = filled(url)
+        with monkeypatch.context() as patch:
+            kill_at(store.mirror.remote, patch, moment)
+            with pytest.raises(Killed):
+                publish(store)
+        found = objects(store)
+        check_whole(found)
+        states.add(sum("/layers/" in name for name in found))
+        store = open_store(url)
+        with monkeypatch.context() as patch:
+            count = kill_at(store.mirror.remote, patch, None)
+            publish(store)
+        # What arrived and was noted is not sent again; metadata and the lease always are.
+        assert len(count) < whole_writes + 4
+        again = objects(store)
+        assert again.keys() == unbroken.keys()
+        assert all(again[n] == c for n, c in unbroken.items() if not n.endswith("set.json"))
+        assert not store.mirror.remote.entries("locks/")
+    assert states == {0, 1, 2} or service == "s3"
+
+
+def sent_again(store, monkeypatch):
+    """Kill what sends and let it go on; return the chunks that had arrived and are sent again."""
+    with monkeypatch.context() as patch:
+        kill_at(store.mirror.remote, patch, 37)
+        with pytest.raises(Killed):
+            publish(store)
+    there = {name for name in objects(store) if "/c/" in name}
+    assert len(there) > 5
+    with monkeypatch.context() as patch:
+        sent = kill_at(store.mirror.remote, patch, None)
+        publish(store)
+    return {str(args[0]) for args in sent} & there
+
+
+def test_what_arrived_is_not_sent_again(url, monkeypatch):
+    again = sent_again(filled(url), monkeypatch)
+    assert not again
+
+
+def test_what_arrived_is_known_without_an_etag_that_says_it(url, tmp_path, monkeypatch):
+    monkeypatch.setattr(push, "NOTES_S", 0.0)
+    store = filled(f"file://{tmp_path}/there")
+    # The writes that were in flight when it ended are sent again.
+    again = sent_again(store, monkeypatch)
+    assert len(again) <= client.N_AT_A_TIME
+    assert verify(store.sets()[0]) == []
+
+
+KILLED = """
+import json, sys, time
+from featstore.store.format import matrix; from featstore.store.remote import client
+matrix.CHUNK_NBYTES = 4 * 1000 * 5
+client.N_AT_A_TIME = 1
+original = client.Remote._put
+def slow(self, name, data, mode):
+    print(name, flush=True)
+    time.sleep(0.02)
+    return original(self, name, data, mode)
+client.Remote._put = slow
+from featstore.extraction.extract import extract
+print("done", json.dumps(extract(**json.loads(sys.argv[1])).to_dict()))
+"""
+
+
+def test_sigkill_while_it_is_sent_costs_no_computing(url, images, tmp_path, monkeypatch):
+    settings = tiny(images, layers="conv1,fc") | {"store": url}
+    unbroken = extract(store=tmp_path / "unbroken", **tiny(images, layers="conv1,fc"))
+    rng = random.Random(0)
+    n_killed = 0
+    while True:
+        arguments = [sys.executable, "-c", KILLED, json.dumps(settings)]
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+        n_lines = rng.randint(2, 7) if n_killed < 2 else 10**6
+        for line in process.stdout:
+            n_lines -= 1
+            if line.startswith("done") or n_lines == 0:
+                break
+        if not line.startswith("done"):
+            time.sleep(rng.uniform(0, 0.04))
+            os.kill(process.pid, signal.SIGKILL)
+            n_killed += 1
+        process.wait()
+        process.stdout.close()
+        check_whole(objects(open_store(url)))
+        if line.startswith("done"):
+            break
+    assert n_killed == 2
+    result = json.loads(line.removeprefix("done "))
+    assert result["n_computed"] == 0
+    machine(monkeypatch, tmp_path, 2)
+    (feature_set,) = open_store(url).sets()
+    for layer in ("conv1", "fc"):
+        feature_set.matrix(layer)
+        shutil.copytree(feature_set.group / layer, tmp_path / "there" / layer)
+        assert tree_bytes(tmp_path / "there" / layer) == tree_bytes(
+            type(tmp_path)(unbroken.path) / layer
+        )
+
+
+def test_a_network_that_fails_keeps_what_was_computed(url, images, monkeypatch, endpoint):
+    original = client.Remote.put
+
+    def fails(self, name, data):
+        if "/c/3/0" in name:
+            raise StoreError(client.explain(self.url, "HTTP error"))
+        return original(self, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.Remote, "put", fails)
+        with pytest.raises(StoreError, match="does not answer.*is kept; the same command goes on"):
+            extract(store=url, **tiny(images))
+    store = open_store(url)
+    assert not any("/layers/" in name for name in objects(store))
+    assert store.select().n_samples == 27
+    assert extract(store=url, **tiny(images)).n_computed == 0
+    assert any("/layers/" in name for name in objects(store))
+
+
+def test_two_machines_at_once_compute_once(url, images, tmp_path, monkeypatch, quick):
+    started, release = threading.Event(), threading.Event()
+    original, n_passes = pipeline.run_pass, []
+
+    def slow(*args, **kwargs):
+        n_passes.append(1)
+        started.set()
+        release.wait(30)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "run_pass", slow)
+    results = []
+
+    class Releasing(Listener):
+        def say(self, line):
+            super().say(line)
+            if "is being worked on" in line:
+                release.set()
+
+    stores = []
+    for number in (1, 2):
+        machine(monkeypatch, tmp_path, number)
+        stores.append(open_store(url))
+    listener = Releasing()
+
+    def work(store, progress):
+        results.append(extract(store=store, progress=progress, **tiny(images)))
+
+    first = threading.Thread(target=work, args=(stores[0], Silent()))
+    first.start()
+    assert started.wait(60)
+    second = threading.Thread(target=work, args=(stores[1], listener))
+    second.start()
+    for thread in (first, second):
+        thread.join(60)
+    assert len(n_passes) == 1
+    assert sorted(r.n_computed for r in results) == [0, 27]
+    assert sum("is being worked on by process" in line for line in listener.lines) == 1
+
+
+def test_the_record_that_is_there_first_wins(url, images, tmp_path, monkeypatch):
+    """Without a lease, two machines may compute the same, to other last bits."""
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(url)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(other), "deliver", lambda *_: None)
+        extract(store=other, **tiny(images, batch_size=9))
+    machine(monkeypatch, tmp_path, 1)
+    first = extract(store=url, **tiny(images))
+    store = open_store(url)
+    before = objects(store)
+    machine(monkeypatch, tmp_path, 2)
+    again = extract(store=other, **tiny(images))
+    assert (again.n_computed, again.batch_size) == (0, 4)
+    assert objects(store) == before
+    (feature_set,) = other.sets()
+    feature_set.matrix("fc")
+    for name, sha256 in feature_set.layer("fc")["files"].items():
+        assert file_sha256(feature_set.group / name) == sha256
+    assert first.set_id == feature_set.set_id
+
+
+def test_a_record_that_comes_while_it_is_sent_wins(url, monkeypatch, tmp_path):
+    store = filled(url)
+    machine(monkeypatch, tmp_path, 2)
+    other = filled(url)
+    path = other.sets()[0].layer_path("fc")
+    content = json.loads(path.read_text()) | {"n_computed": 7}
+    del content["digest"]
+    mirror.write_json(path, content)
+    original = push.Delivery.publish
+
+    def late(self, record, content, files):
+        if record.startswith("layers/fc") and self._mirror is store.mirror:
+            with monkeypatch.context() as patch:
+                patch.setattr(other.mirror.remote, "is_conditional", True)
+                publish(other)
+        return original(self, record, content, files)
+
+    # As where the service has no conditional writes to keep a lease by.
+    monkeypatch.setattr(push.Delivery, "publish", late)
+    monkeypatch.setattr(lease, "_acquire", lambda *_, **__: None)
+    publish(store)
+    assert store.sets()[0].layer("fc")["n_computed"] == 7
+    check_whole(objects(store))
+
+
+def test_another_machine_that_writes_over_a_file_is_noticed(url, monkeypatch):
+    store = filled(url)
+    original = push.Delivery.publish
+
+    def late(self, record, content, files):
+        if record.startswith("layers"):
+            name = next(name for name in files if "/c/" in name)
+            self._remote.put(f"{self._place}/{name}", b"another's")
+        return original(self, record, content, files)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(push.Delivery, "publish", late)
+        with pytest.raises(StoreError, match="was changed by another machine"):
+            publish(store)
+    publish(store)
+    check_whole(objects(store))
+
+
+def test_a_lost_lease_stops_the_sending(url, monkeypatch):
+    store = filled(url)
+    monkeypatch.setattr(lease, "LEASE_S", -1.0)
+    with pytest.raises(StoreError, match="could not be renewed"):
+        publish(store)
+    assert objects(store) == {}
+
+
+def test_leftovers_of_another_chunking_are_swept(url):
+    store = filled(url)
+    set_id = store.sets()[0].set_id
+    store.mirror.remote.put(f"sets/{set_id}/features.zarr/fc/c/77/0", b"left")
+    store.mirror.remote.put(f"sets/{set_id}/features.zarr/fc/c/0/0", b"left")
+    publish(store)
+    assert verify(store.sets()[0]) == []
+
+
+def test_a_file_that_was_damaged_before_it_was_sent_is_not_sent(url, images, monkeypatch):
+    store = open_store(url)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "deliver", lambda *_: None)
+        result = extract(store=store, **tiny(images))
+    path = store.sets()[0].matrix("fc").chunk_path(2)
+    intact = path.read_bytes()
+    path.write_bytes(intact[:-1] + b"x")
+    with pytest.raises(CorruptionError, match=r"c/2/0 is damaged.*featstore extract"):
+        extract(store=store, **tiny(images))
+    assert extract(store=store, **tiny(images)).n_computed == 8
+    name = f"sets/{result.set_id}/features.zarr/fc/c/2/0"
+    assert store.mirror.remote.get(name) == intact
+    check_whole(objects(store))
+
+
+def test_labels_that_were_damaged_before_they_were_sent_are_named(url):
+    store = filled(url)
+    path = store.sets()[0].group / "label" / "c" / "0"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CorruptionError, match=r"label/c/0 is damaged.*featstore store rm"):
+        publish(store)
+    assert not any(name.endswith(".json") and "zarr" not in name for name in objects(store))
+
+
+def test_removing_takes_the_records_first(url, monkeypatch):
+    store = store_at(url)
+    deleted = []
+    original = store.mirror.remote.delete
+    monkeypatch.setattr(
+        store.mirror.remote, "delete", lambda names: deleted.append(names) or original(names)
+    )
+    store.remove(store.sets()[0])
+    assert "layers/fc.json" in deleted[0][0]
+    assert deleted[1][0].endswith("set.json")
+    assert store.mirror.remote.entries("") == {}
+    assert store.sets() == []
+
+
+def test_a_set_that_another_machine_works_on_is_not_removed(url, monkeypatch, tmp_path, quick):
+    store = store_at(url)
+    set_id = store.sets()[0].set_id
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(url)
+    with store.working_on(set_id), pytest.raises(StoreError, match="worked on by process"):
+        other.remove(other.sets()[0])
+    other.remove(other.sets()[0])
+    assert store.sets() == []
+
+
+@pytest.mark.parametrize("to", ["another folder", "another host", "the same path"])
+def test_a_copy_of_the_working_folder_holds_no_lease_of_the_other_s(
+    url, monkeypatch, tmp_path, quick, to
+):
+    store = store_at(url)
+    set_id = store.sets()[0].set_id
+    with store.working_on(set_id):
+        # As a process of the same folder sees it that comes after a kill.
+        assert open_store(url).mirror.place == store.mirror.place
+        if to == "another host":
+            monkeypatch.setattr(sync_state.platform, "node", lambda: "far")
+        elif to == "another folder":
+            shutil.copytree(tmp_path / "machine 1", tmp_path / "machine 2")
+            machine(monkeypatch, tmp_path, 2)
+        else:
+            (tmp_path / "machine 1").rename(tmp_path / "original")
+            shutil.copytree(tmp_path / "original", tmp_path / "machine 1")
+        shutil.rmtree(open_store(url).path / "locks")
+        other = open_store(url)
+        with pytest.raises(StoreError, match="worked on by process"):
+            other.remove(other.get(set_id))
+        if to == "the same path":
+            shutil.rmtree(tmp_path / "machine 1")
+            (tmp_path / "original").rename(tmp_path / "machine 1")
+    assert store.sets()
+
+
+def test_a_run_is_killed_at_every_write_and_sent_by_the_same_fit(
+    url, endpoint, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(client, "N_AT_A_TIME", 1)
+    store = store_at(url)
+    (run,) = featstore.fit(store, n_jobs=1)
+    place = f"runs/{run.run_id}/"
+    unbroken = {n: c for n, c in objects(store).items() if n.startswith(place)}
+    for moment in range(12):
+        store.mirror.remote.delete(list(store.mirror.remote.entries(place)))
+        store.mirror.note({f"{place}metrics.json": None})
+        with monkeypatch.context() as patch:
+            kill_at(store.mirror.remote, patch, moment)
+            with pytest.raises(Killed):
+                featstore.fit(store, n_jobs=1)
+        check_whole(objects(store))
+        (again,) = featstore.fit(store, n_jobs=1)
+        assert {n: c for n, c in objects(store).items() if n.startswith(place)} == unbroken
+        assert again.record == run.record
+
+
+def test_a_run_that_is_there_stays_unless_it_is_fitted_again(url, monkeypatch, tmp_path):
+    store = store_at(url)
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(url)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(other), "deliver_run", lambda *_: None)
+        (late,) = featstore.fit(other, n_jobs=1)
+    machine(monkeypatch, tmp_path, 1)
+    (run,) = featstore.fit(store, n_jobs=1)
+    machine(monkeypatch, tmp_path, 2)
+    assert late.record["duration_s"] != run.record["duration_s"]
+    (again,) = featstore.fit(other, n_jobs=1)
+    assert again.record == run.record
+    assert open_run(run.run_id, other).model.predict(other.select().memmap()[:3]).shape == (3,)
+    (held,) = list_runs(store)
+    (refitted,) = featstore.fit(other, n_jobs=1, refit=True)
+    assert refitted.record != run.record
+    assert list_runs(store)[0].record == refitted.record
+    assert list_runs(store)[0].predictions
+    with pytest.raises(RunError, match="was fitted again"):
+        _ = held.model
+    check_whole(objects(store))
+
+
+def test_a_run_that_another_machine_finished_meanwhile_is_used(url, monkeypatch, tmp_path):
+    store = store_at(url)
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(url)
+    original, first = writer.save_model, []
+
+    def late(model, path):
+        original(model, path)
+        if not first:
+            first.append(None)
+            machine(monkeypatch, tmp_path, 1)
+            first[:] = featstore.fit(store, n_jobs=1)
+            machine(monkeypatch, tmp_path, 2)
+            # As when another process of this machine looks.
+            assert len(list_runs(other)) == 1
+
+    monkeypatch.setattr(writer, "save_model", late)
+    (one,) = fit_each(other, n_jobs=1)
+    assert one.reused
+    assert one.run.record == first[0].record
+    there = objects(store)
+    check_whole(there)
+    assert not any("folder" in json.loads(c) for n, c in there.items() if "metrics" in n)
+    assert one.run.predictions["score"].tolist() == first[0].predictions["score"].tolist()
+    machine(monkeypatch, tmp_path, 1)
+    assert list_runs(store)[0].record == first[0].record
+
+
+@pytest.mark.parametrize("damage", [b"{}", None])
+def test_a_run_that_is_damaged_there_gives_way(url, monkeypatch, tmp_path, damage):
+    store = store_at(url)
+    (run,) = featstore.fit(store, n_jobs=1)
+    name = f"runs/{run.run_id}/metrics.json"
+    if damage is None:
+        record = json.loads(store.mirror.remote.get(name)) | {"key": "another"}
+        del record["digest"]
+        damage = json_bytes(record)
+    store.mirror.remote.put(name, damage)
+    machine(monkeypatch, tmp_path, 2)
+    (one,) = fit_each(url, n_jobs=1)
+    assert not one.reused
+    machine(monkeypatch, tmp_path, 3)
+    (found,) = list_runs(open_store(url))
+    assert found.record == one.run.record
+    assert found.predictions
+    check_whole(objects(store))
+
+
+def test_a_run_is_replaced_whole_whenever_that_is_killed(url, monkeypatch, tmp_path):
+    monkeypatch.setattr(client, "N_AT_A_TIME", 1)
+    store = store_at(url)
+    (old,) = featstore.fit(store, n_jobs=1)
+    seen = []
+    for moment in itertools.count():
+        with monkeypatch.context() as patch:
+            # Of all stores that are opened, for fit opens its own.
+            kill_at(client.Remote, patch, moment)
+            try:
+                featstore.fit(store, n_jobs=1, refit=True)
+                break
+            except Killed:
+                pass
+        check_whole(objects(store))
+        machine(monkeypatch, tmp_path, 100 + moment)
+        (found,) = list_runs(open_store(url))
+        assert found.predictions
+        seen.append(found.record["created"] != old.record["created"])
+        machine(monkeypatch, tmp_path, 1)
+        # Without --refit, what was fitted is sent, and nothing is fitted.
+        (one,) = fit_each(store, n_jobs=1)
+        assert one.reused
+        check_whole(objects(store))
+        (again,) = list_runs(store)
+        assert again.record == one.run.record != old.record
+        assert verify_runs(store) == (1, [])
+        old = again
+    assert len(seen) > 12
+    assert set(seen) == {True, False}
+    # Nothing of those that were replaced is left there.
+    place = f"runs/{old.run_id}/"
+    assert sum(name.startswith(place) for name in objects(store)) == len(old.record["files"]) + 1
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["the first fit", "a refit"])
+def test_a_run_that_is_being_sent_is_not_replaced_under_it(is_first, url, monkeypatch, tmp_path):
+    store = store_at(url)
+    if not is_first:
+        featstore.fit(store, n_jobs=1)
+    original, late = push.Delivery.publish, []
+
+    def slow(*args):
+        if not late:
+            # As of another process with the same working folder.
+            late.append(
+                threading.Thread(target=featstore.fit, args=(open_store(url),), kwargs=again)
+            )
+            late[0].start()
+            time.sleep(1)
+        return original(*args)
+
+    again = {"n_jobs": 1, "refit": True}
+    monkeypatch.setattr(push.Delivery, "publish", slow)
+    featstore.fit(store, n_jobs=1, refit=not is_first)
+    late[0].join()
+    check_whole(objects(store))
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(url)
+    assert verify_runs(other) == (1, [])
+    assert list_runs(other)[0].predictions
+
+
+def test_a_copy_of_all_objects_is_a_store(url, monkeypatch, tmp_path):
+    store = store_at(url)
+    featstore.fit(store, n_jobs=1)
+    (run,) = featstore.fit(store, n_jobs=1, refit=True)
+    for name, content in objects(store).items():
+        path = tmp_path / "copy" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    copy = open_store(tmp_path / "copy")
+    assert [verify(feature_set) for feature_set in copy.sets()] == [[]]
+    assert verify_runs(copy) == (1, [])
+    (found,) = list_runs(copy)
+    assert found.record == run.record
+    assert found.predictions["score"].tolist() == run.predictions["score"].tolist()
+    assert found.model.predict(copy.select().memmap()[:3]).shape == (3,)
+    assert featstore.fit(copy, n_jobs=1)[0].record == run.record
+
+
+def test_a_set_that_another_machine_removes_while_it_is_verified_is_no_damage(
+    url, monkeypatch, tmp_path
+):
+    store = store_at(url)
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(url)
+    (feature_set,) = other.sets()
+    store.remove(store.sets()[0])
+    assert verify(feature_set) == []
+
+
+def test_of_two_machines_that_fit_again_the_first_stays(url, monkeypatch, tmp_path):
+    store = store_at(url)
+    featstore.fit(store, n_jobs=1)
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(url)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(other), "deliver_run", lambda *_: None)
+        featstore.fit(other, n_jobs=1, refit=True)
+    machine(monkeypatch, tmp_path, 1)
+    (first,) = featstore.fit(store, n_jobs=1, refit=True)
+    machine(monkeypatch, tmp_path, 2)
+    (late,) = featstore.fit(other, n_jobs=1)
+    assert late.record == first.record == list_runs(store)[0].record
+    check_whole(objects(store))
+
+
+def test_all_commands_take_a_url(url, images, tmp_path, monkeypatch, capsys, no_umap):
+    def run(*words):
+        assert _run([*words]) == 0, capsys.readouterr()
+        return capsys.readouterr().out
+
+    monkeypatch.setenv("FEATSTORE_STORE", url)
+    options = [w for k, v in tiny(images).items() for w in (f"--{k.replace('_', '-')}", str(v))]
+    result = json.loads(run("extract", *options, "--json"))
+    assert result["path"] == f"{url}/sets/{result['set_id']}/features.zarr"
+    assert f"--store {url}" in run("extract", *options)
+    machine(monkeypatch, tmp_path, 2)
+    (fitted,) = json.loads(run("fit", "--clf", "logreg", "--json"))["runs"]
+    machine(monkeypatch, tmp_path, 3)
+    said = json.loads(run("predict", fitted["run_id"], str(images / "test"), "--json"))
+    assert len(said["predictions"]) == 9
+    report = json.loads(run("report", "--json", "--out", str(tmp_path / "report.html")))
+    assert report["store"] == url
+    (listed,) = json.loads(run("store", "ls", "--json"))["sets"]
+    assert listed["path"] == result["path"]
+    assert listed["nbytes"] > 10_000
+    assert result["path"] in run("store", "show", result["set_id"])
+    assert "1 feature set and 1 run are intact" in run("store", "verify")
+    run("store", "export", str(tmp_path / "out.npz"))
+    assert (tmp_path / "out.npz").stat().st_size > 27 * 1000 * 4
+    sheet = tmp_path / "neighbors.png"
+    assert json.loads(
+        run("neighbors", fitted["run_id"], str(images / "test"), "--json", "--out", str(sheet))
+    )
+    assert sheet.is_file()
+    store = open_store(url)
+    name = f"sets/{result['set_id']}/features.zarr/fc/c/1/0"
+    store.mirror.remote.put(name, b"x" * store.mirror.remote.entry(name).nbytes)
+    with pytest.raises(SystemExit):
+        _run(["store", "verify"])
+    broken = capsys.readouterr().out
+    assert "chunk 1 of fc (rows 5 to 9): its bytes are not those" in broken
+    (repair,) = re.findall(r"Repair with: featstore (.*)", broken)
+    assert f"--store {url}" in repair
+    assert "8 images computed" in run(*shlex.split(repair))
+    assert "are intact" in run("store", "verify")
+    assert "Removed" in run("store", "rm", "--yes", result["set_id"])
+    assert not store.mirror.remote.entries("sets/")

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import add_features, blobs, forget_first_rows
+
+from featstore.errors import CorruptionError, IncompleteError, SelectionError
+from featstore.io.files import read_json, write_json
+from featstore.store import memmap_cache
+from featstore.store.feature_set import FeatureSet
+from featstore.store.feature_store import open_store
+from featstore.store.query import selecting_options
+
+N = 40
+SPLITS = np.zeros(N, np.uint8)
+
+
+def add(store, model="resnet50", layers=("fc1000",), **more):
+    X, y = blobs(N, 6, seed=len(model))
+    add_features(
+        store, {name: X + i for i, name in enumerate(layers)}, y, SPLITS, model=model, **more
+    )
+    return X
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(tmp_path / "store")
+
+
+def test_the_only_set_needs_no_naming(store):
+    X = add(store)
+    selection = store.select()
+    assert (selection.dataset, selection.model, selection.layers) == (
+        "demo",
+        "resnet50",
+        ("fc1000",),
+    )
+    np.testing.assert_array_equal(selection.memmap(), X)
+    np.testing.assert_array_equal(selection.numpy(), X)
+    np.testing.assert_array_equal(selection.dask().compute(), X)
+    assert selection.memmap().dtype == np.float32
+    assert not selection.memmap().flags.writeable
+
+
+def test_layers_stand_side_by_side_in_the_order_asked(store):
+    X = add(store, layers=("conv1", "fc1000"))
+    selection = store.select(layers="fc1000,conv1")
+    assert selection.layers == ("fc1000", "conv1")
+    assert selection.n_features == 12
+    np.testing.assert_array_equal(selection.memmap(), np.hstack([X + 1, X]))
+    np.testing.assert_array_equal(selection.dask().compute(), np.hstack([X + 1, X]))
+    assert (
+        selection.describe()["digest"] != store.select(layers="conv1,fc1000").describe()["digest"]
+    )
+
+
+def test_models_fuse(store):
+    first, second = add(store, "resnet50"), add(store, "alexnet", ("fc8",))
+    selection = store.select(model="resnet50,alexnet")
+    assert selection.model == "resnet50+alexnet"
+    assert selection.layers == ("resnet50:fc1000", "alexnet:fc8")
+    np.testing.assert_array_equal(selection.memmap(), np.hstack([first, second]))
+    qualified = store.select(model="resnet50,alexnet", layers="alexnet:fc8,resnet50:fc1000")
+    assert set(qualified.layers) == {"resnet50:fc1000", "alexnet:fc8"}
+    shared = store.select(model="resnet50,alexnet", layers="fc1000,fc8")
+    assert shared.n_features == 12
+
+
+def test_identical_images_are_known_if_any_of_the_sets_knows_them(store):
+    rows = np.minimum(np.arange(N), 30)
+    add(store, "resnet50", first_rows=rows)
+    add(store, "alexnet", ("fc8",), first_rows=rows)
+    fused = {"model": "resnet50,alexnet"}
+    assert store.select(**fused).first_rows.tolist() == rows.tolist()
+    forget_first_rows(store.get(store.select(model="resnet50").parts[0][0]))
+    assert store.select(**fused).first_rows.tolist() == rows.tolist()
+    forget_first_rows(store.get(store.select(model="alexnet").parts[0][0]))
+    assert store.select(**fused).first_rows is None
+
+
+def test_models_of_different_images_do_not_fuse(store):
+    add(store, "resnet50")
+    add(store, "alexnet", title="other")
+    with pytest.raises(SelectionError, match="different images"):
+        store.select(model="resnet50,alexnet")
+
+
+def test_several_fits_name_the_option_that_tells_them_apart(store):
+    add(store, "resnet50")
+    add(store, "alexnet", ("fc8",))
+    with pytest.raises(SelectionError, match="Choose one with --model") as caught:
+        store.select()
+    assert "--model alexnet" in str(caught.value)
+    assert "--model resnet50" in str(caught.value)
+    assert store.select(model="alexnet").model == "alexnet"
+
+
+def test_the_same_model_with_other_weights(store):
+    add(store, weights="IMAGENET1K_V1", weights_names=["IMAGENET1K_V1", "imagenet"])
+    add(store, weights="IMAGENET1K_V2", weights_names=["IMAGENET1K_V2"])
+    with pytest.raises(SelectionError, match="--weights IMAGENET1K_V1"):
+        store.select(model="resnet50")
+    assert store.select(weights="imagenet").describe()["weights"] == "IMAGENET1K_V1"
+
+
+def test_baselines_are_selected_only_when_asked_for_or_alone(store):
+    add(store, "pixelstats", ("stats",), weights="none", weights_names=["none"])
+    assert store.select().model == "pixelstats"
+    add(store, weights="random:0", weights_names=["random:0"])
+    with pytest.raises(SelectionError, match="Choose one with --model"):
+        store.select()
+    add(store, weights="IMAGENET1K_V1", weights_names=["IMAGENET1K_V1", "imagenet"])
+    assert store.select().describe()["weights"] == "IMAGENET1K_V1"
+    assert store.select(weights="random:0").describe()["weights"] == "random:0"
+    assert store.select(model="pixelstats").model == "pixelstats"
+    assert store.select(model="resnet50,pixelstats").model == "resnet50+pixelstats"
+
+
+def test_sets_that_differ_in_nothing_asked_are_told_apart_by_name(store):
+    add(store, limit=None)
+    add(store, limit=40)
+    with pytest.raises(SelectionError, match=r"--set:\n.*: \d+ images of demo\n"):
+        store.select()
+    set_id = store.sets()[0].set_id
+    assert store.select(set_id=set_id).parts[0][0] == set_id
+
+
+def test_several_layers_have_to_be_chosen_from(store):
+    add(store, layers=("conv1", "fc1000"))
+    with pytest.raises(SelectionError, match="conv1, fc1000.*--layers"):
+        store.select()
+
+
+def test_an_empty_store_says_how_to_begin(store):
+    with pytest.raises(SelectionError, match="featstore extract"):
+        store.select()
+
+
+@pytest.mark.parametrize("wanted", [{"model": "vgg19"}, {"dataset": "sat6"}, {"layers": "conv9"}])
+def test_what_is_not_there_is_listed_against_what_is(store, wanted):
+    add(store)
+    with pytest.raises(SelectionError, match="resnet50") as caught:
+        store.select(**wanted)
+    ((name, value),) = wanted.items()
+    assert f"--{name} {value}" in str(caught.value)
+    assert "demo" in str(caught.value)
+
+
+def test_only_unfinished_sets_say_how_to_resume(store):
+    add(store)
+    feature_set = store.sets()[0]
+    feature_set.layer_path("fc1000").unlink()
+    with pytest.raises(IncompleteError, match="Resume it with"):
+        store.select()
+
+
+def test_a_layer_that_names_a_model_needs_the_model(store):
+    add(store)
+    with pytest.raises(SelectionError, match="give --model resnet50"):
+        store.select(layers="resnet50:fc1000")
+
+
+def test_masked_rows_are_marked(store):
+    add(store, masked={3: "cut short"})
+    assert np.flatnonzero(~store.select().valid).tolist() == [3]
+
+
+def test_workers_reopen_it_by_its_parts(store):
+    add(store, layers=("conv1", "fc1000"))
+    selection = store.select(layers="conv1,fc1000")
+    again = open_store(store.path).reopen(selection.parts)
+    assert again.describe() == selection.describe()
+
+
+def test_a_damaged_chunk_is_never_decoded(store):
+    add(store)
+    path = store.sets()[0].matrix("fc1000").chunk_path(0)
+    content = bytearray(path.read_bytes())
+    content[40] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptionError, match="Chunk 0"):
+        store.select().memmap()
+    assert not list(store.cache_dir.glob("*"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_that_are_not_finite_and_not_masked_are_never_kept_decoded(store, value):
+    X, y = blobs(N, 6)
+    X[[3, 30], 2] = value
+    add_features(store, {"fc": X}, y, SPLITS, masked={3: "cut short"})
+    with pytest.raises(CorruptionError, match=r"row 30 \(train/0000030\), columns 2\..*store rm"):
+        store.select().memmap()
+    assert not list(store.cache_dir.glob("*"))
+
+
+def test_what_a_removal_deletes_as_it_is_mapped_is_decoded_again(store, monkeypatch):
+    X = add(store)
+    add(store, "alexnet")
+    original, calls = np.load, []
+
+    def load(path, **options):
+        calls.append(path)
+        # The first looks at its shape, the second maps it.
+        if len(calls) == 2:
+            store.remove(store.select(model="alexnet")._sets[0])
+        return original(path, **options)
+
+    selection = store.select(model="resnet50")
+    selection.memmap()
+    monkeypatch.setattr(memmap_cache.np, "load", load)
+    np.testing.assert_array_equal(selection.memmap(), X)
+    assert len(store.sets()) == 1
+    assert len(calls) > 2
+
+
+def test_a_set_that_is_removed_as_it_is_decoded_is_said_to_be(store, monkeypatch):
+    add(store)
+    selection = store.select()
+    (feature_set,) = store.sets()
+    original = FeatureSet.matrix
+
+    def matrix(self, layer):
+        opened = original(self, layer)
+        store.remove(feature_set)
+        return opened
+
+    monkeypatch.setattr(FeatureSet, "matrix", matrix)
+    with pytest.raises(SelectionError, match=f"{feature_set.set_id} was removed while"):
+        selection.memmap()
+
+
+def test_the_next_command_selects_what_was_extracted(store):
+    add(store, "resnet50", layers=("conv1", "fc1000"))
+    (first,) = store.sets()
+    assert selecting_options(store, first.set_id, ["fc1000"]) == ["--layers", "fc1000"]
+    add(store, "alexnet", ("fc8",))
+    alexnet = store.select(model="alexnet").parts[0][0]
+    assert selecting_options(store, alexnet, ["fc8"]) == ["--model", "alexnet"]
+    add(store, "alexnet", ("fc8",), weights="random:1")
+    assert selecting_options(store, alexnet, ["fc8"]) == ["--set", alexnet]
+
+
+def test_a_record_that_fits_another_matrix_is_damage(store):
+    add(store)
+    path = store.sets()[0].layer_path("fc1000")
+    record = read_json(path)
+    write_json(path, record | {"n_features": record["n_features"] + 1})
+    with pytest.raises(CorruptionError, match=r"its records say .*featstore store rm"):
+        store.select().memmap()

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from makers import JOURNAL, tiny, tree_bytes
+
+from featstore.errors import CorruptionError, IncompleteError
+from featstore.extraction.extract import extract
+from featstore.io.files import read_json, write_json
+from featstore.store import verification
+from featstore.store.feature_set import FeatureSet
+from featstore.store.feature_store import open_store
+from featstore.store.format import matrix
+from featstore.store.verification import schedule_repair, verify
+
+
+@pytest.fixture
+def store(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(matrix, "CHUNK_NBYTES", 4 * 1000 * 5)
+    store = open_store(tmp_path / "store")
+    extract(store=store, **tiny(images, layers="conv1,fc"))
+    return store
+
+
+def flip(path, position=-1, bit=0):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def test_an_intact_set_has_no_damage(store):
+    assert verify(store.sets()[0]) == []
+
+
+def test_a_flipped_bit_in_any_file_is_found_and_named(store):
+    (feature_set,) = store.sets()
+    files = [path for path in sorted(feature_set.path.rglob("*")) if path.is_file()]
+    assert len(files) > 12
+    for i, path in enumerate(files):
+        content = path.read_bytes()
+        flip(path, i * 7919 % len(content), i % 8)
+        found = verify(type(feature_set)(feature_set.path))
+        assert found, path
+        assert str(path.relative_to(feature_set.path)) in [damage.file for damage in found]
+        path.write_bytes(content)
+    assert verify(type(feature_set)(feature_set.path)) == []
+
+
+def test_a_missing_chunk_is_found_by_its_rows(store):
+    (feature_set,) = store.sets()
+    feature_set.matrix("fc").chunk_path(2).unlink()
+    (damage,) = verify(feature_set)
+    assert (damage.layer, damage.chunk) == ("fc", 2)
+    assert "rows 10 to 14" in damage.problem
+    assert "missing" in damage.problem
+
+
+def test_a_file_of_nobody_is_named(store):
+    (feature_set,) = store.sets()
+    (feature_set.group / "fc" / "c" / "99").mkdir()
+    (feature_set.group / "fc" / "c" / "99" / "0").write_bytes(b"x")
+    (damage,) = verify(feature_set)
+    assert "did not write" in damage.problem
+
+
+def test_extract_repairs_only_the_damaged_chunk(store, images, monkeypatch):
+    (feature_set,) = store.sets()
+    intact = tree_bytes(feature_set.group)
+    flip(feature_set.matrix("fc").chunk_path(2), 30)
+    with pytest.raises(CorruptionError, match="Chunk 2"):
+        store.select(layers="fc").memmap()
+    (damage,) = schedule_repair(feature_set, verify(feature_set))
+    assert (damage.layer, damage.chunk) == ("fc", 2)
+    with pytest.raises(IncompleteError, match=r"damaged \(chunks 2\).*--layers conv1,fc"):
+        store.select(layers="fc")
+    store.select(layers="conv1").memmap()
+    written = []
+    original = matrix.Matrix.write_chunk
+    monkeypatch.setattr(
+        matrix.Matrix, "write_chunk", lambda m, i, b: written.append(i) or original(m, i, b)
+    )
+    result = extract(store=store, **tiny(images, layers="conv1,fc"))
+    # Rows 10 to 14 lie in the batches that begin at 8 and 12.
+    assert result.n_computed == 8
+    assert written == [2]
+    assert tree_bytes(feature_set.group) == intact
+    assert verify(feature_set) == []
+
+
+def test_a_missing_chunk_is_computed_again_without_an_audit(store, images):
+    (feature_set,) = store.sets()
+    intact = tree_bytes(feature_set.group)
+    feature_set.matrix("fc").chunk_path(2).unlink()
+    assert extract(store=store, **tiny(images, layers="conv1,fc")).n_computed == 8
+    assert tree_bytes(feature_set.group) == intact
+
+
+def test_damage_beside_an_unfinished_layer_is_repaired_with_it(store, images):
+    (feature_set,) = store.sets()
+    intact = tree_bytes(feature_set.group)
+    feature_set.matrix("conv1").chunk_path(0).unlink()
+    schedule_repair(feature_set, verify(feature_set))
+    feature_set.matrix("fc").chunk_path(4).unlink()
+    schedule_repair(feature_set, verify(feature_set))
+    assert feature_set.unfinished() == ["conv1", "fc"]
+    extract(store=store, **tiny(images, layers="conv1,fc"))
+    assert tree_bytes(feature_set.group) == intact
+
+
+def test_masks_survive_a_repair(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(matrix, "CHUNK_NBYTES", 4 * 1000 * 5)
+    next(images.rglob("sand01.png")).write_bytes(b"nothing")
+    store = open_store(tmp_path / "masked")
+    extract(store=store, **tiny(images, on_error="mask"))
+    before = store.select().valid.tolist()
+    (feature_set,) = store.sets()
+    feature_set.matrix("fc").chunk_path(0).unlink()
+    schedule_repair(feature_set, verify(feature_set))
+    extract(store=store, **tiny(images, on_error="mask"))
+    assert store.select().valid.tolist() == before
+    assert before.count(False) == 1
+
+
+def at_once(monkeypatch, module, name, act):
+    """Let another process act, once, before a function of a module is called."""
+    original, acts = getattr(module, name), [act]
+
+    def call(*args, **options):
+        if acts:
+            acts.pop()()
+        return original(*args, **options)
+
+    monkeypatch.setattr(module, name, call)
+
+
+@pytest.mark.parametrize("moment", ["_problems", "_lost_layers", "_strays"])
+def test_a_layer_that_is_finished_meanwhile_is_no_damage(store, monkeypatch, moment):
+    (feature_set,) = store.sets()
+    path = feature_set.layer_path("fc")
+    record = read_json(path)
+    journal = {"layers": {"fc": JOURNAL}}
+    path.unlink()
+    write_json(feature_set.journal_path / "journal.json", journal)
+
+    def finish():
+        write_json(path, record)
+        shutil.rmtree(feature_set.journal_path)
+
+    at_once(monkeypatch, verification, moment, finish)
+    assert verify(feature_set) == []
+    assert path.is_file()
+
+
+@pytest.mark.parametrize("moment", ["_problems", "_still_wrong"])
+def test_a_chunk_that_is_repaired_meanwhile_is_no_damage(store, monkeypatch, moment):
+    (feature_set,) = store.sets()
+    path = feature_set.matrix("fc").chunk_path(2)
+    intact = path.read_bytes()
+    flip(path)
+    at_once(monkeypatch, verification, moment, lambda: path.write_bytes(intact))
+    assert verify(feature_set) == []
+
+
+def test_a_chunk_that_is_repaired_before_the_lock_is_had_is_not_marked(store):
+    (feature_set,) = store.sets()
+    paths = [feature_set.matrix("fc").chunk_path(index) for index in (2, 4)]
+    intact = paths[0].read_bytes()
+    for path in paths:
+        flip(path)
+    damages = verify(feature_set)
+    paths[0].write_bytes(intact)
+    assert [damage.chunk for damage in schedule_repair(feature_set, damages)] == [4]
+    assert feature_set.journal()["fc"]["damaged"] == [4]
+
+
+def test_what_another_verify_marked_meanwhile_is_told_and_marked_once(store, images):
+    (feature_set,) = store.sets()
+    flip(feature_set.matrix("fc").chunk_path(2), 30)
+    damages = verify(feature_set)
+    assert schedule_repair(feature_set, damages) == damages
+    assert schedule_repair(feature_set, damages) == damages
+    extract(store=store, **tiny(images, layers="conv1,fc"))
+    assert schedule_repair(feature_set, damages) == []
+    assert feature_set.unfinished() == []
+
+
+@pytest.mark.parametrize(
+    ("owner", "moment"),
+    [(FeatureSet, "layer"), (verification, "_problems"), (verification, "_strays")],
+)
+def test_a_set_that_is_removed_meanwhile_is_no_damage(store, monkeypatch, owner, moment):
+    (feature_set,) = store.sets()
+    at_once(monkeypatch, owner, moment, lambda: store.remove(feature_set))
+    assert verify(feature_set) == []
