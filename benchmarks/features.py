@@ -14,7 +14,7 @@ import numpy as np
 
 from featstore.config import SPLITS
 from featstore.store.feature_store import FeatureStore, open_store
-from featstore.store.writer import Sink
+from featstore.store.writer import FeatureWriter
 
 BLOCK_ROWS = 8192
 MODEL = "synthetic"
@@ -143,8 +143,8 @@ def write_store(path: Path, features: Features, layers: Sequence[str] = ("layer1
     feature_set = open_store(path).create(info, features.y, splits, ids, rows)
     for layer in layers:
         feature_set.begin_layer(layer, features.n_features, {})
-    conditions = {"device": "cpu", "engine": "synthetic", "batch_size": BLOCK_ROWS}
-    with Sink(feature_set, list(layers), conditions, "") as sink:
+    numerics = {"device": "cpu", "engine": "synthetic", "batch_size": BLOCK_ROWS}
+    with FeatureWriter(feature_set, list(layers), numerics, "") as sink:
         for blocks in zip(*(features.blocks(i) for i in range(len(layers))), strict=True):
             start = blocks[0][0]
             named = {layer: X for layer, (_, X) in zip(layers, blocks, strict=True)}

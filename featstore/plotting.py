@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from featstore.errors import ConfigError, StoreError
-from featstore.io.files import behind_link, replacing
+from featstore.io.files import atomic_write, resolve_link
 
 INK = "#1d2327"
 """Colour of text and axes on white paper."""
@@ -114,7 +114,7 @@ def write_png(fig: Figure, path: str | Path) -> None:
     """
     data = to_png(fig)
     try:
-        with replacing(behind_link(Path(path))) as temporary:
+        with atomic_write(resolve_link(Path(path))) as temporary:
             temporary.write_bytes(data)
     except OSError as error:
         raise StoreError(f"{path} can't be written: {error.strerror or error}.") from error
@@ -129,9 +129,9 @@ def _save(fig: Figure, target: IO[Any] | Path, **how: Any) -> None:
 
 def write_figure(fig: Figure, path: Path) -> list[Path]:
     """Write the figure as ``<path>.png`` and ``<path>.svg``, both on white; return the files."""
-    with replacing(path.with_name(f"{path.name}.png")) as temporary:
+    with atomic_write(path.with_name(f"{path.name}.png")) as temporary:
         temporary.write_bytes(to_png(fig))
-    with replacing(path.with_name(f"{path.name}.svg")) as temporary:
+    with atomic_write(path.with_name(f"{path.name}.svg")) as temporary:
         _save(fig, temporary, format="svg", facecolor="white", metadata={"Date": None})
     return [path.with_name(f"{path.name}{suffix}") for suffix in (".png", ".svg")]
 

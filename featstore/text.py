@@ -12,12 +12,12 @@ def is_random(weights: object) -> bool:
     return str(weights).startswith("random:")
 
 
-def goes_by(full: str, name: str) -> bool:
+def matches(full: str, name: str) -> bool:
     """Return whether a set or run can be called so: by how its name begins or ends."""
     return bool(name) and (full.startswith(name) or full.endswith(name))
 
 
-def several(value: str | Sequence[str] | None) -> list[Any]:
+def as_list(value: str | Sequence[str] | None) -> list[Any]:
     """Return the names asked for, given as one or as several; None, for any, where there are none.
 
     Parameters

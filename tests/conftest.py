@@ -22,7 +22,7 @@ from featstore.runs.run import Run
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.format import matrix
-from featstore.store.writer import Sink
+from featstore.store.writer import FeatureWriter
 
 CLASSES = ("barren land", "trees", "grassland", "none of these")
 
@@ -91,7 +91,7 @@ def images(tmp_path: Path) -> Path:
     return write_images(tmp_path / "my images")
 
 
-CONDITIONS = {"device": "cpu", "engine": "eager", "batch_size": 64, "nodes": []}
+NUMERICS = {"device": "cpu", "engine": "eager", "batch_size": 64, "nodes": []}
 
 
 def blobs(
@@ -154,7 +154,7 @@ def add_features(
     feature_set = store.create(info, y, splits, ids, first_rows)
     for layer, X in layers.items():
         matrix.create_matrix(feature_set.group, layer, X.shape, {})
-    with Sink(feature_set, list(layers), CONDITIONS, "x") as sink:
+    with FeatureWriter(feature_set, list(layers), NUMERICS, "x") as sink:
         sink.add(0, dict(layers), dict(masked or {}))
     records = {
         layer: {

@@ -25,7 +25,7 @@ JOURNAL = {
     "chunks": {},
     "spool": None,
     "metadata": "0" * 64,
-    "conditions": {"device": "cpu", "engine": "eager", "batch_size": 4, "nodes": ["conv1"]},
+    "numerics": {"device": "cpu", "engine": "eager", "batch_size": 4, "nodes": ["conv1"]},
     "masked": {},
     "command": "featstore extract",
 }

@@ -183,4 +183,4 @@ def publish(store: FeatureStore) -> None:
     """Send all that is complete, as extract does in the end."""
     for feature_set in store.sets():
         with store.working_on(feature_set.set_id) as lease:
-            store.deliver(feature_set, lease)
+            store.push(feature_set, lease)

@@ -79,7 +79,7 @@ from featstore.fitting import plan, search
 from featstore.models import weights
 from featstore.models.networks import build_network
 from featstore.store.format import matrix
-from featstore.store.writer import Sink
+from featstore.store.writer import FeatureWriter
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 page_ids = [path.relative_to(ROOT).as_posix() for path in PAGES]
@@ -585,15 +585,15 @@ def _run_exit(words: list[str]) -> int:
 
 def interrupt(patch: pytest.MonkeyPatch, n_batches: int) -> None:
     """Press Ctrl-C when some batches are done."""
-    add, batches = Sink.add, []
+    add, batches = FeatureWriter.add, []
 
-    def add_and_stop(self: Sink, *args: Any) -> None:
+    def add_and_stop(self: FeatureWriter, *args: Any) -> None:
         add(self, *args)
         batches.append(args)
         if len(batches) == n_batches:
             raise KeyboardInterrupt
 
-    patch.setattr(Sink, "add", add_and_stop)
+    patch.setattr(FeatureWriter, "add", add_and_stop)
 
 
 def until(is_so: Callable[[], bool], seconds: float = 60) -> None:

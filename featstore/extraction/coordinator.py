@@ -21,22 +21,22 @@ from featstore.datasets.base import Dataset
 from featstore.datasets.registry import data_root
 from featstore.errors import FeatstoreError, SchedulerError
 from featstore.extraction.pipeline import PassTimes
-from featstore.extraction.spec import Recipe, find_recipe
+from featstore.extraction.spec import ExtractionSpec, find_spec
 from featstore.extraction.worker import (
-    Share,
-    Site,
-    choose_conditions,
+    Shard,
+    WorkerContext,
+    choose_numerics,
     compute_share,
+    describe_device,
     leave,
-    survey,
     token_path,
 )
 from featstore.io.fingerprints import FingerprintCache, Watch
 from featstore.models.base import Extractor, Layer
-from featstore.parallel.worker_pool import Outcome, Team
+from featstore.parallel.worker_pool import TaskResult, WorkerPool
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_store import FeatureStore
-from featstore.store.writer import Sink
+from featstore.store.writer import FeatureWriter
 
 if TYPE_CHECKING:
     from featstore.datasets.loader import Batch
@@ -53,7 +53,7 @@ is seen only when a share has ended, seconds on a GPU, a minute or two on a CPU,
 """
 
 
-class Crew:
+class WorkerGroup:
     """The workers of one extraction, and what the coordinator asks of them.
 
     Parameters
@@ -64,10 +64,10 @@ class Crew:
         What they are to know.
     """
 
-    def __init__(self, team: Team, site: Site) -> None:
+    def __init__(self, team: WorkerPool, site: WorkerContext) -> None:
         self._team = team
         self.site = site
-        (self.facts,) = self._ask(survey, [()])
+        (self.facts,) = self._ask(describe_device, [()])
         self.n_workers = team.n_workers
 
     def recipe(
@@ -76,29 +76,29 @@ class Crew:
         bands: Sequence[str],
         cache: FingerprintCache,
         progress: Progress,
-    ) -> Recipe:
+    ) -> ExtractionSpec:
         """Return the recipe at the workers' precision, its extractor standing for theirs."""
         here = replace(config, device="cpu", devices=(), scheduler=None)
         precision = self.facts["precision"]
-        found = find_recipe(here, bands, cache, progress, precision=precision)
+        found = find_spec(here, bands, cache, progress, precision=precision)
         sha256 = found.backbone["weights_sha256"]
         self.site = replace(self.site, precision=precision, weights_sha256=sha256)
-        return replace(found, extractor=CrewExtractor(self, found.extractor))
+        return replace(found, extractor=RemoteExtractor(self, found.extractor))
 
     def open(self, layers: Sequence[Layer], n_images: int, progress: Progress) -> dict[str, Any]:
-        """Let a worker choose the conditions of a new pass."""
+        """Let a worker choose the numerics of a new pass."""
         progress.say(f"Asking one of {self.n_workers} workers to get ready ...")
         nodes = [layer.node for layer in layers]
-        ((conditions, lines),) = self._ask(choose_conditions, [(nodes, n_images)])
+        ((numerics, lines),) = self._ask(choose_numerics, [(nodes, n_images)])
         for line in lines:
             progress.say(line)
-        return dict(conditions)
+        return dict(numerics)
 
     def run_pass(
         self,
         dataset: Dataset,
         extractor: Extractor,
-        sink: Sink,
+        sink: FeatureWriter,
         *,
         batch_size: int,
         on_error: str,
@@ -111,11 +111,11 @@ class Crew:
         n_computed = int(missing.sum())
         token = secrets.token_hex(8)
         shares = [
-            Share(
+            Shard(
                 str(feature_set.path.absolute()),
                 chunks,
                 f"{token}-{index}",
-                sink.conditions,
+                sink.numerics,
                 token,
                 sink.command,
             )
@@ -125,7 +125,7 @@ class Crew:
         ]
         total = PassTimes()
 
-        def done(index: int, outcome: Outcome) -> None:
+        def done(index: int, outcome: TaskResult) -> None:
             nonlocal total, missing
             if outcome.error is not None:
                 raise outcome.error
@@ -163,7 +163,7 @@ class Crew:
         self,
         function: Callable[..., Any],
         tasks: Sequence[tuple[Any, ...]],
-        done: Callable[[int, Outcome], None] = lambda index, outcome: None,
+        done: Callable[[int, TaskResult], None] = lambda index, outcome: None,
         lost: Callable[[int], None] = lambda index: None,
         stop: Callable[[], None] | None = None,
     ) -> list[Any]:
@@ -189,12 +189,12 @@ def _died() -> FeatstoreError:
     )
 
 
-class CrewExtractor:
+class RemoteExtractor:
     """Stands for the workers' extractors where the coordinator asks about them.
 
     Parameters
     ----------
-    crew : Crew
+    crew : WorkerGroup
         The workers.
     own : Extractor
         The coordinator's, which knows the layers and computes nothing.
@@ -203,7 +203,7 @@ class CrewExtractor:
     n_in_flight = 1
     min_size: int | None = None
 
-    def __init__(self, crew: Crew, own: Extractor) -> None:
+    def __init__(self, crew: WorkerGroup, own: Extractor) -> None:
         self._crew, self._own = crew, own
         self.device_type: str = crew.facts["device_type"]
         self.device_name = f"{crew.n_workers} workers, each on {crew.facts['device_name']}"
@@ -216,11 +216,11 @@ class CrewExtractor:
         self,
         layers: Sequence[Layer],
         n_images: int,
-        conditions: Mapping[str, Any] | None = None,
+        numerics: Mapping[str, Any] | None = None,
         progress: Progress = SILENT,
     ) -> dict[str, Any]:
-        """Return the conditions that are given, or that a worker chooses."""
-        return dict(conditions) if conditions else self._crew.open(layers, n_images, progress)
+        """Return the numerics that are given, or that a worker chooses."""
+        return dict(numerics) if numerics else self._crew.open(layers, n_images, progress)
 
     def begin(self, batch: Batch) -> Callable[[], dict[str, np.ndarray]]:
         """Refuse: only the workers compute."""
@@ -228,9 +228,9 @@ class CrewExtractor:
 
 
 @contextmanager
-def gather_crew(
+def start_workers(
     config: ExtractConfig, store: FeatureStore, fingerprint: str, progress: Progress = SILENT
-) -> Iterator[Crew | None]:
+) -> Iterator[WorkerGroup | None]:
     """Gather the workers that a configuration asks for; None where it asks for none.
 
     Raises
@@ -241,21 +241,21 @@ def gather_crew(
     if not config.devices and config.scheduler is None:
         yield None
         return
-    from featstore.parallel.cluster import local_team, remote_team
+    from featstore.parallel.cluster import local_pool, scheduler_pool
 
-    site = Site(_absolute(config).to_dict(), str(store.path.absolute()), fingerprint)
+    site = WorkerContext(_absolute(config).to_dict(), str(store.path.absolute()), fingerprint)
     if config.scheduler is not None:
-        with remote_team(config.scheduler) as team:
+        with scheduler_pool(config.scheduler) as team:
             try:
-                yield Crew(team, site)
+                yield WorkerGroup(team, site)
             finally:
                 with suppress(Exception):
                     team.everywhere(leave)
         return
     progress.say(f"Starting {len(config.devices)} worker processes ...")
     # The last bits depend on the number of threads, so that it stays what one process would take.
-    with local_team(len(config.devices), share_cores=False) as team:
-        yield Crew(team, site)
+    with local_pool(len(config.devices), share_cores=False) as team:
+        yield WorkerGroup(team, site)
 
 
 def _absolute(config: ExtractConfig) -> ExtractConfig:
@@ -274,7 +274,7 @@ def n_shares(n_rows: int, n_workers: int, batch_size: int) -> int:
     return max(1, round(n_rows / max(1, rows)))
 
 
-def rows_of(sink: Sink, share: Share) -> tuple[int, int]:
+def rows_of(sink: FeatureWriter, share: Shard) -> tuple[int, int]:
     """Return the first and the last row of a share."""
     ranges = [
         sink.layers[name].matrix.chunk_range(index)
@@ -284,7 +284,7 @@ def rows_of(sink: Sink, share: Share) -> tuple[int, int]:
     return min(start for start, _ in ranges), max(stop for _, stop in ranges) - 1
 
 
-def split(sink: Sink, n_wanted: int) -> list[dict[str, list[int]]]:
+def split(sink: FeatureWriter, n_wanted: int) -> list[dict[str, list[int]]]:
     """Deal out the chunks that a sink is missing.
 
     A share owns, of each layer, the chunks that begin within its rows; rows that two shares need,

@@ -10,7 +10,7 @@ import numpy as np
 
 from featstore.datasets.base import Dataset
 from featstore.extraction.pipeline import PassTimes, feature_batches
-from featstore.extraction.spec import Recipe, recorded_recipe
+from featstore.extraction.spec import ExtractionSpec, recorded_spec
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import SILENT, Progress
 
@@ -86,7 +86,7 @@ class Encoder:
         self._n_parts = len(specs)
         self._passes = [
             _Pass(
-                recorded_recipe([specs[i] for i in parts], bands, device, cache, progress),
+                recorded_spec([specs[i] for i in parts], bands, device, cache, progress),
                 pool,
                 {i: specs[i]["node"] for i in parts},
             )
@@ -135,20 +135,20 @@ class Encoder:
 class _Pass:
     """One backbone's part in it."""
 
-    recipe: Recipe
+    recipe: ExtractionSpec
     pool: str
     nodes: dict[int, str]
     batch_size: int = 0
 
     def open(self, n_images: int, progress: Progress) -> None:
-        asked = list(self.recipe.asked)
-        opened = self.recipe.extractor.open(asked, n_images, None, progress)
+        requested = list(self.recipe.requested)
+        opened = self.recipe.extractor.open(requested, n_images, None, progress)
         self.batch_size = opened["batch_size"]
 
     def encode(
         self, images: Dataset, progress: Progress
     ) -> tuple[dict[int, np.ndarray], dict[int, str]]:
-        names = {layer.node: layer.stored_name(self.pool) for layer in self.recipe.asked}
+        names = {layer.node: layer.stored_name(self.pool) for layer in self.recipe.requested}
         dtypes = dict.fromkeys(names.values(), "float32")
         starts = range(0, len(images), self.batch_size)
         found: dict[str, list[np.ndarray]] = {name: [] for name in dtypes}

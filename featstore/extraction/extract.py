@@ -20,7 +20,7 @@ from featstore.datasets.duplicates import find_first_rows
 from featstore.datasets.loader import usual_shape
 from featstore.datasets.registry import data_root, open_dataset
 from featstore.environment import versions
-from featstore.io.files import resumable
+from featstore.io.files import with_resume_hint
 from featstore.io.fingerprints import FingerprintCache, Watch, dataset_fingerprint
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet, mark_damaged
@@ -28,7 +28,7 @@ from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.leaks import count_leaked
 
 if TYPE_CHECKING:
-    from featstore.extraction.spec import Recipe
+    from featstore.extraction.spec import ExtractionSpec
 
 BOTTLENECKS = {
     "setup_s": "Getting ready took longest; that is paid once, however many images there are.",
@@ -158,7 +158,7 @@ def extract(
 
 def run(config: ExtractConfig, store: FeatureStore, progress: Progress = SILENT) -> Extraction:
     """Extract what `config` asks for into `store`; see :func:`extract`."""
-    with resumable(store.path, config.command(store.address)):
+    with with_resume_hint(store.path, config.command(store.address)):
         return _run(config, store, progress)
 
 
@@ -172,17 +172,17 @@ def _run(config: ExtractConfig, store: FeatureStore, progress: Progress) -> Extr
     answer = _answer(store, config, fingerprint, request)
     if answer is not None:
         feature_set, names = answer
-        if not store.is_delivered(feature_set):
+        if not store.is_pushed(feature_set):
             with store.working_on(feature_set.set_id, progress) as lease:
-                store.deliver(feature_set, lease, progress)
+                store.push(feature_set, lease, progress)
         return _result(feature_set, names, 0, {}, began)
 
-    from featstore.extraction.coordinator import gather_crew
-    from featstore.extraction.pipeline import Work
-    from featstore.extraction.spec import find_recipe
+    from featstore.extraction.coordinator import start_workers
+    from featstore.extraction.pipeline import ExtractionJob
+    from featstore.extraction.spec import find_spec
 
-    with gather_crew(config, store, fingerprint, progress) as crew:
-        find = crew.recipe if crew else find_recipe
+    with start_workers(config, store, fingerprint, progress) as crew:
+        find = crew.recipe if crew else find_spec
         recipe = find(config, dataset.bands, cache, progress)
         dtype = _stored_dtype(config.dtype, recipe.backbone["precision"])
         identity = _identity(config, dataset, fingerprint, recipe, dtype)
@@ -197,28 +197,28 @@ def _run(config: ExtractConfig, store: FeatureStore, progress: Progress) -> Extr
                 watch.check()
                 found = _create(store, identity, config, dataset, recipe, first_rows, shape)
             feature_set = found
-            work = Work(
+            work = ExtractionJob(
                 config,
                 dataset,
                 feature_set,
                 recipe.extractor,
-                recipe.asked,
+                recipe.requested,
                 dtype,
                 request,
                 config.command(store.address),
                 watch,
                 crew.run_pass if crew else None,
             )
-            names = [layer.stored_name(config.pool) for layer in recipe.asked]
+            names = [layer.stored_name(config.pool) for layer in recipe.requested]
             _mark_gaps(feature_set, names)
             missing = [
                 layer
-                for layer, name in zip(recipe.asked, names, strict=True)
+                for layer, name in zip(recipe.requested, names, strict=True)
                 if not feature_set.layer_path(name).is_file()
             ]
             feature_set.bring_intact()
             n_computed, times = work.compute(missing, progress)
-            store.deliver(feature_set, lease, progress)
+            store.push(feature_set, lease, progress)
             return _result(feature_set, names, n_computed, times, began)
 
 
@@ -226,9 +226,9 @@ def _open(config: ExtractConfig) -> Dataset:
     return open_dataset(config.dataset, config.root, seed=config.seed, limit=config.limit)
 
 
-def _stored_dtype(asked: str, precision: str) -> str:
-    if asked != "auto":
-        return asked
+def _stored_dtype(requested: str, precision: str) -> str:
+    if requested != "auto":
+        return requested
     # float16 holds three bits more than bfloat16 and the same as float16 computes.
     return "float32" if precision == "fp32" else "float16"
 
@@ -249,7 +249,7 @@ def _answer(
     for feature_set in store.readable_sets():
         if feature_set.info["dataset"]["fingerprint"] != fingerprint:
             continue
-        asked: Sequence[str | None] = config.layers or (None,)
+        requested: Sequence[str | None] = config.layers or (None,)
         records = {
             name: record
             for name, record in feature_set.layers().items()
@@ -260,11 +260,11 @@ def _answer(
                 (n for n, r in records.items() if (r["default"] if a is None else a in r["names"])),
                 None,
             )
-            for a in asked
+            for a in requested
         ]
         names = [name for name in found if name is not None]
         gaps = [feature_set.missing_chunks(name) for name in names]
-        if len(names) == len(asked) and not any(gaps):
+        if len(names) == len(requested) and not any(gaps):
             return feature_set, names
     return None
 
@@ -277,7 +277,7 @@ def _mark_gaps(feature_set: FeatureSet, layers: Sequence[str]) -> None:
 
 
 def _identity(
-    config: ExtractConfig, dataset: Dataset, fingerprint: str, recipe: Recipe, dtype: str
+    config: ExtractConfig, dataset: Dataset, fingerprint: str, recipe: ExtractionSpec, dtype: str
 ) -> dict[str, Any]:
     from featstore.extraction.spec import weights_names
 
@@ -311,7 +311,7 @@ def _create(
     identity: dict[str, Any],
     config: ExtractConfig,
     dataset: Dataset,
-    recipe: Recipe,
+    recipe: ExtractionSpec,
     first_rows: np.ndarray,
     image_shape: tuple[int, int] | None,
 ) -> FeatureSet:
@@ -342,7 +342,7 @@ def _result(
     masked = {entry["row"] for record in records for entry in record["masked"]}
     counts = np.bincount(feature_set.splits, minlength=len(SPLITS))
     pass_s = times.get("pass_s", 0.0)
-    conditions = records[0]["conditions"]
+    numerics = records[0]["numerics"]
     return Extraction(
         path=feature_set.address,
         set_id=feature_set.set_id,
@@ -362,8 +362,8 @@ def _result(
         device=records[0]["device"],
         precision=feature_set.facets["precision"],
         dtype=records[0]["dtype"],
-        engine=conditions["engine"],
-        batch_size=conditions["batch_size"],
+        engine=numerics["engine"],
+        batch_size=numerics["batch_size"],
         nbytes=feature_set.nbytes,
         duration_s=round(time.perf_counter() - began, 3),
         images_per_s=round(n_computed / pass_s, 2) if pass_s else 0.0,

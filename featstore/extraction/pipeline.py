@@ -25,13 +25,14 @@ from featstore.io.fingerprints import Watch
 from featstore.models.base import Extractor, Layer
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
-from featstore.store.writer import Sink
+from featstore.store.writer import FeatureWriter
 from featstore.text import nbytes_text
 
 HALF_MAX = float(np.finfo(np.float16).max)
+HALF_TINY = float(np.finfo(np.float16).smallest_normal)
 
 
-class HalfOverflowError(FeatstoreError):
+class HalfRangeError(FeatstoreError):
     """A feature does not fit float16."""
 
 
@@ -81,7 +82,7 @@ def batch_starts(missing: np.ndarray, batch_size: int) -> list[int]:
 def run_pass(
     dataset: Dataset,
     extractor: Extractor,
-    sink: Sink,
+    sink: FeatureWriter,
     *,
     batch_size: int,
     on_error: str,
@@ -103,7 +104,7 @@ def run_pass(
     ------
     ImageError
         When an image can't be read and `on_error` is ``stop``.
-    HalfOverflowError
+    HalfRangeError
         When a value does not fit the float16 that it is to be stored as.
     DatasetError
         When an image has changed.
@@ -205,8 +206,8 @@ def checked_rows(
 
     Raises
     ------
-    HalfOverflowError
-        When a value does not fit float16.
+    HalfRangeError
+        When float16 can't hold the features.
     FeatstoreError
         When any other value is not finite; it names layer and image.
     """
@@ -223,11 +224,8 @@ def checked_rows(
                 f"{dataset.sample_ids[row]}. If the precision is fp16 or bf16, extract with "
                 "--precision fp32; else the weights are at fault."
             )
-        if dtype == "float16" and max(block.max(), -block.min()) > HALF_MAX:
-            raise HalfOverflowError(
-                f"Layer {layer} gives values beyond {HALF_MAX:.0f}, float16's largest. Use "
-                "--dtype auto or float32."
-            )
+        if dtype == "float16" and (problem := _half_range_problem(block)):
+            raise HalfRangeError(f"Layer {layer} gives {problem}. Use --dtype auto or float32.")
         if batch.masked:
             # It may be memory that something else shares.
             block = block.copy()
@@ -236,8 +234,23 @@ def checked_rows(
     return rows
 
 
+def _half_range_problem(block: np.ndarray) -> str | None:
+    """Return what float16 can't hold of a batch's features; None when it holds them.
+
+    Single small values may vanish: beside larger ones of the same feature they are nothing. Where
+    most features have no value of float16's full precision, the features themselves vanish.
+    """
+    largest = np.abs(block).max(axis=0)
+    if largest.max() > HALF_MAX:
+        return f"values beyond {HALF_MAX:.0f}, float16's largest"
+    used = largest[largest > 0]
+    if used.size and np.median(used) < HALF_TINY:
+        return f"mostly values below {HALF_TINY:.0e}, from where on float16 loses digits"
+    return None
+
+
 @dataclass
-class Work:
+class ExtractionJob:
     """What the passes over one feature set have in common.
 
     Parameters
@@ -268,7 +281,7 @@ class Work:
     dataset: Dataset
     feature_set: FeatureSet
     extractor: Extractor
-    asked: Mapping[Layer, Sequence[str]]
+    requested: Mapping[Layer, Sequence[str]]
     dtype: str
     request: dict[str, Any]
     command: str
@@ -300,13 +313,13 @@ class Work:
         groups: dict[str, list[Layer]] = {}
         for layer in layers:
             journal = begun.get(layer.stored_name(self.config.pool), {})
-            groups.setdefault(json.dumps(journal.get("conditions")), []).append(layer)
+            groups.setdefault(json.dumps(journal.get("numerics")), []).append(layer)
         n_computed, total, setup_s, pass_s = 0, PassTimes(), 0.0, 0.0
         for text, group in groups.items():
             started = time.perf_counter()
-            conditions = self._open(group, json.loads(text), progress)
+            numerics = self._open(group, json.loads(text), progress)
             opened = time.perf_counter()
-            n, times = self._one_pass(group, conditions, progress)
+            n, times = self._one_pass(group, numerics, progress)
             setup_s += opened - started
             pass_s += time.perf_counter() - opened
             n_computed += n
@@ -314,32 +327,32 @@ class Work:
         return n_computed, {**asdict(total), "setup_s": setup_s, "pass_s": pass_s}
 
     def _open(
-        self, layers: Sequence[Layer], conditions: dict[str, Any] | None, progress: Progress
+        self, layers: Sequence[Layer], numerics: dict[str, Any] | None, progress: Progress
     ) -> dict[str, Any]:
         """Get the extractor ready, for a new pass or as one was begun.
 
-        The conditions name the layers that were read together: they make the network's graph,
+        The numerics name the layers that were read together: they make the network's graph,
         and an engine may fuse it otherwise where more is read of it.
         """
         n_samples = len(self.dataset)
-        if conditions is None:
+        if numerics is None:
             nodes = [layer.node for layer in layers]
             return {**self.extractor.open(layers, n_samples, None, progress), "nodes": nodes}
-        if conditions["device"] != self.extractor.device_type:
-            set_id, device = self.feature_set.set_id, conditions["device"]
+        if numerics["device"] != self.extractor.device_type:
+            set_id, device = self.feature_set.set_id, numerics["device"]
             raise DeviceError(
                 f"{set_id} was begun on {device}, and features computed on "
                 f"{self.extractor.device_type} differ in their last bits. Go on with --device "
                 f"{device}, or begin anew: featstore store rm {set_id}"
             )
         # What a journal may leave out, or have been edited to, must not lose a layer that is asked.
-        nodes = list(dict.fromkeys([*conditions.get("nodes", ()), *(one.node for one in layers)]))
-        conditions = {**conditions, "nodes": nodes}
-        self.extractor.open(self.extractor.find(nodes), n_samples, conditions, progress)
-        return conditions
+        nodes = list(dict.fromkeys([*numerics.get("nodes", ()), *(one.node for one in layers)]))
+        numerics = {**numerics, "nodes": nodes}
+        self.extractor.open(self.extractor.find(nodes), n_samples, numerics, progress)
+        return numerics
 
     def _one_pass(
-        self, layers: Sequence[Layer], conditions: dict[str, Any], progress: Progress
+        self, layers: Sequence[Layer], numerics: dict[str, Any], progress: Progress
     ) -> tuple[int, PassTimes]:
         pool = self.config.pool
         for layer in layers:
@@ -352,14 +365,14 @@ class Work:
         began = time.perf_counter()
         names = [layer.stored_name(pool) for layer in layers]
         n_samples = len(self.dataset)
-        sink = Sink(self.feature_set, names, conditions, self.command)
+        sink = FeatureWriter(self.feature_set, names, numerics, self.command)
         try:
             with sink:
                 n_computed, times = (self.run or run_pass)(
                     self.dataset,
                     self.extractor,
                     sink,
-                    batch_size=conditions["batch_size"],
+                    batch_size=numerics["batch_size"],
                     on_error=self.config.on_error,
                     progress=progress,
                     watch=self.watch,
@@ -368,13 +381,13 @@ class Work:
             n_kept = n_samples - int(sink.missing_rows(n_samples).sum())
             progress.say(f"{n_kept:,} of {n_samples:,} rows of {', '.join(names)} are kept.")
             raise
-        except HalfOverflowError as error:
+        except HalfRangeError as error:
             if self.config.dtype != "auto":
                 raise
             progress.say(f"{error} Beginning anew in float32.")
             self.feature_set.drop_layers(names)
             self.dtype = "float32"
-            return self._one_pass(layers, conditions, progress)
+            return self._one_pass(layers, numerics, progress)
         shared = self._provenance(sink, n_computed, time.perf_counter() - began)
         records = {
             name: shared | self._names(layer) | {"dtype": sink.dtypes[name]}
@@ -388,14 +401,16 @@ class Work:
         return {
             "layer": layer.name,
             "node": layer.node,
-            "names": list(dict.fromkeys([*layer.names, *self.asked.get(layer, ())])),
+            "names": list(dict.fromkeys([*layer.names, *self.requested.get(layer, ())])),
             "default": layer.default,
             "pool": layer.pooled_by(pool),
             "shape": list(layer.shape),
             "n_features": layer.n_features(pool),
         }
 
-    def _provenance(self, sink: Sink, n_computed: int, duration_s: float) -> dict[str, Any]:
+    def _provenance(
+        self, sink: FeatureWriter, n_computed: int, duration_s: float
+    ) -> dict[str, Any]:
         ids = self.dataset.sample_ids if sink.masked else ()
         return {
             "request": self.request,

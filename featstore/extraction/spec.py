@@ -21,7 +21,7 @@ PIXEL_MODEL = "pixelstats"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ExtractionSpec:
     """How features are computed, and by which facts a feature set of them is known.
 
     Parameters
@@ -38,19 +38,19 @@ class Recipe:
     """
 
     extractor: Extractor
-    asked: dict[Layer, list[str]]
+    requested: dict[Layer, list[str]]
     backbone: dict[str, Any]
     preprocess: dict[str, Any]
 
 
-def find_recipe(
+def find_spec(
     config: ExtractConfig,
     bands: Sequence[str],
     cache: FingerprintCache,
     progress: Progress = SILENT,
     *,
     precision: str | None = None,
-) -> Recipe:
+) -> ExtractionSpec:
     """Return what a configuration asks for, weights found and layers named.
 
     Parameters
@@ -90,11 +90,11 @@ def find_recipe(
     find_layers(config.model, config.layers, config.image_size or 224)
     weights = find_weights(config.model, config.weights, cache, progress)
     image_size = config.image_size or weights.image_size
-    asked: dict[Layer, list[str]] = {
+    requested: dict[Layer, list[str]] = {
         layer: [] for layer in find_layers(config.model, config.layers, image_size)
     }
     for name in config.layers:
-        asked[find_layers(config.model, [name], image_size)[0]].append(name)
+        requested[find_layers(config.model, [name], image_size)[0]].append(name)
     preprocess = Preprocess(image_size, config.bands, weights.mean, weights.std)
     backbone = {
         "model": config.model,
@@ -105,16 +105,16 @@ def find_recipe(
         "precision": precision,
     }
     extractor = NetworkExtractor(config, weights, preprocess, precision, device)
-    return Recipe(extractor, asked, backbone, preprocess.to_dict())
+    return ExtractionSpec(extractor, requested, backbone, preprocess.to_dict())
 
 
-def recorded_recipe(
+def recorded_spec(
     specs: Sequence[Mapping[str, Any]],
     bands: Sequence[str],
     device_name: str,
     cache: FingerprintCache,
     progress: Progress = SILENT,
-) -> Recipe:
+) -> ExtractionSpec:
     """Return the recipe of features that a run was trained on.
 
     Parameters
@@ -173,10 +173,10 @@ def recorded_recipe(
     layers = find_layers(config.model, config.layers, preprocess.image_size)
     weights = recorded_weights(backbone, cache, progress)
     extractor = NetworkExtractor(config, weights, preprocess, precision, device)
-    return Recipe(extractor, {layer: [] for layer in layers}, backbone, spec["preprocess"])
+    return ExtractionSpec(extractor, {layer: [] for layer in layers}, backbone, spec["preprocess"])
 
 
-def _pixel_recipe(config: ExtractConfig, bands: Sequence[str]) -> Recipe:
+def _pixel_recipe(config: ExtractConfig, bands: Sequence[str]) -> ExtractionSpec:
     from featstore.models.pixel_statistics import PixelExtractor, pixel_layers
 
     without = ("weights", "pool", "bands", "image_size", "precision", "compile")
@@ -198,7 +198,7 @@ def _pixel_recipe(config: ExtractConfig, bands: Sequence[str]) -> Recipe:
         "precision": "fp32",
     }
     preprocess = {"image_size": None, "bands": ",".join(bands), "resize": "none"}
-    return Recipe(
+    return ExtractionSpec(
         PixelExtractor(config.batch_size, bands),
         {layer: list(config.layers) for layer in pixel_layers(config.layers, bands)},
         backbone,
@@ -206,7 +206,7 @@ def _pixel_recipe(config: ExtractConfig, bands: Sequence[str]) -> Recipe:
     )
 
 
-def weights_names(config: ExtractConfig, recipe: Recipe) -> list[str]:
+def weights_names(config: ExtractConfig, recipe: ExtractionSpec) -> list[str]:
     """Return all names by which a user may call the weights of a recipe."""
     name, given = recipe.backbone["weights_name"], Path(config.weights)
     names = [name, given.name if given.is_file() else config.weights, config.weights]

@@ -18,12 +18,12 @@ from featstore.datasets.registry import open_dataset
 from featstore.environment import versions
 from featstore.errors import DatasetError, DeviceError, SchedulerError
 from featstore.extraction.pipeline import run_pass
-from featstore.extraction.spec import PIXEL_MODEL, find_recipe
+from featstore.extraction.spec import PIXEL_MODEL, find_spec
 from featstore.io.fingerprints import FingerprintCache, Watch, dataset_fingerprint
 from featstore.progress import Silent
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import open_store
-from featstore.store.writer import Sink
+from featstore.store.writer import FeatureWriter
 
 DECISIVE = ("featstore", "numcodecs", "torch", "torchvision")
 """Packages whose version decides the bytes that are stored."""
@@ -43,7 +43,7 @@ def decisive_versions() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Site:
+class WorkerContext:
     """What a worker needs for any task of one extraction; the same for all of them.
 
     Parameters
@@ -71,7 +71,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """A part of a pass, for one worker.
 
     Parameters
@@ -82,7 +82,7 @@ class Share:
         By layer, the chunks to compute and write.
     name : str
         Of the share, unlike any other's.
-    conditions : dict
+    numerics : dict
         Of the pass.
     token : str
         What the pass's file in the journal's folder holds as long as the share is wanted.
@@ -93,7 +93,7 @@ class Share:
     set_path: str
     chunks: dict[str, list[int]]
     name: str
-    conditions: dict[str, Any]
+    numerics: dict[str, Any]
     token: str
     command: str
 
@@ -107,8 +107,8 @@ def token_path(feature_set: FeatureSet) -> Path:
     return feature_set.journal_path / "pass"
 
 
-class Workplace:
-    """What a worker process keeps from one task to the next: dataset, network, conditions.
+class WorkerState:
+    """What a worker process keeps from one task to the next: dataset, network, numerics.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ class Workplace:
     device : str
         Where this worker computes.
     n_threads : int or None
-        Threads for a CPU's arithmetic, where the conditions name no other number; None for those
+        Threads for a CPU's arithmetic, where the numerics name no other number; None for those
         that torch takes by itself.
 
     Raises
@@ -126,34 +126,36 @@ class Workplace:
         When images, weights or versions are not the coordinator's.
     """
 
-    def __init__(self, site: Site, device: str, n_threads: int | None) -> None:
+    def __init__(self, site: WorkerContext, device: str, n_threads: int | None) -> None:
         self.site = site
         _compare(site.versions, decisive_versions())
         store = open_store(site.store)
-        asked = ExtractConfig.from_dict(site.config)
-        self.config = replace(asked, device=device, devices=(), scheduler=None)
+        requested = ExtractConfig.from_dict(site.config)
+        self.config = replace(requested, device=device, devices=(), scheduler=None)
         self._device, self._n_threads = device, n_threads
-        self._uses_torch = asked.model != PIXEL_MODEL
+        self._uses_torch = requested.model != PIXEL_MODEL
         self._set_threads(n_threads)
-        self.dataset = open_dataset(asked.dataset, asked.root, seed=asked.seed, limit=asked.limit)
+        self.dataset = open_dataset(
+            requested.dataset, requested.root, seed=requested.seed, limit=requested.limit
+        )
         cache = FingerprintCache(store.cache_dir / "fingerprints")
         found = dataset_fingerprint(self.dataset.identity(), self.dataset.files(), cache)
         self.watch = Watch(cache.stamps)
         if found != site.fingerprint:
             raise SchedulerError(
-                f"On a worker, {asked.root or asked.dataset} holds other images than here. All "
-                "workers must see the same files at the same paths."
+                f"On a worker, {requested.root or requested.dataset} holds other images than here. "
+                "All workers must see the same files at the same paths."
             )
-        recipe = find_recipe(self.config, self.dataset.bands, cache, precision=site.precision)
+        recipe = find_spec(self.config, self.dataset.bands, cache, precision=site.precision)
         if site.weights_sha256 not in (None, recipe.backbone["weights_sha256"]):
             raise SchedulerError(
-                f"On a worker, --weights {asked.weights} are other weights than here: sha256 "
+                f"On a worker, --weights {requested.weights} are other weights than here: sha256 "
                 f"{recipe.backbone['weights_sha256']}, not {site.weights_sha256}. Name a file that "
                 "all workers see."
             )
         self.extractor = recipe.extractor
         self.precision = recipe.backbone["precision"]
-        self._conditions: dict[str, Any] | None = None
+        self._numerics: dict[str, Any] | None = None
 
     def _set_threads(self, n_threads: int | None) -> None:
         if n_threads is not None and self._uses_torch:
@@ -171,7 +173,7 @@ class Workplace:
             torch.cuda.set_device(self._device)
 
     def choose(self, nodes: Sequence[str], n_images: int, progress: Silent) -> dict[str, Any]:
-        """Return the conditions of a new pass, the network made ready for it.
+        """Return the numerics of a new pass, the network made ready for it.
 
         A CPU's number of threads is one of them: sums are split by it.
         """
@@ -181,22 +183,22 @@ class Workplace:
             import torch
 
             chosen = {**chosen, "n_threads": torch.get_num_threads()}
-        self._conditions = {**chosen, "nodes": list(nodes)}
+        self._numerics = {**chosen, "nodes": list(nodes)}
         return chosen
 
-    def prepare(self, conditions: Mapping[str, Any]) -> None:
+    def prepare(self, numerics: Mapping[str, Any]) -> None:
         """Make the network ready for a pass, if it is not."""
-        if conditions["device"] != self.extractor.device_type:
+        if numerics["device"] != self.extractor.device_type:
             raise DeviceError(
-                f"The features are computed on {conditions['device']}, and a worker has "
+                f"The features are computed on {numerics['device']}, and a worker has "
                 f"{self.extractor.device_name}: they would differ in their last bits. Let all "
                 "workers have devices of one type."
             )
-        self._set_up_thread(conditions.get("n_threads", self._n_threads))
-        if dict(conditions) != self._conditions:
-            layers = self.extractor.find(conditions["nodes"])
-            self.extractor.open(layers, len(self.dataset), conditions)
-            self._conditions = dict(conditions)
+        self._set_up_thread(numerics.get("n_threads", self._n_threads))
+        if dict(numerics) != self._numerics:
+            layers = self.extractor.find(numerics["nodes"])
+            self.extractor.open(layers, len(self.dataset), numerics)
+            self._numerics = dict(numerics)
 
 
 def _compare(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
@@ -212,21 +214,21 @@ def _compare(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
         )
 
 
-_workplaces: list[Workplace] = []
+_workplaces: list[WorkerState] = []
 """The one that this process keeps, if any."""
 
 
-def _workplace(site: Site) -> Workplace:
+def _workplace(site: WorkerContext) -> WorkerState:
     from featstore.parallel.cluster import worker_name, worker_threads
 
     if not _workplaces or _workplaces[0].site != site:
         _workplaces.clear()
         if devices := site.config["devices"]:
-            made = Workplace(site, devices[int(worker_name())], None)
+            made = WorkerState(site, devices[int(worker_name())], None)
         else:
             # Whoever starts a worker says how much of the host it may take; Dask sets the
             # libraries' threads to 1.
-            made = Workplace(site, "auto", worker_threads())
+            made = WorkerState(site, "auto", worker_threads())
         _workplaces.append(made)
     return _workplaces[0]
 
@@ -243,7 +245,7 @@ def leave() -> None:
             _turn.release()
 
 
-def survey(site: Site) -> dict[str, Any]:
+def describe_device(site: WorkerContext) -> dict[str, Any]:
     """Return a worker's device and the precision that it chooses."""
     with _turn:
         place = _workplace(site)
@@ -264,16 +266,16 @@ class _Heard(Silent):
         self.lines.append(line)
 
 
-def choose_conditions(
-    site: Site, nodes: Sequence[str], n_images: int
+def choose_numerics(
+    site: WorkerContext, nodes: Sequence[str], n_images: int
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the conditions that a worker chooses for a new pass, and what it says of them."""
+    """Return the numerics that a worker chooses for a new pass, and what it says of them."""
     heard = _Heard()
     with _turn:
         return _workplace(site).choose(nodes, n_images, heard), heard.lines
 
 
-def compute_share(site: Site, share: Share) -> dict[str, float]:
+def compute_share(site: WorkerContext, share: Shard) -> dict[str, float]:
     """Compute and write the chunks of a share; what is durable of it is in its journal.
 
     Returns
@@ -312,11 +314,11 @@ def compute_share(site: Site, share: Share) -> dict[str, float]:
             )
         check()
         place = _workplace(site)
-        place.prepare(share.conditions)
-        sink = Sink(
+        place.prepare(share.numerics)
+        sink = FeatureWriter(
             feature_set,
             list(share.chunks),
-            share.conditions,
+            share.numerics,
             share.command,
             share.name,
             share.chunks,
@@ -328,7 +330,7 @@ def compute_share(site: Site, share: Share) -> dict[str, float]:
                     place.dataset,
                     place.extractor,
                     sink,
-                    batch_size=share.conditions["batch_size"],
+                    batch_size=share.numerics["batch_size"],
                     on_error=place.config.on_error,
                     watch=place.watch,
                 )

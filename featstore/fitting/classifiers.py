@@ -26,7 +26,7 @@ from sklearn.svm import SVC, LinearSVC
 
 from featstore.errors import FitError
 
-TAKEN = {
+RESERVED = {
     "random_state": "--seed",
     "n_jobs": "--n-jobs",
     "verbose": None,
@@ -89,7 +89,7 @@ class Classifier:
 
     def param_names(self) -> list[str]:
         """Return the names of the parameters that can be set."""
-        own = set(self.estimator().get_params(deep=False)) - TAKEN.keys()
+        own = set(self.estimator().get_params(deep=False)) - RESERVED.keys()
         return sorted(own | set(MAP_PARAMS if self.mapped else ()))
 
     def params(self, own: Mapping[str, Any], n_train: int = 0) -> dict[str, Any]:
@@ -101,8 +101,8 @@ class Classifier:
             When there is no such parameter, or scikit-learn refuses a value.
         """
         for name in own:
-            if name in TAKEN:
-                cure = f"use {TAKEN[name]}" if TAKEN[name] else "featstore sets it"
+            if name in RESERVED:
+                cure = f"use {RESERVED[name]}" if RESERVED[name] else "featstore sets it"
                 raise FitError(f"{name} is not a parameter of {self.name} to be given: {cure}.")
         valid = self.param_names()
         if unknown := sorted(set(own) - set(valid)):
@@ -354,7 +354,7 @@ def parse_grid(text: str) -> tuple[str, tuple[Any, ...]]:
         return name.strip(), tuple(parse_param(f"{name}={one}")[1] for one in values.split(","))
 
 
-def aim_params(
+def assign_params(
     params: Mapping[str, Any], names: Sequence[str], *, check: bool = True
 ) -> dict[str, dict[str, Any]]:
     """Give each classifier the parameters meant for it.

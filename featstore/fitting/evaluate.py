@@ -17,7 +17,7 @@ from featstore.store.selection import Selection
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Predictions:
     """What a fitted pipeline says of some rows.
 
     Parameters
@@ -35,7 +35,7 @@ class Judgement:
     score_kind: str
 
 
-def judge(model: Pipeline, samples: Samples) -> Judgement:
+def predict_blocks(model: Pipeline, samples: Samples) -> Predictions:
     """Predict in blocks of rows, so that no copy of them is large.
 
     Parameters
@@ -75,7 +75,7 @@ def judge(model: Pipeline, samples: Samples) -> Judgement:
                 columns = np.searchsorted(model.classes_, model.predict(X))
             labels[block] = model.classes_[columns]
             scores[block] = values[np.arange(len(columns)), columns]
-    return Judgement(labels, scores, kind)
+    return Predictions(labels, scores, kind)
 
 
 def check_features(

@@ -15,19 +15,19 @@ from featstore.config import FitConfig
 from featstore.environment import command
 from featstore.errors import ConfigError, FeatstoreError, FitError
 from featstore.fitting import cost
-from featstore.fitting.classifiers import CLASSIFIERS, aim_params
-from featstore.fitting.plan import Plan, plan, repeated
-from featstore.fitting.search import Trial, divide, run_trial
+from featstore.fitting.classifiers import CLASSIFIERS, assign_params
+from featstore.fitting.plan import PlannedFit, plan, repeated
+from featstore.fitting.search import CrossValidation, cross_validate_task, split
 from featstore.fitting.solvers.scaling import scratch_folder
 from featstore.fitting.worker import find_run, fit_task
-from featstore.io.files import resumable
-from featstore.io.locks import leave_drafts
+from featstore.io.files import with_resume_hint
+from featstore.io.locks import remove_shared
 from featstore.parallel.cluster import TaskPool
-from featstore.parallel.worker_pool import Outcome
+from featstore.parallel.worker_pool import TaskResult
 from featstore.progress import SILENT, Progress
 from featstore.runs.run import Run, open_run
 from featstore.store.feature_store import FeatureStore, open_store
-from featstore.text import several
+from featstore.text import as_list
 
 GPU_ENVIRONMENT = {"SCIPY_ARRAY_API": "1"}
 """What SciPy must find when it is loaded for scikit-learn to compute on a GPU."""
@@ -176,10 +176,10 @@ def fit_each(
     facets = {key: value for key, value in options.items() if value is not None}
     if not isinstance(repeats, int) or repeats < 1:
         raise ConfigError(f"repeats is {repeats!r}; it must be a whole number from 1.")
-    asked = [name for one in several(clf) for name in (CLASSIFIERS if one == "all" else [one])]
+    asked = [name for one in as_list(clf) for name in (CLASSIFIERS if one == "all" else [one])]
     names = list(dict.fromkeys(asked))
-    aimed = aim_params(params or {}, names)
-    grids = aim_params(grid or {}, names, check=False)
+    aimed = assign_params(params or {}, names)
+    grids = assign_params(grid or {}, names, check=False)
     configs = [
         FitConfig(
             name,
@@ -189,10 +189,13 @@ def fit_each(
         )
         for name in names
     ]
-    jobs: list[Plan] = []
+    jobs: list[PlannedFit] = []
     seen: set[tuple[tuple[str, str], ...]] = set()
-    with resumable(store.path, command()), scratch_folder(store.cache_dir / "scratch") as scratch:
-        for one_model, one_layers in itertools.product(several(model), several(layers)):
+    with (
+        with_resume_hint(store.path, command()),
+        scratch_folder(store.cache_dir / "scratch") as scratch,
+    ):
+        for one_model, one_layers in itertools.product(as_list(model), as_list(layers)):
             selection = store.select(dataset, one_model, one_layers, **facets)
             if selection.parts in seen:
                 continue
@@ -220,13 +223,13 @@ def fit_each(
             force=force,
             progress=progress,
         )
-        leave = partial(leave_drafts, scratch.name)
+        leave = partial(remove_shared, scratch.name)
         with TaskPool(n_at_a_time, scheduler, environment, progress, leave) as pool:
             _work(open_jobs, pool, store, progress)
     return [_outcome(job) for job in jobs]
 
 
-def _work(jobs: list[Plan], pool: TaskPool, store: FeatureStore, progress: Progress) -> None:
+def _work(jobs: list[PlannedFit], pool: TaskPool, store: FeatureStore, progress: Progress) -> None:
     # The longest first, so that no worker is left with a long one in the end.
     jobs = sorted(jobs, key=lambda job: -job.cost.duration_s)
     for notice in filter(None, (job.notice for job in jobs)):
@@ -239,7 +242,7 @@ def _work(jobs: list[Plan], pool: TaskPool, store: FeatureStore, progress: Progr
         if job.search:
             job.task = replace(job.task, search=job.search.record())
 
-    def done(position: int, outcome: Outcome) -> None:
+    def done(position: int, outcome: TaskResult) -> None:
         job = ready[position]
         # The worker's path is absolute; the caller's way to the store is kept.
         if outcome.value:
@@ -258,11 +261,11 @@ def _work(jobs: list[Plan], pool: TaskPool, store: FeatureStore, progress: Progr
             progress.stop()
 
 
-def _trials(job: Plan) -> list[Trial]:
+def _trials(job: PlannedFit) -> list[CrossValidation]:
     """Return what a fit's search wants tried now, to be run side by side."""
     if job.search is None or job.search.is_done:
         return []
-    whole = Trial(
+    whole = CrossValidation(
         job.task.store,
         job.task.parts,
         job.task.config,
@@ -271,16 +274,16 @@ def _trials(job: Plan) -> list[Trial]:
         job.search.n_rows,
         job.task.scratch,
     )
-    return divide(whole)
+    return split(whole)
 
 
-def _one_round(jobs: list[Plan], pool: TaskPool, is_quick: bool, progress: Progress) -> None:
+def _one_round(jobs: list[PlannedFit], pool: TaskPool, is_quick: bool, progress: Progress) -> None:
     """Try the settings that searches want tried now, and tell them the scores."""
     trials = [(job, trial) for job in jobs for trial in _trials(job)]
     progress.start("Searching", len(trials), "trials")
     try:
         outcomes = pool.run(
-            run_trial,
+            cross_validate_task,
             [(trial,) for _, trial in trials],
             lambda position, outcome: progress.advance(1),
             is_quick=is_quick,
@@ -310,7 +313,7 @@ def _one_round(jobs: list[Plan], pool: TaskPool, is_quick: bool, progress: Progr
             progress.say(_line(_outcome(job)))
 
 
-def _outcome(job: Plan) -> Fit:
+def _outcome(job: PlannedFit) -> Fit:
     return Fit(job.name, job.run, job.run is not None and not job.is_new, job.error)
 
 

@@ -18,20 +18,20 @@ from featstore.config import FitConfig
 from featstore.environment import command
 from featstore.errors import ConfigError, FitError
 from featstore.fitting import cost as costs
-from featstore.fitting.classifiers import aim_params, find_classifier
-from featstore.fitting.evaluate import judge
+from featstore.fitting.classifiers import assign_params, find_classifier
+from featstore.fitting.evaluate import predict_blocks
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import fit_scaler, own_scratch, scratch_folder, standardised
 from featstore.fitting.solvers.train import explained, map_kernel, train
 from featstore.fitting.splits import n_rows, row_numbers, split_rows
-from featstore.io.files import resumable
-from featstore.io.locks import leave_drafts
+from featstore.io.files import with_resume_hint
+from featstore.io.locks import remove_shared
 from featstore.parallel.cluster import TaskPool
-from featstore.parallel.worker_pool import Outcome
+from featstore.parallel.worker_pool import TaskResult
 from featstore.plotting import DASHES, INK, PALETTE, STYLE, literal_text, write_png
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_store import FeatureStore, open_store
-from featstore.text import several
+from featstore.text import as_list
 
 
 def draw_learning(curves: Sequence[tuple[str, Sequence[Any]]]) -> Figure:
@@ -206,14 +206,17 @@ def learning_curve(
     facets = {key: value for key, value in options.items() if value is not None}
     if not isinstance(repeats, int) or repeats < 1:
         raise ConfigError(f"repeats is {repeats!r}; it must be a whole number from 1.")
-    own = aim_params(params or {}, [clf])[clf]
+    own = assign_params(params or {}, [clf])[clf]
     config = FitConfig(clf, tuple(own.items()), **settings)
     selections = [
         store.select(dataset, one_model, one_layers, **facets)
-        for one_model in several(model)
-        for one_layers in several(layers)
+        for one_model in as_list(model)
+        for one_layers in as_list(layers)
     ]
-    with resumable(store.path, command()), scratch_folder(store.cache_dir / "scratch") as scratch:
+    with (
+        with_resume_hint(store.path, command()),
+        scratch_folder(store.cache_dir / "scratch") as scratch,
+    ):
         tasks: list[tuple[int, _Task]] = []
         nbytes: list[int] = []
         duration_s = 0.0
@@ -239,7 +242,7 @@ def learning_curve(
         n_at_a_time = costs.fits_at_a_time(
             nbytes, n_jobs, scheduler, memory_nbytes, force=force, progress=progress
         )
-        leave = partial(leave_drafts, scratch.name)
+        leave = partial(remove_shared, scratch.name)
         progress.start("Training", len(tasks), "fits")
         try:
             with TaskPool(n_at_a_time, scheduler, {}, progress, leave) as pool:
@@ -292,7 +295,7 @@ def _sizes(asked: Sequence[int], y: np.ndarray) -> list[int]:
     return sorted(n for n in sizes if n == n_train or n <= most)
 
 
-def _points(found: Sequence[tuple[int, Outcome]]) -> tuple[Point, ...]:
+def _points(found: Sequence[tuple[int, TaskResult]]) -> tuple[Point, ...]:
     points = []
     for n_train in sorted({n for n, _ in found}):
         own = [outcome for n, outcome in found if n == n_train]
@@ -335,8 +338,8 @@ def _train_on(task: _Task) -> tuple[float, float]:
             whole = Samples(prepared, slice(0, n_train))
             prepared = map_kernel(model.named_steps["map"], whole, n_train)
         train(model, prepared, y[rows], config, records=False)
-        test = judge(model, Samples(X, split.test)).labels == y[split.test]
-        own = judge(model, samples).labels == y[rows]
+        test = predict_blocks(model, Samples(X, split.test)).labels == y[split.test]
+        own = predict_blocks(model, samples).labels == y[rows]
     return float(test.mean()), float(own.mean())
 
 

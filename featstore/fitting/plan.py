@@ -19,7 +19,7 @@ from featstore.fitting.search import Search, candidates
 from featstore.fitting.solvers import accelerators
 from featstore.fitting.solvers.epochs import trains_by_epochs
 from featstore.fitting.splits import n_rows, split_rows
-from featstore.fitting.worker import Task
+from featstore.fitting.worker import FitTask
 from featstore.io.files import json_digest
 from featstore.runs.run import Run
 from featstore.runs.writer import make_run_id
@@ -32,7 +32,7 @@ SOLVERS = 2
 
 
 @dataclass
-class Plan:
+class PlannedFit:
     """One fit, and what has become of it so far.
 
     Parameters
@@ -56,7 +56,7 @@ class Plan:
     """
 
     name: str
-    task: Task
+    task: FitTask
     cost: costs.Cost
     search: Search | None = None
     notice: str = ""
@@ -116,7 +116,7 @@ def plan(
     refit: bool,
     force: bool,
     budget: int | None,
-) -> Plan:
+) -> PlannedFit:
     """Return one fit as it is to be done, checked; what stands in its way is its error.
 
     Parameters
@@ -144,7 +144,7 @@ def plan(
         **facets,
     }
     command = _command(selection.store, options, config)
-    task = Task(selection.store.place, selection.parts, config, "", "", command, scratch, refit)
+    task = FitTask(selection.store.place, selection.parts, config, "", "", command, scratch, refit)
     nothing = costs.Shape(0, 0, selection.n_features, len(selection.class_names))
     try:
         split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
@@ -170,8 +170,8 @@ def plan(
         cost = costs.estimate(config, params, shape, len(found))
         notice = costs.check(config, cost, shape, budget, force=force)
     except FitError as error:
-        return Plan(name, task, costs.Cost(0.0, 0), error=error)
-    return Plan(name, task, cost, search, notice)
+        return PlannedFit(name, task, costs.Cost(0.0, 0), error=error)
+    return PlannedFit(name, task, cost, search, notice)
 
 
 def _text(params: Sequence[tuple[str, Any]]) -> str:

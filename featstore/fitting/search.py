@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline
 from featstore.config import FitConfig
 from featstore.errors import FitError
 from featstore.fitting.classifiers import Classifier, find_classifier
-from featstore.fitting.evaluate import check_features, judge
+from featstore.fitting.evaluate import check_features, predict_blocks
 from featstore.fitting.solvers import linear, ridge_lda
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import own_scratch, standardised
@@ -216,7 +216,7 @@ def _number(value: float) -> float | None:
 
 
 @dataclass(frozen=True)
-class Trial:
+class CrossValidation:
     """Settings to try on some folds, by names only, so that a worker can be sent it.
 
     Parameters
@@ -246,7 +246,7 @@ class Trial:
     scratch: str
 
 
-def divide(trial: Trial) -> list[Trial]:
+def split(trial: CrossValidation) -> list[CrossValidation]:
     """Return the trials that one of all settings and folds falls into, to be run side by side.
 
     Settings that share their work stay together.
@@ -293,7 +293,7 @@ def _values(estimator: Any, candidates: Sequence[dict[str, Any]]) -> list[float]
     return values if all(linear.handles(one) or ridge_lda.handles(one) for one in alike) else None
 
 
-def run_trial(trial: Trial) -> tuple[np.ndarray, list[str]]:
+def cross_validate_task(trial: CrossValidation) -> tuple[np.ndarray, list[str]]:
     """Fit and judge the settings; workers call this.
 
     Returns
@@ -363,7 +363,11 @@ def _training_rows(
 
 
 def _one_fold(
-    trial: Trial, selection: Selection, rows: np.ndarray, held: np.ndarray, errors: list[str]
+    trial: CrossValidation,
+    selection: Selection,
+    rows: np.ndarray,
+    held: np.ndarray,
+    errors: list[str],
 ) -> list[float]:
     """Return the accuracy on the held-out rows of each setting fitted on the others."""
     config, n_fit = trial.config, int(np.sum(~held))
@@ -391,7 +395,7 @@ def _one_fold(
                     train(last, rows, y[:n_fit], config, records=False)
                 else:
                     train(last, X, y[:n_fit], config, records=False)
-                labels = judge(last, held_out).labels
+                labels = predict_blocks(last, held_out).labels
             scores.append(float(np.mean(labels == y[n_fit:])))
         except FitError as error:
             errors.append(str(error))
@@ -400,7 +404,12 @@ def _one_fold(
 
 
 def _mapped(
-    trial: Trial, model: Pipeline, samples: Samples, y: np.ndarray, n_fit: int, errors: list[str]
+    trial: CrossValidation,
+    model: Pipeline,
+    samples: Samples,
+    y: np.ndarray,
+    n_fit: int,
+    errors: list[str],
 ) -> list[float]:
     """Return the accuracies of settings that share a kernel's map and differ in C."""
     clf = model.named_steps["clf"]

@@ -19,13 +19,13 @@ from featstore.config import FitConfig
 from featstore.environment import machine, now, versions
 from featstore.errors import RunError
 from featstore.fitting.classifiers import find_classifier
-from featstore.fitting.evaluate import check_features, judge, score
+from featstore.fitting.evaluate import check_features, predict_blocks, score
 from featstore.fitting.solvers import accelerators
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import fit_scaler, own_scratch, standardised
 from featstore.fitting.solvers.train import explained, map_kernel, train
 from featstore.fitting.splits import Split, n_rows, row_numbers, split_rows
-from featstore.io.files import resumable
+from featstore.io.files import with_resume_hint
 from featstore.progress import SILENT, Progress
 from featstore.runs.charts import draw_confusion, draw_curves
 from featstore.runs.run import Run, open_run
@@ -41,7 +41,7 @@ SAMPLING_S = 0.02
 
 
 @dataclass(frozen=True)
-class Task:
+class FitTask:
     """One classifier on one selection, by names only, so that a worker can be sent it.
 
     Parameters
@@ -76,7 +76,7 @@ class Task:
     search: dict[str, Any] | None = None
 
 
-def find_run(store: FeatureStore, task: Task, progress: Progress = SILENT) -> Run | None:
+def find_run(store: FeatureStore, task: FitTask, progress: Progress = SILENT) -> Run | None:
     """Return the run that `task` would make, if it is there."""
     path = store.run_path(task.run_id)
     if not path.exists():
@@ -88,20 +88,20 @@ def find_run(store: FeatureStore, task: Task, progress: Progress = SILENT) -> Ru
         return None
     if run.record["key"] != task.key:
         return None
-    store.deliver_run(task.run_id, progress)
+    store.push_run(task.run_id, progress)
     return run
 
 
-def fit_task(task: Task) -> tuple[str, bool]:
+def fit_task(task: FitTask) -> tuple[str, bool]:
     """Fit, judge and write one run; return its folder, and whether it is the one made here.
 
     Another process, or another machine, may have finished the same meanwhile. Workers call this.
     """
-    with resumable(Path(task.store), task.command):
+    with with_resume_hint(Path(task.store), task.command):
         return _fit(task)
 
 
-def _fit(task: Task) -> tuple[str, bool]:
+def _fit(task: FitTask) -> tuple[str, bool]:
     clock = _Clock()
     store = open_store(task.store)
     selection = store.reopen(task.parts)
@@ -125,7 +125,7 @@ def _fit(task: Task) -> tuple[str, bool]:
 
         def validate(clf: Any) -> float:
             trained = Pipeline([*model.steps[:-1], ("clf", clf)])
-            labels = judge(trained, features["val"]).labels
+            labels = predict_blocks(trained, features["val"]).labels
             return float(np.mean(labels == y[split.val]))
 
         trained = train(
@@ -254,7 +254,7 @@ def _evaluate(
     for use, rows in split.uses().items():
         if use == "train":
             continue
-        judged = judge(model, features[use])
+        judged = predict_blocks(model, features[use])
         kind = judged.score_kind
         metrics[use] = score(y[rows], judged.labels, selection.class_names)
         for name, column in (
@@ -269,6 +269,6 @@ def _evaluate(
     if slowly and len(train) > TRAIN_ROWS_JUDGED:
         at = np.linspace(0, len(train) - 1, TRAIN_ROWS_JUDGED).astype(int)
         train, labels = Samples(train.X, row_numbers(train.rows)[at]), labels[at]
-    right = judge(model, train).labels == labels
+    right = predict_blocks(model, train).labels == labels
     metrics["train"] = {"accuracy": float(right.mean()), "n_samples": int(right.size)}
     return metrics, {name: np.concatenate(parts) for name, parts in columns.items()}, kind

@@ -1,4 +1,4 @@
-"""Lookalikes: the stored images whose features are most like those of an image."""
+"""NeighborSearch: the stored images whose features are most like those of an image."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Lookalikes:
+class NeighborSearch:
     """What :func:`find_neighbors` found.
 
     Parameters
@@ -140,7 +140,7 @@ def find_neighbors(
     split: str | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
-) -> Lookalikes:
+) -> NeighborSearch:
     """Find the stored images whose features are most like those of each image.
 
     Features are standardised first: by a run's training rows, or by all rows of a feature set.
@@ -216,7 +216,7 @@ def find_neighbors(
                 error = block.errors.get(row)
                 neighbors = tuple(next(each)) if error is None else ()
                 queries[new[row]] = replace(queries[new[row]], neighbors=neighbors, error=error)
-    return Lookalikes(
+    return NeighborSearch(
         selection.parts[0][0],
         selection.layers,
         metric,
@@ -227,7 +227,7 @@ def find_neighbors(
 
 
 @dataclass(frozen=True)
-class _Among:
+class _Candidates:
     """The rows to look among."""
 
     selection: Selection
@@ -254,7 +254,7 @@ def _label(selection: Selection, row: int) -> str | None:
 
 def _rows_of(
     run_or_set: Run | str | Path, store: FeatureStore, layers: str | None, split: str | None
-) -> _Among:
+) -> _Candidates:
     if split not in (None, ALL, *SPLITS):
         raise ConfigError(f"split is {split!r}; it must be one of {', '.join((ALL, *SPLITS))}.")
     found = run_or_set if isinstance(run_or_set, Run) else _open(run_or_set, store)
@@ -285,7 +285,7 @@ def _rows_of(
             if there
             else f"{name} has no rows with features: none of its images could be read."
         )
-    return _Among(selection, rows, np.flatnonzero(fitted), splits, split)
+    return _Candidates(selection, rows, np.flatnonzero(fitted), splits, split)
 
 
 def _open(name: str | Path, store: FeatureStore) -> Run | str:
@@ -321,7 +321,7 @@ def _queries(images: Sequence[str | Path], selection: Selection) -> list[Query]:
 
 
 def write_sheets(
-    found: Lookalikes,
+    found: NeighborSearch,
     path: str | Path,
     *,
     store: str | Path | FeatureStore = "feature-store",
@@ -332,7 +332,7 @@ def write_sheets(
 
     Parameters
     ----------
-    found : Lookalikes
+    found : NeighborSearch
     path : str or Path
         The figure. Where there is more than fits one, they are numbered: ``neighbors-1.png``,
         ``neighbors-2.png``, ...
@@ -382,7 +382,7 @@ class _Pictures:
 
     def __init__(self, originals: Originals, progress: Progress) -> None:
         self._originals = originals
-        self._reason = originals.why_missing()
+        self._reason = originals.unavailable_reason()
         if self._reason is not None:
             progress.say(f"Stored images are shown as gray tiles. {self._reason}")
 

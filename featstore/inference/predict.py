@@ -11,7 +11,7 @@ import numpy as np
 from featstore.datasets.base import FileDataset
 from featstore.datasets.formats.image_list import UnlabelledSource, find_images
 from featstore.extraction.encode import Encoder
-from featstore.fitting.evaluate import judge
+from featstore.fitting.evaluate import predict_blocks
 from featstore.fitting.solvers.blocks import Samples
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import SILENT, Progress
@@ -96,7 +96,7 @@ def predict(
     predictions = []
     for block in encoder.blocks(dataset, "Predicting", progress):
         readable = block.readable
-        judged = judge(model, Samples(block.X, np.flatnonzero(readable)))
+        judged = predict_blocks(model, Samples(block.X, np.flatnonzero(readable)))
         found = zip(judged.labels.tolist(), judged.scores.tolist(), strict=True)
         for row in range(block.start, block.stop):
             label, score = next(found) if readable[row - block.start] else (None, None)

@@ -68,7 +68,7 @@ class Originals:
         # Every format has these three first.
         return np.ascontiguousarray(image[..., :3])
 
-    def why_missing(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Return why the images can't be had, and the cure; None when they can."""
         try:
             _ = self._dataset

@@ -48,7 +48,7 @@ def sync_file(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which replaces it durably if no error comes up."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # File systems count bytes, of which a letter may take four.
@@ -63,7 +63,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def behind_link(path: Path) -> Path:
+def resolve_link(path: Path) -> Path:
     """Return the file that is to be replaced where a user's own path is a link to a file.
 
     Links within a store are not followed: they may have been put there to lead out of it.
@@ -73,16 +73,16 @@ def behind_link(path: Path) -> Path:
     return target if is_followed else path
 
 
-def set_aside(path: Path) -> Path:
+def rename_for_deletion(path: Path) -> Path:
     """Take a folder's name away at once, for it to be deleted; return where it is now.
 
-    What a killed process does not get to delete, :func:`sweep_set_aside` does.
+    What a killed process does not get to delete, :func:`sweep_deleted` does.
     """
     return path.rename(path.with_name(f".old-{path.name}-{secrets.token_hex(4)}"))
 
 
-def sweep_set_aside(folder: Path) -> None:
-    """Delete all that :func:`set_aside` left in a folder, which others may be deleting too."""
+def sweep_deleted(folder: Path) -> None:
+    """Delete all that :func:`rename_for_deletion` left in a folder."""
     for path in folder.glob(".old-*"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -95,7 +95,7 @@ def json_bytes(value: dict[str, Any]) -> bytes:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write `value` atomically, with a digest of itself."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(json_bytes(value))
 
 
@@ -137,7 +137,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def refusal(error: OSError, place: Path, command: str) -> StoreError:
+def write_error(error: OSError, place: Path, command: str) -> StoreError:
     """Return the error that says what the system would not do, and how to go on.
 
     Parameters
@@ -159,7 +159,7 @@ def refusal(error: OSError, place: Path, command: str) -> StoreError:
 
 
 @contextmanager
-def resumable(place: Path, command: str) -> Iterator[None]:
+def with_resume_hint(place: Path, command: str) -> Iterator[None]:
     """Turn what the system refuses into an error that says how to go on."""
     try:
         yield
@@ -167,7 +167,7 @@ def resumable(place: Path, command: str) -> Iterator[None]:
         # What has no number is no answer of the file system.
         if isinstance(error, FeatstoreError | ConnectionError) or error.errno is None:
             raise
-        raise refusal(error, place, command) from error
+        raise write_error(error, place, command) from error
 
 
 def reserve(path: Path, nbytes: int) -> None:

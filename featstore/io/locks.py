@@ -15,7 +15,7 @@ import filelock
 
 from featstore.environment import now
 from featstore.errors import StoreError
-from featstore.io.files import replacing
+from featstore.io.files import atomic_write
 from featstore.progress import SILENT, Progress
 
 LOOK_S = 1.0
@@ -23,7 +23,7 @@ LOOK_S = 1.0
 
 
 @contextmanager
-def held(
+def locked(
     path: Path, what: str, progress: Progress = SILENT, *, wait: bool = True
 ) -> Iterator[None]:
     """Hold a lock, which the system gives back when this process ends in whatever way.
@@ -65,7 +65,7 @@ def _leave_note(note: Path) -> None:
     """Write who holds a lock, where there is room: removing a set must work on a full disk."""
     holder = {"pid": os.getpid(), "host": platform.node(), "since": now()}
     try:
-        with replacing(note) as temporary:
+        with atomic_write(note) as temporary:
             temporary.write_text(json.dumps(holder), encoding="utf-8")
     except OSError:
         # The note of whoever held it before would be wrong.
@@ -96,10 +96,10 @@ def _holder(note: Path) -> str:
 
 
 @contextmanager
-def draft(path: Path) -> Iterator[Path]:
+def temporary_folder(path: Path) -> Iterator[Path]:
     """Make a folder that is gone in the end, unless it was renamed.
 
-    As long as its process lives, :func:`sweep_drafts` leaves it alone.
+    As long as its process lives, :func:`sweep_temporary` leaves it alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     place = _draft_lock(path)
@@ -119,10 +119,10 @@ _joined: dict[Path, filelock.FileLock] = {}
 _joining = threading.Lock()
 
 
-def join_draft(path: Path) -> Path:
-    """Make a folder that processes share until one of them calls :func:`leave_drafts`.
+def shared_folder(path: Path) -> Path:
+    """Make a folder that processes share until one of them calls :func:`remove_shared`.
 
-    As long as one that joined lives, :func:`sweep_drafts` leaves it alone.
+    As long as one that joined lives, :func:`sweep_temporary` leaves it alone.
     """
     with _joining:
         if path not in _joined:
@@ -136,7 +136,7 @@ def join_draft(path: Path) -> Path:
     return path
 
 
-def leave_drafts(name: str) -> None:
+def remove_shared(name: str) -> None:
     """Delete the shared folders of a name that this process holds; others' are left to them."""
     with _joining:
         for path in [path for path in _joined if path.name == name]:
@@ -145,7 +145,7 @@ def leave_drafts(name: str) -> None:
             _joined.pop(path).release()
 
 
-def sweep_drafts(folder: Path, prefix: str) -> None:
+def sweep_temporary(folder: Path, prefix: str) -> None:
     """Delete the drafts in a folder that killed processes left.
 
     Their age says nothing: clocks are set, and work may take days.

@@ -250,7 +250,7 @@ class NetworkExtractor:
         self,
         layers: Sequence[Layer],
         n_images: int,
-        conditions: Mapping[str, Any] | None = None,
+        numerics: Mapping[str, Any] | None = None,
         progress: Progress = SILENT,
     ) -> dict[str, Any]:
         """Build the network.
@@ -261,7 +261,7 @@ class NetworkExtractor:
             What to read.
         n_images : int
             Images to be computed.
-        conditions : mapping or None
+        numerics : mapping or None
             Of a pass that is gone on with, as this method returned them; None to choose.
         progress : Progress
             Told of choices.
@@ -274,17 +274,17 @@ class NetworkExtractor:
         Raises
         ------
         DeviceError
-            When the conditions can't be met here, or a single image is too much for the GPU.
+            When the numerics can't be met here, or a single image is too much for the GPU.
         BackboneError, WeightsError
             When the network can't be built.
         """
         make_deterministic(self._device)
         if self._device.type == "cpu":
             keep_freed_memory()
-        if conditions is not None:
-            self._batch_size = int(conditions["batch_size"])
-            self._build(layers, str(conditions["engine"]))
-            return dict(conditions)
+        if numerics is not None:
+            self._batch_size = int(numerics["batch_size"])
+            self._build(layers, str(numerics["engine"]))
+            return dict(numerics)
         chosen = default_batch_size(self._device, self._preprocess.image_size)
         # A batch is never larger than the dataset, whose rows it would only pad.
         self._batch_size = self._config.batch_size or max(1, min(chosen, n_images))

@@ -85,12 +85,12 @@ class Extractor(Protocol):
         self,
         layers: Sequence[Layer],
         n_images: int,
-        conditions: Mapping[str, Any] | None = None,
+        numerics: Mapping[str, Any] | None = None,
         progress: Progress = SILENT,
     ) -> dict[str, Any]:
         """Get ready for a pass; return what its features' last bits depend on.
 
-        `conditions` are those of the pass that is gone on with, None for a new one.
+        `numerics` are those of the pass that is gone on with, None for a new one.
         """
         ...
 

@@ -212,12 +212,12 @@ class PixelExtractor:
         self,
         layers: Sequence[Layer],
         n_images: int,
-        conditions: Mapping[str, Any] | None = None,
+        numerics: Mapping[str, Any] | None = None,
         progress: Progress = SILENT,
     ) -> dict[str, Any]:
         """Return what a pass is made with; there is nothing to get ready."""
-        if conditions is not None:
-            self._batch_size = int(conditions["batch_size"])
+        if numerics is not None:
+            self._batch_size = int(numerics["batch_size"])
         return {"device": "cpu", "engine": "numpy", "batch_size": self._batch_size}
 
     def begin(self, batch: Batch) -> Callable[[], dict[str, np.ndarray]]:

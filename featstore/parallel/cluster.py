@@ -23,7 +23,7 @@ from distributed.versions import VersionMismatchWarning
 
 from featstore.environment import available_cores
 from featstore.errors import FeatstoreError, FitError, SchedulerError
-from featstore.parallel.worker_pool import Outcome, Team
+from featstore.parallel.worker_pool import TaskResult, WorkerPool
 from featstore.progress import Progress
 
 THREAD_VARIABLES = (
@@ -70,16 +70,16 @@ class TaskPool:
         self._n_at_a_time, self._leave = n_jobs, leave
         self._scheduler, self._environment, self._progress = scheduler, environment, progress
         self._stack = ExitStack()
-        self._team: Team | None = None
+        self._team: WorkerPool | None = None
 
     def run(
         self,
         function: Callable[..., Any],
         tasks: Sequence[tuple[Any, ...]],
-        done: Callable[[int, Outcome], None] = lambda index, outcome: None,
+        done: Callable[[int, TaskResult], None] = lambda index, outcome: None,
         *,
         is_quick: bool = False,
-    ) -> list[Outcome]:
+    ) -> list[TaskResult]:
         """Call ``function(*task)`` for each task, side by side, and outlive those that fail.
 
         What a task is given and returns goes through the scheduler, so it must be small: the path
@@ -120,10 +120,10 @@ class TaskPool:
             function, tasks, done, n_at_a_time=self._n_at_a_time, died=_worker_died
         )
 
-    def _started(self) -> AbstractContextManager[Team]:
+    def _started(self) -> AbstractContextManager[WorkerPool]:
         if self._scheduler is not None:
-            return remote_team(self._scheduler)
-        return local_team(self.n_jobs, environment=self._environment)
+            return scheduler_pool(self._scheduler)
+        return local_pool(self.n_jobs, environment=self._environment)
 
     def __enter__(self) -> Self:
         return self
@@ -138,24 +138,24 @@ class TaskPool:
 def _run_here(
     function: Callable[..., Any],
     tasks: Sequence[tuple[Any, ...]],
-    done: Callable[[int, Outcome], None],
-) -> list[Outcome]:
+    done: Callable[[int, TaskResult], None],
+) -> list[TaskResult]:
     outcomes = []
     for index, task in enumerate(tasks):
         try:
             with threadpoolctl.threadpool_limits(available_cores()):
-                outcome = Outcome(function(*task))
+                outcome = TaskResult(function(*task))
         except FeatstoreError as error:
-            outcome = Outcome(error=error)
+            outcome = TaskResult(error=error)
         outcomes.append(outcome)
         done(index, outcome)
     return outcomes
 
 
 @contextmanager
-def local_team(
+def local_pool(
     n_workers: int, *, share_cores: bool = True, environment: Mapping[str, str] | None = None
-) -> Iterator[Team]:
+) -> Iterator[WorkerPool]:
     """Start worker processes on this machine, named 0, 1, ...
 
     Parameters
@@ -170,11 +170,11 @@ def local_team(
     """
     n_threads = max(1, available_cores() // n_workers) if share_cores else None
     with _cluster(n_workers, n_threads, environment or {}) as client:
-        yield Team(client, n_threads)
+        yield WorkerPool(client, n_threads)
 
 
 @contextmanager
-def remote_team(address: str) -> Iterator[Team]:
+def scheduler_pool(address: str) -> Iterator[WorkerPool]:
     """Connect to the workers of a scheduler, which go on when this ends.
 
     Raises
@@ -205,7 +205,7 @@ def remote_team(address: str) -> Iterator[Team]:
                 "as tcp://10.0.0.1:8786."
             ) from error
         with client:
-            team = Team(client, None, lambda new: _compare_versions(client, new))
+            team = WorkerPool(client, None, lambda new: _compare_versions(client, new))
             until = time.monotonic() + CONNECT_S
             while not team.n_workers:
                 if time.monotonic() > until:

@@ -34,11 +34,11 @@ N_TRIES = 2
 """Workers that a task may cost."""
 
 
-KEPT = "What was finished is kept; the same command goes on from there."
+RESUME_HINT = "What was finished is kept; the same command goes on from there."
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskResult:
     """What came of one task.
 
     Parameters
@@ -53,7 +53,7 @@ class Outcome:
     error: FeatstoreError | None = None
 
 
-class Team:
+class WorkerPool:
     """Workers that take tasks, one at a time each.
 
     Parameters
@@ -100,7 +100,8 @@ class Team:
         except Exception as error:
             # Dask raises errors of many kinds for a connection that is lost.
             raise SchedulerError(
-                f"The Dask scheduler no longer answers ({error or type(error).__name__}). {KEPT}"
+                f"The Dask scheduler no longer answers ({error or type(error).__name__}). "
+                f"{RESUME_HINT}"
             ) from error
         if new := sorted(found - self._greeted):
             self._greet(new)
@@ -128,13 +129,13 @@ class Team:
         self,
         function: Callable[..., Any],
         tasks: Sequence[tuple[Any, ...]],
-        done: Callable[[int, Outcome], None] = lambda index, outcome: None,
+        done: Callable[[int, TaskResult], None] = lambda index, outcome: None,
         *,
         n_at_a_time: int | None = None,
         died: Callable[[], FeatstoreError],
         lost: Callable[[int], None] = lambda index: None,
         stop: Callable[[], None] | None = None,
-    ) -> list[Outcome]:
+    ) -> list[TaskResult]:
         """Call ``function(*task)`` for each task; see :meth:`.TaskPool.run`.
 
         Workers that come while it goes on get tasks too.
@@ -165,7 +166,7 @@ class Team:
             What a task raises that is not a FeatstoreError, after the other tasks have ended.
         """
         work = _Work(self, function, tasks, n_at_a_time, died, lost)
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, TaskResult] = {}
         try:
             while work.goes_on():
                 for index, outcome in work.step():
@@ -189,7 +190,7 @@ class _Work:
 
     def __init__(
         self,
-        team: Team,
+        team: WorkerPool,
         function: Callable[..., Any],
         tasks: Sequence[tuple[Any, ...]],
         n_at_a_time: int | None,
@@ -210,7 +211,7 @@ class _Work:
         """Return whether any task has not ended."""
         return bool(self._waiting or self._running)
 
-    def step(self) -> list[tuple[int, Outcome]]:
+    def step(self) -> list[tuple[int, TaskResult]]:
         """Give tasks to idle workers, and return what ended meanwhile or soon after."""
         outcomes = self._collect(0)
         here = self._team.addresses()
@@ -229,7 +230,7 @@ class _Work:
         self._running[address] = index, future
         future.add_done_callback(lambda ended: self._ended.put((address, ended)))
 
-    def _collect(self, timeout_s: float) -> list[tuple[int, Outcome]]:
+    def _collect(self, timeout_s: float) -> list[tuple[int, TaskResult]]:
         try:
             address, future = self._ended.get(timeout_s > 0, timeout_s)
         except Empty:
@@ -239,19 +240,19 @@ class _Work:
             return []
         del self._running[address]
         try:
-            return [(index, Outcome(future.result(timeout=GATHER_S)))]
+            return [(index, TaskResult(future.result(timeout=GATHER_S)))]
         except FeatstoreError as error:
-            return [(index, Outcome(error=error))]
+            return [(index, TaskResult(error=error))]
         except Exception as error:  # noqa: BLE001 - raised once the others have ended
             if address not in self._team.addresses():
                 return self._fell(index)
             self.surprise = self.surprise or error
             return []
 
-    def _fell(self, index: int) -> list[tuple[int, Outcome]]:
+    def _fell(self, index: int) -> list[tuple[int, TaskResult]]:
         self._n_deaths[index] += 1
         if self._n_deaths[index] >= N_TRIES:
-            return [(index, Outcome(error=self._died()))]
+            return [(index, TaskResult(error=self._died()))]
         self._lost(index)
         self._waiting.appendleft(index)
         return []
@@ -263,7 +264,7 @@ class _Work:
         elif self._alone_since is None:
             self._alone_since = now
         elif now - self._alone_since > ALONE_S:
-            raise SchedulerError(f"All workers are gone. Start new ones. {KEPT}")
+            raise SchedulerError(f"All workers are gone. Start new ones. {RESUME_HINT}")
 
     def settle(self) -> None:
         """Wait until the tasks in work have ended; what becomes of them is of no interest."""

@@ -245,7 +245,7 @@ def throughput_table(store: FeatureStore, runs: Sequence[Run]) -> Table | None:
         _, record, feature_set = parts[0]
         nbytes = sum(feature_set.matrix_nbytes(layer) for layer, _, _ in parts)
         rate = record["n_computed"] / duration_s if duration_s else 0.0
-        facets, conditions = feature_set.facets, record["conditions"]
+        facets, numerics = feature_set.facets, record["numerics"]
         weights = str(facets["weights"])
         rows.append(
             [
@@ -256,7 +256,7 @@ def throughput_table(store: FeatureStore, runs: Sequence[Run]) -> Table | None:
                 Cell(f"{duration_s:,.1f}", duration_s),
                 Cell(f"{rate:,.1f}", rate),
                 Cell(nbytes_text(nbytes), nbytes),
-                Cell(f"{record['device']}, {conditions['engine']}, {facets['precision']}"),
+                Cell(f"{record['device']}, {numerics['engine']}, {facets['precision']}"),
             ]
         )
     if not rows:

@@ -26,10 +26,10 @@ from featstore.report.charts import draw_accuracies, draw_projection, project
 from featstore.report.misclassified import Mistake, find_mistakes, thumbnail_uri
 from featstore.report.summaries import (
     compare_published,
+    differing_settings,
     features_name,
     gather_repeats,
     label,
-    particulars,
     summarize,
 )
 from featstore.report.table import Table
@@ -54,7 +54,7 @@ MAX_POINTS = 2_000
 """Test rows that are drawn in two dimensions; more would hide one another."""
 
 
-GONE = (StoreError, SelectionError, CorruptionError, IncompleteError)
+UNAVAILABLE = (StoreError, SelectionError, CorruptionError, IncompleteError)
 """What reading a run's features may raise, of which a report says the same and goes on."""
 
 
@@ -206,7 +206,7 @@ class Sections:
             if len(rows) < 3:
                 return None, "Too few test images to draw."
             projection = project(selection.memmap(), rows, method=self._projection)
-        except GONE as error:
+        except UNAVAILABLE as error:
             return None, f"The features are not there any more to be drawn. {error}"
         figure = draw_projection(projection, selection.y[rows], run.class_names)
         what = (
@@ -220,19 +220,19 @@ class Sections:
         """Return the worst mistakes with pictures, and why there are none of either."""
         try:
             found = find_mistakes(self._store, run)
-        except GONE as error:
+        except UNAVAILABLE as error:
             return [], f"The features are not there any more. {error}"
         except RunError as error:
             return [], f"Its predictions can't be read. {error}"
         if not found:
             return [], "It made none."
         originals = Originals(self._store, run.selection["set_ids"][0], self._root)
-        why = originals.why_missing()
+        why = originals.unavailable_reason()
         return [_shown(one, run, None if why else originals) for one in found], why or ""
 
     def _details(self, run: Run, is_drawn: bool, file: str | None) -> dict[str, Any]:
         """Return what the page says of one run; `file` names its confusion matrix to keep it."""
-        told = particulars(run)
+        told = differing_settings(run)
         what = f"{told['label']} on {told['line']['title']}"
         confusion = curves = Markup()
         if is_drawn:

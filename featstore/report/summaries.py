@@ -229,7 +229,7 @@ def listed(texts: Iterable[str]) -> str:
     return ", ".join(filter(None, texts))
 
 
-def particulars(run: Run) -> dict[str, Any]:
+def differing_settings(run: Run) -> dict[str, Any]:
     """Return what a report says of one run beside its figures.
 
     Parameters

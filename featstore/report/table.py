@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from featstore.io.files import replacing
+from featstore.io.files import atomic_write
 
 NONE = "–"
 
@@ -120,7 +120,7 @@ def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
     for table in tables:
         for suffix, text in ((".md", table.to_markdown()), (".tex", table.to_latex())):
             path = folder / f"{table.name}{suffix}"
-            with replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
             written.append(path)
     return written

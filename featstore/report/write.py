@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from featstore import plotting
 from featstore.environment import now, versions
 from featstore.errors import FeatstoreError, RunError, StoreError
-from featstore.io.files import behind_link, replacing
+from featstore.io.files import atomic_write, resolve_link
 from featstore.progress import SILENT, Progress
 from featstore.report import result_tables
 from featstore.report.sections import Sections
@@ -137,7 +137,7 @@ def write_report(
     )
     place = path
     try:
-        with replacing(behind_link(path)) as temporary:
+        with atomic_write(resolve_link(path)) as temporary:
             temporary.write_text(text, encoding="utf-8")
         if files is not None:
             place = Path(files)
@@ -169,7 +169,7 @@ def _write_files(page: Sections, folder: Path, report: dict[str, Any]) -> list[P
     for name, figure in page.figures.items():
         written += plotting.write_figure(figure, folder / name)
     place = folder / "report.json"
-    with replacing(place) as temporary:
+    with atomic_write(place) as temporary:
         text = json.dumps(report, indent=1, ensure_ascii=False)
         temporary.write_text(text, encoding="utf-8")
     return [*written, place]

@@ -33,7 +33,7 @@ from featstore.runs.model_file import load_model
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.schema import read_record
 from featstore.store.verification import Damage, file_problem
-from featstore.text import goes_by
+from featstore.text import matches
 
 if TYPE_CHECKING:
     from featstore.store.remote.mirror import Mirror
@@ -186,7 +186,7 @@ class Run:
     def _is_replaced(self) -> bool:
         if self.mirror is not None:
             with suppress(StoreError):
-                self.mirror.refresh("runs", now=True)
+                self.mirror.pull("runs", now=True)
         try:
             return read_record(self.path / "metrics.json", "RUN") != self.record
         except CorruptionError:
@@ -327,7 +327,7 @@ def _read(path: Path, mirror: Mirror | None) -> Run:
 
 def _find(name: str, store: FeatureStore) -> Path:
     folders = _folders(store)
-    found = [p for p in folders if p.name == name] or [p for p in folders if goes_by(p.name, name)]
+    found = [p for p in folders if p.name == name] or [p for p in folders if matches(p.name, name)]
     if len(found) == 1:
         return found[0]
     if not folders:
@@ -344,7 +344,7 @@ def _find(name: str, store: FeatureStore) -> Path:
 
 def _folders(store: FeatureStore) -> list[Path]:
     if store.mirror is not None:
-        store.mirror.refresh("runs")
+        store.mirror.pull("runs")
     if not store.runs_dir.is_dir():
         return []
     return sorted(
@@ -379,7 +379,7 @@ def verify_runs(store: FeatureStore) -> tuple[int, list[Damage]]:
             folder = _folder_number(path)
             damages = _verify_run(path, store)
             if damages and store.mirror is not None:
-                store.mirror.refresh("runs", now=True)
+                store.mirror.pull("runs", now=True)
             now = _folder_number(path)
             # A fit may have put another run in its place meanwhile, or somebody removed it.
             if not damages or folder == now or now is None:

@@ -19,14 +19,14 @@ from sklearn.pipeline import Pipeline
 from featstore.errors import RunError, StoreError
 from featstore.io.files import (
     file_sha256,
-    refusal,
-    set_aside,
-    sweep_set_aside,
+    rename_for_deletion,
+    sweep_deleted,
     sync_file,
     sync_folder,
+    write_error,
     write_json,
 )
-from featstore.io.locks import draft, sweep_drafts
+from featstore.io.locks import sweep_temporary, temporary_folder
 from featstore.runs.model_file import save_model
 from featstore.runs.run import FORMAT, Run, open_run
 from featstore.store.feature_store import FeatureStore
@@ -79,9 +79,9 @@ def write_run(
     """
     try:
         store.runs_dir.mkdir(parents=True, exist_ok=True)
-        sweep_drafts(store.runs_dir, ".new-")
-        sweep_set_aside(store.runs_dir)
-        with draft(store.runs_dir / f".new-{run_id}-{secrets.token_hex(4)}") as folder:
+        sweep_temporary(store.runs_dir, ".new-")
+        sweep_deleted(store.runs_dir)
+        with temporary_folder(store.runs_dir / f".new-{run_id}-{secrets.token_hex(4)}") as folder:
             save_model(model, folder / "model.skops")
             _write_csv(folder / "predictions.csv", predictions)
             if curves is not None:
@@ -98,12 +98,12 @@ def write_run(
                 body = {"format": FORMAT, **record, **place, "files": files}
                 write_json(folder / "metrics.json", body)
                 _publish(folder, final, store, None if replace else record["key"])
-        store.deliver_run(run_id)
+        store.push_run(run_id)
         return open_run(final, store)
     except OSError as error:
         if isinstance(error, StoreError):
             raise
-        raise refusal(error, store.runs_dir, str(record["command"])) from error
+        raise write_error(error, store.runs_dir, str(record["command"])) from error
 
 
 def _publish(folder: Path, final: Path, store: FeatureStore, key: str | None) -> None:
@@ -129,7 +129,7 @@ def _publish(folder: Path, final: Path, store: FeatureStore, key: str | None) ->
                         return
             # Another process may have been faster.
             with suppress(FileNotFoundError):
-                doomed.append(set_aside(final))
+                doomed.append(rename_for_deletion(final))
     finally:
         for old in doomed:
             shutil.rmtree(old, ignore_errors=True)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from featstore.config import SPLITS
 from featstore.errors import ConfigError
-from featstore.io.files import behind_link, replacing
+from featstore.io.files import atomic_write, resolve_link
 from featstore.store.selection import Selection
 
 CSV_ROWS = 10_000
@@ -48,7 +48,7 @@ def export(selection: Selection, path: Path) -> None:
             f"{path.name} ends in {path.suffix or 'nothing'}; features are exported to "
             f"{', '.join(writers)}."
         )
-    with replacing(behind_link(path)) as temporary:
+    with atomic_write(resolve_link(path)) as temporary:
         writers[path.suffix](selection, temporary)
 
 

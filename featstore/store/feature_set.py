@@ -400,7 +400,7 @@ def mark_damaged(feature_set: FeatureSet, chunks: Mapping[str, list[int]]) -> No
             "chunks": {index: h for index, h in hashes.items() if int(index) not in damaged},
             "spool": None,
             "metadata": record["files"][f"{layer}/zarr.json"],
-            "conditions": record["conditions"],
+            "numerics": record["numerics"],
             "masked": {str(entry["row"]): entry["error"] for entry in record["masked"]},
             "command": record["command"],
             "damaged": sorted(damaged),
@@ -408,6 +408,6 @@ def mark_damaged(feature_set: FeatureSet, chunks: Mapping[str, list[int]]) -> No
     if chunks:
         write_json(feature_set.path / JOURNAL, {"layers": journals})
         if feature_set.mirror is not None:
-            feature_set.mirror.withdraw(feature_set, chunks)
+            feature_set.mirror.unpublish(feature_set, chunks)
     for layer in chunks:
         feature_set.layer_path(layer).unlink()

@@ -32,17 +32,17 @@ from featstore.errors import CorruptionError, SelectionError, StoreError
 from featstore.io.files import (
     file_sha256,
     json_digest,
-    set_aside,
-    sweep_set_aside,
+    rename_for_deletion,
+    sweep_deleted,
     sync_file,
     sync_folder,
     write_json,
 )
-from featstore.io.locks import held
+from featstore.io.locks import locked
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FORMAT, FeatureSet
 from featstore.store.format import matrix
-from featstore.text import file_name, goes_by
+from featstore.text import file_name, matches
 
 if TYPE_CHECKING:
     from featstore.store.remote.lease import Lease
@@ -100,7 +100,7 @@ class FeatureStore:
     def sets(self) -> list[FeatureSet]:
         """Return all feature sets, by name."""
         if self.mirror is not None:
-            self.mirror.refresh("sets")
+            self.mirror.pull("sets")
         if not self._sets_dir.is_dir():
             return []
         return [
@@ -136,7 +136,7 @@ class FeatureStore:
         """
         sets = self.sets()
         found = [s for s in sets if s.set_id == set_id] or [
-            s for s in sets if goes_by(s.set_id, set_id)
+            s for s in sets if matches(s.set_id, set_id)
         ]
         if len(found) != 1:
             names = [s.set_id for s in (found or sets)]
@@ -205,7 +205,7 @@ class FeatureStore:
             First row with the same image as each row.
         """
         set_id = self.set_id(info["identity"])
-        sweep_set_aside(self._sets_dir)
+        sweep_deleted(self._sets_dir)
         self._sweep_drafts(set_id)
         draft = FeatureSet(self._sets_dir / f".new-{set_id}")
         shutil.rmtree(draft.path, ignore_errors=True)
@@ -273,18 +273,20 @@ class FeatureStore:
         StoreError
             When another process holds it and `wait` is false.
         """
-        with held(self.set_lock(set_id), set_id, progress, wait=wait):
+        with locked(self.set_lock(set_id), set_id, progress, wait=wait):
             if self.mirror is None:
                 yield None
                 return
-            from featstore.store.remote.lease import leased
+            from featstore.store.remote.lease import hold_lease
 
             name, mirror = f"locks/{set_id[-DIGEST_LENGTH:]}.json", self.mirror
-            with leased(mirror.remote, name, set_id, mirror.place, progress, wait=wait) as lease:
-                mirror.refresh("sets", held=set_id, now=True)
+            with hold_lease(
+                mirror.remote, name, set_id, mirror.place, progress, wait=wait
+            ) as lease:
+                mirror.pull("sets", held=set_id, now=True)
                 yield lease
 
-    def deliver(
+    def push(
         self, feature_set: FeatureSet, lease: Lease | None, progress: Progress = SILENT
     ) -> None:
         """Send what is complete of a set to where the store is; nothing to do for a folder.
@@ -292,17 +294,17 @@ class FeatureStore:
         The caller holds the set by :meth:`working_on`, which gave it the lease.
         """
         if self.mirror is not None:
-            from featstore.store.remote.push import deliver_set
+            from featstore.store.remote.push import push_set
 
-            deliver_set(self.mirror, feature_set, lease, progress)
+            push_set(self.mirror, feature_set, lease, progress)
 
-    def is_delivered(self, feature_set: FeatureSet) -> bool:
+    def is_pushed(self, feature_set: FeatureSet) -> bool:
         """Return whether all complete layers of a set are where the store is."""
         if self.mirror is None:
             return True
-        from featstore.store.remote.push import unsent_layers
+        from featstore.store.remote.push import unpushed_layers
 
-        return not unsent_layers(self.mirror, feature_set)
+        return not unpushed_layers(self.mirror, feature_set)
 
     def run_path(self, run_id: str, *, now: bool = False) -> Path:
         """Return the folder of a run, which has its record if there is such a run.
@@ -311,15 +313,15 @@ class FeatureStore:
         """
         path = self.runs_dir / run_id
         if self.mirror is not None:
-            self.mirror.refresh("runs", now=now and not path.exists())
+            self.mirror.pull("runs", now=now and not path.exists())
         return path
 
-    def deliver_run(self, run_id: str, progress: Progress = SILENT) -> None:
+    def push_run(self, run_id: str, progress: Progress = SILENT) -> None:
         """Send a run to where the store is, if it is not there; nothing to do for a folder."""
         if self.mirror is not None:
-            from featstore.store.remote.push import deliver_run
+            from featstore.store.remote.push import push_run
 
-            deliver_run(self.mirror, run_id, progress)
+            push_run(self.mirror, run_id, progress)
 
     @contextmanager
     def replacing_run(self, run_id: str) -> Iterator[str]:
@@ -333,14 +335,14 @@ class FeatureStore:
             return
         # A run that is being sent is not replaced under it.
         with (
-            held(self.mirror.lock_path(run_id), run_id),
-            self.mirror.replacing(f"runs/{run_id}/metrics.json") as below,
+            locked(self.mirror.lock_path(run_id), run_id),
+            self.mirror.atomic_write(f"runs/{run_id}/metrics.json") as below,
         ):
             yield below
 
     def _delete(self, feature_set: FeatureSet) -> None:
-        doomed = set_aside(feature_set.path)
-        sweep_set_aside(self._sets_dir)
+        doomed = rename_for_deletion(feature_set.path)
+        sweep_deleted(self._sets_dir)
         if doomed.exists():
             raise StoreError(
                 f"{feature_set.set_id} is removed, but not all of its files: see {doomed}."

@@ -14,10 +14,10 @@ import numpy as np
 from featstore.errors import SpaceError, StoreError
 from featstore.io.files import (
     NO_ROOM,
+    atomic_write,
     is_intact,
     note_sums,
     notes_path,
-    replacing,
     reserve,
     sums_of,
 )
@@ -26,7 +26,7 @@ from featstore.text import nbytes_text
 READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
-def decoded(
+def cached_memmap(
     path: Path,
     lock: Callable[[], Path],
     shape: tuple[int, int],
@@ -89,7 +89,7 @@ def _make(path: Path, shape: tuple[int, int], fill: Callable[[np.ndarray], None]
     nbytes, free_nbytes = 4 * shape[0] * shape[1], shutil.disk_usage(path.parent).free
     if nbytes > free_nbytes:
         raise SpaceError(_wanted(path, shape, f"{nbytes_text(free_nbytes)} are free"))
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         X = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
         reserve(temporary, temporary.stat().st_size)
         fill(X)

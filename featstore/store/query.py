@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from featstore.errors import FeatstoreError, IncompleteError, SelectionError
 from featstore.store.selection import Selection
-from featstore.text import goes_by, is_random
+from featstore.text import is_random, matches
 
 if TYPE_CHECKING:
     from featstore.store.feature_set import FeatureSet
@@ -130,7 +130,7 @@ def _fits(feature_set: FeatureSet, wanted: Mapping[str, Any]) -> bool:
         if value is None:
             continue
         if name == "set_id":
-            fits = goes_by(feature_set.set_id, value)
+            fits = matches(feature_set.set_id, value)
         elif name == "dataset":
             # Titles are composed; what a file system hands to a shell may not be.
             fits = unicodedata.normalize("NFC", value) in (facets["dataset"], facets["title"])

@@ -11,7 +11,7 @@ import numpy as np
 
 from featstore.errors import CorruptionError, SelectionError
 from featstore.io.files import json_digest
-from featstore.store.memmap_cache import decoded
+from featstore.store.memmap_cache import cached_memmap
 
 if TYPE_CHECKING:
     from featstore.store.feature_set import FeatureSet
@@ -128,7 +128,7 @@ class Selection:
                 "layer": layer,
                 "node": record["node"],
                 "pool": record["pool"],
-                "batch_size": record["conditions"]["batch_size"],
+                "batch_size": record["numerics"]["batch_size"],
                 "n_features": record["n_features"],
                 "backbone": s.info["backbone"],
                 "preprocess": s.info["preprocess"],
@@ -188,7 +188,7 @@ class Selection:
         """
         name = f"{self.describe()['digest'][:32]}.npy"
         shape = (self.n_samples, self.n_features)
-        return decoded(
+        return cached_memmap(
             self.store.cache_dir / name, lambda: self.store.lock_path(name), shape, self._fill
         )
 

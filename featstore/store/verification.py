@@ -67,7 +67,7 @@ def verify(feature_set: FeatureSet, progress: Progress = SILENT) -> list[Damage]
 def _still_wrong(feature_set: FeatureSet, damages: Collection[Damage]) -> list[Damage]:
     """Return what is found of the damaged files when they are looked at once more."""
     if damages and feature_set.mirror is not None:
-        feature_set.mirror.refresh("sets", now=True)
+        feature_set.mirror.pull("sets", now=True)
     if not damages or not feature_set.path.exists():
         return []
     files = {damage.file for damage in damages}

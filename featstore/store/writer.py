@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from featstore.errors import CorruptionError, FeatstoreError, StoreError
-from featstore.io.files import file_sha256, refusal, sync_file, sync_folder, write_json
+from featstore.io.files import file_sha256, sync_file, sync_folder, write_error, write_json
 from featstore.store.feature_set import JOURNAL, FeatureSet
 from featstore.store.format.matrix import Matrix
 from featstore.store.format.schema import read_record
@@ -42,7 +42,7 @@ QUEUE_NBYTES = 64 * 2**20
 """Rows that may wait to be written before the computing waits for the disk."""
 
 
-class LayerSink:
+class LayerWriter:
     """One layer's chunks: which are durable, and the rows of the one that is being filled.
 
     Parameters
@@ -180,7 +180,7 @@ class LayerSink:
         return {"chunks": {str(k): v for k, v in sorted(self.hashes.items())}, "spool": spool}
 
 
-class Sink:
+class FeatureWriter:
     """Writes the features of one pass over a dataset.
 
     Use it as a context manager: leaving it, also by an error, makes durable what came in.
@@ -191,7 +191,7 @@ class Sink:
         The set; the caller holds its lock.
     layers : list of str
         The layers that the pass computes; their matrices exist.
-    conditions : mapping
+    numerics : mapping
         What must be the same when the pass is resumed (device type, batch size), since features
         depend on it in their last bits.
     command : str
@@ -209,7 +209,7 @@ class Sink:
         self,
         feature_set: FeatureSet,
         layers: list[str],
-        conditions: Mapping[str, Any],
+        numerics: Mapping[str, Any],
         command: str,
         share: str | None = None,
         chunks: Mapping[str, Sequence[int]] | None = None,
@@ -222,7 +222,9 @@ class Sink:
         own = _read_share(feature_set, share) if share else feature_set.journal()
         self._others = {k: v for k, v in own.items() if k not in layers}
         self.layers = {
-            name: LayerSink(feature_set, name, own.get(name, {}), chunks[name] if chunks else None)
+            name: LayerWriter(
+                feature_set, name, own.get(name, {}), chunks[name] if chunks else None
+            )
             for name in layers
         }
         self.masked: dict[int, str] = {
@@ -230,7 +232,7 @@ class Sink:
             for name in layers
             for row, cause in own.get(name, {}).get("masked", {}).items()
         }
-        self.conditions = dict(conditions)
+        self.numerics = dict(numerics)
         self._queue: Queue[tuple[int, dict[str, np.ndarray], dict[int, str]] | None] = Queue()
         self._room = threading.Condition()
         self._waiting_nbytes = 0
@@ -252,7 +254,7 @@ class Sink:
                 missing[start:stop] = True
         return missing
 
-    def __enter__(self) -> Sink:
+    def __enter__(self) -> FeatureWriter:
         self.feature_set.journal_path.mkdir(exist_ok=True)
         if self._share is None:
             for path in (self.feature_set.path / "layers").glob(".*.tmp"):
@@ -292,7 +294,7 @@ class Sink:
     def _raise(self) -> None:
         cause = self._failure
         if isinstance(cause, OSError) and not isinstance(cause, FeatstoreError):
-            raise refusal(cause, self.feature_set.path, self.command) from cause
+            raise write_error(cause, self.feature_set.path, self.command) from cause
         raise StoreError(
             f"{self.feature_set.path} can't be written: {cause}. What was written before is kept; "
             f"when the disk has room, go on with: {self.command}"
@@ -330,7 +332,7 @@ class Sink:
         for path in paths:
             for name, own in _read_layers(path, self.feature_set.n_samples).items():
                 # What was dropped or damaged since is not what the share's process wrote.
-                if name in self.layers and own["conditions"] == self.conditions:
+                if name in self.layers and own["numerics"] == self.numerics:
                     self.layers[name].take(own["chunks"])
                     self.masked |= {int(row): cause for row, cause in own["masked"].items()}
         self._save_journal()
@@ -349,7 +351,7 @@ class Sink:
             name: {
                 **sink.journal(),
                 "metadata": sink.metadata,
-                "conditions": self.conditions,
+                "numerics": self.numerics,
                 "masked": masked,
                 "command": self.command,
             }
@@ -380,7 +382,7 @@ class Sink:
             }
             write_json(
                 self.feature_set.layer_path(name),
-                {**records[name], "conditions": self.conditions, "files": files},
+                {**records[name], "numerics": self.numerics, "files": files},
             )
         if self._others:
             write_json(self.feature_set.path / JOURNAL, {"layers": self._others})

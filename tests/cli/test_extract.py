@@ -75,7 +75,7 @@ def test_ctrl_c_is_130_and_says_how_to_go_on(args, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writer.Sink, "add", interrupt)
+    monkeypatch.setattr(writer.FeatureWriter, "add", interrupt)
     assert _run(args) == 130
     assert "the same command goes on" in capsys.readouterr().err
 

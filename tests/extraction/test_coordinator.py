@@ -166,7 +166,7 @@ def site_of(images, tmp_path):
     cache = FingerprintCache(tmp_path / "cache")
     known = dataset_fingerprint(dataset.identity(), dataset.files(), cache)
     config = ExtractConfig(**tiny(images))
-    return workplaces.Site(config.to_dict(), str(tmp_path / "store"), known)
+    return workplaces.WorkerContext(config.to_dict(), str(tmp_path / "store"), known)
 
 
 @pytest.mark.parametrize(
@@ -181,15 +181,15 @@ def test_a_worker_that_would_compute_other_features_is_refused(
     images, tmp_path, scheduler, change, message
 ):
     site = replace(site_of(images, tmp_path), **change)
-    with parallel.remote_team(scheduler) as team:
-        (outcome,) = team.run(workplaces.survey, [(site,)], died=coordinator._died)
+    with parallel.scheduler_pool(scheduler) as team:
+        (outcome,) = team.run(workplaces.describe_device, [(site,)], died=coordinator._died)
     with pytest.raises(SchedulerError, match=message):
         raise outcome.error
 
 
 def test_a_worker_on_a_device_of_another_type_is_refused(images, tmp_path):
-    site = workplaces.Site(ExtractConfig(**tiny(images)).to_dict(), str(tmp_path), "")
-    place = workplaces.Workplace.__new__(workplaces.Workplace)
+    site = workplaces.WorkerContext(ExtractConfig(**tiny(images)).to_dict(), str(tmp_path), "")
+    place = workplaces.WorkerState.__new__(workplaces.WorkerState)
     place.site = site
     place.extractor = SimpleNamespace(device_type="cpu", device_name="cpu (2 threads)")
     with pytest.raises(DeviceError, match="computed on cuda, and a worker has cpu"):
@@ -278,7 +278,7 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, long_pass):
 
 def test_a_gpu_that_is_not_there_is_named(images, tmp_path):
     with pytest.raises(DeviceError, match="cuda:31 was asked for"):
-        workplaces.Workplace(site_of(images, tmp_path), "cuda:31", None)
+        workplaces.WorkerState(site_of(images, tmp_path), "cuda:31", None)
 
 
 def test_nobody_at_the_address_is_named(images, tmp_path, monkeypatch):

@@ -304,14 +304,14 @@ def test_an_image_that_is_read_half_written_is_named_as_changed(images, store, m
 
 def test_ctrl_c_keeps_what_was_computed(images, tmp_path, small_chunks, monkeypatch):
     unbroken = extract(store=tmp_path / "unbroken", **tiny(images))
-    original = writer.Sink.add
+    original = writer.FeatureWriter.add
 
     def interrupted(self, start, *rest):
         if start == 12:
             raise KeyboardInterrupt
         original(self, start, *rest)
 
-    monkeypatch.setattr(writer.Sink, "add", interrupted)
+    monkeypatch.setattr(writer.FeatureWriter, "add", interrupted)
     listener = Listener()
     with pytest.raises(KeyboardInterrupt):
         extract(store=tmp_path / "store", progress=listener, **tiny(images))
@@ -368,7 +368,9 @@ def test_what_cannot_fit_the_disk_is_refused_before_it_starts(images, store, mon
 
 
 def test_a_set_begun_on_another_device_is_not_mixed(images, store, small_chunks, monkeypatch):
-    monkeypatch.setattr(writer.Sink, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        writer.FeatureWriter, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         extract(store=store, **tiny(images))
     monkeypatch.undo()
@@ -377,7 +379,7 @@ def test_a_set_begun_on_another_device_is_not_mixed(images, store, small_chunks,
 
     path = feature_set.journal_path / "journal.json"
     journal = read_json(path)
-    journal["layers"]["fc"]["conditions"]["device"] = "cuda"
+    journal["layers"]["fc"]["numerics"]["device"] = "cuda"
     write_json(path, journal)
     with pytest.raises(DeviceError, match="begun on cuda"):
         extract(store=store, **tiny(images))
@@ -424,7 +426,7 @@ def test_provenance_is_kept_with_the_matrices(images, store):
     feature_set = store.sets()[0]
     record, info = feature_set.layer("fc"), feature_set.info
     assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]
-    assert record["conditions"] == {
+    assert record["numerics"] == {
         "device": "cpu",
         "engine": "eager",
         "batch_size": 4,

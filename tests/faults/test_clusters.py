@@ -20,7 +20,7 @@ from featstore.store.verification import verify
 
 pytestmark = pytest.mark.soak
 
-KEPT = "What was finished is kept; the same command goes on from there."
+RESUME_HINT = "What was finished is kept; the same command goes on from there."
 
 SLOWLY = """
 import time
@@ -138,7 +138,7 @@ def lose_scheduler(cluster, child, is_begun):
     assert code == 1, err
     assert "Traceback" not in err
     assert "Dask scheduler no longer answers" in err
-    assert KEPT in err
+    assert RESUME_HINT in err
     for worker in cluster.workers:
         worker.kill()
         worker.wait()

@@ -193,7 +193,7 @@ def test_any_value_that_is_gone_does_no_harm(harm, tally):
     [
         {"stats": []},
         {"../../../outside-too": JOURNAL | {"damaged": []}},
-        {"stats": JOURNAL | {"conditions": {}}},
+        {"stats": JOURNAL | {"numerics": {}}},
         {"stats": JOURNAL | {"masked": {"x": "cut short"}}},
         {"stats": JOURNAL | {"spool": {"chunk": 0, "n_rows": 2**60, "crc32": 0}}},
     ],
@@ -261,9 +261,9 @@ def test_a_journal_with_nodes_that_were_read_otherwise_loses_no_layer(harm):
     harm.fresh()
     (feature_set,) = open_store(harm.store).sets()
     feature_set.layer_path("stats").unlink()
-    conditions = {"device": "cpu", "engine": "numpy", "batch_size": 64}
+    numerics = {"device": "cpu", "engine": "numpy", "batch_size": 64}
     for nodes in ({}, {"nodes": []}, {"nodes": ["nothing"]}):
-        journal = JOURNAL | {"conditions": conditions | nodes}
+        journal = JOURNAL | {"numerics": numerics | nodes}
         write_json(feature_set.journal_path / "journal.json", {"layers": {"stats": journal}})
         harm.run(COMMANDS[-1], str(nodes))
     assert harm.wrong == []

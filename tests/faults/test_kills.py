@@ -223,4 +223,4 @@ def test_a_journal_never_names_what_is_not_there(operations, children, pictures,
     matrix = feature_set.matrix("stats", writable=True)
     assert journal["chunks"]
     assert all(matrix.chunk_path(int(index)).is_file() for index in journal["chunks"])
-    assert json.dumps(journal["conditions"]) != "{}"
+    assert json.dumps(journal["numerics"]) != "{}"

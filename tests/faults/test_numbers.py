@@ -32,7 +32,8 @@ def images(tmp_path):
 def weights(tmp_path, factor):
     """Write weights whose last layer gives values as large as that."""
     network = build_network("resnet18", 32, seed=0)
-    state = network.state_dict() | {"fc.weight": network.fc.weight.data * factor}
+    last = {name: network.get_parameter(name).data * factor for name in ("fc.weight", "fc.bias")}
+    state = network.state_dict() | last
     if not math.isfinite(factor):
         state["fc.weight"] = network.fc.weight.data
         state["fc.bias"] = torch.full((1000,), factor)
@@ -83,6 +84,24 @@ def test_float16_that_was_asked_for_stops_where_it_can_not_hold_a_value(devices,
         extract(store=tmp_path / "store", devices=devices, dtype="float16", **settings)
     with pytest.raises(FeatstoreError):
         open_store(tmp_path / "store").select()
+
+
+@pytest.mark.parametrize("devices", WORKERS)
+def test_features_too_small_for_float16_are_stored_as_float32(devices, images, tmp_path):
+    listener = Listener()
+    settings = tiny(images, weights=weights(tmp_path, 1e-9), precision="bf16", compile="off")
+    result = extract(store=tmp_path / "store", devices=devices, progress=listener, **settings)
+    assert result.dtype == "float32"
+    assert any("mostly values below 6e-05" in line for line in listener.lines)
+    X = open_store(tmp_path / "store").select().memmap()
+    assert 0 < np.abs(X).max() < 6e-8
+    assert (X.std(axis=0) > 0).mean() > 0.9
+
+
+def test_float16_that_was_asked_for_stops_where_features_would_vanish(images, tmp_path):
+    settings = tiny(images, weights=weights(tmp_path, 1e-9), precision="bf16", compile="off")
+    with pytest.raises(FeatstoreError, match=r"Layer fc gives mostly values below.*--dtype auto"):
+        extract(store=tmp_path / "store", dtype="float16", **settings)
 
 
 def test_float16_holds_all_that_fits_it(images, tmp_path):

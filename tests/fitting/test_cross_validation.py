@@ -8,7 +8,7 @@ from conftest import blobs
 
 from featstore.config import FitConfig
 from featstore.fitting.classifiers import CLASSIFIERS, find_classifier
-from featstore.fitting.search import Trial, candidates, divide, run_trial
+from featstore.fitting.search import CrossValidation, candidates, cross_validate_task, split
 from featstore.fitting.solvers import ridge_lda
 from featstore.fitting.splits import draw_folds, row_numbers, split_rows
 
@@ -35,7 +35,7 @@ def scratch(tmp_path):
 def trial_of(store, scratch, name, found, n_rows=N_TRAIN, **options):
     config = FitConfig(name, search="grid", cv=CV, **options)
     parts = store.select().parts
-    return Trial(
+    return CrossValidation(
         str(store.path), parts, config, tuple(found), tuple(range(CV)), n_rows, str(scratch)
     )
 
@@ -43,8 +43,8 @@ def trial_of(store, scratch, name, found, n_rows=N_TRAIN, **options):
 def run_divided(trial):
     """Return the scores of a trial that was divided, put together, and the errors."""
     scores, errors = np.full((len(trial.candidates), len(trial.folds)), np.nan), []
-    for part in divide(trial):
-        found, more = run_trial(pickle.loads(pickle.dumps(part)))
+    for part in split(trial):
+        found, more = cross_validate_task(pickle.loads(pickle.dumps(part)))
         rows = [trial.candidates.index(candidate) for candidate in part.candidates]
         scores[np.ix_(rows, part.folds)] = found
         errors += more
@@ -122,7 +122,7 @@ def test_classifiers_by_epochs_are_tried_too(store, scratch, name):
 def test_a_division_tries_each_setting_on_each_fold_once(store, scratch, name):
     config = FitConfig(name, search="grid")
     found = candidates(find_classifier(name), config, 20, N_TRAIN)
-    parts = divide(trial_of(store, scratch, name, found))
+    parts = split(trial_of(store, scratch, name, found))
     tried = [
         (found.index(candidate), fold)
         for part in parts
@@ -148,7 +148,7 @@ def test_a_division_tries_each_setting_on_each_fold_once(store, scratch, name):
     ],
 )
 def test_only_settings_that_share_their_work_stay_together(store, scratch, name, found, n_parts):
-    assert len(divide(trial_of(store, scratch, name, found))) == n_parts
+    assert len(split(trial_of(store, scratch, name, found))) == n_parts
 
 
 def test_settings_that_fail_spare_the_others(store, scratch):
@@ -229,7 +229,9 @@ def trial_of_set(store, title, scratch, name, found, params):
     config = FitConfig(name, params, search="grid", cv=CV)
     parts = store.select(title).parts
     folds = tuple(range(CV))
-    return Trial(str(store.path), parts, config, tuple(found), folds, N_TRAIN, str(scratch))
+    return CrossValidation(
+        str(store.path), parts, config, tuple(found), folds, N_TRAIN, str(scratch)
+    )
 
 
 @pytest.mark.parametrize("name", ["logreg", "linear-svm", "ridge", "lda", "knn"])
@@ -275,7 +277,7 @@ def test_what_is_sent_to_workers_is_small(store, scratch):
     found = [{"C": float(i), "gamma": 0.1 * i} for i in range(1, 300)]
     trial = trial_of(store, scratch, "svm", found)
     assert len(pickle.dumps(trial)) < 20_000
-    assert max(len(pickle.dumps(part)) for part in divide(trial)) < 2_000
-    scores, errors = run_trial(divide(trial)[0])
+    assert max(len(pickle.dumps(part)) for part in split(trial)) < 2_000
+    scores, errors = cross_validate_task(split(trial)[0])
     assert len(pickle.dumps((scores, errors))) < 2_000
     assert Path(trial.store).is_dir()

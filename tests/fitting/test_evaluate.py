@@ -9,7 +9,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from featstore.fitting.evaluate import judge
+from featstore.fitting.evaluate import predict_blocks
 from featstore.fitting.solvers.blocks import Samples
 
 
@@ -50,7 +50,7 @@ def test_labels_are_the_predicted_and_scores_theirs(data, rows, n_classes, estim
     X, y = data
     y = y % n_classes
     model = make_pipeline(StandardScaler(), estimator).fit(X, y)
-    judged = judge(model, Samples(X, rows))
+    judged = predict_blocks(model, Samples(X, rows))
     np.testing.assert_array_equal(judged.labels, model.predict(X[rows]))
     assert (judged.labels.dtype, judged.scores.dtype) == (np.int32, np.float32)
     assert judged.score_kind == kind
@@ -68,13 +68,13 @@ def test_labels_are_the_predicted_and_scores_theirs(data, rows, n_classes, estim
 def test_labels_need_not_begin_at_0(data):
     X, y = data
     model = make_pipeline(LogisticRegression()).fit(X, y * 3 + 2)
-    assert set(judge(model, Samples(X, slice(0, 150))).labels) == {2, 5, 8}
+    assert set(predict_blocks(model, Samples(X, slice(0, 150))).labels) == {2, 5, 8}
 
 
 def test_what_only_predicts_has_no_scores(data):
     X, y = data
     model = Pipeline([("clf", Plain())]).fit(X, y % 2 + 4)
-    judged = judge(model, Samples(X, slice(0, 150)))
+    judged = predict_blocks(model, Samples(X, slice(0, 150)))
     np.testing.assert_array_equal(judged.labels, model.predict(X))
     assert np.isnan(judged.scores).all()
 
@@ -82,12 +82,12 @@ def test_what_only_predicts_has_no_scores(data):
 def test_rows_are_judged_in_blocks(monkeypatch):
     X = np.random.default_rng(0).normal(size=(40_000, 50)).astype(np.float32)
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(X[:99], np.arange(99) % 2)
-    whole = judge(model, Samples(X, slice(0, len(X))))
+    whole = predict_blocks(model, Samples(X, slice(0, len(X))))
     monkeypatch.setattr(
         Samples, "blocks", lambda self: [slice(i, i + 1000) for i in range(0, 40_000, 1000)]
     )
     tracemalloc.start()
-    parts = judge(model, Samples(X, np.arange(len(X))))
+    parts = predict_blocks(model, Samples(X, np.arange(len(X))))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     np.testing.assert_array_equal(parts.labels, whole.labels)
@@ -98,6 +98,6 @@ def test_rows_are_judged_in_blocks(monkeypatch):
 def test_scores_of_pairs_of_classes_are_none_of_classes(data):
     X, y = data
     model = make_pipeline(SVC(decision_function_shape="ovo")).fit(X, y)
-    judged = judge(model, Samples(X, slice(0, 150)))
+    judged = predict_blocks(model, Samples(X, slice(0, 150)))
     np.testing.assert_array_equal(judged.labels, model.predict(X))
     assert np.isnan(judged.scores).all()

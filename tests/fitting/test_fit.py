@@ -21,7 +21,7 @@ from featstore.fitting.learning_curve import learning_curve
 from featstore.fitting.solvers import linear
 from featstore.fitting.solvers.blocks import Samples
 from featstore.parallel.cluster import TaskPool
-from featstore.parallel.worker_pool import Team
+from featstore.parallel.worker_pool import WorkerPool
 from featstore.runs.run import list_runs
 from featstore.store.feature_store import open_store
 
@@ -712,7 +712,7 @@ class TestScratch:
         assert self.scratch(store) == []
 
     @pytest.mark.parametrize("error", [FitError("odd"), KeyError("bug"), KeyboardInterrupt()])
-    @pytest.mark.parametrize("place", ["fit_task", "run_trial"])
+    @pytest.mark.parametrize("place", ["fit_task", "cross_validate_task"])
     def test_they_are_gone_whatever_happens(self, make_store, monkeypatch, error, place):
         store = make_store()
 
@@ -740,13 +740,13 @@ class TestScratch:
 
 def test_a_scheduler_that_is_running_does_the_work_and_is_sent_little(make_store, monkeypatch):
     sent = []
-    submit = Team.submit
+    submit = WorkerPool.submit
 
     def spy(self, address, function, task):
         sent.append(len(pickle.dumps(task)))
         return submit(self, address, function, task)
 
-    monkeypatch.setattr(Team, "submit", spy)
+    monkeypatch.setattr(WorkerPool, "submit", spy)
     store = make_store(X=overlapping()[0])
     with LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"

@@ -1,7 +1,7 @@
 import pytest
 
 from featstore.errors import FitError
-from featstore.fitting.classifiers import aim_params, parse_grid, parse_param
+from featstore.fitting.classifiers import assign_params, parse_grid, parse_param
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_grid_without_name_or_values_is_refused(text):
 
 def test_an_unknown_parameter_is_refused_with_those_there_are():
     with pytest.raises(FitError, match=r"logreg has no parameter gamma.*C, class_weight"):
-        aim_params({"gamma": 1}, ["logreg"])
+        assign_params({"gamma": 1}, ["logreg"])
 
 
 @pytest.mark.parametrize(
@@ -65,31 +65,31 @@ def test_an_unknown_parameter_is_refused_with_those_there_are():
 )
 def test_a_value_that_scikit_learn_refuses_is_refused_before_any_work(name, value):
     with pytest.raises(FitError, match=f"logreg can't take.*'{name}'"):
-        aim_params({name: value}, ["logreg"])
+        assign_params({name: value}, ["logreg"])
 
 
 def test_parameters_that_featstore_sets_name_their_option():
     with pytest.raises(FitError, match="use --seed"):
-        aim_params({"random_state": 3}, ["mlp"])
+        assign_params({"random_state": 3}, ["mlp"])
     with pytest.raises(FitError, match="featstore sets it"):
-        aim_params({"verbose": 1}, ["mlp"])
+        assign_params({"verbose": 1}, ["mlp"])
 
 
 def test_parameters_can_be_aimed_at_one_of_several():
-    aimed = aim_params({"C": 1.0, "svm:C": 10.0}, ["logreg", "svm"])
+    aimed = assign_params({"C": 1.0, "svm:C": 10.0}, ["logreg", "svm"])
     assert aimed == {"logreg": {"C": 1.0}, "svm": {"C": 10.0}}
     with pytest.raises(FitError, match="for mlp, but only logreg"):
-        aim_params({"mlp:alpha": 1.0}, ["logreg"])
+        assign_params({"mlp:alpha": 1.0}, ["logreg"])
     with pytest.raises(FitError, match="knn has no parameter C.*clf:name=value"):
-        aim_params({"C": 1.0}, ["logreg", "knn"])
+        assign_params({"C": 1.0}, ["logreg", "knn"])
 
 
 def test_a_parameter_can_be_aimed_at_a_classifier_of_ones_own():
     name = "sklearn.naive_bayes:GaussianNB"
-    aimed = aim_params({f"{name}:var_smoothing": 0.1}, ["logreg", name])
+    aimed = assign_params({f"{name}:var_smoothing": 0.1}, ["logreg", name])
     assert aimed == {"logreg": {}, name: {"var_smoothing": 0.1}}
 
 
 def test_values_for_a_search_are_aimed_without_a_check():
-    aimed = aim_params({"C": (0.1, 1.0), "svm:C": (9.0,)}, ["logreg", "svm"], check=False)
+    aimed = assign_params({"C": (0.1, 1.0), "svm:C": (9.0,)}, ["logreg", "svm"], check=False)
     assert aimed == {"logreg": {"C": (0.1, 1.0)}, "svm": {"C": (9.0,)}}

@@ -27,7 +27,7 @@ def only(store):
 
 def test_each_row_has_the_image_of_its_sample(store, images):
     originals = Originals(store, only(store))
-    assert originals.why_missing() is None
+    assert originals.unavailable_reason() is None
     for row, sample_id in enumerate(store.sets()[0].sample_ids.tolist()):
         expected = np.asarray(Image.open(images / sample_id))
         found = originals.image(row)
@@ -59,20 +59,20 @@ def test_a_demo_that_is_gone_is_not_generated_again(tmp_path):
     store = open_store(tmp_path / "store")
     extract("pixelstats", "demo", store=store, root=str(tmp_path), limit=12)
     shutil.rmtree(tmp_path / "demo")
-    assert "found no demo-full.mat" in Originals(store, only(store)).why_missing()
+    assert "found no demo-full.mat" in Originals(store, only(store)).unavailable_reason()
     assert not (tmp_path / "demo").exists()
 
 
 def test_moved_images_are_found_by_their_root(store, images, tmp_path):
     images.rename(tmp_path / "elsewhere")
     lost = Originals(store, only(store))
-    reason = lost.why_missing()
+    reason = lost.unavailable_reason()
     assert "my images does not exist" in reason
     assert "with --root" in reason
     with pytest.raises(DatasetNotFoundError, match="not where they were"):
         lost.image(0)
     found = Originals(store, only(store), tmp_path / "elsewhere")
-    assert found.why_missing() is None
+    assert found.unavailable_reason() is None
     assert found.image(0).shape == (40, 40, 3)
 
 
@@ -80,7 +80,7 @@ def test_changed_images_are_not_shown(store, images):
     first = images / "train" / "forest" / "forest00.png"
     shutil.copy(images / "train" / "water" / "water00.png", first)
     changed = Originals(store, only(store))
-    assert "not those any more" in changed.why_missing()
+    assert "not those any more" in changed.unavailable_reason()
     with pytest.raises(DatasetError, match="extract again"):
         changed.image(5)
 
@@ -91,7 +91,7 @@ def test_an_image_that_was_never_readable(images, tmp_path):
     store = open_store(tmp_path / "store")
     extract(store=store, **of_pixels(images, on_error="mask"))
     originals = Originals(store, only(store))
-    assert originals.why_missing() is None
+    assert originals.unavailable_reason() is None
     row = store.sets()[0].sample_ids.tolist().index("train/forest/forest00.png")
     with pytest.raises(ImageError, match=r"forest00\.png"):
         originals.image(row)

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from featstore.errors import CorruptionError, StoreError
-from featstore.io.files import behind_link, file_sha256, read_json, replacing, write_json
+from featstore.io.files import atomic_write, file_sha256, read_json, resolve_link, write_json
 
 
 def test_a_file_is_replaced_only_when_it_is_whole(tmp_path):
@@ -14,7 +14,7 @@ def test_a_file_is_replaced_only_when_it_is_whole(tmp_path):
     path.write_text("old")
 
     def interrupted():
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise KeyboardInterrupt
 
@@ -22,7 +22,7 @@ def test_a_file_is_replaced_only_when_it_is_whole(tmp_path):
         interrupted()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
@@ -63,7 +63,7 @@ def test_hash_is_sha256(tmp_path):
 
 def test_names_of_letters_of_several_bytes_are_not_too_long(tmp_path):
     path = tmp_path / ("林" * 80 + ".npz")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         assert len(temporary.name.encode()) < 120
         temporary.write_text("new")
     assert path.read_text() == "new"
@@ -79,12 +79,12 @@ def test_a_link_to_a_file_is_written_through_and_no_other(tmp_path):
     ):
         (tmp_path / name).symlink_to(target)
     for name in ("link", "new", "file"):
-        with replacing(behind_link(tmp_path / name)) as temporary:
+        with atomic_write(resolve_link(tmp_path / name)) as temporary:
             temporary.write_text(name)
         assert (tmp_path / name).is_symlink() == (name != "file")
         assert (tmp_path / name).read_text() == name
     assert (tmp_path / "none").read_text() == "new"
     for name in ("device", "loop"):
-        with replacing(behind_link(tmp_path / name)) as temporary:
+        with atomic_write(resolve_link(tmp_path / name)) as temporary:
             temporary.write_text(name)
         assert not (tmp_path / name).is_symlink()

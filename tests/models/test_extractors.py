@@ -73,17 +73,17 @@ def test_a_pass_is_gone_on_with_by_the_engine_that_began_it(
     images, tmp_path, small_chunks, monkeypatch
 ):
     unbroken = extract(store=tmp_path / "unbroken", compile="on", **tiny(images))
-    original = writer.Sink.add
+    original = writer.FeatureWriter.add
 
     def interrupted(self, start, *rest):
         if start == 12:
             raise KeyboardInterrupt
         original(self, start, *rest)
 
-    monkeypatch.setattr(writer.Sink, "add", interrupted)
+    monkeypatch.setattr(writer.FeatureWriter, "add", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extract(store=tmp_path / "store", compile="on", **tiny(images))
-    monkeypatch.setattr(writer.Sink, "add", original)
+    monkeypatch.setattr(writer.FeatureWriter, "add", original)
     resumed = extract(store=tmp_path / "store", compile="off", **tiny(images))
     assert (resumed.engine, resumed.n_computed) == ("openvino", 15)
     assert group_bytes(resumed) == group_bytes(unbroken)

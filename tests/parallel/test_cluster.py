@@ -18,7 +18,7 @@ from makers import Listener
 from featstore.environment import available_cores
 from featstore.errors import FitError, SchedulerError
 from featstore.parallel import cluster as parallel
-from featstore.parallel.cluster import Outcome, TaskPool
+from featstore.parallel.cluster import TaskPool, TaskResult
 from featstore.progress import SILENT
 
 
@@ -46,8 +46,8 @@ def test_in_this_process_errors_are_kept_beside_results():
     ("n_tasks", "options"), [(1, {}), (0, {}), (5, {"is_quick": True}), (5, {"n_jobs": 1})]
 )
 def test_what_is_not_worth_workers_needs_no_cluster(n_tasks, options, monkeypatch):
-    monkeypatch.setattr(parallel, "local_team", lambda *args, **more: pytest.fail("a cluster"))
-    assert run_tasks(os.getpid, [()] * n_tasks, **options) == [Outcome(os.getpid())] * n_tasks
+    monkeypatch.setattr(parallel, "local_pool", lambda *args, **more: pytest.fail("a cluster"))
+    assert run_tasks(os.getpid, [()] * n_tasks, **options) == [TaskResult(os.getpid())] * n_tasks
 
 
 def test_as_many_tasks_go_on_as_there_are_cores():

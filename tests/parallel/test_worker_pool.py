@@ -7,7 +7,7 @@ import pytest
 
 from featstore.errors import FeatstoreError, FitError, SchedulerError
 from featstore.parallel import worker_pool
-from featstore.parallel.worker_pool import Outcome, Team
+from featstore.parallel.worker_pool import TaskResult, WorkerPool
 
 
 class FakeFuture:
@@ -81,7 +81,7 @@ def died():
 
 
 def run(client, tasks, **options):
-    return Team(client).run(None, [(task,) for task in tasks], died=died, **options)
+    return WorkerPool(client).run(None, [(task,) for task in tasks], died=died, **options)
 
 
 def test_each_worker_has_one_task_at_a_time_and_outcomes_keep_their_order():
@@ -137,7 +137,7 @@ def test_a_worker_that_comes_later_gets_tasks_and_is_looked_at():
     def done(index, outcome):
         client.workers["late"] = 1
 
-    team = Team(client, greet=greeted.append)
+    team = WorkerPool(client, greet=greeted.append)
     team.run(None, [(i,) for i in range(4)], done, died=died)
     assert {address for address, _ in client.given} == {"a", "late"}
     assert greeted == [["a"], ["late"]]
@@ -157,7 +157,7 @@ def test_a_worker_that_is_started_again_goes_on():
         return task
 
     client = FakeClient(behaviour, ("a",))
-    assert run(client, [7]) == [Outcome(7)]
+    assert run(client, [7]) == [TaskResult(7)]
 
 
 def test_a_scheduler_that_is_gone_is_told():

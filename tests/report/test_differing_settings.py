@@ -3,11 +3,11 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
-from featstore.report.summaries import features_settings, fit_settings, particulars
+from featstore.report.summaries import differing_settings, features_settings, fit_settings
 
 
 def test_how_images_were_read_is_among_the_facts(run):
-    assert particulars(run)["facts"]["images read as"] == "red,green,blue, 32 px"
+    assert differing_settings(run)["facts"]["images read as"] == "red,green,blue, 32 px"
     record = copy.deepcopy(run.record)
     (part,) = record["selection"]["features"]
     part["pool"] = "avg"
@@ -15,7 +15,7 @@ def test_how_images_were_read_is_among_the_facts(run):
     gray["preprocess"] |= {"bands": "gray", "image_size": None}
     record["selection"]["features"].append(gray)
     both = replace(run, record=record)
-    assert particulars(both)["facts"]["images read as"] == (
+    assert differing_settings(both)["facts"]["images read as"] == (
         f"{part['set_id']}: red,green,blue, 32 px, maps pooled by avg; "
         "other: gray, in their own size, maps pooled by max"
     )

@@ -17,7 +17,7 @@ from sklearn.preprocessing import FunctionTransformer
 from featstore.config import FitConfig
 from featstore.errors import RunError
 from featstore.fitting.fit import fit
-from featstore.io.files import file_sha256, json_digest, set_aside
+from featstore.io.files import file_sha256, json_digest, rename_for_deletion
 from featstore.runs import run as runs
 from featstore.runs.model_file import load_model, save_model
 from featstore.runs.run import Run, list_runs, open_run, verify_runs
@@ -196,7 +196,7 @@ def test_a_run_that_is_replaced_or_removed_meanwhile_is_no_damage(
 
     def look(path, sha256):
         if not looked:
-            set_aside(run.path)
+            rename_for_deletion(run.path)
             if is_replaced:
                 other.path.rename(run.path)
         looked.append(path)

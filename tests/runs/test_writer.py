@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from featstore.errors import StoreError
-from featstore.io.locks import draft
+from featstore.io.locks import temporary_folder
 from featstore.runs.run import list_runs, open_run
 from featstore.runs.writer import make_run_id, write_run
 
@@ -50,7 +50,7 @@ def test_leftovers_of_killed_writers_are_swept_and_those_of_living_ones_are_not(
     dead.mkdir()
     # Whatever the clocks say.
     os.utime(dead, (time.time() + 7200,) * 2)
-    with draft(alive):
+    with temporary_folder(alive):
         os.utime(alive, (time.time() - 7200,) * 2)
         written(store, run)()
         assert not dead.exists()

@@ -10,7 +10,7 @@ from conftest import add_features, blobs, forget_first_rows
 from featstore.errors import CorruptionError, IncompleteError, SelectionError, StoreError
 from featstore.io import locks
 from featstore.io.files import read_json, write_json
-from featstore.io.locks import held
+from featstore.io.locks import locked
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.verification import verify
 from featstore.text import file_name
@@ -151,7 +151,7 @@ def test_what_a_killed_creation_left_goes_with_the_next_unless_it_is_in_work(mak
     (sets / ".new-left-0123456789ab" / "features.zarr").mkdir(parents=True)
     (sets / ".new-work-ba9876543210").mkdir()
     X, y = blobs(40, 6)
-    with held(store.set_lock("work-ba9876543210"), "it"):
+    with locked(store.set_lock("work-ba9876543210"), "it"):
         add_features(store, {"fc8": X}, y, np.zeros(40, np.uint8), model="alexnet")
         assert [path.name for path in sets.glob(".new-*")] == [".new-work-ba9876543210"]
     add_features(store, {"fc8": X}, y, np.zeros(40, np.uint8), model="vgg19")
@@ -268,14 +268,14 @@ def test_what_a_killed_removal_left_goes_with_the_next(make_store):
 def test_a_set_is_removed_where_no_note_of_its_lock_can_be_written(make_store, monkeypatch):
     store = make_store(n_samples=40)
     (feature_set,) = store.sets()
-    with held(store.set_lock(feature_set.set_id), "it"):
+    with locked(store.set_lock(feature_set.set_id), "it"):
         pass
     (note,) = (store.path / "locks").glob("*.json")
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device", str(note))
 
-    monkeypatch.setattr(locks, "replacing", full)
+    monkeypatch.setattr(locks, "atomic_write", full)
     store.remove(feature_set)
     assert store.sets() == []
     # It would name who held it before.
@@ -286,7 +286,7 @@ def test_a_set_that_is_worked_on_is_not_removed(make_store):
     store = make_store(n_samples=40)
     (feature_set,) = store.sets()
     path = store.set_lock(feature_set.set_id)
-    with held(path, "it"), pytest.raises(StoreError, match="worked on by process"):
+    with locked(path, "it"), pytest.raises(StoreError, match="worked on by process"):
         store.remove(feature_set)
     store.remove(feature_set)
     assert store.sets() == []

@@ -10,10 +10,10 @@ from featstore.errors import SchedulerError, StoreError
 from featstore.store import writer
 from featstore.store.feature_store import open_store
 from featstore.store.format import matrix
-from featstore.store.writer import Sink
+from featstore.store.writer import FeatureWriter
 
 N, WIDTHS, BATCH = 23, {"conv1": 3, "fc": 5}, 4
-CONDITIONS = {"device": "cpu", "engine": "eager", "batch_size": BATCH}
+NUMERICS = {"device": "cpu", "engine": "eager", "batch_size": BATCH}
 
 
 class Crash(BaseException):
@@ -88,7 +88,7 @@ def record(layer):
 def run(feature_set, layers=tuple(WIDTHS), stop_after=None):
     """Do what a pass does; return the rows that it computed."""
     computed = []
-    with Sink(feature_set, list(layers), CONDITIONS, "resume") as out:
+    with FeatureWriter(feature_set, list(layers), NUMERICS, "resume") as out:
         missing = out.missing_rows(N)
         for start in range(0, N, BATCH):
             if not missing[start : start + BATCH].any():
@@ -215,14 +215,16 @@ def test_layers_begun_in_another_pass_keep_their_journal(feature_set):
 
 
 def test_masked_rows_survive_an_interruption(feature_set):
-    out = Sink(feature_set, ["fc"], CONDITIONS, "resume")
+    out = FeatureWriter(feature_set, ["fc"], NUMERICS, "resume")
     with out:
         out.add(0, {"fc": features(0, 4)["fc"]}, {2: "broken.tif: cut short"})
-    assert Sink(feature_set, ["fc"], CONDITIONS, "resume").masked == {2: "broken.tif: cut short"}
+    assert FeatureWriter(feature_set, ["fc"], NUMERICS, "resume").masked == {
+        2: "broken.tif: cut short"
+    }
 
 
 def test_a_gap_is_never_closed_silently(feature_set):
-    out = Sink(feature_set, ["fc"], CONDITIONS, "resume")
+    out = FeatureWriter(feature_set, ["fc"], NUMERICS, "resume")
 
     def leave_out_the_first():
         with out:
@@ -233,7 +235,7 @@ def test_a_gap_is_never_closed_silently(feature_set):
 
 
 def test_unfinished_layers_are_not_declared_complete(feature_set):
-    out = Sink(feature_set, ["fc"], CONDITIONS, "resume")
+    out = FeatureWriter(feature_set, ["fc"], NUMERICS, "resume")
     with out:
         out.add(0, {"fc": features(0, 8)["fc"]}, {})
     with pytest.raises(StoreError, match="3 chunks of fc are missing"):
@@ -263,7 +265,7 @@ def test_waiting_rows_are_bounded(feature_set, monkeypatch):
 def work_on(feature_set, share, chunks, stop_after=N, check=lambda: None):
     """Do what a worker does with a share; return the rows that it computed."""
     computed = []
-    sink_ = Sink(feature_set, list(chunks), CONDITIONS, "resume", share, chunks, check)
+    sink_ = FeatureWriter(feature_set, list(chunks), NUMERICS, "resume", share, chunks, check)
     with sink_ as out:
         missing = out.missing_rows(N)
         for start in range(0, min(stop_after, N), BATCH):
@@ -279,7 +281,7 @@ def work_on(feature_set, share, chunks, stop_after=N, check=lambda: None):
 @pytest.fixture
 def begun(feature_set):
     """Return a set whose pass was begun and has done nothing yet."""
-    with Sink(feature_set, list(WIDTHS), CONDITIONS, "resume"):
+    with FeatureWriter(feature_set, list(WIDTHS), NUMERICS, "resume"):
         pass
     return feature_set
 
@@ -289,7 +291,7 @@ FIRST, SECOND = {"conv1": [0], "fc": [0, 1]}, {"conv1": [1, 2], "fc": [2, 3]}
 
 
 def test_shares_are_taken_over_and_complete_the_layers(begun):
-    with Sink(begun, list(WIDTHS), CONDITIONS, "resume") as out:
+    with FeatureWriter(begun, list(WIDTHS), NUMERICS, "resume") as out:
         assert work_on(begun, "x-1", SECOND) == list(range(8, N))
         assert work_on(begun, "x-0", FIRST) == list(range(12))
         out.gather("x-0")
@@ -318,7 +320,7 @@ def test_a_share_that_was_broken_off_is_gone_on_with(begun):
 
 @pytest.mark.parametrize("damage", ["changed", "gone", "other conditions", "torn"])
 def test_what_a_share_says_is_checked(begun, damage):
-    conditions = CONDITIONS | ({"engine": "x"} if damage == "other conditions" else {})
+    numerics = NUMERICS | ({"engine": "x"} if damage == "other conditions" else {})
     work_on(begun, "x-0", FIRST)
     path = begun.matrix("fc", writable=True).chunk_path(0)
     if damage == "changed":
@@ -327,7 +329,7 @@ def test_what_a_share_says_is_checked(begun, damage):
         path.unlink()
     elif damage == "torn":
         (begun.journal_path / "share-x-0.json").write_text("{")
-    with Sink(begun, ["fc"], conditions, "resume") as out:
+    with FeatureWriter(begun, ["fc"], numerics, "resume") as out:
         assert 0 in out.layers["fc"].pending
     assert not list(begun.journal_path.glob("share-*"))
 

@@ -1,4 +1,4 @@
-"""Descent: L-BFGS that asks for one evaluation at a time, so that many problems share a pass.
+"""LBFGS: L-BFGS that asks for one evaluation at a time, so that many problems share a pass.
 
 Liu and Nocedal 1989 (doi:10.1007/BF01589116), with the initial inverse Hessian given by the
 caller instead of a multiple of the identity.
@@ -31,7 +31,7 @@ MAX_IDLE = 50
 """Steps in which neither value nor gradient reaches a new low, after which noise alone is left."""
 
 
-class Descent:
+class LBFGS:
     """One minimisation; the caller evaluates the function at :attr:`point` and tells.
 
     Parameters

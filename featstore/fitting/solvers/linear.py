@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from featstore.fitting.solvers.blocks import Threads, row_blocks, shared_threads
-from featstore.fitting.solvers.lbfgs import Descent
+from featstore.fitting.solvers.lbfgs import LBFGS
 from featstore.fitting.solvers.linear_loss import Model, Objective, WideObjective, is_wide
 from featstore.fitting.solvers.scaling import moments
 
@@ -206,7 +206,7 @@ def solve(
     weights = [np.zeros((problem.n_features + 1, problem.n_outputs)) for _ in problem.counts]
     for C in values:
         descents = [
-            Descent(start, problem.preconditioner(1.0 / (C * n)), estimator.tol, estimator.max_iter)
+            LBFGS(start, problem.preconditioner(1.0 / (C * n)), estimator.tol, estimator.max_iter)
             for start, n in zip(weights, problem.counts, strict=True)
         ]
         while active := [i for i, descent in enumerate(descents) if not descent.is_done]:

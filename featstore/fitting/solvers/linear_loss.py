@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from featstore.fitting.solvers.blocks import CACHED_NBYTES, Threads, row_blocks
-from featstore.fitting.solvers.lbfgs import Descent
+from featstore.fitting.solvers.lbfgs import LBFGS
 from featstore.fitting.solvers.scaling import Moments, moments
 
 N_DIRECTIONS = 256
@@ -194,7 +194,7 @@ class Objective:
         coef = w[:-1] / self._scale[i][:, None]
         return coef, w[-1] - self._mean[i] @ coef
 
-    def model(self, i: int, descent: Descent) -> Model:
+    def model(self, i: int, descent: LBFGS) -> Model:
         """Return what a descent has found."""
         return Model(*self._unscaled(i, descent.best), descent.n_iter, descent.converged)
 
@@ -230,7 +230,7 @@ class WideObjective(Objective):
         inverse = 1.0 / (self.curvature * np.append(self._variances, 1.0) + penalty)
         return lambda gradient: inverse[:, None] * gradient
 
-    def model(self, i: int, descent: Descent) -> Model:
+    def model(self, i: int, descent: LBFGS) -> Model:
         """Return what a descent has found, for the features as they are."""
         found = super().model(i, descent)
         coef = self._rows.T @ (self._back @ found.coef.astype(np.float32))

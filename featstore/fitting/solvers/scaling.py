@@ -18,7 +18,7 @@ from featstore.errors import SpaceError
 from featstore.fitting.solvers.blocks import CACHED_NBYTES, Samples, row_blocks, shared_threads
 from featstore.fitting.splits import row_numbers
 from featstore.io.files import reserve
-from featstore.io.locks import draft, join_draft, sweep_drafts
+from featstore.io.locks import shared_folder, sweep_temporary, temporary_folder
 from featstore.store.feature_store import FeatureStore
 from featstore.text import nbytes_text
 
@@ -91,8 +91,8 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     """
     parent = parent.absolute()
     parent.mkdir(parents=True, exist_ok=True)
-    sweep_drafts(parent, "fit-")
-    with draft(parent / f"fit-{secrets.token_hex(6)}") as folder:
+    sweep_temporary(parent, "fit-")
+    with temporary_folder(parent / f"fit-{secrets.token_hex(6)}") as folder:
         yield folder
 
 
@@ -103,8 +103,8 @@ def own_scratch(scratch: str, store: FeatureStore) -> Path:
         return path
     parent = store.cache_dir / "scratch"
     if not (parent / path.name).is_dir():
-        sweep_drafts(parent, "fit-")
-    return join_draft(parent / path.name)
+        sweep_temporary(parent, "fit-")
+    return shared_folder(parent / path.name)
 
 
 def standardised(samples: Samples, n_fit: int, name: str, scratch: Path) -> np.ndarray:

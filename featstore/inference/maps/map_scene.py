@@ -17,12 +17,12 @@ from featstore.datasets.base import RGB
 from featstore.errors import ConfigError, DatasetError, FeatstoreError, StoreError
 from featstore.extraction.encode import Block, Encoder
 from featstore.extraction.spec import PIXEL_MODEL
-from featstore.fitting.evaluate import judge
+from featstore.fitting.evaluate import predict_blocks
 from featstore.fitting.solvers.blocks import Samples
 from featstore.inference.maps.preview import class_colours, draw_map, write_names
 from featstore.inference.maps.raster import BLOCK_SIDE, Scene, read_thinned, write_map
 from featstore.inference.maps.windows import Grid, SceneWindows, find_windows
-from featstore.io.files import behind_link, replacing
+from featstore.io.files import atomic_write, resolve_link
 from featstore.io.fingerprints import FingerprintCache
 from featstore.plotting import check_png, to_png
 from featstore.progress import SILENT, Progress
@@ -41,7 +41,7 @@ COMPANIONS = (".ovr", ".msk", ".msk.ovr")
 """Endings of what GDAL puts beside a map: thinned copies for zooming out, a mask."""
 
 
-MUCH = 0.1
+MIN_EMPTY_SHARE = 0.1
 """Share of a scene without a class from which on people are told what helps."""
 
 
@@ -246,7 +246,7 @@ def _check_covered(scene: Scene, grid: Grid, progress: Progress) -> None:
             f"{scene.path} has {size}, and no cell of {grid.stride} x {grid.stride} has its middle "
             "in it. Give a smaller --stride, which is --window where it is not given."
         )
-    if 1 - covered > MUCH:
+    if 1 - covered > MIN_EMPTY_SHARE:
         progress.say(
             f"{100 * (1 - covered):.0f} % of the scene's {size} get no class, for the cells at its "
             "right and lower border have their middle beyond it. Give a smaller --stride to "
@@ -295,7 +295,7 @@ class _Painter:
         n_rows, n_cols = self.grid.n_rows, self.grid.n_cols
         top, part = 0, self._blank(0)
         for block in blocks:
-            judged = judge(self._model, Samples(block.X, slice(0, len(block.X))))
+            judged = predict_blocks(self._model, Samples(block.X, slice(0, len(block.X))))
             self.counts += np.bincount(judged.labels, minlength=len(self.counts))
             percent = np.rint(100 * judged.scores)
             values = np.stack([judged.labels, percent][: len(self.descriptions)])
@@ -360,9 +360,9 @@ class _Targets:
         try:
             # They get their names in the opposite order: the map last.
             with (
-                replacing(behind_link(self.out)) as out,
-                replacing(behind_link(self.sidecar)) as sidecar,
-                replacing(behind_link(self.preview)) as preview,
+                atomic_write(resolve_link(self.out)) as out,
+                atomic_write(resolve_link(self.sidecar)) as sidecar,
+                atomic_write(resolve_link(self.preview)) as preview,
             ):
                 write_names(sidecar, painter.class_names, colours)
                 write_map(

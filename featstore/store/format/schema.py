@@ -99,7 +99,7 @@ _PREPROCESS = _object(
 )
 
 
-_CONDITIONS = _object(
+_NUMERICS = _object(
     {"device": TEXT, "engine": TEXT, "batch_size": WIDTH}, {"nodes": TEXTS, "n_threads": WIDTH}
 )
 
@@ -165,7 +165,7 @@ LAYER = _object(
         "duration_s": NUMBER,
         "device": TEXT,
         "dtype": {"enum": list(FEATURE_DTYPES)},
-        "conditions": _CONDITIONS,
+        "numerics": _NUMERICS,
         "files": FILES,
     },
     {
@@ -195,7 +195,7 @@ JOURNAL = _object(
                     },
                     "spool": _or_none(_object({"chunk": COUNT, "n_rows": WIDTH, "crc32": COUNT})),
                     "metadata": SHA256,
-                    "conditions": _CONDITIONS,
+                    "numerics": _NUMERICS,
                     "masked": {
                         "type": "object",
                         "propertyNames": _NUMBERS,

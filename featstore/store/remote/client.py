@@ -48,7 +48,7 @@ BEHIND_DOTS = "0"
 """Sorts behind "." and "..", and before all but odd names; no object has this one."""
 
 
-KEPT = "What is finished is kept; the same command goes on from there."
+RESUME_HINT = "What is finished is kept; the same command goes on from there."
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def is_url(text: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
 
 
-class Remote:
-    """A prefix of a bucket, whose objects go by their names below it. See :func:`open_remote`.
+class ObjectStorage:
+    """A prefix of a bucket, whose objects go by their names below it. See :func:`open_storage`.
 
     Parameters
     ----------
@@ -357,13 +357,13 @@ def explain(url: str, text: str) -> str:
     if any(word in text for word in ("InstanceCredentials", "169.254.169.254", "metadata.google")):
         return (
             f"{url}: no credentials were found. Put them into the environment, for S3 as "
-            f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. {KEPT}"
+            f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. {RESUME_HINT}"
         )
     if any(word in text for word in ("403 Forbidden", "401 Unauthorized", "AccessDenied")):
         return (
             f"{url}: the service denies access. Check the credentials in the environment (for S3 "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), and that they may list, read, write and "
-            f"delete there. {KEPT}"
+            f"delete there. {RESUME_HINT}"
         )
     if "object with invalid path" in text:
         return (
@@ -378,17 +378,17 @@ def explain(url: str, text: str) -> str:
     if any(word in text for word in ("HTTP error", "timed out", "error sending request")):
         return (
             f"{url}: the service does not answer. Check the network and, for S3, AWS_ENDPOINT_URL "
-            f"and AWS_REGION. {KEPT}"
+            f"and AWS_REGION. {RESUME_HINT}"
         )
     first = text.partition("\n")[0].strip()
-    return f"{url}: the service answered: {first.rstrip('.')}. {KEPT}"
+    return f"{url}: the service answered: {first.rstrip('.')}. {RESUME_HINT}"
 
 
-_in_memory: dict[str, Remote] = {}
+_in_memory: dict[str, ObjectStorage] = {}
 """What lies in this process's memory, which opening it again is to find."""
 
 
-def open_remote(url: str) -> Remote:
+def open_storage(url: str) -> ObjectStorage:
     """Open what lies at a URL, without asking the service anything.
 
     Parameters
@@ -428,7 +428,7 @@ def open_remote(url: str) -> Remote:
         retry = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)}
         more = {"retry_config": retry}
     try:
-        remote = Remote(url, from_url(url, **more))
+        remote = ObjectStorage(url, from_url(url, **more))
     except (BaseError, OSError, ValueError, TypeError) as error:
         raise _unopened(url, str(error)) from error
     if parts.scheme == "memory":

@@ -19,7 +19,7 @@ from typing import Any
 from featstore.environment import now
 from featstore.errors import StoreError
 from featstore.progress import SILENT, Progress
-from featstore.store.remote.client import KEPT, Remote
+from featstore.store.remote.client import RESUME_HINT, ObjectStorage
 
 LEASE_S = 60.0
 """Seconds without a renewal after which a lease may be taken over."""
@@ -34,7 +34,7 @@ LOOK_S = 2.0
 
 
 class Lease:
-    """A lease that this process holds. Made by :func:`leased`.
+    """A lease that this process holds. Made by :func:`hold_lease`.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Lease:
         What the object says.
     """
 
-    def __init__(self, remote: Remote, name: str, etag: str, note: dict[str, Any]) -> None:
+    def __init__(self, remote: ObjectStorage, name: str, etag: str, note: dict[str, Any]) -> None:
         self._remote, self._name, self._etag, self._note = remote, name, etag, note
         self._renewed_at = _clocks()
         self._renewing = threading.Lock()
@@ -69,7 +69,7 @@ class Lease:
         if self._is_lost or self._is_old():
             raise StoreError(
                 f"{self._remote.url}: the lease on {self._note['what']} could not be renewed, and "
-                f"another machine may work on it now. {KEPT}"
+                f"another machine may work on it now. {RESUME_HINT}"
             )
 
     def _is_old(self) -> bool:
@@ -124,8 +124,8 @@ def _body(note: dict[str, Any]) -> bytes:
 
 
 @contextmanager
-def leased(
-    remote: Remote,
+def hold_lease(
+    remote: ObjectStorage,
     name: str,
     what: str,
     place: str,
@@ -169,7 +169,7 @@ def leased(
 
 
 def _acquire(
-    remote: Remote, name: str, note: dict[str, Any], progress: Progress, *, wait: bool
+    remote: ObjectStorage, name: str, note: dict[str, Any], progress: Progress, *, wait: bool
 ) -> str | None:
     was_conditional = remote.is_conditional
     seen: str | None = None
@@ -213,7 +213,7 @@ def _acquire(
         time.sleep(LOOK_S)
 
 
-def _keeps_conditions(remote: Remote, name: str, note: dict[str, Any]) -> bool:
+def _keeps_conditions(remote: ObjectStorage, name: str, note: dict[str, Any]) -> bool:
     """Return whether the service refuses to create what is there; some just overwrite it."""
     if remote.is_conditional and not remote.is_proven:
         if remote.create(name, _body(note)) is None and remote.is_conditional:

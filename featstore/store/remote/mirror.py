@@ -26,19 +26,25 @@ import platformdirs
 
 from featstore.errors import CorruptionError, StoreError
 from featstore.io.files import (
+    atomic_write,
     file_sha256,
     json_bytes,
     parse_json,
     read_json,
-    replacing,
-    set_aside,
+    rename_for_deletion,
     write_json,
 )
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import JOURNAL, FeatureSet
 from featstore.store.format.schema import is_journal, named_files
-from featstore.store.remote.client import N_AT_A_TIME, Entry, Remote, open_remote, service_of
-from featstore.store.remote.sync_state import Ledger, sha256_of
+from featstore.store.remote.client import (
+    N_AT_A_TIME,
+    Entry,
+    ObjectStorage,
+    open_storage,
+    service_of,
+)
+from featstore.store.remote.sync_state import SyncState, sha256_of
 
 REFRESH_S = 1.0
 """Seconds for which a listing is believed."""
@@ -58,7 +64,7 @@ AFTER_MATRICES = "features.zarr0"
 """Sorts behind all files of a set's Zarr group and before its records."""
 
 
-class Mirror(Ledger):
+class Mirror(SyncState):
     """A working folder, and the remote that it works for. Made by :func:`open_mirror`.
 
     Parameters
@@ -69,14 +75,14 @@ class Mirror(Ledger):
         Told of what is brought when that takes a while.
     """
 
-    def __init__(self, remote: Remote, folder: Path, progress: Progress = SILENT) -> None:
+    def __init__(self, remote: ObjectStorage, folder: Path, progress: Progress = SILENT) -> None:
         super().__init__(folder, remote.url)
         self.remote = remote
         self._progress = progress
         self._seen_at: dict[str, float] = {}
         self._told: set[str] = set()
 
-    def refresh(self, kind: str, *, held: str | None = None, now: bool = False) -> None:
+    def pull(self, kind: str, *, held: str | None = None, now: bool = False) -> None:
         """Bring the records of all sets or runs up to date.
 
         Sets that another process of this machine works on are left as they are.
@@ -176,7 +182,7 @@ class Mirror(Ledger):
             own = folder / file
             if own.is_file() and before.get(file) != digest and file_sha256(own) != digest:
                 own.unlink()
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(content)
         if path.parent.name == "layers" and not FeatureSet(path.parent.parent).journal():
             shutil.rmtree(FeatureSet(path.parent.parent).journal_path, ignore_errors=True)
@@ -201,7 +207,7 @@ class Mirror(Ledger):
             is_begun = any("damaged" not in one for one in feature_set.journal().values())
             if is_begun or any(record not in known for record in own):
                 return
-            shutil.rmtree(set_aside(path.parent))
+            shutil.rmtree(rename_for_deletion(path.parent))
 
     def fetch(
         self, place: str, files: Mapping[str, str], *, below: str = "", strict: bool = True
@@ -229,7 +235,7 @@ class Mirror(Ledger):
 
         def bring(name: str) -> None:
             there = object_name(place, name, below)
-            with replacing(folder / name) as temporary:
+            with atomic_write(folder / name) as temporary:
                 digest = self.remote.sha256(there, temporary)
                 if digest == files[name]:
                     return
@@ -282,7 +288,7 @@ class Mirror(Ledger):
         """Return the bytes of all files that lie there below a folder."""
         return sum(entry.nbytes for entry in self.remote.entries(f"{place}/").values())
 
-    def withdraw(self, feature_set: FeatureSet, chunks: Mapping[str, list[int]]) -> None:
+    def unpublish(self, feature_set: FeatureSet, chunks: Mapping[str, list[int]]) -> None:
         """Let layers be unfinished there too, whose named chunks are to be computed again.
 
         The journal that says so lies there as well, for whichever machine repairs them.
@@ -371,7 +377,7 @@ def open_mirror(url: str, progress: Progress = SILENT) -> Mirror:
         When the URL can't be opened.
     """
     url = url.rstrip("/")
-    remote = open_remote(url)
+    remote = open_storage(url)
     named = os.environ.get("FEATSTORE_CACHE")
     parent = Path(named) if named else platformdirs.user_cache_path("featstore") / "stores"
     # Two services may have buckets of one name.

@@ -16,19 +16,19 @@ from pathlib import Path
 
 from featstore.errors import CorruptionError, StoreError
 from featstore.io.files import file_sha256, json_bytes, parse_json, read_json, write_json
-from featstore.io.locks import held
+from featstore.io.locks import locked
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import JOURNAL, FeatureSet, mark_damaged
 from featstore.store.format.schema import checked_record
-from featstore.store.remote.client import KEPT, WHOLE_NBYTES, Entry
-from featstore.store.remote.lease import Lease, leased
+from featstore.store.remote.client import RESUME_HINT, WHOLE_NBYTES, Entry
+from featstore.store.remote.lease import Lease, hold_lease
 from featstore.store.remote.mirror import RUNS, SETS, Mirror, journal_of, object_name
 
 NOTES_S = 1.0
 """Shortest time between two notes of what was sent."""
 
 
-class Delivery:
+class Upload:
     """Files of one set or run on their way.
 
     Parameters
@@ -161,7 +161,7 @@ class Delivery:
             if entry is None or self._remote.sha256(f"{self._there}{name}") != files[name]:
                 raise StoreError(
                     f"{self._mirror.url}/{self._there}{name} was changed by another machine while "
-                    f"it was sent. {KEPT}"
+                    f"it was sent. {RESUME_HINT}"
                 )
         self._check()
         name = f"{self._place}/{record}"
@@ -203,13 +203,13 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def unsent_layers(mirror: Mirror, feature_set: FeatureSet) -> list[str]:
+def unpushed_layers(mirror: Mirror, feature_set: FeatureSet) -> list[str]:
     """Return the layers that are complete here and not known there."""
     place = f"{SETS}/{feature_set.set_id}"
     return [n for n in feature_set.layer_names() if not mirror.knows(f"{place}/layers/{n}.json")]
 
 
-def deliver_set(
+def push_set(
     mirror: Mirror, feature_set: FeatureSet, lease: Lease | None, progress: Progress = SILENT
 ) -> None:
     """Send the layers of a set that are complete here and not there.
@@ -229,13 +229,13 @@ def deliver_set(
     CorruptionError
         When a file here was damaged before it was sent. Its chunk is marked to be computed again.
     """
-    layers = unsent_layers(mirror, feature_set)
+    layers = unpushed_layers(mirror, feature_set)
     if not layers:
         return
     set_id = feature_set.set_id
     place = f"{SETS}/{set_id}"
-    delivery = Delivery(mirror, place, lease, progress)
-    mirror.refresh(SETS, held=set_id, now=True)
+    delivery = Upload(mirror, place, lease, progress)
+    mirror.pull(SETS, held=set_id, now=True)
     feature_set = FeatureSet(feature_set.path, mirror)
     if not mirror.knows(f"{place}/set.json"):
         files = {f"features.zarr/{n}": sha256 for n, sha256 in feature_set.info["files"].items()}
@@ -249,8 +249,8 @@ def deliver_set(
             ) from error
         content = (feature_set.path / "set.json").read_bytes()
         if not delivery.publish("set.json", content, files):
-            mirror.refresh(SETS, held=set_id, now=True)
-    for layer in unsent_layers(mirror, feature_set):
+            mirror.pull(SETS, held=set_id, now=True)
+    for layer in unpushed_layers(mirror, feature_set):
         record = feature_set.layer(layer)
         files = {f"features.zarr/{name}": sha256 for name, sha256 in record["files"].items()}
         try:
@@ -264,7 +264,7 @@ def deliver_set(
         delivery.sweep(f"{place}/features.zarr/{layer}", [f"{place}/{name}" for name in files])
         content = feature_set.layer_path(layer).read_bytes()
         if not delivery.publish(f"layers/{layer}.json", content, files):
-            mirror.refresh(SETS, held=set_id, now=True)
+            mirror.pull(SETS, held=set_id, now=True)
         _close_journal(mirror, place, layer)
     delivery.close()
 
@@ -306,7 +306,7 @@ def remove_set(mirror: Mirror, set_id: str) -> None:
     mirror.note(dict.fromkeys([*layers, f"{place}/set.json", f"{place}/{JOURNAL}"]))
 
 
-def deliver_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> None:
+def push_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> None:
     """Send a run that is here and not known there; one that is there already takes its place.
 
     Where it was made to replace that one, it does so once all its files are there.
@@ -321,7 +321,7 @@ def deliver_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> Non
     if mirror.knows(record):
         return
     with _run_lease(mirror, run_id, progress) as lease:
-        mirror.refresh(RUNS, now=True)
+        mirror.pull(RUNS, now=True)
         if mirror.knows(record):
             return
         path = mirror.folder / record
@@ -329,12 +329,12 @@ def deliver_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> Non
         # Read once: what lies here may be another machine's run by the time its files are sent.
         run = checked_record(parse_json(content) or {}, path, "RUN")
         files, below = dict(run["files"]), run.get("folder", "")
-        delivery = Delivery(mirror, place, lease, progress, below)
+        delivery = Upload(mirror, place, lease, progress, below)
         delivery.send(files, run_id)
         if delivery.publish("metrics.json", content, files, mirror.replaced(record)):
             delivery.sweep(place, [record, *(object_name(place, name, below) for name in files)])
         else:
-            mirror.refresh(RUNS, now=True)
+            mirror.pull(RUNS, now=True)
         delivery.close()
 
 
@@ -342,7 +342,7 @@ def deliver_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> Non
 def _run_lease(mirror: Mirror, run_id: str, progress: Progress) -> Iterator[Lease | None]:
     """Hold a run, against other processes here and other machines."""
     with (
-        held(mirror.lock_path(run_id), run_id, progress),
-        leased(mirror.remote, f"locks/{run_id}.json", run_id, mirror.place, progress) as lease,
+        locked(mirror.lock_path(run_id), run_id, progress),
+        hold_lease(mirror.remote, f"locks/{run_id}.json", run_id, mirror.place, progress) as lease,
     ):
         yield lease

@@ -21,7 +21,7 @@ from featstore.errors import CorruptionError
 from featstore.io.files import file_sha256, read_json, write_json
 
 
-class Ledger:
+class SyncState:
     """What is known of a store at a URL in the folder that works for it.
 
     Parameters
@@ -88,7 +88,7 @@ class Ledger:
                     state["copies"][name] = digest or sha256_of(self.folder / name)
 
     @contextmanager
-    def replacing(self, record: str) -> Iterator[str]:
+    def atomic_write(self, record: str) -> Iterator[str]:
         """Let a record that is written here within take the place of the one known there.
 
         Nobody fetches that one again meanwhile, nor afterwards, until it is another than now.

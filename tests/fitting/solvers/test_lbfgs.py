@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from scipy.optimize import rosen, rosen_der
 
-from featstore.fitting.solvers.lbfgs import MAX_TRIES, Descent
+from featstore.fitting.solvers.lbfgs import LBFGS, MAX_TRIES
 
 
 def minimise(function, start, precondition=np.copy, tol=1e-8, max_iter=500):
     """Return the ended descent, and at how many points the function was asked for."""
-    descent = Descent(np.array(start, float), precondition, tol, max_iter)
+    descent = LBFGS(np.array(start, float), precondition, tol, max_iter)
     n_asked = 0
     while not descent.is_done:
         descent.tell(*function(descent.point))
@@ -67,7 +67,7 @@ def test_it_never_climbs_and_ends_with_its_lowest_point():
         values.append(rosen(w))
         return values[-1], rosen_der(w)
 
-    descent = Descent(np.array([-1.2, 1.0]), np.copy, 1e-9, 500)
+    descent = LBFGS(np.array([-1.2, 1.0]), np.copy, 1e-9, 500)
     best = np.inf
     while not descent.is_done:
         descent.tell(*function(descent.point))
@@ -140,7 +140,7 @@ def test_infinity_ends_the_tries_of_a_step():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_no_number_at_the_start_is_an_error(value):
-    descent = Descent(np.zeros(2), np.copy, 1e-4, 10)
+    descent = LBFGS(np.zeros(2), np.copy, 1e-4, 10)
     with pytest.raises(FloatingPointError, match="not finite where training begins"):
         descent.tell(value, np.zeros(2))
 

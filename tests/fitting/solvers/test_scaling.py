@@ -188,9 +188,9 @@ def test_a_workers_own_folder_is_left_alone_by_others_until_it_leaves(tmp_path):
     assert {path.name for path in parent.iterdir() if path.is_dir()} == {"fit-mine"}
     with scratch_folder(parent):
         assert folder.is_dir()
-    locks.leave_drafts("fit-another")
+    locks.remove_shared("fit-another")
     assert folder.is_dir()
-    locks.leave_drafts("fit-mine")
+    locks.remove_shared("fit-mine")
     assert list(parent.iterdir()) == []
 
 

@@ -12,7 +12,7 @@ from sklearn.svm import SVC, LinearSVC
 from featstore.config import FitConfig
 from featstore.errors import FitError
 from featstore.fitting.classifiers import CLASSIFIERS, find_classifier
-from featstore.fitting.evaluate import judge
+from featstore.fitting.evaluate import predict_blocks
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import fit_scaler, standardised
 from featstore.fitting.solvers.train import explained, map_kernel, train
@@ -74,7 +74,7 @@ def test_every_classifier_learns_from_a_read_only_memory_map(
     assert trained.notes == []
     assert trained.solver == SOLVERS[name]
     assert (trained.curves is not None) == (name in ("mlp", "sgd", "softmax"))
-    judged = judge(model, Samples(X, slice(0, 150)))
+    judged = predict_blocks(model, Samples(X, slice(0, 150)))
     assert np.array_equal(judged.labels, model.predict(X))
     assert (judged.labels.dtype, judged.scores.dtype) == (np.int32, np.float32)
     assert np.isfinite(judged.scores).all()

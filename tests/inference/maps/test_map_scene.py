@@ -303,7 +303,7 @@ def test_an_interrupted_map_leaves_nothing_and_an_old_one_as_it_was(
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(mapping, "judge", interrupt)
+    monkeypatch.setattr(mapping, "predict_blocks", interrupt)
     monkeypatch.setattr(encode, "BLOCK_ROWS", 5)
     for target in (out, tmp_path / "new.tif"):
         calls.clear()

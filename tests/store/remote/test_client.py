@@ -19,8 +19,8 @@ from services import (
 from featstore.errors import StoreError
 from featstore.store.remote import client
 from featstore.store.remote import lease as leases
-from featstore.store.remote.client import explain, is_url, open_remote
-from featstore.store.remote.lease import leased
+from featstore.store.remote.client import explain, is_url, open_storage
+from featstore.store.remote.lease import hold_lease
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def endpoint():
 def s3(endpoint, monkeypatch):
     point_at(monkeypatch, endpoint)
     empty_bucket(endpoint)
-    return open_remote(f"s3://{BUCKET}/some/prefix")
+    return open_storage(f"s3://{BUCKET}/some/prefix")
 
 
 @pytest.fixture(params=["s3", "file", "memory"])
@@ -41,8 +41,8 @@ def remote(request, tmp_path):
     if request.param == "s3":
         return request.getfixturevalue("s3")
     if request.param == "file":
-        return open_remote(f"file://{tmp_path}/a folder")
-    return open_remote(f"memory:///{tmp_path.name}")
+        return open_storage(f"file://{tmp_path}/a folder")
+    return open_storage(f"memory:///{tmp_path.name}")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_service_without_conditions_is_asked_first(s3, monkeypatch):
 def test_a_bad_url_is_refused(url, said, monkeypatch):
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
     with pytest.raises(StoreError, match=said) as caught:
-        open_remote(url)
+        open_storage(url)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -164,7 +164,7 @@ def test_without_obstore_it_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(StoreError, match=r"pip install 'featstore\[s3\]'"):
-        open_remote("s3://bucket/x")
+        open_storage("s3://bucket/x")
 
 
 OPERATIONS = {
@@ -179,7 +179,7 @@ OPERATIONS = {
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_missing_bucket_is_named(s3, operation):
-    missing = open_remote("s3://no-such-bucket/x")
+    missing = open_storage("s3://no-such-bucket/x")
     with pytest.raises(StoreError, match="no-such-bucket/x: there is no such bucket. Create it"):
         OPERATIONS[operation](missing)
 
@@ -189,7 +189,7 @@ def test_denied_access_is_said(operation, monkeypatch):
     body = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
     with refusing_service(403, body) as endpoint:
         point_at(monkeypatch, endpoint)
-        remote = open_remote("s3://bucket/x")
+        remote = open_storage("s3://bucket/x")
         with pytest.raises(StoreError, match="denies access.*AWS_ACCESS_KEY_ID.*is kept"):
             {**OPERATIONS, "delete": lambda r: r.delete(["a"])}[operation](remote)
 
@@ -199,7 +199,7 @@ def test_conditions_that_are_not_implemented_are_done_without(monkeypatch):
     with refusing_service(501, body) as endpoint:
         point_at(monkeypatch, endpoint)
         monkeypatch.setattr(client, "RETRIES", 0)
-        remote = open_remote("s3://bucket/x")
+        remote = open_storage("s3://bucket/x")
         with pytest.raises(StoreError, match="the service answered"):
             remote.create("a", b"1")
         assert not remote.is_conditional
@@ -210,13 +210,13 @@ def test_a_service_that_is_gone_is_said(operation, monkeypatch):
     monkeypatch.setattr(client, "RETRIES", 0)
     point_at(monkeypatch, "http://127.0.0.1:9")
     with pytest.raises(StoreError, match="does not answer.*AWS_ENDPOINT_URL.*is kept"):
-        OPERATIONS[operation](open_remote("s3://bucket/x"))
+        OPERATIONS[operation](open_storage("s3://bucket/x"))
 
 
 def test_an_endpoint_that_is_not_encrypted_is_used_only_when_that_is_allowed(s3, monkeypatch):
     monkeypatch.delenv("AWS_ALLOW_HTTP")
     with pytest.raises(StoreError, match="AWS_ALLOW_HTTP=true"):
-        open_remote(f"s3://{BUCKET}/x").get("a")
+        open_storage(f"s3://{BUCKET}/x").get("a")
 
 
 def test_what_else_a_service_says_is_passed_on_in_a_line():
@@ -233,7 +233,7 @@ def quick(monkeypatch):
 
 
 def test_a_lease_is_held_renewed_and_given_back(remote, quick):
-    with leased(remote, "locks/x.json", "it", "here") as lease:
+    with hold_lease(remote, "locks/x.json", "it", "here") as lease:
         lease.check()
         etag = remote.entry("locks/x.json").etag
         threading.Event().wait(0.5)
@@ -246,10 +246,10 @@ def test_another_machine_waits_and_says_for_whom(remote, quick):
     listener, order = Listener(), []
 
     def work():
-        with leased(remote, "locks/x.json", "it", "there", listener):
+        with hold_lease(remote, "locks/x.json", "it", "there", listener):
             order.append("second")
 
-    with leased(remote, "locks/x.json", "it", "here"):
+    with hold_lease(remote, "locks/x.json", "it", "here"):
         thread = threading.Thread(target=work)
         thread.start()
         threading.Event().wait(2.5)
@@ -262,12 +262,12 @@ def test_another_machine_waits_and_says_for_whom(remote, quick):
 
 def test_one_that_does_not_wait_is_refused_by_a_living_holder_alone(remote, quick):
     with (
-        leased(remote, "locks/x.json", "it", "here"),
+        hold_lease(remote, "locks/x.json", "it", "here"),
         pytest.raises(StoreError, match="being worked on by process .* Wait for its end"),
-        leased(remote, "locks/x.json", "it", "there", wait=False),
+        hold_lease(remote, "locks/x.json", "it", "there", wait=False),
     ):
         pass
-    with leased(remote, "locks/x.json", "it", "there", wait=False) as lease:
+    with hold_lease(remote, "locks/x.json", "it", "there", wait=False) as lease:
         lease.check()
 
 
@@ -275,7 +275,7 @@ def test_one_that_does_not_wait_is_refused_by_a_living_holder_alone(remote, quic
 def test_a_dead_holder_is_followed(remote, quick, wait):
     remote.put("locks/x.json", b'{"pid": 1, "host": "far", "since": "then", "place": "there"}')
     listener = Listener()
-    with leased(remote, "locks/x.json", "it", "here", listener, wait=wait) as lease:
+    with hold_lease(remote, "locks/x.json", "it", "here", listener, wait=wait) as lease:
         lease.check()
     assert "process 1 on far since then" in listener.lines[0]
 
@@ -283,12 +283,12 @@ def test_a_dead_holder_is_followed(remote, quick, wait):
 def test_a_killed_process_of_the_same_folder_is_not_waited_for(remote):
     remote.put("locks/x.json", b'{"place": "here"}')
     listener = Listener()
-    with leased(remote, "locks/x.json", "it", "here", listener):
+    with hold_lease(remote, "locks/x.json", "it", "here", listener):
         assert listener.lines == []
 
 
 def test_a_holder_that_was_followed_notices(remote, quick):
-    with leased(remote, "locks/x.json", "it", "here") as lease:
+    with hold_lease(remote, "locks/x.json", "it", "here") as lease:
         remote.put("locks/x.json", b"{}")
         lease.renew()
         with pytest.raises(StoreError, match="could not be renewed.*goes on from there"):
@@ -301,7 +301,7 @@ def test_an_answer_that_is_lost_loses_no_write(monkeypatch, quick, loss):
     lost = []
     with forgetful_service(lost) as endpoint:
         point_at(monkeypatch, endpoint)
-        remote = open_remote("s3://bucket/x")
+        remote = open_storage("s3://bucket/x")
 
         def losing(write):
             lost[:] = [loss]
@@ -317,7 +317,7 @@ def test_an_answer_that_is_lost_loses_no_write(monkeypatch, quick, loss):
         assert remote.replace("a", b"three", first) is None
         assert remote.get("a") == b"two"
         monkeypatch.setattr(leases, "RENEW_S", 60.0)
-        with leased(remote, "locks/x.json", "it", "here") as lease:
+        with hold_lease(remote, "locks/x.json", "it", "here") as lease:
             losing(lease.renew)
             lease.renew()
             lease.check()
@@ -341,7 +341,7 @@ def test_a_holder_that_can_no_longer_renew_stops_in_time(remote, quick, monkeypa
     def gone(*_):
         raise StoreError("gone")
 
-    with leased(remote, "locks/x.json", "it", "here") as lease:
+    with hold_lease(remote, "locks/x.json", "it", "here") as lease:
         with monkeypatch.context() as patch:
             patch.setattr(remote, "replace", gone)
             threading.Event().wait(0.7)
@@ -357,7 +357,7 @@ def test_without_conditions_there_is_no_lease_and_it_is_said_once(s3, monkeypatc
     # A service that takes the header and does not heed it.
     monkeypatch.setattr(s3, "_put", lambda name, data, mode: original(name, data, "overwrite"))
     for _ in range(2):
-        with leased(s3, "locks/x.json", "it", "here", listener) as lease:
+        with hold_lease(s3, "locks/x.json", "it", "here", listener) as lease:
             assert lease is None
     assert len(listener.lines) == 1
     assert "no conditional writes" in listener.lines[0]

@@ -104,7 +104,7 @@ def test_a_bucket_of_the_same_name_elsewhere_has_its_own_working_folder(
 ):
     for one in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ACCOUNT_NAME"):
         monkeypatch.delenv(one, raising=False)
-    monkeypatch.setattr(mirror, "open_remote", lambda url: remotes.Remote(url, None))
+    monkeypatch.setattr(mirror, "open_storage", lambda url: remotes.ObjectStorage(url, None))
     bare = open_store(address).path
     assert bare.name == hashlib.sha256(address.encode()).hexdigest()[:16]
     monkeypatch.setenv(other, "https://one")

@@ -246,7 +246,7 @@ def test_sigkill_while_it_is_sent_costs_no_computing(url, images, tmp_path, monk
 
 
 def test_a_network_that_fails_keeps_what_was_computed(url, images, monkeypatch, endpoint):
-    original = client.Remote.put
+    original = client.ObjectStorage.put
 
     def fails(self, name, data):
         if "/c/3/0" in name:
@@ -254,7 +254,7 @@ def test_a_network_that_fails_keeps_what_was_computed(url, images, monkeypatch, 
         return original(self, name, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(client.Remote, "put", fails)
+        patch.setattr(client.ObjectStorage, "put", fails)
         with pytest.raises(StoreError, match="does not answer.*is kept; the same command goes on"):
             extract(store=url, **tiny(images))
     store = open_store(url)
@@ -334,7 +334,7 @@ def test_a_record_that_comes_while_it_is_sent_wins(url, monkeypatch, tmp_path):
     content = json.loads(path.read_text()) | {"n_computed": 7}
     del content["digest"]
     mirror.write_json(path, content)
-    original = push.Delivery.publish
+    original = push.Upload.publish
 
     def late(self, record, content, files):
         if record.startswith("layers/fc") and self._mirror is store.mirror:
@@ -344,7 +344,7 @@ def test_a_record_that_comes_while_it_is_sent_wins(url, monkeypatch, tmp_path):
         return original(self, record, content, files)
 
     # As where the service has no conditional writes to keep a lease by.
-    monkeypatch.setattr(push.Delivery, "publish", late)
+    monkeypatch.setattr(push.Upload, "publish", late)
     monkeypatch.setattr(lease, "_acquire", lambda *_, **__: None)
     publish(store)
     assert store.sets()[0].layer("fc")["n_computed"] == 7
@@ -353,7 +353,7 @@ def test_a_record_that_comes_while_it_is_sent_wins(url, monkeypatch, tmp_path):
 
 def test_another_machine_that_writes_over_a_file_is_noticed(url, monkeypatch):
     store = filled(url)
-    original = push.Delivery.publish
+    original = push.Upload.publish
 
     def late(self, record, content, files):
         if record.startswith("layers"):
@@ -362,7 +362,7 @@ def test_another_machine_that_writes_over_a_file_is_noticed(url, monkeypatch):
         return original(self, record, content, files)
 
     with monkeypatch.context() as patch:
-        patch.setattr(push.Delivery, "publish", late)
+        patch.setattr(push.Upload, "publish", late)
         with pytest.raises(StoreError, match="was changed by another machine"):
             publish(store)
     publish(store)
@@ -489,7 +489,7 @@ def test_a_run_that_is_there_stays_unless_it_is_fitted_again(url, monkeypatch, t
     machine(monkeypatch, tmp_path, 2)
     other = open_store(url)
     with monkeypatch.context() as patch:
-        patch.setattr(type(other), "deliver_run", lambda *_: None)
+        patch.setattr(type(other), "push_run", lambda *_: None)
         (late,) = featstore.fit(other, n_jobs=1)
     machine(monkeypatch, tmp_path, 1)
     (run,) = featstore.fit(store, n_jobs=1)
@@ -564,7 +564,7 @@ def test_a_run_is_replaced_whole_whenever_that_is_killed(url, monkeypatch, tmp_p
     for moment in itertools.count():
         with monkeypatch.context() as patch:
             # Of all stores that are opened, for fit opens its own.
-            kill_at(client.Remote, patch, moment)
+            kill_at(client.ObjectStorage, patch, moment)
             try:
                 featstore.fit(store, n_jobs=1, refit=True)
                 break
@@ -596,7 +596,7 @@ def test_a_run_that_is_being_sent_is_not_replaced_under_it(is_first, url, monkey
     store = store_at(url)
     if not is_first:
         featstore.fit(store, n_jobs=1)
-    original, late = push.Delivery.publish, []
+    original, late = push.Upload.publish, []
 
     def slow(*args):
         if not late:
@@ -609,7 +609,7 @@ def test_a_run_that_is_being_sent_is_not_replaced_under_it(is_first, url, monkey
         return original(*args)
 
     again = {"n_jobs": 1, "refit": True}
-    monkeypatch.setattr(push.Delivery, "publish", slow)
+    monkeypatch.setattr(push.Upload, "publish", slow)
     featstore.fit(store, n_jobs=1, refit=not is_first)
     late[0].join()
     check_whole(objects(store))
@@ -654,7 +654,7 @@ def test_of_two_machines_that_fit_again_the_first_stays(url, monkeypatch, tmp_pa
     machine(monkeypatch, tmp_path, 2)
     other = open_store(url)
     with monkeypatch.context() as patch:
-        patch.setattr(type(other), "deliver_run", lambda *_: None)
+        patch.setattr(type(other), "push_run", lambda *_: None)
         featstore.fit(other, n_jobs=1, refit=True)
     machine(monkeypatch, tmp_path, 1)
     (first,) = featstore.fit(store, n_jobs=1, refit=True)
