@@ -48,7 +48,7 @@ def test_the_numbers_are_shown_even_where_the_figure_can_not_be_written(
     def full(path):
         raise OSError(errno.ENOSPC, "No space left on device", f".{path.name}.tmp")
 
-    monkeypatch.setattr("featstore.plotting.replacing", full)
+    monkeypatch.setattr("featstore.plotting.atomic_write", full)
     store, out = make_store(), tmp_path / "curve.png"
     asked = ("--store", store.path, "--clf", "ridge", "--sizes", "240", "--out", out)
     for more in ([], ["--json"]):

@@ -147,7 +147,7 @@ SMALL = {
     "store.format.matrix.CHUNK_NBYTES": 4 * 29 * 3,
     "store.writer.CHECKPOINT_S": 0.0,
     "store.writer.JOURNAL_S": 0.0,
-    "spreading.MIN_BATCHES": 1,
+    "extraction.coordinator.MIN_BATCHES": 1,
 }
 """Constants with which few images make many chunks, and whatever comes in is made durable."""
 

@@ -295,7 +295,7 @@ def test_an_interrupted_map_leaves_nothing_and_an_old_one_as_it_was(
     done = map_scene(run, scene, out, store=store)
     before = {p: p.read_bytes() for p in tmp_path.glob("map*")}
     assert len(before) == 3
-    original, calls = mapping.judge, []
+    original, calls = mapping.predict_blocks, []
 
     def interrupt(*args):
         calls.append(args)

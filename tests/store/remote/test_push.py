@@ -199,12 +199,12 @@ import json, sys, time
 from featstore.store.format import matrix; from featstore.store.remote import client
 matrix.CHUNK_NBYTES = 4 * 1000 * 5
 client.N_AT_A_TIME = 1
-original = client.Remote._put
+original = client.ObjectStorage._put
 def slow(self, name, data, mode):
     print(name, flush=True)
     time.sleep(0.02)
     return original(self, name, data, mode)
-client.Remote._put = slow
+client.ObjectStorage._put = slow
 from featstore.extraction.extract import extract
 print("done", json.dumps(extract(**json.loads(sys.argv[1])).to_dict()))
 """
