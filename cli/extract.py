@@ -162,7 +162,8 @@ def command(
         console.emit_json(result.to_dict())
     else:
         show(result)
-        options = selecting_options(open_store(store), result.set_id, result.layers)
+        opened = open_store(store)
+        options = selecting_options(opened.sets(), opened.get(result.set_id), result.layers)
         words = shlex.join(["featstore", "fit", "--clf", "logreg", *options])
         click.echo(f"Next: {words}{console.store_hint(store)}")
 

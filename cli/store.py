@@ -143,7 +143,7 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
     set's own extract command computes just them.
     """
     from featstore.errors import StoreError
-    from featstore.store.feature_set import JOURNAL
+    from featstore.store.set_folder import JOURNAL_FILE
     from featstore.store.verification import Damage, schedule_repair, verify
 
     opened = _open(store)
@@ -156,7 +156,7 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
             # A store that is in order may be one that can't be written.
             if not (of_layers := [damage for damage in damages if damage.layer]):
                 continue
-            if any(damage.file == JOURNAL for damage in damages):
+            if any(damage.file == JOURNAL_FILE for damage in damages):
                 # That is where they would be marked.
                 found += of_layers
                 continue
@@ -197,7 +197,7 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
             click.echo(str(damage))
         for repair in dict.fromkeys(repairs):
             click.echo(f"Repair with: {repair}")
-        broken = {d.set_id for d in found if d.layer is None and d.file != JOURNAL}
+        broken = {d.set_id for d in found if d.layer is None and d.file != JOURNAL_FILE}
         for set_id in [s.set_id for s in sets if s.set_id in broken]:
             click.echo(
                 f"Extract {set_id} again, after: featstore store rm {set_id}"

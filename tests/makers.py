@@ -21,7 +21,7 @@ BACKBONE = {
 }
 """What a set says of its network."""
 PREPROCESS = {"image_size": 32, "bands": "red,green,blue", "resize": "none"}
-JOURNAL = {
+LAYER_JOURNAL = {
     "chunks": {},
     "spool": None,
     "metadata": "0" * 64,

@@ -23,7 +23,7 @@ from featstore.environment import versions
 from featstore.io.files import with_resume_hint
 from featstore.io.fingerprints import FingerprintCache, Watch, dataset_fingerprint
 from featstore.progress import SILENT, Progress
-from featstore.store.feature_set import FeatureSet, mark_damaged
+from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.leaks import count_leaked
 
@@ -172,9 +172,7 @@ def _run(config: ExtractConfig, store: FeatureStore, progress: Progress) -> Extr
     answer = _answer(store, config, fingerprint, request)
     if answer is not None:
         feature_set, names = answer
-        if not store.is_pushed(feature_set):
-            with store.working_on(feature_set.set_id, progress) as lease:
-                store.push(feature_set, lease, progress)
+        store.push(feature_set, progress)
         return _result(feature_set, names, 0, {}, began)
 
     from featstore.extraction.coordinator import start_workers
@@ -187,7 +185,7 @@ def _run(config: ExtractConfig, store: FeatureStore, progress: Progress) -> Extr
         dtype = _stored_dtype(config.dtype, recipe.backbone["precision"])
         identity = _identity(config, dataset, fingerprint, recipe, dtype)
         set_id = store.set_id(identity)
-        with store.working_on(set_id, progress) as lease:
+        with store.working_on(set_id, progress):
             found = store.find(identity)
             if found is None:
                 # A crew's workers read the images; what is read here is not to stay in memory.
@@ -216,9 +214,9 @@ def _run(config: ExtractConfig, store: FeatureStore, progress: Progress) -> Extr
                 for layer, name in zip(recipe.requested, names, strict=True)
                 if not feature_set.layer_path(name).is_file()
             ]
-            feature_set.bring_intact()
+            feature_set.fetch_intact()
             n_computed, times = work.compute(missing, progress)
-            store.push(feature_set, lease, progress)
+            store.push(feature_set, progress)
             return _result(feature_set, names, n_computed, times, began)
 
 
@@ -273,7 +271,7 @@ def _mark_gaps(feature_set: FeatureSet, layers: Sequence[str]) -> None:
     """Let chunks of complete layers be computed again whose files are gone."""
     complete = [name for name in layers if feature_set.layer_path(name).is_file()]
     gaps = {name: feature_set.missing_chunks(name) for name in complete}
-    mark_damaged(feature_set, {name: chunks for name, chunks in gaps.items() if chunks})
+    feature_set.mark_damaged({name: chunks for name, chunks in gaps.items() if chunks})
 
 
 def _identity(

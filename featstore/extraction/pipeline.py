@@ -24,7 +24,7 @@ from featstore.errors import DeviceError, FeatstoreError, SpaceError
 from featstore.io.fingerprints import Watch
 from featstore.models.base import Extractor, Layer
 from featstore.progress import SILENT, Progress
-from featstore.store.feature_set import FeatureSet
+from featstore.store.set_folder import SetFolder
 from featstore.store.writer import FeatureWriter
 from featstore.text import nbytes_text
 
@@ -259,7 +259,7 @@ class ExtractionJob:
         What was asked for.
     dataset : Dataset
         The images.
-    feature_set : FeatureSet
+    feature_set : SetFolder
         Where the features go; the caller holds its lock.
     extractor : Extractor
         What computes them.
@@ -279,7 +279,7 @@ class ExtractionJob:
 
     config: ExtractConfig
     dataset: Dataset
-    feature_set: FeatureSet
+    feature_set: SetFolder
     extractor: Extractor
     requested: Mapping[Layer, Sequence[str]]
     dtype: str

@@ -21,8 +21,8 @@ from featstore.extraction.pipeline import run_pass
 from featstore.extraction.spec import PIXEL_MODEL, find_spec
 from featstore.io.fingerprints import FingerprintCache, Watch, dataset_fingerprint
 from featstore.progress import Silent
-from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import open_store
+from featstore.store.set_folder import SetFolder
 from featstore.store.writer import FeatureWriter
 
 DECISIVE = ("featstore", "numcodecs", "torch", "torchvision")
@@ -98,7 +98,7 @@ class Shard:
     command: str
 
 
-def token_path(feature_set: FeatureSet) -> Path:
+def token_path(feature_set: SetFolder) -> Path:
     """Return the file that says which pass is being made.
 
     Nobody can end a task in work from outside. One that outlives its coordinator, or the layers
@@ -295,7 +295,7 @@ def compute_share(site: WorkerContext, share: Shard) -> dict[str, float]:
     DatasetError
         When an image has changed.
     """
-    feature_set = FeatureSet(Path(share.set_path))
+    feature_set = SetFolder(Path(share.set_path))
     token = token_path(feature_set)
 
     def check() -> None:

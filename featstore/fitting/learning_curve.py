@@ -228,7 +228,7 @@ def learning_curve(
             cost = costs.estimate(config, chosen, shape)
             if notice := costs.check(config, cost, shape, memory_nbytes, force=force):
                 progress.say(notice)
-            place = store.place
+            place = store.absolute_address
             for size in _sizes(sizes, selection.y[split.train]):
                 own_cost = costs.estimate(config, chosen, replace(shape, n_train=size))
                 duration_s += own_cost.duration_s * (repeats if size < n_train else 1)
@@ -330,7 +330,7 @@ def _train_on(task: _Task) -> tuple[float, float]:
             model.steps[0] = ("scale", fit_scaler(samples))
             name = selection.describe()["digest"]
             prepared = standardised(
-                samples, n_train, name, own_scratch(task.scratch, selection.store)
+                samples, n_train, name, own_scratch(task.scratch, selection.backend.cache_dir)
             )
         else:
             prepared = samples.take(slice(0, n_train))

@@ -23,7 +23,6 @@ from featstore.fitting.worker import FitTask
 from featstore.io.files import json_digest
 from featstore.runs.run import Run
 from featstore.runs.writer import make_run_id
-from featstore.store.feature_store import FeatureStore
 from featstore.store.selection import Selection
 from featstore.text import model_text
 
@@ -82,8 +81,8 @@ def repeated(config: FitConfig, repeat: int, selection: Selection) -> FitConfig:
     return replace(config, seed=seed, split_seed=None if selection.has_official_split else seed)
 
 
-def _command(store: FeatureStore, options: Mapping[str, Any], config: FitConfig) -> str:
-    words = ["featstore", "fit", "--store", store.address]
+def _command(store: str, options: Mapping[str, Any], config: FitConfig) -> str:
+    words = ["featstore", "fit", "--store", store]
     for name, value in options.items():
         option = "set" if name == "set_id" else name.replace("_", "-")
         words += [f"--{option}", str(value)]
@@ -143,8 +142,9 @@ def plan(
         "layers": layers,
         **facets,
     }
-    command = _command(selection.store, options, config)
-    task = FitTask(selection.store.place, selection.parts, config, "", "", command, scratch, refit)
+    command = _command(selection.backend.address, options, config)
+    store = selection.backend.locate()
+    task = FitTask(store, selection.parts, config, "", "", command, scratch, refit)
     nothing = costs.Shape(0, 0, selection.n_features, len(selection.class_names))
     try:
         split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)

@@ -321,7 +321,9 @@ def cross_validate_task(trial: CrossValidation) -> tuple[np.ndarray, list[str]]:
     if values and shared and len(trial.folds) == config.cv:
         samples = Samples(selection.memmap(), rows)
         name = selection.describe()["digest"]
-        X = standardised(samples, len(rows), name, own_scratch(trial.scratch, selection.store))
+        X = standardised(
+            samples, len(rows), name, own_scratch(trial.scratch, selection.backend.cache_dir)
+        )
         room = linear if linear.handles(model.named_steps["clf"]) else ridge_lda
         try:
             with explained(config.clf, *X.shape):
@@ -379,7 +381,9 @@ def _one_fold(
     model = _pipeline(config, trial.candidates[0], n_fit)
     if "scale" in model.named_steps:
         name = selection.describe()["digest"]
-        X = standardised(samples, n_fit, name, own_scratch(trial.scratch, selection.store))
+        X = standardised(
+            samples, n_fit, name, own_scratch(trial.scratch, selection.backend.cache_dir)
+        )
         samples = Samples(X, slice(0, len(order)))
     if "map" in model.named_steps and _values(model.named_steps["clf"], trial.candidates):
         return _mapped(trial, model, samples, y, n_fit, errors)

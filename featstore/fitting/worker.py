@@ -116,7 +116,7 @@ def _fit(task: FitTask) -> tuple[str, bool]:
     notes: list[str] = []
     n_constant = check_features(selection, split, features, notes)
     model = classifier.pipeline(params, config.seed)
-    rows = _prepare(model, selection, features["train"], own_scratch(task.scratch, store))
+    rows = _prepare(model, selection, features["train"], own_scratch(task.scratch, store.cache_dir))
     clock.lap("load")
 
     with _peak_memory() as peak, explained(config.clf, n_train, selection.n_features):

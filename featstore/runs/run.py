@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from sklearn.pipeline import Pipeline
@@ -30,13 +30,11 @@ from featstore.errors import CorruptionError, RunError, StoreError
 from featstore.io.files import json_digest
 from featstore.progress import SILENT, Progress
 from featstore.runs.model_file import load_model
+from featstore.store.backend import Backend, LocalBackend
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.schema import read_record
-from featstore.store.verification import Damage, file_problem
+from featstore.store.verification import Damage
 from featstore.text import matches
-
-if TYPE_CHECKING:
-    from featstore.store.remote.mirror import Mirror
 
 FORMAT = 2
 
@@ -55,13 +53,13 @@ class Run:
         The run's folder.
     record : dict
         The content of its ``metrics.json``.
-    mirror : Mirror or None
-        Where its files are brought from, when its store is on object storage.
+    backend : Backend
+        Where its files are.
     """
 
     path: Path
     record: dict[str, Any]
-    mirror: Mirror | None = field(default=None, compare=False, repr=False)
+    backend: Backend = field(compare=False, repr=False)
 
     @property
     def run_id(self) -> str:
@@ -157,15 +155,14 @@ class Run:
             ) from error
 
     @property
-    def below(self) -> str:
-        """Where its files lie below its folder on object storage, if it replaced another run."""
-        return str(self.record.get("folder", ""))
+    def place(self) -> str:
+        """Where the run's folder is in its store."""
+        return self.path.absolute().relative_to(self.backend.folder).as_posix()
 
-    def file_path(self, name: str) -> Path:
-        """Return where a file of the run lies on this machine, be it there or not."""
-        path = self.path / name
-        # As in a folder that all objects of a bucket were copied to.
-        return self.path / self.below / name if self.below and not path.is_file() else path
+    @property
+    def below(self) -> str:
+        """The folder of its files on object storage, if it replaced another run."""
+        return str(self.record.get("folder", ""))
 
     def _bytes(self, name: str) -> bytes:
         """Return a file of the run, if it is as fit wrote it."""
@@ -184,9 +181,8 @@ class Run:
             ) from error
 
     def _is_replaced(self) -> bool:
-        if self.mirror is not None:
-            with suppress(StoreError):
-                self.mirror.pull("runs", now=True)
+        with suppress(StoreError):
+            self.backend.pull("runs", now=True)
         try:
             return read_record(self.path / "metrics.json", "RUN") != self.record
         except CorruptionError:
@@ -195,14 +191,13 @@ class Run:
             return not self.path.exists()
 
     def _read(self, name: str) -> bytes:
-        if self.mirror is not None:
-            files = {name: self.record["files"][name]}
-            try:
-                self.mirror.fetch(f"runs/{self.run_id}", files, below=self.below)
-            except CorruptionError as error:
-                raise RunError(f"{name} is not what fit wrote ({error})") from error
+        files = {name: self.record["files"][name]}
         try:
-            data = self.file_path(name).read_bytes()
+            path = self.backend.fetch(self.place, files, below=self.below)[name]
+        except CorruptionError as error:
+            raise RunError(f"{name} is not what fit wrote ({error})") from error
+        try:
+            data = path.read_bytes()
         except OSError as error:
             raise RunError(f"{name} can't be read ({error.strerror})") from error
         if hashlib.sha256(data).hexdigest() != self.record["files"][name]:
@@ -278,12 +273,13 @@ def open_run(run: str | Path, store: FeatureStore | None = None) -> Run:
     is_ours = store is not None and path.is_dir() and path.absolute().parent == store.runs_dir
     if store is not None and not is_ours and not (path / "metrics.json").is_file():
         path = _find(str(run).removeprefix(f"{store.address}/runs/"), store)
-    mirror = store.mirror if store is not None and path.parent == store.runs_dir else None
+    is_ours = store is not None and path.absolute().parent == store.runs_dir
+    backend = store.backend if store is not None and is_ours else LocalBackend(path.parent)
     until = time.monotonic() + REPLACED_S
     while True:
         folder = _folder_number(path)
         try:
-            return _read(path, mirror)
+            return _read(path, backend)
         except RunError:
             drafts = path.parent.glob(f".new-{glob.escape(path.name)}-*")
             is_replaced = folder != _folder_number(path) or (folder is None and any(drafts))
@@ -302,7 +298,7 @@ def _folder_number(path: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_ctime_ns
 
 
-def _read(path: Path, mirror: Mirror | None) -> Run:
+def _read(path: Path, backend: Backend) -> Run:
     if not path.is_dir():
         raise RunError(f"{path} is not a run's folder. List the runs with: featstore report")
     try:
@@ -317,16 +313,14 @@ def _read(path: Path, mirror: Mirror | None) -> Run:
             f"{path} has format {record.get('format')!r}; this featstore reads format {FORMAT}. "
             "Install the version that wrote it, or fit again."
         )
-    if mirror is not None:
-        return Run(path, record, mirror)
-    run = Run(path, record)
-    if missing := [name for name in record["files"] if not run.file_path(name).is_file()]:
+    run = Run(path, record, backend)
+    if missing := backend.missing(run.place, record["files"], run.below):
         raise RunError(f"{path} lacks {', '.join(missing)}. Remove the folder and fit again.")
     return run
 
 
 def _find(name: str, store: FeatureStore) -> Path:
-    folders = _folders(store)
+    folders = store.run_folders()
     found = [p for p in folders if p.name == name] or [p for p in folders if matches(p.name, name)]
     if len(found) == 1:
         return found[0]
@@ -342,20 +336,10 @@ def _find(name: str, store: FeatureStore) -> Path:
     )
 
 
-def _folders(store: FeatureStore) -> list[Path]:
-    if store.mirror is not None:
-        store.mirror.pull("runs")
-    if not store.runs_dir.is_dir():
-        return []
-    return sorted(
-        path for path in store.runs_dir.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
-
-
 def list_runs(store: FeatureStore, progress: Progress = SILENT) -> list[Run]:
     """Return all runs, oldest first; folders that are no runs are named and passed over."""
     runs = []
-    for path in _folders(store):
+    for path in store.run_folders():
         try:
             runs.append(open_run(path, store))
         except RunError as error:
@@ -372,14 +356,14 @@ def verify_runs(store: FeatureStore) -> tuple[int, list[Damage]]:
     damages : list of Damage
         With the run's name in the place of a set's.
     """
-    folders = _folders(store)
+    folders = store.run_folders()
     found = []
     for path in folders:
         while True:
             folder = _folder_number(path)
             damages = _verify_run(path, store)
-            if damages and store.mirror is not None:
-                store.mirror.pull("runs", now=True)
+            if damages:
+                store.backend.pull("runs", now=True)
             now = _folder_number(path)
             # A fit may have put another run in its place meanwhile, or somebody removed it.
             if not damages or folder == now or now is None:
@@ -393,11 +377,5 @@ def _verify_run(path: Path, store: FeatureStore) -> list[Damage]:
         run = open_run(path, store)
     except RunError as error:
         return [Damage(path.name, "metrics.json", str(error))]
-    files = run.record["files"]
-    if run.mirror is not None and run.mirror.knows(f"runs/{run.run_id}/metrics.json"):
-        problems = run.mirror.problems(f"runs/{run.run_id}", files, run.below)
-    else:
-        problems = (
-            (name, file_problem(run.file_path(name), sha256)) for name, sha256 in files.items()
-        )
+    problems = run.backend.problems(run.place, run.record["files"], run.below)
     return [Damage(run.run_id, name, problem) for name, problem in problems if problem]

@@ -92,7 +92,7 @@ def write_run(
             for name in files:
                 sync_file(folder / name)
             final = store.run_path(run_id, now=True)
-            with store.replacing_run(run_id) as below:
+            with store.backend.replacing_run(run_id) as below:
                 # One that is there stays whole until all files of this one lie beside it.
                 place = {"folder": below} if below else {}
                 body = {"format": FORMAT, **record, **place, "files": files}

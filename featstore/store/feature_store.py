@@ -10,7 +10,7 @@
 ``cache/``  matrices decoded for fit; may be deleted at any time.
 ``locks/``  who works on which set.
 
-A store on object storage is such a folder with a mirror, see :mod:`featstore.store.remote.mirror`.
+A store on object storage has such a folder on each machine, see :mod:`featstore.store.backend`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import filelock
 import numpy as np
@@ -32,53 +32,44 @@ from featstore.errors import CorruptionError, SelectionError, StoreError
 from featstore.io.files import (
     file_sha256,
     json_digest,
-    rename_for_deletion,
     sweep_deleted,
     sync_file,
     sync_folder,
     write_json,
 )
-from featstore.io.locks import locked
 from featstore.progress import SILENT, Progress
-from featstore.store.feature_set import FORMAT, FeatureSet
+from featstore.store import query
+from featstore.store.backend import DIGEST_LENGTH, Backend, LocalBackend
+from featstore.store.feature_set import FeatureSet
 from featstore.store.format import matrix
+from featstore.store.selection import Selection
+from featstore.store.set_folder import FORMAT, SetFolder
 from featstore.text import file_name, matches
-
-if TYPE_CHECKING:
-    from featstore.store.remote.lease import Lease
-    from featstore.store.remote.mirror import Mirror
-    from featstore.store.selection import Selection
-
-DIGEST_LENGTH = 12
-"""Hex digits of the content key in a set's name."""
 
 
 class FeatureStore:
-    """A folder of feature sets and runs. Made by :func:`open_store`.
+    """A store of feature sets and runs. Made by :func:`open_store`.
 
     Parameters
     ----------
-    path : Path
-        The folder, in which all work is done.
-    mirror : Mirror or None
-        When the store is on object storage, what brings and sends what is in the folder.
+    backend : Backend
+        Where its files are.
     """
 
-    def __init__(self, path: Path, mirror: Mirror | None = None) -> None:
-        self._named = str(path)
-        # A program may go to another folder while it is open.
-        self.path = Path(path).absolute()
-        self.mirror = mirror
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.path = backend.folder
+        """Folder of this machine in which all work is done."""
 
     @property
     def address(self) -> str:
-        """What ``--store`` is to name for this store: its folder, or its URL."""
-        return self.mirror.url if self.mirror else self._named
+        """What ``--store`` names: the folder as the user gave it, or the URL."""
+        return self.backend.address
 
     @property
-    def place(self) -> str:
-        """The same, right from any folder, for processes that are to open the store."""
-        return self.mirror.url if self.mirror else str(self.path)
+    def absolute_address(self) -> str:
+        """The address for processes that have another current folder."""
+        return self.backend.locate()
 
     @property
     def runs_dir(self) -> Path:
@@ -88,7 +79,7 @@ class FeatureStore:
     @property
     def cache_dir(self) -> Path:
         """Folder of what can be made again at any time."""
-        return self.path / "cache"
+        return self.backend.cache_dir
 
     @property
     def _sets_dir(self) -> Path:
@@ -99,32 +90,34 @@ class FeatureStore:
 
     def sets(self) -> list[FeatureSet]:
         """Return all feature sets, by name."""
-        if self.mirror is not None:
-            self.mirror.pull("sets")
+        self.backend.pull("sets")
         if not self._sets_dir.is_dir():
             return []
         return [
-            FeatureSet(path, self.mirror)
+            FeatureSet(path, self.backend)
             for path in sorted(self._sets_dir.iterdir())
             if not path.name.startswith(".") and (path / "set.json").is_file()
         ]
 
     def lost_sets(self) -> list[str]:
-        """Return the names of folders that have lost the record without which they are no sets."""
-        if self.mirror is not None:
-            return []
-        return [
-            path.name
-            for path in sorted(self._sets_dir.glob("[!.]*"))
-            if path.is_dir() and not (path / "set.json").is_file()
-        ]
+        """Return the names of folders that have lost the record of their set."""
+        lost = self._folders_without_record()
+        if lost:
+            # Another process may be fetching the records.
+            self.backend.pull("sets", now=True)
+            lost &= self._folders_without_record()
+        return sorted(lost)
+
+    def _folders_without_record(self) -> set[str]:
+        folders = (path for path in self._sets_dir.glob("[!.]*") if path.is_dir())
+        return {path.name for path in folders if not (path / "set.json").is_file()}
 
     def readable_sets(self) -> list[FeatureSet]:
         """Return the sets whose records are as they were written.
 
         A damaged one must not stand in the way of the others; ``featstore store verify`` names it.
         """
-        return [s for s in self.sets() if _is_readable(s)]
+        return [s for s in self.sets() if query.is_readable(s)]
 
     def get(self, set_id: str) -> FeatureSet:
         """Return a feature set by its name or the only one whose name begins or ends so.
@@ -176,13 +169,7 @@ class FeatureStore:
 
     def set_lock(self, set_id: str) -> Path:
         """Return the lock file of a set, the same whatever the dataset's folder is called."""
-        return self.lock_path(set_id[-DIGEST_LENGTH:])
-
-    def lock_path(self, name: str) -> Path:
-        """Return the lock file of a set or a cached file."""
-        path = self.path / "locks" / f"{file_name(name, 120)}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        return self.backend.lock_path(set_id[-DIGEST_LENGTH:])
 
     def create(
         self,
@@ -207,7 +194,7 @@ class FeatureStore:
         set_id = self.set_id(info["identity"])
         sweep_deleted(self._sets_dir)
         self._sweep_drafts(set_id)
-        draft = FeatureSet(self._sets_dir / f".new-{set_id}")
+        draft = SetFolder(self._sets_dir / f".new-{set_id}")
         shutil.rmtree(draft.path, ignore_errors=True)
         draft.path.mkdir(parents=True)
         facets, dataset = info["identity"]["facets"], info["dataset"]
@@ -231,7 +218,7 @@ class FeatureStore:
                 "files": {p.relative_to(draft.group).as_posix(): file_sha256(p) for p in files},
             },
         )
-        final = FeatureSet(self._sets_dir / set_id, self.mirror)
+        final = FeatureSet(self._sets_dir / set_id, self.backend)
         draft.path.rename(final.path)
         sync_folder(self._sets_dir)
         return final
@@ -245,7 +232,7 @@ class FeatureStore:
                 shutil.rmtree(left, ignore_errors=True)
 
     def remove(self, feature_set: FeatureSet) -> None:
-        """Delete a feature set and all that was decoded from any.
+        """Delete a feature set, and all decoded matrices.
 
         Raises
         ------
@@ -253,102 +240,46 @@ class FeatureStore:
             When another process works on the set.
         """
         with self.working_on(feature_set.set_id, wait=False):
-            if self.mirror is not None:
-                from featstore.store.remote.push import remove_set
+            self.backend.remove_set(feature_set.set_id)
+            for decoded in [*self.cache_dir.glob("*.npy"), *self.cache_dir.glob("*.json")]:
+                decoded.unlink(missing_ok=True)
 
-                remove_set(self.mirror, feature_set.set_id)
-            if feature_set.path.exists():
-                self._delete(feature_set)
-
-    @contextmanager
     def working_on(
         self, set_id: str, progress: Progress = SILENT, *, wait: bool = True
-    ) -> Iterator[Lease | None]:
-        """Hold a set, against the other processes of this machine and against other machines.
-
-        Yields the lease for :meth:`deliver`; None for a folder, and where a service can keep none.
+    ) -> AbstractContextManager[None]:
+        """Hold a set, against all other processes that see the store.
 
         Raises
         ------
         StoreError
             When another process holds it and `wait` is false.
         """
-        with locked(self.set_lock(set_id), set_id, progress, wait=wait):
-            if self.mirror is None:
-                yield None
-                return
-            from featstore.store.remote.lease import hold_lease
+        return self.backend.working_on(set_id, progress, wait=wait)
 
-            name, mirror = f"locks/{set_id[-DIGEST_LENGTH:]}.json", self.mirror
-            with hold_lease(
-                mirror.remote, name, set_id, mirror.place, progress, wait=wait
-            ) as lease:
-                mirror.pull("sets", held=set_id, now=True)
-                yield lease
-
-    def push(
-        self, feature_set: FeatureSet, lease: Lease | None, progress: Progress = SILENT
-    ) -> None:
-        """Send what is complete of a set to where the store is; nothing to do for a folder.
-
-        The caller holds the set by :meth:`working_on`, which gave it the lease.
-        """
-        if self.mirror is not None:
-            from featstore.store.remote.push import push_set
-
-            push_set(self.mirror, feature_set, lease, progress)
-
-    def is_pushed(self, feature_set: FeatureSet) -> bool:
-        """Return whether all complete layers of a set are where the store is."""
-        if self.mirror is None:
-            return True
-        from featstore.store.remote.push import unpushed_layers
-
-        return not unpushed_layers(self.mirror, feature_set)
+    def push(self, feature_set: FeatureSet, progress: Progress = SILENT) -> None:
+        """Send the complete layers of a set to object storage, if the store is there."""
+        self.backend.push_set(feature_set, progress)
 
     def run_path(self, run_id: str, *, now: bool = False) -> Path:
-        """Return the folder of a run, which has its record if there is such a run.
+        """Return the folder of a run; it holds the run's record if the run exists.
 
-        `now` says that one that is not known here may have been made a moment ago.
+        With `now`, a run that another machine made a moment ago is found as well.
         """
         path = self.runs_dir / run_id
-        if self.mirror is not None:
-            self.mirror.pull("runs", now=now and not path.exists())
+        self.backend.pull("runs", now=now and not path.exists())
         return path
 
+    def run_folders(self) -> list[Path]:
+        """Return the folders of all runs, by name."""
+        self.backend.pull("runs")
+        if not self.runs_dir.is_dir():
+            return []
+        found = (path for path in self.runs_dir.iterdir() if path.is_dir())
+        return sorted(path for path in found if not path.name.startswith("."))
+
     def push_run(self, run_id: str, progress: Progress = SILENT) -> None:
-        """Send a run to where the store is, if it is not there; nothing to do for a folder."""
-        if self.mirror is not None:
-            from featstore.store.remote.push import push_run
-
-            push_run(self.mirror, run_id, progress)
-
-    @contextmanager
-    def replacing_run(self, run_id: str) -> Iterator[str]:
-        """Let a run that is written within be sent in the place of the one that is there.
-
-        Yields the folder below the run's that its files are to go to there, so that those of the
-        other stay whole until they are not needed; nothing for a first run, and in a folder.
-        """
-        if self.mirror is None:
-            yield ""
-            return
-        # A run that is being sent is not replaced under it.
-        with (
-            locked(self.mirror.lock_path(run_id), run_id),
-            self.mirror.atomic_write(f"runs/{run_id}/metrics.json") as below,
-        ):
-            yield below
-
-    def _delete(self, feature_set: FeatureSet) -> None:
-        doomed = rename_for_deletion(feature_set.path)
-        sweep_deleted(self._sets_dir)
-        if doomed.exists():
-            raise StoreError(
-                f"{feature_set.set_id} is removed, but not all of its files: see {doomed}."
-            )
-        for decoded in [*self.cache_dir.glob("*.npy"), *self.cache_dir.glob("*.json")]:
-            decoded.unlink(missing_ok=True)
+        """Send a run to object storage, if the store is there."""
+        self.backend.push_run(run_id, progress)
 
     def select(
         self,
@@ -378,22 +309,13 @@ class FeatureStore:
         IncompleteError
             When all that fits is not finished.
         """
-        from featstore.store.query import select
-
-        return select(self, dataset, model, layers, facets)
+        return query.select(self.sets(), self.address, dataset, model, layers, facets)
 
     def reopen(self, parts: Iterable[tuple[str, str]]) -> Selection:
         """Return the selection that has just these (set_id, layer) pairs."""
-        from featstore.store.selection import Selection
-
-        return Selection(self, tuple((set_id, layer) for set_id, layer in parts))
-
-
-def _is_readable(feature_set: FeatureSet) -> bool:
-    try:
-        return bool(feature_set.info) and feature_set.layers() is not None
-    except StoreError:
-        return False
+        wanted = list(parts)
+        sets = {set_id: self.get(set_id) for set_id in dict.fromkeys(name for name, _ in wanted)}
+        return Selection(tuple((sets[set_id], layer) for set_id, layer in wanted))
 
 
 def open_store(
@@ -419,10 +341,9 @@ def open_store(
     if isinstance(path, FeatureStore):
         return path
     if isinstance(path, str) and "://" in path:
-        from featstore.store.remote.mirror import open_mirror
+        from featstore.store.remote.backend import open_remote
 
-        mirror = open_mirror(path, progress)
-        return FeatureStore(mirror.folder, mirror)
+        return FeatureStore(open_remote(path, progress))
     if path == "":
         # A Path would make the current folder of it, which a variable that is not set never means.
         raise StoreError(
@@ -434,4 +355,4 @@ def open_store(
         raise StoreError(f"{path} was a URL before it became a Path; give it as a str.")
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path} is a file; a feature store is a folder. Name another --store.")
-    return FeatureStore(path)
+    return FeatureStore(LocalBackend(path))

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from featstore.errors import FeatstoreError, IncompleteError, SelectionError
+from featstore.errors import FeatstoreError, IncompleteError, SelectionError, StoreError
+from featstore.store.feature_set import FeatureSet
 from featstore.store.selection import Selection
 from featstore.text import is_random, matches
-
-if TYPE_CHECKING:
-    from featstore.store.feature_set import FeatureSet
-    from featstore.store.feature_store import FeatureStore
 
 OPTIONS = {
     "title": "--dataset",
@@ -27,20 +24,33 @@ OPTIONS = {
 """Which option of ``featstore fit`` tells sets apart that differ in a facet."""
 
 
+def is_readable(feature_set: FeatureSet) -> bool:
+    """Return whether the records of a set are as they were written."""
+    try:
+        return bool(feature_set.info) and feature_set.layers() is not None
+    except StoreError:
+        return False
+
+
 def select(
-    store: FeatureStore,
+    sets: Sequence[FeatureSet],
+    address: str,
     dataset: str | None,
     model: str | None,
     layers: str | None,
     facets: Mapping[str, Any],
 ) -> Selection:
-    """Find the one selection that fits; see :meth:`.FeatureStore.select`."""
-    sets = [s for s in store.readable_sets() if _fits(s, {"dataset": dataset, **facets})]
-    if not store.sets():
+    """Find the one selection that fits, in the sets of the store at an address.
+
+    See :meth:`.FeatureStore.select`.
+    """
+    if not sets:
         raise SelectionError(
-            f"{store.address} holds no feature sets. Make one first, for example with: "
+            f"{address} holds no feature sets. Make one first, for example with: "
             "featstore extract --model resnet50 --dataset sat4"
         )
+    readable = [s for s in sets if is_readable(s)]
+    fitting = [s for s in readable if _fits(s, {"dataset": dataset, **facets})]
     filters = " ".join(
         f"--{'set' if name == 'set_id' else name.replace('_', '-')} {value}"
         for name, value in {"dataset": dataset, **facets}.items()
@@ -48,27 +58,26 @@ def select(
     )
     models: list[str | None] = [*_words(model)] if model else [None]
     names: list[str | None] = [*_words(layers)] if layers else [None]
-    parts: list[tuple[str, str]] = []
+    sources: list[tuple[FeatureSet, str]] = []
     used: set[str] = set()
     chosen: list[FeatureSet] = []
     for one_model in models:
         own = [_own_name(name, one_model, models) for name in names]
         wanted = [name for name in own if name != ""]
-        one_set = _one_set(
-            store,
-            [s for s in sets if _fits(s, {"model": one_model})],
-            wanted,
-            one_model,
-            shared=len(models) > 1,
-            filters=filters,
-        )
+        own_sets = [s for s in fitting if _fits(s, {"model": one_model})]
+        one_set = _one_set(own_sets, wanted, shared=len(models) > 1)
+        if one_set is None:
+            raise SelectionError(
+                f"No feature set fits {_asked(filters, one_model, wanted)}. {address} holds:\n"
+                + _listing(sets)
+            )
         chosen.append(one_set)
         for name in wanted:
             layer = _one_layer(one_set, name)
             if layer is None:
                 continue
             used.add(str(name))
-            parts.append((one_set.set_id, layer))
+            sources.append((one_set, layer))
     if missing := [n for n in names if n is not None and n.split(":")[-1] not in used]:
         raise SelectionError(
             f"No selected feature set has a layer {', '.join(missing)}. Extract it with: "
@@ -80,25 +89,20 @@ def select(
             "images, so their rows can't stand side by side. Extract both from the same dataset, "
             "--limit and --seed."
         )
-    return Selection(store, tuple(dict.fromkeys(parts)))
+    return Selection(tuple(dict.fromkeys(sources)))
 
 
-def selecting_options(store: FeatureStore, set_id: str, layers: Sequence[str]) -> list[str]:
+def selecting_options(
+    sets: Sequence[FeatureSet], feature_set: FeatureSet, layers: Sequence[str]
+) -> list[str]:
     """Return the fewest options with which ``featstore fit`` selects layers of one set.
 
-    Parameters
-    ----------
-    store : FeatureStore
-    set_id : str
-        The set.
-    layers : sequence of str
-        Complete layers of it, which the options put side by side.
+    `sets` are all sets of the store. The options put the layers side by side.
     """
-    feature_set = store.get(set_id)
     facets = feature_set.facets
     wanted = ",".join(layers) if len(feature_set.layers()) > 1 else None
     options = [] if wanted is None else ["--layers", wanted]
-    parts = tuple((feature_set.set_id, layer) for layer in layers)
+    sources = tuple((feature_set, layer) for layer in layers)
     ways: list[dict[str, Any]] = [
         {},
         {"dataset": facets["title"]},
@@ -107,11 +111,12 @@ def selecting_options(store: FeatureStore, set_id: str, layers: Sequence[str]) -
     ]
     for way in ways:
         try:
-            if store.select(layers=wanted, **way).parts == parts:
+            found = select(sets, "", way.get("dataset"), way.get("model"), wanted, {})
+            if found.sources == sources:
                 return [word for k, v in way.items() for word in (f"--{k}", v)] + options
         except FeatstoreError:
             continue
-    return ["--set", set_id, *options]
+    return ["--set", feature_set.set_id, *options]
 
 
 def _own_name(name: str | None, model: str | None, models: list[str | None]) -> str | None:
@@ -148,20 +153,16 @@ def _words(text: str) -> list[str]:
 
 
 def _one_set(
-    store: FeatureStore,
-    sets: list[FeatureSet],
-    layers: list[str | None],
-    model: str | None,
-    *,
-    shared: bool,
-    filters: str,
-) -> FeatureSet:
+    sets: Sequence[FeatureSet], layers: Sequence[str | None], *, shared: bool
+) -> FeatureSet | None:
+    """Return the one set that has layers, or None; `shared` if one of the layers is enough."""
+
     def has(s: FeatureSet, layer: str | None) -> bool:
         return bool(s.layers()) if layer is None else s.find_layer(layer) is not None
 
     match = any if shared else all
     found = [s for s in sets if layers and match(has(s, layer) for layer in layers)]
-    # Baselines stand beside other features, and are meant only when they are asked for.
+    # Baselines are selected only when nothing else fits.
     found = [s for s in found if not _is_baseline(s)] or found
     if len(found) == 1:
         return found[0]
@@ -171,13 +172,14 @@ def _one_set(
         for name in s.unfinished():
             if name in layers or None in layers:
                 raise IncompleteError(s.why_unfinished(name))
+    return None
+
+
+def _asked(filters: str, model: str | None, layers: Sequence[str | None]) -> str:
+    """Return the options that were given, for a message."""
     wanted = " ".join(f"--layers {layer}" for layer in layers if layer)
     named = f"--model {model}" if model else ""
-    asked = " ".join(filter(None, [filters, named, wanted]))
-    raise SelectionError(
-        f"No feature set fits {asked or 'the selection'}. {store.address} holds:\n"
-        + _listing(store.sets())
-    )
+    return " ".join(filter(None, [filters, named, wanted])) or "the selection"
 
 
 def _is_baseline(feature_set: FeatureSet) -> bool:
@@ -185,7 +187,7 @@ def _is_baseline(feature_set: FeatureSet) -> bool:
     return facets["model"] == "pixelstats" or is_random(facets["weights"])
 
 
-def _listing(sets: list[FeatureSet]) -> str:
+def _listing(sets: Sequence[FeatureSet]) -> str:
     lines = []
     for s in sets:
         try:

@@ -14,31 +14,39 @@ from featstore.io.files import json_digest
 from featstore.store.memmap_cache import cached_memmap
 
 if TYPE_CHECKING:
+    from featstore.store.backend import Backend
     from featstore.store.feature_set import FeatureSet
-    from featstore.store.feature_store import FeatureStore
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Layers of one or more feature sets of one dataset, side by side: X, y and who is who.
+    """Layers of one or more feature sets of one dataset, side by side: X, y and sample ids.
 
     Parameters
     ----------
-    store : FeatureStore
-    parts : tuple of (str, str)
-        ``(set_id, layer)``, in the order in which their columns stand.
+    sources : tuple of (FeatureSet, str)
+        Sets and their layers, in the order of their columns.
     """
 
-    store: FeatureStore
-    parts: tuple[tuple[str, str], ...]
+    sources: tuple[tuple[FeatureSet, str], ...]
+
+    @property
+    def parts(self) -> tuple[tuple[str, str], ...]:
+        """Set ids and layers, in the order of their columns."""
+        return tuple((s.set_id, layer) for s, layer in self.sources)
+
+    @property
+    def backend(self) -> Backend:
+        """Where the files of the store are."""
+        return self._sets[0].backend
 
     @cached_property
     def _sets(self) -> list[FeatureSet]:
-        return [self.store.get(set_id) for set_id, _ in self.parts]
+        return [s for s, _ in self.sources]
 
     @cached_property
     def _records(self) -> list[dict[str, Any]]:
-        return [s.layer(layer) for s, (_, layer) in zip(self._sets, self.parts, strict=True)]
+        return [s.layer(layer) for s, layer in self.sources]
 
     @property
     def dataset(self) -> str:
@@ -58,12 +66,9 @@ class Selection:
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers; with several networks, as ``model:layer``."""
-        if len({set_id for set_id, _ in self.parts}) == 1:
-            return tuple(layer for _, layer in self.parts)
-        return tuple(
-            f"{s.facets['model']}:{layer}"
-            for s, (_, layer) in zip(self._sets, self.parts, strict=True)
-        )
+        if len({s.set_id for s in self._sets}) == 1:
+            return tuple(layer for _, layer in self.sources)
+        return tuple(f"{s.facets['model']}:{layer}" for s, layer in self.sources)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -133,7 +138,7 @@ class Selection:
                 "backbone": s.info["backbone"],
                 "preprocess": s.info["preprocess"],
             }
-            for s, (_, layer), record in zip(self._sets, self.parts, self._records, strict=True)
+            for (s, layer), record in zip(self.sources, self._records, strict=True)
         ]
 
     def describe(self) -> dict[str, Any]:
@@ -141,7 +146,7 @@ class Selection:
         weights = list(dict.fromkeys(s.facets["weights"] for s in self._sets))
         content = [
             {"set": s.info["key"], "layer": layer, "files": record["files"]}
-            for s, (_, layer), record in zip(self._sets, self.parts, self._records, strict=True)
+            for (s, layer), record in zip(self.sources, self._records, strict=True)
         ]
         return {
             "dataset": self.dataset,
@@ -162,9 +167,7 @@ class Selection:
         """Return the features as a lazy float32 Dask array (n_samples, n_features)."""
         import dask.array
 
-        columns = [
-            s.matrix(layer).dask() for s, (_, layer) in zip(self._sets, self.parts, strict=True)
-        ]
+        columns = [s.matrix(layer).dask() for s, layer in self.sources]
         side_by_side = dask.array.concatenate(columns, axis=1)  # type: ignore[no-untyped-call]
         return cast("dask.array.Array", side_by_side)
 
@@ -189,7 +192,7 @@ class Selection:
         name = f"{self.describe()['digest'][:32]}.npy"
         shape = (self.n_samples, self.n_features)
         return cached_memmap(
-            self.store.cache_dir / name, lambda: self.store.lock_path(name), shape, self._fill
+            self.backend.cache_dir / name, lambda: self.backend.lock_path(name), shape, self._fill
         )
 
     def _fill(self, X: np.ndarray) -> None:
@@ -204,7 +207,7 @@ class Selection:
 
     def _decode(self, X: np.ndarray) -> None:
         column = 0
-        for s, (_, layer), record in zip(self._sets, self.parts, self._records, strict=True):
+        for (s, layer), record in zip(self.sources, self._records, strict=True):
             matrix = s.matrix(layer)
             shape = (self.n_samples, int(record["n_features"]))
             if (matrix.n_samples, matrix.n_features) != shape:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from featstore.errors import SelectionError, StoreError
-from featstore.io.files import file_sha256
 from featstore.progress import SILENT, Progress
-from featstore.store.feature_set import JOURNAL, FeatureSet, mark_damaged
-
-GROUP = "features.zarr"
+from featstore.store.feature_set import FeatureSet
+from featstore.store.set_folder import GROUP, JOURNAL_FILE
 
 
 @dataclass(frozen=True)
@@ -66,13 +63,13 @@ def verify(feature_set: FeatureSet, progress: Progress = SILENT) -> list[Damage]
 
 def _still_wrong(feature_set: FeatureSet, damages: Collection[Damage]) -> list[Damage]:
     """Return what is found of the damaged files when they are looked at once more."""
-    if damages and feature_set.mirror is not None:
-        feature_set.mirror.pull("sets", now=True)
+    if damages:
+        feature_set.backend.pull("sets", now=True)
     if not damages or not feature_set.path.exists():
         return []
     files = {damage.file for damage in damages}
     # What it has read of its records is what they were.
-    again = FeatureSet(feature_set.path, feature_set.mirror)
+    again = FeatureSet(feature_set.path, feature_set.backend)
     return [damage for damage in _look(again, only=files) if damage.file in files]
 
 
@@ -97,12 +94,12 @@ def _look(
         feature_set.journal()
         is_journal_read = True
     except StoreError as error:
-        found.append(Damage(feature_set.set_id, JOURNAL, str(error)))
+        found.append(Damage(feature_set.set_id, JOURNAL_FILE, str(error)))
         is_journal_read = False
     wanted = {k: v for k, v in files.items() if only is None or f"{GROUP}/{k}" in only}
     progress.start(f"Verifying {feature_set.set_id}", len(wanted), "files")
     try:
-        for name, problem in _problems(feature_set, wanted):
+        for name, problem in feature_set.backend.problems(feature_set.place, wanted):
             if problem:
                 found.append(_damage(feature_set, name, problem))
             progress.advance(1)
@@ -128,30 +125,6 @@ def _lost_layers(feature_set: FeatureSet) -> list[Damage]:
     ]
 
 
-def _problems(
-    feature_set: FeatureSet, files: Mapping[str, str]
-) -> Iterator[tuple[str, str | None]]:
-    """Yield what is wrong with each file, where the store is and not with copies of it."""
-    here = dict(files)
-    if feature_set.mirror is not None:
-        there = {name: own for name, own in files.items() if feature_set.is_there(name)}
-        here = {name: own for name, own in files.items() if name not in there}
-        yield from feature_set.mirror.problems(feature_set.place, there)
-    for name, sha256 in here.items():
-        yield name, file_problem(feature_set.group / name, sha256)
-
-
-def file_problem(path: Path, sha256: str) -> str | None:
-    """Return what keeps a file from being the one that has a hash, if anything does."""
-    if not path.is_file():
-        return "the file is missing"
-    try:
-        actual = file_sha256(path)
-    except OSError as error:
-        return f"it can't be read ({error.strerror})"
-    return None if actual == sha256 else "its bytes are not those that were written"
-
-
 def _damage(feature_set: FeatureSet, name: str, problem: str) -> Damage:
     file = f"{GROUP}/{name}"
     layer, _, rest = name.partition("/")
@@ -175,7 +148,7 @@ def _strays(
     unfinished = {*feature_set.unfinished(), *unknown}
     return [
         Damage(feature_set.set_id, f"{GROUP}/{name}", "featstore did not write this file")
-        for name in feature_set.file_names()
+        for name in sorted(feature_set.backend.sizes(feature_set.place))
         if name not in files and name.split("/")[0] not in unfinished
     ]
 
@@ -207,7 +180,7 @@ def schedule_repair(feature_set: FeatureSet, damages: list[Damage]) -> list[Dama
     for damage in found:
         own = chunks.setdefault(str(damage.layer), [])
         own += [] if damage.chunk is None else [damage.chunk]
-    mark_damaged(feature_set, chunks)
+    feature_set.mark_damaged(chunks)
     return marked + found
 
 

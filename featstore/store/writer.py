@@ -21,9 +21,9 @@ import numpy as np
 
 from featstore.errors import CorruptionError, FeatstoreError, StoreError
 from featstore.io.files import file_sha256, sync_file, sync_folder, write_error, write_json
-from featstore.store.feature_set import JOURNAL, FeatureSet
 from featstore.store.format.matrix import Matrix
 from featstore.store.format.schema import read_record
+from featstore.store.set_folder import SetFolder
 from featstore.text import file_name
 
 CHECKPOINT_S = 10.0
@@ -47,7 +47,7 @@ class LayerWriter:
 
     Parameters
     ----------
-    feature_set : FeatureSet
+    feature_set : SetFolder
         Whose layer it is; its matrix exists.
     layer : str
         The layer's name.
@@ -61,12 +61,12 @@ class LayerWriter:
 
     def __init__(
         self,
-        feature_set: FeatureSet,
+        feature_set: SetFolder,
         layer: str,
         journal: Mapping[str, Any],
         chunks: Sequence[int] | None = None,
     ) -> None:
-        self.matrix: Matrix = feature_set.matrix(layer, writable=True)
+        self.matrix: Matrix = feature_set.writable_matrix(layer)
         if chunks is None:
             self.matrix.sweep()
         # As it is now: what it becomes meanwhile is not what was written.
@@ -187,7 +187,7 @@ class FeatureWriter:
 
     Parameters
     ----------
-    feature_set : FeatureSet
+    feature_set : SetFolder
         The set; the caller holds its lock.
     layers : list of str
         The layers that the pass computes; their matrices exist.
@@ -207,7 +207,7 @@ class FeatureWriter:
 
     def __init__(
         self,
-        feature_set: FeatureSet,
+        feature_set: SetFolder,
         layers: list[str],
         numerics: Mapping[str, Any],
         command: str,
@@ -385,12 +385,12 @@ class FeatureWriter:
                 {**records[name], "numerics": self.numerics, "files": files},
             )
         if self._others:
-            write_json(self.feature_set.path / JOURNAL, {"layers": self._others})
+            self.feature_set.write_journal(self._others)
         else:
             shutil.rmtree(self.feature_set.journal_path)
 
 
-def _read_share(feature_set: FeatureSet, share: str) -> dict[str, Any]:
+def _read_share(feature_set: SetFolder, share: str) -> dict[str, Any]:
     path = feature_set.journal_path / f"{SHARE}{share}.json"
     return _read_layers(path, feature_set.n_samples)
 

@@ -8,7 +8,7 @@ import random
 import shutil
 
 import pytest
-from makers import JOURNAL, tree_bytes, write_images
+from makers import LAYER_JOURNAL, tree_bytes, write_images
 
 from featstore.cli.main import _run
 from featstore.errors import CorruptionError
@@ -192,10 +192,10 @@ def test_any_value_that_is_gone_does_no_harm(harm, tally):
     "layers",
     [
         {"stats": []},
-        {"../../../outside-too": JOURNAL | {"damaged": []}},
-        {"stats": JOURNAL | {"numerics": {}}},
-        {"stats": JOURNAL | {"masked": {"x": "cut short"}}},
-        {"stats": JOURNAL | {"spool": {"chunk": 0, "n_rows": 2**60, "crc32": 0}}},
+        {"../../../outside-too": LAYER_JOURNAL | {"damaged": []}},
+        {"stats": LAYER_JOURNAL | {"numerics": {}}},
+        {"stats": LAYER_JOURNAL | {"masked": {"x": "cut short"}}},
+        {"stats": LAYER_JOURNAL | {"spool": {"chunk": 0, "n_rows": 2**60, "crc32": 0}}},
     ],
 )
 def test_an_edited_journal_is_named_and_does_no_harm(harm, layers, marked, capsys):
@@ -263,7 +263,7 @@ def test_a_journal_with_nodes_that_were_read_otherwise_loses_no_layer(harm):
     feature_set.layer_path("stats").unlink()
     numerics = {"device": "cpu", "engine": "numpy", "batch_size": 64}
     for nodes in ({}, {"nodes": []}, {"nodes": ["nothing"]}):
-        journal = JOURNAL | {"numerics": numerics | nodes}
+        journal = LAYER_JOURNAL | {"numerics": numerics | nodes}
         write_json(feature_set.journal_path / "journal.json", {"layers": {"stats": journal}})
         harm.run(COMMANDS[-1], str(nodes))
     assert harm.wrong == []

@@ -220,7 +220,7 @@ def test_a_journal_never_names_what_is_not_there(operations, children, pictures,
     assert killed.code == -9
     (feature_set,) = open_store(tmp_path / "s").sets()
     journal = read_json(feature_set.journal_path / "journal.json")["layers"]["stats"]
-    matrix = feature_set.matrix("stats", writable=True)
+    matrix = feature_set.writable_matrix("stats")
     assert journal["chunks"]
     assert all(matrix.chunk_path(int(index)).is_file() for index in journal["chunks"])
     assert json.dumps(journal["numerics"]) != "{}"

@@ -18,9 +18,10 @@ from featstore.config import FitConfig
 from featstore.errors import RunError
 from featstore.fitting.fit import fit
 from featstore.io.files import file_sha256, json_digest, rename_for_deletion
-from featstore.runs import run as runs
 from featstore.runs.model_file import load_model, save_model
 from featstore.runs.run import Run, list_runs, open_run, verify_runs
+from featstore.store import backend
+from featstore.store.backend import LocalBackend
 from featstore.store.feature_store import open_store
 
 
@@ -188,11 +189,11 @@ def test_broken_runs_are_refused_and_passed_over_by_the_list(run, store):
 def test_a_run_that_is_replaced_or_removed_meanwhile_is_no_damage(
     run, store, tmp_path, monkeypatch, is_replaced
 ):
-    other = Run(shutil.copytree(run.path, tmp_path / "other"), run.record)
+    other = Run(shutil.copytree(run.path, tmp_path / "other"), run.record, LocalBackend(tmp_path))
     (other.path / "model.skops").write_bytes(b"another")
     files = run.record["files"] | {"model.skops": file_sha256(other.path / "model.skops")}
     edit(other, files=files)
-    original, looked = runs.file_problem, []
+    original, looked = backend.file_problem, []
 
     def look(path, sha256):
         if not looked:
@@ -202,7 +203,7 @@ def test_a_run_that_is_replaced_or_removed_meanwhile_is_no_damage(
         looked.append(path)
         return original(path, sha256)
 
-    monkeypatch.setattr(runs, "file_problem", look)
+    monkeypatch.setattr(backend, "file_problem", look)
     assert verify_runs(store) == (1, [])
     (run.path if is_replaced else other.path).joinpath("model.skops").write_bytes(b"damaged")
     assert [damage.file for damage in verify_runs(store)[1]] == ["model.skops"] * is_replaced

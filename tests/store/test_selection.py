@@ -233,12 +233,12 @@ def test_a_set_that_is_removed_as_it_is_decoded_is_said_to_be(store, monkeypatch
 def test_the_next_command_selects_what_was_extracted(store):
     add(store, "resnet50", layers=("conv1", "fc1000"))
     (first,) = store.sets()
-    assert selecting_options(store, first.set_id, ["fc1000"]) == ["--layers", "fc1000"]
+    assert selecting_options([first], first, ["fc1000"]) == ["--layers", "fc1000"]
     add(store, "alexnet", ("fc8",))
-    alexnet = store.select(model="alexnet").parts[0][0]
-    assert selecting_options(store, alexnet, ["fc8"]) == ["--model", "alexnet"]
+    alexnet = store.get(store.select(model="alexnet").parts[0][0])
+    assert selecting_options(store.sets(), alexnet, ["fc8"]) == ["--model", "alexnet"]
     add(store, "alexnet", ("fc8",), weights="random:1")
-    assert selecting_options(store, alexnet, ["fc8"]) == ["--set", alexnet]
+    assert selecting_options(store.sets(), alexnet, ["fc8"]) == ["--set", alexnet.set_id]
 
 
 def test_a_record_that_fits_another_matrix_is_damage(store):

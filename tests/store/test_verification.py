@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
-from makers import JOURNAL, tiny, tree_bytes
+from makers import LAYER_JOURNAL, tiny, tree_bytes
 
 from featstore.errors import CorruptionError, IncompleteError
 from featstore.extraction.extract import extract
 from featstore.io.files import read_json, write_json
 from featstore.store import verification
+from featstore.store.backend import LocalBackend
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import open_store
 from featstore.store.format import matrix
@@ -40,11 +42,11 @@ def test_a_flipped_bit_in_any_file_is_found_and_named(store):
     for i, path in enumerate(files):
         content = path.read_bytes()
         flip(path, i * 7919 % len(content), i % 8)
-        found = verify(type(feature_set)(feature_set.path))
+        found = verify(replace(feature_set))
         assert found, path
         assert str(path.relative_to(feature_set.path)) in [damage.file for damage in found]
         path.write_bytes(content)
-    assert verify(type(feature_set)(feature_set.path)) == []
+    assert verify(replace(feature_set)) == []
 
 
 def test_a_missing_chunk_is_found_by_its_rows(store):
@@ -122,6 +124,13 @@ def test_masks_survive_a_repair(images, tmp_path, monkeypatch):
     assert before.count(False) == 1
 
 
+MOMENTS = [
+    (LocalBackend, "problems"),
+    (verification, "_lost_layers"),
+    (verification, "_strays"),
+]
+
+
 def at_once(monkeypatch, module, name, act):
     """Let another process act, once, before a function of a module is called."""
     original, acts = getattr(module, name), [act]
@@ -134,12 +143,12 @@ def at_once(monkeypatch, module, name, act):
     monkeypatch.setattr(module, name, call)
 
 
-@pytest.mark.parametrize("moment", ["_problems", "_lost_layers", "_strays"])
-def test_a_layer_that_is_finished_meanwhile_is_no_damage(store, monkeypatch, moment):
+@pytest.mark.parametrize(("owner", "moment"), MOMENTS)
+def test_a_layer_that_is_finished_meanwhile_is_no_damage(store, monkeypatch, owner, moment):
     (feature_set,) = store.sets()
     path = feature_set.layer_path("fc")
     record = read_json(path)
-    journal = {"layers": {"fc": JOURNAL}}
+    journal = {"layers": {"fc": LAYER_JOURNAL}}
     path.unlink()
     write_json(feature_set.journal_path / "journal.json", journal)
 
@@ -147,18 +156,20 @@ def test_a_layer_that_is_finished_meanwhile_is_no_damage(store, monkeypatch, mom
         write_json(path, record)
         shutil.rmtree(feature_set.journal_path)
 
-    at_once(monkeypatch, verification, moment, finish)
+    at_once(monkeypatch, owner, moment, finish)
     assert verify(feature_set) == []
     assert path.is_file()
 
 
-@pytest.mark.parametrize("moment", ["_problems", "_still_wrong"])
-def test_a_chunk_that_is_repaired_meanwhile_is_no_damage(store, monkeypatch, moment):
+@pytest.mark.parametrize(
+    ("owner", "moment"), [(LocalBackend, "problems"), (verification, "_still_wrong")]
+)
+def test_a_chunk_that_is_repaired_meanwhile_is_no_damage(store, monkeypatch, owner, moment):
     (feature_set,) = store.sets()
     path = feature_set.matrix("fc").chunk_path(2)
     intact = path.read_bytes()
     flip(path)
-    at_once(monkeypatch, verification, moment, lambda: path.write_bytes(intact))
+    at_once(monkeypatch, owner, moment, lambda: path.write_bytes(intact))
     assert verify(feature_set) == []
 
 
@@ -187,7 +198,7 @@ def test_what_another_verify_marked_meanwhile_is_told_and_marked_once(store, ima
 
 @pytest.mark.parametrize(
     ("owner", "moment"),
-    [(FeatureSet, "layer"), (verification, "_problems"), (verification, "_strays")],
+    [(FeatureSet, "layer"), (LocalBackend, "problems"), (verification, "_strays")],
 )
 def test_a_set_that_is_removed_meanwhile_is_no_damage(store, monkeypatch, owner, moment):
     (feature_set,) = store.sets()

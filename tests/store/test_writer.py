@@ -200,7 +200,7 @@ def test_a_journal_that_cannot_be_trusted_counts_as_none(feature_set, content):
 def test_a_chunk_file_lost_after_the_journal_is_computed_again(feature_set):
     with pytest.raises(KeyboardInterrupt):
         run(feature_set, stop_after=13)
-    feature_set.matrix("fc", writable=True).chunk_path(0).unlink()
+    feature_set.writable_matrix("fc").chunk_path(0).unlink()
     assert run(feature_set)[0] == 0
     check(feature_set)
 
@@ -322,7 +322,7 @@ def test_a_share_that_was_broken_off_is_gone_on_with(begun):
 def test_what_a_share_says_is_checked(begun, damage):
     numerics = NUMERICS | ({"engine": "x"} if damage == "other conditions" else {})
     work_on(begun, "x-0", FIRST)
-    path = begun.matrix("fc", writable=True).chunk_path(0)
+    path = begun.writable_matrix("fc").chunk_path(0)
     if damage == "changed":
         path.write_bytes(path.read_bytes()[::-1])
     elif damage == "gone":
@@ -349,7 +349,7 @@ def test_a_share_that_is_not_wanted_writes_nothing(begun):
 
     with pytest.raises(StoreError, match="ended"):
         work_on(begun, "x-0", FIRST, check=wanted_for_a_while)
-    assert not begun.matrix("fc", writable=True).chunk_path(1).is_file()
+    assert not begun.writable_matrix("fc").chunk_path(1).is_file()
 
 
 def test_a_share_leaves_what_others_are_writing(begun):

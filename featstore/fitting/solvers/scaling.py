@@ -19,7 +19,6 @@ from featstore.fitting.solvers.blocks import CACHED_NBYTES, Samples, row_blocks,
 from featstore.fitting.splits import row_numbers
 from featstore.io.files import reserve
 from featstore.io.locks import shared_folder, sweep_temporary, temporary_folder
-from featstore.store.feature_store import FeatureStore
 from featstore.text import nbytes_text
 
 
@@ -96,12 +95,15 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
         yield folder
 
 
-def own_scratch(scratch: str, store: FeatureStore) -> Path:
-    """Return the folder for copies on this machine, which may not be where the fit was begun."""
+def own_scratch(scratch: str, cache_dir: Path) -> Path:
+    """Return the folder for copies on this machine, which may not be where the fit was begun.
+
+    `cache_dir` is the store's cache on this machine.
+    """
     path = Path(scratch)
-    if store.mirror is None or path.is_dir():
+    if path.is_dir():
         return path
-    parent = store.cache_dir / "scratch"
+    parent = cache_dir / "scratch"
     if not (parent / path.name).is_dir():
         sweep_temporary(parent, "fit-")
     return shared_folder(parent / path.name)

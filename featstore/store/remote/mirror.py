@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -32,10 +32,8 @@ from featstore.io.files import (
     parse_json,
     read_json,
     rename_for_deletion,
-    write_json,
 )
 from featstore.progress import SILENT, Progress
-from featstore.store.feature_set import JOURNAL, FeatureSet
 from featstore.store.format.schema import is_journal, named_files
 from featstore.store.remote.client import (
     N_AT_A_TIME,
@@ -45,12 +43,10 @@ from featstore.store.remote.client import (
     service_of,
 )
 from featstore.store.remote.sync_state import SyncState, sha256_of
+from featstore.store.set_folder import GROUP, JOURNAL_FILE, RUNS, SETS, SetFolder
 
 REFRESH_S = 1.0
 """Seconds for which a listing is believed."""
-
-
-SETS, RUNS = "sets", "runs"
 
 
 RECORD = re.compile(
@@ -60,7 +56,7 @@ RECORD = re.compile(
 """The name of a record: of a set or run of its own, whose name leads nowhere else."""
 
 
-AFTER_MATRICES = "features.zarr0"
+AFTER_MATRICES = f"{GROUP}0"
 """Sorts behind all files of a set's Zarr group and before its records."""
 
 
@@ -113,7 +109,7 @@ class Mirror(SyncState):
                 if name not in state["replaced"]
                 and not (
                     known.get(name) == entry.etag
-                    and (name.endswith(JOURNAL) or self.is_as_it_came(name, state))
+                    and (name.endswith(JOURNAL_FILE) or self.is_as_it_came(name, state))
                 )
             ]
             gone = [n for n in known if n.startswith(f"{kind}/") and n not in found]
@@ -170,12 +166,12 @@ class Mirror(SyncState):
     def _install(self, name: str, content: bytes) -> None:
         """Put a record in the place of the one that is here, if any, and drop what is not its."""
         path = self.folder / name
-        if name.endswith(JOURNAL):
-            _merge_journal(FeatureSet(path.parent.parent), content)
+        if name.endswith(JOURNAL_FILE):
+            _merge_journal(SetFolder(path.parent.parent), content)
             return
         folder = path.parent
         if name.startswith(f"{SETS}/"):
-            folder = self.folder / SETS / name.split("/")[1] / "features.zarr"
+            folder = self.folder / SETS / name.split("/")[1] / GROUP
             folder.mkdir(parents=True, exist_ok=True)
         before = _files_of(path.read_bytes()) if path.is_file() else {}
         for file, digest in _files_of(content).items():
@@ -184,23 +180,23 @@ class Mirror(SyncState):
                 own.unlink()
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
-        if path.parent.name == "layers" and not FeatureSet(path.parent.parent).journal():
-            shutil.rmtree(FeatureSet(path.parent.parent).journal_path, ignore_errors=True)
+        if path.parent.name == "layers" and not SetFolder(path.parent.parent).journal():
+            shutil.rmtree(SetFolder(path.parent.parent).journal_path, ignore_errors=True)
 
     def _drop(self, name: str, known: Mapping[str, str]) -> None:
         """Delete here what is gone there, unless unfinished work hangs on it."""
         path = self.folder / name
-        if name.endswith(JOURNAL) or not path.is_file():
+        if name.endswith(JOURNAL_FILE) or not path.is_file():
             return
         if name.startswith(f"{RUNS}/"):
             shutil.rmtree(path.parent)
         elif path.name != "set.json":
-            feature_set = FeatureSet(path.parent.parent)
+            feature_set = SetFolder(path.parent.parent)
             path.unlink()
             if path.stem not in feature_set.journal():
                 shutil.rmtree(feature_set.group / path.stem, ignore_errors=True)
         else:
-            feature_set = FeatureSet(path.parent)
+            feature_set = SetFolder(path.parent)
             own = [
                 f"{SETS}/{feature_set.set_id}/layers/{n}.json" for n in feature_set.layer_names()
             ]
@@ -279,23 +275,19 @@ class Mirror(SyncState):
 
         yield from zip(files, self.remote.each(problem, files), strict=True)
 
-    def names(self, place: str) -> list[str]:
-        """Return the names of all files that lie there below a folder."""
-        prefix = f"{place}/"
-        return [name.removeprefix(prefix) for name in self.remote.entries(prefix)]
-
-    def nbytes(self, place: str) -> int:
+    def sizes(self, place: str) -> dict[str, int]:
         """Return the bytes of all files that lie there below a folder."""
-        return sum(entry.nbytes for entry in self.remote.entries(f"{place}/").values())
+        found = self.remote.entries(f"{place}/")
+        return {name.removeprefix(f"{place}/"): entry.nbytes for name, entry in found.items()}
 
-    def unpublish(self, feature_set: FeatureSet, chunks: Mapping[str, list[int]]) -> None:
+    def unpublish(self, feature_set: SetFolder, chunks: Mapping[str, Sequence[int]]) -> None:
         """Let layers be unfinished there too, whose named chunks are to be computed again.
 
         The journal that says so lies there as well, for whichever machine repairs them.
 
         Parameters
         ----------
-        feature_set : FeatureSet
+        feature_set : SetFolder
             The caller holds its lock; its own journal has the chunks.
         chunks : mapping of str to list of int
             Numbers of the damaged chunks, by layer.
@@ -305,12 +297,12 @@ class Mirror(SyncState):
         shared = {layer: name for layer, name in records.items() if self.knows(name)}
         if not shared:
             return
-        journal = read_json(feature_set.path / JOURNAL)["layers"]
-        layers = journal_of(self.remote.get(f"{place}/{JOURNAL}"))
+        journal = read_json(feature_set.path / JOURNAL_FILE)["layers"]
+        layers = journal_of(self.remote.get(f"{place}/{JOURNAL_FILE}"))
         layers |= {layer: journal[layer] for layer in shared}
-        etag = self.remote.put(f"{place}/{JOURNAL}", json_bytes({"layers": layers}))
+        etag = self.remote.put(f"{place}/{JOURNAL_FILE}", json_bytes({"layers": layers}))
         self.remote.delete(list(shared.values()))
-        self.note({f"{place}/{JOURNAL}": etag or "", **dict.fromkeys(shared.values())})
+        self.note({f"{place}/{JOURNAL_FILE}": etag or "", **dict.fromkeys(shared.values())})
         self.remote.delete(
             [
                 f"{place}/features.zarr/{layer}/c/{index}/0"
@@ -355,7 +347,7 @@ def journal_of(content: bytes | None) -> dict[str, Any]:
     return dict(journal["layers"]) if journal and is_journal(journal) else {}
 
 
-def _merge_journal(feature_set: FeatureSet, content: bytes) -> None:
+def _merge_journal(feature_set: SetFolder, content: bytes) -> None:
     own = feature_set.journal()
     # What is computed here stays; what was damaged there may be damaged otherwise by now.
     news = {
@@ -363,7 +355,7 @@ def _merge_journal(feature_set: FeatureSet, content: bytes) -> None:
         for name, journal in journal_of(content).items()
         if name not in own or "damaged" in own[name]
     }
-    write_json(feature_set.path / JOURNAL, {"layers": own | news})
+    feature_set.write_journal(own | news)
 
 
 def open_mirror(url: str, progress: Progress = SILENT) -> Mirror:

@@ -18,11 +18,11 @@ from featstore.errors import CorruptionError, StoreError
 from featstore.io.files import file_sha256, json_bytes, parse_json, read_json, write_json
 from featstore.io.locks import locked
 from featstore.progress import SILENT, Progress
-from featstore.store.feature_set import JOURNAL, FeatureSet, mark_damaged
 from featstore.store.format.schema import checked_record
 from featstore.store.remote.client import RESUME_HINT, WHOLE_NBYTES, Entry
 from featstore.store.remote.lease import Lease, hold_lease
-from featstore.store.remote.mirror import RUNS, SETS, Mirror, journal_of, object_name
+from featstore.store.remote.mirror import Mirror, journal_of, object_name
+from featstore.store.set_folder import JOURNAL_FILE, RUNS, SETS, SetFolder
 
 NOTES_S = 1.0
 """Shortest time between two notes of what was sent."""
@@ -203,21 +203,21 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def unpushed_layers(mirror: Mirror, feature_set: FeatureSet) -> list[str]:
+def unpushed_layers(mirror: Mirror, feature_set: SetFolder) -> list[str]:
     """Return the layers that are complete here and not known there."""
     place = f"{SETS}/{feature_set.set_id}"
     return [n for n in feature_set.layer_names() if not mirror.knows(f"{place}/layers/{n}.json")]
 
 
 def push_set(
-    mirror: Mirror, feature_set: FeatureSet, lease: Lease | None, progress: Progress = SILENT
+    mirror: Mirror, feature_set: SetFolder, lease: Lease | None, progress: Progress = SILENT
 ) -> None:
     """Send the layers of a set that are complete here and not there.
 
     Parameters
     ----------
     mirror : Mirror
-    feature_set : FeatureSet
+    feature_set : SetFolder
         The caller holds its lock, and its lease where the service can keep one.
     lease : Lease or None
     progress : Progress
@@ -236,7 +236,7 @@ def push_set(
     place = f"{SETS}/{set_id}"
     delivery = Upload(mirror, place, lease, progress)
     mirror.pull(SETS, held=set_id, now=True)
-    feature_set = FeatureSet(feature_set.path, mirror)
+    feature_set = SetFolder(feature_set.path)
     if not mirror.knows(f"{place}/set.json"):
         files = {f"features.zarr/{n}": sha256 for n, sha256 in feature_set.info["files"].items()}
         try:
@@ -269,10 +269,11 @@ def push_set(
     delivery.close()
 
 
-def _mark(feature_set: FeatureSet, layer: str, name: str) -> None:
+def _mark(feature_set: SetFolder, layer: str, name: str) -> None:
     _, _, rest = name.partition("/c/")
     if rest:
-        mark_damaged(feature_set, {layer: [int(rest.split("/")[0])]})
+        feature_set.journal_damage({layer: [int(rest.split("/")[0])]})
+        feature_set.reopen_layers([layer])
     else:
         feature_set.layer_path(layer).unlink()
         feature_set.drop_layers([layer])
@@ -280,7 +281,7 @@ def _mark(feature_set: FeatureSet, layer: str, name: str) -> None:
 
 def _close_journal(mirror: Mirror, place: str, layer: str) -> None:
     """Take a repaired layer out of the journal that lies there."""
-    name = f"{place}/{JOURNAL}"
+    name = f"{place}/{JOURNAL_FILE}"
     if not mirror.knows(name):
         return
     layers = journal_of(mirror.remote.get(name))
@@ -303,7 +304,7 @@ def remove_set(mirror: Mirror, set_id: str) -> None:
     mirror.remote.delete(layers)
     mirror.remote.delete([f"{place}/set.json"])
     mirror.remote.delete([n for n in names if n not in layers and n != f"{place}/set.json"])
-    mirror.note(dict.fromkeys([*layers, f"{place}/set.json", f"{place}/{JOURNAL}"]))
+    mirror.note(dict.fromkeys([*layers, f"{place}/set.json", f"{place}/{JOURNAL_FILE}"]))
 
 
 def push_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> None:

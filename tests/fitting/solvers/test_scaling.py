@@ -3,7 +3,6 @@ import time
 import tracemalloc
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,11 +179,10 @@ def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
 
 
 def test_a_workers_own_folder_is_left_alone_by_others_until_it_leaves(tmp_path):
-    store = SimpleNamespace(mirror=object(), cache_dir=tmp_path)
     parent = tmp_path / "scratch"
     (parent / "fit-dead").mkdir(parents=True)
-    folder = own_scratch("/elsewhere/fit-mine", store)
-    assert folder == own_scratch("/elsewhere/fit-mine", store) == parent / "fit-mine"
+    folder = own_scratch("/elsewhere/fit-mine", tmp_path)
+    assert folder == own_scratch("/elsewhere/fit-mine", tmp_path) == parent / "fit-mine"
     assert {path.name for path in parent.iterdir() if path.is_dir()} == {"fit-mine"}
     with scratch_folder(parent):
         assert folder.is_dir()
@@ -196,6 +194,5 @@ def test_a_workers_own_folder_is_left_alone_by_others_until_it_leaves(tmp_path):
 
 def test_where_the_fit_was_begun_its_own_folder_is_used(tmp_path):
     with scratch_folder(tmp_path / "a") as begun:
-        store = SimpleNamespace(mirror=object(), cache_dir=tmp_path / "b")
-        assert own_scratch(str(begun), store) == begun
+        assert own_scratch(str(begun), tmp_path / "b") == begun
     assert not (tmp_path / "b").exists()

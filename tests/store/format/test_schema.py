@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from conftest import store_in
-from makers import JOURNAL
+from makers import LAYER_JOURNAL
 
 from featstore.errors import CorruptionError
 from featstore.fitting.fit import fit
@@ -27,7 +27,7 @@ def records(filled, tmp_path):
     store = open_store(tmp_path / "store")
     (run,) = list_runs(store)
     (feature_set,) = store.sets()
-    journal = {"fc8": JOURNAL | {"chunks": {"0": "0" * 64}, "masked": {"3": "cut short"}}}
+    journal = {"fc8": LAYER_JOURNAL | {"chunks": {"0": "0" * 64}, "masked": {"3": "cut short"}}}
     write_json(feature_set.journal_path / "journal.json", {"layers": journal})
     return {
         "SET": feature_set.path / "set.json",
@@ -100,11 +100,11 @@ def test_what_a_hand_has_put_there_is_named_and_refused(records, kind, place, va
     "layer", ["../../outside", "/etc", "a/b", "..", ".new", "", "a\x00b", "zarr.json", "é" * 300]
 )
 def test_a_journal_names_no_layer_that_is_no_file_name(records, layer):
-    write_json(records["JOURNAL"], {"layers": {layer: JOURNAL}})
+    write_json(records["JOURNAL"], {"layers": {layer: LAYER_JOURNAL}})
     with pytest.raises(CorruptionError, match=r"journal\.json holds.*Delete the file: extract"):
         read_record(records["JOURNAL"], "JOURNAL")
     assert not is_journal(read_json(records["JOURNAL"]))
-    assert is_journal({"layers": {"layer4.0.conv1@max": JOURNAL}})
+    assert is_journal({"layers": {"layer4.0.conv1@max": LAYER_JOURNAL}})
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_journal_names_no_layer_that_is_no_file_name(records, layer):
     ],
 )
 def test_masked_rows_that_no_set_has_are_named(records, kind, place, value):
-    layers = {"fc8": JOURNAL | {"masked": value}}
+    layers = {"fc8": LAYER_JOURNAL | {"masked": value}}
     record = {"layers": layers} if kind == "JOURNAL" else read_json(records[kind])
     write_json(records[kind], record if kind == "JOURNAL" else record | {"masked": value})
     assert read_record(records[kind], kind, 321)

@@ -15,7 +15,7 @@ import pytest
 import xarray
 import zarr
 from conftest import add_features, blobs
-from makers import JOURNAL, Listener, tiny, tree_bytes
+from makers import LAYER_JOURNAL, Listener, tiny, tree_bytes
 from obstore.store import from_url
 from services import (
     BUCKET,
@@ -62,23 +62,25 @@ def filled(url):
 def requests_of(store, monkeypatch, method="get"):
     """Return the list to which the names that a store asks the service for are added."""
     names = []
-    original = getattr(store.mirror.remote, method)
+    original = getattr(store.backend.mirror.remote, method)
     monkeypatch.setattr(
-        store.mirror.remote, method, lambda name, *rest: names.append(name) or original(name, *rest)
+        store.backend.mirror.remote,
+        method,
+        lambda name, *rest: names.append(name) or original(name, *rest),
     )
     return names
 
 
 def flip(store, name, position=-9):
     """Change a bit of an object."""
-    content = bytearray(store.mirror.remote.get(name))
+    content = bytearray(store.backend.mirror.remote.get(name))
     content[position] ^= 1
-    store.mirror.remote.put(name, bytes(content))
+    store.backend.mirror.remote.put(name, bytes(content))
 
 
 def test_the_working_folder_is_where_the_environment_says(url, tmp_path, monkeypatch):
     store = open_store(f"{url}/")
-    assert store.address == store.place == url
+    assert store.address == store.absolute_address == url
     assert store.path.parent == tmp_path / "machine 1"
     assert store.sets() == []
     assert repr(store) == f"FeatureStore('{url}')"
@@ -213,7 +215,7 @@ def test_a_broken_fetch_leaves_nothing_and_goes_on(filled, url, tmp_path, monkey
     machine(monkeypatch, tmp_path, 2)
     store = open_store(url)
     (feature_set,) = store.sets()
-    original = store.mirror.remote.sha256
+    original = store.backend.mirror.remote.sha256
     n_left = [n]
 
     def broken(name, copy):
@@ -224,7 +226,7 @@ def test_a_broken_fetch_leaves_nothing_and_goes_on(filled, url, tmp_path, monkey
         return original(name, copy)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.mirror.remote, "sha256", broken)
+        patch.setattr(store.backend.mirror.remote, "sha256", broken)
         with pytest.raises(StoreError, match="gone"):
             feature_set.matrix("fc")
     files = feature_set.layer("fc")["files"]
@@ -322,7 +324,7 @@ def test_an_object_that_can_not_be_passed_over_is_named(filled, endpoint, key):
 
 
 def test_a_journal_with_a_flipped_bit_says_nothing():
-    journal = {"fc": JOURNAL | {"masked": {"11": "unreadable"}}}
+    journal = {"fc": LAYER_JOURNAL | {"masked": {"11": "unreadable"}}}
     content = json_bytes({"layers": journal})
     assert mirror.journal_of(content) == journal
     assert mirror.journal_of(content.replace(b'"11"', b'"01"')) == {}
@@ -330,7 +332,8 @@ def test_a_journal_with_a_flipped_bit_says_nothing():
 
 
 @pytest.mark.parametrize(
-    "layers", [3, {"fc": []}, {"../../outside": JOURNAL}, {"fc": JOURNAL | {"command": None}}]
+    "layers",
+    [3, {"fc": []}, {"../../outside": LAYER_JOURNAL}, {"fc": LAYER_JOURNAL | {"command": None}}],
 )
 def test_a_journal_that_featstore_does_not_write_says_nothing(layers):
     assert mirror.journal_of(json_bytes({"layers": layers})) == {}
@@ -342,7 +345,7 @@ def test_what_is_gone_there_goes_here(filled, url, tmp_path, monkeypatch):
     other.select().memmap()
     folder = other.sets()[0].path
     filled.remove(filled.sets()[0])
-    assert filled.mirror.remote.entries("") == {}
+    assert filled.backend.mirror.remote.entries("") == {}
     assert filled.sets() == other.sets() == []
     assert not folder.exists()
 
@@ -352,7 +355,7 @@ def test_a_layer_that_is_gone_there_goes_here(filled, url, tmp_path, monkeypatch
     other = open_store(url)
     other.select().memmap()
     (feature_set,) = other.sets()
-    filled.mirror.remote.delete([f"sets/{feature_set.set_id}/layers/fc.json"])
+    filled.backend.mirror.remote.delete([f"sets/{feature_set.set_id}/layers/fc.json"])
     (found,) = other.sets()
     assert found.layers() == {}
     assert not (found.group / "fc").exists()
@@ -365,9 +368,9 @@ def test_unfinished_work_stays_whatever_happens_there(filled, url, images, monke
     feature_set.journal_path.mkdir()
     write_json(
         feature_set.journal_path / "journal.json",
-        {"layers": {"conv1": JOURNAL}},
+        {"layers": {"conv1": LAYER_JOURNAL}},
     )
-    filled.mirror.remote.delete([f"{place}/layers/fc.json", f"{place}/set.json"])
+    filled.backend.mirror.remote.delete([f"{place}/layers/fc.json", f"{place}/set.json"])
     (found,) = filled.sets()
     assert (list(found.layers()), found.unfinished()) == ([], ["conv1"])
     assert found.journal()
@@ -400,7 +403,7 @@ def test_a_flipped_bit_is_found_refused_and_repaired(url, images, tmp_path, monk
     assert "rows 10 to 14" in damage.problem
     with store.working_on(result.set_id):
         assert schedule_repair(store.sets()[0], [damage]) == [damage]
-    assert not any("fc.json" in name for name in store.mirror.remote.entries("sets/"))
+    assert not any("fc.json" in name for name in store.backend.mirror.remote.entries("sets/"))
     # Any machine repairs it, and computes no more than what is damaged.
     machine(monkeypatch, tmp_path, 3)
     store = open_store(url)
@@ -409,7 +412,7 @@ def test_a_flipped_bit_is_found_refused_and_repaired(url, images, tmp_path, monk
     again = extract(store=url, **tiny(images, layers="conv1,fc"))
     assert again.n_computed == 8
     assert tree_there(store, result.set_id) == intact
-    assert not any("journal" in name for name in store.mirror.remote.entries("sets/"))
+    assert not any("journal" in name for name in store.backend.mirror.remote.entries("sets/"))
     for number in (1, 2, 3):
         machine(monkeypatch, tmp_path, number)
         (feature_set,) = open_store(url).sets()
@@ -419,12 +422,15 @@ def test_a_flipped_bit_is_found_refused_and_repaired(url, images, tmp_path, monk
 
 def tree_there(store, set_id):
     prefix = f"sets/{set_id}/features.zarr/"
-    return {name: store.mirror.remote.get(name) for name in store.mirror.remote.entries(prefix)}
+    return {
+        name: store.backend.mirror.remote.get(name)
+        for name in store.backend.mirror.remote.entries(prefix)
+    }
 
 
 def test_every_object_of_a_set_is_verified(filled):
     (feature_set,) = filled.sets()
-    remote = filled.mirror.remote
+    remote = filled.backend.mirror.remote
     for name in sorted(remote.entries(f"sets/{feature_set.set_id}/features.zarr/")):
         content = remote.get(name)
         flip(filled, name, len(content) // 2)
@@ -445,7 +451,7 @@ def test_a_missing_chunk_is_computed_again_without_an_audit(url, images):
     result = extract(store=url, **tiny(images))
     store = open_store(url)
     intact = tree_there(store, result.set_id)
-    store.mirror.remote.delete([f"sets/{result.set_id}/features.zarr/fc/c/2/0"])
+    store.backend.mirror.remote.delete([f"sets/{result.set_id}/features.zarr/fc/c/2/0"])
     assert extract(store=url, **tiny(images)).n_computed == 8
     assert tree_there(store, result.set_id) == intact
 
@@ -522,7 +528,7 @@ def test_runs_come_and_go(filled, url, tmp_path, monkeypatch):
     shutil.rmtree(found.path)
     with pytest.raises(RunError, match="predictions.csv is not what fit wrote"):
         _ = list_runs(other)[0].predictions
-    other.mirror.remote.delete([f"runs/{run.run_id}/metrics.json"])
+    other.backend.mirror.remote.delete([f"runs/{run.run_id}/metrics.json"])
     assert list_runs(other) == []
     with pytest.raises(RunError, match=f"{url} holds no runs"):
         open_run(run.run_id, other)
@@ -532,7 +538,7 @@ def test_workers_open_the_store_by_its_url(filled, url, monkeypatch):
     monkeypatch.setattr(cost, "QUICK_S", 0.0)
     fits = fit_each(url, ["lda", "ridge"], n_jobs=2)
     assert [one.error for one in fits] == [None, None]
-    there = filled.mirror.remote.entries("runs/")
+    there = filled.backend.mirror.remote.entries("runs/")
     for one in fits:
         assert f"runs/{one.run.run_id}/metrics.json" in there
         assert f"--store {url!r}" in one.run.record["command"]

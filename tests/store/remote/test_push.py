@@ -97,8 +97,8 @@ def filled(url, store=None):
 
 def objects(store):
     return {
-        name: store.mirror.remote.get(name)
-        for name in store.mirror.remote.entries("")
+        name: store.backend.mirror.remote.get(name)
+        for name in store.backend.mirror.remote.entries("")
         if not name.startswith("locks/")
     }
 
@@ -122,7 +122,7 @@ def check_whole(found):
 def n_writes(url, monkeypatch):
     store = filled(url)
     with monkeypatch.context() as patch:
-        count = kill_at(store.mirror.remote, patch, None)
+        count = kill_at(store.backend.mirror.remote, patch, None)
         publish(store)
     return len(count)
 
@@ -147,7 +147,7 @@ def test_killed_at_every_write_it_is_never_half_and_ends_in_the_same_bytes(
         machine(monkeypatch, tmp_path, 100 + moment)
         store = filled(url)
         with monkeypatch.context() as patch:
-            kill_at(store.mirror.remote, patch, moment)
+            kill_at(store.backend.mirror.remote, patch, moment)
             with pytest.raises(Killed):
                 publish(store)
         found = objects(store)
@@ -155,27 +155,27 @@ def test_killed_at_every_write_it_is_never_half_and_ends_in_the_same_bytes(
         states.add(sum("/layers/" in name for name in found))
         store = open_store(url)
         with monkeypatch.context() as patch:
-            count = kill_at(store.mirror.remote, patch, None)
+            count = kill_at(store.backend.mirror.remote, patch, None)
             publish(store)
         # What arrived and was noted is not sent again; metadata and the lease always are.
         assert len(count) < whole_writes + 4
         again = objects(store)
         assert again.keys() == unbroken.keys()
         assert all(again[n] == c for n, c in unbroken.items() if not n.endswith("set.json"))
-        assert not store.mirror.remote.entries("locks/")
+        assert not store.backend.mirror.remote.entries("locks/")
     assert states == {0, 1, 2} or service == "s3"
 
 
 def sent_again(store, monkeypatch):
     """Kill what sends and let it go on; return the chunks that had arrived and are sent again."""
     with monkeypatch.context() as patch:
-        kill_at(store.mirror.remote, patch, 37)
+        kill_at(store.backend.mirror.remote, patch, 37)
         with pytest.raises(Killed):
             publish(store)
     there = {name for name in objects(store) if "/c/" in name}
     assert len(there) > 5
     with monkeypatch.context() as patch:
-        sent = kill_at(store.mirror.remote, patch, None)
+        sent = kill_at(store.backend.mirror.remote, patch, None)
         publish(store)
     return {str(args[0]) for args in sent} & there
 
@@ -309,7 +309,7 @@ def test_the_record_that_is_there_first_wins(url, images, tmp_path, monkeypatch)
     machine(monkeypatch, tmp_path, 2)
     other = open_store(url)
     with monkeypatch.context() as patch:
-        patch.setattr(type(other), "deliver", lambda *_: None)
+        patch.setattr(type(other), "push", lambda *_: None)
         extract(store=other, **tiny(images, batch_size=9))
     machine(monkeypatch, tmp_path, 1)
     first = extract(store=url, **tiny(images))
@@ -337,9 +337,9 @@ def test_a_record_that_comes_while_it_is_sent_wins(url, monkeypatch, tmp_path):
     original = push.Upload.publish
 
     def late(self, record, content, files):
-        if record.startswith("layers/fc") and self._mirror is store.mirror:
+        if record.startswith("layers/fc") and self._mirror is store.backend.mirror:
             with monkeypatch.context() as patch:
-                patch.setattr(other.mirror.remote, "is_conditional", True)
+                patch.setattr(other.backend.mirror.remote, "is_conditional", True)
                 publish(other)
         return original(self, record, content, files)
 
@@ -380,8 +380,8 @@ def test_a_lost_lease_stops_the_sending(url, monkeypatch):
 def test_leftovers_of_another_chunking_are_swept(url):
     store = filled(url)
     set_id = store.sets()[0].set_id
-    store.mirror.remote.put(f"sets/{set_id}/features.zarr/fc/c/77/0", b"left")
-    store.mirror.remote.put(f"sets/{set_id}/features.zarr/fc/c/0/0", b"left")
+    store.backend.mirror.remote.put(f"sets/{set_id}/features.zarr/fc/c/77/0", b"left")
+    store.backend.mirror.remote.put(f"sets/{set_id}/features.zarr/fc/c/0/0", b"left")
     publish(store)
     assert verify(store.sets()[0]) == []
 
@@ -389,7 +389,7 @@ def test_leftovers_of_another_chunking_are_swept(url):
 def test_a_file_that_was_damaged_before_it_was_sent_is_not_sent(url, images, monkeypatch):
     store = open_store(url)
     with monkeypatch.context() as patch:
-        patch.setattr(type(store), "deliver", lambda *_: None)
+        patch.setattr(type(store), "push", lambda *_: None)
         result = extract(store=store, **tiny(images))
     path = store.sets()[0].matrix("fc").chunk_path(2)
     intact = path.read_bytes()
@@ -398,7 +398,7 @@ def test_a_file_that_was_damaged_before_it_was_sent_is_not_sent(url, images, mon
         extract(store=store, **tiny(images))
     assert extract(store=store, **tiny(images)).n_computed == 8
     name = f"sets/{result.set_id}/features.zarr/fc/c/2/0"
-    assert store.mirror.remote.get(name) == intact
+    assert store.backend.mirror.remote.get(name) == intact
     check_whole(objects(store))
 
 
@@ -414,14 +414,16 @@ def test_labels_that_were_damaged_before_they_were_sent_are_named(url):
 def test_removing_takes_the_records_first(url, monkeypatch):
     store = store_at(url)
     deleted = []
-    original = store.mirror.remote.delete
+    original = store.backend.mirror.remote.delete
     monkeypatch.setattr(
-        store.mirror.remote, "delete", lambda names: deleted.append(names) or original(names)
+        store.backend.mirror.remote,
+        "delete",
+        lambda names: deleted.append(names) or original(names),
     )
     store.remove(store.sets()[0])
     assert "layers/fc.json" in deleted[0][0]
     assert deleted[1][0].endswith("set.json")
-    assert store.mirror.remote.entries("") == {}
+    assert store.backend.mirror.remote.entries("") == {}
     assert store.sets() == []
 
 
@@ -444,7 +446,7 @@ def test_a_copy_of_the_working_folder_holds_no_lease_of_the_other_s(
     set_id = store.sets()[0].set_id
     with store.working_on(set_id):
         # As a process of the same folder sees it that comes after a kill.
-        assert open_store(url).mirror.place == store.mirror.place
+        assert open_store(url).backend.mirror.place == store.backend.mirror.place
         if to == "another host":
             monkeypatch.setattr(sync_state.platform, "node", lambda: "far")
         elif to == "another folder":
@@ -472,10 +474,10 @@ def test_a_run_is_killed_at_every_write_and_sent_by_the_same_fit(
     place = f"runs/{run.run_id}/"
     unbroken = {n: c for n, c in objects(store).items() if n.startswith(place)}
     for moment in range(12):
-        store.mirror.remote.delete(list(store.mirror.remote.entries(place)))
-        store.mirror.note({f"{place}metrics.json": None})
+        store.backend.mirror.remote.delete(list(store.backend.mirror.remote.entries(place)))
+        store.backend.mirror.note({f"{place}metrics.json": None})
         with monkeypatch.context() as patch:
-            kill_at(store.mirror.remote, patch, moment)
+            kill_at(store.backend.mirror.remote, patch, moment)
             with pytest.raises(Killed):
                 featstore.fit(store, n_jobs=1)
         check_whole(objects(store))
@@ -542,10 +544,10 @@ def test_a_run_that_is_damaged_there_gives_way(url, monkeypatch, tmp_path, damag
     (run,) = featstore.fit(store, n_jobs=1)
     name = f"runs/{run.run_id}/metrics.json"
     if damage is None:
-        record = json.loads(store.mirror.remote.get(name)) | {"key": "another"}
+        record = json.loads(store.backend.mirror.remote.get(name)) | {"key": "another"}
         del record["digest"]
         damage = json_bytes(record)
-    store.mirror.remote.put(name, damage)
+    store.backend.mirror.remote.put(name, damage)
     machine(monkeypatch, tmp_path, 2)
     (one,) = fit_each(url, n_jobs=1)
     assert not one.reused
@@ -695,7 +697,7 @@ def test_all_commands_take_a_url(url, images, tmp_path, monkeypatch, capsys, no_
     assert sheet.is_file()
     store = open_store(url)
     name = f"sets/{result['set_id']}/features.zarr/fc/c/1/0"
-    store.mirror.remote.put(name, b"x" * store.mirror.remote.entry(name).nbytes)
+    store.backend.mirror.remote.put(name, b"x" * store.backend.mirror.remote.entry(name).nbytes)
     with pytest.raises(SystemExit):
         _run(["store", "verify"])
     broken = capsys.readouterr().out
@@ -705,4 +707,4 @@ def test_all_commands_take_a_url(url, images, tmp_path, monkeypatch, capsys, no_
     assert "8 images computed" in run(*shlex.split(repair))
     assert "are intact" in run("store", "verify")
     assert "Removed" in run("store", "rm", "--yes", result["set_id"])
-    assert not store.mirror.remote.entries("sets/")
+    assert not store.backend.mirror.remote.entries("sets/")

@@ -1,0 +1,195 @@
+"""Where the files of a store are: in a folder of this machine, or on object storage."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Literal, Protocol
+
+from featstore.errors import StoreError
+from featstore.io.files import file_sha256, rename_for_deletion, sweep_deleted
+from featstore.io.locks import locked
+from featstore.progress import SILENT, Progress
+from featstore.store.set_folder import SETS, SetFolder
+from featstore.text import file_name
+
+Kind = Literal["sets", "runs"]
+
+
+DIGEST_LENGTH = 12
+"""Hex digits of the content key in a set's name."""
+
+
+class Backend(Protocol):
+    """Where the files of a store are. All work is done in one folder of this machine.
+
+    A `place` is a folder of the store, such as ``sets/<set_id>/features.zarr`` or
+    ``runs/<run_id>``. `files` gives the sha256 (hex) of files, by their names below a place.
+    `below` is a folder of the place: the files of a run that replaced another lie in it.
+    """
+
+    folder: Path
+    """The folder in which all work is done."""
+
+    address: str
+    """The store as the user named it: a folder or a URL."""
+
+    @property
+    def cache_dir(self) -> Path:
+        """Folder of what can be made again at any time."""
+
+    def lock_path(self, name: str) -> Path:
+        """Return a lock file of the folder."""
+
+    def locate(self, place: str = "") -> str:
+        """Return the absolute path, or the URL, of a place."""
+
+    def pull(self, kind: Kind, *, now: bool = False) -> None:
+        """Bring the records of all sets or runs up to date; `now` skips no look as recent."""
+
+    def fetch(
+        self, place: str, files: Mapping[str, str], *, below: str = "", strict: bool = True
+    ) -> dict[str, Path]:
+        """Bring files into the folder, and return their paths.
+
+        Where `strict` is false, damaged files are left out; else they are a CorruptionError.
+        """
+
+    def missing(self, place: str, names: Iterable[str], below: str = "") -> list[str]:
+        """Return files that are gone, as far as is known without asking a service."""
+
+    def sizes(self, place: str) -> dict[str, int]:
+        """Return the bytes of each file of a place."""
+
+    def problems(
+        self, place: str, files: Mapping[str, str], below: str = ""
+    ) -> Iterator[tuple[str, str | None]]:
+        """Read files, and yield what is wrong with each, or None."""
+
+    def working_on(
+        self, set_id: str, progress: Progress = SILENT, *, wait: bool = True
+    ) -> AbstractContextManager[None]:
+        """Hold a set, against all other processes that see the store."""
+
+    def push_set(self, feature_set: SetFolder, progress: Progress = SILENT) -> None:
+        """Send the complete layers of a set that were not sent yet."""
+
+    def push_run(self, run_id: str, progress: Progress = SILENT) -> None:
+        """Send a run that was not sent yet."""
+
+    def replacing_run(self, run_id: str) -> AbstractContextManager[str]:
+        """Let a run that is written within take the place of an old one.
+
+        Yields the folder below the run's that its files are to lie in.
+        """
+
+    def unpublish(self, feature_set: SetFolder, chunks: Mapping[str, Sequence[int]]) -> None:
+        """Make sent layers unfinished, whose named chunks are damaged; the caller holds the set."""
+
+    def remove_set(self, set_id: str) -> None:
+        """Delete a set; the caller holds it."""
+
+
+class LocalBackend:
+    """A store that is a folder of this machine."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.address = str(folder)
+        # The current folder may change while the store is open.
+        self.folder = Path(folder).absolute()
+
+    @property
+    def cache_dir(self) -> Path:
+        """Folder of what can be made again at any time."""
+        return self.folder / "cache"
+
+    def lock_path(self, name: str) -> Path:
+        """Return a lock file of the folder."""
+        path = self.folder / "locks" / f"{file_name(name, 120)}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def locate(self, place: str = "") -> str:
+        """Return the absolute path of a place."""
+        return str(self.folder / place)
+
+    def pull(self, kind: Kind, *, now: bool = False) -> None:
+        """Do nothing: the records are in the folder."""
+
+    def fetch(
+        self, place: str, files: Mapping[str, str], *, below: str = "", strict: bool = True
+    ) -> dict[str, Path]:
+        """Return the paths of files."""
+        return {name: self._path(place, name, below) for name in files}
+
+    def _path(self, place: str, name: str, below: str) -> Path:
+        path = self.folder / place / name
+        # In a copy of all objects of a bucket, the files of a run may lie one folder deeper.
+        return self.folder / place / below / name if below and not path.is_file() else path
+
+    def missing(self, place: str, names: Iterable[str], below: str = "") -> list[str]:
+        """Return files that are gone."""
+        return [name for name in names if not self._path(place, name, below).is_file()]
+
+    def sizes(self, place: str) -> dict[str, int]:
+        """Return the bytes of each file of a place."""
+        found = {}
+        for parent, _, names in os.walk(self.folder / place):
+            for path in (Path(parent, name) for name in names):
+                # Another process may remove files meanwhile.
+                with suppress(FileNotFoundError):
+                    name = path.relative_to(self.folder / place).as_posix()
+                    found[name] = path.stat().st_size
+        return found
+
+    def problems(
+        self, place: str, files: Mapping[str, str], below: str = ""
+    ) -> Iterator[tuple[str, str | None]]:
+        """Read files, and yield what is wrong with each, or None."""
+        for name, sha256 in files.items():
+            yield name, file_problem(self._path(place, name, below), sha256)
+
+    @contextmanager
+    def working_on(
+        self, set_id: str, progress: Progress = SILENT, *, wait: bool = True
+    ) -> Iterator[None]:
+        """Hold a set, against all other processes that see the folder."""
+        with locked(self.lock_path(set_id[-DIGEST_LENGTH:]), set_id, progress, wait=wait):
+            yield
+
+    def push_set(self, feature_set: SetFolder, progress: Progress = SILENT) -> None:
+        """Do nothing: the set is in the folder."""
+
+    def push_run(self, run_id: str, progress: Progress = SILENT) -> None:
+        """Do nothing: the run is in the folder."""
+
+    @contextmanager
+    def replacing_run(self, run_id: str) -> Iterator[str]:
+        """Yield no folder: a run is replaced by one rename."""
+        yield ""
+
+    def unpublish(self, feature_set: SetFolder, chunks: Mapping[str, Sequence[int]]) -> None:
+        """Do nothing: the layers were not sent."""
+
+    def remove_set(self, set_id: str) -> None:
+        """Delete a set; the caller holds it."""
+        path = self.folder / SETS / set_id
+        if not path.exists():
+            return
+        doomed = rename_for_deletion(path)
+        sweep_deleted(path.parent)
+        if doomed.exists():
+            raise StoreError(f"{set_id} is removed, but not all of its files: see {doomed}.")
+
+
+def file_problem(path: Path, sha256: str) -> str | None:
+    """Return what is wrong with a file that should have a hash, or None."""
+    if not path.is_file():
+        return "the file is missing"
+    try:
+        actual = file_sha256(path)
+    except OSError as error:
+        return f"it can't be read ({error.strerror})"
+    return None if actual == sha256 else "its bytes are not those that were written"

@@ -1,0 +1,266 @@
+"""The folder of one feature set: its paths, records and journal."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from featstore.errors import IncompleteError, SelectionError, StoreError
+from featstore.io.files import file_sha256, parse_json, write_json
+from featstore.store.format.matrix import Matrix, create_matrix
+from featstore.store.format.schema import checked_record, read_record
+
+FORMAT = 1
+
+
+SETS, RUNS = "sets", "runs"
+"""Folders of a store."""
+
+
+GROUP = "features.zarr"
+"""The Zarr group in a set's folder."""
+
+
+VECTORS = ("label", "split", "sample_id", "first_row")
+"""Arrays of a set that belong to no layer."""
+
+
+JOURNAL_FILE = "journal/journal.json"
+"""The one file of a set that can be deleted without losing what is complete."""
+
+
+def record_of(file: str) -> str:
+    """Return the record that makes a file of the store count: its run's, layer's or set's."""
+    kind, owner, *rest = file.split("/")
+    if kind == RUNS:
+        return f"{RUNS}/{owner}/metrics.json"
+    array = rest[1] if rest[:1] == [GROUP] and len(rest) > 1 else "zarr.json"
+    if array in ("zarr.json", *VECTORS):
+        return f"{SETS}/{owner}/set.json"
+    return f"{SETS}/{owner}/layers/{array}.json"
+
+
+@dataclass(frozen=True)
+class SetFolder:
+    """The folder of one feature set, complete or not.
+
+    Parameters
+    ----------
+    path : Path
+        The set's folder.
+    """
+
+    path: Path
+
+    @property
+    def set_id(self) -> str:
+        """Name of the set, unique in its store."""
+        return self.path.name
+
+    @property
+    def group(self) -> Path:
+        """The plain Zarr group on this machine, for any Zarr reader."""
+        return self.path / GROUP
+
+    @property
+    def place(self) -> str:
+        """Where the group is in the store."""
+        return f"{SETS}/{self.set_id}/{GROUP}"
+
+    @property
+    def journal_path(self) -> Path:
+        """Folder of what an unfinished pass has made durable."""
+        return self.path / "journal"
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """What the set is: ``facets``, ``dataset``, ``backbone``, ``preprocess``, ``request``."""
+        info = read_record(self.path / "set.json", "SET")
+        if info.get("format") != FORMAT:
+            raise StoreError(
+                f"{self.path} has format {info.get('format')!r}; this featstore reads format "
+                f"{FORMAT}. Install the version that wrote it, or extract again."
+            )
+        return info
+
+    @property
+    def facets(self) -> dict[str, Any]:
+        """The settings by which a user tells sets apart."""
+        return dict(self.info["facets"])
+
+    @property
+    def n_samples(self) -> int:
+        """Number of rows of every matrix."""
+        return int(self.info["dataset"]["n_samples"])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by label."""
+        return tuple(self.info["dataset"]["class_names"])
+
+    def layer_path(self, layer: str) -> Path:
+        """Return the record whose presence makes `layer` complete."""
+        return self.path / "layers" / f"{layer}.json"
+
+    def _record(self, layer: str) -> dict[str, Any]:
+        return read_record(self.layer_path(layer), "LAYER", self.n_samples)
+
+    def layers(self) -> dict[str, dict[str, Any]]:
+        """Return each complete layer's record, in the order of completion."""
+        records = {name: self._record(name) for name in self.layer_names()}
+        return dict(sorted(records.items(), key=lambda item: (item[1]["completed"], item[0])))
+
+    def layer_names(self) -> list[str]:
+        """Return the names of all complete layers; their records may be damaged."""
+        return sorted(path.stem for path in (self.path / "layers").glob("[!.]*.json"))
+
+    def find_layer(self, name: str | None) -> str | None:
+        """Return the complete layer of a name (None: the default layer), if any."""
+        for layer, record in self.layers().items():
+            if record["default"] if name is None else name in (layer, *record["names"]):
+                return layer
+        return None
+
+    def layer(self, layer: str) -> dict[str, Any]:
+        """Return the record of a complete layer.
+
+        Raises
+        ------
+        IncompleteError
+            When the layer is begun and not finished.
+        SelectionError
+            When the set has no such layer.
+        """
+        if self.layer_path(layer).is_file():
+            return self._record(layer)
+        if layer in self.unfinished():
+            raise IncompleteError(self.why_unfinished(layer))
+        raise SelectionError(
+            f"{self.set_id} has no layer {layer!r}; it has {', '.join(self.layers()) or 'none'}."
+        )
+
+    def unfinished(self) -> list[str]:
+        """Return the layers that were begun and not finished, or are known to be damaged."""
+        arrays = {path.name for path in self.group.glob("*") if path.is_dir()}
+        # A damaged layer on object storage may have no file in this folder.
+        arrays |= self.journal().keys()
+        return [
+            name
+            for name in sorted(arrays)
+            if name not in VECTORS and not self.layer_path(name).is_file()
+        ]
+
+    def why_unfinished(self, layer: str) -> str:
+        """Return what keeps a layer from being complete, and the command that completes it."""
+        journal = self.journal().get(layer, {})
+        command = journal.get("command", self.info["command"])
+        if "damaged" in journal:
+            chunks = ", ".join(map(str, journal["damaged"])) or "none, but its metadata"
+            return (
+                f"Layer {layer} of {self.set_id} is damaged (chunks {chunks}). Compute just those "
+                f"with: {command}"
+            )
+        return f"Layer {layer} of {self.set_id} is not finished. Resume it with: {command}"
+
+    def journal(self) -> dict[str, dict[str, Any]]:
+        """Return what is durable of each unfinished layer.
+
+        A journal whose digest does not fit counts as empty: its layers are computed again. A kill
+        may leave a journal beside the record of a layer; the record then counts.
+
+        Raises
+        ------
+        StoreError
+            When the digest fits, and the content is not what featstore writes.
+        """
+        path = self.path / JOURNAL_FILE
+        try:
+            journal = parse_json(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except OSError as error:
+            raise StoreError(f"{path} can't be read: {error.strerror or error}.") from error
+        if journal is None:
+            return {}
+        try:
+            n_rows = self.n_samples
+        except StoreError:
+            # Reading the set's record reports this.
+            n_rows = None
+        layers = checked_record(journal, path, "JOURNAL", n_rows)["layers"]
+        return {name: own for name, own in layers.items() if not self.layer_path(name).is_file()}
+
+    def write_journal(self, layers: Mapping[str, Any]) -> None:
+        """Write what is durable of each unfinished layer."""
+        write_json(self.path / JOURNAL_FILE, {"layers": dict(layers)})
+
+    def begin_layer(
+        self, layer: str, n_features: int, attributes: Mapping[str, Any], dtype: str = "float32"
+    ) -> None:
+        """Make an empty matrix for a layer, unless an earlier pass began it.
+
+        Metadata that differs from the journal's hash is made again. The chunks of the layer are
+        kept if that gives the metadata under which they were written.
+        """
+        # The caller holds the set's lock, so a killed process left these.
+        for left in self.path.glob("new-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        known = self.journal().get(layer, {}).get("metadata")
+        path = self.group / layer / "zarr.json"
+        if known is not None and path.is_file() and file_sha256(path) == known:
+            return
+        shape = (self.n_samples, n_features)
+        with tempfile.TemporaryDirectory(prefix="new-", dir=self.path) as folder:
+            create_matrix(Path(folder), layer, shape, attributes, dtype)
+            made = Path(folder) / layer / "zarr.json"
+            if known is not None and file_sha256(made) == known:
+                path.parent.mkdir(exist_ok=True)
+                made.replace(path)
+                return
+        create_matrix(self.group, layer, shape, attributes, dtype)
+
+    def drop_layers(self, layers: Sequence[str]) -> None:
+        """Delete unfinished layers; the caller holds the set's lock."""
+        others = {name: own for name, own in self.journal().items() if name not in layers}
+        self.write_journal(others)
+        for layer in layers:
+            shutil.rmtree(self.group / layer)
+
+    def writable_matrix(self, layer: str) -> Matrix:
+        """Open the matrix of an unfinished layer to write its chunks."""
+        return Matrix(self.group / layer, writable=True)
+
+    def journal_damage(self, chunks: Mapping[str, Sequence[int]]) -> None:
+        """Write damaged chunks of complete layers into the journal; the caller holds the lock.
+
+        The layers stay complete until :meth:`reopen_layers`.
+        """
+        journals = self.journal()
+        for layer, damaged in chunks.items():
+            record = self.layer(layer)
+            prefix = f"{layer}/c/"
+            hashes = {
+                name.removeprefix(prefix).removesuffix("/0"): sha256
+                for name, sha256 in record["files"].items()
+                if name.startswith(prefix)
+            }
+            journals[layer] = {
+                "chunks": {index: h for index, h in hashes.items() if int(index) not in damaged},
+                "spool": None,
+                "metadata": record["files"][f"{layer}/zarr.json"],
+                "numerics": record["numerics"],
+                "masked": {str(entry["row"]): entry["error"] for entry in record["masked"]},
+                "command": record["command"],
+                "damaged": sorted(damaged),
+            }
+        self.write_journal(journals)
+
+    def reopen_layers(self, layers: Sequence[str]) -> None:
+        """Make complete layers unfinished; the journal says what is durable of them."""
+        for layer in layers:
+            self.layer_path(layer).unlink()
