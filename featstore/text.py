@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+RESUME_HINT = "What is finished is kept; the same command goes on from there."
+
 
 def is_random(weights: object) -> bool:
     """Return whether weights, by their name, are random ones, which stand for a baseline."""

@@ -22,7 +22,7 @@ from featstore.progress import SILENT, Progress
 if TYPE_CHECKING:
     from featstore.datasets.base import ArrayDataset, Dataset, FileDataset
 
-BLOCK_NBYTES = 2**20
+HASHED_NBYTES = 2**20
 """Bytes of pixels that a thread reads and hashes at a time; bounds the memory."""
 
 
@@ -74,7 +74,7 @@ def _file_hashes(dataset: FileDataset, cache: FingerprintCache, progress: Progre
 
 
 def _pixel_hashes(dataset: ArrayDataset, progress: Progress) -> list[bytes]:
-    step = max(1, BLOCK_NBYTES // math.prod(dataset.image_shape))
+    step = max(1, HASHED_NBYTES // math.prod(dataset.image_shape))
 
     def hashes(start: int) -> list[bytes]:
         images = dataset.read_block(start, min(start + step, len(dataset)))

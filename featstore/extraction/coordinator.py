@@ -37,6 +37,7 @@ from featstore.parallel.worker_pool import TaskResult, WorkerPool
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_store import FeatureStore
 from featstore.store.writer import FeatureWriter
+from featstore.text import RESUME_HINT
 
 if TYPE_CHECKING:
     from featstore.datasets.loader import Batch
@@ -115,7 +116,7 @@ class WorkerGroup:
                 str(feature_set.path.absolute()),
                 chunks,
                 f"{token}-{index}",
-                sink.numerics,
+                sink.numerics.to_dict(),
                 token,
                 sink.command,
             )
@@ -184,8 +185,7 @@ class WorkerGroup:
 def _died() -> FeatstoreError:
     return SchedulerError(
         "A worker died twice at the same rows; most often the system ended it for want of memory. "
-        "Try a smaller --batch-size or fewer workers. What was finished is kept; the same command "
-        "goes on from there."
+        f"Try a smaller --batch-size or fewer workers. {RESUME_HINT}"
     )
 
 

@@ -202,7 +202,7 @@ def file_stamp(path: Path) -> list[int]:
     return [found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns]
 
 
-BLOCK_NBYTES = 16 * 2**20
+CHECKSUM_NBYTES = 16 * 2**20
 """Bytes that one checksum is of."""
 
 
@@ -248,9 +248,9 @@ def sums_of(path: Path) -> list[int]:
         with path.open("rb") as stream:
             stream.seek(start)
             crc = 0
-            for _ in range(BLOCK_NBYTES // READ_NBYTES):
+            for _ in range(CHECKSUM_NBYTES // READ_NBYTES):
                 crc = zlib.crc32(stream.read(READ_NBYTES), crc)
             return crc
 
     with ThreadPoolExecutor(min(8, available_cores())) as pool:
-        return list(pool.map(crc32, range(0, path.stat().st_size, BLOCK_NBYTES)))
+        return list(pool.map(crc32, range(0, path.stat().st_size, CHECKSUM_NBYTES)))

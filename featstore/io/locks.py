@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -50,9 +51,7 @@ def locked(
         lock.acquire(timeout=0)
     except filelock.Timeout:
         if not wait:
-            raise StoreError(
-                f"{what} is being worked on by {_holder(note)}. Wait for its end, or end it."
-            ) from None
+            raise StoreError(f"{busy_text(what, _read_note(note))}. {BUSY_CURE}") from None
         _wait(lock, note, what, progress)
     try:
         _leave_note(note)
@@ -63,10 +62,9 @@ def locked(
 
 def _leave_note(note: Path) -> None:
     """Write who holds a lock, where there is room: removing a set must work on a full disk."""
-    holder = {"pid": os.getpid(), "host": platform.node(), "since": now()}
     try:
         with atomic_write(note) as temporary:
-            temporary.write_text(json.dumps(holder), encoding="utf-8")
+            temporary.write_text(json.dumps(this_holder()), encoding="utf-8")
     except OSError:
         # The note of whoever held it before would be wrong.
         with suppress(OSError):
@@ -74,12 +72,12 @@ def _leave_note(note: Path) -> None:
 
 
 def _wait(lock: filelock.BaseFileLock, note: Path, what: str, progress: Progress) -> None:
-    """Wait for a lock, and say for whom, again when another one has it."""
-    told = ""
+    """Wait for a lock; say who holds it, each time that the holder changes."""
+    said = ""
     while True:
-        if (holder := _holder(note)) != told:
-            progress.say(f"{what} is being worked on by {holder}; waiting for it.")
-            told = holder
+        if (text := busy_text(what, _read_note(note))) != said:
+            progress.say(f"{text}; waiting for it.")
+            said = text
         try:
             lock.acquire(timeout=LOOK_S)
         except filelock.Timeout:
@@ -87,12 +85,28 @@ def _wait(lock: filelock.BaseFileLock, note: Path, what: str, progress: Progress
         return
 
 
-def _holder(note: Path) -> str:
+def _read_note(note: Path) -> Any:
     try:
-        holder = json.loads(note.read_text(encoding="utf-8"))
-        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+        return json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+BUSY_CURE = "Wait for its end, or end it."
+
+
+def this_holder() -> dict[str, Any]:
+    """Return what others are told of this process while it holds a lock."""
+    return {"pid": os.getpid(), "host": platform.node(), "since": now()}
+
+
+def busy_text(what: str, holder: Any, unknown: str = "another process") -> str:
+    """Return that a holder, as :func:`this_holder` described itself, works on something."""
+    try:
+        named = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (KeyError, TypeError):
+        named = unknown
+    return f"{what} is being worked on by {named}"
 
 
 @contextmanager

@@ -58,7 +58,7 @@ TOLERANCES = {torch.float32: 1e-2, torch.bfloat16: 1e-1, torch.float16: 1e-1}
 ENGINES = ("eager", "inductor", "openvino")
 
 
-Run = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
+Forward = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def build(
     engine: str,
     example: torch.Tensor,
     dtype: torch.dtype,
-) -> Run:
+) -> Forward:
     """Return a function that runs a network, for batches of the example's shape.
 
     Parameters
@@ -183,7 +183,7 @@ def build(
 
 
 @torch.inference_mode()
-def _check(run: Run, network: nn.Module, example: torch.Tensor, tolerance: float) -> None:
+def _check(run: Forward, network: nn.Module, example: torch.Tensor, tolerance: float) -> None:
     """Compare an engine's results for a few pixels with PyTorch's own."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, example.shape[1:], dtype=torch.uint8, generator=generator)
@@ -199,15 +199,15 @@ def _first_line(error: Exception) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _inductor(network: nn.Module) -> Run:
+def _inductor(network: nn.Module) -> Forward:
     # Its default is a temporary folder, gone at the next boot.
     cache = platformdirs.user_cache_path("featstore") / "inductor"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
-    compiled: Run = torch.compile(network, dynamic=False, options={"freezing": True})
+    compiled: Forward = torch.compile(network, dynamic=False, options={"freezing": True})
     return compiled
 
 
-def _openvino(network: nn.Module, example: torch.Tensor, dtype: torch.dtype) -> Run:
+def _openvino(network: nn.Module, example: torch.Tensor, dtype: torch.dtype) -> Forward:
     # OpenVINO reports its use over the network through this package, and does without it.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino

@@ -35,7 +35,7 @@ SHARED_NBYTES = 32 * 2**20
 """Size from which threads share a batch, for few such batches are in memory at a time."""
 
 
-BLOCK_NBYTES = 2**20
+PLANE_NBYTES = 2**20
 """Bytes of float32 plane that are worked on at a time, to stay in a core's cache."""
 
 
@@ -135,7 +135,7 @@ def pixel_statistics(images: np.ndarray, bands: Sequence[str]) -> np.ndarray:
         raise ValueError(f"images of {images.shape[1]} x {images.shape[2]} have no pixels")
     planes = images.reshape(len(images), n_pixels, len(bands)).transpose(0, 2, 1)
     found = np.empty((len(images), len(feature_names(bands))), np.float32)
-    step = max(1, BLOCK_NBYTES // (4 * n_pixels))
+    step = max(1, PLANE_NBYTES // (4 * n_pixels))
     for start in range(0, len(images), step):
         _fill(
             np.ascontiguousarray(planes[start : start + step]), bands, found[start : start + step]

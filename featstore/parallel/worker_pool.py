@@ -13,6 +13,7 @@ from typing import Any
 import threadpoolctl
 
 from featstore.errors import FeatstoreError, SchedulerError
+from featstore.text import RESUME_HINT
 
 POLL_S = 0.5
 """Time between two looks at which workers there are, when nothing else happens."""
@@ -32,9 +33,6 @@ SETTLE_S = 60.0
 
 N_TRIES = 2
 """Workers that a task may cost."""
-
-
-RESUME_HINT = "What was finished is kept; the same command goes on from there."
 
 
 @dataclass(frozen=True)

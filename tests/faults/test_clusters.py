@@ -17,10 +17,10 @@ from featstore.progress import Silent
 from featstore.runs.run import list_runs
 from featstore.store.feature_store import open_store
 from featstore.store.verification import verify
+from featstore.text import RESUME_HINT
 
 pytestmark = pytest.mark.soak
 
-RESUME_HINT = "What was finished is kept; the same command goes on from there."
 
 SLOWLY = """
 import time
@@ -191,8 +191,8 @@ def test_a_scheduler_that_is_lost_in_fit_is_told_and_runs_are_kept(
     words = ["fit", "--clf", "ridge", "--repeats", "6", "--split-seed", "1"]
     child = Alone(store, *words, "--scheduler", cluster.address)
     lose_scheduler(cluster, child, lambda: len(runs_of(store)) >= 2)
-    kept = {run.run_id: run.record["created"] for run in runs_of(store)}
+    kept = {run.run_id: run.record.created for run in runs_of(store)}
     assert 2 <= len(kept) < 6
     again = children.command(store, *words, "--n-jobs", "1", "--json").result
     assert sum(run["reused"] for run in again["runs"]) == len(kept)
-    assert {run.run_id: run.record["created"] for run in runs_of(store)}.items() >= kept.items()
+    assert {run.run_id: run.record.created for run in runs_of(store)}.items() >= kept.items()

@@ -30,7 +30,7 @@ from featstore.errors import DatasetError, DatasetNotFoundError, SpaceError
 from featstore.io.files import file_stamp, is_intact, json_digest, note_sums, notes_path, sums_of
 from featstore.progress import SILENT, Progress
 
-BLOCK_NBYTES = 8 * 2**20
+PARSED_NBYTES = 8 * 2**20
 """Text parsed at once; parsing takes about ten times this in memory."""
 
 
@@ -240,7 +240,7 @@ def read_csv(
     line, done, rest = 1, 0, b""
     with _open_bytes(path) as (file, raw):
         while True:
-            block = file.read(BLOCK_NBYTES)
+            block = file.read(PARSED_NBYTES)
             progress.advance(raw.tell() - done)
             done = raw.tell()
             text = rest + block
@@ -248,7 +248,7 @@ def read_csv(
                 # The last line waits for the next block: only blank lines may follow it.
                 end = text.rstrip().rfind(b"\n") + 1
                 text, rest = text[:end], text[end:]
-                if len(rest) > 2 * BLOCK_NBYTES:
+                if len(rest) > 2 * PARSED_NBYTES:
                     raise DatasetError(f"{path}: {_fault(rest, n_columns, line)}.")
             elif text := text.rstrip():
                 text += b"\n"

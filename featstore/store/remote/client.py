@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from featstore.errors import StoreError
+from featstore.text import RESUME_HINT
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -46,9 +47,6 @@ WHOLE_NBYTES = 16 * 2**20
 
 BEHIND_DOTS = "0"
 """Sorts behind "." and "..", and before all but odd names; no object has this one."""
-
-
-RESUME_HINT = "What is finished is kept; the same command goes on from there."
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ a dead holder's, and is taken over: by the clock of whoever waits, so that clock
 from __future__ import annotations
 
 import json
-import os
-import platform
 import secrets
 import threading
 import time
@@ -18,8 +16,10 @@ from typing import Any
 
 from featstore.environment import now
 from featstore.errors import StoreError
+from featstore.io.locks import BUSY_CURE, busy_text, this_holder
 from featstore.progress import SILENT, Progress
-from featstore.store.remote.client import RESUME_HINT, ObjectStorage
+from featstore.store.remote.client import ObjectStorage
+from featstore.text import RESUME_HINT
 
 LEASE_S = 60.0
 """Seconds without a renewal after which a lease may be taken over."""
@@ -31,6 +31,10 @@ RENEW_S = 15.0
 
 LOOK_S = 2.0
 """Seconds between two looks at a lease that another machine holds."""
+
+
+UNKNOWN = "another machine"
+"""What the holder of a lease is called whose note can't be read."""
 
 
 class Lease:
@@ -155,8 +159,7 @@ def hold_lease(
     StoreError
         When another machine holds it and `wait` is false.
     """
-    holder = {"pid": os.getpid(), "host": platform.node(), "since": now()}
-    note = {"what": what, "place": place, "lease": secrets.token_hex(8), **holder}
+    note = {"what": what, "place": place, "lease": secrets.token_hex(8), **this_holder()}
     etag = _acquire(remote, name, note, progress, wait=wait)
     if etag is None:
         yield None
@@ -195,10 +198,7 @@ def _acquire(
             renewals = seen is not None
             seen, seen_at = found.etag, time.monotonic()
             if renewals and not wait:
-                raise StoreError(
-                    f"{note['what']} is being worked on by {_holder(other)}. Wait for its end, or "
-                    "end it."
-                )
+                raise StoreError(f"{busy_text(note['what'], other, UNKNOWN)}. {BUSY_CURE}")
         if other.get("place") == note["place"] or time.monotonic() - seen_at > LEASE_S:
             taken = remote.replace(name, _body(note), str(found.etag))
             if taken is not None:
@@ -207,8 +207,8 @@ def _acquire(
         if not told:
             told = True
             progress.say(
-                f"{note['what']} is being worked on by {_holder(other)}; waiting for it, or until "
-                f"it has been silent for {LEASE_S:.0f} s."
+                f"{busy_text(note['what'], other, UNKNOWN)}; waiting for it, or until it has been "
+                f"silent for {LEASE_S:.0f} s."
             )
         time.sleep(LOOK_S)
 
@@ -228,10 +228,3 @@ def _parsed(content: bytes | None) -> dict[str, Any]:
         return dict(json.loads(content or b"{}"))
     except (ValueError, TypeError):
         return {}
-
-
-def _holder(note: dict[str, Any]) -> str:
-    try:
-        return f"process {note['pid']} on {note['host']} since {note['since']}"
-    except KeyError:
-        return "another machine"

@@ -345,7 +345,7 @@ def test_csv_files_give_the_same_images(tmp_path: Path, suffix: str, n_classes: 
 def test_blocks_smaller_than_a_line_and_odd_ends_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sat_csv, "BLOCK_NBYTES", 20_000)
+    monkeypatch.setattr(sat_csv, "PARSED_NBYTES", 20_000)
     images = Images()
     write_sat_csv(tmp_path, images)
     path = tmp_path / "X_train_sat4.csv"
@@ -502,7 +502,7 @@ def test_a_wrong_csv_names_file_and_line(tmp_path: Path, fault: str) -> None:
 def test_a_line_number_is_right_beyond_the_first_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sat_csv, "BLOCK_NBYTES", 30_000)
+    monkeypatch.setattr(sat_csv, "PARSED_NBYTES", 30_000)
     write_sat_csv(tmp_path, Images())
     edited(tmp_path, X, on_line(41, lambda s: s + ",9"))
     with pytest.raises(DatasetError, match="line 41 has 3137 columns"):
@@ -529,7 +529,7 @@ def test_a_missing_companion_is_named(tmp_path: Path) -> None:
 def test_memory_stays_bounded_while_converting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sat_csv, "BLOCK_NBYTES", 2**18)
+    monkeypatch.setattr(sat_csv, "PARSED_NBYTES", 2**18)
     path = tmp_path / "X.csv"
     rows = np.random.default_rng(0).integers(0, 256, (100, 3136), dtype=np.uint8)
     write_csv(path, rows)
