@@ -1,1 +1,16 @@
-"""runs."""
+"""Runs: fitted classifiers with their scores, predictions and models, and comparisons of them."""
+
+from featstore._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "ClassDifference": "featstore.runs.compare",
+        "Comparison": "featstore.runs.compare",
+        "Run": "featstore.runs.run",
+        "difference_interval": "featstore.runs.compare",
+        "list_runs": "featstore.runs.run",
+        "mcnemar": "featstore.runs.compare",
+        "open_run": "featstore.runs.run",
+    },
+)

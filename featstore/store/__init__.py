@@ -1,1 +1,19 @@
-"""store."""
+"""The feature store: feature sets, selections of them, and what keeps them intact."""
+
+from featstore._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "Damage": "featstore.store.verification",
+        "FeatureSet": "featstore.store.feature_set",
+        "FeatureStore": "featstore.store.feature_store",
+        "Matrix": "featstore.store.format.matrix",
+        "Selection": "featstore.store.selection",
+        "count_leaked": "featstore.store.leaks",
+        "export": "featstore.store.exports",
+        "leaked": "featstore.store.leaks",
+        "schedule_repair": "featstore.store.verification",
+        "verify": "featstore.store.verification",
+    },
+)
