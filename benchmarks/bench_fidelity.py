@@ -40,7 +40,7 @@ def measure(store: FeatureStore, done: Extraction) -> tuple[np.ndarray, float]:
     """Return an extraction's features, and the test accuracy that a classifier has on them."""
     features = store.get(done.set_id).matrix(done.layers[0]).read(0, done.n_images)
     (run,) = featstore.fit(store, "logreg", set_id=done.set_id, layers=done.layers[0], n_jobs=1)
-    return features, run.metrics["test"]["accuracy"]
+    return features, run.metrics.test.accuracy
 
 
 def compare(precisions: Sequence[str], store: FeatureStore, options: dict[str, Any]) -> list[Turn]:
@@ -94,7 +94,7 @@ def main(root: str, model: str, weights: str, layers: str, limit: int | None, de
         store = open_store(folder)
         rows = compare(PRECISIONS, store, options)
         (first, *_) = store.sets()
-        title = f"{first.n_samples:,} images of {first.facets['title']}, logistic regression"
+        title = f"{first.n_samples:,} images of {first.facets.title}, logistic regression"
     table(rows, title)
     where = describe_device(resolve_device(device))
     save("fidelity", rows, title=title, device=where, label=model)

@@ -51,7 +51,7 @@ def fit(path: Path, features: Features, clf: str) -> Turn:
     found = watch(words, resident)
     (summary,) = json.loads(found["printed"])["runs"]
     run = open_run(path / "runs" / summary["run_id"])
-    times = run.record["duration_s"]
+    times = run.record.duration_s
     peak_mb, matrix_mb = found["peak RSS MB"], features.nbytes / 1e6
     return {
         "clf": clf,

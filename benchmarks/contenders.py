@@ -41,12 +41,12 @@ def search_featstore(folder: Path, seed: str, n_folds: str) -> Found:
             if end.code:
                 raise
     (run,) = list_runs(open_store(folder / "store"))
-    search = run.record["search"]
+    search = run.record.search
     return {
         **inside,
-        "C": search["best"]["C"],
-        "CV %": 100 * search["accuracy"],
-        "test %": 100 * run.metrics["test"]["accuracy"],
+        "C": search.best["C"],
+        "CV %": 100 * search.accuracy,
+        "test %": 100 * run.metrics.test.accuracy,
     }
 
 
@@ -129,7 +129,7 @@ def fit_together(folder: Path, layers: str, clfs: str) -> Found:
     with _clock() as inside:
         fits = fit_each(folder / "store", clfs.split(","), layers=layers.split(","), refit=True)
     raise_failures(fits)
-    return {**inside, **_accuracy([one.run.metrics["test"]["accuracy"] for one in fits])}
+    return {**inside, **_accuracy([one.run.metrics.test.accuracy for one in fits])}
 
 
 def fit_in_a_loop(folder: Path, layers: str, clfs: str) -> Found:
@@ -142,7 +142,7 @@ def fit_in_a_loop(folder: Path, layers: str, clfs: str) -> Found:
             for clf in clfs.split(","):
                 fits = fit_each(folder / "store", clf, layers=layer, n_jobs=1, refit=True)
                 raise_failures(fits)
-                accuracies += [one.run.metrics["test"]["accuracy"] for one in fits]
+                accuracies += [one.run.metrics.test.accuracy for one in fits]
     return {**inside, **_accuracy(accuracies)}
 
 

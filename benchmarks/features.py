@@ -159,6 +159,7 @@ def write_store(path: Path, features: Features, layers: Sequence[str] = ("layer1
             "device": "cpu",
             "default": number == 0,
             "names": [layer],
+            "layer": layer,
             "node": layer,
             "pool": None,
             "dtype": "float32",

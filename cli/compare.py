@@ -50,7 +50,7 @@ def show(runs: Sequence[Run], comparison: Comparison) -> None:
     console.table(
         ["", "run", "dataset", "right", "accuracy"],
         [
-            [letter, run.run_id, run.selection["title"], f"{n:,}", accuracy]
+            [letter, run.run_id, run.selection.title, f"{n:,}", accuracy]
             for letter, run, n, accuracy in zip("AB", runs, n_right, accuracies, strict=True)
         ],
         right=["right", "accuracy"],

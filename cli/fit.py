@@ -196,7 +196,7 @@ def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
 
 
 def _say_leaks(group: Sequence[dict[str, Any]]) -> None:
-    n_leaked = max(s["n_leaked"] or 0 for s in group)
+    n_leaked = max(s["n_leaked"] for s in group)
     n_dropped = max(s["n_dropped"] for s in group)
     if n_dropped:
         click.echo(f"{n_dropped:,} test images that are also training images were left out.")
@@ -213,7 +213,7 @@ def show(fits: Sequence[Fit], store: str) -> None:
     show_tables([run.summary() for run in runs])
     notes: dict[str, list[str]] = {}
     for run in runs:
-        for note in run.record["notes"]:
+        for note in run.record.notes:
             notes.setdefault(note, []).append(run.run_id)
     for note, ids in list(notes.items())[:MAX_NOTES]:
         more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
@@ -221,14 +221,14 @@ def show(fits: Sequence[Fit], store: str) -> None:
     if len(notes) > MAX_NOTES:
         click.echo(f"{len(notes) - MAX_NOTES} more notes are in the runs' metrics.json.")
     for run in runs if len(runs) <= MAX_CHOICES else []:
-        if search := run.record["search"]:
-            chosen = ", ".join(f"{k}={v}" for k, v in search["best"].items())
+        if search := run.record.search:
+            chosen = ", ".join(f"{k}={v}" for k, v in search.best.items())
             click.echo(
-                f"{run.run_id}: {chosen} of {len(search['candidates'])} settings, by "
-                f"{search['cv']}-fold cross-validation"
+                f"{run.run_id}: {chosen} of {len(search.candidates)} settings, by "
+                f"{search.cv}-fold cross-validation"
             )
     option = console.store_hint(store)
-    best = max(runs, key=lambda run: run.metrics["test"]["accuracy"])
+    best = max(runs, key=lambda run: run.metrics.test.accuracy)
     click.echo(f"The best run is {console.shown(best.path)}")
     click.echo(f"Next: featstore predict {best.run_id} IMAGE_OR_FOLDER{option}")
     click.echo(f"      featstore report{option}")

@@ -54,8 +54,8 @@ def command(
         opened = open_store(store, progress)
         runs = list_runs(opened, progress)
         if dataset is not None:
-            titles = sorted({run.selection["title"] for run in runs})
-            runs = [r for r in runs if dataset in (r.selection["title"], r.selection["dataset"])]
+            titles = sorted({run.selection.title for run in runs})
+            runs = [r for r in runs if dataset in (r.selection.title, r.selection.dataset)]
             if not runs:
                 raise RunError(
                     f"{store} holds no runs on {dataset!r}; it has runs on "

@@ -139,11 +139,11 @@ def show(outcome: Outcome, page: Path) -> None:
 
     by_dataset: dict[str, list[Run]] = {}
     for run in outcome.runs:
-        by_dataset.setdefault(run.selection["dataset"], []).append(run)
+        by_dataset.setdefault(run.selection.dataset, []).append(run)
     published = {name: compare_published(name, runs) for name, runs in by_dataset.items()}
     tables = [result_tables.published_table({k: v for k, v in published.items() if v})]
     for runs in by_dataset.values():
-        title = runs[0].selection["title"]
+        title = runs[0].selection.title
         tables.append(result_tables.layers_table("layers", title, runs))
     for table in filter(None, tables):
         console.show_table(table)

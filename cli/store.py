@@ -71,7 +71,7 @@ def ls(store: str, as_json: bool) -> None:
 def _describe(feature_set: FeatureSet) -> dict[str, Any]:
     return {
         "set_id": feature_set.set_id,
-        **feature_set.facets,
+        **feature_set.facets.to_dict(),
         "n_samples": feature_set.n_samples,
         "layers": list(feature_set.layers()),
         "unfinished": feature_set.unfinished(),
@@ -89,34 +89,40 @@ def show(set_id: str, store: str, as_json: bool) -> None:
     feature_set = _open(store).get(set_id)
     records = feature_set.layers()
     if as_json:
-        console.emit_json({**_describe(feature_set), "info": feature_set.info, "records": records})
+        console.emit_json(
+            {
+                **_describe(feature_set),
+                "info": feature_set.info.to_dict(),
+                "records": {name: record.to_dict() for name, record in records.items()},
+            }
+        )
         return
     info = feature_set.info
     click.echo(f"{feature_set.set_id}: {nbytes_text(feature_set.nbytes)}")
     click.echo(f"  Zarr group   {console.shown(feature_set.address)}")
     click.echo(
-        f"  dataset      {info['facets']['title']} ({info['facets']['dataset']}), "
+        f"  dataset      {info.facets.title} ({info.facets.dataset}), "
         f"{feature_set.n_samples} images, {len(feature_set.class_names)} classes"
     )
-    click.echo(f"  fingerprint  {info['dataset']['fingerprint']}")
+    click.echo(f"  fingerprint  {info.dataset.fingerprint}")
     click.echo(
-        f"  backbone     {info['backbone']['model']}, {info['facets']['weights']}, "
-        f"{info['backbone']['precision']}, stored as {info['facets']['dtype']}"
+        f"  backbone     {info.backbone.model}, {info.facets.weights}, "
+        f"{info.backbone.precision}, stored as {info.facets.dtype}"
     )
-    click.echo(f"  weights      sha256 {info['backbone']['weights_sha256']}")
-    size = info["preprocess"]["image_size"]
-    resized = f"{size} px {info['preprocess']['resize']}" if size else "none"
-    click.echo(f"  preprocess   {resized}; bands {info['preprocess']['bands']}")
-    click.echo(f"  made by      {info['command']}")
+    click.echo(f"  weights      sha256 {info.backbone.weights_sha256}")
+    size = info.preprocess.image_size
+    resized = f"{size} px {info.preprocess.resize}" if size else "none"
+    click.echo(f"  preprocess   {resized}; bands {info.preprocess.bands}")
+    click.echo(f"  made by      {info.command}")
     rows = [
         [
             name,
-            record["node"],
-            "x".join(map(str, record["shape"])),
-            record["pool"] or "-",
-            str(record["n_features"]),
-            record["completed"],
-            record["device"],
+            record.node,
+            "x".join(map(str, record.shape)),
+            record.pool or "-",
+            str(record.n_features),
+            record.completed,
+            record.device,
         ]
         for name, record in records.items()
     ]
@@ -127,7 +133,7 @@ def show(set_id: str, store: str, as_json: bool) -> None:
     )
     for name in feature_set.unfinished():
         click.echo(feature_set.why_unfinished(name))
-    masked = {e["sample_id"]: e["error"] for r in records.values() for e in r["masked"]}
+    masked = {one.sample_id: one.error for r in records.values() for one in r.masked}
     for sample_id, cause in masked.items():
         click.echo(f"masked: {sample_id}: {cause}")
 
@@ -142,76 +148,49 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
     Without names it looks at all feature sets and runs. Damaged chunks are marked, so that the
     set's own extract command computes just them.
     """
-    from featstore.errors import StoreError
-    from featstore.store.set_folder import JOURNAL_FILE
-    from featstore.store.verification import Damage, schedule_repair, verify
+    from featstore.store.verification import verify_store
 
     opened = _open(store)
-    sets = [opened.get(set_id) for set_id in set_ids] if set_ids else opened.sets()
-    found, repairs = [], []
     with console.progress() as progress:
-        for feature_set in sets:
-            damages = verify(feature_set, progress)
-            found += [damage for damage in damages if damage.layer is None]
-            # A store that is in order may be one that can't be written.
-            if not (of_layers := [damage for damage in damages if damage.layer]):
-                continue
-            if any(damage.file == JOURNAL_FILE for damage in damages):
-                # That is where they would be marked.
-                found += of_layers
-                continue
-            try:
-                with opened.working_on(feature_set.set_id, progress):
-                    of_layers = schedule_repair(feature_set, of_layers)
-                    journal = feature_set.journal()
-            except StoreError:
-                raise
-            except OSError as error:
-                problem = f"can't be marked for repair: {error.filename}: {error.strerror}"
-                found += [*of_layers, Damage(feature_set.set_id, "layers", problem)]
-                continue
-            found += of_layers
-            repairs += [journal[damage.layer]["command"] for damage in of_layers if damage.layer]
+        found = verify_store(opened, set_ids, progress)
+    damages, n_runs = found.damages, 0
     if not set_ids:
-        problem = "the file is missing; remove the folder and extract again"
-        found += [Damage(set_id, "set.json", problem) for set_id in opened.lost_sets()]
-    n_runs = 0
-    if not set_ids:
-        from featstore.runs.run import verify_runs
+        from featstore.runs.verification import verify_runs
 
-        n_runs, damages = verify_runs(opened)
-        found += damages
+        n_runs, of_runs = verify_runs(opened)
+        damages = damages + of_runs
     if as_json:
-        damages_json = [vars(damage) for damage in found]
         console.emit_json(
             {
-                "intact": not found,
-                "n_sets": len(sets),
+                "intact": not damages,
+                "n_sets": found.n_sets,
                 "n_runs": n_runs,
-                "damages": damages_json,
-                "repair": sorted(set(repairs)),
+                "damages": [vars(damage) for damage in damages],
+                "repair": sorted(found.repairs),
             }
         )
     else:
-        for damage in found:
+        for damage in damages:
             click.echo(str(damage))
-        for repair in dict.fromkeys(repairs):
+        for repair in found.repairs:
             click.echo(f"Repair with: {repair}")
-        broken = {d.set_id for d in found if d.layer is None and d.file != JOURNAL_FILE}
-        for set_id in [s.set_id for s in sets if s.set_id in broken]:
+        for set_id in found.broken:
             click.echo(
                 f"Extract {set_id} again, after: featstore store rm {set_id}"
                 f"{console.store_hint(store)}"
             )
-        if not sets and not found:
-            click.echo(f"{store} holds no feature sets.")
-        elif not found:
-            runs = f" and {n_runs} run{'s' if n_runs != 1 else ''}" if n_runs else ""
-            sets_text = f"{len(sets)} feature set{'s' if len(sets) != 1 else ''}"
-            is_one = len(sets) == 1 and not n_runs
-            click.echo(f"{sets_text}{runs} {'is' if is_one else 'are'} intact.")
-    if found:
+        if not damages:
+            click.echo(_intact_text(store, found.n_sets, n_runs))
+    if damages:
         sys.exit(1)
+
+
+def _intact_text(store: str, n_sets: int, n_runs: int) -> str:
+    if not n_sets:
+        return f"{store} holds no feature sets."
+    sets = f"{n_sets} feature set{'s' if n_sets != 1 else ''}"
+    runs = f" and {n_runs} run{'s' if n_runs != 1 else ''}" if n_runs else ""
+    return f"{sets}{runs} {'is' if n_sets == 1 and not n_runs else 'are'} intact."
 
 
 MIN_END = 6

@@ -61,12 +61,12 @@ def fit_baselines(
     store = open_store(store, progress)
     runs = [one.run for one in fits if one.run]
     settings = {k: v for k, v in options.items() if k not in (*SELECTING, "set_id")}
-    parts = [(part["set_id"], part["layer"]) for run in runs for part in run.selection["features"]]
+    parts = [(part.set_id, part.layer) for run in runs for part in run.selection.features]
     wanted: dict[tuple[str, str | None], None] = {}
     failed: dict[tuple[str, str], Fit] = {}
     for set_id, layer in dict.fromkeys(parts):
         feature_set = store.get(set_id)
-        model, title = feature_set.facets["model"], feature_set.facets["title"]
+        model, title = feature_set.facets.model, feature_set.facets.title
         for kind in dict.fromkeys((PIXEL_MODEL, model)):
             try:
                 made = _extracted(store, feature_set, kind, layer, root, progress)
@@ -76,7 +76,7 @@ def fit_baselines(
                 failed.setdefault((name, str(error)), Fit(name, None, False, error))
             else:
                 wanted[made] = None
-    used = {tuple(run.selection["set_ids"]) for run in runs}
+    used = {tuple(run.selection.set_ids) for run in runs}
     found = list(failed.values())
     for set_id, own in wanted:
         if (set_id,) not in used:
@@ -94,30 +94,30 @@ def _extracted(
 ) -> tuple[str, str | None]:
     """Return the set and layer of a baseline for one layer of a set, extracted if need be."""
     facets, record = feature_set.facets, feature_set.layer(layer)
-    same: dict[str, Any] = {"limit": facets["limit"], "seed": facets["seed"]}
-    if record["masked"]:
+    same: dict[str, Any] = {"limit": facets.limit, "seed": facets.seed}
+    if record.masked:
         same["on_error"] = "mask"
     if model != PIXEL_MODEL:
         same |= {
             "weights": RANDOM,
-            "layers": [record["layer"]],
-            "bands": facets["bands"],
-            "image_size": facets["image_size"],
+            "layers": [record.layer],
+            "bands": facets.bands,
+            "image_size": facets.image_size,
         }
-        if record["pool"]:
-            same["pool"] = record["pool"]
+        if record.pool:
+            same["pool"] = record.pool
     made = extract(
         model,
-        facets["dataset"],
+        facets.dataset,
         store=store,
-        root=root or feature_set.info["dataset"]["root"],
+        root=root or feature_set.info.dataset.root,
         progress=progress,
         **same,
     )
     found = store.get(made.set_id)
-    if found.info["dataset"]["fingerprint"] != feature_set.info["dataset"]["fingerprint"]:
+    if found.info.dataset.fingerprint != feature_set.info.dataset.fingerprint:
         raise FitError(
-            f"The images of {facets['title']} are not those any more that "
+            f"The images of {facets.title} are not those any more that "
             f"{feature_set.set_id} was extracted from, so that baselines would be of other "
             "images. Give their folder with --root, or extract again."
         )

@@ -68,7 +68,7 @@ def run_demo(
     """
     study = Study(("demo",), (MODEL,), CLASSIFIERS, root, limit, seed)
     outcome = reproduce(study, store, report, progress=progress)
-    used = {run.selection["weights"] for run in outcome.runs if run.selection["model"] == MODEL}
+    used = {run.selection.weights for run in outcome.runs if run.selection.model == MODEL}
     weights = f"{MODEL} with its real ImageNet weights ({', '.join(used)})"
     if outcome.left_out:
         # What the study left out for want of weights, the demo shows with others.

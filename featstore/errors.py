@@ -61,6 +61,10 @@ class CorruptionError(StoreError):
     """Stored bytes are not those that were written."""
 
 
+class FormatError(StoreError):
+    """A feature set or a run was written in a format that this featstore does not read."""
+
+
 class SelectionError(FeatstoreError, LookupError):
     """A selection fits no feature set, or several."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,8 @@ from PIL import Image
 
 from featstore.config import SPLITS
 from featstore.fitting.fit import fit
-from featstore.io.files import json_digest, read_json, write_json
+from featstore.io.files import json_digest
 from featstore.runs.run import Run
-from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.format import matrix
 from featstore.store.writer import FeatureWriter
@@ -163,6 +161,7 @@ def add_features(
             "request": {},
             "shape": [X.shape[1]],
             "names": [layer],
+            "layer": layer,
             "node": layer,
             "pool": None,
             "dtype": "float32",
@@ -179,14 +178,6 @@ def add_features(
         for i, (layer, X) in enumerate(layers.items())
     }
     sink.finish(records)
-
-
-def forget_first_rows(feature_set: FeatureSet) -> None:
-    """Turn a set into one that was made before featstore looked for identical images."""
-    shutil.rmtree(feature_set.group / "first_row")
-    info = read_json(feature_set.path / "set.json")
-    files = {name: own for name, own in info["files"].items() if not name.startswith("first_row/")}
-    write_json(feature_set.path / "set.json", info | {"files": files})
 
 
 def store_in(

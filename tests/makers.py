@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from featstore.config import FitConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKBONE = {
@@ -30,6 +33,88 @@ LAYER_JOURNAL = {
     "command": "featstore extract",
 }
 """What a journal says of a layer that was just begun."""
+
+
+def scores(n_classes: int) -> dict[str, object]:
+    """Return the scores of one split, all 0."""
+    row = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+    return {
+        "n_samples": 0,
+        "accuracy": 0.0,
+        "average_accuracy": 0.0,
+        "kappa": None,
+        "majority_accuracy": 0.0,
+        "per_class": [{"name": str(i), **row} for i in range(n_classes)],
+        "confusion": [[0] * n_classes for _ in range(n_classes)],
+    }
+
+
+def run_record(
+    class_names: Sequence[str], test_split: str = "test", **selection: object
+) -> dict[str, object]:
+    """Return what a fit gives write_run to write; `selection` replaces what it says of that."""
+    spec = {
+        "set_id": "set",
+        "layer": "fc1000",
+        "node": "fc1000",
+        "pool": None,
+        "batch_size": 1,
+        "n_features": 1,
+        "backbone": BACKBONE,
+        "preprocess": PREPROCESS,
+    }
+    n_classes = len(class_names)
+    return {
+        "key": "0" * 64,
+        "created": "now",
+        "command": "featstore fit",
+        "fit": FitConfig("logreg").to_dict(),
+        "params": {},
+        "search": None,
+        "selection": {
+            "dataset": "demo",
+            "title": "demo",
+            "model": "m",
+            "layers": ["fc1000"],
+            "weights": "none",
+            "precision": "fp32",
+            "n_samples": 1,
+            "n_features": 1,
+            "fingerprint": "0" * 64,
+            "set_ids": ["set"],
+            "features": [spec],
+            "digest": "0" * 64,
+            **selection,
+        },
+        "class_names": list(class_names),
+        "rows": {
+            "n_train": 0,
+            "n_test": 0,
+            "n_val": 0,
+            "test_split": test_split,
+            "n_masked": 0,
+            "n_unlabelled": 0,
+            "n_leaked": 0,
+            "n_dropped": 0,
+            "n_train_of_class": [0] * n_classes,
+        },
+        "n_constant_features": 0,
+        "metrics": {
+            "test": scores(n_classes),
+            "val": None,
+            "train": {"accuracy": 0.0, "n_samples": 0},
+        },
+        "score_kind": "probability",
+        "converged": True,
+        "solver": "none",
+        "notes": [],
+        "duration_s": {"total": 0.0},
+        "peak_rss_nbytes": 0,
+        "provenance": {
+            "versions": {"scikit-learn": "0"},
+            "machine": {"processor": "none", "n_cores": 1},
+        },
+    }
 
 
 @dataclass

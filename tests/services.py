@@ -182,4 +182,5 @@ def store_at(url: str, n_samples: int = 320, n_features: int = 20) -> FeatureSto
 def publish(store: FeatureStore) -> None:
     """Send all that is complete, as extract does in the end."""
     for feature_set in store.sets():
-        store.push(feature_set)
+        with store.working_on(feature_set.set_id):
+            store.push(feature_set)

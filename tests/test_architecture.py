@@ -118,13 +118,13 @@ def test_importing_stage_two_leaves_torch_out():
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    heavy = {"torch", "sklearn", "zarr", "dask", "matplotlib", "scipy", "pandas"}
+    heavy = {"torch", "sklearn", "zarr", "dask", "matplotlib", "scipy", "pandas", "pydantic"}
     assert not heavy & loaded_after("import featstore, featstore.cli.main")
 
 
 def test_help_loads_nothing_heavy():
     code = "from featstore.cli.main import _run\nassert _run(['extract', '--help']) == 0"
-    assert not {"torch", "numpy", "rich"} & loaded_after(code)
+    assert not {"torch", "numpy", "rich", "pydantic"} & loaded_after(code)
 
 
 def test_setup_lists_the_packages_on_disk():

@@ -28,17 +28,17 @@ def test_pixels_and_random_weights_are_extracted_and_fitted_once(extracted):
     store, _ = extracted
     fits = fit_each(store, "knn", params={"n_neighbors": 1})
     found = fit_baselines(store, fits, "knn", params={"n_neighbors": 1})
-    assert [one.run.selection["model"] for one in found] == ["pixelstats", "squeezenet1_1"]
+    assert [one.run.selection.model for one in found] == ["pixelstats", "squeezenet1_1"]
     random = found[1].run.selection
     assert random["weights"] == "random:0"
-    assert random["layers"] == fits[0].run.selection["layers"]
+    assert random["layers"] == fits[0].run.selection.layers
     (preprocess,) = {
-        str(store.get(part["set_id"]).info["preprocess"])
+        str(store.get(part["set_id"]).info.preprocess)
         for one in (fits[0], found[1])
-        for part in one.run.selection["features"]
+        for part in one.run.selection.features
     }
     assert "64" in preprocess
-    assert {one.run.record["params"]["n_neighbors"] for one in found} == {1}
+    assert {one.run.record.params["n_neighbors"] for one in found} == {1}
     again = fit_baselines(store, fits, "knn", params={"n_neighbors": 1})
     assert all(one.reused for one in again)
     assert len(store.sets()) == 3
@@ -50,7 +50,7 @@ def test_each_image_size_has_a_baseline_of_its_own_though_they_share_a_name(extr
     featstore.extract("squeezenet1_1", "folder", store=store, **settings)
     fits = [*fit_each(store, "lda", image_size=64), *fit_each(store, "lda", image_size=96)]
     found = fit_baselines(store, fits, "lda")
-    assert [one.run.selection["model"] for one in found].count("squeezenet1_1") == 2
+    assert [one.run.selection.model for one in found].count("squeezenet1_1") == 2
     assert len({one.run.run_id for one in found}) == 3
     assert len({one.name for one in found}) == 2
 
@@ -89,4 +89,4 @@ def test_images_that_could_not_be_read_are_masked_for_baselines_too(tmp_path, im
     fits = fit_each(store, "lda")
     found = fit_baselines(store, fits, "lda")
     assert [one.error for one in found] == [None, None]
-    assert {one.run.record["rows"]["n_masked"] for one in [*fits, *found]} == {1}
+    assert {one.run.record.rows.n_masked for one in [*fits, *found]} == {1}

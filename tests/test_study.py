@@ -32,7 +32,7 @@ def study(tmp_path, **settings):
 
 def test_all_that_is_compared_is_in_the_report(store, tmp_path):
     outcome = reproduce(study(tmp_path), store, tmp_path / "s" / "r.html", files=tmp_path / "s")
-    found = {(run.selection["model"], *run.selection["layers"], run.clf) for run in outcome.runs}
+    found = {(run.selection.model, *run.selection.layers, run.clf) for run in outcome.runs}
     first, deep, final = "features.0", "features.13.conv.2", "classifier.1"
     assert found == {
         ("pixelstats", "stats", "logreg"),
@@ -90,7 +90,7 @@ def test_missing_datasets_are_named_and_left_out(store, tmp_path):
     outcome = reproduce(asked, store, tmp_path / "r.html")
     (left_out,) = outcome.left_out
     assert "sat-4-full.mat" in left_out
-    assert {run.selection["dataset"] for run in outcome.runs} == {"demo"}
+    assert {run.selection.dataset for run in outcome.runs} == {"demo"}
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "Left out: sat4" in page
     with pytest.raises(DatasetNotFoundError, match=r"None of the datasets is here\.\nsat4"):
@@ -108,7 +108,7 @@ def test_weights_that_can_not_be_had_leave_their_network_out(store, tmp_path, mo
     outcome = reproduce(asked, store, tmp_path / "r.html")
     (left_out,) = outcome.left_out
     assert left_out.startswith("alexnet on demo: ")
-    assert {run.selection["model"] for run in outcome.runs} == {"pixelstats"}
+    assert {run.selection.model for run in outcome.runs} == {"pixelstats"}
     assert outcome.failures == []
 
 
@@ -123,7 +123,7 @@ def test_what_fails_is_told_and_the_others_go_on(store, tmp_path):
         "mobilenet_v2 on sat4",
     ]
     assert all("sat-4-full.mat" in failure for failure in outcome.failures)
-    assert {run.selection["dataset"] for run in outcome.runs} == {"demo"}
+    assert {run.selection.dataset for run in outcome.runs} == {"demo"}
     assert outcome.report["left_out"] == outcome.failures
 
 

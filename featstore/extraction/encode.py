@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from featstore.extraction.pipeline import PassTimes, feature_batches
 from featstore.extraction.spec import ExtractionSpec, recorded_spec
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import SILENT, Progress
+from featstore.store.format.schema import FeatureSpec
 
 BLOCK_ROWS = 4096
 """Images whose features memory holds at a time."""
@@ -50,7 +50,7 @@ class Encoder:
 
     Parameters
     ----------
-    specs : sequence of mapping
+    specs : sequence of FeatureSpec
         The features, as :attr:`featstore.store.selection.Selection.feature_specs` says them and a
         run records them.
     bands : sequence of str
@@ -74,7 +74,7 @@ class Encoder:
 
     def __init__(
         self,
-        specs: Sequence[Mapping[str, Any]],
+        specs: Sequence[FeatureSpec],
         bands: Sequence[str],
         device: str,
         cache: FingerprintCache,
@@ -82,13 +82,13 @@ class Encoder:
     ) -> None:
         groups: dict[tuple[str, str], list[int]] = {}
         for i, spec in enumerate(specs):
-            groups.setdefault((spec["set_id"], spec["pool"] or "avg"), []).append(i)
+            groups.setdefault((spec.set_id, spec.pool or "avg"), []).append(i)
         self._n_parts = len(specs)
         self._passes = [
             _Pass(
                 recorded_spec([specs[i] for i in parts], bands, device, cache, progress),
                 pool,
-                {i: specs[i]["node"] for i in parts},
+                {i: specs[i].node for i in parts},
             )
             for (_, pool), parts in groups.items()
         ]

@@ -65,9 +65,9 @@ class Extraction:
         whose image can't be read.
     n_by_split : dict of str to int
         Rows of each split that has any.
-    n_leaked : int or None
+    n_leaked : int
         Rows of the test and val splits whose image is also, byte for byte, among the training
-        images; None for a set that was made before featstore looked for them.
+        images.
     duration_s : float
         From the call to its end.
     images_per_s : float
@@ -87,7 +87,7 @@ class Extraction:
     n_reused: int
     n_masked: int
     n_by_split: dict[str, int]
-    n_leaked: int | None
+    n_leaked: int
     device: str
     precision: str
     dtype: str
@@ -245,17 +245,17 @@ def _answer(
 ) -> tuple[FeatureSet, list[str]] | None:
     """Return the set and matrices that answer a request made before, if all are complete."""
     for feature_set in store.readable_sets():
-        if feature_set.info["dataset"]["fingerprint"] != fingerprint:
+        if feature_set.info.dataset.fingerprint != fingerprint:
             continue
         requested: Sequence[str | None] = config.layers or (None,)
         records = {
             name: record
             for name, record in feature_set.layers().items()
-            if record["request"] == request and record["pool"] in (None, config.pool)
+            if record.request == request and record.pool in (None, config.pool)
         }
         found = [
             next(
-                (n for n, r in records.items() if (r["default"] if a is None else a in r["names"])),
+                (n for n, r in records.items() if (r.default if a is None else a in r.names)),
                 None,
             )
             for a in requested
@@ -337,19 +337,19 @@ def _result(
     feature_set: FeatureSet, names: list[str], n_computed: int, times: dict[str, Any], began: float
 ) -> Extraction:
     records = [feature_set.layer(name) for name in names]
-    masked = {entry["row"] for record in records for entry in record["masked"]}
+    masked = {row for record in records for row in record.masked_rows}
     counts = np.bincount(feature_set.splits, minlength=len(SPLITS))
     pass_s = times.get("pass_s", 0.0)
-    numerics = records[0]["numerics"]
+    numerics = records[0].numerics
     return Extraction(
         path=feature_set.address,
         set_id=feature_set.set_id,
-        dataset=feature_set.facets["dataset"],
-        title=feature_set.facets["title"],
-        model=feature_set.facets["model"],
-        weights=feature_set.facets["weights"],
+        dataset=feature_set.facets.dataset,
+        title=feature_set.facets.title,
+        model=feature_set.facets.model,
+        weights=feature_set.facets.weights,
         layers=names,
-        n_features={name: r["n_features"] for name, r in zip(names, records, strict=True)},
+        n_features={name: r.n_features for name, r in zip(names, records, strict=True)},
         n_images=feature_set.n_samples,
         n_computed=n_computed,
         # Rows of layers that were begun apart are computed for each.
@@ -357,11 +357,11 @@ def _result(
         n_masked=len(masked),
         n_by_split={name: n for name, n in zip(SPLITS, counts.tolist(), strict=True) if n},
         n_leaked=count_leaked(feature_set.first_rows, feature_set.splits, masked),
-        device=records[0]["device"],
-        precision=feature_set.facets["precision"],
-        dtype=records[0]["dtype"],
-        engine=numerics["engine"],
-        batch_size=numerics["batch_size"],
+        device=records[0].device,
+        precision=feature_set.facets.precision,
+        dtype=records[0].dtype,
+        engine=numerics.engine,
+        batch_size=numerics.batch_size,
         nbytes=feature_set.nbytes,
         duration_s=round(time.perf_counter() - began, 3),
         images_per_s=round(n_computed / pass_s, 2) if pass_s else 0.0,

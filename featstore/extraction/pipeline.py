@@ -312,8 +312,9 @@ class ExtractionJob:
         begun = self.feature_set.journal()
         groups: dict[str, list[Layer]] = {}
         for layer in layers:
-            journal = begun.get(layer.stored_name(self.config.pool), {})
-            groups.setdefault(json.dumps(journal.get("numerics")), []).append(layer)
+            journal = begun.get(layer.stored_name(self.config.pool))
+            numerics = journal.numerics.to_dict() if journal else None
+            groups.setdefault(json.dumps(numerics), []).append(layer)
         n_computed, total, setup_s, pass_s = 0, PassTimes(), 0.0, 0.0
         for text, group in groups.items():
             started = time.perf_counter()

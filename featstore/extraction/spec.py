@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from featstore.errors import BackboneError, ConfigError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Layer
 from featstore.progress import SILENT, Progress
+from featstore.store.format.schema import FeatureSpec
 
 if TYPE_CHECKING:
     from featstore.models.base import Extractor
@@ -109,7 +110,7 @@ def find_spec(
 
 
 def recorded_spec(
-    specs: Sequence[Mapping[str, Any]],
+    specs: Sequence[FeatureSpec],
     bands: Sequence[str],
     device_name: str,
     cache: FingerprintCache,
@@ -119,7 +120,7 @@ def recorded_spec(
 
     Parameters
     ----------
-    specs : sequence of mapping
+    specs : sequence of FeatureSpec
         The features of one set, as :class:`featstore.store.selection.Selection` records them.
     bands : sequence of str
         Of the images that they are now wanted for.
@@ -140,22 +141,22 @@ def recorded_spec(
         When the weights are not to be had.
     """
     spec = specs[0]
-    backbone = dict(spec["backbone"])
+    backbone = spec.backbone.to_dict()
     if backbone["model"] == PIXEL_MODEL:
-        trained_on = spec["preprocess"]["bands"]
+        trained_on = spec.preprocess.bands
         if trained_on != ",".join(bands):
             raise BackboneError(
                 f"The model was trained on pixel statistics of the bands {trained_on}; these "
                 f"images have {','.join(bands)}."
             )
-        nodes = tuple(s["node"] for s in specs)
+        nodes = tuple(s.node for s in specs)
         return _pixel_recipe(ExtractConfig(PIXEL_MODEL, "folder", layers=nodes), bands)
     config = ExtractConfig(
         model=backbone["model"],
         dataset="folder",
-        layers=tuple(s["node"] for s in specs),
-        pool=spec["pool"] or "avg",
-        batch_size=int(spec["batch_size"]),
+        layers=tuple(s.node for s in specs),
+        pool=spec.pool or "avg",
+        batch_size=spec.batch_size,
     )
 
     from featstore.models.backbone import NetworkExtractor
@@ -165,7 +166,7 @@ def recorded_spec(
     from featstore.models.weights import recorded_weights
 
     device = resolve_device(device_name)
-    preprocess = Preprocess.from_dict(spec["preprocess"])
+    preprocess = Preprocess.from_dict(spec.preprocess.to_dict())
     precision = backbone["precision"]
     if precision == "fp16" and device.type == "cpu":
         progress.say("The model was trained on fp16 features; a CPU computes them in fp32.")
@@ -173,7 +174,9 @@ def recorded_spec(
     layers = find_layers(config.model, config.layers, preprocess.image_size)
     weights = recorded_weights(backbone, cache, progress)
     extractor = NetworkExtractor(config, weights, preprocess, precision, device)
-    return ExtractionSpec(extractor, {layer: [] for layer in layers}, backbone, spec["preprocess"])
+    return ExtractionSpec(
+        extractor, {layer: [] for layer in layers}, backbone, spec.preprocess.to_dict()
+    )
 
 
 def _pixel_recipe(config: ExtractConfig, bands: Sequence[str]) -> ExtractionSpec:

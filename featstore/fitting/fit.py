@@ -320,6 +320,6 @@ def _outcome(job: PlannedFit) -> Fit:
 def _line(one: Fit) -> str:
     if one.run is None:
         return f"{one.name}: failed: {one.error}"
-    test = one.run.metrics["test"]
-    how = "as fitted before" if one.reused else f"{one.run.record['duration_s']['total']:.1f} s"
-    return f"{one.name}: {100 * test['accuracy']:.1f} % of {test['n_samples']:,} rows, {how}"
+    test = one.run.metrics.test
+    how = "as fitted before" if one.reused else f"{one.run.record.duration_s['total']:.1f} s"
+    return f"{one.name}: {100 * test.accuracy:.1f} % of {test.n_samples:,} rows, {how}"

@@ -328,7 +328,7 @@ def _train_on(task: _Task) -> tuple[float, float]:
     with explained(config.clf, n_train, selection.n_features):
         if "scale" in model.named_steps:
             model.steps[0] = ("scale", fit_scaler(samples))
-            name = selection.describe()["digest"]
+            name = selection.describe().digest
             prepared = standardised(
                 samples, n_train, name, own_scratch(task.scratch, selection.backend.cache_dir)
             )

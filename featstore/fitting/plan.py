@@ -132,7 +132,7 @@ def plan(
         Bytes of memory that may be taken; None for what is free.
     """
     layers = ",".join(selection.layers)
-    model = model_text(selection.model, selection.describe()["weights"])
+    model = model_text(selection.model, selection.describe().weights)
     name = f"{selection.title} {model} {layers} {config.clf}"
     if config.split_seed is not None or config.seed:
         name += f" seed {config.seed}"
@@ -187,7 +187,7 @@ def _names(
     """Return the content key and the id of the run that a fit makes."""
     described = selection.describe()
     vectors = [selection.y, selection.splits, selection.valid]
-    if config.drop_leaks and selection.first_rows is not None:
+    if config.drop_leaks:
         vectors.append(selection.first_rows)
     rows = hashlib.sha256()
     for vector in vectors:
@@ -200,7 +200,7 @@ def _names(
         del settings["n_candidates"]
     key = json_digest(
         {
-            "features": described["digest"],
+            "features": described.digest,
             "rows": rows.hexdigest(),
             "class_names": list(selection.class_names),
             **settings,

@@ -320,7 +320,7 @@ def cross_validate_task(trial: CrossValidation) -> tuple[np.ndarray, list[str]]:
     shared = "scale" in model.named_steps and "map" not in model.named_steps
     if values and shared and len(trial.folds) == config.cv:
         samples = Samples(selection.memmap(), rows)
-        name = selection.describe()["digest"]
+        name = selection.describe().digest
         X = standardised(
             samples, len(rows), name, own_scratch(trial.scratch, selection.backend.cache_dir)
         )
@@ -380,7 +380,7 @@ def _one_fold(
     scores = []
     model = _pipeline(config, trial.candidates[0], n_fit)
     if "scale" in model.named_steps:
-        name = selection.describe()["digest"]
+        name = selection.describe().digest
         X = standardised(
             samples, n_fit, name, own_scratch(trial.scratch, selection.backend.cache_dir)
         )

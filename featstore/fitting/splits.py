@@ -40,8 +40,8 @@ class Labelled(Protocol):
         """Names of the classes, by label."""
 
     @property
-    def first_rows(self) -> np.ndarray | None:
-        """For each row the first one with the same image, (n_samples,); None where unknown."""
+    def first_rows(self) -> np.ndarray:
+        """First row with the same image as each row, (n_samples,) int64."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,8 @@ class Split:
         Which of the dataset's splits the test rows are: ``test``, or ``val`` without one.
     n_masked, n_unlabelled : int
         Rows left out for want of features, or of a label.
-    n_leaked : int or None
-        Test and validation rows whose image is also among the training rows; None where the
-        feature set does not tell.
+    n_leaked : int
+        Test and validation rows whose image is also among the training rows.
     n_dropped : int
         How many of these were left out.
     """
@@ -71,7 +70,7 @@ class Split:
     test_split: str
     n_masked: int
     n_unlabelled: int
-    n_leaked: int | None = None
+    n_leaked: int = 0
     n_dropped: int = 0
 
     def uses(self) -> dict[str, Rows]:
@@ -145,21 +144,12 @@ def split_rows(
         rows["train"], rows[test_split] = _drawn(
             y, rows["train"], rows[test_split], names, split_seed
         )
-    n_leaked, n_dropped = None, 0
-    if selection.first_rows is not None:
-        judged_rows = [rows[use] for use in ("test", "val")]
-        leaks = [leaked(selection.first_rows, rows["train"], r) for r in judged_rows]
-        n_leaked = int(sum(mask.sum() for mask in leaks))
-        if drop_leaks:
-            n_dropped = n_leaked
-            rows["test"], rows["val"] = (
-                r[~mask] for r, mask in zip(judged_rows, leaks, strict=True)
-            )
-    elif drop_leaks:
-        raise FitError(
-            "This feature set does not say which images are identical, for it was made by an "
-            "older featstore. Extract again to drop leaks."
-        )
+    judged_rows = [rows[use] for use in ("test", "val")]
+    leaks = [leaked(selection.first_rows, rows["train"], r) for r in judged_rows]
+    n_leaked = int(sum(mask.sum() for mask in leaks))
+    n_dropped = n_leaked if drop_leaks else 0
+    if drop_leaks:
+        rows["test"], rows["val"] = (r[~mask] for r, mask in zip(judged_rows, leaks, strict=True))
     if not rows[test_split].size:
         raise FitError(
             f"All {n_dropped:,} test images are also among the training images, so that nothing "
@@ -263,12 +253,12 @@ def features_of(run: Run, store: FeatureStore) -> tuple[Selection, Split]:
     IncompleteError, CorruptionError
         When they are unfinished, or damaged.
     """
-    parts = run.selection["features"]
-    selection = store.reopen((part["set_id"], part["layer"]) for part in parts)
-    if selection.describe()["digest"] != run.selection["digest"]:
+    parts = run.selection.features
+    selection = store.reopen((part.set_id, part.layer) for part in parts)
+    if selection.describe().digest != run.selection.digest:
         raise SelectionError(
             f"The features of {run.run_id} are not those any more that it was fitted on. Fit "
-            f"again: {run.record['command']}"
+            f"again: {run.record.command}"
         )
-    fit = run.record["fit"]
-    return selection, split_rows(selection, fit["split_seed"], drop_leaks=fit["drop_leaks"])
+    fit = run.record.fit
+    return selection, split_rows(selection, fit.split_seed, drop_leaks=fit.drop_leaks)

@@ -86,7 +86,7 @@ def find_run(store: FeatureStore, task: FitTask, progress: Progress = SILENT) ->
     except RunError as error:
         progress.say(f"Fitting again: {error}")
         return None
-    if run.record["key"] != task.key:
+    if run.record.key != task.key:
         return None
     store.push_run(task.run_id, progress)
     return run
@@ -190,7 +190,7 @@ def _fit(task: FitTask) -> tuple[str, bool]:
         pictures,
         replace=task.refit,
     )
-    return str(run.path), run.record["duration_s"] == clock.times
+    return str(run.path), run.record.duration_s == clock.times
 
 
 def _prepare(model: Pipeline, selection: Selection, samples: Samples, scratch: Path) -> np.ndarray:
@@ -198,7 +198,7 @@ def _prepare(model: Pipeline, selection: Selection, samples: Samples, scratch: P
     if "scale" not in model.named_steps:
         return samples.take(slice(0, len(samples)))
     model.steps[0] = ("scale", fit_scaler(samples))
-    return standardised(samples, len(samples), selection.describe()["digest"], scratch)
+    return standardised(samples, len(samples), selection.describe().digest, scratch)
 
 
 class _Clock:

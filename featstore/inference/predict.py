@@ -92,7 +92,7 @@ def predict(
     model = run.load_model(trusted) if trusted else run.model
     dataset = FileDataset(UnlabelledSource(find_images(images)))
     cache = FingerprintCache(opened.cache_dir / "fingerprints")
-    encoder = Encoder(run.selection["features"], dataset.bands, device, cache, progress)
+    encoder = Encoder(run.selection.features, dataset.bands, device, cache, progress)
     predictions = []
     for block in encoder.blocks(dataset, "Predicting", progress):
         readable = block.readable

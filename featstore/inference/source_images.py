@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from featstore.errors import DatasetError, DatasetNotFoundError, FeatstoreError
 from featstore.io.fingerprints import FingerprintCache, dataset_fingerprint
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_store import FeatureStore
+from featstore.store.format.schema import Facets
 
 
 class Originals:
@@ -78,8 +78,8 @@ class Originals:
 
     @cached_property
     def _dataset(self) -> Dataset:
-        info, facets = self._feature_set.info["dataset"], self._feature_set.facets
-        root = self._root if self._root is not None else info.get("root")
+        info, facets = self._feature_set.info.dataset, self._feature_set.facets
+        root = self._root if self._root is not None else info.root
         try:
             dataset = _opened(facets, root)
             fingerprint = dataset_fingerprint(
@@ -90,7 +90,7 @@ class Originals:
                 f"The images of {self._feature_set.set_id} are not where they were; name the "
                 f"folder that holds them now with --root. {error}"
             ) from error
-        if fingerprint != info["fingerprint"]:
+        if fingerprint != info.fingerprint:
             raise DatasetError(
                 f"The images at {data_root(root)} are not those any more that "
                 f"{self._feature_set.set_id} was extracted from. Name the folder that holds these "
@@ -99,8 +99,8 @@ class Originals:
         return dataset
 
 
-def _opened(facets: dict[str, Any], root: str | Path | None) -> Dataset:
-    name, seed = facets["dataset"], facets["seed"]
+def _opened(facets: Facets, root: str | Path | None) -> Dataset:
+    name, seed = facets.dataset, facets.seed
     if name == "demo":
         # Where it is missing it would be generated, and to look on is to change nothing.
         places = FORMATS[name].places(data_root(root))
@@ -108,4 +108,4 @@ def _opened(facets: dict[str, Any], root: str | Path | None) -> Dataset:
             raise DatasetNotFoundError(
                 f"demo: found no {demo_file(seed)}; looked in {', '.join(map(str, places))}."
             )
-    return open_dataset(name, root, seed=seed, limit=facets["limit"])
+    return open_dataset(name, root, seed=seed, limit=facets.limit)

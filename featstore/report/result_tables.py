@@ -18,7 +18,9 @@ from featstore.report.summaries import (
 )
 from featstore.report.table import NONE, Cell, Table, percent
 from featstore.runs.run import Run
+from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore
+from featstore.store.format.schema import LayerRecord
 from featstore.text import is_random, model_text, nbytes_text
 
 
@@ -183,16 +185,16 @@ def datasets_table(groups: Mapping[str, Sequence[Run]]) -> Table:
     """
     rows = []
     seen = set()
-    is_alike = any(runs[0].selection["title"] != title for title, runs in groups.items())
+    is_alike = any(runs[0].selection.title != title for title, runs in groups.items())
     alike = " Of a name that several have, the digits tell the images apart." if is_alike else ""
     for title, run in ((title, run) for title, runs in groups.items() for run in runs):
-        of = run.record["rows"]
-        key = (title, of["n_train"], of["n_test"])
+        of = run.record.rows
+        key = (title, of.n_train, of.n_test)
         if key in seen:
             continue
         seen.add(key)
-        theirs = paper.N_ROWS.get(run.selection["dataset"])
-        n_of_class = of["n_train_of_class"]
+        theirs = paper.N_ROWS.get(run.selection.dataset)
+        n_of_class = of.n_train_of_class
         each = f"{min(n_of_class):,}"
         if max(n_of_class) > min(n_of_class):
             each += f" to {max(n_of_class):,}"
@@ -200,10 +202,10 @@ def datasets_table(groups: Mapping[str, Sequence[Run]]) -> Table:
             [
                 Cell(title),
                 _count(len(run.class_names)),
-                _count(of["n_train"]),
-                _count(of["n_test"]),
+                _count(of.n_train),
+                _count(of.n_test),
                 Cell(each, min(n_of_class)),
-                Cell(of["test_split"]),
+                Cell(of.test_split),
                 Cell(f"{theirs[0]:,} + {theirs[1]:,}" if theirs else NONE),
             ]
         )
@@ -229,8 +231,8 @@ def throughput_table(store: FeatureStore, runs: Sequence[Run]) -> Table | None:
     """Return what extracting the runs' features took; None where no set is there any more."""
     used: dict[tuple[str, str], None] = {}
     for run in runs:
-        used |= dict.fromkeys((f["set_id"], f["layer"]) for f in run.selection["features"])
-    passes: dict[tuple[Any, ...], list[tuple[str, dict[str, Any], Any]]] = {}
+        used |= dict.fromkeys((f.set_id, f.layer) for f in run.selection.features)
+    passes: dict[tuple[Any, ...], list[tuple[str, LayerRecord, FeatureSet]]] = {}
     for set_id, layer in used:
         try:
             feature_set = store.get(set_id)
@@ -238,25 +240,25 @@ def throughput_table(store: FeatureStore, runs: Sequence[Run]) -> Table | None:
         except FeatstoreError:
             continue
         # Layers that were read together were completed together, and share what it took.
-        key = (set_id, record["completed"], record["duration_s"])
+        key = (set_id, record.completed, record.duration_s)
         passes.setdefault(key, []).append((layer, record, feature_set))
     rows = []
     for (_, _, duration_s), parts in passes.items():
         _, record, feature_set = parts[0]
         nbytes = sum(feature_set.matrix_nbytes(layer) for layer, _, _ in parts)
-        rate = record["n_computed"] / duration_s if duration_s else 0.0
-        facets, numerics = feature_set.facets, record["numerics"]
-        weights = str(facets["weights"])
+        rate = record.n_computed / duration_s if duration_s else 0.0
+        facets, numerics = feature_set.facets, record.numerics
+        weights = str(facets.weights)
         rows.append(
             [
-                Cell(facets["model"], detail=weights if is_random(weights) else ""),
+                Cell(facets.model, detail=weights if is_random(weights) else ""),
                 Cell(", ".join(layer for layer, _, _ in parts)),
-                Cell(facets["title"]),
-                _count(record["n_computed"]),
+                Cell(facets.title),
+                _count(record.n_computed),
                 Cell(f"{duration_s:,.1f}", duration_s),
                 Cell(f"{rate:,.1f}", rate),
                 Cell(nbytes_text(nbytes), nbytes),
-                Cell(f"{record['device']}, {numerics['engine']}, {facets['precision']}"),
+                Cell(f"{record.device}, {numerics.engine}, {facets.precision}"),
             ]
         )
     if not rows:
@@ -281,7 +283,7 @@ def throughput_table(store: FeatureStore, runs: Sequence[Run]) -> Table | None:
 
 
 def _model(run: Run) -> str:
-    return model_text(run.selection["model"], run.selection["weights"])
+    return model_text(run.selection.model, run.selection.weights)
 
 
 def _features_apart(runs: Sequence[Run]) -> list[str]:

@@ -137,10 +137,10 @@ class Sections:
             "n_classes": len(best.class_names),
             "best": ranked[0],
             "best_label": label(best),
-            "score_kind": best.record["score_kind"],
+            "score_kind": best.record.score_kind,
             "layers": self.keep(layers) if layers else None,
             "runs_table": self.keep(result_tables.runs_table(f"runs-{file}", title, runs)),
-            "published": compare_published(best.selection["dataset"], runs),
+            "published": compare_published(best.selection.dataset, runs),
             "bars": self._svg(bars, f"{name}-bars", f"Test accuracies on {title}", f"bars-{file}"),
             "n_bars_left_out": max(0, len(gathered) - MAX_BARS),
             "curves": self._curves(title, file, [by_id[line["run_id"]] for line in ranked]),
@@ -226,7 +226,7 @@ class Sections:
             return [], f"Its predictions can't be read. {error}"
         if not found:
             return [], "It made none."
-        originals = Originals(self._store, run.selection["set_ids"][0], self._root)
+        originals = Originals(self._store, run.selection.set_ids[0], self._root)
         why = originals.unavailable_reason()
         return [_shown(one, run, None if why else originals) for one in found], why or ""
 
@@ -236,7 +236,7 @@ class Sections:
         what = f"{told['label']} on {told['line']['title']}"
         confusion = curves = Markup()
         if is_drawn:
-            figure = draw_confusion(run.metrics["test"]["confusion"], run.class_names)
+            figure = draw_confusion(run.metrics.test.confusion, run.class_names)
             about = f"Confusion matrix of {what}"
             confusion = self._svg(figure, f"{told['name']}-confusion", about, file)
         if is_drawn and run.curves:
@@ -247,7 +247,7 @@ class Sections:
 
 
 def _network(run: Run) -> str:
-    return paper.network(run.selection["model"])
+    return paper.network(run.selection.model)
 
 
 def _is_published(run: Run) -> bool:
@@ -255,10 +255,10 @@ def _is_published(run: Run) -> bool:
     return (
         run.clf == paper.EPOCH_CLF
         # What the classifier's own limit ends after as many epochs was not trained for them.
-        and run.record["fit"].get("n_epochs") == paper.N_EPOCHS
+        and run.record.fit.n_epochs == paper.N_EPOCHS
         and _network(run) in paper.MODELS
-        and paper.role(run.selection["model"], run.selection["layers"]) == paper.FINAL
-        and not is_random(run.selection["weights"])
+        and paper.role(run.selection.model, run.selection.layers) == paper.FINAL
+        and not is_random(run.selection.weights)
     )
 
 

@@ -8,10 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from featstore.io.files import json_digest
 from featstore.report import paper
 from featstore.report.table import percent
 from featstore.runs.run import Run
+from featstore.store.format.schema import RowCounts, SearchResult
 from featstore.text import is_random, model_text
 
 Line = dict[str, Any]
@@ -35,7 +35,7 @@ def summarize(runs: Sequence[Run]) -> list[Line]:
     """
     alike: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        alike.setdefault((run.selection["title"], label(run)), []).append(run)
+        alike.setdefault((run.selection.title, label(run)), []).append(run)
     lines = []
     for own in alike.values():
         told = [
@@ -99,8 +99,7 @@ def group_by_images(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        images = run.selection.get("fingerprint") or json_digest(run.class_names)
-        groups.setdefault((run.selection["title"], images), []).append(run)
+        groups.setdefault((run.selection.title, run.selection.fingerprint), []).append(run)
     n_of_title = Counter(title for title, _ in groups)
     return {
         title if n_of_title[title] == 1 else f"{title} (images {images[:6]})": own
@@ -132,8 +131,8 @@ def compare_published(dataset: str, runs: Sequence[Run]) -> list[dict[str, Any]]
             run.summary()
             for run in runs
             if network
-            and paper.network(run.selection["model"]) == network
-            and not is_random(run.selection["weights"])
+            and paper.network(run.selection.model) == network
+            and not is_random(run.selection.weights)
         ]
         if ours:
             best = max(ours, key=lambda summary: summary["accuracy"])
@@ -152,8 +151,8 @@ def compare_published(dataset: str, runs: Sequence[Run]) -> list[dict[str, Any]]
 
 def features_name(run: Run) -> str:
     """Return which features a run was fitted on, for people."""
-    model = model_text(run.selection["model"], run.selection["weights"])
-    return f"{model} {', '.join(run.selection['layers'])}"
+    model = model_text(run.selection.model, run.selection.weights)
+    return f"{model} {', '.join(run.selection.layers)}"
 
 
 def label(run: Run) -> str:
@@ -170,16 +169,16 @@ def features_settings(run: Run) -> dict[str, str]:
         ``bands``, ``image_size``, ``precision`` and ``weights``; of several sets, all they have.
         How maps were pooled is in the layers' names. Empty where there is no such thing.
     """
-    parts = run.selection["features"]
-    seen = [part["preprocess"] for part in parts]
-    sizes = [f"{one['image_size']} px" for one in seen if one["image_size"]]
-    digests = [part["backbone"]["weights_sha256"][:6] for part in parts]
+    parts = run.selection.features
+    seen = [part.preprocess for part in parts]
+    sizes = [f"{one.image_size} px" for one in seen if one.image_size]
+    digests = [part.backbone.weights_sha256[:6] for part in parts]
     return {
-        "bands": _joined(one["bands"] for one in seen),
+        "bands": _joined(one.bands for one in seen),
         "image_size": _joined(sizes),
-        "precision": run.selection["precision"],
+        "precision": run.selection.precision,
         # Files of one name may hold others.
-        "weights": f"{run.selection['weights']} ({_joined(digests)})",
+        "weights": f"{run.selection.weights} ({_joined(digests)})",
     }
 
 
@@ -191,28 +190,28 @@ def fit_settings(run: Run) -> dict[str, str]:
     dict of str to str
         What was asked for beside the seeds; empty where nothing was.
     """
-    fit = run.record["fit"]
-    search, grid = fit.get("search"), fit.get("grid")
+    fit = run.record.fit
+    search, grid = fit.search, fit.grid
     drawn = search in ("random", "halving")
-    device = fit.get("device", "cpu")
+    device = fit.device
     return {
-        "params": ", ".join(f"{name}={value}" for name, value in fit["params"].items()),
-        "n_epochs": f"{fit['n_epochs']} epochs" if fit.get("n_epochs") else "",
+        "params": ", ".join(f"{name}={value}" for name, value in fit.params.items()),
+        "n_epochs": f"{fit.n_epochs} epochs" if fit.n_epochs else "",
         "search": f"{search} search" if search else "",
         "grid": json.dumps(grid)[1:-1].replace('"', "") if grid else "",
-        "cv": f"{fit.get('cv')} folds" if search else "",
-        "n_candidates": f"{fit.get('n_candidates')} candidates" if drawn else "",
+        "cv": f"{fit.cv} folds" if search else "",
+        "n_candidates": f"{fit.n_candidates} candidates" if drawn else "",
         "device": "" if device == "cpu" else f"{device}",
-        "intelex": "intelex" if fit.get("intelex") else "",
-        "drop_leaks": "leaks left out" if fit["drop_leaks"] else "",
+        "intelex": "intelex" if fit.intelex else "",
+        "drop_leaks": "leaks left out" if fit.drop_leaks else "",
     }
 
 
 def rows_text(run: Run) -> str:
     """Return how many rows a run was fitted to and judged on, for people."""
-    of = run.record["rows"]
-    drawn = "" if run.record["fit"]["split_seed"] is None else ", drawn anew"
-    return f"{of['n_train']:,} to train, {of['n_test']:,} to test{drawn}"
+    of = run.record.rows
+    drawn = "" if run.record.fit.split_seed is None else ", drawn anew"
+    return f"{of.n_train:,} to train, {of.n_test:,} to test{drawn}"
 
 
 def apart(told: Sequence[Mapping[Any, str]]) -> list[str]:
@@ -244,26 +243,26 @@ def differing_settings(run: Run) -> dict[str, Any]:
     """
     record = run.record
     line = run.summary()
-    params = ", ".join(f"{key}={value}" for key, value in record["params"].items())
-    provenance = record["provenance"]
+    params = ", ".join(f"{key}={value}" for key, value in record.params.items())
+    provenance = record.provenance
     facts = {
         "features": f"{line['n_features']:,} of {line['model']} {', '.join(line['layers'])}, "
-        f"weights {line['weights']}, {run.selection['precision']}",
+        f"weights {line['weights']}, {run.selection.precision}",
         "images read as": _reading(run),
-        "classifier": f"{run.clf}{f' ({params})' if params else ''}, seed {record['fit']['seed']}",
+        "classifier": f"{run.clf}{f' ({params})' if params else ''}, seed {record.fit.seed}",
         "rows": f"{line['n_train']:,} to train, {line['n_test']:,} to test "
-        f"({record['rows']['test_split']} split), {record['rows']['n_masked']:,} masked and "
-        f"{record['rows']['n_unlabelled']:,} unlabelled left out{_leaks(record['rows'])}",
-        "search": _search(record["search"]),
-        "time": ", ".join(f"{k} {v:.2f} s" for k, v in record["duration_s"].items()),
+        f"({record.rows.test_split} split), {record.rows.n_masked:,} masked and "
+        f"{record.rows.n_unlabelled:,} unlabelled left out{_leaks(record.rows)}",
+        "search": _search(record.search),
+        "time": ", ".join(f"{k} {v:.2f} s" for k, v in record.duration_s.items()),
         "peak memory": f"{line['peak_rss_nbytes'] / 1e6:,.0f} MB of the process, the features' "
         "memory map included",
-        "made": f"{record['created']} on {provenance['machine']['processor']} "
-        f"({provenance['machine']['n_cores']} cores)",
-        "versions": ", ".join(f"{k} {v}" for k, v in provenance["versions"].items()),
-        "feature sets": ", ".join(dict.fromkeys(run.selection["set_ids"])),
-        "features' digest": run.selection["digest"],
-        "run's key": record["key"],
+        "made": f"{record.created} on {provenance.machine.processor} "
+        f"({provenance.machine.n_cores} cores)",
+        "versions": ", ".join(f"{k} {v}" for k, v in provenance.versions.items()),
+        "feature sets": ", ".join(dict.fromkeys(run.selection.set_ids)),
+        "features' digest": run.selection.digest,
+        "run's key": record.key,
         "folder": str(run.path),
     }
     return {
@@ -271,14 +270,12 @@ def differing_settings(run: Run) -> dict[str, Any]:
         "label": label(run),
         "line": line,
         "facts": facts,
-        "command": record["command"],
-        "notes": record["notes"],
-        "val": run.metrics["val"],
+        "command": record.command,
+        "notes": record.notes,
+        "val": run.metrics.val,
         "per_class": [
-            {**one, "n_train": n}
-            for one, n in zip(
-                run.metrics["test"]["per_class"], record["rows"]["n_train_of_class"], strict=True
-            )
+            {**one.to_dict(), "n_train": n}
+            for one, n in zip(run.metrics.test.per_class, record.rows.n_train_of_class, strict=True)
         ],
     }
 
@@ -290,12 +287,12 @@ def _joined(texts: Iterable[str]) -> str:
 def _reading(run: Run) -> str:
     """Return how each set's images were read, and its maps pooled."""
     told: dict[str, list[str]] = {}
-    for part in run.selection["features"]:
-        size = part["preprocess"]["image_size"]
-        how = f"{part['preprocess']['bands']}, " + (f"{size} px" if size else "in their own size")
-        pools = told.setdefault(f"{part['set_id']}: {how}", [])
-        if part["pool"] and part["pool"] not in pools:
-            pools.append(part["pool"])
+    for part in run.selection.features:
+        size = part.preprocess.image_size
+        how = f"{part.preprocess.bands}, " + (f"{size} px" if size else "in their own size")
+        pools = told.setdefault(f"{part.set_id}: {how}", [])
+        if part.pool and part.pool not in pools:
+            pools.append(part.pool)
     lines = [
         how + (f", maps pooled by {' and '.join(pools)}" if pools else "")
         for how, pools in told.items()
@@ -305,20 +302,20 @@ def _reading(run: Run) -> str:
     return "; ".join(lines)
 
 
-def _leaks(rows: Mapping[str, Any]) -> str:
-    if rows["n_dropped"]:
-        return f", and {rows['n_dropped']:,} test images that are also training images"
-    if rows["n_leaked"]:
-        return f"; {rows['n_leaked']:,} test images are also training images"
+def _leaks(rows: RowCounts) -> str:
+    if rows.n_dropped:
+        return f", and {rows.n_dropped:,} test images that are also training images"
+    if rows.n_leaked:
+        return f"; {rows.n_leaked:,} test images are also training images"
     return ""
 
 
-def _search(search: Mapping[str, Any] | None) -> str:
+def _search(search: SearchResult | None) -> str:
     if search is None:
         return "none"
-    best = ", ".join(f"{key}={value}" for key, value in search["best"].items())
+    best = ", ".join(f"{key}={value}" for key, value in search.best.items())
     return (
-        f"{search['kind']}, {best} of {len(search['candidates']):,} settings by {search['cv']}"
-        f"-fold cross-validation on the training rows, accuracy {percent(search['accuracy'])} % ± "
-        f"{percent(search['deviation'])} over the folds"
+        f"{search.kind}, {best} of {len(search.candidates):,} settings by {search.cv}"
+        f"-fold cross-validation on the training rows, accuracy {percent(search.accuracy)} % ± "
+        f"{percent(search.deviation)} over the folds"
     )

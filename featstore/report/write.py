@@ -98,8 +98,8 @@ def write_report(
     # A dataset's images may have come from several folders, each of which has a section.
     by_dataset = {
         name: lines
-        for name in dict.fromkeys(run.selection["dataset"] for run in runs)
-        if (lines := compare_published(name, [r for r in runs if r.selection["dataset"] == name]))
+        for name in dict.fromkeys(run.selection.dataset for run in runs)
+        if (lines := compare_published(name, [r for r in runs if r.selection.dataset == name]))
     }
     overview = [
         page.keep(table)
@@ -179,13 +179,13 @@ def _commands(store: FeatureStore, runs: Sequence[Run]) -> list[str]:
     """Return what to type to make the features and runs again, in order, nothing twice."""
     extracting: list[str] = []
     for run in runs:
-        for part in run.selection["features"]:
+        for part in run.selection.features:
             try:
-                record = store.get(part["set_id"]).layer(part["layer"])
+                record = store.get(part.set_id).layer(part.layer)
             except FeatstoreError:
                 continue
-            extracting.append(record["command"])
-    return list(dict.fromkeys([*extracting, *(run.record["command"] for run in runs)]))
+            extracting.append(record.command)
+    return list(dict.fromkeys([*extracting, *(run.record.command for run in runs)]))
 
 
 def _kappa(value: float | None) -> str:

@@ -14,33 +14,23 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from featstore.plotting import DASHES, INK, PALETTE, STYLE, class_text, literal_text
 
 LOG_RATIO = 50.0
-"""Ratio of largest to smallest loss from which on their axis is logarithmic."""
+"""Ratio of largest to smallest loss above which the axis is logarithmic."""
 
 
 MAX_COUNTED = 21
-"""Classes up to which a confusion matrix shows its counts as text."""
+"""Largest number of classes for which a confusion matrix shows its counts as text."""
 
 
-# Clear to opaque blue, so that "none" looks like the page, be it light or dark.
+# Clear to opaque blue, so that 0 has the colour of a light or a dark page.
 BLUES = LinearSegmentedColormap.from_list(
     "clear_blue", [(0.0, 0.31, 0.62, 0.0), (0.0, 0.31, 0.62, 1.0)]
 )
 
 
 def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
-    """Draw a confusion matrix.
+    """Draw a confusion matrix, (n_classes, n_classes); rows are true classes.
 
-    Parameters
-    ----------
-    confusion : sequence of sequence of int, (n_classes, n_classes)
-        Counts; rows are true classes, columns predicted ones.
-    class_names : sequence of str
-        Names of the classes; long ones are cut.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Colour shows the share of the true class; text the counts, up to 21 classes.
+    Colour shows the share of the true class; text shows the counts, up to 21 classes.
     """
     counts = np.asarray(confusion)
     n_classes = len(class_names)
@@ -94,18 +84,9 @@ def _count_size(counts: np.ndarray, cell: float, size: float) -> float:
 
 
 def draw_curves(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Draw training accuracy and loss by epoch.
+    """Draw training accuracy (%, left) and loss (right) by epoch.
 
-    Parameters
-    ----------
-    curves : mapping of str to mapping
-        For each line's name, lists ``loss``, ``accuracy`` and ``validation_accuracy``, as
-        :class:`featstore.fitting.solvers.epochs.Curves` has them.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Accuracy (%) on the left, loss on the right; the legend stands below.
+    `curves` holds the lists of :class:`featstore.fitting.solvers.epochs.Curves` by line's name.
     """
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(7.2, 2.9), layout="constrained")

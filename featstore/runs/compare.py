@@ -1,4 +1,4 @@
-"""Two runs on the same test rows: which is better, and whether that could be chance."""
+"""Compare two runs on the same test rows: McNemar's test and a confidence interval."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from featstore.errors import ConfigError
 from featstore.runs.run import Run
 
 MIN_DISCORDANT = 25
-"""Rows that one run alone gets right, from which on the chi-squared distribution is used."""
+"""Least number of rows that one run alone gets right for the chi-squared distribution."""
 
 
 EXACT = "exact McNemar test"
@@ -33,9 +33,9 @@ class ClassDifference:
     ----------
     name : str
     support : int
-        Its test rows.
+        Number of its test rows.
     recall_a, recall_b : float
-        Which fraction of them each run gets right.
+        Fraction of these that each run gets right.
     difference : float
         The first run's recall less the second's.
     """
@@ -49,20 +49,20 @@ class ClassDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What :func:`compare` finds out about two runs, ``a`` and ``b``.
+    """What :func:`compare` finds about two runs, ``a`` and ``b``.
 
     Parameters
     ----------
     run_a, run_b : str
         Their names.
     name_a, name_b : str
-        Network, layers and classifier; the runs' names where these are the same.
+        Network, layers and classifier; the runs' names if these are the same.
     n_test : int
-        Test rows, the same of both.
+        Number of test rows.
     n_both_right, n_only_a_right, n_only_b_right, n_both_wrong : int
-        How many of these each gets right.
+        Number of test rows that each gets right.
     n_same : int
-        Rows for which both predict the same class.
+        Number of test rows for which both predict the same class.
     accuracy_a, accuracy_b : float
         Fractions.
     difference : float
@@ -70,17 +70,16 @@ class Comparison:
     interval : tuple of (float, float)
         Its 95 % confidence interval, see :func:`difference_interval`.
     test : str
-        Which test gave the p-value, see :func:`mcnemar`.
+        The test that gave the p-value, see :func:`mcnemar`.
     statistic : float or None
-        The value of chi-squared; None of the exact test.
+        The value of chi-squared; None for the exact test.
     p_value : float
-        How probable a difference at least as large is if both runs are equally good.
+        Probability of a difference at least as large if both runs are equally good.
     per_class : tuple of ClassDifference
-        Of the classes that have test rows, by name as the first run lists them.
-    same_images : bool or None
-        Whether both runs are of the very same choice of the same files, by their fingerprints;
-        None where a run does not tell. If not, rows of one name and class were taken for the same
-        image.
+        The classes that have test rows, in the order of the first run.
+    same_images : bool
+        Whether both runs are of the same images, by their fingerprints. If not, rows of one name
+        and class were taken for the same image.
     """
 
     run_a: str
@@ -101,7 +100,7 @@ class Comparison:
     statistic: float | None
     p_value: float
     per_class: tuple[ClassDifference, ...]
-    same_images: bool | None
+    same_images: bool
 
     @property
     def significant(self) -> bool:
@@ -133,18 +132,18 @@ class Comparison:
 
     @property
     def caution(self) -> str:
-        """What has to be known of the images before the outcome is believed; mostly nothing."""
-        if self.same_images is not False:
+        """A warning about the images; empty if both runs are of the same images."""
+        if self.same_images:
             return ""
         return (
             "The runs may be of different images (their fingerprints differ): test images were "
             "matched by name and class alone. The outcome holds if images of one name show the "
-            "same, as those of a copy or of another --limit do; else extract the features for both "
+            "same, as in a copy or with another --limit. Otherwise extract the features for both "
             "from the same images, and fit again."
         )
 
     def most_different(self, n: int = 5) -> list[ClassDifference]:
-        """Return the `n` classes whose recalls differ most, without those of equal recalls."""
+        """Return the `n` classes whose recalls differ most; equal recalls are left out."""
         differing = [one for one in self.per_class if one.difference]
         return sorted(differing, key=lambda one: -abs(one.difference))[:n]
 
@@ -158,18 +157,18 @@ class Comparison:
 
 
 def compare(a: Run, b: Run) -> Comparison:
-    """Compare two runs that were judged on the same test rows.
+    """Compare two runs that have the same test rows.
 
     Parameters
     ----------
     a, b : Run
-        Their test rows are matched by sample ids, in whichever order they stand; see
-        ``same_images`` of what is returned.
+        Their test rows are matched by sample ids, in any order; see
+        :attr:`Comparison.same_images`.
 
     Raises
     ------
     ConfigError
-        When their test rows, or the true classes of these, are not the same.
+        When their test rows, or the true classes of these rows, differ.
     RunError
         When a run's ``predictions.csv`` is not what fit wrote.
     """
@@ -200,12 +199,12 @@ def compare(a: Run, b: Run) -> Comparison:
         statistic=statistic,
         p_value=p_value,
         per_class=_per_class(a.class_names, true, right_a, right_b),
-        same_images=_same_images(a, b),
+        same_images=a.selection.fingerprint == b.selection.fingerprint,
     )
 
 
 def mcnemar(n_only_a: int, n_only_b: int) -> tuple[str, float | None, float]:
-    """Test whether two classifiers are equally often right, by the rows where one of them is.
+    """Test whether two classifiers are equally often right, by the rows that only one gets right.
 
     McNemar 1947, doi:10.1007/BF02295996: if they are equally good, each of these rows falls to
     either with probability 1/2. Up to 24 rows the binomial distribution gives the exact
@@ -221,14 +220,14 @@ def mcnemar(n_only_a: int, n_only_b: int) -> tuple[str, float | None, float]:
     Returns
     -------
     tuple of (str, float or None, float)
-        The test's name, the value of chi-squared (None of the exact test), and the p-value,
+        The test's name, the value of chi-squared (None for the exact test), and the p-value,
         which is 1 when the two numbers are equal.
     """
     n_discordant = n_only_a + n_only_b
     if n_discordant < MIN_DISCORDANT:
         exact = stats.binomtest(n_only_a, n_discordant).pvalue if n_discordant else 1.0
         return EXACT, None, float(exact)
-    # A correction is not to make a difference of what is none.
+    # The correction must not turn equal numbers into a difference.
     statistic = max(abs(n_only_a - n_only_b) - 1, 0) ** 2 / n_discordant
     return CHI_SQUARED, statistic, float(stats.chi2.sf(statistic, df=1))
 
@@ -236,9 +235,9 @@ def mcnemar(n_only_a: int, n_only_b: int) -> tuple[str, float | None, float]:
 def difference_interval(n_only_a: int, n_only_b: int, n_test: int) -> tuple[float, float]:
     """Return the 95 % confidence interval of the difference of two accuracies on the same rows.
 
-    The interval called Wald+2 in Agresti & Min 2005, doi:10.1002/sim.1781: half a row is added
-    to each of the four cells of the table of right and wrong, whereafter the usual normal
-    approximation for paired proportions holds in small samples, too. With ``b = n_only_a``,
+    The interval Wald+2 of Agresti & Min 2005, doi:10.1002/sim.1781: half a row is added to each of
+    the four cells of the table of right and wrong, so that the normal approximation for paired
+    proportions holds for small samples. With ``b = n_only_a``,
     ``c = n_only_b`` and ``n = n_test + 2`` it is
     ``(b - c) / n -+ 1.96 sqrt(b + c + 1 - (b - c)^2 / n) / n``, cut off at -1 and 1.
 
@@ -278,28 +277,20 @@ def _paired(a: Run, b: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 f"{shared[first]} ({true_a[first]!s} and {true_b[first]!s})"
             )
         raise ConfigError(
-            f"{a.run_id} and {b.run_id} can't be compared: {found}. Both must be judged on the "
-            "same rows: extract the features for both from the same images, with the same "
+            f"{a.run_id} and {b.run_id} can't be compared: {found}. Both must have the same test "
+            "rows: extract the features for both from the same images, with the same "
             "--dataset, --limit and --seed, and fit again."
         )
     return true_a, rows_a["predicted"][at_a], rows_b["predicted"][at_b]
 
 
-def _same_images(a: Run, b: Run) -> bool | None:
-    fingerprints = [run.selection.get("fingerprint") for run in (a, b)]
-    return None if None in fingerprints else fingerprints[0] == fingerprints[1]
-
-
 def _test_rows(run: Run) -> dict[str, np.ndarray]:
-    splits = run.predictions["split"]
-    # Of a split that was drawn anew, older runs tell where the dataset has the rows; never so of
-    # validation rows, which are the test where there is no other.
-    test = (splits != "val") | (run.record["rows"]["test_split"] == "val")
+    test = run.predictions["split"] == run.record.rows.test_split
     return {name: column[test] for name, column in run.predictions.items()}
 
 
 def _describe(run: Run) -> str:
-    return f"{run.selection['model']} {','.join(run.selection['layers'])} {run.clf}"
+    return f"{run.selection.model} {','.join(run.selection.layers)} {run.clf}"
 
 
 def _per_class(

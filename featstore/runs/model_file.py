@@ -1,4 +1,4 @@
-"""A run's model as a file: skops, which stores no code and runs none."""
+"""Save and load the fitted pipeline with skops, which stores no code and runs none."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ TRUSTED_TYPES = (
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
 )
-"""Types that a model may hold beside scikit-learn's estimators, which skops trusts itself."""
+"""Types that a model may hold beside the types that skops trusts."""
 
 
 def _skops() -> ModuleType:
     """Import skops.io without torch.
 
-    It lists scikit-learn's estimators by walking all its packages, and one of them imports
-    torch where that is installed: 2 seconds and 500 MB, in every worker, for nothing.
+    skops walks all packages of scikit-learn, and one of them imports torch if it is installed:
+    2 seconds and 500 MB in every worker.
     """
     hidden = "torch" not in sys.modules
     if hidden:
@@ -38,48 +38,33 @@ def _skops() -> ModuleType:
 
 
 def save_model(model: Pipeline, path: Path) -> None:
-    """Write a fitted pipeline.
-
-    Raises
-    ------
-    StoreError
-        When the clock stands before 1980, which no zip file can say.
-    """
+    """Write a fitted pipeline; a zip file can't hold a time before 1980."""
     if (year := time.localtime(time.time()).tm_year) < 1980:
         raise StoreError(
             f"This machine's clock says {year}, and a model's file can't be older than 1980. Set "
-            "the clock, then do the same again."
+            "the clock, then run the same command again."
         )
     _skops().dump(model, path)
 
 
 def load_model(data: bytes, trusted: Sequence[str] = ()) -> Pipeline:
-    """Return the fitted pipeline whose file has these bytes; nothing in them is run.
+    """Return the fitted pipeline from the bytes of its file, without running code of the file.
 
-    Parameters
-    ----------
-    data : bytes
-    trusted : sequence of str
-        Further types that it may hold, as ``package.module.Class``: a user's own classifier.
-
-    Raises
-    ------
-    RunError
-        When they hold a type that a classifier has no need of, or can't be read.
+    `trusted` names other types that it may hold, as ``package.module.Class``.
     """
     skops = _skops()
     allowed = {*TRUSTED_TYPES, *trusted}
     if trusted and os.getcwd() not in sys.path:
-        # Where fit found the classifier, too.
+        # fit imported the user's classifier from the current folder.
         sys.path.insert(0, os.getcwd())
     try:
         untrusted = sorted(set(skops.get_untrusted_types(data=data)) - allowed)
     except Exception as error:
-        raise RunError(f"it is no skops file ({type(error).__name__}: {error})") from error
+        raise RunError(f"it is not a skops file ({type(error).__name__}: {error})") from error
     if untrusted:
         raise RunError(
-            f"it holds {', '.join(untrusted)}, which no classifier here has and which may be "
-            "meant to run code (if you made it and trust it, name it with --trust)"
+            f"it holds {', '.join(untrusted)}, which no classifier of featstore has and which may "
+            "be meant to run code (if you trust it, name it with --trust)"
         )
     try:
         model = skops.loads(data, trusted=sorted(allowed))

@@ -1,10 +1,10 @@
-"""Runs: what one fit leaves, as a folder that is there whole or not at all.
+"""A run: the folder that one fit leaves, with metrics, predictions, curves and model.
 
 ``runs/<run_id>/``
     ``metrics.json``     settings, scores, times and provenance, with a digest of itself.
-    ``model.skops``      the fitted scikit-learn pipeline; loading it runs no code of the file's.
-    ``predictions.csv``  one line for each row that was judged.
-    ``curves.json``      of classifiers trained by epochs.
+    ``model.skops``      the fitted scikit-learn pipeline; loading it runs no code of the file.
+    ``predictions.csv``  one line for each test or validation row.
+    ``curves.json``      loss and accuracy of classifiers that are trained by epochs.
     ``confusion.png``, ``curves.png``
 """
 
@@ -26,39 +26,35 @@ from typing import Any
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from featstore.errors import CorruptionError, RunError, StoreError
+from featstore.errors import CorruptionError, FormatError, RunError, StoreError
 from featstore.io.files import json_digest
 from featstore.progress import SILENT, Progress
 from featstore.runs.model_file import load_model
 from featstore.store.backend import Backend, LocalBackend
 from featstore.store.feature_store import FeatureStore
-from featstore.store.format.schema import read_record
-from featstore.store.verification import Damage
+from featstore.store.format.schema import Metrics, RunRecord, SelectionInfo
 from featstore.text import matches
 
-FORMAT = 2
-
-
 REPLACED_S = 1.0
-"""Longest wait for a run that another process is writing in the place of an old one."""
+"""Longest wait for a run that another process is replacing."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One classifier, fitted and judged.
+    """One fitted classifier, with its scores and predictions.
 
     Parameters
     ----------
     path : Path
         The run's folder.
-    record : dict
+    record : RunRecord
         The content of its ``metrics.json``.
     backend : Backend
         Where its files are.
     """
 
     path: Path
-    record: dict[str, Any]
+    record: RunRecord
     backend: Backend = field(compare=False, repr=False)
 
     @property
@@ -69,22 +65,22 @@ class Run:
     @property
     def clf(self) -> str:
         """The classifier's name."""
-        return str(self.record["fit"]["clf"])
+        return self.record.fit.clf
 
     @property
-    def selection(self) -> dict[str, Any]:
-        """What it was fitted on, as :meth:`.Selection.describe` says it."""
-        return dict(self.record["selection"])
+    def selection(self) -> SelectionInfo:
+        """The features that it was fitted on, as :meth:`.Selection.describe` returns them."""
+        return self.record.selection
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, by the labels that the model predicts."""
-        return tuple(self.record["class_names"])
+        return self.record.class_names
 
     @property
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> Metrics:
         """Scores of the ``test``, ``val`` (or None) and ``train`` rows."""
-        return dict(self.record["metrics"])
+        return self.record.metrics
 
     @cached_property
     def curves(self) -> dict[str, Any] | None:
@@ -95,7 +91,7 @@ class Run:
         RunError
             When the file is not what fit wrote.
         """
-        if "curves.json" not in self.record["files"]:
+        if "curves.json" not in self.record.files:
             return None
         return dict(json.loads(self._bytes("curves.json")))
 
@@ -104,7 +100,7 @@ class Run:
         """Columns of ``predictions.csv``, each (n_rows,): ``score`` float64, the others str.
 
         ``sample_id``, ``split``, ``true`` and ``predicted`` (names of classes) and ``score``, of
-        the test rows and, where there are any beside these, of the validation rows.
+        test and validation rows.
 
         Raises
         ------
@@ -126,18 +122,18 @@ class Run:
         Raises
         ------
         RunError
-            When the file is missing, is not what fit wrote, or holds a type that a classifier
-            has no need of. Nothing in the file is run.
+            When the file is missing, is not what fit wrote, or holds a type that no classifier
+            needs. No code of the file is run.
         """
         return self.load_model()
 
     def load_model(self, trusted: Sequence[str] = ()) -> Pipeline:
-        """Return the fitted pipeline, which may hold further types.
+        """Return the fitted pipeline, which may hold other types.
 
         Parameters
         ----------
         trusted : sequence of str
-            Types of a user's own classifier, as ``package.module.Class``. Their code is run.
+            Types of the user's own classifier, as ``package.module.Class``. Their code is run.
 
         Raises
         ------
@@ -148,10 +144,10 @@ class Run:
         try:
             return load_model(data, trusted)
         except RunError as error:
-            written = self.record["provenance"]["versions"]["scikit-learn"]
+            written = self.record.provenance.versions["scikit-learn"]
             raise RunError(
                 f"{self.path / 'model.skops'} is not loaded: {error}. It was written with "
-                f"scikit-learn {written}. To make the run again: {self.record['command']} --refit"
+                f"scikit-learn {written}. To make the run again: {self.record.command} --refit"
             ) from error
 
     @property
@@ -162,36 +158,35 @@ class Run:
     @property
     def below(self) -> str:
         """The folder of its files on object storage, if it replaced another run."""
-        return str(self.record.get("folder", ""))
+        return self.record.folder or ""
 
     def _bytes(self, name: str) -> bytes:
-        """Return a file of the run, if it is as fit wrote it."""
+        """Return the bytes of a file, if they are as fit wrote them."""
         try:
             return self._read(name)
         except RunError as error:
             if self._is_replaced():
                 raise RunError(
-                    f"{self.path} was fitted again, or removed, since it was opened, and what was "
-                    f"read of it does not belong to its {name}. Open it anew: run the same command "
-                    "again."
+                    f"{self.path} was fitted again, or removed, since it was opened, so that its "
+                    f"{name} belongs to another record. Run the same command again."
                 ) from error
             raise RunError(
                 f"{self.path} is damaged: {error}. To make the run again: "
-                f"{self.record['command']} --refit"
+                f"{self.record.command} --refit"
             ) from error
 
     def _is_replaced(self) -> bool:
         with suppress(StoreError):
             self.backend.pull("runs", now=True)
         try:
-            return read_record(self.path / "metrics.json", "RUN") != self.record
+            return RunRecord.read(self.path / "metrics.json") != self.record
         except CorruptionError:
             return False
         except StoreError:
             return not self.path.exists()
 
     def _read(self, name: str) -> bytes:
-        files = {name: self.record["files"][name]}
+        files = {name: self.record.files[name]}
         try:
             path = self.backend.fetch(self.place, files, below=self.below)[name]
         except CorruptionError as error:
@@ -200,55 +195,57 @@ class Run:
             data = path.read_bytes()
         except OSError as error:
             raise RunError(f"{name} can't be read ({error.strerror})") from error
-        if hashlib.sha256(data).hexdigest() != self.record["files"][name]:
+        if hashlib.sha256(data).hexdigest() != self.record.files[name]:
             raise RunError(f"{name} is not what fit wrote")
         return data
 
     @property
     def series(self) -> str:
-        """Digest that the repeats of one fit, which differ in their seeds alone, have in common."""
-        settings = {k: v for k, v in self.record["fit"].items() if k not in ("seed", "split_seed")}
-        settings["redrawn"] = self.record["fit"]["split_seed"] is not None
+        """Digest of all settings but the seeds: the same for the repeats of one fit."""
+        fit = self.record.fit
+        settings = {k: v for k, v in fit.to_dict().items() if k not in ("seed", "split_seed")}
+        settings["redrawn"] = fit.split_seed is not None
         code = {
-            "source": self.record.get("source"),
-            "scikit-learn": self.record["provenance"]["versions"]["scikit-learn"],
+            "source": self.record.source,
+            "scikit-learn": self.record.provenance.versions["scikit-learn"],
         }
-        return json_digest({"fit": settings, "features": self.selection["digest"], "code": code})
+        return json_digest({"fit": settings, "features": self.selection.digest, "code": code})
 
     def summary(self) -> dict[str, Any]:
         """Return the run's line in a table, JSON-able; accuracies are fractions."""
-        record, test = self.record, self.record["metrics"]["test"]
+        record, selection, rows = self.record, self.selection, self.record.rows
+        test, train = record.metrics.test, record.metrics.train
         return {
             "run_id": self.run_id,
             "clf": self.clf,
-            "params": record["params"],
-            "model": record["selection"]["model"],
-            "dataset": record["selection"]["dataset"],
-            "title": record["selection"]["title"],
-            "layers": record["selection"]["layers"],
-            "weights": record["selection"].get("weights"),
-            "n_features": record["selection"]["n_features"],
-            "n_train": record["rows"]["n_train"],
-            "n_test": record["rows"]["n_test"],
-            "accuracy": test["accuracy"],
-            "average_accuracy": test["average_accuracy"],
-            "kappa": test["kappa"],
-            "majority_accuracy": test["majority_accuracy"],
-            "train_accuracy": record["metrics"]["train"]["accuracy"],
-            "converged": record["converged"],
-            "duration_s": record["duration_s"]["total"],
-            "peak_rss_nbytes": record["peak_rss_nbytes"],
-            "n_masked": record["rows"]["n_masked"],
-            "n_leaked": record["rows"]["n_leaked"],
-            "n_dropped": record["rows"]["n_dropped"],
-            "n_train_of_class": record["rows"]["n_train_of_class"],
-            "seed": record["fit"]["seed"],
-            "split_seed": record["fit"]["split_seed"],
-            "created": record["created"],
-            "cv_accuracy": record["search"]["accuracy"] if record["search"] else None,
+            "params": record.params,
+            "model": selection.model,
+            "dataset": selection.dataset,
+            "title": selection.title,
+            "layers": list(selection.layers),
+            "weights": selection.weights,
+            "n_features": selection.n_features,
+            "n_train": rows.n_train,
+            "n_test": rows.n_test,
+            "accuracy": test.accuracy,
+            "average_accuracy": test.average_accuracy,
+            "kappa": test.kappa,
+            "majority_accuracy": test.majority_accuracy,
+            "train_accuracy": train.accuracy,
+            "converged": record.converged,
+            "duration_s": record.duration_s["total"],
+            "peak_rss_nbytes": record.peak_rss_nbytes,
+            "n_masked": rows.n_masked,
+            "n_leaked": rows.n_leaked,
+            "n_dropped": rows.n_dropped,
+            "n_train_of_class": list(rows.n_train_of_class),
+            "seed": record.fit.seed,
+            "split_seed": record.fit.split_seed,
+            "created": record.created,
+            "cv_accuracy": record.search.accuracy if record.search else None,
             "series": self.series,
-            "n_constant_features": record["n_constant_features"],
-            "notes": record["notes"],
+            "n_constant_features": record.n_constant_features,
+            "notes": list(record.notes),
             "run_dir": str(self.path),
         }
 
@@ -259,15 +256,14 @@ def open_run(run: str | Path, store: FeatureStore | None = None) -> Run:
     Parameters
     ----------
     run : str or Path
-        The run's folder; or, with a store, its name, or the beginning or end of it that no
-        other run shares.
+        The run's folder; or, with a store, its name, or the beginning or end of its name.
     store : FeatureStore, optional
-        Where to look the name up.
+        The store of the run.
 
     Raises
     ------
     RunError
-        When there is no such run, there are several, or its folder is not as fit wrote it.
+        When no run or several runs have the name, or the folder is not as fit wrote it.
     """
     path = Path(run)
     is_ours = store is not None and path.is_dir() and path.absolute().parent == store.runs_dir
@@ -277,24 +273,24 @@ def open_run(run: str | Path, store: FeatureStore | None = None) -> Run:
     backend = store.backend if store is not None and is_ours else LocalBackend(path.parent)
     until = time.monotonic() + REPLACED_S
     while True:
-        folder = _folder_number(path)
+        folder = folder_number(path)
         try:
             return _read(path, backend)
         except RunError:
             drafts = path.parent.glob(f".new-{glob.escape(path.name)}-*")
-            is_replaced = folder != _folder_number(path) or (folder is None and any(drafts))
+            is_replaced = folder != folder_number(path) or (folder is None and any(drafts))
             if not is_replaced or time.monotonic() > until:
                 raise
         time.sleep(0.005)
 
 
-def _folder_number(path: Path) -> tuple[int, int] | None:
-    """Return what tells a folder from another of its name; None where there is none."""
+def folder_number(path: Path) -> tuple[int, int] | None:
+    """Return what differs between a folder and a later folder of its name; None without one."""
     try:
         found = path.stat()
     except OSError:
         return None
-    # Numbers of deleted folders are given again.
+    # A new folder may get the inode of a deleted one.
     return found.st_ino, found.st_ctime_ns
 
 
@@ -302,19 +298,16 @@ def _read(path: Path, backend: Backend) -> Run:
     if not path.is_dir():
         raise RunError(f"{path} is not a run's folder. List the runs with: featstore report")
     try:
-        record = read_record(path / "metrics.json", "RUN")
+        record = RunRecord.read(path / "metrics.json")
+    except FormatError as error:
+        raise RunError(str(error)) from error
     except StoreError as error:
         raise RunError(
             f"{path} is not a run as fit wrote it: {path.name}/metrics.json is missing, damaged "
             "or edited. Remove the folder and fit again."
         ) from error
-    if record.get("format") != FORMAT:
-        raise RunError(
-            f"{path} has format {record.get('format')!r}; this featstore reads format {FORMAT}. "
-            "Install the version that wrote it, or fit again."
-        )
     run = Run(path, record, backend)
-    if missing := backend.missing(run.place, record["files"], run.below):
+    if missing := backend.missing(run.place, record.files, run.below):
         raise RunError(f"{path} lacks {', '.join(missing)}. Remove the folder and fit again.")
     return run
 
@@ -337,45 +330,11 @@ def _find(name: str, store: FeatureStore) -> Path:
 
 
 def list_runs(store: FeatureStore, progress: Progress = SILENT) -> list[Run]:
-    """Return all runs, oldest first; folders that are no runs are named and passed over."""
+    """Return all runs, oldest first; `progress` names folders that can't be read as runs."""
     runs = []
     for path in store.run_folders():
         try:
             runs.append(open_run(path, store))
         except RunError as error:
             progress.say(f"Passed over: {error}")
-    return sorted(runs, key=lambda run: (run.record["created"], run.run_id))
-
-
-def verify_runs(store: FeatureStore) -> tuple[int, list[Damage]]:
-    """Compare every file of every run with the hash written with it.
-
-    Returns
-    -------
-    n_runs : int
-    damages : list of Damage
-        With the run's name in the place of a set's.
-    """
-    folders = store.run_folders()
-    found = []
-    for path in folders:
-        while True:
-            folder = _folder_number(path)
-            damages = _verify_run(path, store)
-            if damages:
-                store.backend.pull("runs", now=True)
-            now = _folder_number(path)
-            # A fit may have put another run in its place meanwhile, or somebody removed it.
-            if not damages or folder == now or now is None:
-                break
-        found += damages if now is not None else []
-    return len(folders), found
-
-
-def _verify_run(path: Path, store: FeatureStore) -> list[Damage]:
-    try:
-        run = open_run(path, store)
-    except RunError as error:
-        return [Damage(path.name, "metrics.json", str(error))]
-    problems = run.backend.problems(run.place, run.record["files"], run.below)
-    return [Damage(run.run_id, name, problem) for name, problem in problems if problem]
+    return sorted(runs, key=lambda run: (run.record.created, run.run_id))

@@ -1,4 +1,4 @@
-"""Publication: how a fit's results become a run's folder, whole or not at all."""
+"""Write the folder of a run, whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from featstore.io.files import (
     sync_file,
     sync_folder,
     write_error,
-    write_json,
 )
 from featstore.io.locks import sweep_temporary, temporary_folder
 from featstore.runs.model_file import save_model
-from featstore.runs.run import FORMAT, Run, open_run
+from featstore.runs.run import Run, open_run
 from featstore.store.feature_store import FeatureStore
+from featstore.store.format.schema import FORMAT, RunRecord, SelectionInfo
 
 
-def make_run_id(selection: Mapping[str, Any], clf: str, key: str) -> str:
+def make_run_id(selection: SelectionInfo, clf: str, key: str) -> str:
     """Return a readable name with the first 8 digits of the run's content key."""
-    parts = (selection["title"], selection["model"], "+".join(selection["layers"]), clf)
+    parts = (selection.title, selection.model, "+".join(selection.layers), clf)
     clean = [re.sub(r"[^A-Za-z0-9.+_]+", "-", part).strip("-.")[:28] or "x" for part in parts]
     return "-".join([*clean, key[:8]])
 
@@ -50,32 +50,11 @@ def write_run(
     *,
     replace: bool = False,
 ) -> Run:
-    """Write a run's folder under a temporary name, then give it its own.
+    """Write a run's folder under a temporary name, then rename it.
 
-    When another process or machine has written the same run meanwhile, that one stays, unless
-    `replace`; it gives way where it is damaged, or of another key.
-
-    Parameters
-    ----------
-    store : FeatureStore
-    run_id : str
-    record : mapping
-        JSON-able; what :class:`Run` reads.
-    model : Pipeline
-        Fitted.
-    predictions : mapping of str to ndarray of shape (n_rows,)
-        Columns of ``predictions.csv``.
-    curves : mapping or None
-        Content of ``curves.json``.
-    figures : mapping of str to bytes
-        PNG files by name.
-    replace : bool
-        Whether to put the run in the place of one that is there.
-
-    Raises
-    ------
-    StoreError
-        When the folder can't be written.
+    A run that another process or machine has written meanwhile stays, unless `replace`, or unless
+    it is damaged or has another key. `record` is the content of ``metrics.json``, without format
+    and files; `predictions` are the columns of ``predictions.csv``; `figures` are PNG files.
     """
     try:
         store.runs_dir.mkdir(parents=True, exist_ok=True)
@@ -93,10 +72,10 @@ def write_run(
                 sync_file(folder / name)
             final = store.run_path(run_id, now=True)
             with store.backend.replacing_run(run_id) as below:
-                # One that is there stays whole until all files of this one lie beside it.
+                # The old run stays whole until all files of the new one lie beside it.
                 place = {"folder": below} if below else {}
-                body = {"format": FORMAT, **record, **place, "files": files}
-                write_json(folder / "metrics.json", body)
+                content = {"format": FORMAT, **record, **place, "files": files}
+                RunRecord.model_validate(content).write(folder / "metrics.json")
                 _publish(folder, final, store, None if replace else record["key"])
         store.push_run(run_id)
         return open_run(final, store)
@@ -107,10 +86,7 @@ def write_run(
 
 
 def _publish(folder: Path, final: Path, store: FeatureStore, key: str | None) -> None:
-    """Give a run's folder its name; one that had it goes when the other is there.
-
-    An intact one of the given key stays.
-    """
+    """Rename a run's folder; delete the run that had the name, unless it is intact and of `key`."""
     doomed: list[Path] = []
     try:
         while True:
@@ -123,11 +99,11 @@ def _publish(folder: Path, final: Path, store: FeatureStore, key: str | None) ->
                 sync_folder(final.parent)
                 return
             if key is not None and (final / "metrics.json").is_file():
-                # With its store, for not all files of one on object storage need be here.
+                # On object storage, the run's files need not be on this machine.
                 with suppress(RunError):
-                    if open_run(final, store).record["key"] == key:
+                    if open_run(final, store).record.key == key:
                         return
-            # Another process may have been faster.
+            # Another process may have renamed it first.
             with suppress(FileNotFoundError):
                 doomed.append(rename_for_deletion(final))
     finally:

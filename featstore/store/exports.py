@@ -1,10 +1,9 @@
-"""Exports: a selection's features as one file that other tools read."""
+"""Write a selection as .npz, .npy, .parquet or .csv."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from featstore.io.files import atomic_write, resolve_link
 from featstore.store.selection import Selection
 
 CSV_ROWS = 10_000
-"""Rows that are turned to text at a time; bounds the memory."""
+"""Rows of a table that are in memory at a time."""
 
 
 def export(selection: Selection, path: Path) -> None:
@@ -23,19 +22,19 @@ def export(selection: Selection, path: Path) -> None:
 
     ``.npz`` holds X, y, split, sample_id, valid, class_names and first_row; ``.npy`` X alone;
     ``.parquet`` and ``.csv`` one row a sample, with the columns sample_id, split, label, class,
-    first_row and one for each feature. first_row is left out where it is not known.
+    first_row and one for each feature.
 
     Parameters
     ----------
     selection : Selection
         What to export.
     path : Path
-        The file; replaced, if it is there, once the new one is whole.
+        The file; an old one is replaced once the new one is whole.
 
     Raises
     ------
     ConfigError
-        When the ending is none of these, or parquet's package is not installed.
+        When the path has another ending, or pyarrow is not installed for ``.parquet``.
     """
     writers: dict[str, Callable[[Selection, Path], None]] = {
         ".npz": _npz,
@@ -53,8 +52,6 @@ def export(selection: Selection, path: Path) -> None:
 
 
 def _npz(selection: Selection, path: Path) -> None:
-    first_rows = selection.first_rows
-    more: dict[str, Any] = {} if first_rows is None else {"first_row": first_rows}
     with path.open("wb") as stream:
         np.savez(
             stream,
@@ -64,7 +61,7 @@ def _npz(selection: Selection, path: Path) -> None:
             sample_id=selection.sample_ids,
             valid=selection.valid,
             class_names=np.array(selection.class_names),
-            **more,
+            first_row=selection.first_rows,
         )
 
 
@@ -84,15 +81,14 @@ def _frame(selection: Selection, start: int, stop: int) -> pd.DataFrame:
             "split": np.array(SPLITS)[selection.splits[start:stop]],
             "label": labels,
             "class": names[labels],
+            "first_row": selection.first_rows[start:stop],
         }
     )
-    if selection.first_rows is not None:
-        about["first_row"] = selection.first_rows[start:stop]
     return pd.concat([about, X], axis=1)
 
 
 def _widths(selection: Selection) -> list[tuple[str, int]]:
-    widths = [int(spec["n_features"]) for spec in selection.feature_specs]
+    widths = [spec.n_features for spec in selection.feature_specs]
     return list(zip(selection.layers, widths, strict=True))
 
 
@@ -119,5 +115,5 @@ def _parquet(selection: Selection, path: Path) -> None:
 def _csv(selection: Selection, path: Path) -> None:
     for start in range(0, selection.n_samples, CSV_ROWS):
         frame = _frame(selection, start, min(start + CSV_ROWS, selection.n_samples))
-        # Names may hold either line end; what Python's writer quotes are those of its line ends.
+        # Python quotes a name with a line end only if the file has the same line ends.
         frame.to_csv(path, mode="a", header=start == 0, index=False, lineterminator="\r\n")

@@ -45,13 +45,13 @@ class FeatureSet(SetFolder):
         IncompleteError
             When the layer is not finished.
         """
-        files = self.layer(layer)["files"]
+        files = self.layer(layer).files
         self._fetch(files, files)
         return self._open(layer, files)
 
     def shape_of(self, layer: str) -> Matrix:
         """Open the matrix of a complete layer for its shape and chunks alone, without its rows."""
-        files = self.layer(layer)["files"]
+        files = self.layer(layer).files
         self._fetch([f"{layer}/zarr.json"], files)
         return self._open(layer, files)
 
@@ -61,7 +61,7 @@ class FeatureSet(SetFolder):
 
     def missing_chunks(self, layer: str) -> list[int]:
         """Return the chunks of a complete layer whose files are gone."""
-        files = self.layer(layer)["files"]
+        files = self.layer(layer).files
         found = self.backend.sizes(f"{self.place}/{layer}")
         gone = [name for name in files if name.removeprefix(f"{layer}/") not in found]
         if (self.group / layer / "zarr.json").is_file() or f"{layer}/zarr.json" in gone:
@@ -73,9 +73,9 @@ class FeatureSet(SetFolder):
     def fetch_intact(self) -> None:
         """Fetch the intact chunks of damaged layers, so that only the others are computed again."""
         for layer, journal in self.journal().items():
-            if "damaged" in journal:
-                files = {f"{layer}/c/{index}/0": sha for index, sha in journal["chunks"].items()}
-                files[f"{layer}/zarr.json"] = journal["metadata"]
+            if journal.damaged is not None:
+                files = {f"{layer}/c/{index}/0": sha for index, sha in journal.chunks.items()}
+                files[f"{layer}/zarr.json"] = journal.metadata
                 self.backend.fetch(self.place, files, strict=False)
 
     def mark_damaged(self, chunks: Mapping[str, Sequence[int]]) -> None:
@@ -104,7 +104,7 @@ class FeatureSet(SetFolder):
 
     def _vector(self, name: str, lowest: int | None = None, n_values: int = 0) -> np.ndarray:
         """Return a vector; with `lowest`, all values must lie from `lowest` to below `n_values`."""
-        files = self.info["files"]
+        files = self.info.files
         own = [file for file in files if file.startswith(f"{name}/")]
         self._fetch(own, files)
         self._check(name, own, files)
@@ -139,15 +139,11 @@ class FeatureSet(SetFolder):
         return self._vector("sample_id")
 
     @cached_property
-    def first_rows(self) -> np.ndarray | None:
+    def first_rows(self) -> np.ndarray:
         """First row with the same image as each row, (n_samples,) int64.
 
-        None in a set that was made before featstore looked for identical images. See
-        :func:`featstore.datasets.duplicates.find_first_rows`.
+        See :func:`featstore.datasets.duplicates.find_first_rows`.
         """
-        # A vector whose file was written and is gone is damage, which reading it tells.
-        if "first_row/zarr.json" not in self.info["files"]:
-            return None
         return self._vector("first_row", 0, self.n_samples)
 
     @property

@@ -1,14 +1,14 @@
 """The feature store: a folder of feature sets, each keyed by what its features depend on.
 
 ``sets/<set_id>/``
-    ``features.zarr/``      a plain Zarr v3 group: ``label``, ``split``, ``sample_id``,
-    ``first_row`` and one matrix a layer, row i of all of them being sample i of the dataset.
+    ``features.zarr/``      a plain Zarr v3 group: the vectors ``label``, ``split``, ``sample_id``
+    and ``first_row``, and one matrix for each layer. Row i of each is sample i of the dataset.
     ``set.json``            what the set is: dataset, backbone, preprocessing, fingerprints.
-    ``layers/<layer>.json`` written last: the layer is complete, and these are its files' hashes.
-    ``journal/``            while a layer is incomplete: what of it is durable.
-``runs/``   what fit leaves.
-``cache/``  matrices decoded for fit; may be deleted at any time.
-``locks/``  who works on which set.
+    ``layers/<layer>.json`` the record of a complete layer, with the hashes of its files.
+    ``journal/``            what is durable of unfinished layers.
+``runs/``   the runs of fit.
+``cache/``  decoded matrices; may be deleted at any time.
+``locks/``  which process works on which set.
 
 A store on object storage has such a folder on each machine, see :mod:`featstore.store.backend`.
 """
@@ -35,15 +35,15 @@ from featstore.io.files import (
     sweep_deleted,
     sync_file,
     sync_folder,
-    write_json,
 )
 from featstore.progress import SILENT, Progress
 from featstore.store import query
 from featstore.store.backend import DIGEST_LENGTH, Backend, LocalBackend
 from featstore.store.feature_set import FeatureSet
 from featstore.store.format import matrix
+from featstore.store.format.schema import FORMAT, SetRecord
 from featstore.store.selection import Selection
-from featstore.store.set_folder import FORMAT, SetFolder
+from featstore.store.set_folder import SetFolder
 from featstore.text import file_name, matches
 
 
@@ -78,7 +78,7 @@ class FeatureStore:
 
     @property
     def cache_dir(self) -> Path:
-        """Folder of what can be made again at any time."""
+        """Folder of files that can be made again; may be deleted at any time."""
         return self.backend.cache_dir
 
     @property
@@ -115,17 +115,17 @@ class FeatureStore:
     def readable_sets(self) -> list[FeatureSet]:
         """Return the sets whose records are as they were written.
 
-        A damaged one must not stand in the way of the others; ``featstore store verify`` names it.
+        ``featstore store verify`` names the others.
         """
-        return [s for s in self.sets() if query.is_readable(s)]
+        return [s for s in self.sets() if query.read_error(s) is None]
 
     def get(self, set_id: str) -> FeatureSet:
-        """Return a feature set by its name or the only one whose name begins or ends so.
+        """Return a feature set by its name, or by the beginning or end of its name.
 
         Raises
         ------
         SelectionError
-            When none or several have such a name.
+            When no set or several sets have such a name.
         """
         sets = self.sets()
         found = [s for s in sets if s.set_id == set_id] or [
@@ -141,34 +141,30 @@ class FeatureStore:
         return found[0]
 
     def set_id(self, identity: Mapping[str, Any]) -> str:
-        """Return the name of the set whose features depend on just what `identity` holds."""
+        """Return the name of the set with an identity."""
         facets = identity["facets"]
         readable = file_name(f"{facets['title']}-{facets['model']}", 60)
         return f"{readable}-{json_digest(identity['key'])[:DIGEST_LENGTH]}"
 
     def find(self, identity: Mapping[str, Any]) -> FeatureSet | None:
-        """Return the set whose features depend on just what `identity` holds, if there is one.
+        """Return the set with an identity, if there is one.
 
-        Its name may begin otherwise, where the dataset's folder was renamed.
-
-        Raises
-        ------
-        CorruptionError
-            When a set of that name holds other features, such as a copy of another set.
+        Its name may begin with another title, if the dataset's folder was renamed. A set of that
+        name with other features, such as a copy of another set, is a CorruptionError.
         """
         digest = json_digest(identity["key"])
         ending = f"-{digest[:DIGEST_LENGTH]}"
         found = next((s for s in self.sets() if s.set_id.endswith(ending)), None)
-        if found is not None and (own := json_digest(found.info["key"])) != digest:
+        if found is not None and (own := json_digest(found.info.key)) != digest:
             raise CorruptionError(
-                f"{found.path} is not the set that its name says: its set.json is of "
+                f"{found.path} is not the set that its name says: its set.json belongs to "
                 f"{own[:DIGEST_LENGTH]}. Remove it with: featstore store rm {found.set_id} "
                 f"--store {shlex.quote(self.address)}, and extract again."
             )
         return found
 
     def set_lock(self, set_id: str) -> Path:
-        """Return the lock file of a set, the same whatever the dataset's folder is called."""
+        """Return the lock file of a set; it does not depend on the dataset's title."""
         return self.backend.lock_path(set_id[-DIGEST_LENGTH:])
 
     def create(
@@ -181,15 +177,8 @@ class FeatureStore:
     ) -> FeatureSet:
         """Create a feature set without layers, whole or not at all; the caller holds its lock.
 
-        Parameters
-        ----------
-        info : mapping
-            What the set is, and the ``command`` that asked for it; ``info["identity"]`` names it.
-        labels : ndarray of shape (n_samples,), int32
-        splits : ndarray of shape (n_samples,), uint8
-        sample_ids : sequence of str
-        first_rows : ndarray of shape (n_samples,), int64
-            First row with the same image as each row.
+        `info` is the content of ``set.json``, with facets and key as ``info["identity"]``. The
+        vectors are (n_samples,): int32, uint8, str and int64.
         """
         set_id = self.set_id(info["identity"])
         sweep_deleted(self._sets_dir)
@@ -207,8 +196,7 @@ class FeatureStore:
         files = sorted(path for path in draft.group.rglob("*") if path.is_file())
         for path in files:
             sync_file(path)
-        write_json(
-            draft.path / "set.json",
+        record = SetRecord.model_validate(
             {
                 "format": FORMAT,
                 "facets": facets,
@@ -216,15 +204,16 @@ class FeatureStore:
                 **{k: v for k, v in info.items() if k != "identity"},
                 "created": now(),
                 "files": {p.relative_to(draft.group).as_posix(): file_sha256(p) for p in files},
-            },
+            }
         )
+        record.write(draft.path / "set.json")
         final = FeatureSet(self._sets_dir / set_id, self.backend)
         draft.path.rename(final.path)
         sync_folder(self._sets_dir)
         return final
 
     def _sweep_drafts(self, set_id: str) -> None:
-        """Delete what killed creations of other sets left; who creates one holds its lock."""
+        """Delete what killed creations of other sets left; a living one holds the set's lock."""
         for left in self._sets_dir.glob(".new-*"):
             if self.set_lock(left.name) == self.set_lock(set_id):
                 continue
@@ -288,7 +277,7 @@ class FeatureStore:
         layers: str | None = None,
         **facets: Any,
     ) -> Selection:
-        """Return the features that one classifier is to be trained on.
+        """Return the features to train one classifier on.
 
         Parameters
         ----------
@@ -305,14 +294,16 @@ class FeatureStore:
         Raises
         ------
         SelectionError
-            When nothing fits, or several sets do; it lists them and what tells them apart.
+            When no set fits, or several sets fit; it lists them and what tells them apart.
         IncompleteError
-            When all that fits is not finished.
+            When all sets that fit are unfinished.
+        FormatError
+            When the sets of the store were written by another version of featstore.
         """
         return query.select(self.sets(), self.address, dataset, model, layers, facets)
 
     def reopen(self, parts: Iterable[tuple[str, str]]) -> Selection:
-        """Return the selection that has just these (set_id, layer) pairs."""
+        """Return the selection of (set_id, layer) pairs."""
         wanted = list(parts)
         sets = {set_id: self.get(set_id) for set_id in dict.fromkeys(name for name, _ in wanted)}
         return Selection(tuple((sets[set_id], layer) for set_id, layer in wanted))
@@ -323,15 +314,14 @@ def open_store(
 ) -> FeatureStore:
     """Open the feature store in a folder, or on object storage.
 
-    A folder or prefix that is not there yet is an empty store.
+    A folder or prefix that does not exist is an empty store.
 
     Parameters
     ----------
     path : str, Path or FeatureStore
-        A folder; or a URL, such as ``s3://bucket/prefix``. A store that is open is returned as it
-        is.
+        A folder; or a URL, such as ``s3://bucket/prefix``. An open store is returned unchanged.
     progress : Progress
-        Told of matrices that are fetched from there.
+        Shows the matrices that are fetched from object storage.
 
     Raises
     ------
@@ -345,10 +335,10 @@ def open_store(
 
         return FeatureStore(open_remote(path, progress))
     if path == "":
-        # A Path would make the current folder of it, which a variable that is not set never means.
+        # Path("") is the current folder, which an unset variable does not mean.
         raise StoreError(
-            "The store's name is empty; it is to be a folder, '.' for the current one, or a URL "
-            "such as s3://bucket/prefix. Name another --store."
+            "The store's name is empty; give a folder, '.' for the current one, or a URL such as "
+            "s3://bucket/prefix with --store."
         )
     path = Path(path)
     if path.parts and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+:", path.parts[0]):

@@ -16,8 +16,8 @@ def leaked(first_rows: np.ndarray, train_rows: np.ndarray, rows: np.ndarray) -> 
     Parameters
     ----------
     first_rows : ndarray of int64, shape (n_samples,)
-        What :func:`find_first_rows` returned: rows of the same number have the same image,
-        whether or not the row of that number is one of those asked about.
+        As :func:`featstore.datasets.duplicates.find_first_rows` returns them: rows with the same
+        number have the same image.
     train_rows : ndarray of int, shape (n_train,)
         Rows to train on.
     rows : ndarray of int, shape (n,)
@@ -34,27 +34,22 @@ def leaked(first_rows: np.ndarray, train_rows: np.ndarray, rows: np.ndarray) -> 
     return found
 
 
-def count_leaked(
-    first_rows: np.ndarray | None, splits: np.ndarray, masked: Collection[int] = ()
-) -> int | None:
+def count_leaked(first_rows: np.ndarray, splits: np.ndarray, masked: Collection[int] = ()) -> int:
     """Return how many images outside the train split are also among the training images.
 
     Parameters
     ----------
-    first_rows : ndarray of int64, shape (n_samples,), or None
-        What :func:`find_first_rows` returned; None where it is not known.
+    first_rows : ndarray of int64, shape (n_samples,)
+        As :func:`featstore.datasets.duplicates.find_first_rows` returns them.
     splits : ndarray of uint8, shape (n_samples,)
         Positions in :data:`featstore.config.SPLITS`.
     masked : collection of int
-        Rows whose image can't be read. They don't count, since nothing is tested with them.
+        Rows whose image can't be read; they do not count.
 
     Returns
     -------
-    int or None
-        Number of rows; None where it is not known.
+    int
     """
-    if first_rows is None:
-        return None
     is_trained = splits == SPLITS.index("train")
     is_tested = ~is_trained
     is_tested[list(masked)] = False

@@ -1,4 +1,4 @@
-"""Decoded: a matrix as one plain file in the store's cache, made again where a bit is wrong."""
+"""A matrix decoded once to one plain file that all processes map."""
 
 from __future__ import annotations
 
@@ -32,32 +32,12 @@ def cached_memmap(
     shape: tuple[int, int],
     fill: Callable[[np.ndarray], None],
 ) -> np.ndarray:
-    """Return a matrix as a read-only memory map of a file that all processes share.
+    """Return a float32 matrix as a read-only memory map of a file that all processes share.
 
-    The file is compared with its checksums once in each process, and again when it has changed.
-
-    Parameters
-    ----------
-    path : Path
-        The file; made if it is not there.
-    lock : callable
-        Returns the file that is locked while it is made.
-    shape : tuple of int
-        Rows and columns.
-    fill : callable
-        Writes the rows, float32, into an array of that shape.
-
-    Returns
-    -------
-    ndarray of shape `shape`, float32
-        In memory, and no map, where the cache may not be written.
-
-    Raises
-    ------
-    SpaceError
-        When the disk can't hold it.
-    StoreError
-        When the file can't be written for another cause.
+    `fill` writes the rows if the file is missing or damaged; meanwhile the file that `lock` returns
+    is locked. Each process compares the file with its checksums once, and again after a change. If
+    the cache is read-only, the matrix is decoded into memory. Raises SpaceError when the disk can't
+    hold the file.
     """
     while True:
         if not _is_intact(path, shape):
@@ -69,12 +49,12 @@ def cached_memmap(
                 if isinstance(error, StoreError):
                     raise
                 if error.errno not in READ_ONLY:
-                    raise _refusal(error, path, shape) from error
+                    raise _write_error(error, path, shape) from error
                 X = np.empty(shape, np.float32)
                 fill(X)
                 X.flags.writeable = False
                 return X
-        # Removing any set deletes what was decoded of all; what is mapped by then stays.
+        # Removing a set deletes all files of the cache; files that are mapped stay readable.
         with suppress(FileNotFoundError):
             mapped: np.ndarray = np.load(path, mmap_mode="r")
             return mapped
@@ -82,13 +62,13 @@ def cached_memmap(
 
 def _make(path: Path, shape: tuple[int, int], fill: Callable[[np.ndarray], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Whoever left one was killed, or would hold the lock.
+    # This process holds the lock, so a killed process left these.
     for left in path.parent.glob(f".{path.stem}.*.tmp"):
         left.unlink(missing_ok=True)
     notes_path(path).unlink(missing_ok=True)
     nbytes, free_nbytes = 4 * shape[0] * shape[1], shutil.disk_usage(path.parent).free
     if nbytes > free_nbytes:
-        raise SpaceError(_wanted(path, shape, f"{nbytes_text(free_nbytes)} are free"))
+        raise SpaceError(_space_text(path, shape, f"{nbytes_text(free_nbytes)} are free"))
     with atomic_write(path) as temporary:
         X = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
         reserve(temporary, temporary.stat().st_size)
@@ -99,21 +79,20 @@ def _make(path: Path, shape: tuple[int, int], fill: Callable[[np.ndarray], None]
     note_sums(path, sums)
 
 
-def _wanted(path: Path, shape: tuple[int, int], cause: str) -> str:
+def _space_text(path: Path, shape: tuple[int, int], cause: str) -> str:
     return (
         f"The decoded copy of {shape[0]:,} x {shape[1]:,} features takes "
-        f"{nbytes_text(4 * shape[0] * shape[1])}, and {cause} at {path.parent}. Make room there "
-        "(all that this folder holds can be made again, and may be deleted), then do the same "
-        "again."
+        f"{nbytes_text(4 * shape[0] * shape[1])}, and {cause} at {path.parent}. Make room (this "
+        "folder is a cache, and may be deleted), then run the same command again."
     )
 
 
-def _refusal(error: OSError, path: Path, shape: tuple[int, int]) -> StoreError:
+def _write_error(error: OSError, path: Path, shape: tuple[int, int]) -> StoreError:
     if error.errno in NO_ROOM:
-        return SpaceError(_wanted(path, shape, f"there is no room ({error.strerror})"))
+        return SpaceError(_space_text(path, shape, f"there is no room ({error.strerror})"))
     return StoreError(
-        f"{error.filename or path} can't be written: {error.strerror or error}. When that is put "
-        "right, do the same again; what it holds can be made again at any time."
+        f"{error.filename or path} can't be written: {error.strerror or error}. The file is a "
+        "cache. Put that right, then run the same command again."
     )
 
 

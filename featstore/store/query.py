@@ -6,7 +6,13 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from featstore.errors import FeatstoreError, IncompleteError, SelectionError, StoreError
+from featstore.errors import (
+    FeatstoreError,
+    FormatError,
+    IncompleteError,
+    SelectionError,
+    StoreError,
+)
 from featstore.store.feature_set import FeatureSet
 from featstore.store.selection import Selection
 from featstore.text import is_random, matches
@@ -21,15 +27,17 @@ OPTIONS = {
     "precision": "--precision",
     "dtype": "--dtype",
 }
-"""Which option of ``featstore fit`` tells sets apart that differ in a facet."""
+"""The option of ``featstore fit`` that selects by a facet."""
 
 
-def is_readable(feature_set: FeatureSet) -> bool:
-    """Return whether the records of a set are as they were written."""
+def read_error(feature_set: FeatureSet) -> StoreError | None:
+    """Return the error with which reading the records of a set fails, if it does."""
     try:
-        return bool(feature_set.info) and feature_set.layers() is not None
-    except StoreError:
-        return False
+        _ = feature_set.info
+        feature_set.layers()
+    except StoreError as error:
+        return error
+    return None
 
 
 def select(
@@ -49,7 +57,10 @@ def select(
             f"{address} holds no feature sets. Make one first, for example with: "
             "featstore extract --model resnet50 --dataset sat4"
         )
-    readable = [s for s in sets if is_readable(s)]
+    errors = [read_error(s) for s in sets]
+    readable = [s for s, error in zip(sets, errors, strict=True) if error is None]
+    if not readable and isinstance(errors[0], FormatError):
+        raise errors[0]
     fitting = [s for s in readable if _fits(s, {"dataset": dataset, **facets})]
     filters = " ".join(
         f"--{'set' if name == 'set_id' else name.replace('_', '-')} {value}"
@@ -83,11 +94,11 @@ def select(
             f"No selected feature set has a layer {', '.join(missing)}. Extract it with: "
             f"featstore extract --layers {','.join(missing)} (other options as before)"
         )
-    if len({s.info["dataset"]["fingerprint"] for s in chosen}) > 1:
+    if len({s.info.dataset.fingerprint for s in chosen}) > 1:
         raise SelectionError(
             "The features of " + " and ".join(s.set_id for s in chosen) + " come from different "
-            "images, so their rows can't stand side by side. Extract both from the same dataset, "
-            "--limit and --seed."
+            "images, so their rows can't be put side by side. Extract both from the same dataset, "
+            "with the same --limit and --seed."
         )
     return Selection(tuple(dict.fromkeys(sources)))
 
@@ -105,9 +116,9 @@ def selecting_options(
     sources = tuple((feature_set, layer) for layer in layers)
     ways: list[dict[str, Any]] = [
         {},
-        {"dataset": facets["title"]},
-        {"model": facets["model"]},
-        {"dataset": facets["title"], "model": facets["model"]},
+        {"dataset": facets.title},
+        {"model": facets.model},
+        {"dataset": facets.title, "model": facets.model},
     ]
     for way in ways:
         try:
@@ -120,7 +131,7 @@ def selecting_options(
 
 
 def _own_name(name: str | None, model: str | None, models: list[str | None]) -> str | None:
-    """Return the layer that `name` asks of `model`; empty when it asks another model."""
+    """Return the layer of `model` that `name` means; empty if it means another model's."""
     if name is None or ":" not in name:
         return name
     owner, _, layer = name.partition(":")
@@ -137,12 +148,12 @@ def _fits(feature_set: FeatureSet, wanted: Mapping[str, Any]) -> bool:
         if name == "set_id":
             fits = matches(feature_set.set_id, value)
         elif name == "dataset":
-            # Titles are composed; what a file system hands to a shell may not be.
-            fits = unicodedata.normalize("NFC", value) in (facets["dataset"], facets["title"])
+            # Titles are in Unicode's composed form; names from a file system may not be.
+            fits = unicodedata.normalize("NFC", value) in (facets.dataset, facets.title)
         elif name == "weights":
-            fits = value in facets["weights_names"]
+            fits = value in facets.weights_names
         else:
-            fits = str(facets.get(name)) == str(value)
+            fits = str(facets.to_dict().get(name)) == str(value)
         if not fits:
             return False
     return True
@@ -184,7 +195,7 @@ def _asked(filters: str, model: str | None, layers: Sequence[str | None]) -> str
 
 def _is_baseline(feature_set: FeatureSet) -> bool:
     facets = feature_set.facets
-    return facets["model"] == "pixelstats" or is_random(facets["weights"])
+    return facets.model == "pixelstats" or is_random(facets.weights)
 
 
 def _listing(sets: Sequence[FeatureSet]) -> str:
@@ -193,7 +204,7 @@ def _listing(sets: Sequence[FeatureSet]) -> str:
         try:
             facets = s.facets
             described = (
-                f"{facets['title']} {facets['model']} {facets['weights']} "
+                f"{facets.title} {facets.model} {facets.weights} "
                 f"{','.join(s.layers()) or '(unfinished)'}"
             )
         except FeatstoreError as error:
@@ -206,14 +217,16 @@ def _several(found: list[FeatureSet]) -> str:
     differing = [
         (name, option)
         for name, option in OPTIONS.items()
-        if len({str(s.facets.get(name)) for s in found}) > 1
+        if len({str(getattr(s.facets, name, None)) for s in found}) > 1
     ]
     options = list(dict.fromkeys(option for _, option in differing)) or ["--set"]
     lines = []
     for s in found:
-        values = [f"{option} {s.facets[name]}" for name, option in differing if name != "dataset"]
-        # Where no option differs, the images do.
-        images = f"{s.n_samples:,} images of {s.info['dataset'].get('root') or s.facets['title']}"
+        values = [
+            f"{option} {getattr(s.facets, name)}" for name, option in differing if name != "dataset"
+        ]
+        # If no option differs, the images differ.
+        images = f"{s.n_samples:,} images of {s.info.dataset.root or s.facets.title}"
         lines.append(f"  {s.set_id}: {' '.join(values) or images}")
     if options != ["--set"]:
         options.append("--set")

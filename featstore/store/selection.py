@@ -1,21 +1,20 @@
-"""Selections: which features, of all that a store holds, one classifier is trained on."""
+"""Layers of feature sets side by side: the features that one classifier is trained on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import cast
 
 import dask.array
 import numpy as np
 
 from featstore.errors import CorruptionError, SelectionError
 from featstore.io.files import json_digest
+from featstore.store.backend import Backend
+from featstore.store.feature_set import FeatureSet
+from featstore.store.format.schema import FeatureSpec, LayerRecord, SelectionInfo
 from featstore.store.memmap_cache import cached_memmap
-
-if TYPE_CHECKING:
-    from featstore.store.backend import Backend
-    from featstore.store.feature_set import FeatureSet
 
 
 @dataclass(frozen=True)
@@ -45,30 +44,30 @@ class Selection:
         return [s for s, _ in self.sources]
 
     @cached_property
-    def _records(self) -> list[dict[str, Any]]:
+    def _records(self) -> list[LayerRecord]:
         return [s.layer(layer) for s, layer in self.sources]
 
     @property
     def dataset(self) -> str:
         """The dataset's kind: ``sat4``, ``folder``, ..."""
-        return str(self._sets[0].facets["dataset"])
+        return self._sets[0].facets.dataset
 
     @property
     def title(self) -> str:
-        """The dataset's name for people; of a folder, the folder's."""
-        return str(self._sets[0].facets["title"])
+        """The dataset's title; of the format ``folder``, the folder's name."""
+        return self._sets[0].facets.title
 
     @property
     def model(self) -> str:
         """The network's name, or several joined by ``+``."""
-        return "+".join(dict.fromkeys(s.facets["model"] for s in self._sets))
+        return "+".join(dict.fromkeys(s.facets.model for s in self._sets))
 
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers; with several networks, as ``model:layer``."""
         if len({s.set_id for s in self._sets}) == 1:
             return tuple(layer for _, layer in self.sources)
-        return tuple(f"{s.facets['model']}:{layer}" for s, layer in self.sources)
+        return tuple(f"{s.facets.model}:{layer}" for s, layer in self.sources)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -83,11 +82,11 @@ class Selection:
     @property
     def n_features(self) -> int:
         """Number of columns."""
-        return sum(int(record["n_features"]) for record in self._records)
+        return sum(record.n_features for record in self._records)
 
     @property
     def y(self) -> np.ndarray:
-        """Labels, (n_samples,) int32; -1 where there is none."""
+        """Labels, (n_samples,) int32; -1 where a row has none."""
         return self._sets[0].labels
 
     @property
@@ -101,67 +100,61 @@ class Selection:
         return self._sets[0].sample_ids
 
     @property
-    def first_rows(self) -> np.ndarray | None:
-        """First row with the same image as each row, (n_samples,) int64; None if not known.
-
-        It is not known where all of the sets were made before featstore looked for identical
-        images.
-        """
-        # All sets are of the same images, but some may be older than this vector.
-        known = (s.first_rows for s in self._sets)
-        return next((rows for rows in known if rows is not None), None)
+    def first_rows(self) -> np.ndarray:
+        """First row with the same image as each row, (n_samples,) int64."""
+        return self._sets[0].first_rows
 
     @property
     def has_official_split(self) -> bool:
-        """Whether the dataset's files say which images are to test, and no draw."""
-        return "split" not in self._sets[0].info["dataset"].get("identity", {})
+        """Whether the dataset's files say which images are for testing; else they were drawn."""
+        return "split" not in self._sets[0].info.dataset.identity
 
     @cached_property
     def valid(self) -> np.ndarray:
         """Rows that were not masked, (n_samples,) bool."""
         valid = np.ones(self.n_samples, dtype=bool)
         for record in self._records:
-            valid[[entry["row"] for entry in record["masked"]]] = False
+            valid[record.masked_rows] = False
         return valid
 
     @property
-    def feature_specs(self) -> list[dict[str, Any]]:
-        """For each part, all that is needed to compute the same features of other images."""
-        return [
-            {
-                "set_id": s.set_id,
-                "layer": layer,
-                "node": record["node"],
-                "pool": record["pool"],
-                "batch_size": record["numerics"]["batch_size"],
-                "n_features": record["n_features"],
-                "backbone": s.info["backbone"],
-                "preprocess": s.info["preprocess"],
-            }
+    def feature_specs(self) -> tuple[FeatureSpec, ...]:
+        """For each layer, all that is needed to compute the same features of other images."""
+        return tuple(
+            FeatureSpec(
+                set_id=s.set_id,
+                layer=layer,
+                node=record.node,
+                pool=record.pool,
+                batch_size=record.numerics.batch_size,
+                n_features=record.n_features,
+                backbone=s.info.backbone,
+                preprocess=s.info.preprocess,
+            )
             for (s, layer), record in zip(self.sources, self._records, strict=True)
-        ]
+        )
 
-    def describe(self) -> dict[str, Any]:
-        """Return what the selection is, JSON-able; ``digest`` changes when the features do."""
-        weights = list(dict.fromkeys(s.facets["weights"] for s in self._sets))
+    def describe(self) -> SelectionInfo:
+        """Return what the selection is; its ``digest`` changes when the features do."""
+        weights = list(dict.fromkeys(s.facets.weights for s in self._sets))
         content = [
-            {"set": s.info["key"], "layer": layer, "files": record["files"]}
+            {"set": s.info.key, "layer": layer, "files": record.files}
             for (s, layer), record in zip(self.sources, self._records, strict=True)
         ]
-        return {
-            "dataset": self.dataset,
-            "title": self.title,
-            "model": self.model,
-            "layers": list(self.layers),
-            "weights": "+".join(weights),
-            "precision": "+".join(dict.fromkeys(s.facets["precision"] for s in self._sets)),
-            "n_samples": self.n_samples,
-            "n_features": self.n_features,
-            "fingerprint": self._sets[0].info["dataset"]["fingerprint"],
-            "set_ids": [set_id for set_id, _ in self.parts],
-            "features": self.feature_specs,
-            "digest": json_digest(content),
-        }
+        return SelectionInfo(
+            dataset=self.dataset,
+            title=self.title,
+            model=self.model,
+            layers=self.layers,
+            weights="+".join(weights),
+            precision="+".join(dict.fromkeys(s.facets.precision for s in self._sets)),
+            n_samples=self.n_samples,
+            n_features=self.n_features,
+            fingerprint=self._sets[0].info.dataset.fingerprint,
+            set_ids=tuple(s.set_id for s in self._sets),
+            features=self.feature_specs,
+            digest=json_digest(content),
+        )
 
     def dask(self) -> dask.array.Array:
         """Return the features as a lazy float32 Dask array (n_samples, n_features)."""
@@ -178,9 +171,9 @@ class Selection:
     def memmap(self) -> np.ndarray:
         """Return the features, (n_samples, n_features) float32, as a read-only memory map.
 
-        They are decoded once, chunk by chunk, into the store's cache, and shared from there by
-        all processes that ask; each compares them with their checksums first. Where the store may
-        not be written they are decoded into memory.
+        They are decoded once, chunk by chunk, into a file of the store's cache that all processes
+        share. Each process compares the file with its checksums first. If the store is read-only,
+        the features are decoded into memory.
 
         Raises
         ------
@@ -189,7 +182,7 @@ class Selection:
         SpaceError
             When the disk can't hold them.
         """
-        name = f"{self.describe()['digest'][:32]}.npy"
+        name = f"{self.describe().digest[:32]}.npy"
         shape = (self.n_samples, self.n_features)
         return cached_memmap(
             self.backend.cache_dir / name, lambda: self.backend.lock_path(name), shape, self._fill
@@ -209,14 +202,14 @@ class Selection:
         column = 0
         for (s, layer), record in zip(self.sources, self._records, strict=True):
             matrix = s.matrix(layer)
-            shape = (self.n_samples, int(record["n_features"]))
+            shape = (self.n_samples, record.n_features)
             if (matrix.n_samples, matrix.n_features) != shape:
                 raise CorruptionError(
                     f"{matrix.path} has {matrix.n_samples} rows of {matrix.n_features} features; "
-                    f"its records say {shape[0]} of {shape[1]}, so that one of them is not as "
-                    f"featstore wrote it. Extract again, after: featstore store rm {s.set_id}"
+                    f"its records say {shape[0]} of {shape[1]}. One of them was changed. Extract "
+                    f"again, after: featstore store rm {s.set_id}"
                 )
-            masked = {entry["row"] for entry in record["masked"]}
+            masked = set(record.masked_rows)
             for index in range(matrix.n_chunks):
                 start, stop = matrix.chunk_range(index)
                 rows = matrix.read(start, stop)
@@ -228,8 +221,8 @@ class Selection:
 def _refuse_non_finite(
     feature_set: FeatureSet, layer: str, rows: np.ndarray, start: int, masked: set[int]
 ) -> None:
-    """Let no row but masked ones be NaN: what is kept decoded would be wrong ever after."""
-    # NaN and infinity show in a sum, which is quicker than a look at each value.
+    """Refuse rows with NaN or infinity that are not masked, before they get into the cache."""
+    # NaN and infinity show in the sum, which is quicker than testing each value.
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(rows.sum()):
             return

@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from featstore.errors import IncompleteError, SelectionError, StoreError
-from featstore.io.files import file_sha256, parse_json, write_json
+from featstore.io.files import file_sha256, parse_json
 from featstore.store.format.matrix import Matrix, create_matrix
-from featstore.store.format.schema import checked_record, read_record
-
-FORMAT = 1
-
+from featstore.store.format.schema import Facets, Journal, LayerJournal, LayerRecord, SetRecord
 
 SETS, RUNS = "sets", "runs"
 """Folders of a store."""
@@ -78,42 +75,36 @@ class SetFolder:
         return self.path / "journal"
 
     @cached_property
-    def info(self) -> dict[str, Any]:
-        """What the set is: ``facets``, ``dataset``, ``backbone``, ``preprocess``, ``request``."""
-        info = read_record(self.path / "set.json", "SET")
-        if info.get("format") != FORMAT:
-            raise StoreError(
-                f"{self.path} has format {info.get('format')!r}; this featstore reads format "
-                f"{FORMAT}. Install the version that wrote it, or extract again."
-            )
-        return info
+    def info(self) -> SetRecord:
+        """What the set is: ``facets``, ``dataset``, ``backbone``, ``preprocess``."""
+        return SetRecord.read(self.path / "set.json")
 
     @property
-    def facets(self) -> dict[str, Any]:
+    def facets(self) -> Facets:
         """The settings by which a user tells sets apart."""
-        return dict(self.info["facets"])
+        return self.info.facets
 
     @property
     def n_samples(self) -> int:
         """Number of rows of every matrix."""
-        return int(self.info["dataset"]["n_samples"])
+        return self.info.dataset.n_samples
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, by label."""
-        return tuple(self.info["dataset"]["class_names"])
+        return self.info.dataset.class_names
 
     def layer_path(self, layer: str) -> Path:
         """Return the record whose presence makes `layer` complete."""
         return self.path / "layers" / f"{layer}.json"
 
-    def _record(self, layer: str) -> dict[str, Any]:
-        return read_record(self.layer_path(layer), "LAYER", self.n_samples)
+    def _record(self, layer: str) -> LayerRecord:
+        return LayerRecord.read(self.layer_path(layer), self.n_samples)
 
-    def layers(self) -> dict[str, dict[str, Any]]:
+    def layers(self) -> dict[str, LayerRecord]:
         """Return each complete layer's record, in the order of completion."""
         records = {name: self._record(name) for name in self.layer_names()}
-        return dict(sorted(records.items(), key=lambda item: (item[1]["completed"], item[0])))
+        return dict(sorted(records.items(), key=lambda item: (item[1].completed, item[0])))
 
     def layer_names(self) -> list[str]:
         """Return the names of all complete layers; their records may be damaged."""
@@ -122,11 +113,11 @@ class SetFolder:
     def find_layer(self, name: str | None) -> str | None:
         """Return the complete layer of a name (None: the default layer), if any."""
         for layer, record in self.layers().items():
-            if record["default"] if name is None else name in (layer, *record["names"]):
+            if record.default if name is None else name in (layer, *record.names):
                 return layer
         return None
 
-    def layer(self, layer: str) -> dict[str, Any]:
+    def layer(self, layer: str) -> LayerRecord:
         """Return the record of a complete layer.
 
         Raises
@@ -157,17 +148,17 @@ class SetFolder:
 
     def why_unfinished(self, layer: str) -> str:
         """Return what keeps a layer from being complete, and the command that completes it."""
-        journal = self.journal().get(layer, {})
-        command = journal.get("command", self.info["command"])
-        if "damaged" in journal:
-            chunks = ", ".join(map(str, journal["damaged"])) or "none, but its metadata"
+        journal = self.journal().get(layer)
+        command = journal.command if journal else self.info.command
+        if journal and journal.damaged is not None:
+            chunks = ", ".join(map(str, journal.damaged)) or "none, but its metadata"
             return (
                 f"Layer {layer} of {self.set_id} is damaged (chunks {chunks}). Compute just those "
                 f"with: {command}"
             )
         return f"Layer {layer} of {self.set_id} is not finished. Resume it with: {command}"
 
-    def journal(self) -> dict[str, dict[str, Any]]:
+    def journal(self) -> dict[str, LayerJournal]:
         """Return what is durable of each unfinished layer.
 
         A journal whose digest does not fit counts as empty: its layers are computed again. A kill
@@ -180,24 +171,24 @@ class SetFolder:
         """
         path = self.path / JOURNAL_FILE
         try:
-            journal = parse_json(path.read_bytes())
+            content = parse_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except OSError as error:
             raise StoreError(f"{path} can't be read: {error.strerror or error}.") from error
-        if journal is None:
+        if content is None:
             return {}
         try:
             n_rows = self.n_samples
         except StoreError:
             # Reading the set's record reports this.
             n_rows = None
-        layers = checked_record(journal, path, "JOURNAL", n_rows)["layers"]
+        layers = Journal.check(content, path, n_rows).layers
         return {name: own for name, own in layers.items() if not self.layer_path(name).is_file()}
 
-    def write_journal(self, layers: Mapping[str, Any]) -> None:
+    def write_journal(self, layers: Mapping[str, LayerJournal]) -> None:
         """Write what is durable of each unfinished layer."""
-        write_json(self.path / JOURNAL_FILE, {"layers": dict(layers)})
+        Journal(layers=dict(layers)).write(self.path / JOURNAL_FILE)
 
     def begin_layer(
         self, layer: str, n_features: int, attributes: Mapping[str, Any], dtype: str = "float32"
@@ -210,7 +201,8 @@ class SetFolder:
         # The caller holds the set's lock, so a killed process left these.
         for left in self.path.glob("new-*"):
             shutil.rmtree(left, ignore_errors=True)
-        known = self.journal().get(layer, {}).get("metadata")
+        journal = self.journal().get(layer)
+        known = journal.metadata if journal else None
         path = self.group / layer / "zarr.json"
         if known is not None and path.is_file() and file_sha256(path) == known:
             return
@@ -243,21 +235,16 @@ class SetFolder:
         journals = self.journal()
         for layer, damaged in chunks.items():
             record = self.layer(layer)
-            prefix = f"{layer}/c/"
-            hashes = {
-                name.removeprefix(prefix).removesuffix("/0"): sha256
-                for name, sha256 in record["files"].items()
-                if name.startswith(prefix)
-            }
-            journals[layer] = {
-                "chunks": {index: h for index, h in hashes.items() if int(index) not in damaged},
-                "spool": None,
-                "metadata": record["files"][f"{layer}/zarr.json"],
-                "numerics": record["numerics"],
-                "masked": {str(entry["row"]): entry["error"] for entry in record["masked"]},
-                "command": record["command"],
-                "damaged": sorted(damaged),
-            }
+            hashes = record.chunk_hashes()
+            journals[layer] = LayerJournal(
+                chunks={index: h for index, h in hashes.items() if index not in damaged},
+                spool=None,
+                metadata=record.files[f"{layer}/zarr.json"],
+                numerics=record.numerics,
+                masked={one.row: one.error for one in record.masked},
+                command=record.command,
+                damaged=tuple(sorted(damaged)),
+            )
         self.write_journal(journals)
 
     def reopen_layers(self, layers: Sequence[str]) -> None:

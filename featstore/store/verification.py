@@ -1,13 +1,14 @@
-"""Audits: whether every byte of a feature set is the one that was written."""
+"""Compare every byte of feature sets with its hash, and mark damaged chunks for repair."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from featstore.errors import SelectionError, StoreError
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
+from featstore.store.feature_store import FeatureStore
 from featstore.store.set_folder import GROUP, JOURNAL_FILE
 
 
@@ -42,15 +43,15 @@ class Damage:
 def verify(feature_set: FeatureSet, progress: Progress = SILENT) -> list[Damage]:
     """Compare every file of a set with the hash written when it was finished.
 
-    Other processes may finish layers, repair chunks or remove the set meanwhile: what seems wrong
-    is looked at again, by what the records say then.
+    Other processes may finish layers, repair chunks or remove the set meanwhile. Files that seem
+    damaged are therefore read a second time, and compared with the records of that moment.
 
     Parameters
     ----------
     feature_set : FeatureSet
         The set; its unfinished layers are left out.
     progress : Progress
-        Told of each file.
+        Advanced by each file.
 
     Returns
     -------
@@ -62,13 +63,13 @@ def verify(feature_set: FeatureSet, progress: Progress = SILENT) -> list[Damage]
 
 
 def _still_wrong(feature_set: FeatureSet, damages: Collection[Damage]) -> list[Damage]:
-    """Return what is found of the damaged files when they are looked at once more."""
+    """Read damaged files again; return the damages that remain."""
     if damages:
         feature_set.backend.pull("sets", now=True)
     if not damages or not feature_set.path.exists():
         return []
     files = {damage.file for damage in damages}
-    # What it has read of its records is what they were.
+    # The set keeps its records in memory; a new object reads them again.
     again = FeatureSet(feature_set.path, feature_set.backend)
     return [damage for damage in _look(again, only=files) if damage.file in files]
 
@@ -76,9 +77,9 @@ def _still_wrong(feature_set: FeatureSet, damages: Collection[Damage]) -> list[D
 def _look(
     feature_set: FeatureSet, progress: Progress = SILENT, only: Collection[str] | None = None
 ) -> list[Damage]:
-    """Return what is wrong; `only` names the files that are to be read, where not all are."""
+    """Return the damages of all files, or of the files named in `only`."""
     try:
-        files = dict(feature_set.info["files"])
+        files = dict(feature_set.info.files)
     except StoreError as error:
         return [Damage(feature_set.set_id, "set.json", str(error))]
     found: list[Damage] = []
@@ -86,7 +87,7 @@ def _look(
     layers = [path.stem for path in sorted((feature_set.path / "layers").glob("*.json"))]
     for layer in layers:
         try:
-            files |= feature_set.layer(layer)["files"]
+            files |= feature_set.layer(layer).files
         except (StoreError, SelectionError) as error:
             found.append(Damage(feature_set.set_id, f"layers/{layer}.json", str(error)))
             unknown.add(layer)
@@ -105,14 +106,17 @@ def _look(
             progress.advance(1)
     finally:
         progress.stop()
-    # What is unfinished, or damaged and marked, only the journal tells.
+    # Only the journal tells which layers are unfinished, or damaged and marked.
     if is_journal_read:
         found += _lost_layers(feature_set) + _strays(feature_set, files, unknown)
     return found
 
 
 def _lost_layers(feature_set: FeatureSet) -> list[Damage]:
-    """Return layers that have rows and nothing that says which; a journal comes before rows."""
+    """Return layers that have rows, and neither a record nor a journal.
+
+    A journal is written before the first row, so the layer's record was lost.
+    """
     journal = feature_set.journal()
     return [
         Damage(
@@ -144,7 +148,7 @@ def _damage(feature_set: FeatureSet, name: str, problem: str) -> Damage:
 def _strays(
     feature_set: FeatureSet, files: Mapping[str, str], unknown: Collection[str]
 ) -> list[Damage]:
-    """Return files of finished layers that nobody wrote, as far as it is known what was."""
+    """Return files that no record names; the files of layers in `unknown` can't be told."""
     unfinished = {*feature_set.unfinished(), *unknown}
     return [
         Damage(feature_set.set_id, f"{GROUP}/{name}", "featstore did not write this file")
@@ -156,20 +160,20 @@ def _strays(
 def schedule_repair(feature_set: FeatureSet, damages: list[Damage]) -> list[Damage]:
     """Mark damaged chunks, so that the next extract computes just them.
 
-    A layer whose metadata is damaged is marked too: extract makes it again, and the chunks stay.
+    A layer whose metadata is damaged is marked too: extract makes the metadata again, and the
+    chunks stay.
 
     Parameters
     ----------
     feature_set : FeatureSet
-        The set; the caller holds its lock. What was repaired before it had it is not marked.
+        The set; the caller holds its lock.
     damages : list of Damage
-        As :func:`verify` returned them.
+        As :func:`verify` returned them. What another process repaired since is not marked.
 
     Returns
     -------
     list of Damage
-        Those of them that are of a layer's matrix, and are still there. Their layers are now
-        unfinished.
+        The damages of layers that are still there. Their layers are now unfinished.
     """
     of_layers = [damage for damage in damages if damage.layer is not None]
     # Another process may have marked them while this one waited for the lock.
@@ -185,5 +189,59 @@ def schedule_repair(feature_set: FeatureSet, damages: list[Damage]) -> list[Dama
 
 
 def _is_marked(feature_set: FeatureSet, damage: Damage) -> bool:
-    marked = feature_set.journal().get(str(damage.layer), {}).get("damaged")
+    journal = feature_set.journal().get(str(damage.layer))
+    marked = journal.damaged if journal else None
     return marked is not None and (damage.chunk is None or damage.chunk in marked)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What :func:`verify_store` found: damages, and what repairs them."""
+
+    n_sets: int
+    damages: list[Damage]
+    repairs: list[str]
+    """Commands that compute the marked chunks again."""
+    broken: list[str]
+    """Sets that must be removed and extracted again."""
+
+
+def verify_store(
+    store: FeatureStore, set_ids: Sequence[str] = (), progress: Progress = SILENT
+) -> Verification:
+    """Verify the named sets, or all, and mark damaged chunks for repair."""
+    sets = [store.get(set_id) for set_id in set_ids] if set_ids else store.sets()
+    damages: list[Damage] = []
+    repairs: list[str] = []
+    for feature_set in sets:
+        found, commands = _verify_and_mark(store, feature_set, progress)
+        damages += found
+        repairs += commands
+    whole = {d.set_id for d in damages if d.layer is None and d.file != JOURNAL_FILE}
+    broken = [s.set_id for s in sets if s.set_id in whole]
+    if not set_ids:
+        problem = "the file is missing; remove the folder and extract again"
+        damages += [Damage(set_id, "set.json", problem) for set_id in store.lost_sets()]
+    return Verification(len(sets), damages, list(dict.fromkeys(repairs)), broken)
+
+
+def _verify_and_mark(
+    store: FeatureStore, feature_set: FeatureSet, progress: Progress
+) -> tuple[list[Damage], list[str]]:
+    """Return the damages of a set, and the commands that repair the marked ones."""
+    damages = verify(feature_set, progress)
+    of_layers = [damage for damage in damages if damage.layer]
+    # An intact store may be read-only, and a damaged journal can't hold marks.
+    if not of_layers or any(damage.file == JOURNAL_FILE for damage in damages):
+        return damages, []
+    others = [damage for damage in damages if damage.layer is None]
+    try:
+        with store.working_on(feature_set.set_id, progress):
+            marked = schedule_repair(feature_set, of_layers)
+            journal = feature_set.journal()
+    except StoreError:
+        raise
+    except OSError as error:
+        problem = f"can't be marked for repair: {error.filename}: {error.strerror}"
+        return [*others, *of_layers, Damage(feature_set.set_id, "layers", problem)], []
+    return others + marked, [journal[str(damage.layer)].command for damage in marked]

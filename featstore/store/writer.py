@@ -1,9 +1,8 @@
-"""The sink: feature batches -> whole chunks, and the journal of what is durable.
+"""Write batches of features as whole chunks, and keep a journal of what is durable.
 
-One background thread does all the writing, in order. What it has written is in the journal only
-after it is on the disk, so that a kill at any moment leaves a journal that speaks the truth. Rows
-of a chunk that is not yet whole are spooled now and then, so that a kill costs seconds of
-computing however long a chunk takes.
+One background thread writes everything, in order. The journal names a chunk only after the chunk
+is on the disk, so that the journal is true whenever the process is killed. The rows of an
+unfinished chunk are spooled every few seconds, so that a kill costs seconds of computing.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from featstore.errors import CorruptionError, FeatstoreError, StoreError
-from featstore.io.files import file_sha256, sync_file, sync_folder, write_error, write_json
+from featstore.io.files import file_sha256, sync_file, sync_folder, write_error
 from featstore.store.format.matrix import Matrix
-from featstore.store.format.schema import read_record
+from featstore.store.format.schema import Journal, LayerJournal, LayerRecord, Numerics, Spool
 from featstore.store.set_folder import SetFolder
 from featstore.text import file_name
 
 CHECKPOINT_S = 10.0
-"""Longest time between two moments at which everything computed so far is made durable."""
+"""Longest time for which computed rows are not durable."""
 
 
 JOURNAL_S = 1.0
@@ -35,43 +34,33 @@ JOURNAL_S = 1.0
 
 
 SHARE = "share-"
-"""How the names of shares' journals begin."""
+"""Beginning of the names of shares' journals."""
 
 
 QUEUE_NBYTES = 64 * 2**20
-"""Rows that may wait to be written before the computing waits for the disk."""
+"""Bytes of rows that wait to be written before computing waits for the disk."""
 
 
 class LayerWriter:
-    """One layer's chunks: which are durable, and the rows of the one that is being filled.
+    """The durable chunks of one layer, and the rows of its unfinished chunk.
 
-    Parameters
-    ----------
-    feature_set : SetFolder
-        Whose layer it is; its matrix exists.
-    layer : str
-        The layer's name.
-    journal : mapping
-        ``chunks`` (index -> sha256 of its file) and ``spool`` (``chunk``, ``n_rows``, ``crc32``)
-        as an earlier pass left them.
-    chunks : sequence of int or None
-        Write these alone, beside other processes that write others; None for all that the journal
-        does not have.
+    The layer's matrix exists. `journal` is what an earlier pass left. With `chunks` only these are
+    written, beside processes that write others; else all that the journal does not name.
     """
 
     def __init__(
         self,
         feature_set: SetFolder,
         layer: str,
-        journal: Mapping[str, Any],
+        journal: LayerJournal | None,
         chunks: Sequence[int] | None = None,
     ) -> None:
         self.matrix: Matrix = feature_set.writable_matrix(layer)
         if chunks is None:
             self.matrix.sweep()
-        # As it is now: what it becomes meanwhile is not what was written.
+        # Taken now: a later change of the file is damage.
         self.metadata = file_sha256(self.matrix.path / "zarr.json")
-        self.hashes = {int(k): str(v) for k, v in journal.get("chunks", {}).items()}
+        self.hashes = dict(journal.chunks) if journal else {}
         for index in list(self.hashes):
             if not self.matrix.chunk_path(index).is_file():
                 del self.hashes[index]
@@ -82,15 +71,15 @@ class LayerWriter:
         self._rows: list[np.ndarray] = []
         self._outdated: list[Path] = []
         self.n_rows = 0
-        self._spooled = self._load_spool(journal.get("spool"))
+        self._spooled = self._load_spool(journal.spool if journal else None)
 
     def _spool_path(self) -> Path:
         return self._folder / f"{file_name(self._layer)}-{self.pending[0]}.spool"
 
-    def _load_spool(self, spool: Mapping[str, Any] | None) -> tuple[int, int]:
-        if not spool or not self.pending or spool["chunk"] != self.pending[0]:
+    def _load_spool(self, spool: Spool | None) -> tuple[int, int]:
+        if spool is None or not self.pending or spool.chunk != self.pending[0]:
             return 0, 0
-        n_rows, crc32 = int(spool["n_rows"]), int(spool["crc32"])
+        n_rows, crc32 = spool.n_rows, spool.crc32
         start, stop = self.matrix.chunk_range(self.pending[0])
         if n_rows >= stop - start:
             return 0, 0
@@ -98,7 +87,7 @@ class LayerWriter:
         try:
             with self._spool_path().open("rb+") as stream:
                 content = stream.read(nbytes)
-                # Bytes that came after the journal's last word.
+                # Bytes that the journal does not know.
                 stream.truncate(nbytes)
         except OSError:
             return 0, 0
@@ -109,14 +98,14 @@ class LayerWriter:
         return n_rows, crc32
 
     def missing_ranges(self) -> list[tuple[int, int]]:
-        """Return the rows (first, after the last) that are still to be computed."""
+        """Return the rows that are still to be computed, as (first, after the last)."""
         ranges = [self.matrix.chunk_range(index) for index in self.pending]
         if ranges:
             ranges[0] = (ranges[0][0] + self.n_rows, ranges[0][1])
         return ranges
 
     def add(self, start: int, rows: np.ndarray) -> bool:
-        """Take what is missing of `rows`, which begin at row `start`; return if a chunk closed."""
+        """Add the missing rows of a block that begins at `start`; return if a chunk was written."""
         closed = False
         for _ in range(len(self.pending)):
             first, last = self.matrix.chunk_range(self.pending[0])
@@ -124,7 +113,7 @@ class LayerWriter:
             if low >= high:
                 break
             if low != first + self.n_rows:
-                raise StoreError(f"rows {first + self.n_rows} to {low - 1} never came")
+                raise StoreError(f"rows {first + self.n_rows} to {low - 1} are missing")
             self._rows.append(rows[low - start : high - start])
             self.n_rows += high - low
             if first + self.n_rows < last:
@@ -143,9 +132,9 @@ class LayerWriter:
         self.pending.pop(0)
         self._rows, self.n_rows, self._spooled = [], 0, (0, 0)
 
-    def take(self, hashes: Mapping[str, str]) -> None:
-        """Note chunks that another process says it has made durable, where they are as it says."""
-        for index, sha256 in ((int(name), sha256) for name, sha256 in hashes.items()):
+    def take(self, hashes: Mapping[int, str]) -> None:
+        """Add the chunks that another process has made durable, if their files fit the hashes."""
+        for index, sha256 in hashes.items():
             path = self.matrix.chunk_path(index)
             if index not in self.pending or not path.is_file() or file_sha256(path) != sha256:
                 continue
@@ -173,36 +162,22 @@ class LayerWriter:
         while self._outdated:
             self._outdated.pop().unlink(missing_ok=True)
 
-    def journal(self) -> dict[str, Any]:
-        """Return what is durable, for the journal."""
+    def spooled(self) -> Spool | None:
+        """Return which rows of the unfinished chunk are durable."""
         n_rows, crc32 = self._spooled
-        spool = {"chunk": self.pending[0], "n_rows": n_rows, "crc32": crc32} if n_rows else None
-        return {"chunks": {str(k): v for k, v in sorted(self.hashes.items())}, "spool": spool}
+        return Spool(chunk=self.pending[0], n_rows=n_rows, crc32=crc32) if n_rows else None
 
 
 class FeatureWriter:
     """Writes the features of one pass over a dataset.
 
-    Use it as a context manager: leaving it, also by an error, makes durable what came in.
+    Use it as a context manager: on leaving, also by an error, the rows that were added are durable.
+    The caller holds the set, and the matrices of `layers` exist. Features depend on `numerics` in
+    their last bits, so a resumed pass must have the same. `command` resumes the pass.
 
-    Parameters
-    ----------
-    feature_set : SetFolder
-        The set; the caller holds its lock.
-    layers : list of str
-        The layers that the pass computes; their matrices exist.
-    numerics : mapping
-        What must be the same when the pass is resumed (device type, batch size), since features
-        depend on it in their last bits.
-    command : str
-        What to type to resume the pass.
-    share : str or None
-        Name of the share that this process was given of a pass that another one keeps the journal
-        of: it has a small journal of its own, which that process takes over.
-    chunks : mapping of str to sequence of int, or None
-        By layer, the chunks of the share.
-    check : callable, optional
-        Called before anything is written; raises when the share is no longer wanted.
+    A process that computes a share of a pass names it as `share`, with the share's `chunks` by
+    layer. It writes a journal of its own, which the process that deals out the shares takes over.
+    `check` is called before anything is written; it raises when the share is no longer wanted.
     """
 
     def __init__(
@@ -222,35 +197,31 @@ class FeatureWriter:
         own = _read_share(feature_set, share) if share else feature_set.journal()
         self._others = {k: v for k, v in own.items() if k not in layers}
         self.layers = {
-            name: LayerWriter(
-                feature_set, name, own.get(name, {}), chunks[name] if chunks else None
-            )
+            name: LayerWriter(feature_set, name, own.get(name), chunks[name] if chunks else None)
             for name in layers
         }
-        self.masked: dict[int, str] = {
-            int(row): cause
-            for name in layers
-            for row, cause in own.get(name, {}).get("masked", {}).items()
-        }
-        self.numerics = dict(numerics)
+        self.masked: dict[int, str] = {}
+        for name in layers:
+            self.masked |= own[name].masked if name in own else {}
+        self.numerics = Numerics.model_validate(numerics)
         self._queue: Queue[tuple[int, dict[str, np.ndarray], dict[int, str]] | None] = Queue()
         self._room = threading.Condition()
         self._waiting_nbytes = 0
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._write, name="sink", daemon=True)
+        self._thread = threading.Thread(target=self._write, name="writer", daemon=True)
         self.write_s = 0.0
         self.wait_s = 0.0
 
     @property
     def dtypes(self) -> dict[str, str]:
         """What each layer's features are stored as, ``float32`` or ``float16``."""
-        return {name: sink.matrix.dtype for name, sink in self.layers.items()}
+        return {name: layer.matrix.dtype for name, layer in self.layers.items()}
 
     def missing_rows(self, n_samples: int) -> np.ndarray:
         """Return which rows some layer still needs, (n_samples,) bool."""
         missing = np.zeros(n_samples, dtype=bool)
-        for sink in self.layers.values():
-            for start, stop in sink.missing_ranges():
+        for layer in self.layers.values():
+            for start, stop in layer.missing_ranges():
                 missing[start:stop] = True
         return missing
 
@@ -271,14 +242,10 @@ class FeatureWriter:
             self._raise()
 
     def add(self, start: int, features: Mapping[str, np.ndarray], masked: dict[int, str]) -> None:
-        """Take the features of the rows that begin at `start`, each (k, n_features) float32.
+        """Add the features of rows that begin at `start`, each (k, n_features) float32.
 
-        Waits while too much is still to be written.
-
-        Raises
-        ------
-        StoreError
-            When the disk would not take what came before.
+        Waits while too many rows are still to be written. Raises StoreError when earlier rows
+        could not be written.
         """
         began = time.perf_counter()
         nbytes = sum(rows.nbytes for rows in features.values())
@@ -321,83 +288,77 @@ class FeatureWriter:
                     self._waiting_nbytes -= sum(rows.nbytes for rows in features.values())
                     self._room.notify()
             self._checkpoint()
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that computes
+        except BaseException as error:  # noqa: BLE001 - raised by the thread that computes
             with self._room:
                 self._failure = error
                 self._room.notify()
 
     def gather(self, share: str = "*") -> None:
-        """Take over what other processes have made durable of a share, or of all."""
+        """Take over the durable chunks of a share, or of all shares."""
         paths = sorted(self.feature_set.journal_path.glob(f"{SHARE}{share}.json"))
         for path in paths:
             for name, own in _read_layers(path, self.feature_set.n_samples).items():
-                # What was dropped or damaged since is not what the share's process wrote.
-                if name in self.layers and own["numerics"] == self.numerics:
-                    self.layers[name].take(own["chunks"])
-                    self.masked |= {int(row): cause for row, cause in own["masked"].items()}
+                # A layer may have been begun anew since the share was computed.
+                if name in self.layers and own.numerics == self.numerics:
+                    self.layers[name].take(own.chunks)
+                    self.masked |= own.masked
         self._save_journal()
         for path in paths:
             path.unlink(missing_ok=True)
 
     def _checkpoint(self) -> None:
-        for sink in self.layers.values():
-            sink.spool()
+        for layer in self.layers.values():
+            layer.spool()
         self._save_journal()
 
     def _save_journal(self) -> None:
         self._check()
-        masked = {str(row): cause for row, cause in sorted(self.masked.items())}
+        masked = dict(sorted(self.masked.items()))
         layers = {
-            name: {
-                **sink.journal(),
-                "metadata": sink.metadata,
-                "numerics": self.numerics,
-                "masked": masked,
-                "command": self.command,
-            }
-            for name, sink in self.layers.items()
+            name: LayerJournal(
+                chunks=dict(sorted(layer.hashes.items())),
+                spool=layer.spooled(),
+                metadata=layer.metadata,
+                numerics=self.numerics,
+                masked=masked,
+                command=self.command,
+            )
+            for name, layer in self.layers.items()
         }
         name = f"{SHARE}{self._share}" if self._share else "journal"
-        write_json(
-            self.feature_set.journal_path / f"{name}.json", {"layers": self._others | layers}
-        )
-        for sink in self.layers.values():
-            sink.drop_outdated()
+        path = self.feature_set.journal_path / f"{name}.json"
+        Journal(layers=self._others | layers).write(path)
+        for layer in self.layers.values():
+            layer.drop_outdated()
 
     def finish(self, records: Mapping[str, Mapping[str, Any]]) -> None:
-        """Declare the layers complete, once all their chunks are durable.
+        """Complete the layers, once all their chunks are durable.
 
-        Parameters
-        ----------
-        records : mapping of str to mapping
-            For each layer, what its record is to say beside its files' hashes.
+        `records` holds what each layer's record says beside its numerics and its files' hashes.
         """
-        for name, sink in self.layers.items():
-            if sink.pending:
-                raise StoreError(f"{len(sink.pending)} chunks of {name} are missing")
-            metadata = sink.matrix.path / "zarr.json"
-            sync_file(metadata)
-            files = {f"{name}/zarr.json": sink.metadata} | {
-                f"{name}/c/{index}/0": sha256 for index, sha256 in sorted(sink.hashes.items())
+        for name, layer in self.layers.items():
+            if layer.pending:
+                raise StoreError(f"{len(layer.pending)} chunks of {name} are missing")
+            sync_file(layer.matrix.path / "zarr.json")
+            files = {f"{name}/zarr.json": layer.metadata} | {
+                f"{name}/c/{index}/0": sha256 for index, sha256 in sorted(layer.hashes.items())
             }
-            write_json(
-                self.feature_set.layer_path(name),
-                {**records[name], "numerics": self.numerics, "files": files},
-            )
+            content = {**records[name], "numerics": self.numerics, "files": files}
+            LayerRecord.model_validate(content).write(self.feature_set.layer_path(name))
         if self._others:
             self.feature_set.write_journal(self._others)
         else:
             shutil.rmtree(self.feature_set.journal_path)
 
 
-def _read_share(feature_set: SetFolder, share: str) -> dict[str, Any]:
+def _read_share(feature_set: SetFolder, share: str) -> dict[str, LayerJournal]:
     path = feature_set.journal_path / f"{SHARE}{share}.json"
     return _read_layers(path, feature_set.n_samples)
 
 
-def _read_layers(path: Path, n_rows: int) -> dict[str, Any]:
-    """Return what a share's journal says of its layers; one that is gone or torn says nothing."""
+def _read_layers(path: Path, n_rows: int) -> dict[str, LayerJournal]:
+    """Return the layers of a share's journal; a journal that is gone or damaged has none."""
     try:
-        return dict(read_record(path, "JOURNAL", n_rows)["layers"]) if path.is_file() else {}
+        return Journal.read(path, n_rows).layers if path.is_file() else {}
     except CorruptionError:
         return {}

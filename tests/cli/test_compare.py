@@ -28,7 +28,7 @@ def test_tables_and_one_sentence(runs, capsys):
     assert err == ""
     lines = out.splitlines()
     words = [line.split() for line in lines]
-    accuracy = runs[0].metrics["test"]["accuracy"]
+    accuracy = runs[0].metrics.test.accuracy
     n_right = round(80 * accuracy)
     assert ["A", runs[0].run_id, "demo", str(n_right), f"{100 * accuracy:.2f}"] in words
     rows = [row[2:] for row in words if row[:2] in (["A", "right"], ["A", "wrong"])]
@@ -45,7 +45,7 @@ def test_json_is_one_object(runs, capsys):
     found = json.loads(capsys.readouterr().out)
     assert (found["run_a"], found["run_b"]) == (runs[0].run_id, runs[1].run_id)
     assert found["n_test"] == 80
-    assert found["accuracy_b"] == runs[1].metrics["test"]["accuracy"]
+    assert found["accuracy_b"] == runs[1].metrics.test.accuracy
     low, high = found["interval"]
     assert low < found["difference"] < high
     assert len(found["per_class"]) == 4

@@ -45,7 +45,7 @@ def test_people_get_a_table_notes_and_what_to_type_next(store, capsys):
     assert call(*args) == 0
     out, err = capsys.readouterr()
     (run,) = list_runs(store)
-    accuracy = f"{100 * run.metrics['test']['accuracy']:.1f}"
+    accuracy = f"{100 * run.metrics.test.accuracy:.1f}"
     (line,) = (line for line in out.splitlines() if line.strip().startswith("resnet50 "))
     assert f" {accuracy} " in line
     assert "sgd *" in line
@@ -60,7 +60,7 @@ def test_the_recorded_command_makes_the_same_run(store, capsys):
     args = ("--clf", "mlp", "--param", "hidden_layer_sizes=(8, 4)", "--param", "max_iter=500")
     assert call("--store", store.path, *args, "--seed", 3) == 0
     (run,) = list_runs(store)
-    words = shlex.split(run.record["command"])
+    words = shlex.split(run.record.command)
     assert words[:2] == ["featstore", "fit"]
     capsys.readouterr()
     assert call(*words[2:], "--json") == 0
@@ -136,13 +136,13 @@ def test_a_search_tells_what_it_chose_and_its_command_makes_the_same_run(store, 
     assert set(runs) == {"ridge", "knn"}
     assert " cv " in out
     for run, n in ((runs["ridge"], 2), (runs["knn"], 4)):
-        assert len(run.record["search"]["candidates"]) == n
+        assert len(run.record.search.candidates) == n
         assert f"of {n} settings, by 3-fold cross-validation" in out
-        words = shlex.split(run.record["command"])
+        words = shlex.split(run.record.command)
         assert call(*words[2:], "--json") == 0
         (again,) = json.loads(capsys.readouterr().out)["runs"]
         assert (again["run_id"], again["reused"]) == (run.run_id, True)
-        assert again["cv_accuracy"] == run.record["search"]["accuracy"]
+        assert again["cv_accuracy"] == run.record.search.accuracy
 
 
 def test_repeats_are_one_line_with_mean_and_deviation(make_store, capsys):
@@ -152,19 +152,19 @@ def test_repeats_are_one_line_with_mean_and_deviation(make_store, capsys):
     assert call("--store", store.path, "--clf", "lda", "--repeats", 3, "--split-seed", 0) == 0
     out, _ = capsys.readouterr()
     runs = list_runs(store)
-    accuracies = [100 * run.metrics["test"]["accuracy"] for run in runs]
+    accuracies = [100 * run.metrics.test.accuracy for run in runs]
     assert len(set(accuracies)) > 1
     expected = f"{statistics.fmean(accuracies):.1f} ± {statistics.stdev(accuracies):.1f}"
     (line,) = (line for line in out.splitlines() if line.strip().startswith("resnet50 "))
     assert "lda x 3" in line
     assert expected in line
-    assert sorted(run.record["fit"]["split_seed"] for run in runs) == [0, 1, 2]
+    assert sorted(run.record.fit.split_seed for run in runs) == [0, 1, 2]
 
 
 def test_repeats_of_an_official_split_say_that_they_keep_it(store, capsys):
     assert call("--store", store.path, "--clf", "lda", "--repeats", 2) == 0
     assert "demo has an official split, which the repeats keep" in capsys.readouterr().err
-    assert {run.record["fit"]["split_seed"] for run in list_runs(store)} == {None}
+    assert {run.record.fit.split_seed for run in list_runs(store)} == {None}
 
 
 def test_leaks_are_told_and_dropped(make_store, capsys):

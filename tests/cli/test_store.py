@@ -25,7 +25,7 @@ def test_an_empty_store_says_how_to_begin(tmp_path, capsys):
 
 @pytest.mark.parametrize("command", [["store", "ls"], ["store", "verify"], ["report"], ["fit"]])
 @pytest.mark.parametrize(
-    ("name", "said"), [("", "name is empty; it is to be a folder"), ("s3://[x", "can't be opened")]
+    ("name", "said"), [("", "name is empty; give a folder"), ("s3://[x", "can't be opened")]
 )
 def test_a_store_without_a_name_or_of_a_bad_url_is_refused(command, name, said, capsys):
     assert _run([*command, "--store", name]) == 1

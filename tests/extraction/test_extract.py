@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import forget_first_rows
 from makers import Listener, real_file, tiny, tree_bytes, write_images
 
 import featstore
@@ -61,7 +60,7 @@ def small_chunks(monkeypatch):
 def test_the_images_size_is_recorded_and_decides_nothing(images, store):
     extract(store=store, **tiny(images))
     (feature_set,) = store.sets()
-    assert feature_set.info["dataset"]["image_shape"] == [40, 40]
+    assert feature_set.info.dataset.image_shape == (40, 40)
     info = read_json(feature_set.path / "set.json")
     del info["dataset"]["image_shape"]
     write_json(feature_set.path / "set.json", info)
@@ -220,15 +219,6 @@ def test_masked_images_are_no_leak(images, store):
     assert extract(store=store, **tiny(images, on_error="mask")).n_leaked == 0
 
 
-def test_of_an_older_set_leaks_are_not_known(images, store):
-    shutil.copy(images / "train" / "sand" / "sand00.png", images / "test" / "sand" / "copy.png")
-    extract(store=store, **tiny(images))
-    forget_first_rows(store.sets()[0])
-    again = extract(store=store, **tiny(images))
-    assert (again.n_computed, again.n_leaked) == (0, None)
-    assert extract(store=store, **tiny(images, layers="conv1")).n_leaked is None
-
-
 def test_the_command_tells_of_leaks(images, store, capsys):
     options = {k: v for k, v in tiny(images).items() if v is not None}
     words = [w for k, v in options.items() for w in (f"--{k.replace('_', '-')}", str(v))]
@@ -285,7 +275,7 @@ def test_an_unreadable_image_stops_and_what_was_done_is_kept(images, store, smal
     assert np.flatnonzero(~selection.valid).tolist() == [13]
     assert np.isnan(selection.memmap()[13]).all()
     assert np.isfinite(selection.memmap()[[12, 14]]).all()
-    assert path.name in store.sets()[0].layer("fc")["masked"][0]["error"]
+    assert path.name in store.sets()[0].layer("fc").masked[0].error
 
 
 def test_an_image_that_is_read_half_written_is_named_as_changed(images, store, monkeypatch):
@@ -469,7 +459,7 @@ def test_real_images_and_weights_reach_the_reference(store, model, file, layers,
     accuracies = {}
     for layer in layers.split(","):
         (run,) = featstore.fit(store, "logreg", layers=layer)
-        accuracies[layer] = run.metrics["test"]["accuracy"]
+        accuracies[layer] = run.metrics.test.accuracy
     assert accuracies[layers.split(",")[0]] == pytest.approx(expected, abs=0.015)
     if "pool5" in accuracies:
         assert accuracies["pool5"] == pytest.approx(0.886, abs=0.015)

@@ -226,7 +226,7 @@ def test_edited_metadata_of_an_unfinished_layer_is_made_again(
     killed = children.command(store, *words, fault={"at": 190})
     assert killed.code == -9
     (feature_set,) = open_store(store).sets()
-    n_durable = len(feature_set.journal()["stats"]["chunks"])
+    n_durable = len(feature_set.journal()["stats"].chunks)
     assert 0 < n_durable < 12
     path = feature_set.group / "stats" / "zarr.json"
     edited = EDITS[edit](json.loads(path.read_text()))

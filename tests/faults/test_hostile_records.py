@@ -11,11 +11,11 @@ import pytest
 from makers import LAYER_JOURNAL, tree_bytes, write_images
 
 from featstore.cli.main import _run
-from featstore.errors import CorruptionError
+from featstore.errors import CorruptionError, FormatError
 from featstore.fitting.fit import fit
 from featstore.io.files import read_json, write_json
 from featstore.store.feature_store import open_store
-from featstore.store.format.schema import read_record
+from featstore.store.format.schema import LayerRecord, RunRecord, SetRecord
 
 VALUES = (
     *(None, True, -1, 0, 1, 3.5, 10**30, "", "x", "../../outside", "/etc/passwd", "a\x00b"),
@@ -84,10 +84,10 @@ def edited(record, rng):
 def is_let_in(path, record):
     """Write a record over another; return whether it is not refused for what it says."""
     write_json(path, record)
-    kind = {"set.json": "SET", "metrics.json": "RUN"}.get(path.name, "LAYER")
+    kind = {"set.json": SetRecord, "metrics.json": RunRecord}.get(path.name, LayerRecord)
     try:
-        read_record(path, kind)
-    except CorruptionError:
+        kind.read(path)
+    except (CorruptionError, FormatError):
         return False
     return True
 

@@ -49,7 +49,7 @@ def phase_on_disk(store):
     journal = found[0].journal() if found else {}
     if not journal:
         return "open"
-    return "mid-write" if journal["stats"]["chunks"] else "first chunk"
+    return "mid-write" if journal["stats"].chunks else "first chunk"
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def fitted(request, children, pictures, tmp_path_factory):
     counted = children.command(folder / "whole", *words, fault={})
     resumed(counted)
     (run,) = list_runs(open_store(folder / "whole"))
-    assert ("curves.json" in run.record["files"]) == (request.param == "softmax")
+    assert ("curves.json" in run.record.files) == (request.param == "softmax")
     return words, folder / "bare", run_content(run), [tuple(one[:2]) for one in counted.report]
 
 

@@ -47,7 +47,7 @@ def durable(store):
     """Return the chunks that the journal says are there."""
     found = open_store(store).sets()
     journal = found[0].journal() if found else {}
-    return set(journal.get("stats", {}).get("chunks", {}))
+    return set(journal["stats"].chunks) if "stats" in journal else set()
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_a_disk_that_is_full_leaves_a_whole_run_of_fit_or_none(
         error = full.err[full.err.rindex("Error: ") :]
         assert NO_SPACE in error
         assert str(store) in error
-        assert "featstore fit" in error or "do the same again" in error
+        assert "featstore fit" in error or "run the same command again" in error
         assert all(run_content(one) == whole for one in list_runs(open_store(store), Silent()))
         resumed(children.command(store, *words))
         (run,) = list_runs(open_store(store))

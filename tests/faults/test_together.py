@@ -40,7 +40,8 @@ def holder_of(store, others=()):
     until = time.monotonic() + 60
     while time.monotonic() < until:
         found = open_store(store).sets()
-        if found and len(found[0].journal().get("stats", {}).get("chunks", {})) > 1:
+        journal = found[0].journal().get("stats") if found else None
+        if journal is not None and len(journal.chunks) > 1:
             (note,) = (store / "locks").glob("*.json")
             pid = json.loads(note.read_text())["pid"]
             if pid not in others:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import CLASSES, add_features, blobs, forget_first_rows
+from conftest import CLASSES, add_features, blobs
 from distributed import LocalCluster
 from makers import Listener
 
@@ -46,10 +46,11 @@ def test_every_classifier_is_fitted_judged_and_kept(clf, make_store):
     store = make_store()
     (run,) = fit(store, clf)
     assert run.clf == clf
-    assert run.metrics["test"]["accuracy"] > 0.9
-    assert run.metrics["train"] == {"accuracy": pytest.approx(1.0, abs=0.1), "n_samples": 240}
+    assert run.metrics.test.accuracy > 0.9
+    assert run.metrics.train.accuracy == pytest.approx(1.0, abs=0.1)
+    assert run.metrics.train.n_samples == 240
     # Its loss still falls after 250 epochs of two steps each.
-    assert run.record["converged"] or clf == "softmax"
+    assert run.record.converged or clf == "softmax"
     summary = run.summary()
     assert (summary["n_train"], summary["n_test"], summary["n_features"]) == (240, 80, 20)
     assert summary["majority_accuracy"] == 0.25
@@ -63,8 +64,8 @@ def test_every_classifier_is_fitted_judged_and_kept(clf, make_store):
     assert (run.curves is not None) == by_epochs == (run.path / "curves.png").exists()
     if by_epochs:
         assert len(run.curves["loss"]) == len(run.curves["accuracy"]) > 1
-        assert run.curves["accuracy"][-1] == pytest.approx(run.metrics["train"]["accuracy"])
-    assert run.record["search"] is None
+        assert run.curves["accuracy"][-1] == pytest.approx(run.metrics.train.accuracy)
+    assert run.record.search is None
     assert not list(store.cache_dir.glob("scratch/*"))
 
 
@@ -84,7 +85,7 @@ def test_a_fit_asked_for_again_is_answered_from_its_run(make_store):
     (refitted,) = fit_each(store, "logreg", refit=True)
     assert not refitted.reused
     assert refitted.run.run_id == first.run.run_id
-    assert refitted.run.record["duration_s"] != first.run.record["duration_s"]
+    assert refitted.run.record.duration_s != first.run.record.duration_s
     assert len(list_runs(store)) == 4
 
 
@@ -104,7 +105,7 @@ def test_other_features_are_another_run(make_store):
     splits = (np.arange(320) >= 240).astype(np.uint8)
     add_features(store, {"fc1000": X}, y, splits, title="b")
     runs = [fit(store, dataset=title)[0] for title in "ab"]
-    assert runs[0].record["key"] != runs[1].record["key"]
+    assert runs[0].record.key != runs[1].record.key
     with pytest.raises(SelectionError, match="--dataset"):
         fit(store)
 
@@ -114,7 +115,7 @@ def test_layers_are_combined_side_by_side_and_in_turn(make_store):
     early = np.random.default_rng(3).normal(size=(320, 7)).astype(np.float32)
     store = make_store(layers={"fc1000": deep, "conv1": early})
     runs = fit(store, ["logreg", "ridge"], layers=["conv1", "fc1000", "conv1,fc1000"], n_jobs=1)
-    assert [(r.selection["layers"], r.clf) for r in runs] == [
+    assert [(r.selection.layers, r.clf) for r in runs] == [
         (["conv1"], "logreg"),
         (["conv1"], "ridge"),
         (["fc1000"], "logreg"),
@@ -122,8 +123,8 @@ def test_layers_are_combined_side_by_side_and_in_turn(make_store):
         (["conv1", "fc1000"], "logreg"),
         (["conv1", "fc1000"], "ridge"),
     ]
-    assert [r.selection["n_features"] for r in runs] == [7, 7, 20, 20, 27, 27]
-    noise, alone, both = (runs[i].metrics["test"]["accuracy"] for i in (0, 2, 4))
+    assert [r.selection.n_features for r in runs] == [7, 7, 20, 20, 27, 27]
+    noise, alone, both = (runs[i].metrics.test.accuracy for i in (0, 2, 4))
     assert noise < 0.5 < 0.9 < min(alone, both)
 
 
@@ -133,8 +134,8 @@ def test_models_fuse(make_store):
     splits = (np.arange(320) >= 240).astype(np.uint8)
     add_features(store, {"fc8": X}, y, splits, model="alexnet")
     runs = fit(store, model=["resnet50", "resnet50,alexnet"], n_jobs=1)
-    assert [run.selection["model"] for run in runs] == ["resnet50", "resnet50+alexnet"]
-    assert [run.selection["n_features"] for run in runs] == [20, 25]
+    assert [run.selection.model for run in runs] == ["resnet50", "resnet50+alexnet"]
+    assert [run.selection.n_features for run in runs] == [20, 25]
 
 
 def test_workers_give_the_same_as_this_process_and_one_failure_spares_the_others(
@@ -175,7 +176,7 @@ def test_masked_and_unlabelled_rows_are_left_out_and_counted(make_store):
     y[10] = -1
     store = make_store(X=X, y=y, masked={3: "not a TIFF", 300: "cut short"})
     (run,) = fit(store)
-    rows = run.record["rows"]
+    rows = run.record.rows
     assert (rows["n_train"], rows["n_test"]) == (238, 79)
     assert (rows["n_masked"], rows["n_unlabelled"]) == (2, 1)
     ids = [line["sample_id"] for line in predictions(run)]
@@ -200,9 +201,9 @@ def test_constant_features_are_named_and_counted(make_store):
     # Constant where it is trained, whatever it is elsewhere.
     X[:240, 5] = 0.0
     (run,) = fit(make_store(X=X))
-    assert run.record["n_constant_features"] == 3
-    assert any("3 of 20 features" in n and "2, 5, 11" in n for n in run.record["notes"])
-    assert run.metrics["test"]["accuracy"] > 0.8
+    assert run.record.n_constant_features == 3
+    assert any("3 of 20 features" in n and "2, 5, 11" in n for n in run.record.notes)
+    assert run.metrics.test.accuracy > 0.8
 
 
 def test_nothing_but_constant_features_is_refused(make_store):
@@ -229,17 +230,17 @@ def test_fits_that_can_not_be_split_do_not_stop_others(make_store):
 def test_val_rows_are_judged_beside_the_test(make_store):
     splits = np.repeat(np.array([TRAIN, VAL, TEST], np.uint8), [200, 40, 80])
     (run,) = fit(make_store(splits=splits))
-    assert run.metrics["val"]["n_samples"] == 40
-    assert run.metrics["test"]["n_samples"] == 80
-    assert run.record["rows"]["test_split"] == "test"
+    assert run.metrics.val.n_samples == 40
+    assert run.metrics.test.n_samples == 80
+    assert run.record.rows.test_split == "test"
     assert [line["split"] for line in predictions(run)] == ["test"] * 80 + ["val"] * 40
 
 
 def test_val_rows_are_the_test_where_there_is_no_other(make_store):
     splits = np.repeat(np.array([VAL, TRAIN], np.uint8), [80, 240])
     (run,) = fit(make_store(splits=splits))
-    assert run.metrics["val"] is None
-    assert run.record["rows"]["test_split"] == "val"
+    assert run.metrics.val is None
+    assert run.record.rows.test_split == "val"
     assert {line["split"] for line in predictions(run)} == {"val"}
 
 
@@ -248,13 +249,13 @@ def test_what_has_not_converged_is_recorded_and_never_a_warning(make_store):
     for clf in ("logreg", "linear-svm", "mlp", "sgd"):
         params = {"max_iter": 1} | ({"C": 100.0} if clf in ("logreg", "linear-svm") else {})
         (run,) = fit(store, clf, params=params)
-        assert run.record["converged"] is False
-        assert any("max_iter=1 " in n and "--param max_iter" in n for n in run.record["notes"])
+        assert run.record.converged is False
+        assert any("max_iter=1 " in n and "--param max_iter" in n for n in run.record.notes)
 
 
 def test_other_warnings_of_scikit_learn_are_recorded(make_store):
     (run,) = fit(make_store(), "logreg", params={"penalty": "l2"})
-    assert any("scikit-learn says: 'penalty' was deprecated" in n for n in run.record["notes"])
+    assert any("scikit-learn says: 'penalty' was deprecated" in n for n in run.record.notes)
 
 
 def test_parameters_do_what_they_say(make_store):
@@ -295,7 +296,7 @@ def test_an_svm_that_would_not_end_is_refused_with_an_estimate(make_store, monke
         fit(store, "svm")
     listener = Listener()
     (run,) = fit(store, "svm", force=True, progress=listener)
-    assert run.metrics["test"]["accuracy"] > 0.9
+    assert run.metrics.test.accuracy > 0.9
     assert "some 4.0 h on one core" in listener.lines[0]
 
 
@@ -327,8 +328,8 @@ def test_fewer_fits_go_on_at_a_time_where_memory_is_short(make_store, monkeypatc
 def test_classifiers_that_predict_slowly_judge_some_training_rows_only(make_store, monkeypatch):
     monkeypatch.setattr(worker, "TRAIN_ROWS_JUDGED", 50)
     store = make_store()
-    assert fit(store, "knn")[0].metrics["train"]["n_samples"] == 50
-    assert fit(store, "logreg")[0].metrics["train"]["n_samples"] == 240
+    assert fit(store, "knn")[0].metrics.train.n_samples == 50
+    assert fit(store, "logreg")[0].metrics.train.n_samples == 240
 
 
 def test_no_copy_of_the_matrix_is_made(make_store, monkeypatch):
@@ -395,19 +396,19 @@ class TestSearches:
     def test_the_best_is_fitted_and_all_that_was_tried_is_recorded(self, make_store, search, n):
         store = make_store(X=overlapping()[0])
         (run,) = fit(store, "logreg", search=search, n_candidates=7, cv=3, seed=4)
-        record = run.record["search"]
-        assert (record["kind"], record["cv"], record["seed"]) == (search, 3, 4)
-        assert len(record["candidates"]) == n
-        assert all(len(entry["scores"]) == 3 for entry in record["candidates"])
-        best = max(entry["mean"] for entry in record["candidates"])
-        assert record["accuracy"] == best
-        assert record["best"] in [
-            entry["params"] for entry in record["candidates"] if entry["mean"] == best
+        record = run.record.search
+        assert (record.kind, record.cv, record.seed) == (search, 3, 4)
+        assert len(record.candidates) == n
+        assert all(len(entry["scores"]) == 3 for entry in record.candidates)
+        best = max(entry["mean"] for entry in record.candidates)
+        assert record.accuracy == best
+        assert record.best in [
+            entry["params"] for entry in record.candidates if entry["mean"] == best
         ]
-        assert run.record["params"] == {"C": record["best"]["C"], "max_iter": 1000}
-        assert record["best"] == {"C": run.model.named_steps["clf"].C}
-        assert run.record["fit"]["search"] == search
-        assert f"--search {search} --cv 3" in run.record["command"]
+        assert run.record.params == {"C": record.best["C"], "max_iter": 1000}
+        assert record.best == {"C": run.model.named_steps["clf"].C}
+        assert run.record.fit.search == search
+        assert f"--search {search} --cv 3" in run.record.command
         assert not list(store.cache_dir.glob("scratch/*"))
 
     def test_it_finds_what_a_bad_default_does_not(self, make_store):
@@ -415,8 +416,8 @@ class TestSearches:
         params = {"n_neighbors": 1}
         (bad,) = fit(store, "knn", params=params)
         (good,) = fit(store, "knn", search="grid", grid={"n_neighbors": [1, 40]})
-        assert good.record["params"]["n_neighbors"] == 40
-        assert good.metrics["test"]["accuracy"] > bad.metrics["test"]["accuracy"]
+        assert good.record.params["n_neighbors"] == 40
+        assert good.metrics.test.accuracy > bad.metrics.test.accuracy
 
     def test_asked_for_again_it_is_answered_from_its_run(self, make_store):
         store = make_store(X=overlapping()[0])
@@ -425,7 +426,7 @@ class TestSearches:
             (again,) = fit_each(store, "ridge", search="grid", **more)
             assert again.reused
             assert again.run.record == first.run.record
-        keys = {first.run.record["key"]}
+        keys = {first.run.record.key}
         for more in (
             {"search": None},
             {"search": "random"},
@@ -436,7 +437,7 @@ class TestSearches:
         ):
             (other,) = fit_each(store, "ridge", **{"search": "grid", **more})
             assert not other.reused
-            keys.add(other.run.record["key"])
+            keys.add(other.run.record.key)
         assert len(keys) == 7
         (again,) = fit_each(store, "ridge", cv=9, n_candidates=3)
         assert again.reused
@@ -451,8 +452,8 @@ class TestSearches:
         X[240:] = np.random.default_rng(0).normal(0, 1e5, size=(80, 20))
         y[240:] = y[240:][::-1]
         (second,) = fit(make_store(X=X, y=y, title="b"), clf, dataset="b", **options)
-        assert first.record["search"] == second.record["search"]
-        assert first.metrics["test"]["accuracy"] > second.metrics["test"]["accuracy"]
+        assert first.record.search == second.record.search
+        assert first.metrics.test.accuracy > second.metrics.test.accuracy
 
     def test_classifiers_are_searched_together_and_one_failure_spares_the_others(self, make_store):
         listener = Listener()
@@ -487,7 +488,7 @@ class TestSearches:
         ):
             fit(make_store(y=y), "logreg", search="grid")
         (run,) = fit(make_store(y=y, title="again", seed=1), dataset="again", search="grid", cv=3)
-        assert run.record["search"]["cv"] == 3
+        assert run.record.search.cv == 3
 
     def test_halving_leaves_rows_enough_of_rare_classes(self, make_store):
         X, y = blobs(1600, 20)
@@ -495,14 +496,14 @@ class TestSearches:
         y[:1200:100] = 3
         store = make_store(1600, X=X, y=y)
         (run,) = fit(store, "logreg", search="halving", n_candidates=9)
-        assert run.record["search"]["kind"] == "halving"
+        assert run.record.search.kind == "halving"
 
     def test_halving_tries_many_on_few_rows_and_the_best_on_all(self, make_store):
         X, y = overlapping(1600)
         store = make_store(1600, X=X, y=y)
         (run,) = fit(store, "ridge", search="halving", n_candidates=9)
-        assert sorted({e["n_rows"] for e in run.record["search"]["candidates"]}) == [400, 1200]
-        assert run.record["rows"]["n_train"] == 1200
+        assert sorted({e["n_rows"] for e in run.record.search.candidates}) == [400, 1200]
+        assert run.record.rows.n_train == 1200
 
     def test_values_that_are_given_twice_are_all_told_their_scores(self, make_store):
         store = make_store(X=overlapping()[0])
@@ -511,7 +512,7 @@ class TestSearches:
             (run,) = fit(
                 store, clf, search="grid", grid={k: v for k, v in grid.items() if clf in k}
             )
-            means = [entry["mean"] for entry in run.record["search"]["candidates"]]
+            means = [entry["mean"] for entry in run.record.search.candidates]
             assert None not in means
 
     @pytest.mark.parametrize("row", [5, 310])
@@ -539,7 +540,7 @@ class TestSearches:
             runs = fit(store, names, n_jobs=n_jobs, refit=True, **options)
             models = [run.model.named_steps["clf"] for run in runs[:4]]
             weights = [np.column_stack([one.coef_, one.intercept_]) for one in models]
-            results.append(([(run.record["search"], run.metrics) for run in runs], weights))
+            results.append(([(run.record.search, run.metrics) for run in runs], weights))
         assert results[0][0] == results[1][0]
         for there, here in zip(results[0][1], results[1][1], strict=True):
             np.testing.assert_array_equal(there, here)
@@ -551,8 +552,8 @@ class TestRepeats:
     def test_each_has_a_split_of_its_own_where_the_dataset_has_none(self, make_store):
         store = make_store(X=overlapping()[0], identity=self.SPLIT)
         fits = fit_each(store, "logreg", repeats=3, seed=5)
-        assert [one.run.record["fit"]["seed"] for one in fits] == [5, 6, 7]
-        assert [one.run.record["fit"]["split_seed"] for one in fits] == [5, 6, 7]
+        assert [one.run.record.fit.seed for one in fits] == [5, 6, 7]
+        assert [one.run.record.fit.split_seed for one in fits] == [5, 6, 7]
         assert [one.name.rpartition(" ")[2] for one in fits] == ["5", "6", "7"]
         tested = [{line["sample_id"] for line in predictions(one.run)} for one in fits]
         assert [len(ids) for ids in tested] == [80, 80, 80]
@@ -564,7 +565,7 @@ class TestRepeats:
         store = make_store(X=overlapping()[0])
         listener = Listener()
         fits = fit_each(store, "sgd", repeats=2, progress=listener)
-        assert [one.run.record["fit"]["split_seed"] for one in fits] == [None, None]
+        assert [one.run.record.fit.split_seed for one in fits] == [None, None]
         tested = [[line["sample_id"] for line in predictions(one.run)] for one in fits]
         assert tested[0] == tested[1]
         assert fits[0].run.metrics != fits[1].run.metrics
@@ -574,7 +575,7 @@ class TestRepeats:
         store = make_store(X=overlapping()[0])
         listener = Listener()
         fits = fit_each(store, repeats=2, split_seed=3, progress=listener)
-        assert [one.run.record["fit"]["split_seed"] for one in fits] == [3, 4]
+        assert [one.run.record.fit.split_seed for one in fits] == [3, 4]
         assert not any("official" in line for line in listener.lines)
 
     def test_one_is_a_fit_as_it_would_be_without(self, make_store):
@@ -592,11 +593,11 @@ class TestRepeats:
 def test_a_new_split_is_another_run_with_other_rows(make_store):
     store = make_store(X=overlapping()[0])
     (old,), (new,), (other,) = (fit(store, split_seed=seed) for seed in (None, 1, 2))
-    assert len({run.record["key"] for run in (old, new, other)}) == 3
-    assert {run.record["rows"]["n_test"] for run in (old, new, other)} == {80}
+    assert len({run.record.key for run in (old, new, other)}) == 3
+    assert {run.record.rows.n_test for run in (old, new, other)} == {80}
     tested = [{line["sample_id"] for line in predictions(run)} for run in (old, new, other)]
     assert tested[0] != tested[1] != tested[2]
-    assert "--split-seed 1" in new.record["command"]
+    assert "--split-seed 1" in new.record.command
 
 
 class TestLeaks:
@@ -609,29 +610,21 @@ class TestLeaks:
 
     def test_they_are_counted_and_kept(self, store):
         (run,) = fit(store, "knn", params={"n_neighbors": 1})
-        rows = run.record["rows"]
-        assert (rows["n_test"], rows["n_leaked"], rows["n_dropped"]) == (80, 10, 0)
+        rows = run.record.rows
+        assert (rows.n_test, rows.n_leaked, rows.n_dropped) == (80, 10, 0)
         right = {line["sample_id"]: line["true"] == line["predicted"] for line in predictions(run)}
         assert all(right[f"test/{row:07d}"] for row in range(300, 310))
 
     def test_they_are_dropped_where_that_is_asked_for(self, store):
         (run,) = fit(store, "knn", params={"n_neighbors": 1}, drop_leaks=True)
-        rows = run.record["rows"]
-        assert (rows["n_test"], rows["n_leaked"], rows["n_dropped"]) == (70, 10, 10)
+        rows = run.record.rows
+        assert (rows.n_test, rows.n_leaked, rows.n_dropped) == (70, 10, 10)
         ids = {line["sample_id"] for line in predictions(run)}
         assert not ids & {f"test/{row:07d}" for row in range(300, 310)}
         (kept,) = fit(store, "knn", params={"n_neighbors": 1})
-        assert kept.record["key"] != run.record["key"]
-        assert kept.metrics["test"]["accuracy"] > run.metrics["test"]["accuracy"]
-        assert "--drop-leaks" in run.record["command"]
-
-    def test_of_an_older_set_they_can_not_be(self, store):
-        forget_first_rows(store.sets()[0])
-        store = open_store(store.path)
-        (run,) = fit(store)
-        assert run.record["rows"]["n_leaked"] is None
-        with pytest.raises(FitError, match="made by an older featstore"):
-            fit(store, drop_leaks=True)
+        assert kept.record.key != run.record.key
+        assert kept.metrics.test.accuracy > run.metrics.test.accuracy
+        assert "--drop-leaks" in run.record.command
 
 
 class TestOnesOwnClassifier:
@@ -640,9 +633,9 @@ class TestOnesOwnClassifier:
         clf = f"{own.stem}:forest"
         (run,) = fit(store, clf, params={"max_depth": 4})
         assert run.clf == clf
-        assert run.metrics["test"]["accuracy"] > 0.8
-        assert run.record["params"] == {"max_depth": 4}
-        assert run.record["solver"] == "scikit-learn"
+        assert run.metrics.test.accuracy > 0.8
+        assert run.record.params == {"max_depth": 4}
+        assert run.record.solver == "scikit-learn"
         with pytest.raises(RunError, match=r"it holds sklearn\.tree\._tree\.Tree, which.*--trust"):
             _ = run.model
         model = run.load_model(["sklearn.tree._tree.Tree"])
@@ -656,7 +649,7 @@ class TestOnesOwnClassifier:
         clf = f"{own.stem}:forest"
         grid = {"max_depth": [1, 5]}
         (run,) = fit(make_store(), clf, search="grid", grid=grid, cv=3)
-        assert run.record["params"] == {"max_depth": 5}
+        assert run.record.params == {"max_depth": 5}
         with pytest.raises(FitError, match="featstore knows no values to try"):
             fit(make_store(title="again", seed=1), clf, dataset="again", search="grid")
 
@@ -687,7 +680,7 @@ class TestOnesOwnClassifier:
         classifiers._imported.cache_clear()
         (second,) = fit_each(store, clf)
         assert not second.reused
-        assert second.run.record["key"] != first.record["key"]
+        assert second.run.record.key != first.record.key
 
 
 class TestScratch:
@@ -759,7 +752,7 @@ def test_a_scheduler_that_is_running_does_the_work_and_is_sent_little(make_store
             cv=2,
             scheduler=cluster.scheduler_address,
         )
-    assert len(run.record["search"]["candidates"]) == 40
+    assert len(run.record.search.candidates) == 40
     assert len(sent) == 81
     assert max(sent) < 20_000
 
@@ -787,8 +780,8 @@ def test_the_number_of_epochs_is_kept_to_and_recorded(make_store):
     store = make_store()
     fits = fit_each(store, ["mlp", "logreg"], n_epochs=3)
     assert len(fits[0].run.curves["loss"]) == 3
-    assert fits[0].run.record["converged"]
-    assert "--epochs 3" in fits[0].run.record["command"]
+    assert fits[0].run.record.converged
+    assert "--epochs 3" in fits[0].run.record.command
     assert "logreg is not trained by epochs" in str(fits[1].error)
 
 
@@ -798,7 +791,7 @@ def test_validation_rows_are_judged_after_each_epoch_and_change_nothing(make_sto
     (run,) = fit(make_store(splits=splits, X=X, title="with"), "mlp", n_epochs=8, dataset="with")
     curves = run.curves
     assert len(curves["validation_accuracy"]) == 8
-    assert curves["validation_accuracy"][-1] == pytest.approx(run.metrics["val"]["accuracy"])
+    assert curves["validation_accuracy"][-1] == pytest.approx(run.metrics.val.accuracy)
     splits[200:240] = TEST
     (bare,) = fit(make_store(splits=splits, X=X, title="bare"), "mlp", n_epochs=8, dataset="bare")
     assert bare.curves["validation_accuracy"] == []

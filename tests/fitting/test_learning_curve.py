@@ -25,8 +25,8 @@ def test_accuracy_grows_and_ends_where_a_fit_does(make_store):
     means = [np.mean(point.accuracies) for point in curve.points]
     assert means[-1] > means[0] + 0.1
     (run,) = fit(store, "lda")
-    assert curve.points[-1].accuracies[0] == run.metrics["test"]["accuracy"]
-    assert curve.points[-1].train_accuracies[0] == run.metrics["train"]["accuracy"]
+    assert curve.points[-1].accuracies[0] == run.metrics.test.accuracy
+    assert curve.points[-1].train_accuracies[0] == run.metrics.train.accuracy
     assert curve.n_test == 100
 
 

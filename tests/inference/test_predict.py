@@ -31,7 +31,7 @@ def test_the_test_images_get_what_fit_gave_them(store, images, clf):
     assert [p.path for p in found] == [str(p) for p in sorted((images / "test").rglob("*.png"))]
     true = [p.path.split("/")[-2] for p in found]
     accuracy = sum(a == b for a, b in zip(labels(found), true, strict=True)) / len(true)
-    assert accuracy == pytest.approx(run.metrics["test"]["accuracy"])
+    assert accuracy == pytest.approx(run.metrics.test.accuracy)
     assert accuracy > 0.8
     kinds = {"logreg": "probability", "knn": "probability"}
     assert {p.score_kind for p in found} == {kinds.get(clf, "decision value")}
@@ -138,12 +138,12 @@ def test_a_classifier_of_ones_own_is_loaded_when_it_is_trusted(
     (tmp_path / "code" / "own_nearest.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path / "code")
     (run,) = featstore.fit(store, "own_nearest:Nearest", layers="fc")
-    with pytest.raises(RunError, match="own_nearest.Nearest, which no classifier here has"):
+    with pytest.raises(RunError, match="own_nearest.Nearest, which no classifier of featstore has"):
         predict(run, [images / "test"], store=store)
     found = predict(run, [images / "test"], store=store, trusted=["own_nearest.Nearest"])
     true = [p.path.split("/")[-2] for p in found]
     accuracy = sum(a == b for a, b in zip(labels(found), true, strict=True)) / len(true)
-    assert accuracy == pytest.approx(run.metrics["test"]["accuracy"])
+    assert accuracy == pytest.approx(run.metrics.test.accuracy)
     # It can't say how sure it is.
     assert {p.score for p in found} == {None}
 

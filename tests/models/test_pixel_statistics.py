@@ -141,7 +141,7 @@ def test_it_stands_beside_a_network(images, tmp_path):
     extract("pixelstats", "folder", root=str(images), store=store)
     extract("resnet18", "folder", root=str(images), weights="random:0", image_size=32, store=store)
     (run,) = featstore.fit(store, "logreg", model="pixelstats,resnet18")
-    assert run.selection["n_features"] == 29 + 1000
+    assert run.selection.n_features == 29 + 1000
 
 
 def test_images_with_other_bands_are_refused(images, tmp_path):

@@ -53,7 +53,7 @@ def test_a_run_without_mistakes_has_none(make_store):
     X, y = blobs(320, 20)
     store = make_store(X=X + 100 * np.eye(20, dtype=np.float32)[y], y=y)
     (run,) = fit(store)
-    assert run.metrics["test"]["accuracy"] == 1
+    assert run.metrics.test.accuracy == 1
     assert find_mistakes(store, run) == []
 
 

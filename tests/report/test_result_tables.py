@@ -37,8 +37,8 @@ def test_layers_stand_beside_their_combination(studied):
     assert [name for name, _ in table.columns] == ["network", "classifier", *ROLES]
     assert [row[0].text for row in table.rows] == ["alexnet", "resnet50"]
     for row in table.rows:
-        own = [r for r in runs if r.selection["model"] == row[0].text]
-        values = [run.metrics["test"]["accuracy"] for run in own]
+        own = [r for r in runs if r.selection.model == row[0].text]
+        values = [run.metrics.test.accuracy for run in own]
         assert [cell.value for cell in row[2:]] == values
         assert {cell.value for cell in row[2:] if cell.is_best} == {max(values)}
         assert [cell.detail for cell in row[2:]] == [*study_layers(row[0].text).names, ""]
@@ -59,7 +59,7 @@ def test_table_4_has_a_column_of_ours_where_there_are_runs(studied):
     assert names == ["method", "SAT-4", *ours_on_sat4, "SAT-6", "UC Merced"]
     rows = {row[0].text: dict(zip(names, row, strict=True)) for row in table.rows}
     assert len(rows) == 7
-    ours = max(r.metrics["test"]["accuracy"] for r in runs if r.selection["model"] == "alexnet")
+    ours = max(r.metrics.test.accuracy for r in runs if r.selection.model == "alexnet")
     assert rows["AlexNet features"]["ours on SAT-4"].value == ours
     assert rows["AlexNet features"]["difference on SAT-4"].value == pytest.approx(ours - 0.84)
     assert rows["VGG19 features"]["ours on SAT-4"].text == "–"
@@ -121,10 +121,10 @@ def altered(run, *, preprocess=None, rows=None, **fit):
 
 def test_layers_of_other_rows_are_not_set_side_by_side(studied):
     _, runs = studied
-    own = [run for run in runs if run.selection["model"] == "alexnet"]
+    own = [run for run in runs if run.selection.model == "alexnet"]
     few = [altered(run, rows={"n_train": 40, "n_test": 12}) for run in own]
     (row,) = result_tables.layers_table("layers", "sat4", [*own, few[0]]).rows
-    assert [cell.value for cell in row[2:]] == [r.metrics["test"]["accuracy"] for r in own]
+    assert [cell.value for cell in row[2:]] == [r.metrics.test.accuracy for r in own]
     assert row[1].detail == ""
     rows = result_tables.layers_table("layers", "sat4", [*own, *few[:2]]).rows
     assert [row[1].detail for row in rows] == [
@@ -149,8 +149,8 @@ def test_layers_of_other_rows_are_not_set_side_by_side(studied):
 )
 def test_runs_that_were_asked_otherwise_stand_apart_and_say_so(studied, how, column, details):
     _, runs = studied
-    own = [run for run in runs if run.selection["model"] == "alexnet"]
-    usual = [run.metrics["test"]["accuracy"] for run in own]
+    own = [run for run in runs if run.selection.model == "alexnet"]
+    usual = [run.metrics.test.accuracy for run in own]
     # One alone is no comparison, and takes no cell of the others.
     (row,) = result_tables.layers_table("layers", "sat4", [*own, altered(own[2], **how)]).rows
     assert [cell.value for cell in row[2:]] == usual

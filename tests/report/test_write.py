@@ -85,8 +85,8 @@ def test_the_page_is_whole_valid_and_needs_no_network(store, tmp_path):
     assert not re.search(r"@import|url\((?!#)", re.sub(r'url\("?data:', "", page))
     assert "prefers-color-scheme: dark" in page
     for run in list_runs(store):
-        assert run.record["command"] in page
-        assert run.record["selection"]["digest"] in page
+        assert run.record.command in page
+        assert run.record.selection.digest in page
     assert "not converged" in page
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
 
@@ -110,7 +110,7 @@ def test_the_papers_table_stands_beside_ours(store, tmp_path):
     ours = lines[-1]
     assert ours["method"] == "ResNet50 features (proposed)"
     assert ours["published"] == 0.958
-    assert ours["ours"] == max(r.metrics["test"]["accuracy"] for r in list_runs(store))
+    assert ours["ours"] == max(r.metrics.test.accuracy for r in list_runs(store))
     assert ours["difference"] == pytest.approx(ours["ours"] - 0.958)
     assert (ours["n_runs"], ours["full"]) == (3, False)
     assert all("ours" not in line for line in lines[:-1])
@@ -315,5 +315,5 @@ def test_table_4_is_of_all_folders_of_a_dataset(make_store, tmp_path):
             ("AlexNet features", "alexnet"),
             ("ResNet50 features (proposed)", "resnet50"),
         ):
-            (run,) = [run for run in runs if run.selection["model"] == model]
-            assert rows[method]["ours on UC Merced"] == run.metrics["test"]["accuracy"]
+            (run,) = [run for run in runs if run.selection.model == model]
+            assert rows[method]["ours on UC Merced"] == run.metrics.test.accuracy

@@ -19,7 +19,8 @@ from featstore.errors import RunError
 from featstore.fitting.fit import fit
 from featstore.io.files import file_sha256, json_digest, rename_for_deletion
 from featstore.runs.model_file import load_model, save_model
-from featstore.runs.run import Run, list_runs, open_run, verify_runs
+from featstore.runs.run import Run, list_runs, open_run
+from featstore.runs.verification import verify_runs
 from featstore.store import backend
 from featstore.store.backend import LocalBackend
 from featstore.store.feature_store import open_store
@@ -41,7 +42,7 @@ def test_a_run_holds_all_that_it_promises(run, store):
     assert (record["search"], record["solver"]) == (None, "passes")
     assert record["params"] == {"C": 0.01, "max_iter": 1000}
     assert record["provenance"]["versions"]["scikit-learn"]
-    assert record["selection"]["digest"] == store.select().describe()["digest"]
+    assert record["selection"]["digest"] == store.select().describe().digest
     assert set(record["duration_s"]) == {"total", "load", "fit", "evaluate"}
     assert (run.path / "confusion.png").read_bytes().startswith(b"\x89PNG")
     assert run.curves is None
@@ -61,7 +62,7 @@ def test_predictions_are_those_of_the_saved_model(run, store):
     scores = again.predict_proba(selection.memmap()[test]).max(axis=1)
     np.testing.assert_allclose([float(line["score"]) for line in lines], scores, rtol=1e-4)
     right = np.mean([line["true"] == line["predicted"] for line in lines])
-    assert right == run.metrics["test"]["accuracy"]
+    assert right == run.metrics.test.accuracy
 
 
 @pytest.mark.parametrize("part", [slice(None), slice(0, 12), slice(-8, None)])
@@ -113,7 +114,7 @@ def test_a_model_that_would_call_a_function_is_refused_even_with_the_right_hash(
     # First as a careless attacker, then as one who corrects all hashes.
     with pytest.raises(RunError, match="not what fit wrote"):
         _ = open_run(run.path).model
-    files = run.record["files"] | {"model.skops": file_sha256(run.path / "model.skops")}
+    files = run.record.files | {"model.skops": file_sha256(run.path / "model.skops")}
     edit(run, files=files)
     with pytest.raises(RunError, match=f"holds {function.__module__}.*meant to run code"):
         _ = open_run(run.path).model
@@ -122,7 +123,7 @@ def test_a_model_that_would_call_a_function_is_refused_even_with_the_right_hash(
 def test_types_that_are_trusted_are_loaded_and_no_others(run):
     model = Pipeline([("clf", RandomForestClassifier(3).fit([[0.0], [1.0]], [0, 1]))])
     (run.path / "model.skops").write_bytes(skops.io.dumps(model))
-    edit(run, files=run.record["files"] | {"model.skops": file_sha256(run.path / "model.skops")})
+    edit(run, files=run.record.files | {"model.skops": file_sha256(run.path / "model.skops")})
     forest = open_run(run.path)
     for trusted in ([], ["sklearn.tree._tree.Other"]):
         with pytest.raises(RunError, match=r"holds sklearn\.tree\._tree\.Tree, .*with --trust"):
@@ -133,9 +134,9 @@ def test_types_that_are_trusted_are_loaded_and_no_others(run):
 
 def test_a_pickle_in_place_of_the_model_is_refused(run):
     (run.path / "model.skops").write_bytes(pickle.dumps(_Payload()))
-    files = run.record["files"] | {"model.skops": file_sha256(run.path / "model.skops")}
+    files = run.record.files | {"model.skops": file_sha256(run.path / "model.skops")}
     edit(run, files=files)
-    with pytest.raises(RunError, match="no skops file.*--refit"):
+    with pytest.raises(RunError, match="not a skops file.*--refit"):
         _ = open_run(run.path).model
 
 
@@ -145,7 +146,7 @@ def test_a_run_that_was_replaced_or_removed_since_it_was_opened_is_not_called_da
     predictions.write_bytes(predictions.read_bytes() + b"\n")
     with pytest.raises(RunError, match=r"is damaged: predictions\.csv is not what.*--refit"):
         _ = old.predictions
-    edit(run, files=run.record["files"] | {"predictions.csv": file_sha256(predictions)})
+    edit(run, files=run.record.files | {"predictions.csv": file_sha256(predictions)})
     with pytest.raises(RunError, match="was fitted again, or removed, since it was opened"):
         _ = old.predictions
     shutil.rmtree(run.path)
@@ -191,7 +192,7 @@ def test_a_run_that_is_replaced_or_removed_meanwhile_is_no_damage(
 ):
     other = Run(shutil.copytree(run.path, tmp_path / "other"), run.record, LocalBackend(tmp_path))
     (other.path / "model.skops").write_bytes(b"another")
-    files = run.record["files"] | {"model.skops": file_sha256(other.path / "model.skops")}
+    files = run.record.files | {"model.skops": file_sha256(other.path / "model.skops")}
     edit(other, files=files)
     original, looked = backend.file_problem, []
 

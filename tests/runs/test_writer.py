@@ -2,6 +2,7 @@ import os
 import shutil
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from featstore.runs.writer import make_run_id, write_run
 def written(store, run, **more):
     model = run.model
     columns = {"sample_id": np.array(["a"])}
-    record = {k: v for k, v in run.record.items() if k not in ("format", "files")} | more
+    record = {k: v for k, v in run.record.to_dict().items() if k not in ("format", "files")} | more
     return lambda **how: write_run(
         store, run.run_id, record, model, columns, None, {"confusion.png": b"x"}, **how
     )
@@ -23,8 +24,8 @@ def written(store, run, **more):
 
 def test_of_two_writers_of_the_same_run_the_first_stays_unless_told_otherwise(run, store):
     write = written(store, run, created="later")
-    assert write().record["created"] == run.record["created"]
-    assert write(replace=True).record["created"] == "later"
+    assert write().record.created == run.record.created
+    assert write(replace=True).record.created == "later"
     assert [path.name for path in store.runs_dir.iterdir()] == [run.run_id]
 
 
@@ -42,7 +43,7 @@ def test_a_run_that_is_replaced_is_always_there(run, store):
 
 def test_a_damaged_run_gives_way(run, store):
     (run.path / "metrics.json").write_text("{}")
-    assert written(store, run)().record["created"] == run.record["created"]
+    assert written(store, run)().record.created == run.record.created
 
 
 def test_leftovers_of_killed_writers_are_swept_and_those_of_living_ones_are_not(run, store):
@@ -68,11 +69,11 @@ def test_a_folder_that_can_not_be_written_is_named(run, store):
 
 
 def test_run_ids_are_safe_and_bounded():
-    selection = {"title": "../my images\n", "model": "a+b" * 40, "layers": ["x:y/z"] * 9}
+    selection = SimpleNamespace(title="../my images\n", model="a+b" * 40, layers=["x:y/z"] * 9)
     name = make_run_id(selection, "linear-svm", "0123456789abcdef")
     assert name.startswith("my-images-a+ba+b")
     assert name.endswith("-linear-svm-01234567")
     assert "/" not in name
     assert len(name) < 130
-    empty = make_run_id({"title": "☃", "model": "m", "layers": ["l"]}, "c", "0" * 64)
+    empty = make_run_id(SimpleNamespace(title="☃", model="m", layers=["l"]), "c", "0" * 64)
     assert empty == "x-m-l-c-00000000"

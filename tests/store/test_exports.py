@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import forget_first_rows, store_in
+from conftest import store_in
 
 from featstore.errors import ConfigError
 from featstore.store import exports
@@ -70,17 +70,6 @@ def test_names_with_any_line_end_come_back_from_csv(tmp_path):
     assert pd.read_csv(tmp_path / "a.csv")["class"].tolist() == list(names)
     with (tmp_path / "a.csv").open(newline="") as stream:
         assert [line["class"] for line in csv.DictReader(stream)] == list(names)
-
-
-@pytest.mark.parametrize("ending", ["npz", "csv"])
-def test_an_older_set_is_exported_without_what_it_has_not(make_store, tmp_path, ending):
-    store = make_store(n_samples=8, n_features=2)
-    forget_first_rows(store.sets()[0])
-    path = tmp_path / f"a.{ending}"
-    export(store.select(), path)
-    names = np.load(path).files if ending == "npz" else list(pd.read_csv(path).columns)
-    assert "sample_id" in names
-    assert "first_row" not in names
 
 
 def test_another_ending_is_answered_with_those_there_are(selection, tmp_path):

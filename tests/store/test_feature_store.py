@@ -5,9 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import add_features, blobs, forget_first_rows
+from conftest import add_features, blobs
 
-from featstore.errors import CorruptionError, IncompleteError, SelectionError, StoreError
+from featstore.errors import (
+    CorruptionError,
+    FormatError,
+    IncompleteError,
+    SelectionError,
+    StoreError,
+)
 from featstore.io import locks
 from featstore.io.files import read_json, write_json
 from featstore.io.locks import locked
@@ -45,7 +51,7 @@ def test_a_file_is_no_store(tmp_path):
 
 
 def test_a_store_without_a_name_is_not_the_current_folder(tmp_path, monkeypatch):
-    with pytest.raises(StoreError, match="name is empty; it is to be a folder"):
+    with pytest.raises(StoreError, match="name is empty; give a folder"):
         open_store("")
     monkeypatch.chdir(tmp_path)
     assert open_store(".").sets() == []
@@ -83,7 +89,7 @@ def test_names_are_safe_on_every_file_system(text):
 def test_a_copy_of_a_set_under_another_s_name_is_not_taken_for_it(make_store):
     store = make_store(n_samples=40)
     (feature_set,) = store.sets()
-    identity = {"facets": feature_set.facets, "key": feature_set.info["key"]}
+    identity = {"facets": feature_set.facets.to_dict(), "key": feature_set.info.key}
     assert store.find(identity) == feature_set
     # Where the dataset's folder was renamed.
     renamed = identity | {"facets": identity["facets"] | {"title": "renamed"}}
@@ -123,12 +129,32 @@ def test_an_edited_record_is_refused(make_store):
         _ = store.sets()[0].info
 
 
-def test_a_newer_format_is_refused(make_store):
+@pytest.mark.parametrize("format_", [1, 99])
+def test_a_store_of_another_format_is_refused(make_store, format_):
     store = make_store(n_samples=40)
-    path = store.sets()[0].path / "set.json"
-    write_json(path, read_json(path) | {"format": 99})
-    with pytest.raises(StoreError, match="format 99"):
+    (feature_set,) = store.sets()
+    path = feature_set.path / "set.json"
+    # Most fields had other names then.
+    write_json(path, {"format": format_, "facets": {}})
+    cure = f"Remove the set with `featstore store rm {feature_set.set_id}` and extract again"
+    with pytest.raises(FormatError, match=f"has format {format_}; .* reads format 3. {cure}"):
         _ = store.sets()[0].info
+    with pytest.raises(FormatError, match=cure):
+        store.select()
+    (damage,) = verify(store.sets()[0])
+    assert cure in damage.problem
+    # The cure that is named cures.
+    store.remove(store.get(feature_set.set_id))
+    assert store.sets() == []
+
+
+def test_a_set_of_another_format_does_not_hide_the_others(make_store):
+    store = make_store(n_samples=40)
+    (old,) = store.sets()
+    X, y = blobs(40, 3)
+    add_features(store, {"fc8": X}, y, y * 0, model="alexnet")
+    write_json(old.path / "set.json", {"format": 1})
+    assert store.select().model == "alexnet"
 
 
 def test_removing_a_set_removes_what_was_decoded(make_store):
@@ -183,16 +209,6 @@ def test_rows_of_identical_images_are_kept(make_store):
     assert feature_set.first_rows.tolist() == rows.tolist()
     assert feature_set.unfinished() == []
     assert verify(feature_set) == []
-
-
-def test_an_older_set_without_them_is_a_set_like_any_other(make_store):
-    store = make_store(n_samples=40)
-    forget_first_rows(store.sets()[0])
-    (feature_set,) = store.sets()
-    assert feature_set.first_rows is None
-    assert verify(feature_set) == []
-    assert store.select().first_rows is None
-    assert store.select().memmap().shape == (40, 20)
 
 
 @pytest.mark.parametrize("file", ["zarr.json", "c/0"])

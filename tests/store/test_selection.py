@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import add_features, blobs, forget_first_rows
+from conftest import add_features, blobs
 
 from featstore.errors import CorruptionError, IncompleteError, SelectionError
 from featstore.io.files import read_json, write_json
@@ -50,9 +50,7 @@ def test_layers_stand_side_by_side_in_the_order_asked(store):
     assert selection.n_features == 12
     np.testing.assert_array_equal(selection.memmap(), np.hstack([X + 1, X]))
     np.testing.assert_array_equal(selection.dask().compute(), np.hstack([X + 1, X]))
-    assert (
-        selection.describe()["digest"] != store.select(layers="conv1,fc1000").describe()["digest"]
-    )
+    assert selection.describe().digest != store.select(layers="conv1,fc1000").describe().digest
 
 
 def test_models_fuse(store):
@@ -65,18 +63,6 @@ def test_models_fuse(store):
     assert set(qualified.layers) == {"resnet50:fc1000", "alexnet:fc8"}
     shared = store.select(model="resnet50,alexnet", layers="fc1000,fc8")
     assert shared.n_features == 12
-
-
-def test_identical_images_are_known_if_any_of_the_sets_knows_them(store):
-    rows = np.minimum(np.arange(N), 30)
-    add(store, "resnet50", first_rows=rows)
-    add(store, "alexnet", ("fc8",), first_rows=rows)
-    fused = {"model": "resnet50,alexnet"}
-    assert store.select(**fused).first_rows.tolist() == rows.tolist()
-    forget_first_rows(store.get(store.select(model="resnet50").parts[0][0]))
-    assert store.select(**fused).first_rows.tolist() == rows.tolist()
-    forget_first_rows(store.get(store.select(model="alexnet").parts[0][0]))
-    assert store.select(**fused).first_rows is None
 
 
 def test_models_of_different_images_do_not_fuse(store):
@@ -101,7 +87,7 @@ def test_the_same_model_with_other_weights(store):
     add(store, weights="IMAGENET1K_V2", weights_names=["IMAGENET1K_V2"])
     with pytest.raises(SelectionError, match="--weights IMAGENET1K_V1"):
         store.select(model="resnet50")
-    assert store.select(weights="imagenet").describe()["weights"] == "IMAGENET1K_V1"
+    assert store.select(weights="imagenet").describe().weights == "IMAGENET1K_V1"
 
 
 def test_baselines_are_selected_only_when_asked_for_or_alone(store):
@@ -111,8 +97,8 @@ def test_baselines_are_selected_only_when_asked_for_or_alone(store):
     with pytest.raises(SelectionError, match="Choose one with --model"):
         store.select()
     add(store, weights="IMAGENET1K_V1", weights_names=["IMAGENET1K_V1", "imagenet"])
-    assert store.select().describe()["weights"] == "IMAGENET1K_V1"
-    assert store.select(weights="random:0").describe()["weights"] == "random:0"
+    assert store.select().describe().weights == "IMAGENET1K_V1"
+    assert store.select(weights="random:0").describe().weights == "random:0"
     assert store.select(model="pixelstats").model == "pixelstats"
     assert store.select(model="resnet50,pixelstats").model == "resnet50+pixelstats"
 

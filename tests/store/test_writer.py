@@ -9,7 +9,7 @@ from makers import BACKBONE, PREPROCESS, tree_bytes
 from featstore.errors import SchedulerError, StoreError
 from featstore.store import writer
 from featstore.store.feature_store import open_store
-from featstore.store.format import matrix
+from featstore.store.format import matrix, schema
 from featstore.store.writer import FeatureWriter
 
 N, WIDTHS, BATCH = 23, {"conv1": 3, "fc": 5}, 4
@@ -71,6 +71,7 @@ def record(layer):
         "masked": [],
         "completed": "now",
         "command": "begin",
+        "layer": layer,
         "node": layer,
         "names": [layer],
         "default": False,
@@ -140,9 +141,8 @@ def test_a_crash_at_any_moment_ends_in_the_same_bytes(feature_set, monkeypatch, 
 
         return call
 
-    real = {name: getattr(writer, name) for name in ("sync_file", "sync_folder", "write_json")}
-    for name, function in real.items():
-        monkeypatch.setattr(writer, name, dying(function))
+    for module, name in ((writer, "sync_file"), (writer, "sync_folder"), (schema, "write_json")):
+        monkeypatch.setattr(module, name, dying(getattr(module, name)))
     monkeypatch.setattr(matrix.Matrix, "write_chunk", dying(matrix.Matrix.write_chunk))
 
     recomputed = []
@@ -230,7 +230,7 @@ def test_a_gap_is_never_closed_silently(feature_set):
         with out:
             out.add(4, {"fc": features(4, 8)["fc"]}, {})
 
-    with pytest.raises(StoreError, match="rows 0 to 3 never came"):
+    with pytest.raises(StoreError, match="rows 0 to 3 are missing"):
         leave_out_the_first()
 
 
@@ -305,7 +305,7 @@ def test_shares_are_taken_over_and_complete_the_layers(begun):
 def test_what_was_durable_of_a_share_outlives_its_coordinator(begun):
     work_on(begun, "x-0", FIRST, stop_after=8)
     # Chunk 0 of fc, rows 0 to 5, was whole.
-    assert begun.journal()["fc"]["chunks"] == {}
+    assert begun.journal()["fc"].chunks == {}
     assert run(begun, ["fc"]) == list(range(4, N))
     assert run(begun, ["conv1"]) == list(range(N))
     check(begun)

@@ -28,6 +28,7 @@ from featstore.plotting import check_png, to_png
 from featstore.progress import SILENT, Progress
 from featstore.runs.run import Run, open_run
 from featstore.store.feature_store import FeatureStore, open_store
+from featstore.store.format.schema import FeatureSpec
 
 PREVIEW_SIDE = 1200
 """Cells, and pixels of the scene, up to which a preview shows each one."""
@@ -179,7 +180,7 @@ def map_scene(
         )
     window = _side("window", window or _training_side(run, opened))
     stride = _side("stride", stride or window)
-    specs = run.selection["features"]
+    specs = run.selection.features
     names = _wanted_bands(specs)
     with Scene(str(scene), names, bands, value_range) as opened_scene:
         if opened_scene.dtype == np.uint16 and value_range is None:
@@ -256,11 +257,9 @@ def _check_covered(scene: Scene, grid: Grid, progress: Progress) -> None:
 
 def _training_side(run: Run, store: FeatureStore) -> int:
     """Return the side of the square that is as large as the images that a run learned from."""
-    set_ids = run.selection["set_ids"]
+    set_ids = run.selection.set_ids
     for feature_set in store.readable_sets():
-        if feature_set.set_id in set_ids and (
-            shape := feature_set.info["dataset"].get("image_shape")
-        ):
+        if feature_set.set_id in set_ids and (shape := feature_set.info.dataset.image_shape):
             return round(math.sqrt(shape[0] * shape[1]))
     raise ConfigError(
         f"How large the images were that {run.run_id} learned from is not known: its features are "
@@ -269,11 +268,11 @@ def _training_side(run: Run, store: FeatureStore) -> int:
     )
 
 
-def _wanted_bands(specs: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+def _wanted_bands(specs: Sequence[FeatureSpec]) -> tuple[str, ...]:
     for spec in specs:
-        if spec["backbone"]["model"] == PIXEL_MODEL:
+        if spec.backbone.model == PIXEL_MODEL:
             # A network beside it takes the first three.
-            return tuple(spec["preprocess"]["bands"].split(","))
+            return tuple(spec.preprocess.bands.split(","))
     return RGB
 
 

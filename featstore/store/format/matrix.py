@@ -1,7 +1,7 @@
-"""Matrices on disk: the one file that knows zarr's API.
+"""Matrices and vectors of a feature set as Zarr arrays; the only file that imports zarr.
 
-A feature set is a plain Zarr v3 group, so any Zarr reader opens it. Rows are stored in whole
-chunks; each chunk ends in a CRC-32C, which every reader checks.
+A feature set is a plain Zarr v3 group, so any Zarr reader opens it. Each chunk holds whole rows and
+ends in a CRC-32C, which every reader checks.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ CHUNK_NBYTES = 4 * 2**20
 """Aimed size of a chunk. Chunks of one row write at 25 MB/s, chunks of 4 MB at over 400."""
 
 
-# With its own threads Blosc lays its blocks down in the order in which they get done, so the
-# same rows would not always give the same bytes.
+# Threads of Blosc write blocks in the order in which they finish, so the same rows would not always
+# give the same bytes.
 numcodecs.blosc.use_threads = False
 
 
@@ -38,9 +38,9 @@ def chunk_rows(n_samples: int, n_features: int, dtype: str = "float32") -> int:
 
 
 def _codecs(dtype: str) -> list[Any]:
-    # Measured by benchmarks/bench_sink.py: byte shuffle and fast zstd take features computed in
-    # bfloat16 to 0.39 of their size and sparse ones (after a ReLU) to 0.19; plain zstd takes the
-    # former to 0.46. Dense float32 features hardly compress (0.92) by any codec.
+    # Measured by benchmarks/bench_sink.py: byte shuffle and fast zstd compress features computed in
+    # bfloat16 to 0.39 of their size, and sparse features (after a ReLU) to 0.19. Plain zstd
+    # compresses the former to 0.46. Dense float32 features hardly compress (0.92) with any codec.
     size = np.dtype(dtype).itemsize
     return [BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=size), Crc32cCodec()]
 
@@ -100,7 +100,7 @@ class Matrix:
     def __init__(self, path: Path, *, writable: bool = False) -> None:
         self.path = path
         try:
-            # All-zero chunks are written too: a chunk without a file is then a missing chunk.
+            # All-zero chunks are written too, so that a chunk without a file is a missing chunk.
             self._array = zarr.open_array(
                 path, mode="r+" if writable else "r", config={"write_empty_chunks": True}
             )
@@ -126,12 +126,8 @@ class Matrix:
         """Return the file that holds chunk `index`."""
         return self.path / "c" / str(index) / "0"
 
-    def missing_chunks(self) -> list[int]:
-        """Return the chunks that have no file."""
-        return [i for i in range(self.n_chunks) if not self.chunk_path(i).is_file()]
-
     def sweep(self) -> None:
-        """Delete what a killed writer left of chunks that it had not finished."""
+        """Delete the unfinished files of a killed writer."""
         for path in self.path.rglob("*.partial"):
             path.unlink()
 
@@ -151,7 +147,7 @@ class Matrix:
         Raises
         ------
         CorruptionError
-            When a chunk that the rows lie in is missing, or its bytes are not those written.
+            When a chunk of these rows is missing, or its bytes are not those written.
         """
         self._refuse_missing(start, stop)
         try:
@@ -159,7 +155,7 @@ class Matrix:
         except (ValueError, RuntimeError, OSError) as error:
             index = self._first_bad(start, stop)
             raise CorruptionError(self._damage(index, str(error))) from error
-        # A set that is removed meanwhile would have been read as NaN.
+        # Of a set that is removed meanwhile, zarr reads NaN.
         self._refuse_missing(start, stop)
         return rows
 
@@ -199,7 +195,7 @@ class Matrix:
 
 
 class _Rows:
-    """A matrix as what Dask takes blocks of: zarr itself reads a chunk without a file as NaN."""
+    """A matrix from which Dask takes blocks; zarr itself reads a missing chunk as NaN."""
 
     dtype = np.dtype(np.float32)
     ndim = 2

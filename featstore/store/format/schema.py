@@ -1,462 +1,532 @@
-"""Records: what featstore writes of sets, layers, journals and runs, and must find when it reads.
+"""The records of a store as typed models, refused when they do not fit.
 
-A digest tells that a record is as somebody wrote it, not that featstore did. What a hand has put
-there is refused before anything is done with it.
+The digest of a record shows that its bytes are as somebody wrote them. These models make sure that
+featstore could have written the content, before anything is done with it.
 """
 
 from __future__ import annotations
 
 import re
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from featstore.config import FEATURE_DTYPES, SPLITS
-from featstore.errors import CorruptionError
-from featstore.io.files import read_json
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 
-TEXT = {"type": "string", "maxLength": 10_000, "pattern": "^[^\x00]*$"}
+from featstore.errors import CorruptionError, FormatError
+from featstore.io.files import read_json, write_json
 
-
-TEXTS = {"type": "array", "items": TEXT}
+FORMAT = 3
+"""Format of the records of sets and runs that this featstore writes and reads."""
 
 
 MAX_COUNT = 2**53
+"""Largest integer that every JSON reader keeps exact."""
 
 
-COUNT = {"type": "integer", "minimum": 0, "maximum": MAX_COUNT}
+T = TypeVar("T")
 
 
-WIDTH = {"type": "integer", "minimum": 1, "maximum": 2**31}
+Items = Annotated[tuple[T, ...], Strict(False)]
+"""A list of the JSON file as a tuple."""
 
 
-NUMBER = {"type": "number"}
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
-FRACTION = {"type": "number", "minimum": -1, "maximum": 1}
+Width = Annotated[int, Field(ge=1, le=2**31)]
 
 
-FLAG = {"type": "boolean"}
+Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
 
-NAME = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^(?!\\.)[^/\\\\\x00]*$"}
-"""Of a file or folder: no way out of where it lies."""
+Fraction = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 
 
-LAYER_NAME = {
-    "type": "string",
-    "maxLength": 200,
-    "pattern": "^(?!\\.)[!-.0-\\[\\]-~]+$",
-    "not": {"const": "zarr.json"},
-}
-"""Of a layer, which names files, and a folder beside the group's own file."""
+Text = Annotated[str, StringConstraints(max_length=10_000, pattern=r"^[^\x00]*$")]
 
 
-SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
-FILES = {
-    "type": "object",
-    "propertyNames": {
-        "maxLength": 1000,
-        "pattern": "^(?!/)(?![\\s\\S]*(^|/)\\.\\.?(/|$))[^\\\\\x00-\x1f]+$",
-    },
-    "additionalProperties": SHA256,
-}
+Name = Annotated[str, StringConstraints(max_length=255, pattern=r"^[^./\\\x00][^/\\\x00]*$")]
+"""Name of a file or folder; it does not lead out of its folder."""
 
 
-def _or_none(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [schema, {"type": "null"}]}
+def _not_the_groups_file(name: str) -> str:
+    if name == "zarr.json":
+        raise ValueError("a layer can't have the name of the group's own file")
+    return name
 
 
-def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "required": list(required),
-        "properties": required | (optional or {}),
-    }
+LayerName = Annotated[
+    str,
+    StringConstraints(max_length=200, pattern=r"^[!-\-0-\[\]-~][!-.0-\[\]-~]*$"),
+    AfterValidator(_not_the_groups_file),
+]
+"""Name of a layer, its folder and its record."""
 
 
-_BACKBONE = _object(
-    {
-        "model": TEXT,
-        "weights": TEXT,
-        "weights_name": TEXT,
-        "weights_path": _or_none(TEXT),
-        "weights_sha256": TEXT,
-        "precision": TEXT,
-    }
-)
+_PART = r"(?:[^./\\\x00-\x1f]|\.[^./\\\x00-\x1f]|\.\.[^/\\\x00-\x1f])[^/\\\x00-\x1f]*"
 
 
-_PREPROCESS = _object(
-    {"image_size": _or_none(WIDTH), "bands": TEXT, "resize": TEXT},
-    {
-        "mean": {"type": "array", "items": NUMBER},
-        "std": {"type": "array", "items": NUMBER},
-        "decode": TEXT,
-    },
-)
+FileName = Annotated[str, StringConstraints(max_length=1000, pattern=rf"^{_PART}(?:/{_PART})*$")]
+"""Name of a file, relative to the folder of its record; it does not lead out of that."""
 
 
-_NUMERICS = _object(
-    {"device": TEXT, "engine": TEXT, "batch_size": WIDTH}, {"nodes": TEXTS, "n_threads": WIDTH}
-)
+Files = dict[FileName, Sha256]
 
 
-_MASKED = {"type": "array", "items": _object({"row": COUNT, "sample_id": TEXT, "error": TEXT})}
+def _numbered(value: Any) -> Any:
+    """Turn the keys of a JSON object, which are text, into numbers."""
+    if not isinstance(value, Mapping):
+        return value
+    for key in value:
+        if type(key) is not int and re.fullmatch("0|[1-9][0-9]{0,11}", key) is None:
+            raise ValueError(f"{key!r} is not the number of a row or chunk")
+    return {int(key): one for key, one in value.items()}
 
 
-SET = _object(
-    {
-        "format": COUNT,
-        "facets": _object(
-            {
-                "dataset": TEXT,
-                "title": TEXT,
-                "model": TEXT,
-                "weights": TEXT,
-                "weights_names": TEXTS,
-                "bands": TEXT,
-                "image_size": _or_none(WIDTH),
-                "precision": TEXT,
-                "dtype": {"enum": list(FEATURE_DTYPES)},
-                "limit": _or_none(COUNT),
-                "seed": COUNT,
-            }
-        ),
-        "key": {"type": "object"},
-        "dataset": _object(
-            {
-                "n_samples": WIDTH,
-                "class_names": TEXTS,
-                "fingerprint": TEXT,
-                "identity": {"type": "object"},
-            },
-            {
-                "bands": TEXTS,
-                "root": _or_none(TEXT),
-                "image_shape": _or_none({"type": "array", "items": WIDTH}),
-            },
-        ),
-        "backbone": _BACKBONE,
-        "preprocess": _PREPROCESS,
-        "command": TEXT,
-        "created": TEXT,
-        "files": FILES,
-    }
-)
-"""``set.json``: what a feature set is."""
+Numbered = Annotated[dict[int, T], BeforeValidator(_numbered)]
+"""A JSON object whose names are numbers of rows or chunks."""
 
 
-LAYER = _object(
-    {
-        "request": {"type": "object"},
-        "masked": _MASKED,
-        "completed": TEXT,
-        "command": TEXT,
-        "node": TEXT,
-        "names": TEXTS,
-        "default": FLAG,
-        "pool": _or_none(TEXT),
-        "shape": {"type": "array", "items": WIDTH},
-        "n_features": WIDTH,
-        "n_computed": COUNT,
-        "duration_s": NUMBER,
-        "device": TEXT,
-        "dtype": {"enum": list(FEATURE_DTYPES)},
-        "numerics": _NUMERICS,
-        "files": FILES,
-    },
-    {
-        "layer": TEXT,
-        "versions": {"type": "object", "additionalProperties": TEXT},
-        "machine": {"type": "object"},
-    },
-)
-"""``layers/<layer>.json``: a complete matrix."""
+class Model(BaseModel):
+    """A frozen part of a record. Fields that this featstore does not know are kept."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow", defer_build=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-able content."""
+        return self.model_dump(mode="json", exclude_unset=True)
 
 
-_NUMBERS = {"maxLength": 12, "pattern": "^[0-9]+$"}
-"""Of chunks and rows, as names."""
+class Record(Model):
+    """The content of one file, which :func:`featstore.io.files.write_json` writes."""
 
+    CURE: ClassVar[str] = "Put back the file, or remove what it belongs to and make it again."
+    FORMAT_CURE: ClassVar[str] = ""
 
-JOURNAL = _object(
-    {
-        "layers": {
-            "type": "object",
-            "propertyNames": LAYER_NAME,
-            "additionalProperties": _object(
-                {
-                    "chunks": {
-                        "type": "object",
-                        "propertyNames": _NUMBERS,
-                        "additionalProperties": SHA256,
-                    },
-                    "spool": _or_none(_object({"chunk": COUNT, "n_rows": WIDTH, "crc32": COUNT})),
-                    "metadata": SHA256,
-                    "numerics": _NUMERICS,
-                    "masked": {
-                        "type": "object",
-                        "propertyNames": _NUMBERS,
-                        "additionalProperties": TEXT,
-                    },
-                    "command": TEXT,
-                },
-                {"damaged": {"type": "array", "items": COUNT}},
-            ),
-        }
-    }
-)
-"""``journal/journal.json``, and those of shares: what is durable of unfinished layers."""
+    @classmethod
+    def read(cls, path: Path, n_rows: int | None = None) -> Self:
+        """Read a record; `n_rows` is the number of rows of its set, if that is known.
 
+        Raises
+        ------
+        CorruptionError
+            When its digest does not fit, or it is not what featstore writes.
+        FormatError
+            When it has another format.
+        StoreError
+            When it can't be read.
+        """
+        return cls.check(read_json(path), path, n_rows)
 
-_SCORES = _object(
-    {
-        "n_samples": COUNT,
-        "accuracy": FRACTION,
-        "average_accuracy": FRACTION,
-        "kappa": _or_none(FRACTION),
-        "majority_accuracy": FRACTION,
-        "per_class": {
-            "type": "array",
-            "items": _object(
-                {
-                    "name": TEXT,
-                    "precision": FRACTION,
-                    "recall": _or_none(FRACTION),
-                    "f1": FRACTION,
-                    "support": COUNT,
-                }
-            ),
-        },
-        # Its counts are looked at below: by a schema, thousands of them take tens of ms.
-        "confusion": {"type": "array", "items": {"type": "array"}},
-    }
-)
-
-
-RUN = _object(
-    {
-        "format": COUNT,
-        "key": TEXT,
-        "created": TEXT,
-        "command": TEXT,
-        "fit": _object(
-            {
-                "clf": TEXT,
-                "params": {"type": "object"},
-                "seed": COUNT,
-                "split_seed": _or_none(COUNT),
-                "drop_leaks": FLAG,
-            }
-        ),
-        "params": {"type": "object"},
-        "search": _or_none(
-            _object(
-                {
-                    "kind": TEXT,
-                    "best": {"type": "object"},
-                    "candidates": {"type": "array"},
-                    "cv": COUNT,
-                    "accuracy": FRACTION,
-                    "deviation": FRACTION,
-                }
+    @classmethod
+    def check(cls, content: Mapping[str, Any], path: Path, n_rows: int | None = None) -> Self:
+        """Return the record with the content of the file at `path`; see :meth:`read`."""
+        found = content.get("format")
+        if cls.FORMAT_CURE and type(found) is int and found != FORMAT:
+            raise FormatError(
+                f"{path.parent} has format {found}; this featstore reads format {FORMAT}. "
+                f"{cls.FORMAT_CURE.format(name=path.parent.name)}"
             )
-        ),
-        "selection": _object(
-            {
-                "dataset": TEXT,
-                "title": TEXT,
-                "model": TEXT,
-                "layers": TEXTS,
-                "weights": TEXT,
-                "precision": TEXT,
-                "n_samples": WIDTH,
-                "n_features": WIDTH,
-                "set_ids": {"type": "array", "items": NAME, "minItems": 1},
-                "features": {
-                    "type": "array",
-                    "minItems": 1,
-                    "items": _object(
-                        {
-                            "set_id": NAME,
-                            "layer": NAME,
-                            "node": TEXT,
-                            "pool": _or_none(TEXT),
-                            "batch_size": WIDTH,
-                            "n_features": WIDTH,
-                            "backbone": _BACKBONE,
-                            "preprocess": _PREPROCESS,
-                        }
-                    ),
-                },
-                "digest": TEXT,
-            },
-            {"fingerprint": TEXT},
-        ),
-        "class_names": TEXTS | {"minItems": 1},
-        "rows": _object(
-            {
-                "n_train": COUNT,
-                "n_test": COUNT,
-                "n_val": COUNT,
-                "test_split": {"enum": list(SPLITS)},
-                "n_masked": COUNT,
-                "n_unlabelled": COUNT,
-                "n_leaked": _or_none(COUNT),
-                "n_dropped": COUNT,
-                "n_train_of_class": {"type": "array", "items": COUNT, "minItems": 1},
-            }
-        ),
-        "n_constant_features": COUNT,
-        "metrics": _object(
-            {
-                "test": _SCORES,
-                "val": _or_none(_SCORES),
-                "train": _object({"accuracy": FRACTION, "n_samples": COUNT}),
-            }
-        ),
-        "score_kind": TEXT,
-        "converged": FLAG,
-        "notes": TEXTS,
-        "duration_s": {
-            "type": "object",
-            "required": ["total"],
-            "additionalProperties": NUMBER,
-        },
-        "peak_rss_nbytes": COUNT,
-        "provenance": _object(
-            {
-                "versions": {
-                    "type": "object",
-                    "required": ["scikit-learn"],
-                    "additionalProperties": TEXT,
-                },
-                "machine": _object({"processor": TEXT, "n_cores": COUNT}),
-            }
-        ),
-        "files": FILES | {"required": ["model.skops", "predictions.csv"]},
-    },
-    {"source": _or_none(TEXT), "folder": NAME},
-)
-"""``metrics.json``: a run."""
+        try:
+            record = cls.model_validate(content)
+            wrong = record._misfit(path.stem, n_rows)
+        except ValidationError as error:
+            wrong = _first(error)
+        if wrong:
+            raise CorruptionError(
+                f"{path} holds what featstore does not write: {wrong[:300]}. {cls.CURE}"
+            )
+        return record
+
+    def _misfit(self, name: str, n_rows: int | None) -> str | None:
+        """Return which parts of the record do not fit each other, its file's name or its set."""
+        return None
+
+    def write(self, path: Path) -> None:
+        """Write the record atomically."""
+        write_json(path, self.to_dict())
 
 
-def _misfit(record: dict[str, Any], kind: str, name: str, n_rows: int | None) -> str | None:
-    """Return what parts of a record do not fit each other, of what is read together."""
-    masked: dict[str, list[int]] = {}
-    if kind == "LAYER":
-        masked = {"masked": [entry["row"] for entry in record["masked"]]}
-    if kind == "JOURNAL":
-        layers = record["layers"].items()
-        masked = {f"layers.{layer}.masked": [*map(int, own["masked"])] for layer, own in layers}
-    for place, rows in masked.items():
-        if n_rows is not None and (beyond := max(rows, default=0)) >= n_rows:
-            return f"{place}: row {beyond} of {n_rows} rows, which are numbered from 0"
-    if kind == "LAYER":
-        layer = re.escape(name)
-        if f"{name}/zarr.json" not in record["files"]:
-            return f"files: '{name}/zarr.json' is a required property"
-        for file in record["files"]:
-            if not re.fullmatch(rf"{layer}/(zarr\.json|c/[0-9]{{1,12}}/0)", file):
-                return f"files: {file} is no file of {name}"
-    if kind == "RUN":
-        n_classes = len(record["class_names"])
-        lengths = {"rows.n_train_of_class": record["rows"]["n_train_of_class"]}
-        for split in ("test", "val"):
-            own = record["metrics"][split]
-            if own is None:
-                continue
-            lengths[f"metrics.{split}.per_class"] = own["per_class"]
-            lengths[f"metrics.{split}.confusion"] = own["confusion"]
-            for i, row in enumerate(own["confusion"]):
-                lengths[f"metrics.{split}.confusion.{i}"] = row
-                if not all(type(n) is int and 0 <= n <= MAX_COUNT for n in row):
-                    return f"metrics.{split}.confusion.{i}: {row} are no counts"
-        for place, values in lengths.items():
-            if len(values) != n_classes:
-                return f"{place}: {len(values)} values of {n_classes} classes"
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{place}: {message}"
+    return f"{place or 'the file'}: {message}, found {first['input']!r}"
+
+
+def _row_beyond(place: str, rows: list[int], n_rows: int | None) -> str | None:
+    if n_rows is not None and (beyond := max(rows, default=0)) >= n_rows:
+        return f"{place}: row {beyond} of {n_rows} rows, which are numbered from 0"
     return None
 
 
-@cache
-def _validator(name: str) -> Any:
-    # Imported when the first record is read: it is among the slower imports.
-    from jsonschema import Draft202012Validator
-    from jsonschema.validators import extend
+class Facets(Model):
+    """The settings by which a user tells sets apart."""
 
-    # To JSON, 3.0 is an integer. Nothing that is counted or numbered by it is.
-    types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, v: type(v) is int)
-    schemas = {"SET": SET, "LAYER": LAYER, "JOURNAL": JOURNAL, "RUN": RUN, "FILES": FILES}
-    strict: Any = extend(Draft202012Validator, type_checker=types)  # type: ignore[no-untyped-call]
-    return strict(schemas[name])
+    dataset: Text
+    title: Text
+    model: Text
+    weights: Text
+    weights_names: Items[Text]
+    bands: Text
+    image_size: Width | None
+    precision: Text
+    dtype: Literal["float32", "float16"]
+    limit: Count | None
+    seed: Count
+
+
+class DatasetInfo(Model):
+    """The images of a set."""
+
+    n_samples: Width
+    class_names: Items[Text]
+    fingerprint: Text
+    identity: dict[str, Any]
+    bands: Items[Text] = ()
+    root: Text | None = None
+    image_shape: Items[Width] | None = None
+
+
+class BackboneInfo(Model):
+    """The network of a set, and its weights."""
+
+    model: Text
+    weights: Text
+    weights_name: Text
+    weights_path: Text | None
+    weights_sha256: Text
+    precision: Text
+
+
+class PreprocessInfo(Model):
+    """How images became the network's input."""
+
+    image_size: Width | None
+    bands: Text
+    resize: Text
+    mean: Items[float] = ()
+    std: Items[float] = ()
+    decode: Text = ""
+
+
+class SetRecord(Record):
+    """``set.json``: what a feature set is."""
+
+    FORMAT_CURE: ClassVar[str] = (
+        "Remove the set with `featstore store rm {name}` and extract again, or install the "
+        "featstore that wrote it."
+    )
+
+    format: Count
+    facets: Facets
+    key: dict[str, Any]
+    dataset: DatasetInfo
+    backbone: BackboneInfo
+    preprocess: PreprocessInfo
+    command: Text
+    created: Text
+    files: Files
+
+
+class Numerics(Model):
+    """What the last bits of features depend on."""
+
+    device: Text
+    engine: Text
+    batch_size: Width
+    nodes: Items[Text] = ()
+    n_threads: Width | None = None
+
+
+class MaskedRow(Model):
+    """A row whose image can't be read."""
+
+    row: Count
+    sample_id: Text
+    error: Text
+
+
+class LayerRecord(Record):
+    """``layers/<layer>.json``: a complete matrix."""
+
+    layer: Text
+    node: Text
+    names: Items[Text]
+    default: bool
+    pool: Text | None
+    shape: Items[Width]
+    n_features: Width
+    dtype: Literal["float32", "float16"]
+    numerics: Numerics
+    request: dict[str, Any]
+    masked: Items[MaskedRow]
+    command: Text
+    completed: Text
+    n_computed: Count
+    duration_s: Seconds
+    device: Text
+    versions: dict[str, Text] = {}
+    machine: dict[str, Any] = {}
+    files: Files
+
+    @property
+    def masked_rows(self) -> list[int]:
+        """Rows whose images can't be read."""
+        return [one.row for one in self.masked]
+
+    def chunk_hashes(self) -> dict[int, str]:
+        """Return the sha256 of each chunk's file, by the chunk's number."""
+        parts = {name: name.split("/") for name in self.files}
+        return {int(p[2]): self.files[name] for name, p in parts.items() if p[1] == "c"}
+
+    def _misfit(self, name: str, n_rows: int | None) -> str | None:
+        if f"{name}/zarr.json" not in self.files:
+            return f"files: {name}/zarr.json is missing"
+        own = re.compile(rf"{re.escape(name)}/(zarr\.json|c/[0-9]{{1,12}}/0)")
+        if others := [file for file in self.files if own.fullmatch(file) is None]:
+            return f"files: {others[0]} is not a file of {name}"
+        return _row_beyond("masked", self.masked_rows, n_rows)
+
+
+class Spool(Model):
+    """Rows of a chunk that is not whole yet."""
+
+    chunk: Count
+    n_rows: Width
+    crc32: Count
+
+
+class LayerJournal(Model):
+    """What is durable of one unfinished layer; `damaged` names the chunks of a damaged one."""
+
+    chunks: Numbered[Sha256]
+    spool: Spool | None
+    metadata: Sha256
+    numerics: Numerics
+    masked: Numbered[Text]
+    command: Text
+    damaged: Items[Count] | None = None
+
+
+class Journal(Record):
+    """``journal/journal.json``, and those of shares: what is durable of unfinished layers."""
+
+    CURE: ClassVar[str] = (
+        "Delete the file: extract computes its layers again, and complete layers stay."
+    )
+
+    layers: dict[LayerName, LayerJournal]
+
+    def _misfit(self, name: str, n_rows: int | None) -> str | None:
+        found = (
+            _row_beyond(f"layers.{layer}.masked", list(own.masked), n_rows)
+            for layer, own in self.layers.items()
+        )
+        return next(filter(None, found), None)
+
+
+class FitSettings(Model):
+    """The settings of a fit, as :meth:`featstore.config.FitConfig.to_dict` returns them."""
+
+    clf: Text
+    params: dict[str, Any]
+    seed: Count
+    search: Text | None
+    cv: Count
+    n_candidates: Count
+    grid: dict[str, Any]
+    n_epochs: Count | None
+    split_seed: Count | None
+    drop_leaks: bool
+    device: Text
+    intelex: bool
+
+
+class SearchResult(Model):
+    """What a search for parameters tried and found."""
+
+    kind: Text
+    cv: Count
+    seed: Count
+    best: dict[str, Any]
+    accuracy: Fraction
+    deviation: Fraction
+    candidates: Items[dict[str, Any]]
+
+
+class FeatureSpec(Model):
+    """All that is needed to compute the features of one layer for other images."""
+
+    set_id: Name
+    layer: Name
+    node: Text
+    pool: Text | None
+    batch_size: Width
+    n_features: Width
+    backbone: BackboneInfo
+    preprocess: PreprocessInfo
+
+
+class SelectionInfo(Model):
+    """The features of a selection; `digest` changes when the features do."""
+
+    dataset: Text
+    title: Text
+    model: Text
+    layers: Items[Text]
+    weights: Text
+    precision: Text
+    n_samples: Width
+    n_features: Width
+    fingerprint: Text
+    set_ids: Annotated[Items[Name], Field(min_length=1)]
+    features: Annotated[Items[FeatureSpec], Field(min_length=1)]
+    digest: Text
+
+
+class RowCounts(Model):
+    """How many rows a run was fitted to and judged on."""
+
+    n_train: Count
+    n_test: Count
+    n_val: Count
+    test_split: Literal["train", "test", "val"]
+    n_masked: Count
+    n_unlabelled: Count
+    n_leaked: Count
+    n_dropped: Count
+    n_train_of_class: Annotated[Items[Count], Field(min_length=1)]
+
+
+class ClassScores(Model):
+    """The scores of one class."""
+
+    name: Text
+    precision: Fraction
+    recall: Fraction | None
+    f1: Fraction
+    support: Count
+
+
+class Scores(Model):
+    """The scores of one split, as :func:`featstore.fitting.evaluate.score` returns them."""
+
+    n_samples: Count
+    accuracy: Fraction
+    average_accuracy: Fraction
+    kappa: Fraction | None
+    majority_accuracy: Fraction
+    per_class: Items[ClassScores]
+    confusion: Items[Items[Count]]
+
+
+class TrainScores(Model):
+    """The accuracy on training rows."""
+
+    accuracy: Fraction
+    n_samples: Count
+
+
+class Metrics(Model):
+    """The scores of test, validation and training rows."""
+
+    test: Scores
+    val: Scores | None
+    train: TrainScores
+
+
+class Machine(Model):
+    """The machine of a fit."""
+
+    processor: Text
+    n_cores: Count
+
+
+class Provenance(Model):
+    """The versions and the machine of a fit."""
+
+    versions: dict[str, Text]
+    machine: Machine
+
+
+class RunRecord(Record):
+    """``metrics.json``: a run."""
+
+    FORMAT_CURE: ClassVar[str] = (
+        "Remove the folder and fit again, or install the featstore that wrote it."
+    )
+
+    format: Count
+    key: Text
+    created: Text
+    command: Text
+    fit: FitSettings
+    params: dict[str, Any]
+    search: SearchResult | None
+    selection: SelectionInfo
+    class_names: Annotated[Items[Text], Field(min_length=1)]
+    rows: RowCounts
+    n_constant_features: Count
+    metrics: Metrics
+    score_kind: Text
+    source: Text | None = None
+    converged: bool
+    solver: Text
+    notes: Items[Text]
+    duration_s: dict[str, Seconds]
+    peak_rss_nbytes: Count
+    provenance: Provenance
+    folder: Name | None = None
+    files: Files
+
+    def _misfit(self, name: str, n_rows: int | None) -> str | None:
+        for place, values, needed in (
+            ("duration_s", self.duration_s, ["total"]),
+            ("provenance.versions", self.provenance.versions, ["scikit-learn"]),
+            ("files", self.files, ["model.skops", "predictions.csv"]),
+        ):
+            if lacking := [one for one in needed if one not in values]:
+                return f"{place}: {lacking[0]} is missing"
+        n_classes = len(self.class_names)
+        lengths = {"rows.n_train_of_class": len(self.rows.n_train_of_class)}
+        for split, scores in (("test", self.metrics.test), ("val", self.metrics.val)):
+            if scores is not None:
+                lengths[f"metrics.{split}.per_class"] = len(scores.per_class)
+                lengths[f"metrics.{split}.confusion"] = len(scores.confusion)
+                for i, row in enumerate(scores.confusion):
+                    lengths[f"metrics.{split}.confusion.{i}"] = len(row)
+        for place, length in lengths.items():
+            if length != n_classes:
+                return f"{place}: {length} values of {n_classes} classes"
+        return None
+
+
+_files = TypeAdapter(Files, config=ConfigDict(strict=True))
 
 
 def named_files(files: Any) -> dict[str, str]:
-    """Return a record's sha256 by file name, where all names lie below what it is a record of.
+    """Return a record's sha256 by file name, if all names lie below the record's folder.
 
     Raises
     ------
     ValueError
         When they do not, or it is no such mapping.
     """
-    if not _validator("FILES").is_valid(files):
-        raise ValueError("no files that featstore writes")
-    return dict(files)
-
-
-def is_journal(content: Any) -> bool:
-    """Return whether a journal's content is what featstore writes."""
-    return bool(_validator("JOURNAL").is_valid(content))
-
-
-CURES = {
-    "JOURNAL": "Delete the file: extract computes again what it was of, and complete layers stay."
-}
-
-
-CURE = "Put back the file, or remove what it belongs to and make it again."
-
-
-def read_record(path: Path, kind: str, n_rows: int | None = None) -> dict[str, Any]:
-    """Return a record that :func:`featstore.io.files.write_json` wrote.
-
-    Parameters
-    ----------
-    path : Path
-    kind : str
-        ``SET``, ``LAYER``, ``JOURNAL`` or ``RUN``.
-    n_rows : int, optional
-        Rows of the set that a layer or a journal is of, where they are to be looked at.
-
-    Raises
-    ------
-    CorruptionError
-        When its content does not fit its digest, or is not what featstore writes.
-    StoreError
-        When it can't be read.
-    """
-    return checked_record(read_json(path), path, kind, n_rows)
-
-
-def checked_record(
-    record: dict[str, Any], path: Path, kind: str, n_rows: int | None = None
-) -> dict[str, Any]:
-    """Return a record, read from `path`, if it is what featstore writes; see :func:`read_record`.
-
-    Raises
-    ------
-    CorruptionError
-        When it is not.
-    """
-    wrong: str | None
-    if error := next(_validator(kind).iter_errors(record), None):
-        wrong = f"{'.'.join(map(str, error.absolute_path)) or 'it'}: {error.message}"
-    else:
-        wrong = _misfit(record, kind, path.stem, n_rows)
-    if wrong:
-        raise CorruptionError(
-            f"{path} holds what featstore does not write: {wrong[:300]}. {CURES.get(kind, CURE)}"
-        )
-    return record
+    return _files.validate_python(files)

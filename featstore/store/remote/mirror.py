@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import filelock
 import platformdirs
@@ -30,11 +29,10 @@ from featstore.io.files import (
     file_sha256,
     json_bytes,
     parse_json,
-    read_json,
     rename_for_deletion,
 )
 from featstore.progress import SILENT, Progress
-from featstore.store.format.schema import is_journal, named_files
+from featstore.store.format.schema import Journal, LayerJournal, named_files
 from featstore.store.remote.client import (
     N_AT_A_TIME,
     Entry,
@@ -200,7 +198,7 @@ class Mirror(SyncState):
             own = [
                 f"{SETS}/{feature_set.set_id}/layers/{n}.json" for n in feature_set.layer_names()
             ]
-            is_begun = any("damaged" not in one for one in feature_set.journal().values())
+            is_begun = any(one.damaged is None for one in feature_set.journal().values())
             if is_begun or any(record not in known for record in own):
                 return
             shutil.rmtree(rename_for_deletion(path.parent))
@@ -297,10 +295,11 @@ class Mirror(SyncState):
         shared = {layer: name for layer, name in records.items() if self.knows(name)}
         if not shared:
             return
-        journal = read_json(feature_set.path / JOURNAL_FILE)["layers"]
+        journal = Journal.read(feature_set.path / JOURNAL_FILE).layers
         layers = journal_of(self.remote.get(f"{place}/{JOURNAL_FILE}"))
         layers |= {layer: journal[layer] for layer in shared}
-        etag = self.remote.put(f"{place}/{JOURNAL_FILE}", json_bytes({"layers": layers}))
+        content = json_bytes(Journal(layers=layers).to_dict())
+        etag = self.remote.put(f"{place}/{JOURNAL_FILE}", content)
         self.remote.delete(list(shared.values()))
         self.note({f"{place}/{JOURNAL_FILE}": etag or "", **dict.fromkeys(shared.values())})
         self.remote.delete(
@@ -341,10 +340,12 @@ def _files_of(content: bytes) -> dict[str, str]:
         return {}
 
 
-def journal_of(content: bytes | None) -> dict[str, Any]:
+def journal_of(content: bytes | None) -> dict[str, LayerJournal]:
     """Return what a journal says of its layers; one that is gone, torn or altered says nothing."""
-    journal = parse_json(content or b"")
-    return dict(journal["layers"]) if journal and is_journal(journal) else {}
+    try:
+        return Journal.model_validate(parse_json(content or b"")).layers
+    except ValueError:
+        return {}
 
 
 def _merge_journal(feature_set: SetFolder, content: bytes) -> None:
@@ -353,7 +354,7 @@ def _merge_journal(feature_set: SetFolder, content: bytes) -> None:
     news = {
         name: journal
         for name, journal in journal_of(content).items()
-        if name not in own or "damaged" in own[name]
+        if name not in own or own[name].damaged is not None
     }
     feature_set.write_journal(own | news)
 

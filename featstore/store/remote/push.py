@@ -18,11 +18,12 @@ from featstore.errors import CorruptionError, StoreError
 from featstore.io.files import file_sha256, json_bytes, parse_json, read_json, write_json
 from featstore.io.locks import locked
 from featstore.progress import SILENT, Progress
-from featstore.store.format.schema import checked_record
-from featstore.store.remote.client import RESUME_HINT, WHOLE_NBYTES, Entry
+from featstore.store.format.schema import Journal, RunRecord
+from featstore.store.remote.client import WHOLE_NBYTES, Entry
 from featstore.store.remote.lease import Lease, hold_lease
 from featstore.store.remote.mirror import Mirror, journal_of, object_name
 from featstore.store.set_folder import JOURNAL_FILE, RUNS, SETS, SetFolder
+from featstore.text import RESUME_HINT
 
 NOTES_S = 1.0
 """Shortest time between two notes of what was sent."""
@@ -238,7 +239,7 @@ def push_set(
     mirror.pull(SETS, held=set_id, now=True)
     feature_set = SetFolder(feature_set.path)
     if not mirror.knows(f"{place}/set.json"):
-        files = {f"features.zarr/{n}": sha256 for n, sha256 in feature_set.info["files"].items()}
+        files = {f"features.zarr/{n}": sha256 for n, sha256 in feature_set.info.files.items()}
         try:
             delivery.send(files, f"{set_id}: labels and ids")
         except DamagedFileError as error:
@@ -252,14 +253,14 @@ def push_set(
             mirror.pull(SETS, held=set_id, now=True)
     for layer in unpushed_layers(mirror, feature_set):
         record = feature_set.layer(layer)
-        files = {f"features.zarr/{name}": sha256 for name, sha256 in record["files"].items()}
+        files = {f"features.zarr/{name}": sha256 for name, sha256 in record.files.items()}
         try:
             delivery.send(files, f"{set_id}: {layer}")
         except DamagedFileError as error:
             _mark(feature_set, layer, str(error))
             raise CorruptionError(
                 f"{feature_set.path / str(error)} is damaged: its bytes are not those that were "
-                f"written. It was not sent. Compute just that part again with: {record['command']}"
+                f"written. It was not sent. Compute just that part again with: {record.command}"
             ) from error
         delivery.sweep(f"{place}/features.zarr/{layer}", [f"{place}/{name}" for name in files])
         content = feature_set.layer_path(layer).read_bytes()
@@ -287,7 +288,9 @@ def _close_journal(mirror: Mirror, place: str, layer: str) -> None:
     layers = journal_of(mirror.remote.get(name))
     layers.pop(layer, None)
     if layers:
-        mirror.note({name: mirror.remote.put(name, json_bytes({"layers": layers})) or ""})
+        mirror.note(
+            {name: mirror.remote.put(name, json_bytes(Journal(layers=layers).to_dict())) or ""}
+        )
     else:
         mirror.remote.delete([name])
         mirror.note({name: None})
@@ -328,8 +331,8 @@ def push_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> None:
         path = mirror.folder / record
         content = path.read_bytes()
         # Read once: what lies here may be another machine's run by the time its files are sent.
-        run = checked_record(parse_json(content) or {}, path, "RUN")
-        files, below = dict(run["files"]), run.get("folder", "")
+        run = RunRecord.check(parse_json(content) or {}, path)
+        files, below = run.files, run.folder or ""
         delivery = Upload(mirror, place, lease, progress, below)
         delivery.send(files, run_id)
         if delivery.publish("metrics.json", content, files, mirror.replaced(record)):

@@ -11,7 +11,14 @@ from featstore.fitting.fit import fit
 from featstore.io.files import read_json, write_json
 from featstore.runs.run import list_runs
 from featstore.store.feature_store import open_store
-from featstore.store.format.schema import is_journal, read_record
+from featstore.store.format.schema import (
+    Journal,
+    LayerRecord,
+    RunRecord,
+    SetRecord,
+)
+
+KINDS = {"SET": SetRecord, "LAYER": LayerRecord, "JOURNAL": Journal, "RUN": RunRecord}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +46,10 @@ def records(filled, tmp_path):
 
 @pytest.mark.parametrize("kind", ["SET", "LAYER", "JOURNAL", "RUN"])
 def test_what_featstore_writes_is_read(records, kind):
-    assert read_record(records[kind], kind) == read_json(records[kind])
+    record = KINDS[kind].read(records[kind])
+    assert record.to_dict() == read_json(records[kind])
+    record.write(records[kind])
+    assert KINDS[kind].read(records[kind]) == record
 
 
 @pytest.mark.parametrize(
@@ -92,7 +102,7 @@ def test_what_a_hand_has_put_there_is_named_and_refused(records, kind, place, va
     inner[int(last) if last.isdecimal() else last] = value
     write_json(records[kind], record)
     with pytest.raises(CorruptionError, match="holds what featstore does not write") as caught:
-        read_record(records[kind], kind)
+        KINDS[kind].read(records[kind])
     assert place in str(caught.value)
 
 
@@ -102,9 +112,12 @@ def test_what_a_hand_has_put_there_is_named_and_refused(records, kind, place, va
 def test_a_journal_names_no_layer_that_is_no_file_name(records, layer):
     write_json(records["JOURNAL"], {"layers": {layer: LAYER_JOURNAL}})
     with pytest.raises(CorruptionError, match=r"journal\.json holds.*Delete the file: extract"):
-        read_record(records["JOURNAL"], "JOURNAL")
-    assert not is_journal(read_json(records["JOURNAL"]))
-    assert is_journal({"layers": {"layer4.0.conv1@max": LAYER_JOURNAL}})
+        KINDS["JOURNAL"].read(records["JOURNAL"])
+
+
+def test_a_journal_names_layers_as_networks_do(records):
+    write_json(records["JOURNAL"], {"layers": {"layer4.0.conv1@max": LAYER_JOURNAL}})
+    assert list(Journal.read(records["JOURNAL"]).layers) == ["layer4.0.conv1@max"]
 
 
 @pytest.mark.parametrize(
@@ -118,9 +131,9 @@ def test_masked_rows_that_no_set_has_are_named(records, kind, place, value):
     layers = {"fc8": LAYER_JOURNAL | {"masked": value}}
     record = {"layers": layers} if kind == "JOURNAL" else read_json(records[kind])
     write_json(records[kind], record if kind == "JOURNAL" else record | {"masked": value})
-    assert read_record(records[kind], kind, 321)
+    assert KINDS[kind].read(records[kind], 321)
     with pytest.raises(CorruptionError, match=f"{place}: row 320 of 320 rows"):
-        read_record(records[kind], kind, 320)
+        KINDS[kind].read(records[kind], 320)
 
 
 NEEDED = {
@@ -137,22 +150,22 @@ NEEDED = {
 def test_each_thing_that_is_needed_is_missed(records, kind, name):
     whole = read_json(records[kind])
     write_json(records[kind], {k: v for k, v in whole.items() if k != name})
-    with pytest.raises(CorruptionError, match=f"'{name}' is a required property"):
-        read_record(records[kind], kind)
+    with pytest.raises(CorruptionError, match=f"{name}: Field required"):
+        KINDS[kind].read(records[kind])
 
 
 def test_names_that_are_not_those_of_all_classes_are_refused(records):
     write_json(records["RUN"], read_json(records["RUN"]) | {"class_names": ["one"]})
     with pytest.raises(CorruptionError, match=r"n_train_of_class: 4 values of 1 classes"):
-        read_record(records["RUN"], "RUN")
+        KINDS["RUN"].read(records["RUN"])
 
 
 def test_files_that_no_layer_has_are_named(records):
     whole = read_json(records["LAYER"])
     for files, wrong in (
-        ({}, "'fc1000/zarr.json' is a required"),
-        (whole["files"] | {"fc1000/c/x/0": "0" * 64}, "no file"),
+        ({}, "files: fc1000/zarr.json is missing"),
+        (whole["files"] | {"fc1000/c/x/0": "0" * 64}, "fc1000/c/x/0 is not a file of fc1000"),
     ):
         write_json(records["LAYER"], whole | {"files": files})
         with pytest.raises(CorruptionError, match=wrong):
-            read_record(records["LAYER"], "LAYER")
+            KINDS["LAYER"].read(records["LAYER"])
