@@ -56,7 +56,7 @@ def empty_bucket(endpoint: str) -> None:
 
 
 def new_bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """Make a bucket, where chunks are small and listings always looked up; return its URL."""
+    """Make an empty bucket; let chunks be small and listings never be cached; return its URL."""
     point_at(monkeypatch, endpoint)
     empty_bucket(endpoint)
     machine(monkeypatch, tmp_path, 1)
@@ -89,7 +89,7 @@ def refusing_service(status: int, body: str) -> Iterator[str]:
 
 @contextmanager
 def forgetful_service(lost: list[str]) -> Iterator[str]:
-    """Yield the endpoint of a service of conditional writes, some answers of which are lost.
+    """Yield the endpoint of a service with conditional writes that loses some answers.
 
     Of each of the next writes one of `lost` is taken: ``500`` or ``gone``, by when it is done.
     """
@@ -162,7 +162,7 @@ def _serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]
 
 
 def machine(monkeypatch: pytest.MonkeyPatch | None, tmp_path: Path, number: int) -> dict[str, str]:
-    """Become another machine, which has a working folder of its own; return its environment."""
+    """Become another machine, with a working folder of its own; return its environment."""
     folder = str(tmp_path / f"machine {number}")
     if monkeypatch is not None:
         monkeypatch.setenv("FEATSTORE_CACHE", folder)
@@ -180,7 +180,7 @@ def store_at(url: str, n_samples: int = 320, n_features: int = 20) -> FeatureSto
 
 
 def publish(store: FeatureStore) -> None:
-    """Send all that is complete, as extract does in the end."""
+    """Send all complete layers, as extract does in the end."""
     for feature_set in store.sets():
         with store.working_on(feature_set.set_id):
             store.push(feature_set)

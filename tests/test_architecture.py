@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import configparser
+import re
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 from makers import ROOT
@@ -139,10 +141,14 @@ def test_setup_lists_the_packages_on_disk():
     assert set(config["options"]["packages"].split()) == renamed
 
 
-def test_the_public_names_are_there():
-    import featstore
-
-    for name in featstore.__all__:
-        assert callable(getattr(featstore, name))
-    with pytest.raises(AttributeError, match="nothing"):
-        _ = featstore.nothing
+@pytest.mark.parametrize("package", ["featstore", "featstore.store", "featstore.runs"])
+def test_a_package_shows_the_names_of_the_python_page(package):
+    module = import_module(package)
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    shown = set(
+        re.findall(rf"auto(?:class|function):: {re.escape(package)}\.(\w+)$", page, re.MULTILINE)
+    )
+    assert set(module.__all__) == set(dir(module)) == shown
+    assert all(callable(getattr(module, name)) for name in shown)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = module.nothing

@@ -30,10 +30,10 @@ def test_pixels_and_random_weights_are_extracted_and_fitted_once(extracted):
     found = fit_baselines(store, fits, "knn", params={"n_neighbors": 1})
     assert [one.run.selection.model for one in found] == ["pixelstats", "squeezenet1_1"]
     random = found[1].run.selection
-    assert random["weights"] == "random:0"
-    assert random["layers"] == fits[0].run.selection.layers
+    assert random.weights == "random:0"
+    assert random.layers == fits[0].run.selection.layers
     (preprocess,) = {
-        str(store.get(part["set_id"]).info.preprocess)
+        str(store.get(part.set_id).info.preprocess)
         for one in (fits[0], found[1])
         for part in one.run.selection.features
     }

@@ -48,7 +48,7 @@ def test_all_that_is_compared_is_in_the_report(store, tmp_path):
     assert (outcome.left_out, outcome.failures, outcome.n_reused) == ([], [], 0)
     assert (tmp_path / "s" / "layers-demo.tex").is_file()
     # All layers of a network come out of one pass.
-    assert len({part["completed"] for part in store.sets()[0].layers().values()}) == 1
+    assert len({part.completed for part in store.sets()[0].layers().values()}) == 1
 
 
 @pytest.mark.usefixtures("short_reports")

@@ -12,7 +12,7 @@ from featstore.extraction.pipeline import PassTimes, feature_batches
 from featstore.extraction.spec import ExtractionSpec, recorded_spec
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import SILENT, Progress
-from featstore.store.format.schema import FeatureSpec
+from featstore.store.format.run_schema import FeatureSpec
 
 BLOCK_ROWS = 4096
 """Images whose features memory holds at a time."""

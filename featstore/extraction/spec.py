@@ -12,7 +12,7 @@ from featstore.errors import BackboneError, ConfigError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Layer
 from featstore.progress import SILENT, Progress
-from featstore.store.format.schema import FeatureSpec
+from featstore.store.format.run_schema import FeatureSpec
 
 if TYPE_CHECKING:
     from featstore.models.base import Extractor

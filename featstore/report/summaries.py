@@ -11,7 +11,7 @@ from typing import Any
 from featstore.report import paper
 from featstore.report.table import percent
 from featstore.runs.run import Run
-from featstore.store.format.schema import RowCounts, SearchResult
+from featstore.store.format.run_schema import RowCounts, SearchResult
 from featstore.text import is_random, model_text
 
 Line = dict[str, Any]

@@ -7,7 +7,10 @@ __getattr__, __dir__, __all__ = attach(
     {
         "ClassDifference": "featstore.runs.compare",
         "Comparison": "featstore.runs.compare",
+        "Metrics": "featstore.store.format.run_schema",
         "Run": "featstore.runs.run",
+        "RunRecord": "featstore.store.format.run_schema",
+        "Scores": "featstore.store.format.run_schema",
         "difference_interval": "featstore.runs.compare",
         "list_runs": "featstore.runs.run",
         "mcnemar": "featstore.runs.compare",

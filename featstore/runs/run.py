@@ -32,7 +32,7 @@ from featstore.progress import SILENT, Progress
 from featstore.runs.model_file import load_model
 from featstore.store.backend import Backend, LocalBackend
 from featstore.store.feature_store import FeatureStore
-from featstore.store.format.schema import Metrics, RunRecord, SelectionInfo
+from featstore.store.format.run_schema import Metrics, RunRecord, SelectionInfo
 from featstore.text import matches
 
 REPLACED_S = 1.0

@@ -29,7 +29,8 @@ from featstore.io.locks import sweep_temporary, temporary_folder
 from featstore.runs.model_file import save_model
 from featstore.runs.run import Run, open_run
 from featstore.store.feature_store import FeatureStore
-from featstore.store.format.schema import FORMAT, RunRecord, SelectionInfo
+from featstore.store.format.fields import FORMAT
+from featstore.store.format.run_schema import RunRecord, SelectionInfo
 
 
 def make_run_id(selection: SelectionInfo, clf: str, key: str) -> str:

@@ -41,7 +41,8 @@ from featstore.store import query
 from featstore.store.backend import DIGEST_LENGTH, Backend, LocalBackend
 from featstore.store.feature_set import FeatureSet
 from featstore.store.format import matrix
-from featstore.store.format.schema import FORMAT, SetRecord
+from featstore.store.format.fields import FORMAT
+from featstore.store.format.schema import SetRecord
 from featstore.store.selection import Selection
 from featstore.store.set_folder import SetFolder
 from featstore.text import file_name, matches

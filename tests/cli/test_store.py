@@ -78,7 +78,7 @@ def test_rm_asks_first(store, option, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["", "resnet50", "demo", "9"])
-def test_rm_wants_more_than_a_bit_of_a_name(store, option, capsys, name):
+def test_rm_refuses_a_short_part_of_a_name(store, option, capsys, name):
     assert _run(["store", "rm", name, "--yes", *option]) == 1
     assert "Error" in capsys.readouterr().err
     (feature_set,) = store.sets()

@@ -415,18 +415,18 @@ def test_provenance_is_kept_with_the_matrices(images, store):
     extract(store=store, **tiny(images))
     feature_set = store.sets()[0]
     record, info = feature_set.layer("fc"), feature_set.info
-    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]
-    assert record["numerics"] == {
+    assert record.versions["torch"] == torch.__version__.split("+")[0] or record.versions
+    assert record.numerics.to_dict() == {
         "device": "cpu",
         "engine": "eager",
         "batch_size": 4,
         "nodes": ["fc"],
     }
-    assert record["n_computed"] == 27
-    assert record["duration_s"] > 0
-    assert info["backbone"]["weights_sha256"].startswith("random:0")
-    assert info["preprocess"]["image_size"] == 32
-    assert len(info["dataset"]["fingerprint"]) == 64
+    assert record.n_computed == 27
+    assert record.duration_s > 0
+    assert info.backbone.weights_sha256.startswith("random:0")
+    assert info.preprocess.image_size == 32
+    assert len(info.dataset.fingerprint) == 64
 
 
 def test_python_and_config_are_one(images, store):

@@ -46,9 +46,9 @@ def readings(path):
         "first_rows": lambda: selected().first_rows,
         "valid": lambda: selected().valid,
         "class_names": lambda: selected().class_names,
-        "description": lambda: json.dumps(selected().describe()),
-        "info": lambda: json.dumps(the_set().info),
-        "records": lambda: json.dumps(the_set().layer("stats")),
+        "description": lambda: json.dumps(selected().describe().to_dict()),
+        "info": lambda: json.dumps(the_set().info.to_dict()),
+        "records": lambda: json.dumps(the_set().layer("stats").to_dict()),
         "rows": lambda: the_set().matrix("stats").read(0, 36),
     }
     found = {}
@@ -291,7 +291,7 @@ def test_a_flipped_bit_in_any_file_of_a_run_is_found_and_never_read(n, store, ca
     runs = {}
     for path in sorted((store / "runs").iterdir()):
         run = open_run(path)
-        runs[path] = json.dumps(run.record), run.predictions, run.curves
+        runs[path] = json.dumps(run.record.to_dict()), run.predictions, run.curves
     files = [path for path in sorted((store / "runs").rglob("*")) if path.is_file()]
     assert {"curves.json", "model.skops", "predictions.csv"} <= {path.name for path in files}
     for i in range(n):
@@ -314,7 +314,7 @@ def check_run(path, intact):
         return
     run = open_run(path.parent)
     record, predictions, curves = intact
-    assert json.dumps(run.record) == record
+    assert json.dumps(run.record.to_dict()) == record
     for name, attribute, expected in (
         ("predictions.csv", "predictions", predictions),
         ("curves.json", "curves", curves),

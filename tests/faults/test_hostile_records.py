@@ -15,7 +15,8 @@ from featstore.errors import CorruptionError, FormatError
 from featstore.fitting.fit import fit
 from featstore.io.files import read_json, write_json
 from featstore.store.feature_store import open_store
-from featstore.store.format.schema import LayerRecord, RunRecord, SetRecord
+from featstore.store.format.run_schema import RunRecord
+from featstore.store.format.schema import LayerRecord, SetRecord
 
 VALUES = (
     *(None, True, -1, 0, 1, 3.5, 10**30, "", "x", "../../outside", "/etc/passwd", "a\x00b"),

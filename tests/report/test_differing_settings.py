@@ -4,17 +4,18 @@ import copy
 from dataclasses import replace
 
 from featstore.report.summaries import differing_settings, features_settings, fit_settings
+from featstore.store.format.run_schema import RunRecord
 
 
 def test_how_images_were_read_is_among_the_facts(run):
     assert differing_settings(run)["facts"]["images read as"] == "red,green,blue, 32 px"
-    record = copy.deepcopy(run.record)
+    record = run.record.to_dict()
     (part,) = record["selection"]["features"]
     part["pool"] = "avg"
     gray = copy.deepcopy(part) | {"set_id": "other", "pool": "max"}
     gray["preprocess"] |= {"bands": "gray", "image_size": None}
     record["selection"]["features"].append(gray)
-    both = replace(run, record=record)
+    both = replace(run, record=RunRecord.model_validate(record))
     assert differing_settings(both)["facts"]["images read as"] == (
         f"{part['set_id']}: red,green,blue, 32 px, maps pooled by avg; "
         "other: gray, in their own size, maps pooled by max"

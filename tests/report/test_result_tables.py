@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import pytest
@@ -10,6 +9,7 @@ from featstore.fitting.fit import fit
 from featstore.report import result_tables
 from featstore.report.paper import ROLES, study_layers
 from featstore.report.summaries import compare_published, group_by_images
+from featstore.store.format.run_schema import RunRecord
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +109,15 @@ def test_repeats_are_one_row_with_their_spread(make_store):
 
 def altered(run, *, preprocess=None, rows=None, **fit):
     """Return a run as if it had been asked for otherwise."""
-    record = copy.deepcopy(run.record)
+    record = run.record.to_dict()
     for part in record["selection"]["features"]:
         part["preprocess"] |= preprocess or {}
     record["selection"]["digest"] += f"{preprocess}{rows}"
     record["fit"] |= fit
     record["rows"] |= rows or {}
     record["metrics"]["test"]["accuracy"] = 1.0
-    return replace(run, path=run.path.with_name(f"{run.run_id}-altered"), record=record)
+    path = run.path.with_name(f"{run.run_id}-altered")
+    return replace(run, path=path, record=RunRecord.model_validate(record))
 
 
 def test_layers_of_other_rows_are_not_set_side_by_side(studied):

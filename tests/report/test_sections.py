@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import pytest
 
 from featstore.fitting.fit import fit
 from featstore.report.sections import Sections
+from featstore.store.format.run_schema import RunRecord
 
 CURVES = {"loss": [1.0, 0.5], "accuracy": [0.5, 0.9], "validation_accuracy": []}
 FINAL = {"resnet50": "fc1000", "alexnet": "fc8", "vgg19": "fc8", "pixelstats": "stats"}
@@ -18,7 +18,7 @@ def make_run(make_store):
     (run,) = fit(make_store(), "lda")
 
     def make(model, clf="softmax", n_epochs=250, layer=None, weights="IMAGENET1K_V1"):
-        record = copy.deepcopy(run.record)
+        record = run.record.to_dict()
         record["selection"] |= {
             "model": model,
             "layers": [layer or FINAL[model]],
@@ -26,7 +26,8 @@ def make_run(make_store):
         }
         record["fit"] |= {"clf": clf, "n_epochs": n_epochs}
         name = f"{model}-{layer}-{n_epochs}-{clf}-{weights}"
-        own = replace(run, path=run.path.with_name(name), record=record)
+        altered = RunRecord.model_validate(record)
+        own = replace(run, path=run.path.with_name(name), record=altered)
         # 250 epochs each: their number alone tells nothing.
         vars(own)["curves"] = {k: v * 125 for k, v in CURVES.items()}
         return own

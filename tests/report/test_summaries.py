@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import statistics
 from dataclasses import replace
 
@@ -9,6 +8,7 @@ from conftest import add_features, blobs
 
 from featstore.fitting.fit import fit
 from featstore.report.summaries import compare_published, gather_repeats, group_by_images, summarize
+from featstore.store.format.run_schema import RunRecord
 
 
 def test_runs_are_listed_by_dataset_the_best_first(make_store):
@@ -27,8 +27,7 @@ def test_runs_of_one_name_tell_in_what_they_differ(make_store):
     settings = {(run["clf"], run["settings"]) for run in summarize(runs)}
     assert settings == {("ridge", ""), ("ridge", "alpha=10.0"), ("lda", "")}
     assert [run["settings"] for run in summarize(runs[:1])] == [""]
-    record = copy.deepcopy(runs[0].record)
-    record["source"] = "another"
+    record = RunRecord.model_validate(runs[0].record.to_dict() | {"source": "another"})
     other = replace(runs[0], path=runs[0].path.with_name("mine-ridge-01234567"), record=record)
     settings = [run["settings"] for run in summarize([runs[0], other])]
     assert sorted(settings) == sorted(["01234567", runs[0].run_id[-8:]])

@@ -199,7 +199,7 @@ def test_other_classes_of_the_same_names_are_refused(make_run):
         compare(a, b)
 
 
-def test_images_of_the_same_names_that_are_others_are_told(make_run):
+def test_other_images_of_the_same_names_give_a_caution(make_run):
     true = ["sand", "water"]
     runs = [make_run(name, true, true, fingerprint=name) for name in "ab"]
     found = compare(*runs)

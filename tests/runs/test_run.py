@@ -27,14 +27,14 @@ from featstore.store.feature_store import open_store
 
 
 def edit(run, **changes):
-    """Change a run's record as one could who knows how its digest is made."""
+    """Change a run's record, and make its digest fit."""
     path = run.path / "metrics.json"
     record = json.loads(path.read_text()) | changes
     del record["digest"]
     path.write_text(json.dumps(record | {"digest": json_digest(record)}))
 
 
-def test_a_run_holds_all_that_it_promises(run, store):
+def test_a_run_has_all_its_files_and_fields(run, store):
     names = {path.name for path in run.path.iterdir()}
     assert names == {"metrics.json", "model.skops", "predictions.csv", "confusion.png"}
     record = json.loads((run.path / "metrics.json").read_text())
@@ -71,7 +71,7 @@ def test_a_run_is_found_by_name_beginning_or_end(run, store, part):
     assert open_run(str(run.path), store).path == run.path
 
 
-def test_a_name_of_several_runs_or_none_lists_them(run, store):
+def test_an_ambiguous_or_unknown_name_lists_the_runs(run, store):
     other = fit(store, "ridge")[0]
     with pytest.raises(RunError, match="Several runs") as caught:
         open_run("demo", store)
@@ -154,7 +154,7 @@ def test_a_run_that_was_replaced_or_removed_since_it_was_opened_is_not_called_da
         _ = old.model
 
 
-def test_what_is_no_pipeline_is_refused(tmp_path):
+def test_a_model_that_is_not_a_pipeline_is_refused(tmp_path):
     with pytest.raises(RunError, match="holds a LogisticRegression, not a pipeline"):
         load_model(skops.io.dumps(LogisticRegression()))
     save_model(Pipeline([("clf", LogisticRegression())]), tmp_path / "m.skops")

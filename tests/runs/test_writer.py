@@ -22,7 +22,7 @@ def written(store, run, **more):
     )
 
 
-def test_of_two_writers_of_the_same_run_the_first_stays_unless_told_otherwise(run, store):
+def test_the_first_of_two_writers_stays_unless_the_second_replaces_it(run, store):
     write = written(store, run, created="later")
     assert write().record.created == run.record.created
     assert write(replace=True).record.created == "later"

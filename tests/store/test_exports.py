@@ -72,7 +72,7 @@ def test_names_with_any_line_end_come_back_from_csv(tmp_path):
         assert [line["class"] for line in csv.DictReader(stream)] == list(names)
 
 
-def test_another_ending_is_answered_with_those_there_are(selection, tmp_path):
+def test_another_ending_is_refused_with_the_known_ones(selection, tmp_path):
     with pytest.raises(ConfigError, match=r"\.npz, \.npy, \.parquet, \.csv"):
         export(selection, tmp_path / "a.mat")
     assert list(tmp_path.glob("a*")) == []

@@ -40,7 +40,7 @@ def test_a_relative_store_is_the_same_from_any_folder(make_store, tmp_path, monk
     assert feature_set.labels.shape == (40,)
     assert len(store.sets()) == 1
     assert list((tmp_path / "elsewhere").iterdir()) == []
-    # What is to be typed is what was typed.
+    # Commands name the store as the user typed it.
     assert store.address == "store"
 
 
@@ -69,7 +69,7 @@ def test_rows_labels_splits_and_ids_stand_side_by_side(make_store):
     assert feature_set.find_layer("nothing") is None
 
 
-def test_the_set_id_follows_what_features_depend_on():
+def test_the_set_id_depends_on_title_model_and_key():
     store = FeatureStore(LocalBackend("anywhere"))
     base = {"facets": {"title": "Wälder & Seen", "model": "resnet50"}, "key": {"weights": "a"}}
     assert store.set_id(base) == store.set_id(base | {"note": 1})
@@ -86,7 +86,7 @@ def test_names_are_safe_on_every_file_system(text):
     assert file_name("conv1@max") == "conv1@max"
 
 
-def test_a_copy_of_a_set_under_another_s_name_is_not_taken_for_it(make_store):
+def test_a_copied_set_under_another_name_is_refused(make_store):
     store = make_store(n_samples=40)
     (feature_set,) = store.sets()
     identity = {"facets": feature_set.facets.to_dict(), "key": feature_set.info.key}
@@ -110,7 +110,7 @@ def test_sets_are_found_by_a_part_of_their_name(make_store):
         store.get("nothing")
 
 
-def test_an_unfinished_layer_says_how_to_go_on(make_store):
+def test_an_unfinished_layer_says_how_to_resume(make_store):
     store = make_store(n_samples=40)
     (feature_set,) = store.sets()
     feature_set.begin_layer("conv1", 3, {})
@@ -134,7 +134,7 @@ def test_a_store_of_another_format_is_refused(make_store, format_):
     store = make_store(n_samples=40)
     (feature_set,) = store.sets()
     path = feature_set.path / "set.json"
-    # Most fields had other names then.
+    # Older records lack most fields.
     write_json(path, {"format": format_, "facets": {}})
     cure = f"Remove the set with `featstore store rm {feature_set.set_id}` and extract again"
     with pytest.raises(FormatError, match=f"has format {format_}; .* reads format 3. {cure}"):
@@ -166,13 +166,13 @@ def test_removing_a_set_removes_what_was_decoded(make_store):
     assert not list(store.cache_dir.glob("*.npy"))
 
 
-def test_what_a_killed_creation_left_is_no_set(make_store):
+def test_leftovers_of_a_killed_creation_are_not_a_set(make_store):
     store = make_store(n_samples=40)
     (store.sets()[0].path.parent / ".new-half").mkdir()
     assert len(store.sets()) == 1
 
 
-def test_what_a_killed_creation_left_goes_with_the_next_unless_it_is_in_work(make_store):
+def test_leftovers_of_a_killed_creation_are_deleted_by_the_next(make_store):
     store = make_store(n_samples=40)
     sets = store.sets()[0].path.parent
     (sets / ".new-left-0123456789ab" / "features.zarr").mkdir(parents=True)
@@ -185,14 +185,14 @@ def test_what_a_killed_creation_left_goes_with_the_next_unless_it_is_in_work(mak
     assert list(sets.glob(".new-*")) == []
 
 
-def test_what_a_killed_beginning_of_a_layer_left_goes_with_the_next(make_store):
+def test_leftovers_of_a_killed_beginning_of_a_layer_are_deleted_by_the_next(make_store):
     (feature_set,) = make_store(n_samples=40).sets()
     (feature_set.path / "new-abc" / "conv1").mkdir(parents=True)
     feature_set.begin_layer("conv1", 3, {})
     assert list(feature_set.path.glob("new-*")) == []
 
 
-def test_labels_of_a_damaged_set_are_not_believed(make_store):
+def test_damaged_labels_are_refused(make_store):
     store = make_store(n_samples=4000)
     path = store.sets()[0].group / "label" / "c" / "0"
     content = bytearray(path.read_bytes())
@@ -212,7 +212,7 @@ def test_rows_of_identical_images_are_kept(make_store):
 
 
 @pytest.mark.parametrize("file", ["zarr.json", "c/0"])
-def test_identical_images_of_a_damaged_set_are_not_believed(make_store, file):
+def test_damaged_first_rows_are_refused(make_store, file):
     store = make_store(n_samples=40)
     path = store.sets()[0].group / "first_row" / file
     content = path.read_bytes()
@@ -223,7 +223,7 @@ def test_identical_images_of_a_damaged_set_are_not_believed(make_store, file):
         _ = store.sets()[0].first_rows
 
 
-def test_a_vector_that_is_gone_is_damage_and_no_older_set(make_store):
+def test_a_missing_vector_is_damage(make_store):
     store = make_store(n_samples=40)
     shutil.rmtree(store.sets()[0].group / "first_row")
     assert len(verify(store.sets()[0])) == 2
@@ -251,7 +251,7 @@ def test_a_damaged_record_does_not_stand_in_the_way_of_other_sets(make_store, fi
         ("n_samples", 39, "40.* values of label for 39 rows"),
     ],
 )
-def test_classes_and_rows_that_labels_do_not_fit_are_named(make_store, place, value, said):
+def test_labels_and_splits_out_of_range_are_named(make_store, place, value, said):
     store = make_store(n_samples=40)
     path = store.sets()[0].path / "set.json"
     info = read_json(path)
@@ -272,7 +272,7 @@ def test_masked_rows_that_are_not_there_are_named(make_store):
             _ = store.reopen([(store.sets()[0].set_id, "fc1000")]).valid
 
 
-def test_what_a_killed_removal_left_goes_with_the_next(make_store):
+def test_leftovers_of_a_killed_removal_are_deleted_by_the_next(make_store):
     store = make_store(n_samples=40)
     left = store.path / "sets" / ".old-another"
     left.mkdir()

@@ -124,7 +124,7 @@ def test_an_empty_store_says_how_to_begin(store):
 
 
 @pytest.mark.parametrize("wanted", [{"model": "vgg19"}, {"dataset": "sat6"}, {"layers": "conv9"}])
-def test_what_is_not_there_is_listed_against_what_is(store, wanted):
+def test_a_selection_that_fits_nothing_lists_the_sets(store, wanted):
     add(store)
     with pytest.raises(SelectionError, match="resnet50") as caught:
         store.select(**wanted)
@@ -171,7 +171,7 @@ def test_a_damaged_chunk_is_never_decoded(store):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_rows_that_are_not_finite_and_not_masked_are_never_kept_decoded(store, value):
+def test_rows_that_are_not_finite_are_not_cached(store, value):
     X, y = blobs(N, 6)
     X[[3, 30], 2] = value
     add_features(store, {"fc": X}, y, SPLITS, masked={3: "cut short"})
@@ -180,7 +180,7 @@ def test_rows_that_are_not_finite_and_not_masked_are_never_kept_decoded(store, v
     assert not list(store.cache_dir.glob("*"))
 
 
-def test_what_a_removal_deletes_as_it_is_mapped_is_decoded_again(store, monkeypatch):
+def test_a_cached_file_deleted_before_it_is_mapped_is_decoded_again(store, monkeypatch):
     X = add(store)
     add(store, "alexnet")
     original, calls = np.load, []
@@ -200,7 +200,7 @@ def test_what_a_removal_deletes_as_it_is_mapped_is_decoded_again(store, monkeypa
     assert len(calls) > 2
 
 
-def test_a_set_that_is_removed_as_it_is_decoded_is_said_to_be(store, monkeypatch):
+def test_a_set_removed_while_it_is_decoded_is_named(store, monkeypatch):
     add(store)
     selection = store.select()
     (feature_set,) = store.sets()

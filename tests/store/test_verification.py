@@ -61,7 +61,7 @@ def test_a_missing_chunk_is_found_by_its_rows(store):
     assert "missing" in damage.problem
 
 
-def test_a_file_of_nobody_is_named(store):
+def test_a_stray_file_is_named(store):
     (feature_set,) = store.sets()
     (feature_set.group / "stats" / "c" / "99").mkdir()
     (feature_set.group / "stats" / "c" / "99" / "0").write_bytes(b"x")
@@ -193,7 +193,7 @@ def test_a_chunk_that_is_repaired_before_the_lock_is_had_is_not_marked(store):
     assert feature_set.journal()["stats"].damaged == (4,)
 
 
-def test_what_another_verify_marked_meanwhile_is_told_and_marked_once(store, shared_images):
+def test_damage_that_another_verify_marked_is_reported_and_marked_once(store, shared_images):
     (feature_set,) = store.sets()
     flip(feature_set.matrix("stats").chunk_path(2), 30)
     damages = verify(feature_set)

@@ -9,7 +9,7 @@ from makers import BACKBONE, PREPROCESS, tree_bytes
 from featstore.errors import SchedulerError, StoreError
 from featstore.store import writer
 from featstore.store.feature_store import open_store
-from featstore.store.format import matrix, schema
+from featstore.store.format import fields, matrix
 from featstore.store.writer import FeatureWriter
 
 N, WIDTHS, BATCH = 23, {"conv1": 3, "fc": 5}, 4
@@ -17,7 +17,7 @@ NUMERICS = {"device": "cpu", "engine": "eager", "batch_size": BATCH}
 
 
 class Crash(BaseException):
-    """Stands for a kill: from then on nothing is written any more."""
+    """Stands for a kill: nothing is written after it."""
 
 
 @pytest.fixture(autouse=True)
@@ -60,13 +60,13 @@ def feature_set(tmp_path):
 
 
 def features(start, stop):
-    """Return what the network would give, a function of the row alone."""
+    """Return the features of rows, a function of the row number."""
     rows = np.arange(start, stop, dtype=np.float32)[:, None]
     return {layer: rows * 10 + np.arange(w, dtype=np.float32) for layer, w in WIDTHS.items()}
 
 
 def record(layer):
-    """Return what a finished layer's record says beside its files."""
+    """Return the record of a finished layer, without its files."""
     return {
         "masked": [],
         "completed": "now",
@@ -141,7 +141,7 @@ def test_a_crash_at_any_moment_ends_in_the_same_bytes(feature_set, monkeypatch, 
 
         return call
 
-    for module, name in ((writer, "sync_file"), (writer, "sync_folder"), (schema, "write_json")):
+    for module, name in ((writer, "sync_file"), (writer, "sync_folder"), (fields, "write_json")):
         monkeypatch.setattr(module, name, dying(getattr(module, name)))
     monkeypatch.setattr(matrix.Matrix, "write_chunk", dying(matrix.Matrix.write_chunk))
 
@@ -188,7 +188,7 @@ def test_rows_that_a_spool_lost_are_computed_again(feature_set):
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"layers": 3, "digest": "x"}'])
-def test_a_journal_that_cannot_be_trusted_counts_as_none(feature_set, content):
+def test_a_damaged_journal_counts_as_empty(feature_set, content):
     with pytest.raises(KeyboardInterrupt):
         run(feature_set, stop_after=13)
     (feature_set.journal_path / "journal.json").write_text(content)
@@ -243,7 +243,7 @@ def test_unfinished_layers_are_not_declared_complete(feature_set):
     assert feature_set.layers() == {}
 
 
-def test_a_full_disk_is_told_to_the_computing_thread(feature_set, monkeypatch):
+def test_a_full_disk_raises_in_the_computing_thread(feature_set, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -302,7 +302,7 @@ def test_shares_are_taken_over_and_complete_the_layers(begun):
     check(begun)
 
 
-def test_what_was_durable_of_a_share_outlives_its_coordinator(begun):
+def test_durable_chunks_of_a_share_outlive_its_coordinator(begun):
     work_on(begun, "x-0", FIRST, stop_after=8)
     # Chunk 0 of fc, rows 0 to 5, was whole.
     assert begun.journal()["fc"].chunks == {}
@@ -311,7 +311,7 @@ def test_what_was_durable_of_a_share_outlives_its_coordinator(begun):
     check(begun)
 
 
-def test_a_share_that_was_broken_off_is_gone_on_with(begun):
+def test_an_interrupted_share_is_resumed(begun):
     assert work_on(begun, "x-0", FIRST, stop_after=8) == list(range(8))
     assert work_on(begun, "x-0", FIRST) == [8, 9, 10, 11]
     assert run(begun) == list(range(8, N))
@@ -319,7 +319,7 @@ def test_a_share_that_was_broken_off_is_gone_on_with(begun):
 
 
 @pytest.mark.parametrize("damage", ["changed", "gone", "other conditions", "torn"])
-def test_what_a_share_says_is_checked(begun, damage):
+def test_the_hashes_of_a_share_are_checked(begun, damage):
     numerics = NUMERICS | ({"engine": "x"} if damage == "other conditions" else {})
     work_on(begun, "x-0", FIRST)
     path = begun.writable_matrix("fc").chunk_path(0)
@@ -352,7 +352,7 @@ def test_a_share_that_is_not_wanted_writes_nothing(begun):
     assert not begun.writable_matrix("fc").chunk_path(1).is_file()
 
 
-def test_a_share_leaves_what_others_are_writing(begun):
+def test_a_share_keeps_the_files_of_other_writers(begun):
     partial = begun.group / "fc" / "c" / "3" / "0.abc.partial"
     partial.parent.mkdir(parents=True)
     partial.touch()

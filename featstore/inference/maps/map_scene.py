@@ -28,7 +28,7 @@ from featstore.plotting import check_png, to_png
 from featstore.progress import SILENT, Progress
 from featstore.runs.run import Run, open_run
 from featstore.store.feature_store import FeatureStore, open_store
-from featstore.store.format.schema import FeatureSpec
+from featstore.store.format.run_schema import FeatureSpec
 
 PREVIEW_SIDE = 1200
 """Cells, and pixels of the scene, up to which a preview shows each one."""

@@ -1,1 +1,1 @@
-"""format."""
+"""On-disk formats: records as typed models, and matrices as Zarr arrays."""

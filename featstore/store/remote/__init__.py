@@ -1,1 +1,1 @@
-"""remote."""
+"""Stores on object storage."""

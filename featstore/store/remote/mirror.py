@@ -32,7 +32,8 @@ from featstore.io.files import (
     rename_for_deletion,
 )
 from featstore.progress import SILENT, Progress
-from featstore.store.format.schema import Journal, LayerJournal, named_files
+from featstore.store.format.fields import named_files
+from featstore.store.format.schema import Journal, LayerJournal
 from featstore.store.remote.client import (
     N_AT_A_TIME,
     Entry,

@@ -18,7 +18,8 @@ from featstore.errors import CorruptionError, StoreError
 from featstore.io.files import file_sha256, json_bytes, parse_json, read_json, write_json
 from featstore.io.locks import locked
 from featstore.progress import SILENT, Progress
-from featstore.store.format.schema import Journal, RunRecord
+from featstore.store.format.run_schema import RunRecord
+from featstore.store.format.schema import Journal
 from featstore.store.remote.client import WHOLE_NBYTES, Entry
 from featstore.store.remote.lease import Lease, hold_lease
 from featstore.store.remote.mirror import Mirror, journal_of, object_name

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,6 +19,7 @@ from featstore.inference.maps import map_scene as mapping
 from featstore.inference.maps.map_scene import map_scene
 from featstore.io.files import read_json, write_json
 from featstore.store.feature_store import open_store
+from featstore.store.format.run_schema import RunRecord
 
 PLACE = rasterio.Affine(10, 0, 500_000, 0, -10, 4_600_000)
 SIDE = 40
@@ -344,8 +346,9 @@ def test_scenes_without_georeference_and_other_formats(
 
 
 def test_classes_of_more_than_a_byte(store, run, tiles, write, tmp_path):
-    record = run.record | {"class_names": [*NAMES, *(f"other {i}" for i in range(252))]}
-    many = featstore.runs.run.Run(run.path, record)
+    names = [*NAMES, *(f"other {i}" for i in range(252))]
+    record = RunRecord.model_validate(run.record.to_dict() | {"class_names": names})
+    many = replace(run, record=record)
     done = map_scene(many, write(tiles), tmp_path / "map.tif", store=store)
     with rasterio.open(done.path) as raster:
         assert (raster.dtypes, raster.nodata) == (("uint16",), 65_535)

@@ -11,12 +11,8 @@ from featstore.fitting.fit import fit
 from featstore.io.files import read_json, write_json
 from featstore.runs.run import list_runs
 from featstore.store.feature_store import open_store
-from featstore.store.format.schema import (
-    Journal,
-    LayerRecord,
-    RunRecord,
-    SetRecord,
-)
+from featstore.store.format.run_schema import RunRecord
+from featstore.store.format.schema import Journal, LayerRecord, SetRecord
 
 KINDS = {"SET": SetRecord, "LAYER": LayerRecord, "JOURNAL": Journal, "RUN": RunRecord}
 
@@ -93,7 +89,7 @@ def test_what_featstore_writes_is_read(records, kind):
         ("RUN", "metrics.test.confusion.0", [1, "1", 0, 0]),
     ],
 )
-def test_what_a_hand_has_put_there_is_named_and_refused(records, kind, place, value):
+def test_values_that_featstore_does_not_write_are_named_and_refused(records, kind, place, value):
     record = read_json(records[kind])
     *path, last = place.split(".")
     inner = record
@@ -109,7 +105,7 @@ def test_what_a_hand_has_put_there_is_named_and_refused(records, kind, place, va
 @pytest.mark.parametrize(
     "layer", ["../../outside", "/etc", "a/b", "..", ".new", "", "a\x00b", "zarr.json", "é" * 300]
 )
-def test_a_journal_names_no_layer_that_is_no_file_name(records, layer):
+def test_a_journal_with_an_unsafe_layer_name_is_refused(records, layer):
     write_json(records["JOURNAL"], {"layers": {layer: LAYER_JOURNAL}})
     with pytest.raises(CorruptionError, match=r"journal\.json holds.*Delete the file: extract"):
         KINDS["JOURNAL"].read(records["JOURNAL"])
@@ -127,7 +123,7 @@ def test_a_journal_names_layers_as_networks_do(records):
         ("JOURNAL", "layers.fc8.masked", {"3": "cut short", "320": "cut short"}),
     ],
 )
-def test_masked_rows_that_no_set_has_are_named(records, kind, place, value):
+def test_masked_rows_beyond_the_set_are_named(records, kind, place, value):
     layers = {"fc8": LAYER_JOURNAL | {"masked": value}}
     record = {"layers": layers} if kind == "JOURNAL" else read_json(records[kind])
     write_json(records[kind], record if kind == "JOURNAL" else record | {"masked": value})
@@ -147,20 +143,20 @@ NEEDED = {
 
 
 @pytest.mark.parametrize(("kind", "name"), [(k, name) for k in NEEDED for name in NEEDED[k]])
-def test_each_thing_that_is_needed_is_missed(records, kind, name):
+def test_a_missing_field_is_named(records, kind, name):
     whole = read_json(records[kind])
     write_json(records[kind], {k: v for k, v in whole.items() if k != name})
     with pytest.raises(CorruptionError, match=f"{name}: Field required"):
         KINDS[kind].read(records[kind])
 
 
-def test_names_that_are_not_those_of_all_classes_are_refused(records):
+def test_lengths_that_do_not_fit_the_classes_are_refused(records):
     write_json(records["RUN"], read_json(records["RUN"]) | {"class_names": ["one"]})
     with pytest.raises(CorruptionError, match=r"n_train_of_class: 4 values of 1 classes"):
         KINDS["RUN"].read(records["RUN"])
 
 
-def test_files_that_no_layer_has_are_named(records):
+def test_files_of_another_layer_are_named(records):
     whole = read_json(records["LAYER"])
     for files, wrong in (
         ({}, "files: fc1000/zarr.json is missing"),

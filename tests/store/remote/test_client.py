@@ -13,7 +13,6 @@ from services import (
     forgetful_service,
     point_at,
     refusing_service,
-    s3_service,
 )
 
 from featstore.errors import StoreError
@@ -21,12 +20,6 @@ from featstore.store.remote import client
 from featstore.store.remote import lease as leases
 from featstore.store.remote.client import explain, is_url, open_storage
 from featstore.store.remote.lease import hold_lease
-
-
-@pytest.fixture(scope="module")
-def endpoint():
-    with s3_service() as found:
-        yield found
 
 
 @pytest.fixture

@@ -15,15 +15,13 @@ import pytest
 import xarray
 import zarr
 from conftest import add_features, blobs
-from makers import LAYER_JOURNAL, Listener, tiny, tree_bytes
+from makers import LAYER_JOURNAL, Listener, of_pixels, tiny, tree_bytes
 from obstore.store import from_url
 from services import (
     BUCKET,
     machine,
-    new_bucket,
     point_at,
     publish,
-    s3_service,
     store_at,
 )
 from zarr.storage import ObjectStore
@@ -35,28 +33,12 @@ from featstore.extraction.extract import extract
 from featstore.fitting import cost
 from featstore.fitting.fit import fit_each
 from featstore.io.files import json_bytes, write_json
-from featstore.runs.run import list_runs, open_run, verify_runs
+from featstore.runs.run import list_runs, open_run
+from featstore.runs.verification import verify_runs
 from featstore.store.feature_store import open_store
 from featstore.store.remote import client as remotes
 from featstore.store.remote import mirror
 from featstore.store.verification import schedule_repair, verify
-
-
-@pytest.fixture(scope="module")
-def endpoint():
-    with s3_service() as found:
-        yield found
-
-
-@pytest.fixture
-def url(endpoint, monkeypatch, tmp_path):
-    return f"{new_bucket(endpoint, monkeypatch, tmp_path)}/a prefix"
-
-
-@pytest.fixture
-def filled(url):
-    """Return a store with a set of 320 rows and 20 features, in two chunks, that was sent."""
-    return store_at(url)
 
 
 def requests_of(store, monkeypatch, method="get"):
@@ -118,10 +100,15 @@ def test_a_bucket_of_the_same_name_elsewhere_has_its_own_working_folder(
     assert len(paths) == 3
 
 
-def test_another_machine_reads_what_the_first_one_wrote_without_torch(url, images, tmp_path):
-    first = extract(store=url, **tiny(images, layers="conv1,fc"))
-    assert first.n_computed == 27
-    assert first.path == f"{url}/sets/{first.set_id}/features.zarr"
+def test_another_machine_reads_what_the_first_one_wrote_without_torch(
+    s3_url, shared_network, shared_images, monkeypatch, tmp_path
+):
+    url, settings = s3_url, tiny(shared_images, layers="conv1,fc")
+    store = open_store(url)
+    shutil.copytree(shared_network / "sets", store.path / "sets")
+    publish(store)
+    (first,) = store.sets()
+    assert first.address == f"{url}/sets/{first.set_id}/features.zarr"
     code = (
         "import json, sys, featstore\n"
         "settings = json.loads(sys.argv[1])\n"
@@ -129,21 +116,20 @@ def test_another_machine_reads_what_the_first_one_wrote_without_torch(url, image
         "(run,) = featstore.fit(settings['store'], layers='fc', n_jobs=1)\n"
         "print(json.dumps([again.n_computed, again.path, run.run_id, 'torch' in sys.modules]))"
     )
-    settings = json.dumps(tiny(images, layers="conv1,fc") | {"store": url})
+    settings = json.dumps(settings | {"store": url})
     environment = machine(None, tmp_path, 2)
     done = subprocess.run(
         [sys.executable, "-c", code, settings], capture_output=True, text=True, env=environment
     )
     n_computed, path, run_id, has_torch = json.loads(done.stdout)
-    assert (n_computed, path, has_torch) == (0, first.path, False)
+    assert (n_computed, path, has_torch) == (0, first.address, False)
     (one,) = fit_each(url, "logreg", layers="fc", n_jobs=1)
     assert one.reused
     assert one.run.run_id == run_id
-    found = featstore.predict(one.run, [images / "test"], store=url)
-    assert [p.label for p in found] == one.run.predictions["predicted"].tolist()
 
 
-def test_any_zarr_reader_opens_what_lies_there(filled, url):
+def test_any_zarr_reader_opens_the_bucket(s3_url):
+    filled = store_at(s3_url)
     selection = filled.select()
     (feature_set,) = filled.sets()
     there = ObjectStore(from_url(feature_set.address), read_only=True)
@@ -229,7 +215,7 @@ def test_a_broken_fetch_leaves_nothing_and_goes_on(filled, url, tmp_path, monkey
         patch.setattr(store.backend.mirror.remote, "sha256", broken)
         with pytest.raises(StoreError, match="gone"):
             feature_set.matrix("fc")
-    files = feature_set.layer("fc")["files"]
+    files = feature_set.layer("fc").files
     whole = tree_bytes(filled.sets()[0].group)
     here = tree_bytes(feature_set.group)
     assert len(here) <= n < len(files)
@@ -241,7 +227,7 @@ def test_a_record_there_reaches_no_file_outside_of_the_working_folder(
     filled, url, tmp_path, monkeypatch
 ):
     (tmp_path / "mine.txt").write_text("mine")
-    there = from_url(url)
+    there = filled.backend.mirror.remote
     files = {str(tmp_path / "mine.txt"): "0" * 64, "../../../mine.txt": "0" * 64}
     record = json.dumps({"files": files}).encode()
     (feature_set,) = filled.sets()
@@ -255,13 +241,25 @@ def test_a_record_there_reaches_no_file_outside_of_the_working_folder(
 
 
 def test_an_object_that_is_no_run_s_takes_no_runs_with_it(filled, url):
-    there = from_url(url)
+    there = filled.backend.mirror.remote
     (run,) = fit_each(filled, "lda")
     there.put("runs/metrics.json", b"{}")
     assert len(list_runs(open_store(url))) == 1
-    there.delete("runs/metrics.json")
+    there.delete(["runs/metrics.json"])
     assert len(list_runs(open_store(url))) == 1
     assert run.run.path.is_dir()
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """Return the objects of a store with a set and a run."""
+    folder = tmp_path_factory.mktemp("fitted")
+    with pytest.MonkeyPatch.context() as patch:
+        machine(patch, folder, 1)
+        store = store_at(f"memory:///{folder.name}")
+        featstore.fit(store, n_jobs=1)
+        remote = store.backend.mirror.remote
+        return {n: remote.get(n) for n in remote.entries("") if not n.startswith("locks/")}
 
 
 FOREIGN = [
@@ -277,9 +275,12 @@ FOREIGN = [
 
 @pytest.mark.parametrize("key", FOREIGN)
 def test_an_object_whose_name_leads_elsewhere_is_passed_over(
-    filled, url, endpoint, tmp_path, monkeypatch, key, capsys
+    s3_url, endpoint, tmp_path, monkeypatch, key, capsys, fitted
 ):
-    (run,) = featstore.fit(filled, n_jobs=1)
+    url, filled = s3_url, open_store(s3_url)
+    for name, content in fitted.items():
+        filled.backend.mirror.remote.put(name, content)
+    (run,) = list_runs(filled)
     (feature_set,) = filled.sets()
     key = key.format(run_id=run.run_id, set_id=feature_set.set_id)
     client = boto3.client("s3", endpoint_url=endpoint)
@@ -304,7 +305,6 @@ def test_an_object_whose_name_leads_elsewhere_is_passed_over(
             "cache",
         }
     assert _run(["store", "ls", "--store", url]) == 0
-    assert _run(["report", "--store", url, "--out", str(tmp_path / "report.html")]) == 0
     assert feature_set.set_id in capsys.readouterr().out
     open_run(run.run_id, store).model.predict(store.select().memmap()[:3])
     store.remove(store.sets()[0])
@@ -315,7 +315,8 @@ def test_an_object_whose_name_leads_elsewhere_is_passed_over(
 
 
 @pytest.mark.parametrize("key", ["runs/a\x01b/metrics.json", "sets/a\x01b/set.json"])
-def test_an_object_that_can_not_be_passed_over_is_named(filled, endpoint, key):
+def test_an_object_that_can_not_be_passed_over_is_named(s3_url, endpoint, key):
+    filled = store_at(s3_url)
     client = boto3.client("s3", endpoint_url=endpoint)
     client.put_object(Bucket=BUCKET, Key=f"a prefix/{key}", Body=b"{}")
     with pytest.raises(StoreError, match="can't be passed over.*Remove it") as caught:
@@ -326,7 +327,7 @@ def test_an_object_that_can_not_be_passed_over_is_named(filled, endpoint, key):
 def test_a_journal_with_a_flipped_bit_says_nothing():
     journal = {"fc": LAYER_JOURNAL | {"masked": {"11": "unreadable"}}}
     content = json_bytes({"layers": journal})
-    assert mirror.journal_of(content) == journal
+    assert mirror.journal_of(content)["fc"].masked == {11: "unreadable"}
     assert mirror.journal_of(content.replace(b'"11"', b'"01"')) == {}
     assert mirror.journal_of(content[:20]) == mirror.journal_of(None) == {}
 
@@ -388,9 +389,14 @@ def test_a_set_that_is_worked_on_is_left_as_it_is(filled, url, tmp_path, monkeyp
     assert other.sets() == []
 
 
-def test_a_flipped_bit_is_found_refused_and_repaired(url, images, tmp_path, monkeypatch):
-    result = extract(store=url, **tiny(images, layers="conv1,fc"))
+def test_a_flipped_bit_is_found_refused_and_repaired(
+    s3_url, shared_network, shared_images, tmp_path, monkeypatch
+):
+    url, images = s3_url, shared_images
     store = open_store(url)
+    shutil.copytree(shared_network / "sets", store.path / "sets")
+    publish(store)
+    (result,) = store.sets()
     intact = tree_there(store, result.set_id)
     flip(store, f"sets/{result.set_id}/features.zarr/fc/c/2/0")
     machine(monkeypatch, tmp_path, 2)
@@ -407,7 +413,7 @@ def test_a_flipped_bit_is_found_refused_and_repaired(url, images, tmp_path, monk
     # Any machine repairs it, and computes no more than what is damaged.
     machine(monkeypatch, tmp_path, 3)
     store = open_store(url)
-    with pytest.raises(IncompleteError, match=r"damaged \(chunks 2\).*--store 's3://"):
+    with pytest.raises(IncompleteError, match=r"damaged \(chunks 2\).*--layers conv1,fc"):
         store.select(layers="fc")
     again = extract(store=url, **tiny(images, layers="conv1,fc"))
     assert again.n_computed == 8
@@ -447,27 +453,30 @@ def test_every_object_of_a_set_is_verified(filled):
     assert "did not write" in damage.problem
 
 
-def test_a_missing_chunk_is_computed_again_without_an_audit(url, images):
-    result = extract(store=url, **tiny(images))
+def test_a_missing_chunk_is_computed_again_without_an_audit(url, images, five_rows):
+    settings = of_pixels(images, batch_size=4)
+    result = extract(store=url, **settings)
     store = open_store(url)
     intact = tree_there(store, result.set_id)
-    store.backend.mirror.remote.delete([f"sets/{result.set_id}/features.zarr/fc/c/2/0"])
-    assert extract(store=url, **tiny(images)).n_computed == 8
+    store.backend.mirror.remote.delete([f"sets/{result.set_id}/features.zarr/stats/c/2/0"])
+    assert extract(store=url, **settings).n_computed == 8
     assert tree_there(store, result.set_id) == intact
 
 
-def test_damaged_metadata_is_made_again(url, images, tmp_path, monkeypatch):
-    result = extract(store=url, **tiny(images))
+def test_damaged_metadata_is_made_again(url, images, tmp_path, monkeypatch, five_rows):
+    settings = of_pixels(images, batch_size=4)
+    result = extract(store=url, **settings)
     store = open_store(url)
     intact = tree_there(store, result.set_id)
-    flip(store, f"sets/{result.set_id}/features.zarr/fc/zarr.json", 5)
+    flip(store, f"sets/{result.set_id}/features.zarr/stats/zarr.json", 5)
     machine(monkeypatch, tmp_path, 2)
     store = open_store(url)
     (feature_set,) = store.sets()
     with store.working_on(result.set_id):
         (damage,) = schedule_repair(feature_set, verify(feature_set))
-        assert (damage.layer, damage.chunk) == ("fc", None)
-    assert extract(store=url, **tiny(images)).n_computed == 0
+        assert (damage.layer, damage.chunk) == ("stats", None)
+    assert f"--store '{url}'" in store.sets()[0].why_unfinished("stats")
+    assert extract(store=url, **settings).n_computed == 0
     assert tree_there(store, result.set_id) == intact
 
 
@@ -534,27 +543,38 @@ def test_runs_come_and_go(filled, url, tmp_path, monkeypatch):
         open_run(run.run_id, other)
 
 
-def test_workers_open_the_store_by_its_url(filled, url, monkeypatch):
+@pytest.mark.soak
+def test_workers_open_the_store_by_its_url(s3_url, monkeypatch):
+    url, filled = s3_url, store_at(s3_url)
     monkeypatch.setattr(cost, "QUICK_S", 0.0)
     fits = fit_each(url, ["lda", "ridge"], n_jobs=2)
     assert [one.error for one in fits] == [None, None]
     there = filled.backend.mirror.remote.entries("runs/")
     for one in fits:
         assert f"runs/{one.run.run_id}/metrics.json" in there
-        assert f"--store {url!r}" in one.run.record["command"]
+        assert f"--store {url!r}" in one.run.record.command
 
 
-def test_a_network_that_is_gone_is_one_error(filled, url, monkeypatch):
+def test_a_network_that_is_gone_is_one_error(monkeypatch, tmp_path):
+    machine(monkeypatch, tmp_path, 1)
     point_at(monkeypatch, "http://127.0.0.1:9")
     monkeypatch.setattr(remotes, "RETRIES", 0)
     with pytest.raises(StoreError, match="does not answer"):
-        open_store(url).sets()
+        open_store("s3://bucket/x").sets()
 
 
-def test_more_layers_are_added_from_another_machine(url, images, tmp_path, monkeypatch):
-    extract(store=url, **tiny(images, layers="fc"))
+def test_more_layers_are_added_from_another_machine(
+    url, shared_network, shared_images, tmp_path, monkeypatch
+):
+    store = open_store(url)
+    shutil.copytree(shared_network / "sets", store.path / "sets")
+    (feature_set,) = store.sets()
+    # As if only the last layer had been extracted.
+    feature_set.layer_path("conv1").unlink()
+    shutil.rmtree(feature_set.group / "conv1")
+    publish(store)
     machine(monkeypatch, tmp_path, 2)
-    result = extract(store=url, **tiny(images, layers="conv1"))
+    result = extract(store=url, **tiny(shared_images, layers="conv1"))
     assert result.n_computed == 27
     machine(monkeypatch, tmp_path, 1)
     store = open_store(url)
@@ -568,5 +588,5 @@ def test_sets_of_other_features_lie_side_by_side(filled, url, tmp_path, monkeypa
     X, y = blobs(40, 6)
     add_features(other, {"fc8": X}, y, np.zeros(40, np.uint8), model="alexnet")
     publish(other)
-    assert [s.facets["model"] for s in filled.sets()] == ["alexnet", "resnet50"]
+    assert [s.facets.model for s in filled.sets()] == ["alexnet", "resnet50"]
     assert filled.select(model="alexnet").memmap().shape == (40, 6)

@@ -13,17 +13,13 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 from conftest import add_features, blobs
-from makers import Listener, tiny, tree_bytes
-from services import (
-    empty_bucket,
-    machine,
-    new_bucket,
-    publish,
-    s3_service,
-    store_at,
-)
+from makers import Listener, of_pixels, run_record, tree_bytes
+from services import machine, publish, store_at
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
 
 import featstore
 from featstore.cli.main import _run
@@ -31,24 +27,15 @@ from featstore.errors import CorruptionError, RunError, StoreError
 from featstore.extraction import pipeline
 from featstore.extraction.extract import extract
 from featstore.fitting.fit import fit_each
-from featstore.io.files import file_sha256, json_bytes
+from featstore.io.files import file_sha256, json_bytes, write_json
 from featstore.progress import Silent
 from featstore.runs import writer
-from featstore.runs.run import list_runs, open_run, verify_runs
+from featstore.runs.run import list_runs, open_run
+from featstore.runs.verification import verify_runs
+from featstore.runs.writer import write_run
 from featstore.store.feature_store import open_store
-from featstore.store.remote import client, lease, mirror, push, sync_state
+from featstore.store.remote import backend, client, lease, push, sync_state
 from featstore.store.verification import verify
-
-
-@pytest.fixture(scope="module")
-def endpoint():
-    with s3_service() as found:
-        yield found
-
-
-@pytest.fixture
-def url(endpoint, monkeypatch, tmp_path):
-    return f"{new_bucket(endpoint, monkeypatch, tmp_path)}/prefix"
 
 
 @pytest.fixture
@@ -87,9 +74,9 @@ def kill_at(remote, monkeypatch, moment):
     return count
 
 
-def filled(url, store=None):
+def unsent(url):
     """Return a store with a set that was not sent yet."""
-    store = store or open_store(url)
+    store = open_store(url)
     X, y = blobs(30, 500)
     add_features(store, {"fc": X, "conv1": X[:, :40]}, y, y * 0)
     return store
@@ -120,7 +107,7 @@ def check_whole(found):
 
 
 def n_writes(url, monkeypatch):
-    store = filled(url)
+    store = unsent(url)
     with monkeypatch.context() as patch:
         count = kill_at(store.backend.mirror.remote, patch, None)
         publish(store)
@@ -129,10 +116,9 @@ def n_writes(url, monkeypatch):
 
 @pytest.mark.parametrize("service", ["memory", "s3"])
 def test_killed_at_every_write_it_is_never_half_and_ends_in_the_same_bytes(
-    url, endpoint, monkeypatch, tmp_path, service
+    request, monkeypatch, tmp_path, service
 ):
-    if service == "memory":
-        url = f"memory:///{tmp_path.name}"
+    url = request.getfixturevalue("url" if service == "memory" else "s3_url")
     monkeypatch.setattr(push, "NOTES_S", 0.0)
     # One at a time, so that every moment is one.
     monkeypatch.setattr(client, "N_AT_A_TIME", 1)
@@ -141,11 +127,12 @@ def test_killed_at_every_write_it_is_never_half_and_ends_in_the_same_bytes(
     check_whole(unbroken)
     assert whole_writes > 18
     states = set()
-    for moment in range(0, 2 * whole_writes, 1 if service == "memory" else 9):
+    for moment in range(0, 2 * whole_writes, 1 if service == "memory" else 17):
         client._in_memory.clear()
-        empty_bucket(endpoint)
+        remote = client.open_storage(url)
+        remote.delete(list(remote.entries("")))
         machine(monkeypatch, tmp_path, 100 + moment)
-        store = filled(url)
+        store = unsent(url)
         with monkeypatch.context() as patch:
             kill_at(store.backend.mirror.remote, patch, moment)
             with pytest.raises(Killed):
@@ -180,14 +167,14 @@ def sent_again(store, monkeypatch):
     return {str(args[0]) for args in sent} & there
 
 
-def test_what_arrived_is_not_sent_again(url, monkeypatch):
-    again = sent_again(filled(url), monkeypatch)
+def test_what_arrived_is_not_sent_again(s3_url, monkeypatch):
+    again = sent_again(unsent(s3_url), monkeypatch)
     assert not again
 
 
 def test_what_arrived_is_known_without_an_etag_that_says_it(url, tmp_path, monkeypatch):
     monkeypatch.setattr(push, "NOTES_S", 0.0)
-    store = filled(f"file://{tmp_path}/there")
+    store = unsent(f"file://{tmp_path}/there")
     # The writes that were in flight when it ended are sent again.
     again = sent_again(store, monkeypatch)
     assert len(again) <= client.N_AT_A_TIME
@@ -197,7 +184,7 @@ def test_what_arrived_is_known_without_an_etag_that_says_it(url, tmp_path, monke
 KILLED = """
 import json, sys, time
 from featstore.store.format import matrix; from featstore.store.remote import client
-matrix.CHUNK_NBYTES = 4 * 1000 * 5
+matrix.CHUNK_NBYTES = 4 * 29 * 5
 client.N_AT_A_TIME = 1
 original = client.ObjectStorage._put
 def slow(self, name, data, mode):
@@ -210,15 +197,17 @@ print("done", json.dumps(extract(**json.loads(sys.argv[1])).to_dict()))
 """
 
 
-def test_sigkill_while_it_is_sent_costs_no_computing(url, images, tmp_path, monkeypatch):
-    settings = tiny(images, layers="conv1,fc") | {"store": url}
-    unbroken = extract(store=tmp_path / "unbroken", **tiny(images, layers="conv1,fc"))
+def test_sigkill_while_it_is_sent_costs_no_computing(
+    s3_url, shared_pixels, shared_images, tmp_path, monkeypatch
+):
+    url = s3_url
+    settings = of_pixels(shared_images, batch_size=4) | {"store": url}
     rng = random.Random(0)
     n_killed = 0
     while True:
         arguments = [sys.executable, "-c", KILLED, json.dumps(settings)]
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
-        n_lines = rng.randint(2, 7) if n_killed < 2 else 10**6
+        n_lines = rng.randint(2, 7) if n_killed < 1 else 10**6
         for line in process.stdout:
             n_lines -= 1
             if line.startswith("done") or n_lines == 0:
@@ -232,21 +221,18 @@ def test_sigkill_while_it_is_sent_costs_no_computing(url, images, tmp_path, monk
         check_whole(objects(open_store(url)))
         if line.startswith("done"):
             break
-    assert n_killed == 2
+    assert n_killed == 1
     result = json.loads(line.removeprefix("done "))
     assert result["n_computed"] == 0
     machine(monkeypatch, tmp_path, 2)
     (feature_set,) = open_store(url).sets()
-    for layer in ("conv1", "fc"):
-        feature_set.matrix(layer)
-        shutil.copytree(feature_set.group / layer, tmp_path / "there" / layer)
-        assert tree_bytes(tmp_path / "there" / layer) == tree_bytes(
-            type(tmp_path)(unbroken.path) / layer
-        )
+    feature_set.matrix("stats")
+    (unbroken,) = open_store(shared_pixels).sets()
+    assert tree_bytes(feature_set.group / "stats") == tree_bytes(unbroken.group / "stats")
 
 
-def test_a_network_that_fails_keeps_what_was_computed(url, images, monkeypatch, endpoint):
-    original = client.ObjectStorage.put
+def test_a_network_that_fails_keeps_what_was_computed(url, images, monkeypatch, five_rows):
+    original, settings = client.ObjectStorage.put, of_pixels(images, batch_size=4)
 
     def fails(self, name, data):
         if "/c/3/0" in name:
@@ -256,11 +242,11 @@ def test_a_network_that_fails_keeps_what_was_computed(url, images, monkeypatch, 
     with monkeypatch.context() as patch:
         patch.setattr(client.ObjectStorage, "put", fails)
         with pytest.raises(StoreError, match="does not answer.*is kept; the same command goes on"):
-            extract(store=url, **tiny(images))
+            extract(store=url, **settings)
     store = open_store(url)
     assert not any("/layers/" in name for name in objects(store))
     assert store.select().n_samples == 27
-    assert extract(store=url, **tiny(images)).n_computed == 0
+    assert extract(store=url, **settings).n_computed == 0
     assert any("/layers/" in name for name in objects(store))
 
 
@@ -290,7 +276,7 @@ def test_two_machines_at_once_compute_once(url, images, tmp_path, monkeypatch, q
     listener = Releasing()
 
     def work(store, progress):
-        results.append(extract(store=store, progress=progress, **tiny(images)))
+        results.append(extract(store=store, progress=progress, **of_pixels(images)))
 
     first = threading.Thread(target=work, args=(stores[0], Silent()))
     first.start()
@@ -305,35 +291,35 @@ def test_two_machines_at_once_compute_once(url, images, tmp_path, monkeypatch, q
 
 
 def test_the_record_that_is_there_first_wins(url, images, tmp_path, monkeypatch):
-    """Without a lease, two machines may compute the same, to other last bits."""
+    """Without a lease, two machines may compute the same, in batches of other sizes."""
     machine(monkeypatch, tmp_path, 2)
     other = open_store(url)
     with monkeypatch.context() as patch:
         patch.setattr(type(other), "push", lambda *_: None)
-        extract(store=other, **tiny(images, batch_size=9))
+        extract(store=other, **of_pixels(images, batch_size=9))
     machine(monkeypatch, tmp_path, 1)
-    first = extract(store=url, **tiny(images))
+    first = extract(store=url, **of_pixels(images, batch_size=4))
     store = open_store(url)
     before = objects(store)
     machine(monkeypatch, tmp_path, 2)
-    again = extract(store=other, **tiny(images))
+    again = extract(store=other, **of_pixels(images, batch_size=9))
     assert (again.n_computed, again.batch_size) == (0, 4)
     assert objects(store) == before
     (feature_set,) = other.sets()
-    feature_set.matrix("fc")
-    for name, sha256 in feature_set.layer("fc")["files"].items():
+    feature_set.matrix("stats")
+    for name, sha256 in feature_set.layer("stats").files.items():
         assert file_sha256(feature_set.group / name) == sha256
     assert first.set_id == feature_set.set_id
 
 
 def test_a_record_that_comes_while_it_is_sent_wins(url, monkeypatch, tmp_path):
-    store = filled(url)
+    store = unsent(url)
     machine(monkeypatch, tmp_path, 2)
-    other = filled(url)
+    other = unsent(url)
     path = other.sets()[0].layer_path("fc")
     content = json.loads(path.read_text()) | {"n_computed": 7}
     del content["digest"]
-    mirror.write_json(path, content)
+    write_json(path, content)
     original = push.Upload.publish
 
     def late(self, record, content, files):
@@ -347,12 +333,12 @@ def test_a_record_that_comes_while_it_is_sent_wins(url, monkeypatch, tmp_path):
     monkeypatch.setattr(push.Upload, "publish", late)
     monkeypatch.setattr(lease, "_acquire", lambda *_, **__: None)
     publish(store)
-    assert store.sets()[0].layer("fc")["n_computed"] == 7
+    assert store.sets()[0].layer("fc").n_computed == 7
     check_whole(objects(store))
 
 
 def test_another_machine_that_writes_over_a_file_is_noticed(url, monkeypatch):
-    store = filled(url)
+    store = unsent(url)
     original = push.Upload.publish
 
     def late(self, record, content, files):
@@ -370,7 +356,7 @@ def test_another_machine_that_writes_over_a_file_is_noticed(url, monkeypatch):
 
 
 def test_a_lost_lease_stops_the_sending(url, monkeypatch):
-    store = filled(url)
+    store = unsent(url)
     monkeypatch.setattr(lease, "LEASE_S", -1.0)
     with pytest.raises(StoreError, match="could not be renewed"):
         publish(store)
@@ -378,7 +364,7 @@ def test_a_lost_lease_stops_the_sending(url, monkeypatch):
 
 
 def test_leftovers_of_another_chunking_are_swept(url):
-    store = filled(url)
+    store = unsent(url)
     set_id = store.sets()[0].set_id
     store.backend.mirror.remote.put(f"sets/{set_id}/features.zarr/fc/c/77/0", b"left")
     store.backend.mirror.remote.put(f"sets/{set_id}/features.zarr/fc/c/0/0", b"left")
@@ -386,24 +372,26 @@ def test_leftovers_of_another_chunking_are_swept(url):
     assert verify(store.sets()[0]) == []
 
 
-def test_a_file_that_was_damaged_before_it_was_sent_is_not_sent(url, images, monkeypatch):
-    store = open_store(url)
+def test_a_file_that_was_damaged_before_it_was_sent_is_not_sent(
+    url, images, monkeypatch, five_rows
+):
+    store, settings = open_store(url), of_pixels(images, batch_size=4)
     with monkeypatch.context() as patch:
         patch.setattr(type(store), "push", lambda *_: None)
-        result = extract(store=store, **tiny(images))
-    path = store.sets()[0].matrix("fc").chunk_path(2)
+        result = extract(store=store, **settings)
+    path = store.sets()[0].matrix("stats").chunk_path(2)
     intact = path.read_bytes()
     path.write_bytes(intact[:-1] + b"x")
     with pytest.raises(CorruptionError, match=r"c/2/0 is damaged.*featstore extract"):
-        extract(store=store, **tiny(images))
-    assert extract(store=store, **tiny(images)).n_computed == 8
-    name = f"sets/{result.set_id}/features.zarr/fc/c/2/0"
+        extract(store=store, **settings)
+    assert extract(store=store, **settings).n_computed == 8
+    name = f"sets/{result.set_id}/features.zarr/stats/c/2/0"
     assert store.backend.mirror.remote.get(name) == intact
     check_whole(objects(store))
 
 
 def test_labels_that_were_damaged_before_they_were_sent_are_named(url):
-    store = filled(url)
+    store = unsent(url)
     path = store.sets()[0].group / "label" / "c" / "0"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CorruptionError, match=r"label/c/0 is damaged.*featstore store rm"):
@@ -465,9 +453,7 @@ def test_a_copy_of_the_working_folder_holds_no_lease_of_the_other_s(
     assert store.sets()
 
 
-def test_a_run_is_killed_at_every_write_and_sent_by_the_same_fit(
-    url, endpoint, monkeypatch, tmp_path
-):
+def test_a_run_is_killed_at_every_write_and_sent_by_the_same_fit(url, monkeypatch):
     monkeypatch.setattr(client, "N_AT_A_TIME", 1)
     store = store_at(url)
     (run,) = featstore.fit(store, n_jobs=1)
@@ -496,7 +482,7 @@ def test_a_run_that_is_there_stays_unless_it_is_fitted_again(url, monkeypatch, t
     machine(monkeypatch, tmp_path, 1)
     (run,) = featstore.fit(store, n_jobs=1)
     machine(monkeypatch, tmp_path, 2)
-    assert late.record["duration_s"] != run.record["duration_s"]
+    assert late.record.duration_s != run.record.duration_s
     (again,) = featstore.fit(other, n_jobs=1)
     assert again.record == run.record
     assert open_run(run.run_id, other).model.predict(other.select().memmap()[:3]).shape == (3,)
@@ -558,39 +544,44 @@ def test_a_run_that_is_damaged_there_gives_way(url, monkeypatch, tmp_path, damag
     check_whole(objects(store))
 
 
+def write_again(store, created):
+    """Write a run in the place of the one that is there, as a fit does that is asked to refit."""
+    model = Pipeline([("clf", LogisticRegression())])
+    columns = {"sample_id": np.array([created]), "score": np.array([1.0])}
+    record = run_record(["a", "b"]) | {"created": created}
+    return write_run(store, "run", record, model, columns, None, {"x.png": b"x"}, replace=True)
+
+
 def test_a_run_is_replaced_whole_whenever_that_is_killed(url, monkeypatch, tmp_path):
     monkeypatch.setattr(client, "N_AT_A_TIME", 1)
-    store = store_at(url)
-    (old,) = featstore.fit(store, n_jobs=1)
+    store = open_store(url)
+    old = write_again(store, "first")
     seen = []
     for moment in itertools.count():
         with monkeypatch.context() as patch:
-            # Of all stores that are opened, for fit opens its own.
             kill_at(client.ObjectStorage, patch, moment)
             try:
-                featstore.fit(store, n_jobs=1, refit=True)
+                write_again(store, f"at {moment}")
                 break
             except Killed:
                 pass
         check_whole(objects(store))
         machine(monkeypatch, tmp_path, 100 + moment)
         (found,) = list_runs(open_store(url))
-        assert found.predictions
-        seen.append(found.record["created"] != old.record["created"])
+        assert found.predictions["sample_id"].tolist() == [found.record.created]
+        seen.append(found.record.created != old.record.created)
         machine(monkeypatch, tmp_path, 1)
-        # Without --refit, what was fitted is sent, and nothing is fitted.
-        (one,) = fit_each(store, n_jobs=1)
-        assert one.reused
+        # What a fit does when the run is there.
+        store.push_run("run")
         check_whole(objects(store))
         (again,) = list_runs(store)
-        assert again.record == one.run.record != old.record
+        assert again.record.created == f"at {moment}"
         assert verify_runs(store) == (1, [])
         old = again
     assert len(seen) > 12
     assert set(seen) == {True, False}
-    # Nothing of those that were replaced is left there.
-    place = f"runs/{old.run_id}/"
-    assert sum(name.startswith(place) for name in objects(store)) == len(old.record["files"]) + 1
+    # Nothing of the runs that were replaced is left there.
+    assert sum(name.startswith("runs/run/") for name in objects(store)) == len(old.record.files) + 1
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["the first fit", "a refit"])
@@ -598,7 +589,13 @@ def test_a_run_that_is_being_sent_is_not_replaced_under_it(is_first, url, monkey
     store = store_at(url)
     if not is_first:
         featstore.fit(store, n_jobs=1)
-    original, late = push.Upload.publish, []
+    publish_, late, waits = push.Upload.publish, [], threading.Event()
+    locked = backend.locked
+
+    def waiting(*args):
+        if late and threading.current_thread() is late[0]:
+            waits.set()
+        return locked(*args)
 
     def slow(*args):
         if not late:
@@ -607,11 +604,12 @@ def test_a_run_that_is_being_sent_is_not_replaced_under_it(is_first, url, monkey
                 threading.Thread(target=featstore.fit, args=(open_store(url),), kwargs=again)
             )
             late[0].start()
-            time.sleep(1)
-        return original(*args)
+            assert waits.wait(60)
+        return publish_(*args)
 
     again = {"n_jobs": 1, "refit": True}
     monkeypatch.setattr(push.Upload, "publish", slow)
+    monkeypatch.setattr(backend, "locked", waiting)
     featstore.fit(store, n_jobs=1, refit=not is_first)
     late[0].join()
     check_whole(objects(store))
@@ -666,16 +664,18 @@ def test_of_two_machines_that_fit_again_the_first_stays(url, monkeypatch, tmp_pa
     check_whole(objects(store))
 
 
-def test_all_commands_take_a_url(url, images, tmp_path, monkeypatch, capsys, no_umap):
+def test_all_commands_take_a_url(s3_url, images, tmp_path, monkeypatch, capsys, no_umap, five_rows):
+    url, settings = s3_url, of_pixels(images, batch_size=4)
+
     def run(*words):
         assert _run([*words]) == 0, capsys.readouterr()
         return capsys.readouterr().out
 
     monkeypatch.setenv("FEATSTORE_STORE", url)
-    options = [w for k, v in tiny(images).items() for w in (f"--{k.replace('_', '-')}", str(v))]
+    options = [w for k, v in settings.items() for w in (f"--{k.replace('_', '-')}", str(v))]
     result = json.loads(run("extract", *options, "--json"))
     assert result["path"] == f"{url}/sets/{result['set_id']}/features.zarr"
-    assert f"--store {url}" in run("extract", *options)
+    assert f"--store {url!r}" in run("extract", *options)
     machine(monkeypatch, tmp_path, 2)
     (fitted,) = json.loads(run("fit", "--clf", "logreg", "--json"))["runs"]
     machine(monkeypatch, tmp_path, 3)
@@ -685,25 +685,25 @@ def test_all_commands_take_a_url(url, images, tmp_path, monkeypatch, capsys, no_
     assert report["store"] == url
     (listed,) = json.loads(run("store", "ls", "--json"))["sets"]
     assert listed["path"] == result["path"]
-    assert listed["nbytes"] > 10_000
+    assert listed["nbytes"] > 27 * 29
     assert result["path"] in run("store", "show", result["set_id"])
     assert "1 feature set and 1 run are intact" in run("store", "verify")
     run("store", "export", str(tmp_path / "out.npz"))
-    assert (tmp_path / "out.npz").stat().st_size > 27 * 1000 * 4
+    assert (tmp_path / "out.npz").stat().st_size > 27 * 29 * 4
     sheet = tmp_path / "neighbors.png"
     assert json.loads(
         run("neighbors", fitted["run_id"], str(images / "test"), "--json", "--out", str(sheet))
     )
     assert sheet.is_file()
     store = open_store(url)
-    name = f"sets/{result['set_id']}/features.zarr/fc/c/1/0"
+    name = f"sets/{result['set_id']}/features.zarr/stats/c/1/0"
     store.backend.mirror.remote.put(name, b"x" * store.backend.mirror.remote.entry(name).nbytes)
     with pytest.raises(SystemExit):
         _run(["store", "verify"])
     broken = capsys.readouterr().out
-    assert "chunk 1 of fc (rows 5 to 9): its bytes are not those" in broken
+    assert "chunk 1 of stats (rows 5 to 9): its bytes are not those" in broken
     (repair,) = re.findall(r"Repair with: featstore (.*)", broken)
-    assert f"--store {url}" in repair
+    assert f"--store {url!r}" in repair
     assert "8 images computed" in run(*shlex.split(repair))
     assert "are intact" in run("store", "verify")
     assert "Removed" in run("store", "rm", "--yes", result["set_id"])
