@@ -92,7 +92,8 @@ def test_a_run_without_a_record_is_named_in_a_store_of_a_relative_path(run, stor
     assert "metrics.json is missing, damaged or edited" in damage.problem
 
 
-def test_without_runs_it_says_how_to_make_one(store, tmp_path):
+def test_without_runs_it_says_how_to_make_one(make_store, tmp_path):
+    store = make_store()
     with pytest.raises(RunError, match="featstore fit"):
         open_run("x", store)
     with pytest.raises(RunError, match="not a run's folder"):
