@@ -32,8 +32,9 @@ TRAIN, TEST, VAL = 0, 1, 2
 def _undrawn(request, monkeypatch):
     """Leave the figures out where they are not what is tested: they take most of a small fit."""
     if "every_classifier" not in request.node.name:
-        drawn = {name: lambda *args: None for name in ("draw_confusion", "draw_curves")}
-        monkeypatch.setattr(worker, "figures", SimpleNamespace(**drawn, to_png=lambda figure: b""))
+        for name in ("draw_confusion", "draw_curves"):
+            monkeypatch.setattr(worker, name, lambda *args: None)
+        monkeypatch.setattr(worker.plotting, "to_png", lambda figure: b"")
 
 
 def predictions(run):
@@ -335,8 +336,8 @@ def test_no_copy_of_the_matrix_is_made(make_store, monkeypatch):
     # Blocks are so small that a copy of all rows would stand out.
     of_rows = Samples.blocks
     monkeypatch.setattr(Samples, "blocks", lambda self, nbytes=0: of_rows(self, 2**19))
-    for name in ("objectives.CACHED_NBYTES", "grams.CACHED_NBYTES", "epochs.EPOCH_NBYTES"):
-        monkeypatch.setattr(f"featstore.{name}", 2**19)
+    for name in ("linear_loss.CACHED_NBYTES", "ridge_lda.CACHED_NBYTES", "epochs.EPOCH_NBYTES"):
+        monkeypatch.setattr(f"featstore.fitting.solvers.{name}", 2**19)
     monkeypatch.setattr("featstore.fitting.solvers.linear_loss.N_SAMPLED", 100)
     X, y = blobs(4_000, 1_000)
     store = make_store(4_000, X=X, y=y)
