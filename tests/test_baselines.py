@@ -77,7 +77,7 @@ def test_images_that_are_gone_or_others_are_named(extracted, tmp_path):
     extra.unlink()
     for one in fit_baselines(store, fits, "ridge", root=str(others)):
         assert isinstance(one.error, FitError)
-        assert "not those any more" in str(one.error)
+        assert "no longer those that" in str(one.error)
 
 
 def test_images_that_could_not_be_read_are_masked_for_baselines_too(tmp_path, images):

@@ -5,7 +5,7 @@
     ``model.skops``      the fitted scikit-learn pipeline; loading it runs no code of the file's.
     ``predictions.csv``  one line for each row that was judged.
     ``curves.json``      of classifiers trained by epochs.
-    ``confusion.png``, ``curves.png``
+    ``confusion.png``, ``curves.png``  drawn after all else is kept, and again when missing.
 """
 
 from __future__ import annotations

@@ -46,7 +46,6 @@ def write_run(
     model: Pipeline,
     predictions: Mapping[str, np.ndarray],
     curves: Mapping[str, Any] | None,
-    figures: Mapping[str, bytes],
     *,
     replace: bool = False,
 ) -> Run:
@@ -67,8 +66,6 @@ def write_run(
         Columns of ``predictions.csv``.
     curves : mapping or None
         Content of ``curves.json``.
-    figures : mapping of str to bytes
-        PNG files by name.
     replace : bool
         Whether to put the run in the place of one that is there.
 
@@ -86,8 +83,6 @@ def write_run(
             _write_csv(folder / "predictions.csv", predictions)
             if curves is not None:
                 (folder / "curves.json").write_text(json.dumps(curves), encoding="utf-8")
-            for name, data in figures.items():
-                (folder / name).write_bytes(data)
             files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
             for name in files:
                 sync_file(folder / name)

@@ -8,7 +8,8 @@ from conftest import blobs
 
 from featstore.config import FitConfig
 from featstore.fitting.classifiers import CLASSIFIERS, find_classifier
-from featstore.fitting.search import CrossValidation, candidates, cross_validate_task, split
+from featstore.fitting.cross_validation import CrossValidation, cross_validate_task
+from featstore.fitting.search import candidates
 from featstore.fitting.solvers import ridge_lda
 from featstore.fitting.splits import draw_folds, row_numbers, split_rows
 
@@ -32,7 +33,7 @@ def scratch(tmp_path):
     return tmp_path / "scratch"
 
 
-def trial_of(store, scratch, name, found, n_rows=N_TRAIN, **options):
+def task_of(store, scratch, name, found, n_rows=N_TRAIN, **options):
     config = FitConfig(name, search="grid", cv=CV, **options)
     parts = store.select().parts
     return CrossValidation(
@@ -40,12 +41,12 @@ def trial_of(store, scratch, name, found, n_rows=N_TRAIN, **options):
     )
 
 
-def run_divided(trial):
-    """Return the scores of a trial that was divided, put together, and the errors."""
-    scores, errors = np.full((len(trial.candidates), len(trial.folds)), np.nan), []
-    for part in split(trial):
+def run_split(task):
+    """Return the scores of a task that was divided, put together, and the errors."""
+    scores, errors = np.full((len(task.candidates), len(task.folds)), np.nan), []
+    for part in task.split():
         found, more = cross_validate_task(pickle.loads(pickle.dumps(part)))
-        rows = [trial.candidates.index(candidate) for candidate in part.candidates]
+        rows = [task.candidates.index(candidate) for candidate in part.candidates]
         scores[np.ix_(rows, part.folds)] = found
         errors += more
     return scores, errors
@@ -99,7 +100,7 @@ ROW = 1 / (N_TRAIN / CV)
 def test_scores_are_those_of_pipelines_fitted_on_the_other_folds(
     store, scratch, name, found, options, n_off
 ):
-    scores, errors = run_divided(trial_of(store, scratch, name, found, **options))
+    scores, errors = run_split(task_of(store, scratch, name, found, **options))
     assert errors == []
     np.testing.assert_allclose(
         scores, reference(store, name, found, **options), atol=(n_off + 0.1) * ROW
@@ -113,7 +114,7 @@ def test_classifiers_by_epochs_are_tried_too(store, scratch, name):
     params = {"learning_rate_init": 0.03} if name != "sgd" else {}
     params |= {"hidden_layer_sizes": (16,)} if name == "mlp" else {}
     options = {"n_epochs": 12, "params": tuple(params.items())}
-    scores, errors = run_divided(trial_of(store, scratch, name, found, **options))
+    scores, errors = run_split(task_of(store, scratch, name, found, **options))
     assert errors == []
     assert scores[0].mean() > scores[1].mean() + 0.1
 
@@ -122,7 +123,7 @@ def test_classifiers_by_epochs_are_tried_too(store, scratch, name):
 def test_a_division_tries_each_setting_on_each_fold_once(store, scratch, name):
     config = FitConfig(name, search="grid")
     found = candidates(find_classifier(name), config, 20, N_TRAIN)
-    parts = split(trial_of(store, scratch, name, found))
+    parts = task_of(store, scratch, name, found).split()
     tried = [
         (found.index(candidate), fold)
         for part in parts
@@ -148,12 +149,12 @@ def test_a_division_tries_each_setting_on_each_fold_once(store, scratch, name):
     ],
 )
 def test_only_settings_that_share_their_work_stay_together(store, scratch, name, found, n_parts):
-    assert len(split(trial_of(store, scratch, name, found))) == n_parts
+    assert len(task_of(store, scratch, name, found).split()) == n_parts
 
 
 def test_settings_that_fail_spare_the_others(store, scratch):
     found = [{"n_neighbors": 3}, {"n_neighbors": 200}, {"n_neighbors": 5}]
-    scores, errors = run_divided(trial_of(store, scratch, "knn", found))
+    scores, errors = run_split(task_of(store, scratch, "knn", found))
     assert np.isnan(scores).any(axis=1).tolist() == [False, True, False]
     assert len(errors) == CV
     assert "knn can't be fitted: Expected n_neighbors <= n_samples" in errors[0]
@@ -169,9 +170,9 @@ def test_where_work_is_shared_all_fail_together(store, scratch, name, monkeypatc
         def fails(*args):
             raise ValueError("no kernel")
 
-        monkeypatch.setattr("featstore.fitting.search.map_kernel", fails)
+        monkeypatch.setattr("featstore.fitting.cross_validation.map_kernel", fails)
         found = [{"C": 1.0}, {"C": 2.0}]
-    scores, errors = run_divided(trial_of(store, scratch, name, found))
+    scores, errors = run_split(task_of(store, scratch, name, found))
     assert scores.shape == (2, CV)
     assert np.isnan(scores).all()
     assert ("products of all pairs" if name == "ridge" else "no kernel") in errors[0]
@@ -186,7 +187,7 @@ def test_where_work_is_shared_all_fail_together(store, scratch, name, monkeypatc
     ],
 )
 def test_standardised_rows_are_shared_by_trials(store, scratch, name, found, n_files):
-    run_divided(trial_of(store, scratch, name, found))
+    run_split(task_of(store, scratch, name, found))
     assert len(list(scratch.glob("*.npy"))) == n_files
 
 
@@ -199,13 +200,13 @@ def test_a_round_on_some_rows_takes_a_share_of_each_class(store, scratch, name, 
         seen.append(np.bincount(y).tolist())
         return draw_folds(y, *args)
 
-    monkeypatch.setattr("featstore.fitting.search.draw_folds", spy)
-    few = trial_of(store, scratch, name, found, n_rows=80)
-    scores, _ = run_divided(few)
+    monkeypatch.setattr("featstore.fitting.cross_validation.draw_folds", spy)
+    few = task_of(store, scratch, name, found, n_rows=80)
+    scores, _ = run_split(few)
     assert seen == [[20, 20, 20, 20]]
     np.testing.assert_allclose(scores * 20, np.round(scores * 20), atol=1e-9)
-    np.testing.assert_array_equal(run_divided(few)[0], scores)
-    whole, _ = run_divided(trial_of(store, scratch, name, found))
+    np.testing.assert_array_equal(run_split(few)[0], scores)
+    whole, _ = run_split(task_of(store, scratch, name, found))
     assert not np.array_equal(whole, scores)
 
 
@@ -217,15 +218,15 @@ def test_test_rows_have_no_part_in_it(make_store, tmp_path, name, scratch):
     scores = []
     for i in range(2):
         store = make_store(X=X, y=y, title=f"set{i}", seed=i)
-        trial = trial_of_set(store, f"set{i}", scratch, name, found, params)
-        scores.append(run_divided(trial)[0])
+        task = task_of_set(store, f"set{i}", scratch, name, found, params)
+        scores.append(run_split(task)[0])
         X, y = X.copy(), y.copy()
         X[240:] = np.random.default_rng(0).normal(0, 1e6, size=(80, 20))
         y[240:] = y[240:][::-1]
     np.testing.assert_array_equal(*scores)
 
 
-def trial_of_set(store, title, scratch, name, found, params):
+def task_of_set(store, title, scratch, name, found, params):
     config = FitConfig(name, params, search="grid", cv=CV)
     parts = store.select(title).parts
     folds = tuple(range(CV))
@@ -237,19 +238,17 @@ def trial_of_set(store, title, scratch, name, found, params):
 @pytest.mark.parametrize("name", ["logreg", "linear-svm", "ridge", "lda", "knn"])
 def test_scores_do_not_depend_on_the_number_of_threads(store, scratch, name):
     found = candidates(find_classifier(name), FitConfig(name, search="grid"), 20, N_TRAIN)[:4]
-    trial = trial_of(store, scratch, name, found)
+    task = task_of(store, scratch, name, found)
     scores = []
     for n_threads in (1, 2):
         with threadpoolctl.threadpool_limits(n_threads):
-            scores.append(run_divided(trial)[0])
+            scores.append(run_split(task)[0])
     np.testing.assert_array_equal(*scores)
 
 
 def test_folds_and_rows_are_drawn_by_the_seed(store, scratch):
     found = [{"n_neighbors": 3}]
-    scores = [
-        run_divided(trial_of(store, scratch, "knn", found, seed=seed))[0] for seed in (1, 1, 2)
-    ]
+    scores = [run_split(task_of(store, scratch, "knn", found, seed=seed))[0] for seed in (1, 1, 2)]
     np.testing.assert_array_equal(scores[0], scores[1])
     assert not np.array_equal(scores[0], scores[2])
 
@@ -265,19 +264,19 @@ def test_a_new_split_and_dropped_leaks_are_kept_to(make_store, scratch, monkeypa
         seen.append(len(y))
         return draw_folds(y, *args)
 
-    monkeypatch.setattr("featstore.fitting.search.draw_folds", spy)
+    monkeypatch.setattr("featstore.fitting.cross_validation.draw_folds", spy)
     found = [{"n_neighbors": 3}]
-    plain = run_divided(trial_of(store, scratch, "knn", found))[0]
-    drawn = run_divided(trial_of(store, scratch, "knn", found, split_seed=1, drop_leaks=True))[0]
+    plain = run_split(task_of(store, scratch, "knn", found))[0]
+    drawn = run_split(task_of(store, scratch, "knn", found, split_seed=1, drop_leaks=True))[0]
     assert not np.array_equal(plain, drawn)
     assert seen == [240, 240]
 
 
 def test_what_is_sent_to_workers_is_small(store, scratch):
     found = [{"C": float(i), "gamma": 0.1 * i} for i in range(1, 300)]
-    trial = trial_of(store, scratch, "svm", found)
-    assert len(pickle.dumps(trial)) < 20_000
-    assert max(len(pickle.dumps(part)) for part in split(trial)) < 2_000
-    scores, errors = cross_validate_task(split(trial)[0])
+    task = task_of(store, scratch, "svm", found)
+    assert len(pickle.dumps(task)) < 20_000
+    assert max(len(pickle.dumps(part)) for part in task.split()) < 2_000
+    scores, errors = cross_validate_task(task.split()[0])
     assert len(pickle.dumps((scores, errors))) < 2_000
-    assert Path(trial.store).is_dir()
+    assert Path(task.store).is_dir()

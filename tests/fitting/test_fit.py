@@ -14,7 +14,7 @@ from distributed import LocalCluster
 from makers import Listener
 
 from featstore.errors import ConfigError, FitError, RunError, SelectionError
-from featstore.fitting import classifiers, cost, worker
+from featstore.fitting import classifiers, cost, dispatch, evaluate, worker
 from featstore.fitting.classifiers import CLASSIFIERS
 from featstore.fitting.fit import fit, fit_each
 from featstore.fitting.learning_curve import learning_curve
@@ -32,9 +32,8 @@ TRAIN, TEST, VAL = 0, 1, 2
 def _undrawn(request, monkeypatch):
     """Leave the figures out where they are not what is tested: they take most of a small fit."""
     if "every_classifier" not in request.node.name:
-        for name in ("draw_confusion", "draw_curves"):
-            monkeypatch.setattr(worker, name, lambda *args: None)
-        monkeypatch.setattr(worker.plotting, "to_png", lambda figure: b"")
+        monkeypatch.setattr(worker, "draw_pictures", lambda run: "")
+        monkeypatch.setattr(dispatch, "draw_missing_pictures", lambda runs, progress: None)
 
 
 def predictions(run):
@@ -321,12 +320,12 @@ def test_fewer_fits_go_on_at_a_time_where_memory_is_short(make_store, monkeypatc
     listener = Listener()
     store = make_store()
     fit(store, ["knn", "logreg"], n_jobs=2, memory_nbytes=2 * 10**8, progress=listener)
-    assert any("at a time, for more would not find the memory" in line for line in listener.lines)
+    assert any("at a time: memory is short" in line for line in listener.lines)
     assert not any("dashboard" in line for line in listener.lines)
 
 
 def test_classifiers_that_predict_slowly_judge_some_training_rows_only(make_store, monkeypatch):
-    monkeypatch.setattr(worker, "TRAIN_ROWS_JUDGED", 50)
+    monkeypatch.setattr(evaluate, "MAX_SLOW_ROWS", 50)
     store = make_store()
     assert fit(store, "knn")[0].metrics["train"]["n_samples"] == 50
     assert fit(store, "logreg")[0].metrics["train"]["n_samples"] == 240
@@ -335,7 +334,7 @@ def test_classifiers_that_predict_slowly_judge_some_training_rows_only(make_stor
 def test_no_copy_of_the_matrix_is_made(make_store, monkeypatch):
     # Blocks are so small that a copy of all rows would stand out.
     of_rows = Samples.blocks
-    monkeypatch.setattr(Samples, "blocks", lambda self, nbytes=0: of_rows(self, 2**19))
+    monkeypatch.setattr(Samples, "blocks", lambda self, *_, **more: of_rows(self, 2**19))
     for name in ("linear_loss.CACHED_NBYTES", "ridge_lda.CACHED_NBYTES", "epochs.EPOCH_NBYTES"):
         monkeypatch.setattr(f"featstore.fitting.solvers.{name}", 2**19)
     monkeypatch.setattr("featstore.fitting.solvers.linear_loss.N_SAMPLED", 100)
@@ -466,7 +465,7 @@ class TestSearches:
             progress=listener,
         )
         assert [one.error is None for one in fits] == [True, False, True]
-        assert "None of the 8 settings of knn that were tried could be fitted" in str(fits[1].error)
+        assert "None of the 8 settings of knn could be fitted" in str(fits[1].error)
         assert "Expected n_neighbors <= n_samples" in str(fits[1].error)
         assert len(listener.lines) == 3
         phases = [(phase.what, phase.total) for phase in listener.phases]
@@ -631,7 +630,7 @@ class TestLeaks:
         store = open_store(store.path)
         (run,) = fit(store)
         assert run.record["rows"]["n_leaked"] is None
-        with pytest.raises(FitError, match="made by an older featstore"):
+        with pytest.raises(FitError, match="an older featstore made it"):
             fit(store, drop_leaks=True)
 
 
@@ -706,7 +705,7 @@ class TestScratch:
             seen.append({path.name for path in folder.glob("*.npy")})
             return run
 
-        monkeypatch.setattr("featstore.fitting.fit.fit_task", spy)
+        monkeypatch.setattr("featstore.fitting.dispatch.fit_task", spy)
         fit(store, ["logreg", "ridge", "sgd"])
         assert len(seen) == 3
         assert len(set.union(*seen)) == 1
@@ -721,7 +720,7 @@ class TestScratch:
             (self.scratch(store)[0] / "rows.npy").write_bytes(b"rows")
             raise error
 
-        monkeypatch.setattr(f"featstore.fitting.fit.{place}", fails)
+        monkeypatch.setattr(f"featstore.fitting.dispatch.{place}", fails)
         with pytest.raises(type(error)):
             fit(store, search="grid")
         assert self.scratch(store) == []
@@ -808,7 +807,9 @@ def test_validation_rows_are_judged_after_each_epoch_and_change_nothing(make_sto
 
 def test_all_are_all_that_there_are(make_store, monkeypatch):
     made = []
-    monkeypatch.setattr("featstore.fitting.fit.fit_task", lambda task: made.append(task.config.clf))
+    monkeypatch.setattr(
+        "featstore.fitting.dispatch.fit_task", lambda task: made.append(task.config.clf)
+    )
     fits = fit_each(make_store(), ["ridge", "all"])
     assert sorted(made) == sorted(CLASSIFIERS)
     assert fits[0].name.endswith("ridge")
@@ -833,9 +834,9 @@ def test_wrong_settings_are_refused_before_any_work(make_store, options, message
 @pytest.mark.parametrize(
     ("clf", "options", "message"),
     [
-        ("logreg", {"intelex": True}, "it has nothing for logreg"),
-        ("knn", {"device": "cuda"}, "does not compute knn on a GPU"),
-        ("logreg", {"device": "cuda", "search": "grid"}, "A search is computed on the CPU"),
+        ("logreg", {"intelex": True}, "speeds up svm, not logreg"),
+        ("knn", {"device": "cuda"}, "on a GPU, not knn"),
+        ("logreg", {"device": "cuda", "search": "grid"}, "A search runs on the CPU"),
         ("logreg", {"device": "cuda:99"}, "no (CUDA GPU|GPU 99)"),
     ],
 )

@@ -88,4 +88,4 @@ def test_memory_bounds_how_many_are_trained_at_a_time(make_store, monkeypatch):
     listener = Listener()
     asked = {"sizes": [40, 100], "memory_nbytes": 160 * 10**6, "n_jobs": 2}
     learning_curve(make_store(), "knn", progress=listener, **asked)
-    assert listener.lines == ["One fit at a time, for more would not find the memory."]
+    assert listener.lines == ["Running one fit at a time: memory is short."]

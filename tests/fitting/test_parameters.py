@@ -1,7 +1,7 @@
 import pytest
 
 from featstore.errors import FitError
-from featstore.fitting.classifiers import assign_params, parse_grid, parse_param
+from featstore.fitting.parameters import assign_params, parse_grid, parse_param
 
 
 @pytest.mark.parametrize(
@@ -75,21 +75,21 @@ def test_parameters_that_featstore_sets_name_their_option():
         assign_params({"verbose": 1}, ["mlp"])
 
 
-def test_parameters_can_be_aimed_at_one_of_several():
-    aimed = assign_params({"C": 1.0, "svm:C": 10.0}, ["logreg", "svm"])
-    assert aimed == {"logreg": {"C": 1.0}, "svm": {"C": 10.0}}
+def test_parameters_can_be_for_one_of_several():
+    assigned = assign_params({"C": 1.0, "svm:C": 10.0}, ["logreg", "svm"])
+    assert assigned == {"logreg": {"C": 1.0}, "svm": {"C": 10.0}}
     with pytest.raises(FitError, match="for mlp, but only logreg"):
         assign_params({"mlp:alpha": 1.0}, ["logreg"])
     with pytest.raises(FitError, match="knn has no parameter C.*clf:name=value"):
         assign_params({"C": 1.0}, ["logreg", "knn"])
 
 
-def test_a_parameter_can_be_aimed_at_a_classifier_of_ones_own():
+def test_a_parameter_can_be_for_a_classifier_of_ones_own():
     name = "sklearn.naive_bayes:GaussianNB"
-    aimed = assign_params({f"{name}:var_smoothing": 0.1}, ["logreg", name])
-    assert aimed == {"logreg": {}, name: {"var_smoothing": 0.1}}
+    assigned = assign_params({f"{name}:var_smoothing": 0.1}, ["logreg", name])
+    assert assigned == {"logreg": {}, name: {"var_smoothing": 0.1}}
 
 
-def test_values_for_a_search_are_aimed_without_a_check():
-    aimed = assign_params({"C": (0.1, 1.0), "svm:C": (9.0,)}, ["logreg", "svm"], check=False)
-    assert aimed == {"logreg": {"C": (0.1, 1.0)}, "svm": {"C": (9.0,)}}
+def test_values_for_a_search_are_assigned_without_a_check():
+    assigned = assign_params({"C": (0.1, 1.0), "svm:C": (9.0,)}, ["logreg", "svm"], check=False)
+    assert assigned == {"logreg": {"C": (0.1, 1.0)}, "svm": {"C": (9.0,)}}

@@ -16,9 +16,7 @@ def written(store, run, **more):
     model = run.model
     columns = {"sample_id": np.array(["a"])}
     record = {k: v for k, v in run.record.items() if k not in ("format", "files")} | more
-    return lambda **how: write_run(
-        store, run.run_id, record, model, columns, None, {"confusion.png": b"x"}, **how
-    )
+    return lambda **how: write_run(store, run.run_id, record, model, columns, None, **how)
 
 
 def test_of_two_writers_of_the_same_run_the_first_stays_unless_told_otherwise(run, store):

@@ -24,6 +24,10 @@ TEXTS = {"type": "array", "items": TEXT}
 MAX_COUNT = 2**53
 
 
+MAX_DENSE_CLASSES = 100
+"""Classes up to which a run's confusion matrix has a count for every pair of classes."""
+
+
 COUNT = {"type": "integer", "minimum": 0, "maximum": MAX_COUNT}
 
 
@@ -369,11 +373,16 @@ def _misfit(record: dict[str, Any], kind: str, name: str, n_rows: int | None) ->
             if own is None:
                 continue
             lengths[f"metrics.{split}.per_class"] = own["per_class"]
-            lengths[f"metrics.{split}.confusion"] = own["confusion"]
+            is_dense = n_classes <= MAX_DENSE_CLASSES
+            if is_dense:
+                lengths[f"metrics.{split}.confusion"] = own["confusion"]
             for i, row in enumerate(own["confusion"]):
-                lengths[f"metrics.{split}.confusion.{i}"] = row
                 if not all(type(n) is int and 0 <= n <= MAX_COUNT for n in row):
                     return f"metrics.{split}.confusion.{i}: {row} are no counts"
+                if is_dense:
+                    lengths[f"metrics.{split}.confusion.{i}"] = row
+                elif len(row) != 3 or max(row[:2]) >= n_classes:
+                    return f"metrics.{split}.confusion.{i}: {row} are no two classes and a count"
         for place, values in lengths.items():
             if len(values) != n_classes:
                 return f"{place}: {len(values)} values of {n_classes} classes"
