@@ -20,7 +20,7 @@ from featstore.store.verification import verify
 
 pytestmark = pytest.mark.soak
 
-RESUME_HINT = "What was finished is kept; the same command goes on from there."
+RESUME_HINT = "Finished work is kept; the same command continues from there."
 
 SLOWLY = """
 import time
