@@ -108,8 +108,9 @@ def command(
         if options["search"] not in SEARCH_SETTINGS[name]:
             searches = " or ".join(SEARCH_SETTINGS[name])
             raise click.UsageError(f"{option} is for --search {searches}.")
-    from featstore.fitting.fit import fit_each, raise_failures
+    from featstore.fitting.fit import fit_each
     from featstore.fitting.parameters import parse_grid, parse_param
+    from featstore.fitting.results import raise_failures
 
     names = [name.strip() for value in clf for name in value.split(",")]
     options |= {"params": dict(map(parse_param, params)), "grid": dict(map(parse_grid, grids))}

@@ -85,8 +85,9 @@ def fit_baselines(
     baselines = list(failed.values())
     for set_id, layers in extracted:
         if (set_id,) not in used:
-            chosen = {"set_id": set_id, "layers": layers}
-            baselines += fit_each(store, clf, progress=progress, **chosen, **settings)
+            baselines += fit_each(
+                store, clf, set_id=set_id, layers=layers, progress=progress, **settings
+            )
     return baselines
 
 
