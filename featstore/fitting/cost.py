@@ -162,11 +162,9 @@ def check(config: FitConfig, cost: Cost, shape: Shape, budget: int | None, *, fo
         )
     if cost.duration_s < WORTH_SAYING_S:
         return ""
-    # Two digits say enough of an estimate.
-    about = duration_text(float(f"{cost.duration_s:.2g}"))
     return (
-        f"{config.clf} on {shape}: some {about} on one core and {nbytes_text(cost.nbytes)} of "
-        "memory."
+        f"{config.clf} on {shape}: some {duration_text(cost.duration_s)} on one core and "
+        f"{nbytes_text(cost.nbytes)} of memory."
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import threadpoolctl
-from conftest import blobs
+from conftest import blobs, store_in
 
 from featstore.config import FitConfig
 from featstore.fitting.classifiers import CLASSIFIERS, find_classifier
@@ -13,18 +13,25 @@ from featstore.fitting.search import candidates
 from featstore.fitting.solvers import ridge_lda
 from featstore.fitting.splits import draw_folds, row_numbers, split_rows
 
-N_TRAIN, CV = 240, 4
+N_ALL, N_TRAIN, N_FEATURES, CV = 160, 120, 12, 4
 
 
 def overlapping():
     """Return features of classes that are hard to tell apart, and labels."""
-    X, y = blobs(320, 20, seed=2)
-    return X + np.random.default_rng(5).normal(0, 4, size=X.shape).astype(np.float32), y
+    X, y = blobs(N_ALL, N_FEATURES, seed=2)
+    return X + np.random.default_rng(5).normal(0, 3, size=X.shape).astype(np.float32), y
 
 
-@pytest.fixture
-def store(make_store):
-    return make_store(X=overlapping()[0])
+def hard_store(folder, **more):
+    """Return a store with such features."""
+    X, y = overlapping()
+    return store_in(folder, N_ALL, **({"X": X, "y": y} | more))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Return a store that no test changes."""
+    return hard_store(tmp_path_factory.mktemp("cross-validation"))
 
 
 @pytest.fixture
@@ -108,9 +115,37 @@ def test_scores_are_those_of_pipelines_fitted_on_the_other_folds(
     assert len(np.unique(scores)) > 2
 
 
+@pytest.mark.parametrize("n_rare", [3, 1])
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("logreg", [{"C": 0.3}, {"C": 0.01}]),
+        ("ridge", [{"alpha": 1.0}, {"alpha": 100.0}]),
+        ("lda", [{"shrinkage": 0.9}, {"shrinkage": 0.1}]),
+        ("svm", [{"C": 1.0}]),
+        ("knn", [{"n_neighbors": 1}]),
+        ("nystroem-svm", [{"C": 0.01}, {"C": 0.1}]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The least populated class in y", "ignore:Only one sample")
+def test_classes_rarer_than_the_folds_are_taken_as_scikit_learn_takes_them(
+    tmp_path, scratch, name, found, n_rare
+):
+    _, y = overlapping()
+    rare = np.flatnonzero(y[:N_TRAIN] == 3)
+    y[rare[n_rare:]] = 0
+    store = hard_store(tmp_path, y=y)
+    options = {"params": (("n_components", 40),)} if name == "nystroem-svm" else {}
+    scores, errors = run_split(task_of(store, scratch, name, found, **options))
+    assert errors == []
+    n_off = {"logreg": 1, "nystroem-svm": 2}.get(name, 0)
+    expected = reference(store, name, found, **options)
+    np.testing.assert_allclose(scores, expected, atol=(n_off + 0.1) * ROW)
+
+
 @pytest.mark.parametrize("name", ["mlp", "sgd", "softmax"])
 def test_classifiers_by_epochs_are_tried_too(store, scratch, name):
-    found = [{"alpha": 1e-3}, {"alpha": 1e3}]
+    found = [{"alpha": 0.1}, {"alpha": 1e5}]
     params = {"learning_rate_init": 0.03} if name != "sgd" else {}
     params |= {"hidden_layer_sizes": (16,)} if name == "mlp" else {}
     options = {"n_epochs": 12, "params": tuple(params.items())}
@@ -122,7 +157,7 @@ def test_classifiers_by_epochs_are_tried_too(store, scratch, name):
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_division_tries_each_setting_on_each_fold_once(store, scratch, name):
     config = FitConfig(name, search="grid")
-    found = candidates(find_classifier(name), config, 20, N_TRAIN)
+    found = candidates(find_classifier(name), config, N_FEATURES, N_TRAIN)
     parts = task_of(store, scratch, name, found).split()
     tried = [
         (found.index(candidate), fold)
@@ -163,7 +198,7 @@ def test_settings_that_fail_spare_the_others(store, scratch):
 @pytest.mark.parametrize("name", ["ridge", "nystroem-svm"])
 def test_where_work_is_shared_all_fail_together(store, scratch, name, monkeypatch):
     if name == "ridge":
-        monkeypatch.setattr(ridge_lda, "MAX_FEATURES", 19)
+        monkeypatch.setattr(ridge_lda, "MAX_FEATURES", N_FEATURES - 1)
         found = [{"alpha": 1.0}, {"alpha": 2.0}]
     else:
 
@@ -211,18 +246,20 @@ def test_a_round_on_some_rows_takes_a_share_of_each_class(store, scratch, name, 
 
 
 @pytest.mark.parametrize("name", ["logreg", "lda", "svm", "knn", "nystroem-svm"])
-def test_test_rows_have_no_part_in_it(make_store, tmp_path, name, scratch):
+def test_test_rows_have_no_part_in_it(tmp_path, name, scratch):
     X, y = overlapping()
-    found = candidates(find_classifier(name), FitConfig(name, search="grid"), 20, N_TRAIN)[:3]
+    found = candidates(find_classifier(name), FitConfig(name, search="grid"), N_FEATURES, N_TRAIN)[
+        :3
+    ]
     params = (("n_components", 30),) if name == "nystroem-svm" else ()
     scores = []
     for i in range(2):
-        store = make_store(X=X, y=y, title=f"set{i}", seed=i)
+        store = hard_store(tmp_path, X=X, y=y, title=f"set{i}", seed=i)
         task = task_of_set(store, f"set{i}", scratch, name, found, params)
         scores.append(run_split(task)[0])
         X, y = X.copy(), y.copy()
-        X[240:] = np.random.default_rng(0).normal(0, 1e6, size=(80, 20))
-        y[240:] = y[240:][::-1]
+        X[N_TRAIN:] = np.random.default_rng(0).normal(0, 1e6, size=X[N_TRAIN:].shape)
+        y[N_TRAIN:] = y[N_TRAIN:][::-1]
     np.testing.assert_array_equal(*scores)
 
 
@@ -237,7 +274,9 @@ def task_of_set(store, title, scratch, name, found, params):
 
 @pytest.mark.parametrize("name", ["logreg", "linear-svm", "ridge", "lda", "knn"])
 def test_scores_do_not_depend_on_the_number_of_threads(store, scratch, name):
-    found = candidates(find_classifier(name), FitConfig(name, search="grid"), 20, N_TRAIN)[:4]
+    found = candidates(find_classifier(name), FitConfig(name, search="grid"), N_FEATURES, N_TRAIN)[
+        :4
+    ]
     task = task_of(store, scratch, name, found)
     scores = []
     for n_threads in (1, 2):
@@ -253,11 +292,10 @@ def test_folds_and_rows_are_drawn_by_the_seed(store, scratch):
     assert not np.array_equal(scores[0], scores[2])
 
 
-def test_a_new_split_and_dropped_leaks_are_kept_to(make_store, scratch, monkeypatch):
-    X, y = overlapping()
-    first_rows = np.arange(320)
-    first_rows[250] = 3
-    store = make_store(X=X, first_rows=first_rows)
+def test_a_new_split_and_dropped_leaks_are_kept_to(tmp_path, scratch, monkeypatch):
+    first_rows = np.arange(N_ALL)
+    first_rows[N_TRAIN + 10] = 3
+    store = hard_store(tmp_path, first_rows=first_rows)
     seen = []
 
     def spy(y, *args):
@@ -269,7 +307,7 @@ def test_a_new_split_and_dropped_leaks_are_kept_to(make_store, scratch, monkeypa
     plain = run_split(task_of(store, scratch, "knn", found))[0]
     drawn = run_split(task_of(store, scratch, "knn", found, split_seed=1, drop_leaks=True))[0]
     assert not np.array_equal(plain, drawn)
-    assert seen == [240, 240]
+    assert seen == [N_TRAIN, N_TRAIN]
 
 
 def test_what_is_sent_to_workers_is_small(store, scratch):
