@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from featstore.text import parse_integers
 
 from . import console, selecting
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--sizes",
     metavar="N,N,...",
+    callback=selecting.parsed_by(parse_integers),
     help="Numbers of training rows.  [default: eight, up to all of them]",
 )
 @click.option(
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 @console.json_option
 def command(
     params: tuple[str, ...],
-    sizes: str | None,
+    sizes: list[int] | None,
     out: str,
     store: str,
     as_json: bool,
@@ -52,14 +54,15 @@ def command(
     """Show how accuracy grows with the number of training images.
 
     Each size is trained on several random choices of the training rows, with each class's share,
-    and judged on all test rows.
+    and tested on all test rows.
 
     \b
     featstore curve --clf logreg --layers fc1000
     featstore curve --clf lda --sizes 100,200,400 --repeats 10
     """  # noqa: D301 - click wants the character itself
-    from featstore.fitting.classifiers import parse_param
-    from featstore.fitting.learning_curve import learning_curve, write_figure
+    from featstore.fitting.curve_chart import write_figure
+    from featstore.fitting.learning_curve import learning_curve
+    from featstore.fitting.parameters import parse_param
     from featstore.plotting import check_png
 
     check_png(out, "--out")
@@ -67,11 +70,11 @@ def command(
         curves = learning_curve(
             store,
             params=dict(map(parse_param, params)),
-            sizes=_numbers(sizes),
+            sizes=sizes or (),
             progress=progress,
             **options,
         )
-    # First, for it takes long to get them, and a disk may be full.
+    # Before the figure: the numbers take long to get, and the disk may be full.
     if as_json:
         console.emit_json({"figure": out, "curves": [curve.to_dict() for curve in curves]})
     else:
@@ -81,40 +84,23 @@ def command(
         click.echo(f"The figure: {out}")
 
 
-def _numbers(text: str | None) -> list[int]:
-    if text is None:
-        return []
-    try:
-        return [int(word.strip().replace("_", "")) for word in text.split(",")]
-    except ValueError:
-        raise click.BadParameter(
-            f"{text!r} is no list of whole numbers, as 100,200,400.", param_hint="--sizes"
-        ) from None
-
-
 def show(curves: Sequence[LearningCurve]) -> None:
     """Print the curves as one table for each dataset."""
     columns = ("model", "layers", "clf", "rows", "accuracy", "train")
     for title in dict.fromkeys(curve.title for curve in curves):
         own = [curve for curve in curves if curve.title == title]
-        rows = []
-        for curve in own:
-            for point in curve.points:
-                mean = statistics.fmean(point.accuracies)
-                spread = (
-                    f" ± {100 * statistics.stdev(point.accuracies):.1f}"
-                    if len(point.accuracies) > 1
-                    else ""
-                )
-                rows.append(
-                    [
-                        curve.model,
-                        ",".join(curve.layers),
-                        curve.clf,
-                        f"{point.n_train:,}",
-                        f"{100 * mean:.1f}{spread}",
-                        f"{100 * statistics.fmean(point.train_accuracies):.1f}",
-                    ]
-                )
+        rows = [
+            [
+                curve.model,
+                ",".join(curve.layers),
+                curve.clf,
+                f"{point.n_train:,}",
+                f"{100 * point.mean:.1f}"
+                + (f" ± {100 * point.deviation:.1f}" if point.deviation is not None else ""),
+                f"{100 * point.train_mean:.1f}",
+            ]
+            for curve in own
+            for point in curve.points
+        ]
         heading = f"{title}: accuracies in % on {own[0].n_test:,} test rows"
         console.table(columns, rows, heading, right=columns[3:])

@@ -1,4 +1,4 @@
-"""``featstore fit``: stored features -> trained and judged classifiers."""
+"""``featstore fit``: stored features -> trained and evaluated classifiers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featstore.config import FOLDS, SEARCH_SETTINGS, SEARCHES, FitConfig
+
 from . import console, selecting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from featstore.fitting.fit import Fit
-
-SEARCH_ONLY = {"cv": ("grid", "random", "halving"), "n_candidates": ("random", "halving")}
-"""Options that some kinds of search alone have a use for."""
+    from featstore.fitting.results import Fit
 
 
 @click.command()
@@ -22,14 +21,14 @@ SEARCH_ONLY = {"cv": ("grid", "random", "halving"), "n_candidates": ("random", "
 @selecting.selecting_options
 @click.option(
     "--search",
-    type=click.Choice(["grid", "random", "halving"]),
-    help="Choose parameters by cross-validation on the training rows: of all values, of some drawn "
-    "at random, or of many tried on few rows first.",
+    type=click.Choice(SEARCHES),
+    help="Choose parameters by cross-validation on the training rows: among all values, some drawn "
+    "at random, or many tried on few rows first.",
 )
 @click.option(
     "--cv",
-    type=click.IntRange(2, 100),
-    default=5,
+    type=click.IntRange(*FOLDS),
+    default=FitConfig.cv,
     show_default=True,
     metavar="K",
     help="Folds of the search.",
@@ -39,12 +38,12 @@ SEARCH_ONLY = {"cv": ("grid", "random", "halving"), "n_candidates": ("random", "
     "grids",
     multiple=True,
     metavar="NAME=V1,V2,...",
-    help="Values to search among, in place of the classifier's own. May be repeated.",
+    help="Values to search, in place of the classifier's own. May be repeated.",
 )
 @click.option(
     "--n-candidates",
     type=click.IntRange(min=1),
-    default=20,
+    default=FitConfig.n_candidates,
     show_default=True,
     metavar="N",
     help="Settings that a random or halving search draws.",
@@ -55,31 +54,31 @@ SEARCH_ONLY = {"cv": ("grid", "random", "halving"), "n_candidates": ("random", "
     default=1,
     show_default=True,
     metavar="N",
-    help="Fits of each, with seeds that count up, and with new random splits where the dataset has "
-    "no official one; the table shows mean and deviation.",
+    help="Fits of each, with seeds that count up, and with new random splits if the dataset has no "
+    "official one; the table shows mean and deviation.",
 )
 @click.option(
     "--baselines",
     is_flag=True,
-    help="Add pixel statistics, and the network with random weights, to the table; they are "
-    "extracted where they are missing.",
+    help="Add pixel statistics, and the network with random weights, to the table; missing ones "
+    "are extracted.",
 )
 @click.option(
     "--root",
     metavar="DIR",
-    help="Where the images are, for --baselines.  [default: where they were extracted from]",
+    help="Folder of the images, for --baselines.  [default: the one they were extracted from]",
 )
 @click.option(
     "--clf-device",
     "device",
-    default="cpu",
+    default=FitConfig.device,
     show_default=True,
     metavar="DEVICE",
     help="cuda to train logreg, ridge or lda on a GPU.",
 )
 @click.option("--intelex", is_flag=True, help="Train svm by scikit-learn-intelex.")
 @console.seed_option
-@click.option("--refit", is_flag=True, help="Fit again what was fitted before.")
+@click.option("--refit", is_flag=True, help="Repeat earlier fits.")
 @console.store_option
 @console.json_option
 @click.pass_context
@@ -97,19 +96,21 @@ def command(
 ) -> None:
     """Train and evaluate classifiers on stored features.
 
-    Several --clf, --model and --layers are all combined, and run side by side. What was fitted
-    before, with nothing changed, is answered from its run.
+    Several --clf, --model and --layers are all combined, and run side by side. The run of an
+    earlier fit with nothing changed is the answer.
 
     \b
     featstore fit --clf logreg --clf linear-svm --search grid
     featstore fit --clf mlp --param hidden_layer_sizes=(512,128) --layers conv1,fc1000
     featstore fit --clf all --repeats 10
     """  # noqa: D301 - click wants the character itself
-    for name, option in console.given(ctx, SEARCH_ONLY).items():
-        if options["search"] not in SEARCH_ONLY[name]:
-            raise click.UsageError(f"{option} is for --search {' or '.join(SEARCH_ONLY[name])}.")
-    from featstore.fitting.classifiers import parse_grid, parse_param
-    from featstore.fitting.fit import fit_each, raise_failures
+    for name, option in console.given(ctx, SEARCH_SETTINGS).items():
+        if options["search"] not in SEARCH_SETTINGS[name]:
+            searches = " or ".join(SEARCH_SETTINGS[name])
+            raise click.UsageError(f"{option} is for --search {searches}.")
+    from featstore.fitting.fit import fit_each
+    from featstore.fitting.parameters import parse_grid, parse_param
+    from featstore.fitting.results import raise_failures
 
     names = [name.strip() for value in clf for name in value.split(",")]
     options |= {"params": dict(map(parse_param, params)), "grid": dict(map(parse_grid, grids))}

@@ -1,4 +1,4 @@
-"""The options by which commands choose stored features and what is fitted to them."""
+"""The options that choose stored features and say how to fit classifiers on them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,23 @@ from typing import Any
 
 import click
 
+from featstore.config import CLASSIFIER_NAMES
+from featstore.text import parse_nbytes
+
 from . import console
+
+
+def parsed_by(parse: Callable[[str], Any]) -> Callable[[Any, Any, str | None], Any]:
+    """Return a callback that parses an option's text, if the option is given."""
+
+    def callback(ctx: click.Context, option: click.Parameter, text: str | None) -> Any:
+        try:
+            return None if text is None else parse(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return callback
+
 
 OPTIONS = (
     click.option("--dataset", metavar="NAME", help="Dataset, or the folder that was extracted."),
@@ -15,26 +31,26 @@ OPTIONS = (
         "--model",
         multiple=True,
         metavar="NAME[,NAME...]",
-        help="Network whose features to use; a comma puts several side by side. May be repeated.",
+        help="Network that made the features; commas put several side by side. May be repeated.",
     ),
     click.option(
         "--layers",
         multiple=True,
         metavar="NAME[,NAME...]",
-        help="Layer to use; a comma puts several side by side. May be repeated.",
+        help="Layer to use; commas put several side by side. May be repeated.",
     ),
-    click.option("--weights", metavar="NAME", help="Weights, where a network has several."),
-    click.option("--bands", metavar="NAME", help="rgb or gray, where both were extracted."),
-    click.option("--image-size", type=int, metavar="PX", help="Where several were extracted."),
-    click.option("--precision", metavar="NAME", help="Where several were extracted."),
-    click.option("--dtype", metavar="NAME", help="Where several were extracted."),
+    click.option("--weights", metavar="NAME", help="Weights, if the store has several."),
+    click.option("--bands", metavar="NAME", help="rgb or gray, if the store has both."),
+    click.option("--image-size", type=int, metavar="PX", help="If the store has several."),
+    click.option("--precision", metavar="NAME", help="If the store has several."),
+    click.option("--dtype", metavar="NAME", help="If the store has several."),
     click.option("--set", "set_id", metavar="SET", help="Feature set; see `featstore store ls`."),
     click.option(
         "--param",
         "params",
         multiple=True,
         metavar="NAME=VALUE",
-        help="A parameter of the classifier, by scikit-learn's name; clf:NAME=VALUE for one of "
+        help="Parameter of the classifier by scikit-learn's name; clf:NAME=VALUE for one of "
         "several classifiers. May be repeated.",
     ),
     click.option(
@@ -42,13 +58,13 @@ OPTIONS = (
         "n_epochs",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Train mlp, sgd or softmax for just so many epochs, whatever the losses.",
+        help="Train mlp, sgd or softmax for this number of epochs, whatever the losses.",
     ),
     click.option(
         "--split-seed",
         type=click.IntRange(0, 2**32 - 1),
         metavar="N",
-        help="Divide the rows anew into training and test.  [default: as the dataset does]",
+        help="Draw a new split into training and test rows.  [default: the dataset's split]",
     ),
     click.option(
         "--drop-leaks",
@@ -59,13 +75,13 @@ OPTIONS = (
         "--memory",
         "memory_nbytes",
         metavar="SIZE",
-        callback=lambda ctx, option, value: _nbytes(value),
-        help="Memory that fits may take beside the features, as 8GB.  [default: what is free]",
+        callback=parsed_by(parse_nbytes),
+        help="Memory that fits may take beside the features, e.g. 8GB.  [default: what is free]",
     ),
     click.option(
         "--scheduler",
         metavar="ADDRESS",
-        help="Dask scheduler whose workers do the work, as tcp://10.0.0.1:8786.  [default: "
+        help="Dask scheduler whose workers do the work, e.g. tcp://10.0.0.1:8786.  [default: "
         "workers on this machine]",
     ),
     click.option(
@@ -74,13 +90,15 @@ OPTIONS = (
         metavar="N",
         help="Fits at a time.  [default: the number of cores, or of the scheduler's workers]",
     ),
-    click.option("--force", is_flag=True, help="Begin fits that can't be expected to end."),
+    click.option(
+        "--force", is_flag=True, help="Begin fits that would take hours or too much memory."
+    ),
 )
 
 
 def clf_option(default: str = "logreg", *, multiple: bool = True) -> console.Decorator:
     """Return the option ``--clf``."""
-    names = "logreg, linear-svm, svm, mlp, sgd, softmax, ridge, lda, knn, nystroem-svm"
+    names = ", ".join(CLASSIFIER_NAMES)
     several = "; all for each of them. May be repeated, or several with commas." if multiple else ""
     return click.option(
         "--clf",
@@ -97,17 +115,3 @@ def selecting_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(OPTIONS):
         function = option(function)
     return function
-
-
-def _nbytes(text: str | None) -> int | None:
-    if text is None:
-        return None
-    from dask.utils import parse_bytes
-
-    try:
-        nbytes = int(parse_bytes(text))
-    except (ValueError, OverflowError):
-        nbytes = 0
-    if nbytes <= 0:
-        raise click.BadParameter(f"{text!r} is no amount of memory, as 8GB or 500MB.")
-    return nbytes

@@ -1,7 +1,7 @@
-"""Baselines: what pixels alone, and the network before it has learned anything, are good for.
+"""Baselines: fits on pixel statistics, and on features of the same network with random weights.
 
-Features are worth what they add to these. On SAT-6 twelve pixel statistics give 99.6 % (Corley et
-al. 2023, arXiv:2305.13456), which no network's features should be praised for.
+A network's features are worth what they add to these. On SAT-6, twelve pixel statistics alone give
+99.6 % (Corley et al. 2023, arXiv:2305.13456).
 """
 
 from __future__ import annotations
@@ -13,17 +13,22 @@ from typing import Any
 from featstore.errors import FeatstoreError, FitError
 from featstore.extraction.extract import extract
 from featstore.extraction.spec import PIXEL_MODEL
-from featstore.fitting.fit import Fit, fit_each
+from featstore.fitting.fit import fit_each
+from featstore.fitting.results import Fit
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.text import model_text
 
 RANDOM = "random:0"
-"""Weights of the network that has learned nothing."""
+"""Weights of the untrained network."""
 
 
-SELECTING = ("dataset", "model", "layers", "weights", "bands", "image_size", "precision", "dtype")
+SELECTING = (
+    *("dataset", "model", "layers", "set_id"),
+    *("weights", "bands", "image_size", "precision", "dtype"),
+)
+"""Options of a fit that choose feature sets."""
 
 
 def fit_baselines(
@@ -43,48 +48,50 @@ def fit_baselines(
     ----------
     store : str, Path or FeatureStore
     fits : sequence of Fit
-        What the baselines are for; those that failed have none.
+        Fits that need baselines; failed ones get none.
     clf : str or sequence of str
-        As of :func:`featstore.fitting.fit.fit_each`.
+        As of :func:`featstore.fitting.fit_each`.
     root : str, optional
-        Where the images are; by default where they were extracted from.
+        Folder of the images; by default the one they were extracted from.
     progress : Progress
     **options
-        As of :func:`featstore.fitting.fit.fit_each`; what chooses feature sets is left out.
+        As of :func:`featstore.fitting.fit_each`; options that choose feature sets are ignored.
 
     Returns
     -------
     list of Fit
-        A baseline whose features can't be extracted, as when the images are not found or are not
-        those of the features any more, has that as its error.
+        The error of a baseline says why its features can't be extracted: for example, the images
+        are missing, or they have changed.
     """
     store = open_store(store, progress)
-    runs = [one.run for one in fits if one.run]
-    settings = {k: v for k, v in options.items() if k not in (*SELECTING, "set_id")}
+    runs = [fit.run for fit in fits if fit.run]
+    settings = {k: v for k, v in options.items() if k not in SELECTING}
     parts = [(part.set_id, part.layer) for run in runs for part in run.selection.features]
-    wanted: dict[tuple[str, str | None], None] = {}
+    extracted: dict[tuple[str, str | None], None] = {}
     failed: dict[tuple[str, str], Fit] = {}
     for set_id, layer in dict.fromkeys(parts):
         feature_set = store.get(set_id)
         model, title = feature_set.facets.model, feature_set.facets.title
         for kind in dict.fromkeys((PIXEL_MODEL, model)):
             try:
-                made = _extracted(store, feature_set, kind, layer, root, progress)
+                found = _extract(store, feature_set, kind, layer, root, progress)
             except FeatstoreError as error:
                 name = f"{title} {PIXEL_MODEL if kind == PIXEL_MODEL else model_text(kind, RANDOM)}"
-                # Pixels are wanted for each layer.
+                # Each layer asks for the same pixel statistics.
                 failed.setdefault((name, str(error)), Fit(name, None, False, error))
             else:
-                wanted[made] = None
+                extracted[found] = None
     used = {tuple(run.selection.set_ids) for run in runs}
-    found = list(failed.values())
-    for set_id, own in wanted:
+    baselines = list(failed.values())
+    for set_id, layers in extracted:
         if (set_id,) not in used:
-            found += fit_each(store, clf, set_id=set_id, layers=own, progress=progress, **settings)
-    return found
+            baselines += fit_each(
+                store, clf, set_id=set_id, layers=layers, progress=progress, **settings
+            )
+    return baselines
 
 
-def _extracted(
+def _extract(
     store: FeatureStore,
     feature_set: FeatureSet,
     model: str,
@@ -92,7 +99,7 @@ def _extracted(
     root: str | None,
     progress: Progress,
 ) -> tuple[str, str | None]:
-    """Return the set and layer of a baseline for one layer of a set, extracted if need be."""
+    """Return the set and layer of a baseline for one layer of a set; extract what is missing."""
     facets, record = feature_set.facets, feature_set.layer(layer)
     same: dict[str, Any] = {"limit": facets.limit, "seed": facets.seed}
     if record.masked:
@@ -117,8 +124,8 @@ def _extracted(
     found = store.get(made.set_id)
     if found.info.dataset.fingerprint != feature_set.info.dataset.fingerprint:
         raise FitError(
-            f"The images of {facets.title} are not those any more that "
-            f"{feature_set.set_id} was extracted from, so that baselines would be of other "
-            "images. Give their folder with --root, or extract again."
+            f"The images of {facets.title} are no longer those that {feature_set.set_id} was "
+            "extracted from; baselines must be of the same images. Give their folder with --root, "
+            "or extract again."
         )
     return made.set_id, None if model == PIXEL_MODEL else made.layers[0]

@@ -212,6 +212,29 @@ class ExtractConfig:
         return json_digest(self.to_dict())
 
 
+CLASSIFIER_NAMES = (
+    "logreg",
+    "linear-svm",
+    "svm",
+    "mlp",
+    "sgd",
+    "softmax",
+    "ridge",
+    "lda",
+    "knn",
+    "nystroem-svm",
+)
+"""Names of :data:`featstore.fitting.classifiers.CLASSIFIERS`, without loading scikit-learn."""
+
+
+SEARCH_SETTINGS = {"cv": SEARCHES, "n_candidates": ("random", "halving")}
+"""Settings of a search, and the searches that use them."""
+
+
+FOLDS = (2, 100)
+"""Fewest and most folds of a search."""
+
+
 @dataclass(frozen=True)
 class FitConfig:
     """One classifier to fit.
@@ -265,7 +288,7 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         _integer("seed", self.seed, 0, 2**32 - 1)
-        _integer("cv", self.cv, 2, 100)
+        _integer("cv", self.cv, *FOLDS)
         _integer("n_candidates", self.n_candidates, 1, 100_000)
         if self.search is not None:
             _one_of("search", self.search, SEARCHES)

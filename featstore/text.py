@@ -59,6 +59,27 @@ def nbytes_text(nbytes: float) -> str:
     return f"{nbytes:.1f} TB"
 
 
+def parse_nbytes(text: str) -> int:
+    """Return the bytes of a size such as ``8GB``; ValueError says what is wrong with others."""
+    from dask.utils import parse_bytes
+
+    try:
+        nbytes = int(parse_bytes(text))
+    except (ValueError, OverflowError):
+        nbytes = 0
+    if nbytes <= 0:
+        raise ValueError(f"{text!r} is not a size; use e.g. 8GB.")
+    return nbytes
+
+
+def parse_integers(text: str) -> list[int]:
+    """Return the numbers of a list such as ``100,200,400``; ValueError says what is wrong."""
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{text!r} is not a list of whole numbers; use e.g. 100,200.") from None
+
+
 def file_name(text: str, limit: int = 80) -> str:
     """Return `text` as a name that every file system takes."""
     return re.sub(r"[^\w.@+=-]+", "-", text, flags=re.ASCII).strip("-.")[:limit] or "unnamed"

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from featstore.errors import ConfigError, StoreError
-from featstore.fitting.learning_curve import Point, draw_learning
+from featstore.fitting.curve_chart import draw_learning
+from featstore.fitting.learning_curve import Point
 from featstore.plotting import check_png, to_png, to_svg, write_figure, write_png
 from featstore.report.charts import Projection, draw_accuracies, draw_projection
 from featstore.runs.charts import draw_confusion, draw_curves

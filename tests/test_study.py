@@ -59,7 +59,7 @@ def test_asked_again_nothing_is_computed(store, tmp_path, monkeypatch):
         raise AssertionError("it is there")
 
     monkeypatch.setattr("featstore.extraction.pipeline.run_pass", never)
-    monkeypatch.setattr("featstore.fitting.fit.fit_task", never)
+    monkeypatch.setattr("featstore.fitting.dispatch.fit_task", never)
     again = reproduce(study(tmp_path), store, tmp_path / "r.html")
     assert [run.run_id for run in again.runs] == [run.run_id for run in first.runs]
     assert again.n_reused == len(again.runs)

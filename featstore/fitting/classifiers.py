@@ -1,15 +1,14 @@
-"""The classifiers: names, scikit-learn pipelines, and defaults with their reasons."""
+"""The classifiers by name: their scikit-learn pipelines, and their defaults with reasons."""
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,18 +30,23 @@ RESERVED = {
     "n_jobs": "--n-jobs",
     "verbose": None,
     "warm_start": None,
-    # Scores are of classes; of pairs of them nothing here is told.
+    # Scores are of single classes here, not of pairs.
     "decision_function_shape": None,
 }
 """Parameters that featstore sets itself, and the option that sets them."""
 
 
+CLASS_WEIGHT_HINT = (
+    "Give balanced, or weights by class name, e.g. --param \"class_weight={'trees': 2}\"."
+)
+
+
 MAP_PARAMS = ("gamma", "n_components")
-"""Parameters of the kernel map that stands before some classifiers."""
+"""Parameters of the kernel map."""
 
 
 LARGE = 10_000
-"""Training rows beyond which a tenth is held out to see when to stop, as scikit-learn's
+"""Training rows beyond which early stopping holds out a tenth, as scikit-learn's
 HistGradientBoostingClassifier does with ``early_stopping="auto"``."""
 
 
@@ -51,29 +55,15 @@ Space = Callable[[int], dict[str, list[Any]]]
 
 @dataclass(frozen=True)
 class Classifier:
-    """One classifier that can be asked for by name.
+    """One classifier by name.
 
-    Parameters
-    ----------
-    name : str
-    estimator : callable
-        The scikit-learn class.
-    defaults : mapping
-        Parameters in which it departs from scikit-learn's defaults.
-    large : mapping
-        Further ones beyond :data:`LARGE` training rows.
-    space : callable
-        Values that a search tries, by parameter, for a number of features.
-    scaled : bool
-        Whether features are standardised first, by the training rows' mean and deviation.
-    mapped : bool
-        Whether Nystroem's map of the RBF kernel stands before it.
-    predicts_slowly : bool
-        Whether a prediction costs the more, the more training rows there were.
-    by_epochs : bool
-        Whether it is trained by epochs, of which the number can be given.
-    streams : bool
-        Whether it trains on rows that do not fit memory.
+    `defaults` replace scikit-learn's, and `large` replace them beyond :data:`LARGE` training rows.
+    `space` gives the values that a search tries, by parameter, for a number of features.
+
+    `scaled` says that features are standardised first; `mapped`, that Nystroem's map of the RBF
+    kernel comes next; `predicts_slowly`, that predictions cost more with more training rows;
+    `by_epochs`, that a number of epochs can be set; `streams`, that training rows need not fit
+    memory.
     """
 
     name: str
@@ -93,17 +83,11 @@ class Classifier:
         return sorted(own | set(MAP_PARAMS if self.mapped else ()))
 
     def params(self, own: Mapping[str, Any], n_train: int = 0) -> dict[str, Any]:
-        """Return the defaults with `own` in their places, checked.
-
-        Raises
-        ------
-        FitError
-            When there is no such parameter, or scikit-learn refuses a value.
-        """
+        """Return the defaults with `own` in their places; refuse what scikit-learn refuses."""
         for name in own:
             if name in RESERVED:
                 cure = f"use {RESERVED[name]}" if RESERVED[name] else "featstore sets it"
-                raise FitError(f"{name} is not a parameter of {self.name} to be given: {cure}.")
+                raise FitError(f"{name} of {self.name} is not yours to set: {cure}.")
         valid = self.param_names()
         if unknown := sorted(set(own) - set(valid)):
             raise FitError(
@@ -115,7 +99,8 @@ class Classifier:
                 if hasattr(step, "_parameter_constraints"):
                     step._validate_params()
         except (ValueError, TypeError) as error:
-            raise FitError(f"{self.name} can't take these parameters: {error}") from error
+            hint = f" {CLASS_WEIGHT_HINT}" if "'class_weight'" in str(error) else ""
+            raise FitError(f"{self.name} can't take these parameters: {error}{hint}") from error
         return params
 
     def pipeline(self, params: Mapping[str, Any], seed: int) -> Pipeline:
@@ -132,10 +117,9 @@ class Classifier:
         return Pipeline([*steps, ("clf", estimator)])
 
     def identity(self) -> dict[str, Any]:
-        """Return what a fit's result depends on beside its parameters, JSON-able."""
+        """Return what else a fit's result depends on, as JSON-able values: the user's own code."""
         if ":" not in self.name:
             return {}
-        # The user's own code: other code is another classifier.
         try:
             source = inspect.getsource(importlib.import_module(self.name.partition(":")[0]))
         except (OSError, TypeError):
@@ -267,18 +251,9 @@ CLASSIFIERS = {
 
 
 def find_classifier(name: str) -> Classifier:
-    """Return the classifier of that name.
+    """Return one of :data:`CLASSIFIERS`, or the user's own as ``package.module:function``.
 
-    Parameters
-    ----------
-    name : str
-        One of :data:`CLASSIFIERS`, or ``package.module:function`` for what makes an estimator of
-        the user's: a class, or a function whose parameters have defaults.
-
-    Raises
-    ------
-    FitError
-        When there is none.
+    The function, or class, is called without arguments and gives a scikit-learn classifier.
     """
     if ":" in name:
         return _imported(name)
@@ -313,94 +288,3 @@ def _imported(name: str) -> Classifier:
         return built
 
     return Classifier(name, build)
-
-
-def parse_param(text: str) -> tuple[str, Any]:
-    """Parse ``name=value`` or ``clf:name=value`` as typed on the command line.
-
-    The value is a Python literal (``0.1``, ``None``, ``True``, ``(256, 128)``); what is none is
-    text.
-
-    Raises
-    ------
-    FitError
-        When there is no name or no ``=``.
-    """
-    name, equals, value = text.partition("=")
-    name = name.strip()
-    if not equals or not name:
-        raise FitError(f"{text!r} is not name=value, as in C=0.1 or mlp:hidden_layer_sizes=(64,).")
-    try:
-        return name, ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return name, value.strip()
-
-
-def parse_grid(text: str) -> tuple[str, tuple[Any, ...]]:
-    """Parse ``name=value,value,...`` or ``clf:name=...``, the values as :func:`parse_param`'s.
-
-    Raises
-    ------
-    FitError
-        When there is no name, no ``=``, or no value.
-    """
-    name, equals, values = text.partition("=")
-    if not equals or not name.strip() or not values.strip():
-        raise FitError(f"{text!r} is not name=value,value,... as in C=0.01,0.1,1.")
-    try:
-        # In brackets, so that commas within a value's own brackets do not part it.
-        return name.strip(), tuple(ast.literal_eval(f"[{values}]"))
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return name.strip(), tuple(parse_param(f"{name}={one}")[1] for one in values.split(","))
-
-
-def assign_params(
-    params: Mapping[str, Any], names: Sequence[str], *, check: bool = True
-) -> dict[str, dict[str, Any]]:
-    """Give each classifier the parameters meant for it.
-
-    Parameters
-    ----------
-    params : mapping
-        Values by ``name``, for all classifiers, or ``clf:name``, for one.
-    names : sequence of str
-        Names of the classifiers to be fitted.
-    check : bool
-        Whether scikit-learn is asked if it takes the values.
-
-    Returns
-    -------
-    dict
-        For each classifier its own parameters, checked.
-
-    Raises
-    ------
-    FitError
-        When a parameter is aimed at a classifier that is not fitted, or is wrong.
-    """
-    aimed: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for key, value in params.items():
-        owner, colon, param = key.rpartition(":")
-        if colon and owner not in aimed:
-            raise FitError(
-                f"The parameter {key} is for {owner}, but only {', '.join(names)} will be fitted."
-            )
-        if not colon:
-            for name in names:
-                aimed[name].setdefault(param, value)
-    for key, value in params.items():
-        owner, colon, param = key.rpartition(":")
-        if colon:
-            aimed[owner][param] = value
-    for name in names:
-        try:
-            if not check:
-                continue
-            find_classifier(name).params(aimed[name])
-        except FitError as error:
-            if len(names) == 1:
-                raise
-            raise FitError(
-                f"{error} Aim a parameter at one classifier with clf:name=value."
-            ) from error
-    return aimed

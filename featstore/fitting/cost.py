@@ -1,7 +1,7 @@
-"""Costs: about how long a fit takes and what memory, before it is begun.
+"""Estimate the time and memory of a fit before it begins, and refuse what would not end.
 
-The rates are rough, of one core of a 2-core AVX2 machine with scikit-learn 1.9; they tell minutes
-from hours, order fits so that the longest begin first, and refuse what would not end.
+The rates are rough: one core of a 2-core AVX2 machine, scikit-learn 1.9. They tell minutes from
+hours, and let the longest fits begin first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PASS_S = 2e-10
 
 
 N_PASSES = 30
-"""Passes that one penalty takes."""
+"""Passes of a linear solver for one penalty."""
 
 
 PRODUCT_S = 5e-11
@@ -44,43 +44,36 @@ MLP_S = 4e-10
 
 
 N_EPOCHS = 25
-"""Epochs after which most trainings no longer improve."""
+"""Epochs after which most trainings stop improving."""
 
 
 SVC_S = 5e-10
-"""Seconds that SVC takes per training row squared and feature, at the least: 10.2 s for 6,000 x
-500, one core of a 2-core AVX512 machine."""
+"""Least seconds of SVC per training row squared and feature: 10.2 s for 6,000 x 500, one core of a
+2-core AVX512 machine."""
 
 
 MAX_S = 4 * 3600.0
-"""Longest time of a fit that is begun without --force."""
+"""Longest time of a fit that begins without --force."""
 
 
 QUICK_S = 6.0
-"""Time of all fits together up to which workers, which take 3 s to start, are not worth it."""
+"""Time of all fits together that justifies workers, which take 3 s to start."""
 
 
 WORTH_SAYING_S = 30.0
-"""Time from which it is said before a fit begins."""
+"""Time of a fit that is worth saying before it begins."""
 
 
 FIXED_NBYTES = 150 * 10**6
-"""What any training takes for blocks of rows, steps and the like."""
+"""Memory of any training for blocks of rows, steps and the like."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How large a fit is.
-
-    Parameters
-    ----------
-    n_train, n_judged : int
-        Rows to train on, and to predict.
-    n_features, n_classes : int
-    """
+    """Size of a fit: rows to train on and to predict, features and classes."""
 
     n_train: int
-    n_judged: int
+    n_predicted: int
     n_features: int
     n_classes: int
 
@@ -90,15 +83,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a fit takes, about.
-
-    Parameters
-    ----------
-    duration_s : float
-        Time on one core.
-    nbytes : int
-        Memory beside the features, which are mapped from a file.
-    """
+    """Rough time of a fit on one core, and its memory beside the features' memory map."""
 
     duration_s: float
     nbytes: int
@@ -107,17 +92,7 @@ class Cost:
 def estimate(
     config: FitConfig, params: Mapping[str, Any], shape: Shape, n_candidates: int = 0
 ) -> Cost:
-    """Return what one fit takes, and the search for its parameters, if any.
-
-    Parameters
-    ----------
-    config : FitConfig
-    params : mapping
-        The classifier's, complete.
-    shape : Shape
-    n_candidates : int
-        Settings that the search tries.
-    """
+    """Return the cost of one fit with complete `params`, and of a search of `n_candidates`."""
     classifier = find_classifier(config.clf)
     steps = classifier.pipeline(params, 0).named_steps
     n, p, n_outputs = shape.n_train, shape.n_features, shape.n_classes
@@ -135,7 +110,7 @@ def estimate(
     elif ridge_lda.handles(clf):
         side = min(n, p)
         duration_s += PRODUCT_S * (2 * n * p * side + side**3)
-        nbytes += 8 * 3 * side**2
+        nbytes += 8 * 3 * side**2 + 8 * p * n_outputs * max(1, n_candidates)
         # One pass serves all settings of all folds.
         n_fits = (config.cv if n_candidates else 0) * (1 + n_candidates * side / max(n, p))
     elif epochs.trains_by_epochs(clf):
@@ -149,15 +124,15 @@ def estimate(
         nbytes += 2 * min(4 * size, EPOCH_NBYTES) + 8 * 5 * weights
     elif config.clf == "svm":
         duration_s += SVC_S * n * size
-        nbytes += 8 * size
+        nbytes += 8 * size + 8 * n * n_outputs
     elif config.clf == "knn":
         nbytes += 4 * size if classifier.scaled else 0
     else:
-        # LinearSVC's own solver keeps float64 as (index, value) pairs of 16 bytes besides.
+        # LinearSVC's own solver also keeps (index, value) pairs of 16 bytes.
         duration_s += 10 * N_PASSES * PASS_S * size * n_outputs
         nbytes += (24 if config.clf == "linear-svm" else 8) * size
     if classifier.predicts_slowly:
-        duration_s += PRODUCT_S * n * p * shape.n_judged
+        duration_s += PRODUCT_S * n * p * shape.n_predicted
     return Cost(duration_s * (1 + n_fits), nbytes)
 
 
@@ -166,35 +141,24 @@ def _widths(value: Any) -> tuple[int, ...]:
 
 
 def check(config: FitConfig, cost: Cost, shape: Shape, budget: int | None, *, force: bool) -> str:
-    """Refuse what would not end or not fit, and return what is worth saying of the rest.
+    """Refuse a fit of over four hours or beyond the memory; return what is worth saying of another.
 
-    Parameters
-    ----------
-    config : FitConfig
-    cost : Cost
-    shape : Shape
-    budget : int or None
-        Bytes of memory that may be taken; None for what is free.
-    force : bool
-        Refuse nothing.
-
-    Raises
-    ------
-    FitError
-        When it takes more than four hours, or more memory than there is.
+    `budget` is the memory that fits may take, in bytes; None for what is free. `force` refuses
+    nothing.
     """
     classifier = find_classifier(config.clf)
     if cost.duration_s > MAX_S and not force:
         raise FitError(
             f"{config.clf} on {shape} would take some {cost.duration_s / 3600:,.0f} hours. "
-            f"{_instead(classifier)}--force begins it all the same."
+            f"{_alternative(classifier)}--force begins it all the same."
         )
     allowed = _allowed_nbytes(budget)
     if cost.nbytes > allowed and not force:
         whose = "are free" if budget is None else "are allowed by --memory"
         raise FitError(
             f"{config.clf} on {shape} takes some {nbytes_text(cost.nbytes)} of memory, and "
-            f"{nbytes_text(allowed)} {whose}. {_instead(classifier)}--force begins it all the same."
+            f"{nbytes_text(allowed)} {whose}. {_alternative(classifier)}--force begins it all the "
+            "same."
         )
     if cost.duration_s < WORTH_SAYING_S:
         return ""
@@ -217,26 +181,10 @@ def fits_at_a_time(
     force: bool,
     progress: Progress,
 ) -> int | None:
-    """Return how many fits memory holds at a time, and say so where that is fewer than could be.
+    """Return `n_jobs`, or the fewer fits that memory holds at a time, and say so.
 
-    Parameters
-    ----------
-    nbytes : sequence of int
-        What each of the fits and of a search's trials takes, see :attr:`Cost.nbytes`.
-    n_jobs : int or None
-        How many are wanted; None for as many as there are cores or workers.
-    scheduler : str or None
-        Address of a Dask scheduler; what is free where its workers are is not known here.
-    budget : int or None
-        Bytes of memory that all may take; None for what is free.
-    force : bool
-        Whether to disregard memory.
-    progress : Progress
-
-    Returns
-    -------
-    int or None
-        `n_jobs`, or fewer.
+    `nbytes` is the memory of each fit, and of each task of a search. With a `scheduler`, only a
+    `budget` bounds them: the free memory of its workers is not known here.
     """
     if force or not nbytes or (scheduler is not None and budget is None):
         return n_jobs
@@ -248,12 +196,11 @@ def fits_at_a_time(
         n -= 1
     if n == n_wanted:
         return n_jobs
-    how_many = f"{n} fits" if n > 1 else "One fit"
-    progress.say(f"{how_many} at a time, for more would not find the memory.")
+    progress.say(f"Running {f'{n} fits' if n > 1 else 'one fit'} at a time: memory is short.")
     return n
 
 
-def _instead(classifier: Classifier) -> str:
+def _alternative(classifier: Classifier) -> str:
     if classifier.name == "svm":
         return (
             "Its time grows with the square of the rows (scikit-learn#13209). Use nystroem-svm, "

@@ -1,4 +1,4 @@
-"""What a fitted pipeline says of rows: labels, and how sure it is of them."""
+"""Evaluate a fitted pipeline: predict rows in blocks, score them, and check features beforehand."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import cohen_kappa_score, confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import precision_recall_fscore_support
 from sklearn.pipeline import Pipeline
+from sklearn.svm import SVC
 
 from featstore.errors import FitError
 from featstore.fitting.solvers.blocks import Samples, one_thread
-from featstore.fitting.splits import Split, row_numbers
+from featstore.fitting.splits import Split, n_rows, row_numbers
+from featstore.runs.confusion import count_pairs, to_record
 from featstore.store.selection import Selection
+
+MAX_SLOW_ROWS = 10_000
+"""Training rows, evenly spread, that classifiers which predict slowly are scored on."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a fitted pipeline says of some rows.
+    """Predicted labels of some rows, (n_samples,) int32, and their scores, float32.
 
-    Parameters
-    ----------
-    labels : ndarray of shape (n_samples,), int32
-        Predicted classes, positions in the run's class names.
-    scores : ndarray of shape (n_samples,), float32
-        How sure it is of them.
-    score_kind : str
-        ``probability``, or ``decision value`` for a signed distance from the boundary.
+    `score_kind` is ``probability``, or ``decision value`` for a signed distance from the boundary.
     """
 
     labels: np.ndarray
@@ -35,37 +33,75 @@ class Predictions:
     score_kind: str
 
 
-def predict_blocks(model: Pipeline, samples: Samples) -> Predictions:
-    """Predict in blocks of rows, so that no copy of them is large.
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics by use of the rows, the columns of ``predictions.csv``, and what its scores are."""
 
-    Parameters
-    ----------
-    model : Pipeline
-        Fitted.
-    samples : Samples
-        What to predict.
-    """
+    metrics: dict[str, Any]
+    predictions: dict[str, np.ndarray]
+    score_kind: str
+
+
+def evaluate(
+    model: Pipeline,
+    selection: Selection,
+    split: Split,
+    features: Mapping[str, Samples],
+    *,
+    predicts_slowly: bool,
+) -> Evaluation:
+    """Score a fitted pipeline on test, validation and training rows."""
+    names, y = np.array(selection.class_names), selection.y
+    metrics: dict[str, Any] = {"val": None}
+    columns: dict[str, list[np.ndarray]] = {}
+    score_kind = ""
+    for use, rows in split.uses().items():
+        if use == "train":
+            continue
+        predicted = predict_blocks(model, features[use])
+        score_kind = predicted.score_kind
+        metrics[use] = score(y[rows], predicted.labels, selection.class_names)
+        for name, column in (
+            ("sample_id", selection.sample_ids[rows]),
+            ("split", np.full(n_rows(rows), split.test_split if use == "test" else use)),
+            ("true", names[y[rows]]),
+            ("predicted", names[predicted.labels]),
+            ("score", predicted.scores),
+        ):
+            columns.setdefault(name, []).append(column)
+    train, labels = features["train"], y[split.train]
+    if predicts_slowly and len(train) > MAX_SLOW_ROWS:
+        at = np.linspace(0, len(train) - 1, MAX_SLOW_ROWS).astype(int)
+        train, labels = Samples(train.X, row_numbers(train.rows)[at]), labels[at]
+    is_right = predict_blocks(model, train).labels == labels
+    metrics["train"] = {"accuracy": float(is_right.mean()), "n_samples": int(is_right.size)}
+    predictions = {name: np.concatenate(parts) for name, parts in columns.items()}
+    return Evaluation(metrics, predictions, score_kind)
+
+
+def predict_blocks(model: Pipeline, samples: Samples) -> Predictions:
+    """Predict with a fitted pipeline in blocks of rows, so that no copy of them is large."""
     kind = "probability" if hasattr(model, "predict_proba") else "decision value"
-    # Where there is no decision function, predict is the largest probability. Elsewhere ties
-    # (SVC's votes, SGD's clipped probabilities) make that differ.
+    # Without a decision function, predict is the largest probability. With one, ties (SVC's votes,
+    # SGD's clipped probabilities) make that differ.
     by_score = not hasattr(model, "decision_function")
     labels = np.empty(len(samples), dtype=np.int32)
     scores = np.empty(len(samples), dtype=np.float32)
-    rate = getattr(model, "predict_proba" if kind == "probability" else "decision_function", None)
-    if (
-        kind != "probability"
-        and getattr(model.steps[-1][1], "decision_function_shape", "") == "ovo"
-    ):
+    score_rows = getattr(
+        model, "predict_proba" if kind == "probability" else "decision_function", None
+    )
+    clf = model.steps[-1][1]
+    if kind != "probability" and getattr(clf, "decision_function_shape", "") == "ovo":
         # These are of pairs of classes.
-        rate = None
+        score_rows = None
     with one_thread():
-        for block in samples.blocks():
+        for block in samples.blocks(n_outputs=_n_outputs(clf)):
             X = samples.take(block)
-            if rate is None:
+            if score_rows is None:
                 # A user's own classifier may do no more than predict.
                 labels[block], scores[block] = model.predict(X), np.nan
                 continue
-            values = rate(X)
+            values = score_rows(X)
             if values.ndim == 1:
                 # Two classes have one decision value: positive for the second.
                 values = np.stack([-values, values], axis=1)
@@ -78,24 +114,19 @@ def predict_blocks(model: Pipeline, samples: Samples) -> Predictions:
     return Predictions(labels, scores, kind)
 
 
+def _n_outputs(clf: Any) -> int:
+    """Return how many numbers a classifier computes for each row."""
+    n_classes = len(getattr(clf, "classes_", ()))
+    # SVC compares all pairs of classes.
+    return n_classes * (n_classes - 1) // 2 if isinstance(clf, SVC) else n_classes
+
+
 def check_features(
     selection: Selection, split: Split, features: Mapping[str, Samples], notes: list[str]
 ) -> int:
-    """Refuse features that are no numbers, note those that are constant, and count these.
+    """Return how many features are constant in training rows, and note them.
 
-    Parameters
-    ----------
-    selection : Selection
-    split : Split
-    features : mapping of str to Samples
-        The rows of each use.
-    notes : list of str
-        Added to.
-
-    Raises
-    ------
-    FitError
-        When a feature is not finite, or all are constant.
+    Refuse features that are not finite, or all constant.
     """
     n_features = selection.n_features
     lowest = np.full(n_features, np.inf, dtype=np.float32)
@@ -130,7 +161,7 @@ def _refuse_non_finite(selection: Selection, rows: np.ndarray, values: np.ndarra
         f"{int(bad.any(axis=1).sum())} rows have features that are not finite numbers, the first "
         f"being row {row} ({selection.sample_ids[row]}), columns "
         f"{_numbers(np.flatnonzero(bad.any(axis=0)))}. Look for damage with featstore store "
-        "verify; if there is none, extract again with --precision fp32."
+        "verify; if it finds none, extract again with --precision fp32."
     )
 
 
@@ -157,23 +188,25 @@ def score(y_true: np.ndarray, y_pred: np.ndarray, class_names: Sequence[str]) ->
         predicted labels are all of one class), ``majority_accuracy`` (what naming the most
         frequent class for every row would score), ``n_samples``, ``per_class`` (a list of
         ``name, precision, recall, f1, support``; precision and F1 of a class never predicted
-        are 0, recall of a class without rows is None) and ``confusion`` (rows true, columns
-        predicted, counts).
+        are 0, recall of a class without rows is None) and ``confusion``: counts, rows true,
+        columns predicted; for more than 100 classes, ``[true, predicted, count]`` of each pair
+        of classes that occurs.
     """
-    labels = np.arange(len(class_names))
+    n, n_classes = y_true.size, len(class_names)
     precision, recall, f1, support = precision_recall_fscore_support(
-        y_true, y_pred, labels=labels, zero_division=0.0
+        y_true, y_pred, labels=np.arange(n_classes), zero_division=0.0
     )
     present = support > 0
-    kappa = None
-    if np.unique(np.concatenate([y_true, y_pred])).size > 1:
-        kappa = float(cohen_kappa_score(y_true, y_pred))
+    n_right = int(np.sum(y_true == y_pred))
+    # Agreement expected by chance, in pairs of rows: Cohen 1960, doi:10.1177/001316446002000104.
+    by_chance = int(support @ np.bincount(y_pred, minlength=n_classes))
+    kappa = (n_right * n - by_chance) / (n * n - by_chance) if by_chance < n * n else None
     return {
-        "n_samples": int(y_true.size),
-        "accuracy": float(np.mean(y_true == y_pred)),
+        "n_samples": int(n),
+        "accuracy": n_right / n,
         "average_accuracy": float(recall[present].mean()),
         "kappa": kappa,
-        "majority_accuracy": float(support.max() / y_true.size),
+        "majority_accuracy": float(support.max() / n),
         "per_class": [
             {
                 "name": name,
@@ -184,5 +217,5 @@ def score(y_true: np.ndarray, y_pred: np.ndarray, class_names: Sequence[str]) ->
             }
             for c, name in enumerate(class_names)
         ],
-        "confusion": confusion_matrix(y_true, y_pred, labels=labels).tolist(),
+        "confusion": to_record(count_pairs(y_true, y_pred, n_classes)),
     }

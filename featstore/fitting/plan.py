@@ -1,88 +1,244 @@
-"""Plans: one fit as it is to be done, with its name, key, command, cost and search."""
+"""Plan fits before anything runs: their settings, run keys, commands, costs and searches."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 
 from featstore.config import FitConfig
-from featstore.errors import FeatstoreError, FitError
-from featstore.fitting import cost as costs
-from featstore.fitting.classifiers import find_classifier
+from featstore.errors import ConfigError, FeatstoreError, FitError
+from featstore.fitting import cost
+from featstore.fitting.classifiers import CLASSIFIERS, Classifier, find_classifier
+from featstore.fitting.parameters import assign_params, with_label_weights
+from featstore.fitting.results import Fit
 from featstore.fitting.search import Search, candidates
 from featstore.fitting.solvers import accelerators
 from featstore.fitting.solvers.epochs import trains_by_epochs
-from featstore.fitting.splits import n_rows, split_rows
+from featstore.fitting.splits import Split, check_folds, n_rows, split_rows
 from featstore.fitting.worker import FitTask
 from featstore.io.files import json_digest
+from featstore.progress import Progress
 from featstore.runs.run import Run
 from featstore.runs.writer import make_run_id
+from featstore.store.feature_store import FeatureStore
 from featstore.store.selection import Selection
-from featstore.text import model_text
+from featstore.text import as_list, model_text
 
-SOLVERS = 2
-"""Number of the solvers' version: with another one, the same fit may end in other last digits."""
+SOLVERS = 3
+"""Version of the solvers: another one may give the same fit other last digits."""
 
 
 @dataclass
 class PlannedFit:
-    """One fit, and what has become of it so far.
+    """One fit: the task for a worker, its cost and search, and later its run or error.
 
-    Parameters
-    ----------
-    name : str
-        Dataset, model, layers and classifier, for people.
-    task : Task
-        What a worker is sent.
-    cost : Cost
-        What it takes, about.
-    search : Search or None
-        How its parameters are searched for.
-    notice : str
-        What is worth saying before it begins.
-    run : Run or None
-        Its run, once there is one.
-    is_new : bool
-        Whether the run was made now.
-    error : FeatstoreError or None
-        Why it failed.
+    `notice` is worth saying before it begins; `is_new` says that this call made the run.
     """
 
     name: str
     task: FitTask
-    cost: costs.Cost
+    cost: cost.Cost
     search: Search | None = None
     notice: str = ""
     run: Run | None = None
     is_new: bool = False
     error: FeatstoreError | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has neither a run nor an error."""
+        return self.run is None and self.error is None
 
-def repeated(config: FitConfig, repeat: int, selection: Selection) -> FitConfig:
-    """Return the configuration of one of several repeats.
+    def result(self) -> Fit:
+        """Return what became of it."""
+        reused = self.run is not None and not self.is_new
+        return Fit(self.name, self.run, reused, self.error)
 
-    Parameters
-    ----------
-    config : FitConfig
-    repeat : int
-        Number of the repeat, from 0.
-    selection : Selection
-        Decides by its dataset's split whether a new one is drawn.
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What all fits of one call share.
+
+    `facets` tell the feature sets apart, for the command; `scratch` is the folder of standardised
+    rows; `budget` is the memory that fits may take, in bytes, None for what is free.
     """
+
+    facets: Mapping[str, Any]
+    scratch: str
+    refit: bool
+    force: bool
+    budget: int | None
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings of :class:`.FitConfig` among the options, and the facets of sets."""
+    names = {field.name for field in fields(FitConfig)}
+    settings = {name: value for name, value in options.items() if name in names}
+    facets = {k: v for k, v in options.items() if k not in names and v is not None}
+    return settings, facets
+
+
+def fit_configs(
+    clf: str | Sequence[str],
+    params: Mapping[str, Any] | None,
+    grid: Mapping[str, Sequence[Any]] | None,
+    settings: Mapping[str, Any],
+) -> list[FitConfig]:
+    """Return one configuration per classifier, with its own parameters and grid."""
+    requested = [name for one in as_list(clf) for name in (CLASSIFIERS if one == "all" else [one])]
+    names = list(dict.fromkeys(requested))
+    assigned = assign_params(params or {}, names)
+    grids = assign_params(grid or {}, names, check=False)
+    return [
+        FitConfig(
+            name,
+            tuple(assigned[name].items()),
+            grid=tuple((k, tuple(v)) for k, v in grids[name].items()),
+            **settings,
+        )
+        for name in names
+    ]
+
+
+def check_repeats(repeats: int) -> None:
+    """Refuse a number of repeats that is not a whole number from 1."""
+    if not isinstance(repeats, int) or repeats < 1:
+        raise ConfigError(f"repeats is {repeats!r}; it must be a whole number from 1.")
+
+
+def select_all(
+    store: FeatureStore,
+    dataset: str | None,
+    model: str | Sequence[str] | None,
+    layers: str | Sequence[str] | None,
+    facets: Mapping[str, Any],
+) -> list[Selection]:
+    """Return the selection of each model and layers, each selection once."""
+    pairs = itertools.product(as_list(model), as_list(layers))
+    found = [store.select(dataset, *pair, **facets) for pair in pairs]
+    return list({selection.parts: selection for selection in found}.values())
+
+
+def plan_fits(
+    selections: Iterable[Selection],
+    configs: Sequence[FitConfig],
+    repeats: int,
+    options: PlanOptions,
+    progress: Progress,
+) -> list[PlannedFit]:
+    """Plan each classifier on each selection, with its repeats."""
+    planned = []
+    for selection in selections:
+        keeps_split = selection.has_official_split and configs[0].split_seed is None
+        if repeats > 1 and keeps_split:
+            progress.say(
+                f"{selection.title} has an official split, which the repeats keep: they differ "
+                "in their seeds alone. --split-seed 1 draws new splits."
+            )
+        for config, repeat in itertools.product(configs, range(repeats)):
+            own = _repeated(config, repeat, keeps_split=keeps_split) if repeats > 1 else config
+            planned.append(plan_fit(selection, own, options))
+    return planned
+
+
+def _repeated(config: FitConfig, repeat: int, *, keeps_split: bool) -> FitConfig:
+    """Return the configuration of one repeat: seeds count up."""
     seed = config.seed + repeat
     if config.split_seed is not None:
         return replace(config, seed=seed, split_seed=config.split_seed + repeat)
-    return replace(config, seed=seed, split_seed=None if selection.has_official_split else seed)
+    return replace(config, seed=seed, split_seed=None if keeps_split else seed)
 
 
-def _command(store: str, options: Mapping[str, Any], config: FitConfig) -> str:
-    words = ["featstore", "fit", "--store", store]
+def plan_fit(selection: Selection, config: FitConfig, options: PlanOptions) -> PlannedFit:
+    """Plan one fit; what makes it impossible becomes its error."""
+    task = FitTask(
+        store=selection.backend.locate(),
+        parts=selection.parts,
+        config=config,
+        key="",
+        run_id="",
+        command=_command(selection, config, options.facets),
+        scratch=options.scratch,
+        refit=options.refit,
+    )
+    planned = PlannedFit(_name(selection, config), task, cost.Cost(0.0, 0))
+    try:
+        split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
+        n_train = n_rows(split.train)
+        classifier = find_classifier(config.clf)
+        params = classifier.params(dict(config.params), n_train)
+        _check_settings(selection, config, classifier, params)
+        found: list[dict[str, Any]] = []
+        if config.search:
+            found = candidates(classifier, config, selection.n_features, n_train)
+            planned.search, planned.notice = _search(selection, config, split, found)
+        key = _run_key(selection, config, params, found)
+        run_id = make_run_id(selection.describe(), config.clf, key)
+        planned.task = replace(task, key=key, run_id=run_id)
+        n_test, n_classes = n_rows(split.test), len(selection.class_names)
+        shape = cost.Shape(n_train, n_test, selection.n_features, n_classes)
+        planned.cost = cost.estimate(config, params, shape, len(found))
+        notice = cost.check(config, planned.cost, shape, options.budget, force=options.force)
+        planned.notice = " ".join(filter(None, (planned.notice, notice)))
+    except FitError as error:
+        planned.error = error
+    return planned
+
+
+def _name(selection: Selection, config: FitConfig) -> str:
+    model = model_text(selection.model, selection.describe().weights)
+    name = f"{selection.title} {model} {','.join(selection.layers)} {config.clf}"
+    if config.split_seed is not None or config.seed:
+        name += f" seed {config.seed}"
+    return name
+
+
+def _check_settings(
+    selection: Selection, config: FitConfig, classifier: Classifier, params: Mapping[str, Any]
+) -> None:
+    """Refuse settings without an effect on the classifier, and parameters that do not fit."""
+    for weights in (params.get("class_weight"), *dict(config.grid).get("class_weight", ())):
+        with_label_weights({"class_weight": weights}, selection.class_names)
+    clf = classifier.pipeline(params, 0).named_steps["clf"]
+    if config.n_epochs is not None and not trains_by_epochs(clf):
+        how = "" if not classifier.by_epochs else f" with {_text(config.params)}"
+        raise FitError(
+            f"--epochs is for mlp, sgd and softmax; {config.clf}{how} is not trained by epochs."
+        )
+    accelerators.check(config)
+
+
+def _search(
+    selection: Selection, config: FitConfig, split: Split, found: Sequence[dict[str, Any]]
+) -> tuple[Search, str]:
+    """Return a fit's search, and what is worth saying of it."""
+    y = selection.y[split.train]
+    notice = check_folds(y, config.cv, selection.class_names)
+    counts = np.bincount(y)
+    n_smallest = int(counts[counts > 0].min())
+    return Search(config, found, len(y), len(selection.class_names), n_smallest), notice
+
+
+def _text(params: Sequence[tuple[str, Any]]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in params)
+
+
+def _command(selection: Selection, config: FitConfig, facets: Mapping[str, Any]) -> str:
+    """Return the command line of just this fit."""
+    options = {
+        "dataset": selection.title,
+        "model": selection.model.replace("+", ","),
+        "layers": ",".join(selection.layers),
+        **facets,
+    }
+    words = ["featstore", "fit", "--store", selection.backend.address]
     for name, value in options.items():
         option = "set" if name == "set_id" else name.replace("_", "-")
         words += [f"--{option}", str(value)]
@@ -107,85 +263,13 @@ def _command(store: str, options: Mapping[str, Any], config: FitConfig) -> str:
     return shlex.join([*words, "--seed", str(config.seed)])
 
 
-def plan(
-    selection: Selection,
-    config: FitConfig,
-    facets: Mapping[str, Any],
-    scratch: str,
-    refit: bool,
-    force: bool,
-    budget: int | None,
-) -> PlannedFit:
-    """Return one fit as it is to be done, checked; what stands in its way is its error.
-
-    Parameters
-    ----------
-    selection : Selection
-    config : FitConfig
-    facets : mapping
-        What tells the selection's feature sets apart from others, for the command.
-    scratch : str
-        Folder for the standardised rows that fits share.
-    refit, force : bool
-        As of :func:`featstore.fitting.fit.fit_each`.
-    budget : int or None
-        Bytes of memory that may be taken; None for what is free.
-    """
-    layers = ",".join(selection.layers)
-    model = model_text(selection.model, selection.describe().weights)
-    name = f"{selection.title} {model} {layers} {config.clf}"
-    if config.split_seed is not None or config.seed:
-        name += f" seed {config.seed}"
-    options = {
-        "dataset": selection.title,
-        "model": selection.model.replace("+", ","),
-        "layers": layers,
-        **facets,
-    }
-    command = _command(selection.backend.address, options, config)
-    store = selection.backend.locate()
-    task = FitTask(store, selection.parts, config, "", "", command, scratch, refit)
-    nothing = costs.Shape(0, 0, selection.n_features, len(selection.class_names))
-    try:
-        split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
-        n_train = n_rows(split.train)
-        shape = replace(nothing, n_train=n_train, n_judged=n_rows(split.test))
-        classifier = find_classifier(config.clf)
-        params = classifier.params(dict(config.params), n_train)
-        clf = classifier.pipeline(params, 0).named_steps["clf"]
-        if config.n_epochs is not None and not trains_by_epochs(clf):
-            how = "" if not classifier.by_epochs else f" with {_text(config.params)}"
-            raise FitError(
-                f"--epochs is for mlp, sgd and softmax; {config.clf}{how} is not trained by epochs."
-            )
-        accelerators.check(config)
-        search, found = None, []
-        if config.search:
-            found = candidates(classifier, config, selection.n_features, n_train)
-            counts = np.bincount(selection.y[split.train])
-            least = int(counts[counts > 0].min())
-            search = Search(config, found, n_train, len(selection.class_names), least)
-        key, run_id = _names(selection, config, params, found)
-        task = replace(task, key=key, run_id=run_id)
-        cost = costs.estimate(config, params, shape, len(found))
-        notice = costs.check(config, cost, shape, budget, force=force)
-    except FitError as error:
-        return PlannedFit(name, task, costs.Cost(0.0, 0), error=error)
-    return PlannedFit(name, task, cost, search, notice)
-
-
-def _text(params: Sequence[tuple[str, Any]]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in params)
-
-
-def _names(
+def _run_key(
     selection: Selection,
     config: FitConfig,
     params: Mapping[str, Any],
     found: Sequence[dict[str, Any]],
-) -> tuple[str, str]:
-    """Return the content key and the id of the run that a fit makes."""
-    described = selection.describe()
+) -> str:
+    """Return the content key of the run: the digest of all that its result depends on."""
     vectors = [selection.y, selection.splits, selection.valid]
     if config.drop_leaks:
         vectors.append(selection.first_rows)
@@ -194,13 +278,13 @@ def _names(
         rows.update(np.ascontiguousarray(vector).tobytes())
     settings = config.to_dict()
     if not config.search:
-        # Without a search they have no bearing.
+        # Without a search they have no effect.
         settings = {k: v for k, v in settings.items() if k not in ("cv", "n_candidates", "grid")}
     elif config.search == "grid":
         del settings["n_candidates"]
-    key = json_digest(
+    return json_digest(
         {
-            "features": described.digest,
+            "features": selection.describe().digest,
             "rows": rows.hexdigest(),
             "class_names": list(selection.class_names),
             **settings,
@@ -211,4 +295,3 @@ def _names(
             "solvers": SOLVERS,
         }
     )
-    return key, make_run_id(described, config.clf, key)

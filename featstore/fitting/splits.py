@@ -1,7 +1,8 @@
-"""Which rows train a classifier, and which judge it."""
+"""Choose the rows that train a classifier and the rows that test it."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,11 +22,11 @@ Rows = slice | np.ndarray
 
 
 class Labelled(Protocol):
-    """What of a selection decides its split."""
+    """What decides the split of a selection."""
 
     @property
     def y(self) -> np.ndarray:
-        """Labels, (n_samples,) int32; -1 where there is none."""
+        """Labels, (n_samples,) int32; -1 for none."""
 
     @property
     def splits(self) -> np.ndarray:
@@ -41,27 +42,16 @@ class Labelled(Protocol):
 
     @property
     def first_rows(self) -> np.ndarray:
-        """First row with the same image as each row, (n_samples,) int64."""
+        """First row with the same image as each row, (n_samples,); None where unknown."""
 
 
 @dataclass(frozen=True)
 class Split:
     """The rows of a selection by their use.
 
-    Parameters
-    ----------
-    train, test : slice or ndarray of int
-        Rows to fit on and to score once.
-    val : slice, ndarray of int or None
-        Validation rows; None where there are none, or where they serve as the test.
-    test_split : str
-        Which of the dataset's splits the test rows are: ``test``, or ``val`` without one.
-    n_masked, n_unlabelled : int
-        Rows left out for want of features, or of a label.
-    n_leaked : int
-        Test and validation rows whose image is also among the training rows.
-    n_dropped : int
-        How many of these were left out.
+    `test_split` names the dataset's split of the test rows: ``test``, or ``val`` for a dataset
+    without one. `n_leaked` counts test and validation rows whose image is also a training row's
+    (None where unknown), `n_dropped` those of them that are left out.
     """
 
     train: Rows
@@ -74,7 +64,7 @@ class Split:
     n_dropped: int = 0
 
     def uses(self) -> dict[str, Rows]:
-        """Return the rows by use: ``train``, ``test`` and, where there are any, ``val``."""
+        """Return the rows by use: ``train``, ``test`` and, if there are any, ``val``."""
         rows = {"train": self.train, "test": self.test}
         return rows if self.val is None else {**rows, "val": self.val}
 
@@ -85,45 +75,72 @@ def row_numbers(rows: Rows) -> np.ndarray:
 
 
 def n_rows(rows: Rows) -> int:
-    """Return how many rows `rows` holds."""
+    """Return the number of rows."""
     return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
 
 
 def split_rows(
     selection: Labelled, split_seed: int | None = None, *, drop_leaks: bool = False
 ) -> Split:
-    """Divide a selection's rows as its dataset divides them, or anew.
+    """Split a selection's rows as its dataset does, or, with a `split_seed`, anew.
 
-    Masked and unlabelled rows are left out. Without test rows, the validation rows are the
-    test.
-
-    Parameters
-    ----------
-    selection : Labelled
-        A :class:`featstore.store.selection.Selection`.
-    split_seed : int, optional
-        Draw as many test rows of each class as there are from training and test rows together.
-    drop_leaks : bool
-        Whether to leave out test and validation rows whose image is also a training row's.
-
-    Raises
-    ------
-    FitError
-        When nothing is left to train on or to test with, when there is but one class, or when
-        a class to be tested has no training rows.
+    Masked and unlabelled rows are left out. Without test rows, the validation rows are the test.
+    A new split has as many test rows of each class as the dataset's has.
     """
-    y, splits, valid = selection.y, selection.splits, selection.valid
-    names = selection.class_names
+    y, names = selection.y, selection.class_names
+    labelled = y >= 0
+    n_masked = int(np.sum(~selection.valid))
+    n_unlabelled = int(np.sum(selection.valid & ~labelled))
+    left_out = f"{n_masked} masked and {n_unlabelled} unlabelled rows left out"
+    usable = labelled & selection.valid
+    rows = {
+        name: np.flatnonzero(usable & (selection.splits == code))
+        for code, name in enumerate(SPLITS)
+    }
+    test_split = "test" if rows["test"].size else "val"
+    trained = _check_rows(y, rows, test_split, names, left_out)
+    if split_seed is not None:
+        rows["train"], rows[test_split] = _draw_split(
+            y, rows["train"], rows[test_split], names, split_seed
+        )
+    n_leaked, n_dropped = _take_leaks(selection.first_rows, rows, drop=drop_leaks)
+    if not rows[test_split].size:
+        raise FitError(
+            f"All {n_dropped:,} test images are also among the training images, so --drop-leaks "
+            "leaves nothing to test with. Leave it out, or add other test images."
+        )
+    tested = np.unique(y[np.concatenate([rows["test"], rows["val"]])])
+    if (untrained := np.setdiff1d(tested, trained)).size:
+        raise FitError(
+            f"No training rows for the class {_join([names[c] for c in untrained])}, which has "
+            f"test rows ({left_out}). Add training images of it, or remove the class, and extract "
+            "again."
+        )
+    return Split(
+        train=_compact(rows["train"]),
+        test=_compact(rows[test_split]),
+        val=_compact(rows["val"]) if test_split == "test" and rows["val"].size else None,
+        test_split=test_split,
+        n_masked=n_masked,
+        n_unlabelled=n_unlabelled,
+        n_leaked=n_leaked,
+        n_dropped=n_dropped,
+    )
+
+
+def _check_rows(
+    y: np.ndarray,
+    rows: dict[str, np.ndarray],
+    test_split: str,
+    names: Sequence[str],
+    left_out: str,
+) -> np.ndarray:
+    """Refuse rows that nothing can be learned from or tested with; return the trained classes."""
     if y.size and y.max() >= len(names):
         raise FitError(
             f"A row has the label {y.max()}, but there are only the {len(names)} classes "
-            f"{_listed(names)}. Extract the dataset again."
+            f"{_join(names)}. Extract the dataset again."
         )
-    labelled = y >= 0
-    usable = labelled & valid
-    rows = {name: np.flatnonzero(usable & (splits == code)) for code, name in enumerate(SPLITS)}
-    test_split = "test" if rows["test"].size else "val"
-    left_out = f"{np.sum(~valid)} masked and {np.sum(valid & ~labelled)} unlabelled rows left out"
     if not rows["train"].size:
         raise FitError(
             f"There are no rows to train on ({left_out}). The dataset needs labelled images in "
@@ -140,89 +157,80 @@ def split_rows(
             f"All {rows['train'].size:,} training rows are of the class "
             f"{names[trained[0]]!r}; a classifier needs two classes or more."
         )
-    if split_seed is not None:
-        rows["train"], rows[test_split] = _drawn(
-            y, rows["train"], rows[test_split], names, split_seed
-        )
-    judged_rows = [rows[use] for use in ("test", "val")]
-    leaks = [leaked(selection.first_rows, rows["train"], r) for r in judged_rows]
-    n_leaked = int(sum(mask.sum() for mask in leaks))
-    n_dropped = n_leaked if drop_leaks else 0
-    if drop_leaks:
-        rows["test"], rows["val"] = (r[~mask] for r, mask in zip(judged_rows, leaks, strict=True))
-    if not rows[test_split].size:
-        raise FitError(
-            f"All {n_dropped:,} test images are also among the training images, so that nothing "
-            "is left to test with once leaks are dropped."
-        )
-    judged = np.unique(y[np.concatenate([rows["test"], rows["val"]])])
-    if (untrained := np.setdiff1d(judged, trained)).size:
-        raise FitError(
-            f"No training rows for the class {_listed([names[c] for c in untrained])}, which is "
-            f"among the rows to be tested ({left_out}). Add training images of it, or remove the "
-            "class, and extract again."
-        )
-    return Split(
-        train=_compact(rows["train"]),
-        test=_compact(rows[test_split]),
-        val=_compact(rows["val"]) if test_split == "test" and rows["val"].size else None,
-        test_split=test_split,
-        n_masked=int(np.sum(~valid)),
-        n_unlabelled=int(np.sum(valid & ~labelled)),
-        n_leaked=n_leaked,
-        n_dropped=n_dropped,
-    )
+    return trained
 
 
-def _drawn(
+def _draw_split(
     y: np.ndarray, train: np.ndarray, test: np.ndarray, names: Sequence[str], seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return new training and test rows, with each class's shares as they were."""
     pool = np.sort(np.concatenate([train, test]))
     if (short := np.flatnonzero(np.bincount(y[pool]) == 1)).size:
         raise FitError(
-            "A new split needs two images or more of a class; "
-            f"{_listed([names[c] for c in short.tolist()])} has one."
+            "A new split needs two images or more of each class; "
+            f"{_join([names[c] for c in short.tolist()])} has one. Add images, or leave out "
+            "--split-seed."
         )
     drawn = StratifiedShuffleSplit(1, test_size=len(test), random_state=seed)
     try:
         ((at_train, at_test),) = drawn.split(pool, y[pool])
     except ValueError as error:
-        raise FitError(f"A new split can't be drawn: {error}") from error
+        raise FitError(
+            f"A new split can't be drawn: {error}. Add images, or leave out --split-seed."
+        ) from error
     return np.sort(pool[at_train]), np.sort(pool[at_test])
 
 
-def draw_folds(y: np.ndarray, n_folds: int, seed: int, class_names: Sequence[str]) -> np.ndarray:
-    """Return in which fold each training row is held out, (n_samples,) int8.
+def _take_leaks(
+    first_rows: np.ndarray, rows: dict[str, np.ndarray], *, drop: bool
+) -> tuple[int, int]:
+    """Count test and validation rows that are also trained on, and drop them from `rows`."""
+    leaks = {use: leaked(first_rows, rows["train"], rows[use]) for use in ("test", "val")}
+    n_leaked = int(sum(mask.sum() for mask in leaks.values()))
+    if not drop:
+        return n_leaked, 0
+    rows |= {use: rows[use][~mask] for use, mask in leaks.items()}
+    return n_leaked, n_leaked
 
-    Every fold has about the same share of each class.
 
-    Parameters
-    ----------
-    y : ndarray of shape (n_samples,), int
-        Labels of the training rows, positions in `class_names`.
-    n_folds : int
-    seed : int
-        Another seed is another draw.
-    class_names : sequence of str
+def check_folds(y: np.ndarray, n_folds: int, class_names: Sequence[str]) -> str:
+    """Refuse a search whose folds can't be drawn; return what is worth saying of rare classes.
 
-    Raises
-    ------
-    FitError
-        When a class has fewer rows than there are folds.
+    As scikit-learn does, take classes with fewer rows than there are folds: some folds test none.
     """
     counts = np.bincount(y, minlength=len(class_names))
-    if (short := np.flatnonzero((counts < n_folds) & (counts > 0))).size:
-        least = counts[short].min()
-        cure = f"--cv {least}" if least > 1 else "more images, or no --search"
+    rare = np.flatnonzero((counts > 0) & (counts < n_folds))
+    if not rare.size:
+        return ""
+    largest = int(counts.max())
+    if largest < n_folds:
+        cure = f"Try --cv {largest}" if largest > 1 else "Add images, or leave out --search"
         raise FitError(
-            f"A search with {n_folds} folds needs {n_folds} training rows or more of each class; "
-            f"{_listed([class_names[c] for c in short.tolist()])} has {least}. Try {cure}."
+            f"A search with {n_folds} folds needs {n_folds} training rows or more of a class, and "
+            f"the largest has {largest}. {cure}."
         )
+    if np.sum(counts > 1) < 2:
+        raise FitError(
+            "A search needs two training rows or more of two classes: without them, a fold trains "
+            "on one class only. Add images, or leave out --search."
+        )
+    named = _join([f"{class_names[c]} {counts[c]}" for c in rare.tolist()])
+    return f"Classes with fewer training rows than the {n_folds} folds of the search: {named}."
+
+
+def draw_folds(y: np.ndarray, n_folds: int, seed: int, class_names: Sequence[str]) -> np.ndarray:
+    """Return the fold that tests each training row, (n_samples,) int8.
+
+    Every fold has about the same share of each class.
+    """
+    check_folds(y, n_folds, class_names)
     folds = np.empty(len(y), dtype=np.int8)
     drawn = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
-    for fold, (_, held) in enumerate(drawn.split(np.zeros(len(y)), y)):
-        folds[held] = fold
+    with warnings.catch_warnings():
+        # check_folds says it.
+        warnings.filterwarnings("ignore", "The least populated class in y")
+        for fold, (_, tested) in enumerate(drawn.split(np.zeros(len(y)), y)):
+            folds[tested] = fold
     return folds
 
 
@@ -232,24 +240,18 @@ def _compact(rows: np.ndarray) -> Rows:
     return rows
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join(names: Sequence[str]) -> str:
     shown = ", ".join(names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def features_of(run: Run, store: FeatureStore) -> tuple[Selection, Split]:
-    """Return the features that a run was fitted on, and which rows of them it used for what.
-
-    Parameters
-    ----------
-    run : Run
-    store : FeatureStore
-        Where they are.
+    """Return the features that a run was fitted on, and their split.
 
     Raises
     ------
     SelectionError
-        When they are not there any more, or are others than it was fitted on.
+        When the store has them no longer, or has others than the run was fitted on.
     IncompleteError, CorruptionError
         When they are unfinished, or damaged.
     """
@@ -257,7 +259,7 @@ def features_of(run: Run, store: FeatureStore) -> tuple[Selection, Split]:
     selection = store.reopen((part.set_id, part.layer) for part in parts)
     if selection.describe().digest != run.selection.digest:
         raise SelectionError(
-            f"The features of {run.run_id} are not those any more that it was fitted on. Fit "
+            f"The store's features are no longer those that {run.run_id} was fitted on. Fit "
             f"again: {run.record.command}"
         )
     fit = run.record.fit

@@ -1,68 +1,42 @@
-"""One fit, from stored features to a run: what a worker does."""
+"""Do one fit: from stored features to a run's folder. Workers call :func:`fit_task`."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from sklearn.pipeline import Pipeline
 
-from featstore import plotting
 from featstore.config import FitConfig
 from featstore.environment import machine, now, versions
 from featstore.errors import RunError
 from featstore.fitting.classifiers import find_classifier
-from featstore.fitting.evaluate import check_features, predict_blocks, score
+from featstore.fitting.evaluate import Evaluation, check_features, evaluate, predict_blocks
+from featstore.fitting.measure import Clock, peak_memory
+from featstore.fitting.parameters import with_label_weights
 from featstore.fitting.solvers import accelerators
 from featstore.fitting.solvers.blocks import Samples
-from featstore.fitting.solvers.scaling import fit_scaler, own_scratch, standardised
-from featstore.fitting.solvers.train import explained, map_kernel, train
-from featstore.fitting.splits import Split, n_rows, row_numbers, split_rows
+from featstore.fitting.solvers.scaling import own_scratch, scale_rows
+from featstore.fitting.solvers.train import Trained, explained, train
+from featstore.fitting.splits import Split, n_rows, split_rows
 from featstore.io.files import with_resume_hint
 from featstore.progress import SILENT, Progress
-from featstore.runs.charts import draw_confusion, draw_curves
+from featstore.runs.pictures import draw_pictures
 from featstore.runs.run import Run, open_run
 from featstore.runs.writer import write_run
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.selection import Selection
 
-TRAIN_ROWS_JUDGED = 10_000
-"""Training rows, evenly spread, that classifiers which predict slowly are judged on."""
-
-
-SAMPLING_S = 0.02
-
 
 @dataclass(frozen=True)
 class FitTask:
-    """One classifier on one selection, by names only, so that a worker can be sent it.
+    """One classifier on one selection: a task for a worker, which holds names only.
 
-    Parameters
-    ----------
-    store : str
-        The store's folder, or its URL.
-    parts : tuple of (str, str)
-        The selection's.
-    config : FitConfig
-        The classifier, with the parameters that the user gave.
-    key : str
-        Content key of the run: the same whenever its result would be.
-    run_id : str
-    command : str
-        What to type to do just this fit.
-    scratch : str
-        Folder for the standardised rows that fits share.
-    refit : bool
-        Whether to replace a run that is there.
-    search : dict or None
-        What the search found, as :meth:`featstore.fitting.search.Search.record` says it.
+    `key` is the run's content key, the same for equal results; `command` repeats this one fit;
+    `scratch` is the folder of the standardised rows that tasks share; `search` is
+    :meth:`.Search.to_dict`.
     """
 
     store: str
@@ -76,8 +50,17 @@ class FitTask:
     search: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True)
+class FittedRun:
+    """The folder of a task's run, whether this task made it, and what is worth saying of it."""
+
+    folder: str
+    is_new: bool
+    notice: str = ""
+
+
 def find_run(store: FeatureStore, task: FitTask, progress: Progress = SILENT) -> Run | None:
-    """Return the run that `task` would make, if it is there."""
+    """Return the run of an earlier fit with the same result, if the store has it."""
     path = store.run_path(task.run_id)
     if not path.exists():
         return None
@@ -92,69 +75,87 @@ def find_run(store: FeatureStore, task: FitTask, progress: Progress = SILENT) ->
     return run
 
 
-def fit_task(task: FitTask) -> tuple[str, bool]:
-    """Fit, judge and write one run; return its folder, and whether it is the one made here.
+def fit_task(task: FitTask) -> FittedRun:
+    """Fit, evaluate and keep one run, unless another process has kept the same meanwhile.
 
-    Another process, or another machine, may have finished the same meanwhile. Workers call this.
+    That process may be a worker that died after it had kept the run.
     """
     with with_resume_hint(Path(task.store), task.command):
-        return _fit(task)
+        store = open_store(task.store)
+        if not task.refit and (run := find_run(store, task)):
+            return FittedRun(str(run.path), is_new=False)
+        return _fit(store, task)
 
 
-def _fit(task: FitTask) -> tuple[str, bool]:
-    clock = _Clock()
-    store = open_store(task.store)
+def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
+    clock, config = Clock(), task.config
     selection = store.reopen(task.parts)
-    config = task.config
-    classifier = find_classifier(config.clf)
     split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
-    n_train = n_rows(split.train)
-    chosen = task.search["best"] if task.search else {}
-    params = classifier.params({**dict(config.params), **chosen}, n_train)
-    X, y = selection.memmap(), selection.y
+    X, y, n_train = selection.memmap(), selection.y, n_rows(split.train)
     features = {use: Samples(X, rows) for use, rows in split.uses().items()}
     notes: list[str] = []
     n_constant = check_features(selection, split, features, notes)
-    model = classifier.pipeline(params, config.seed)
-    rows = _prepare(model, selection, features["train"], own_scratch(task.scratch, store.cache_dir))
+
+    classifier = find_classifier(config.clf)
+    chosen = task.search["best"] if task.search else {}
+    params = classifier.params({**dict(config.params), **chosen}, n_train)
+    model = classifier.pipeline(with_label_weights(params, selection.class_names), config.seed)
+    digest, scratch = selection.describe().digest, own_scratch(task.scratch, store.cache_dir)
+    X_train = scale_rows(model, features["train"], digest, scratch)
     clock.lap("load")
 
-    with _peak_memory() as peak, explained(config.clf, n_train, selection.n_features):
-        if "map" in model.named_steps:
-            rows = map_kernel(model.named_steps["map"], Samples(rows, slice(0, n_train)), n_train)
+    def validate(clf: Any) -> float:
+        trained = Pipeline([*model.steps[:-1], ("clf", clf)])
+        return float(np.mean(predict_blocks(trained, features["val"]).labels == y[split.val]))
 
-        def validate(clf: Any) -> float:
-            trained = Pipeline([*model.steps[:-1], ("clf", clf)])
-            labels = predict_blocks(trained, features["val"]).labels
-            return float(np.mean(labels == y[split.val]))
-
+    with peak_memory() as peak, explained(config.clf, n_train, selection.n_features):
         trained = train(
-            model, rows, y[split.train], config, validate if split.val is not None else None
+            model, X_train, y[split.train], config, validate if split.val is not None else None
         )
-        notes += trained.notes
-        curves = trained.curves
         clock.lap("fit")
-        metrics, predictions, score_kind = _evaluate(
-            model, selection, split, features, classifier.predicts_slowly
+        evaluation = evaluate(
+            model, selection, split, features, predicts_slowly=classifier.predicts_slowly
         )
         clock.lap("evaluate")
 
-    drawn = draw_confusion(metrics["test"]["confusion"], selection.class_names)
-    pictures = {"confusion.png": plotting.to_png(drawn)}
-    if curves:
-        drawn = draw_curves({config.clf: curves.to_dict()})
-        pictures["curves.png"] = plotting.to_png(drawn)
     record = {
+        **_record(task, selection, split, trained, evaluation, notes),
+        "params": params,
+        "n_constant_features": n_constant,
+        "source": classifier.identity().get("source"),
+        "duration_s": clock.times,
+        "peak_rss_nbytes": peak[0],
+    }
+    curves = trained.curves.to_dict() if trained.curves else None
+    run = write_run(
+        store, task.run_id, record, model, evaluation.predictions, curves, replace=task.refit
+    )
+    # The run is kept: whatever happens from here on costs pictures only.
+    notice = draw_pictures(run)
+    return FittedRun(str(run.path), run.record.duration_s == clock.times, notice)
+
+
+def _record(
+    task: FitTask,
+    selection: Selection,
+    split: Split,
+    trained: Trained,
+    evaluation: Evaluation,
+    notes: list[str],
+) -> dict[str, Any]:
+    """Return what ``metrics.json`` says of a fit and its outcome."""
+    n_classes = len(selection.class_names)
+    n_train_of_class = np.bincount(selection.y[split.train], minlength=n_classes)
+    return {
         "key": task.key,
         "created": now(),
         "command": task.command,
-        "fit": config.to_dict(),
-        "params": params,
+        "fit": task.config.to_dict(),
         "search": task.search,
         "selection": selection.describe(),
         "class_names": list(selection.class_names),
         "rows": {
-            "n_train": n_train,
+            "n_train": n_rows(split.train),
             "n_test": n_rows(split.test),
             "n_val": n_rows(split.val) if split.val is not None else 0,
             "test_split": split.test_split,
@@ -162,113 +163,15 @@ def _fit(task: FitTask) -> tuple[str, bool]:
             "n_unlabelled": split.n_unlabelled,
             "n_leaked": split.n_leaked,
             "n_dropped": split.n_dropped,
-            "n_train_of_class": np.bincount(
-                y[split.train], minlength=len(selection.class_names)
-            ).tolist(),
+            "n_train_of_class": n_train_of_class.tolist(),
         },
-        "n_constant_features": n_constant,
-        "metrics": metrics,
-        "score_kind": score_kind,
-        "source": classifier.identity().get("source"),
+        "metrics": evaluation.metrics,
+        "score_kind": evaluation.score_kind,
         "converged": trained.converged,
         "solver": trained.solver,
-        "notes": notes,
-        "duration_s": clock.times,
-        "peak_rss_nbytes": peak[0],
+        "notes": [*notes, *trained.notes],
         "provenance": {
-            "versions": versions() | accelerators.versions(config),
+            "versions": versions() | accelerators.versions(task.config),
             "machine": machine(),
         },
     }
-    run = write_run(
-        store,
-        task.run_id,
-        record,
-        model,
-        predictions,
-        curves.to_dict() if curves else None,
-        pictures,
-        replace=task.refit,
-    )
-    return str(run.path), run.record.duration_s == clock.times
-
-
-def _prepare(model: Pipeline, selection: Selection, samples: Samples, scratch: Path) -> np.ndarray:
-    """Fit the scaler, and return the training rows as it leaves them."""
-    if "scale" not in model.named_steps:
-        return samples.take(slice(0, len(samples)))
-    model.steps[0] = ("scale", fit_scaler(samples))
-    return standardised(samples, len(samples), selection.describe().digest, scratch)
-
-
-class _Clock:
-    """Seconds of each phase, and of all."""
-
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
-        self.times: dict[str, float] = {"total": 0.0}
-
-    def lap(self, phase: str) -> None:
-        duration_s = time.perf_counter() - self._last
-        self._last += duration_s
-        self.times[phase] = duration_s
-        self.times["total"] += duration_s
-
-
-@contextmanager
-def _peak_memory() -> Iterator[list[int]]:
-    """Yield a list whose one element becomes this process's largest resident set, in bytes.
-
-    It counts the pages of the features' memory map that are in memory, too.
-    """
-    process = psutil.Process()
-    peak = [process.memory_info().rss]
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(SAMPLING_S):
-            peak[0] = max(peak[0], process.memory_info().rss)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        thread.join()
-
-
-def _evaluate(
-    model: Pipeline,
-    selection: Selection,
-    split: Split,
-    features: Mapping[str, Samples],
-    slowly: bool,
-) -> tuple[dict[str, Any], dict[str, np.ndarray], str]:
-    """Return the metrics, the columns of predictions.csv, and what its scores are."""
-    names = np.array(selection.class_names)
-    y = selection.y
-    metrics: dict[str, Any] = {"val": None}
-    columns: dict[str, list[np.ndarray]] = {}
-    kind = ""
-    for use, rows in split.uses().items():
-        if use == "train":
-            continue
-        judged = predict_blocks(model, features[use])
-        kind = judged.score_kind
-        metrics[use] = score(y[rows], judged.labels, selection.class_names)
-        for name, column in (
-            ("sample_id", selection.sample_ids[rows]),
-            ("split", np.full(n_rows(rows), split.test_split if use == "test" else use)),
-            ("true", names[y[rows]]),
-            ("predicted", names[judged.labels]),
-            ("score", judged.scores),
-        ):
-            columns.setdefault(name, []).append(column)
-    train, labels = features["train"], y[split.train]
-    if slowly and len(train) > TRAIN_ROWS_JUDGED:
-        at = np.linspace(0, len(train) - 1, TRAIN_ROWS_JUDGED).astype(int)
-        train, labels = Samples(train.X, row_numbers(train.rows)[at]), labels[at]
-    right = predict_blocks(model, train).labels == labels
-    metrics["train"] = {"accuracy": float(right.mean()), "n_samples": int(right.size)}
-    return metrics, {name: np.concatenate(parts) for name, parts in columns.items()}, kind

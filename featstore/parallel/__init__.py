@@ -1,1 +1,1 @@
-"""parallel."""
+"""Tasks on worker processes of this machine or of a Dask cluster."""

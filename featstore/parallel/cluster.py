@@ -1,4 +1,4 @@
-"""Tasks side by side on a Dask cluster: this machine's cores, or one that is running."""
+"""Run tasks side by side on a Dask cluster: this machine's cores, or a running cluster."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
-"""What the numerical libraries read, once, when they are loaded."""
+"""Variables that numerical libraries read once, when they are loaded."""
 
 
 CONNECT_S = 10
@@ -42,7 +42,7 @@ CONNECT_S = 10
 
 
 class TaskPool:
-    """Runs small tasks here or on workers, which are started when they are first needed.
+    """Runs small tasks in this process or on workers, which start when they are first needed.
 
     Parameters
     ----------
@@ -51,11 +51,10 @@ class TaskPool:
     scheduler : str or None
         Address of a Dask scheduler whose workers to use.
     environment : mapping of str to str
-        Variables that workers of this machine are started with; where there are any, tasks run on
-        workers even if there is but one.
+        Variables of this machine's workers; if there are any, even a single task runs on a worker.
     progress : Progress
     leave : callable, optional
-        Called in the end on the workers of a scheduler, which go on.
+        Called in the end on the workers of a scheduler, which stay.
     """
 
     def __init__(
@@ -70,38 +69,38 @@ class TaskPool:
         self._n_at_a_time, self._leave = n_jobs, leave
         self._scheduler, self._environment, self._progress = scheduler, environment, progress
         self._stack = ExitStack()
-        self._team: WorkerPool | None = None
+        self._pool: WorkerPool | None = None
 
     def run(
         self,
         function: Callable[..., Any],
         tasks: Sequence[tuple[Any, ...]],
-        done: Callable[[int, TaskResult], None] = lambda index, outcome: None,
+        done: Callable[[int, TaskResult], None] = lambda index, result: None,
         *,
         is_quick: bool = False,
     ) -> list[TaskResult]:
-        """Call ``function(*task)`` for each task, side by side, and outlive those that fail.
+        """Call ``function(*task)`` for each task, side by side; one that fails stops no other.
 
-        What a task is given and returns goes through the scheduler, so it must be small: the path
-        of a store, not a matrix.
+        Arguments and results travel through the scheduler, so they must be small: the path of a
+        store, not a matrix.
 
         Parameters
         ----------
         function : callable
-            Importable from a module, or defined in the script that is run.
+            Importable from a module, or defined in the running script.
         tasks : sequence of tuple
             Arguments of each call.
         done : callable, optional
-            Told each task's position and outcome, in this process, as they end.
+            Receives each task's position and result, in this process, as tasks end.
         is_quick : bool
             Whether the tasks take less time than workers take to start.
 
         Returns
         -------
-        list of Outcome
-            In the order of `tasks`. A task that raises a
-            :class:`~featstore.errors.FeatstoreError` has it as its error; one whose worker died
-            twice, a FitError.
+        list of TaskResult
+            In the order of `tasks`. The error of a task is the
+            :class:`~featstore.errors.FeatstoreError` that it raised; or a FitError, when its worker
+            died twice.
 
         Raises
         ------
@@ -111,16 +110,16 @@ class TaskPool:
             What a task raises that is not a FeatstoreError, after the other tasks have ended.
         """
         alone = min(len(tasks), self.n_jobs) <= 1 or is_quick
-        if alone and self._scheduler is None and not self._environment and not self._team:
+        if alone and self._scheduler is None and not self._environment and not self._pool:
             return _run_here(function, tasks, done)
-        if self._team is None:
-            self._team = self._stack.enter_context(self._started())
-            self._progress.say(f"Dask's dashboard: {self._team.dashboard}")
-        return self._team.run(
+        if self._pool is None:
+            self._pool = self._stack.enter_context(self._start())
+            self._progress.say(f"Dask's dashboard: {self._pool.dashboard}")
+        return self._pool.run(
             function, tasks, done, n_at_a_time=self._n_at_a_time, died=_worker_died
         )
 
-    def _started(self) -> AbstractContextManager[WorkerPool]:
+    def _start(self) -> AbstractContextManager[WorkerPool]:
         if self._scheduler is not None:
             return scheduler_pool(self._scheduler)
         return local_pool(self.n_jobs, environment=self._environment)
@@ -130,9 +129,9 @@ class TaskPool:
 
     def __exit__(self, *error: object) -> None:
         with self._stack:
-            if self._team is not None and self._scheduler is not None and self._leave is not None:
+            if self._pool is not None and self._scheduler is not None and self._leave is not None:
                 with suppress(Exception):
-                    self._team.everywhere(self._leave)
+                    self._pool.everywhere(self._leave)
 
 
 def _run_here(
@@ -140,16 +139,16 @@ def _run_here(
     tasks: Sequence[tuple[Any, ...]],
     done: Callable[[int, TaskResult], None],
 ) -> list[TaskResult]:
-    outcomes = []
+    results = []
     for index, task in enumerate(tasks):
         try:
             with threadpoolctl.threadpool_limits(available_cores()):
-                outcome = TaskResult(function(*task))
+                result = TaskResult(function(*task))
         except FeatstoreError as error:
-            outcome = TaskResult(error=error)
-        outcomes.append(outcome)
-        done(index, outcome)
-    return outcomes
+            result = TaskResult(error=error)
+        results.append(result)
+        done(index, result)
+    return results
 
 
 @contextmanager
@@ -158,15 +157,9 @@ def local_pool(
 ) -> Iterator[WorkerPool]:
     """Start worker processes on this machine, named 0, 1, ...
 
-    Parameters
-    ----------
-    n_workers : int
-        How many.
-    share_cores : bool
-        Whether their numerical libraries share the cores out, or use as many threads each as in
-        this process, for results that depend on the number.
-    environment : mapping of str to str, optional
-        Further variables of theirs.
+    With `share_cores`, their numerical libraries divide the cores among them. Without, each uses as
+    many threads as this process, for results that depend on the number. `environment` holds further
+    variables of the workers.
     """
     n_threads = max(1, available_cores() // n_workers) if share_cores else None
     with _cluster(n_workers, n_threads, environment or {}) as client:
@@ -175,29 +168,22 @@ def local_pool(
 
 @contextmanager
 def scheduler_pool(address: str) -> Iterator[WorkerPool]:
-    """Connect to the workers of a scheduler, which go on when this ends.
-
-    Raises
-    ------
-    SchedulerError
-        When there is no scheduler at the address, it has no workers, or they have another Python
-        or featstore.
-    """
+    """Connect to the workers of a scheduler, which stay when this ends."""
     with _quiet():
         try:
             with (
                 dask.config.set({"distributed.comm.timeouts.connect": f"{CONNECT_S} s"}),
                 warnings.catch_warnings(),
             ):
-                # Dask warns of versions that matter to it; those that matter here are compared.
+                # Dask warns of versions that matter to it; _compare_versions compares those here.
                 warnings.simplefilter("ignore", VersionMismatchWarning)
-                # Dask does not close a client that fails at reading an address; when it was
-                # collected, in the thread of the next cluster, that one could not start.
+                # Dask does not close a client that can't read its address. Its collection, in the
+                # thread of the next cluster, would keep that cluster from starting.
                 resolve_address(address)
                 client = Client(  # type: ignore[no-untyped-call]
                     address, timeout=CONNECT_S, set_as_default=False
                 )
-        # The last is raised for ucx:// where the package for it is not installed.
+        # Dask raises FutureWarning for ucx:// without its package.
         except (OSError, ValueError, TypeError, FutureWarning) as error:
             raise SchedulerError(
                 f"No Dask scheduler answers at {address!r} ({error}). Start one with `dask "
@@ -205,22 +191,22 @@ def scheduler_pool(address: str) -> Iterator[WorkerPool]:
                 "as tcp://10.0.0.1:8786."
             ) from error
         with client:
-            team = WorkerPool(client, None, lambda new: _compare_versions(client, new))
+            pool = WorkerPool(client, None, lambda new: _compare_versions(client, new))
             until = time.monotonic() + CONNECT_S
-            while not team.n_workers:
+            while not pool.n_workers:
                 if time.monotonic() > until:
                     raise SchedulerError(
                         f"The scheduler at {address} has no workers. Start one on each GPU or "
                         f"host with: dask worker {address} --nthreads 1"
                     )
                 time.sleep(0.2)
-            yield team
+            yield pool
 
 
 def _compare_versions(client: Client, addresses: list[str]) -> None:
-    """Refuse workers that could not read what they would be sent.
+    """Refuse workers that could not read their tasks.
 
-    Only functions of the standard library can be asked of any of them.
+    Any worker can call functions of the standard library.
     """
     here = platform.python_version_tuple()[:2], metadata.version("featstore")
     pythons = client.run(platform.python_version_tuple, workers=addresses, on_error="return")
@@ -232,7 +218,7 @@ def _compare_versions(client: Client, addresses: list[str]) -> None:
                 f"The worker at {address} has no featstore. Start it from an environment that "
                 "has the same featstore as this one."
             )
-        # A worker that died meanwhile has nothing to say.
+        # A worker that died meanwhile does not answer.
         if not isinstance(python, tuple | list) or not isinstance(package, str):
             continue
         there = tuple(python[:2]), package
@@ -245,19 +231,19 @@ def _compare_versions(client: Client, addresses: list[str]) -> None:
 
 
 def worker_name() -> str:
-    """Return the name of the worker that runs this; only to be asked within a task."""
+    """Return the name of the worker that runs this task."""
     return str(get_worker().name)
 
 
 def worker_threads() -> int:
-    """Return how many threads the worker that runs this was started with."""
+    """Return the number of threads that the worker of this task was started with."""
     return int(get_worker().state.nthreads)
 
 
 def _worker_died() -> FitError:
     return FitError(
-        "The worker process died twice at this; most often the system ended it for want of "
-        "memory. Try --n-jobs 1, a classifier that needs less (sgd, logreg), or fewer features."
+        "The worker process died twice at this, most often because memory was short. Try --n-jobs "
+        "1, a classifier that needs less (sgd, logreg), or fewer features."
     )
 
 
@@ -272,7 +258,7 @@ def _cluster(n_workers: int, n_threads: int | None, more: Mapping[str, str]) -> 
     if n_threads is not None:
         environment |= dict.fromkeys(THREAD_VARIABLES, str(n_threads))
     else:
-        # Threads that spin while they wait take the cores from other workers' that compute: two
+        # Waiting threads that spin take the cores from other workers' computing threads: two
         # workers on two cores took ten times as long.
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
     environment |= more
@@ -299,15 +285,14 @@ def _cluster(n_workers: int, n_threads: int | None, more: Mapping[str, str]) -> 
                 yield client
         finally:
             if cluster is not None:
-                # By then all work is done, or has failed for a cause of its own; workers that are
-                # slow to end are killed.
+                # All work is done or has failed; workers that are slow to end are killed.
                 with suppress(TimeoutError):
                     cluster.close(timeout=10)
 
 
 @contextmanager
 def _environment_kept(more: Mapping[str, str]) -> Iterator[None]:
-    """Put back what Dask changes in this process's environment, on its way to the workers'."""
+    """Restore this process's environment, which Dask changes to pass it to workers."""
     kept = {name: os.environ.get(name) for name in (*THREAD_VARIABLES, "OMP_WAIT_POLICY", *more)}
     try:
         yield
@@ -321,15 +306,15 @@ def _environment_kept(more: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back while threads and workers are started.
+    """Hold Ctrl-C back while threads and workers start.
 
-    They inherit that and are never interrupted, so that this thread alone ends them, in order;
-    a Ctrl-C that came meanwhile takes effect at the end.
+    They inherit the hold and are never interrupted, so that this thread alone ends them, in order.
+    A Ctrl-C that came meanwhile takes effect at the end.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    # Its start would let interrupts through again.
+    # Its later start would let interrupts through again.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -340,8 +325,8 @@ def _interrupts_held() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Dask's log off the terminal; what matters of it comes back as outcomes."""
-    # Dask gives some of its modules' logs levels of their own.
+    """Keep Dask's log off the terminal; results say what matters."""
+    # Some of Dask's modules set their own log levels.
     names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed.")]
     loggers = [logging.getLogger(name) for name in ("distributed", *names)]
     levels = [logger.level for logger in loggers]
@@ -356,9 +341,9 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _script_hidden() -> Iterator[None]:
-    """Keep new processes from importing the script that is run.
+    """Keep new processes from importing the running script.
 
-    multiprocessing would, and a script that calls ``featstore.fit`` outside an
+    multiprocessing would import it, and a script that calls ``featstore.fit`` outside an
     ``if __name__ == "__main__"`` would start clusters without end.
     """
     main = vars(sys.modules["__main__"])

@@ -1,4 +1,4 @@
-"""Teams: worker processes that are handed one task at a time each, and may die or come later."""
+"""A pool of worker processes with one task each; workers may die, and new ones may come."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from featstore.errors import FeatstoreError, SchedulerError
 from featstore.text import RESUME_HINT
 
 POLL_S = 0.5
-"""Time between two looks at which workers there are, when nothing else happens."""
+"""Time between two looks for new and dead workers, when nothing else happens."""
 
 
 ALONE_S = 60.0
-"""Longest wait for a worker when there is none: one that died is started again in seconds."""
+"""Longest wait for a worker when all are gone: a dead one restarts in seconds."""
 
 
 GATHER_S = 30.0
@@ -28,24 +28,16 @@ GATHER_S = 30.0
 
 
 SETTLE_S = 60.0
-"""Longest wait for the tasks in work to end, once they are told to."""
+"""Longest wait for the running tasks to end after they are told to."""
 
 
 N_TRIES = 2
-"""Workers that a task may cost."""
+"""Workers that may die at a task."""
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What came of one task.
-
-    Parameters
-    ----------
-    value : Any
-        What it returned; None when it failed.
-    error : FeatstoreError or None
-        Why it failed.
-    """
+    """What a task returned, or why it failed."""
 
     value: Any = None
     error: FeatstoreError | None = None
@@ -54,14 +46,9 @@ class TaskResult:
 class WorkerPool:
     """Workers that take tasks, one at a time each.
 
-    Parameters
-    ----------
-    client : distributed.Client
-        Connected to their scheduler.
-    n_threads : int or None
-        Threads of each for numerical libraries; None to leave them alone.
-    greet : callable, optional
-        Told the addresses of workers that are new; raises when they won't do.
+    The client is connected to their scheduler. Each worker's numerical libraries get `n_threads`
+    threads, or keep their own number. `greet` receives the addresses of new workers, and raises to
+    refuse them.
     """
 
     def __init__(
@@ -77,7 +64,7 @@ class WorkerPool:
 
     @property
     def n_workers(self) -> int:
-        """How many workers there are now."""
+        """Current number of workers."""
         return len(self.addresses())
 
     @property
@@ -86,13 +73,7 @@ class WorkerPool:
         return str(self._client.dashboard_link)
 
     def addresses(self) -> set[str]:
-        """Return the addresses of the workers that there are now.
-
-        Raises
-        ------
-        SchedulerError
-            When the scheduler does not answer, or a new worker won't do.
-        """
+        """Return the addresses of the current workers, and greet the new ones."""
         try:
             found = set(self._client.nthreads())
         except Exception as error:
@@ -108,7 +89,7 @@ class WorkerPool:
 
     def submit(self, address: str, function: Callable[..., Any], task: tuple[Any, ...]) -> Any:
         """Give a task to one worker, and to no other; return the future."""
-        # Dask would otherwise move the tasks of a worker that died, and nobody would know which.
+        # Otherwise Dask would silently move the tasks of a dead worker.
         return self._client.submit(
             _limited,
             self._n_threads,
@@ -120,7 +101,7 @@ class WorkerPool:
         )
 
     def everywhere(self, function: Callable[[], Any]) -> None:
-        """Call a quick function on every worker, and don't mind where it fails."""
+        """Call a quick function on every worker, and ignore failures."""
         self._client.run(function, on_error="ignore")
 
     def run(
@@ -136,40 +117,40 @@ class WorkerPool:
     ) -> list[TaskResult]:
         """Call ``function(*task)`` for each task; see :meth:`.TaskPool.run`.
 
-        Workers that come while it goes on get tasks too.
+        New workers get tasks too.
 
         Parameters
         ----------
         function : callable
-            What workers can import.
+            One that workers can import.
         tasks : sequence of tuple
             Arguments of each call.
         done : callable, optional
-            Told each task's position and outcome; when it raises, that ends the run.
+            Receives each task's position and result; if it raises, the run ends.
         n_at_a_time : int, optional
             Most tasks at a time; by default as many as there are workers.
         died : callable
-            Makes the error of a task that cost :data:`N_TRIES` workers.
+            Makes the error of a task at which :data:`N_TRIES` workers died.
         lost : callable, optional
-            Told the position of a task whose worker died, before it is given to another.
+            Receives the position of a task whose worker died, before another worker gets it.
         stop : callable, optional
-            Tells the tasks in work to end, when the run ends before them. Where there is one,
-            an error is raised only after they have.
+            Tells the running tasks to end, when the run ends before them. With it, an error is
+            raised only after they have ended.
 
         Raises
         ------
         SchedulerError
-            When the scheduler does not answer any more, or all workers are gone.
+            When the scheduler no longer answers, or all workers are gone.
         Exception
             What a task raises that is not a FeatstoreError, after the other tasks have ended.
         """
-        work = _Work(self, function, tasks, n_at_a_time, died, lost)
-        outcomes: dict[int, TaskResult] = {}
+        work = _Dispatch(self, function, tasks, n_at_a_time, died, lost)
+        results: dict[int, TaskResult] = {}
         try:
-            while work.goes_on():
-                for index, outcome in work.step():
-                    outcomes[index] = outcome
-                    done(index, outcome)
+            while not work.is_done:
+                for index, result in work.step():
+                    results[index] = result
+                    done(index, result)
         except BaseException as error:
             if stop is not None:
                 stop()
@@ -178,17 +159,17 @@ class WorkerPool:
                         work.settle()
             work.cancel()
             raise
-        if work.surprise:
-            raise work.surprise
-        return [outcomes[index] for index in range(len(tasks))]
+        if work.unexpected:
+            raise work.unexpected
+        return [results[index] for index in range(len(tasks))]
 
 
-class _Work:
-    """Which tasks wait, and which worker has which."""
+class _Dispatch:
+    """The tasks that wait, and the task of each worker."""
 
     def __init__(
         self,
-        team: WorkerPool,
+        pool: WorkerPool,
         function: Callable[..., Any],
         tasks: Sequence[tuple[Any, ...]],
         n_at_a_time: int | None,
@@ -196,35 +177,36 @@ class _Work:
         lost: Callable[[int], None],
     ) -> None:
         self._n_at_a_time = len(tasks) if n_at_a_time is None else n_at_a_time
-        self._team, self._function, self._tasks = team, function, tasks
+        self._pool, self._function, self._tasks = pool, function, tasks
         self._died, self._lost = died, lost
         self._waiting = deque(range(len(tasks)))
         self._running: dict[str, tuple[int, Any]] = {}
         self._ended: SimpleQueue[tuple[str, Any]] = SimpleQueue()
         self._n_deaths: Counter[int] = Counter()
         self._alone_since: float | None = None
-        self.surprise: Exception | None = None
+        self.unexpected: Exception | None = None
 
-    def goes_on(self) -> bool:
-        """Return whether any task has not ended."""
-        return bool(self._waiting or self._running)
+    @property
+    def is_done(self) -> bool:
+        """Whether all tasks have ended."""
+        return not (self._waiting or self._running)
 
     def step(self) -> list[tuple[int, TaskResult]]:
-        """Give tasks to idle workers, and return what ended meanwhile or soon after."""
-        outcomes = self._collect(0)
-        here = self._team.addresses()
-        for address in set(self._running) - here:
+        """Give tasks to idle workers, and return the results that came meanwhile or soon after."""
+        results = self._collect(0)
+        addresses = self._pool.addresses()
+        for address in set(self._running) - addresses:
             index, future = self._running.pop(address)
             future.cancel()
-            outcomes += self._fell(index)
-        self._check_alone(here)
-        for address in sorted(here - set(self._running)):
+            results += self._lose(index)
+        self._check_alone(addresses)
+        for address in sorted(addresses - set(self._running)):
             if self._waiting and len(self._running) < self._n_at_a_time:
                 self._give(address, self._waiting.popleft())
-        return outcomes or self._collect(POLL_S)
+        return results or self._collect(POLL_S)
 
     def _give(self, address: str, index: int) -> None:
-        future = self._team.submit(address, self._function, self._tasks[index])
+        future = self._pool.submit(address, self._function, self._tasks[index])
         self._running[address] = index, future
         future.add_done_callback(lambda ended: self._ended.put((address, ended)))
 
@@ -242,12 +224,13 @@ class _Work:
         except FeatstoreError as error:
             return [(index, TaskResult(error=error))]
         except Exception as error:  # noqa: BLE001 - raised once the others have ended
-            if address not in self._team.addresses():
-                return self._fell(index)
-            self.surprise = self.surprise or error
+            if address not in self._pool.addresses():
+                return self._lose(index)
+            self.unexpected = self.unexpected or error
             return []
 
-    def _fell(self, index: int) -> list[tuple[int, TaskResult]]:
+    def _lose(self, index: int) -> list[tuple[int, TaskResult]]:
+        """Let another worker try a task whose worker died, or give it up."""
         self._n_deaths[index] += 1
         if self._n_deaths[index] >= N_TRIES:
             return [(index, TaskResult(error=self._died()))]
@@ -255,9 +238,9 @@ class _Work:
         self._waiting.appendleft(index)
         return []
 
-    def _check_alone(self, here: set[str]) -> None:
+    def _check_alone(self, addresses: set[str]) -> None:
         now = time.monotonic()
-        if here:
+        if addresses:
             self._alone_since = None
         elif self._alone_since is None:
             self._alone_since = now
@@ -265,18 +248,18 @@ class _Work:
             raise SchedulerError(f"All workers are gone. Start new ones. {RESUME_HINT}")
 
     def settle(self) -> None:
-        """Wait until the tasks in work have ended; what becomes of them is of no interest."""
+        """Wait until the running tasks have ended, and ignore their results."""
         until = time.monotonic() + SETTLE_S
         self._waiting.clear()
         while self._running and time.monotonic() < until:
             with suppress(Empty):
                 address, _ = self._ended.get(timeout=POLL_S)
                 self._running.pop(address, None)
-            for address in set(self._running) - self._team.addresses():
+            for address in set(self._running) - self._pool.addresses():
                 del self._running[address]
 
     def cancel(self) -> None:
-        """Tell the scheduler that nobody waits for the tasks in work."""
+        """Tell the scheduler to drop the running tasks."""
         for _, future in self._running.values():
             with suppress(Exception):
                 future.cancel()

@@ -19,6 +19,7 @@ from featstore.report import result_tables
 from featstore.report.sections import Sections
 from featstore.report.summaries import compare_published, group_by_images, summarize
 from featstore.report.table import percent, write_tables
+from featstore.runs.pictures import draw_missing_pictures
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
 
@@ -82,6 +83,7 @@ def write_report(
             "featstore fit --clf logreg"
         )
     runs, damaged = _whole(runs, progress)
+    draw_missing_pictures(runs, progress)
     left_out = [*left_out, *damaged]
     path, page = Path(path), Sections(store, projection, root)
     summaries = summarize(runs)

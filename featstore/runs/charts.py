@@ -10,11 +10,17 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from scipy.sparse import csr_array
 
 from featstore.plotting import DASHES, INK, PALETTE, STYLE, class_text, literal_text
+from featstore.runs.confusion import from_record
 
 LOG_RATIO = 50.0
 """Ratio of largest to smallest loss above which the axis is logarithmic."""
+
+
+MAX_SHOWN = 60
+"""Classes up to which a confusion matrix shows all of them."""
 
 
 MAX_COUNTED = 21
@@ -30,11 +36,27 @@ BLUES = LinearSegmentedColormap.from_list(
 def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
     """Draw a confusion matrix, (n_classes, n_classes); rows are true classes.
 
-    Colour shows the share of the true class; text shows the counts, up to 21 classes.
+    Parameters
+    ----------
+    confusion : sequence of sequence of int
+        Counts as :func:`featstore.fitting.score` gives them: rows are true classes, columns
+        predicted ones.
+    class_names : sequence of str
+        Names of the classes; long ones are cut.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Colour shows the share of the true class; text the counts, up to 21 classes. With more than
+        60 classes, those that are confused most, the most confused first.
     """
-    counts = np.asarray(confusion)
-    n_classes = len(class_names)
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    pairs = from_record(confusion, len(class_names))
+    n_rows = pairs.sum(axis=1)
+    shown = _most_confused(pairs)
+    counts = pairs[shown][:, shown].toarray()
+    share = counts / np.maximum(n_rows[shown, None], 1)
+    n_classes, n_all = len(shown), len(class_names)
+    class_names = [class_names[c] for c in shown]
     names = [class_text(name, 22) for name in class_names]
     size = float(np.clip(9.2 - 0.06 * n_classes, 6.3, 9.0))
     cell = float(np.clip(0.56 - 0.011 * n_classes, 0.155, 0.5))
@@ -56,6 +78,8 @@ def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
         ax.tick_params(length=0)
         ax.set_xlabel("predicted class")
         ax.set_ylabel("true class")
+        if n_classes < n_all:
+            ax.set_title(f"The {n_classes} of {n_all:,} classes that are confused most")
         for spine in ax.spines.values():
             spine.set_visible(True)
         if n_classes <= MAX_COUNTED:
@@ -76,6 +100,18 @@ def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
         bar.set_label("share of the true class")
         bar.outline.set_linewidth(0.6)
     return fig
+
+
+def _most_confused(counts: csr_array) -> np.ndarray:
+    """Return the classes to show: all in order, or those with the most wrong rows of either kind.
+
+    Rows of the class that were called another one count, and rows of others that were called so.
+    """
+    n_classes = counts.shape[0]
+    if n_classes <= MAX_SHOWN:
+        return np.arange(n_classes)
+    n_wrong = counts.sum(axis=1) + counts.sum(axis=0) - 2 * counts.diagonal()
+    return np.argsort(-n_wrong, kind="stable")[:MAX_SHOWN]
 
 
 def _count_size(counts: np.ndarray, cell: float, size: float) -> float:

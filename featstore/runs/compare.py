@@ -296,12 +296,12 @@ def _describe(run: Run) -> str:
 def _per_class(
     class_names: tuple[str, ...], true: np.ndarray, right_a: np.ndarray, right_b: np.ndarray
 ) -> tuple[ClassDifference, ...]:
-    found = []
-    for name in class_names:
-        rows = true == name
-        if support := int(rows.sum()):
-            n_a, n_b = int(right_a[rows].sum()), int(right_b[rows].sum())
-            found.append(
-                ClassDifference(name, support, n_a / support, n_b / support, (n_a - n_b) / support)
-            )
-    return tuple(found)
+    names, codes = np.unique(true, return_inverse=True)
+    counts = [np.bincount(codes, weights) for weights in (None, right_a, right_b)]
+    by_name = {name: [int(c[i]) for c in counts] for i, name in enumerate(names.tolist())}
+    return tuple(
+        ClassDifference(name, n, n_a / n, n_b / n, (n_a - n_b) / n)
+        for name in class_names
+        if name in by_name
+        for n, n_a, n_b in [by_name[name]]
+    )

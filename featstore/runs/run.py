@@ -5,7 +5,7 @@
     ``model.skops``      the fitted scikit-learn pipeline; loading it runs no code of the file.
     ``predictions.csv``  one line for each test or validation row.
     ``curves.json``      loss and accuracy of classifiers that are trained by epochs.
-    ``confusion.png``, ``curves.png``
+    ``confusion.png``, ``curves.png``  drawn after everything else is kept.
 """
 
 from __future__ import annotations

@@ -47,7 +47,6 @@ def write_run(
     model: Pipeline,
     predictions: Mapping[str, np.ndarray],
     curves: Mapping[str, Any] | None,
-    figures: Mapping[str, bytes],
     *,
     replace: bool = False,
 ) -> Run:
@@ -55,7 +54,7 @@ def write_run(
 
     A run that another process or machine has written meanwhile stays, unless `replace`, or unless
     it is damaged or has another key. `record` is the content of ``metrics.json``, without format
-    and files; `predictions` are the columns of ``predictions.csv``; `figures` are PNG files.
+    and files; `predictions` are the columns of ``predictions.csv``.
     """
     try:
         store.runs_dir.mkdir(parents=True, exist_ok=True)
@@ -66,8 +65,6 @@ def write_run(
             _write_csv(folder / "predictions.csv", predictions)
             if curves is not None:
                 (folder / "curves.json").write_text(json.dumps(curves), encoding="utf-8")
-            for name, data in figures.items():
-                (folder / name).write_bytes(data)
             files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
             for name in files:
                 sync_file(folder / name)

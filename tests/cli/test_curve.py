@@ -61,7 +61,7 @@ def test_the_numbers_are_shown_even_where_the_figure_can_not_be_written(
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["--sizes", "many"], 2, "no list of whole numbers"),
+        (["--sizes", "many"], 2, "is not a list of whole numbers"),
         (["--sizes", "3"], 1, "with 240 training rows it may be from 5 to 236, or 240"),
         (["--sizes", "241"], 1, "A size is 241"),
         (["--sizes", "238"], 1, "A size is 238"),

@@ -16,6 +16,8 @@ from featstore.cli.main import main
 from featstore.fitting.classifiers import CLASSIFIERS
 from featstore.runs.run import list_runs
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 def call(*args):
     """Run the command line as a shell would; return its exit code."""
@@ -57,16 +59,19 @@ def test_people_get_a_table_notes_and_what_to_type_next(store, capsys):
 
 
 def test_the_recorded_command_makes_the_same_run(store, capsys):
-    args = ("--clf", "mlp", "--param", "hidden_layer_sizes=(8, 4)", "--param", "max_iter=500")
-    assert call("--store", store.path, *args, "--seed", 3) == 0
-    (run,) = list_runs(store)
-    words = shlex.split(run.record.command)
-    assert words[:2] == ["featstore", "fit"]
-    capsys.readouterr()
-    assert call(*words[2:], "--json") == 0
-    (again,) = json.loads(capsys.readouterr().out)["runs"]
-    assert again["reused"] is True
-    assert again["run_id"] == run.run_id
+    weights = "class_weight={'barren land': 2.0, 'trees': 0.5}"
+    args = ("--clf", "sgd,mlp", "--param", "mlp:hidden_layer_sizes=(8, 4)", "--epochs", 4)
+    assert call("--store", store.path, *args, "--param", f"sgd:{weights}", "--seed", 3) == 0
+    runs = list_runs(store)
+    assert {run.clf for run in runs} == {"sgd", "mlp"}
+    for run in runs:
+        words = shlex.split(run.record.command)
+        assert words[:2] == ["featstore", "fit"]
+        capsys.readouterr()
+        assert call(*words[2:], "--json") == 0
+        (again,) = json.loads(capsys.readouterr().out)["runs"]
+        assert again["reused"] is True
+        assert again["run_id"] == run.run_id
 
 
 def test_what_failed_is_reported_beside_what_is_kept(store, capsys):
@@ -99,20 +104,22 @@ def test_what_failed_is_reported_beside_what_is_kept(store, capsys):
         (["--grid", "C=1,2"], 1, "add --search grid"),
         (["--search", "grid", "--grid", "C"], 1, "not name=value,value"),
         (["--search", "grid", "--grid", "C=1", "--param", "C=1"], 1, "both fixed and in the grid"),
-        (["--memory", "much"], 2, "no amount of memory, as 8GB"),
-        (["--memory", "1e400GB"], 2, "no amount of memory, as 8GB"),
+        (["--memory", "much"], 2, "is not a size; use e.g. 8GB"),
+        (["--memory", "1e400GB"], 2, "is not a size; use e.g. 8GB"),
         (["--cv", "3"], 2, "--cv is for --search grid or random or halving"),
         (["--search", "grid", "--n-candidates", "3"], 2, "--n-candidates is for --search random"),
         (["--clf", "svm", "--param", "decision_function_shape=ovo"], 1, "featstore sets it"),
         (["--clf", "lda", "--param", "solver=svd"], 1, "shrinkage not supported"),
         (["--clf", "lda", "--param", "priors=[0.1,0.1]"], 1, "lda can't be fitted"),
         (["--clf", "logreg", "--param", "class_weight={0: 1, 'a': 2}"], 1, "can't be recorded"),
+        (["--param", "class_weight={'tree': 2}"], 1, "names the class 'tree'"),
+        (["--param", "class_weight={tree: 2}"], 1, "class_weight={'trees': 2}"),
         (["--clf", "mlp", "--param", "hidden_layer_sizes=(0,)"], 1, "must be > 0"),
         (["--clf", "mlp", "--param", "solver=lbfgs", "--epochs", "3"], 1, "solver=lbfgs is not"),
         (["--memory", "1kB"], 1, "are allowed by --memory"),
         (["--epochs", "5"], 1, "--epochs is for mlp, sgd and softmax"),
         (["--clf-device", "tpu"], 1, "must be cpu, cuda or cuda:N"),
-        (["--clf-device", "cuda", "--clf", "svm"], 1, "does logreg, ridge and lda"),
+        (["--clf-device", "cuda", "--clf", "svm"], 1, "logreg, ridge and lda on a GPU, not svm"),
         (["--intelex"], 1, "speeds up svm"),
         (["--clf", "no.such:make"], 1, "No module named 'no'"),
         (["--scheduler", "nowhere"], 1, "No Dask scheduler answers"),
@@ -179,7 +186,7 @@ def test_leaks_are_told_and_dropped(make_store, capsys):
     assert "78 to test" in out
 
 
-def test_all_fits_the_whole_field(store, capsys):
+def test_all_fits_the_whole_field(store, capsys, few_epochs):
     assert call("--store", store.path, "--clf", "all", "--epochs", 5, "--json") == 1
     out, err = capsys.readouterr()
     result = json.loads(out)

@@ -50,19 +50,19 @@ def test_labels_are_the_predicted_and_scores_theirs(data, rows, n_classes, estim
     X, y = data
     y = y % n_classes
     model = make_pipeline(StandardScaler(), estimator).fit(X, y)
-    judged = predict_blocks(model, Samples(X, rows))
-    np.testing.assert_array_equal(judged.labels, model.predict(X[rows]))
-    assert (judged.labels.dtype, judged.scores.dtype) == (np.int32, np.float32)
-    assert judged.score_kind == kind
-    assert np.isfinite(judged.scores).all()
+    predicted = predict_blocks(model, Samples(X, rows))
+    np.testing.assert_array_equal(predicted.labels, model.predict(X[rows]))
+    assert (predicted.labels.dtype, predicted.scores.dtype) == (np.int32, np.float32)
+    assert predicted.score_kind == kind
+    assert np.isfinite(predicted.scores).all()
     if kind == "probability":
         values = model.predict_proba(X[rows])
-        assert judged.scores.max() <= 1
+        assert predicted.scores.max() <= 1
     else:
         values = model.decision_function(X[rows])
         values = np.stack([-values, values], axis=1) if n_classes == 2 else values
-    expected = values[np.arange(len(judged.labels)), judged.labels]
-    np.testing.assert_allclose(judged.scores, expected, rtol=1e-5)
+    expected = values[np.arange(len(predicted.labels)), predicted.labels]
+    np.testing.assert_allclose(predicted.scores, expected, rtol=1e-5)
 
 
 def test_labels_need_not_begin_at_0(data):
@@ -74,9 +74,9 @@ def test_labels_need_not_begin_at_0(data):
 def test_what_only_predicts_has_no_scores(data):
     X, y = data
     model = Pipeline([("clf", Plain())]).fit(X, y % 2 + 4)
-    judged = predict_blocks(model, Samples(X, slice(0, 150)))
-    np.testing.assert_array_equal(judged.labels, model.predict(X))
-    assert np.isnan(judged.scores).all()
+    predicted = predict_blocks(model, Samples(X, slice(0, 150)))
+    np.testing.assert_array_equal(predicted.labels, model.predict(X))
+    assert np.isnan(predicted.scores).all()
 
 
 def test_rows_are_judged_in_blocks(monkeypatch):
@@ -84,7 +84,7 @@ def test_rows_are_judged_in_blocks(monkeypatch):
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(X[:99], np.arange(99) % 2)
     whole = predict_blocks(model, Samples(X, slice(0, len(X))))
     monkeypatch.setattr(
-        Samples, "blocks", lambda self: [slice(i, i + 1000) for i in range(0, 40_000, 1000)]
+        Samples, "blocks", lambda self, **_: [slice(i, i + 1000) for i in range(0, 40_000, 1000)]
     )
     tracemalloc.start()
     parts = predict_blocks(model, Samples(X, np.arange(len(X))))
@@ -98,6 +98,6 @@ def test_rows_are_judged_in_blocks(monkeypatch):
 def test_scores_of_pairs_of_classes_are_none_of_classes(data):
     X, y = data
     model = make_pipeline(SVC(decision_function_shape="ovo")).fit(X, y)
-    judged = predict_blocks(model, Samples(X, slice(0, 150)))
-    np.testing.assert_array_equal(judged.labels, model.predict(X))
-    assert np.isnan(judged.scores).all()
+    predicted = predict_blocks(model, Samples(X, slice(0, 150)))
+    np.testing.assert_array_equal(predicted.labels, model.predict(X))
+    assert np.isnan(predicted.scores).all()

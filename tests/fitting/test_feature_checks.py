@@ -28,7 +28,7 @@ def _blocks(request, monkeypatch):
         monkeypatch.setattr(
             Samples,
             "blocks",
-            lambda self: [slice(i, i + 3) for i in range(0, len(self), 3)],
+            lambda self, **_: [slice(i, i + 3) for i in range(0, len(self), 3)],
         )
 
 

@@ -1,7 +1,12 @@
 import pytest
 
 from featstore.errors import FitError
-from featstore.fitting.classifiers import assign_params, parse_grid, parse_param
+from featstore.fitting.parameters import (
+    assign_params,
+    parse_grid,
+    parse_param,
+    with_label_weights,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,21 +80,63 @@ def test_parameters_that_featstore_sets_name_their_option():
         assign_params({"verbose": 1}, ["mlp"])
 
 
-def test_parameters_can_be_aimed_at_one_of_several():
-    aimed = assign_params({"C": 1.0, "svm:C": 10.0}, ["logreg", "svm"])
-    assert aimed == {"logreg": {"C": 1.0}, "svm": {"C": 10.0}}
+def test_parameters_can_be_for_one_of_several():
+    assigned = assign_params({"C": 1.0, "svm:C": 10.0}, ["logreg", "svm"])
+    assert assigned == {"logreg": {"C": 1.0}, "svm": {"C": 10.0}}
     with pytest.raises(FitError, match="for mlp, but only logreg"):
         assign_params({"mlp:alpha": 1.0}, ["logreg"])
     with pytest.raises(FitError, match="knn has no parameter C.*clf:name=value"):
         assign_params({"C": 1.0}, ["logreg", "knn"])
 
 
-def test_a_parameter_can_be_aimed_at_a_classifier_of_ones_own():
+def test_a_parameter_can_be_for_a_classifier_of_ones_own():
     name = "sklearn.naive_bayes:GaussianNB"
-    aimed = assign_params({f"{name}:var_smoothing": 0.1}, ["logreg", name])
-    assert aimed == {"logreg": {}, name: {"var_smoothing": 0.1}}
+    assigned = assign_params({f"{name}:var_smoothing": 0.1}, ["logreg", name])
+    assert assigned == {"logreg": {}, name: {"var_smoothing": 0.1}}
 
 
-def test_values_for_a_search_are_aimed_without_a_check():
-    aimed = assign_params({"C": (0.1, 1.0), "svm:C": (9.0,)}, ["logreg", "svm"], check=False)
-    assert aimed == {"logreg": {"C": (0.1, 1.0)}, "svm": {"C": (9.0,)}}
+def test_values_for_a_search_are_assigned_without_a_check():
+    assigned = assign_params({"C": (0.1, 1.0), "svm:C": (9.0,)}, ["logreg", "svm"], check=False)
+    assert assigned == {"logreg": {"C": (0.1, 1.0)}, "svm": {"C": (9.0,)}}
+
+
+class TestClassWeights:
+    NAMES = ("barren land", "trees", "3")
+
+    def test_names_become_labels_and_other_classes_weigh_one(self):
+        params = {"C": 1.0, "class_weight": {"trees": 2, "3": 0.5}}
+        assert with_label_weights(params, self.NAMES) == {
+            "C": 1.0,
+            "class_weight": {0: 1.0, 1: 2.0, 2: 0.5},
+        }
+        # Typed as {3: 0.5}, a class whose name is a number is meant by its name too.
+        assert with_label_weights({"class_weight": {3: 0.5}}, self.NAMES)["class_weight"][2] == 0.5
+
+    @pytest.mark.parametrize("params", [{}, {"class_weight": None}, {"class_weight": "balanced"}])
+    def test_anything_else_is_left_to_scikit_learn(self, params):
+        assert with_label_weights(params, self.NAMES) == params
+
+    @pytest.mark.parametrize(
+        ("weights", "message"),
+        [
+            ({"tree": 2}, "names the class 'tree'.* Its classes are 'barren land', 'trees', '3'"),
+            ({0: 2}, "names the class 0"),
+            ({"trees": -1}, "gives 'trees' the weight -1; give a number from 0"),
+            ({"trees": float("inf")}, "the weight inf"),
+            ({"trees": "much"}, "the weight 'much'"),
+            ({"trees": True}, "the weight True"),
+        ],
+    )
+    def test_wrong_ones_are_refused(self, weights, message):
+        with pytest.raises(FitError, match=message):
+            with_label_weights({"class_weight": weights}, self.NAMES)
+
+    def test_what_is_no_mapping_is_refused_with_an_example(self):
+        name, value = parse_param("class_weight={trees: 2}")
+        with pytest.raises(FitError, match=r"class_weight=\{'trees': 2\}"):
+            assign_params({name: value}, ["logreg"])
+        assert parse_param("class_weight={'trees': 2}") == ("class_weight", {"trees": 2})
+        assert parse_grid("class_weight=None,{'trees': 2, '3': 1}") == (
+            "class_weight",
+            (None, {"trees": 2, "3": 1}),
+        )

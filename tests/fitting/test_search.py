@@ -103,11 +103,11 @@ def test_one_round_on_all_rows_finds_the_best(kind):
     one = search(kind, 4)
     assert (one.is_done, one.n_rows, len(one.pending)) == (False, 1000, 4)
     scores = np.array([[0.5, 0.6], [0.9, 0.8], [0.9, 0.8], [0.7, 0.9]])
-    one.tell(scores, [])
+    one.add_scores(scores, [])
     assert one.is_done
     # The first of equals.
     assert one.best == {"C": 1.0}
-    record = one.record()
+    record = one.to_dict()
     json.dumps(record, allow_nan=False)
     assert {k: v for k, v in record.items() if k != "candidates"} == {
         "kind": kind,
@@ -125,21 +125,21 @@ def test_one_round_on_all_rows_finds_the_best(kind):
 
 def test_what_failed_on_any_fold_is_never_the_best():
     one = search(n=3)
-    one.tell(np.array([[np.nan, 1.0], [np.nan, np.nan], [0.1, 0.2]]), ["odd", "odder"])
+    one.add_scores(np.array([[np.nan, 1.0], [np.nan, np.nan], [0.1, 0.2]]), ["odd", "odder"])
     assert one.best == {"C": 2.0}
-    entries = one.record()["candidates"]
+    entries = one.to_dict()["candidates"]
     assert entries[0]["scores"] == [None, 1.0]
     assert (entries[0]["mean"], entries[0]["deviation"]) == (None, None)
-    json.dumps(one.record(), allow_nan=False)
+    json.dumps(one.to_dict(), allow_nan=False)
 
 
 @pytest.mark.parametrize("kind", ["grid", "halving"])
 def test_where_all_failed_the_first_cause_is_told(kind):
     one = search(kind, 3)
-    with pytest.raises(FitError, match="None of the 3 settings of logreg .* failed so: odd$"):
-        one.tell(np.full((3, 2), np.nan), ["odd", "odder"])
+    with pytest.raises(FitError, match="None of the 3 settings of logreg .* The first error: odd$"):
+        one.add_scores(np.full((3, 2), np.nan), ["odd", "odder"])
     with pytest.raises(FitError, match="no score"):
-        search(kind, 3).tell(np.full((3, 2), np.nan), [])
+        search(kind, 3).add_scores(np.full((3, 2), np.nan), [])
 
 
 def test_halving_goes_from_many_candidates_on_few_rows_to_few_on_all():
@@ -149,10 +149,10 @@ def test_halving_goes_from_many_candidates_on_few_rows_to_few_on_all():
     while not one.is_done:
         rounds.append((one.n_rows, len(one.pending)))
         means = np.array([-abs(c["C"] - best) for c in one.pending])
-        one.tell(0.5 + np.stack([means, means], axis=1) / 100, [])
+        one.add_scores(0.5 + np.stack([means, means], axis=1) / 100, [])
     assert rounds == [(370, 27), (1111, 9), (3333, 3), (10_000, 1)]
     assert one.best == {"C": best}
-    entries = one.record()["candidates"]
+    entries = one.to_dict()["candidates"]
     assert len(entries) == 27
     assert sorted(entry["n_rows"] for entry in entries) == [370] * 18 + [1111] * 6 + [3333] * 2 + [
         10_000
@@ -176,7 +176,7 @@ def test_halvings_rounds_have_rows_enough_for_all_folds_and_classes(n, n_train, 
     found = []
     while not one.is_done:
         found.append(one.n_rows)
-        one.tell(np.random.default_rng(0).random((len(one.pending), 5)), [])
+        one.add_scores(np.random.default_rng(0).random((len(one.pending), 5)), [])
     assert found == rounds
 
 
@@ -184,8 +184,8 @@ def test_halving_drops_what_failed():
     one = search("halving", n=9, n_train=1000)
     scores = np.full((9, 2), np.nan)
     scores[4] = 0.3
-    one.tell(scores, ["odd"])
+    one.add_scores(scores, ["odd"])
     assert one.pending[0] == {"C": 4.0}
-    one.tell(np.array([[0.2, 0.3]] + [[np.nan] * 2] * (len(one.pending) - 1)), [])
+    one.add_scores(np.array([[0.2, 0.3]] + [[np.nan] * 2] * (len(one.pending) - 1)), [])
     assert one.best == {"C": 4.0}
-    json.dumps(one.record(), allow_nan=False)
+    json.dumps(one.to_dict(), allow_nan=False)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from featstore.errors import FitError
-from featstore.fitting.splits import draw_folds, n_rows, row_numbers, split_rows
+from featstore.fitting.splits import check_folds, draw_folds, n_rows, row_numbers, split_rows
 
 TRAIN, TEST, VAL = 0, 1, 2
 
@@ -135,7 +135,10 @@ class TestNewSplits:
 
     def test_a_class_of_one_image_can_not_be_divided(self):
         y = [0] * 9 + [1] * 9 + [2]
-        with pytest.raises(FitError, match="two images or more of a class; roads has one"):
+        message = (
+            "images or more of each class; roads has one. Add images, or leave out --split-seed"
+        )
+        with pytest.raises(FitError, match=message):
             split_rows(selection(y, [TRAIN, TEST] * 9 + [TRAIN], names=("a", "b", "roads")), 1)
 
     def test_fewer_test_rows_than_classes_can_not_be_drawn(self):
@@ -220,14 +223,28 @@ class TestFolds:
         folds = draw_folds(np.arange(400) % 2, 100, 0, "ab")
         assert np.bincount(folds).tolist() == [4] * 100
 
+    @pytest.mark.parametrize("counts", [[9, 3, 4], [9, 1, 9]])
+    def test_a_class_of_fewer_rows_than_folds_is_in_some_and_that_is_said(self, counts):
+        y = np.repeat([0, 1, 2], counts)
+        folds = draw_folds(y, 5, 0, "abc")
+        assert all(np.unique(folds[y == c]).size == min(5, n) for c, n in enumerate(counts))
+        rare = ", ".join(f"{'abc'[c]} {n}" for c, n in enumerate(counts) if n < 5)
+        assert check_folds(y, 5, "abc") == (
+            f"Classes with fewer training rows than the 5 folds of the search: {rare}."
+        )
+
+    def test_classes_with_rows_for_all_folds_are_not_spoken_of(self):
+        assert check_folds(np.repeat([0, 1, 2], 5), 5, "abc") == ""
+
     @pytest.mark.parametrize(
         ("counts", "message"),
         [
-            ([9, 3, 4], r"5 folds needs 5 training rows or more.*; b, c has 3\. Try --cv 3\."),
-            ([9, 1, 9], r"b has 1\. Try more images, or no --search"),
+            ([4, 3, 1], r"5 training rows or more of a class, and the largest has 4\. Try --cv 4"),
+            ([1, 1, 1], "the largest has 1. Add images, or leave out --search"),
+            ([9, 1, 1], "two training rows or more of two classes.*leave out --search"),
         ],
     )
-    def test_a_class_of_fewer_rows_than_folds_is_refused_with_a_cure(self, counts, message):
+    def test_folds_that_can_not_be_drawn_are_refused_with_a_cure(self, counts, message):
         with pytest.raises(FitError, match=message):
             draw_folds(np.repeat([0, 1, 2], counts), 5, 0, "abc")
 

@@ -33,13 +33,13 @@ def test_in_this_process_errors_are_kept_beside_results():
             raise FitError("two")
         return x, os.getpid()
 
-    told = []
-    outcomes = run_tasks(
-        task, [(1,), (2,), (3,)], n_jobs=1, done=lambda index, outcome: told.append(index)
+    received = []
+    results = run_tasks(
+        task, [(1,), (2,), (3,)], n_jobs=1, done=lambda index, result: received.append(index)
     )
-    assert [outcome.value for outcome in outcomes] == [(1, os.getpid()), None, (3, os.getpid())]
-    assert str(outcomes[1].error) == "two"
-    assert told == [0, 1, 2]
+    assert [result.value for result in results] == [(1, os.getpid()), None, (3, os.getpid())]
+    assert str(results[1].error) == "two"
+    assert received == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -69,12 +69,23 @@ def test_here_tasks_use_all_cores_and_leave_the_threads_as_they_were():
         return max(pool["num_threads"] for pool in threadpoolctl.threadpool_info())
 
     with threadpoolctl.threadpool_limits(1):
-        (outcome,) = run_tasks(task, [()])
-        assert outcome.value == available_cores()
+        (result,) = run_tasks(task, [()])
+        assert result.value == available_cores()
         assert task() == 1
 
 
-def test_workers_are_started_once_with_an_environment_and_serve_all_that_follows(capfd):
+def test_workers_are_started_once_with_an_environment_and_serve_all_that_follows(
+    capfd, monkeypatch
+):
+    close = LocalCluster.close
+
+    def slow(self, timeout=None):
+        close(self, timeout)
+        raise TimeoutError
+
+    # Workers that are slow to end cost no result.
+    monkeypatch.setattr(LocalCluster, "close", slow)
+
     # Defined here, the function travels by value: workers can't import this file.
     def task(x):
         import os
@@ -85,7 +96,7 @@ def test_workers_are_started_once_with_an_environment_and_serve_all_that_follows
     with TaskPool(1, None, {"FEATSTORE_A_TEST": "7"}, heard) as pool:
         first = pool.run(task, [(1,), (2,)])
         second = pool.run(task, [(3,)], is_quick=True)
-    found = [outcome.value for outcome in first + second]
+    found = [result.value for result in first + second]
     assert [(x, value) for x, _, value in found] == [(1, "7"), (2, "7"), (3, "7")]
     assert len({pid for _, pid, _ in found} | {os.getpid()}) == 2
     assert len(heard.lines) == 1
@@ -105,8 +116,8 @@ def test_a_scheduler_that_is_running_is_used_and_left_as_it_was():
     ) as cluster:
         for _ in range(2):
             with TaskPool(1, cluster.scheduler_address, {}, SILENT) as pool:
-                outcomes = pool.run(task, [(1,)], is_quick=True)
-            assert [outcome.value for outcome in outcomes] == [(1, os.getpid())]
+                results = pool.run(task, [(1,)], is_quick=True)
+            assert [result.value for result in results] == [(1, os.getpid())]
         assert len(cluster.workers) == 1
 
 
@@ -131,18 +142,6 @@ def test_an_address_that_is_none_is_an_error_and_holds_up_no_later_cluster(addre
     # One that is collected while a cluster's loop starts waits for that, and that for it.
     clients = [thing for thing in gc.get_objects() if type(thing) is Client]
     assert [client for client in clients if client.status != "closed"] == []
-
-
-def test_workers_that_are_slow_to_end_cost_no_result(monkeypatch):
-    original = LocalCluster.close
-
-    def slow(self, timeout=None):
-        original(self, timeout)
-        raise TimeoutError
-
-    monkeypatch.setattr(LocalCluster, "close", slow)
-    outcomes = run_tasks(os.getppid, [(), ()], n_jobs=2)
-    assert {type(outcome.value) for outcome in outcomes} == {int}
 
 
 def test_workers_share_the_cores_and_outlive_death_and_errors(capfd, monkeypatch):
@@ -175,19 +174,19 @@ def _share_and_outlive(capfd):
         return kind, os.getpid(), max(n_threads), os.environ["OMP_NUM_THREADS"]
 
     kinds = ["a", "dies", "b", "fails", "c", "d"]
-    told = {}
-    outcomes = run_tasks(task, [(kind,) for kind in kinds], n_jobs=2, done=told.__setitem__)
+    received = {}
+    results = run_tasks(task, [(kind,) for kind in kinds], n_jobs=2, done=received.__setitem__)
 
-    good = [outcome.value for outcome in outcomes if outcome.value]
+    good = [result.value for result in results if result.value]
     assert [value[0] for value in good] == ["a", "b", "c", "d"]
     assert os.getpid() not in {value[1] for value in good}
     share = max(1, available_cores() // 2)
     assert {value[2] for value in good} == {share}
     assert {value[3] for value in good} == {str(share)}
-    assert "died twice" in str(outcomes[1].error)
-    assert isinstance(outcomes[1].error, FitError)
-    assert str(outcomes[3].error) == "it can't be done"
-    assert told == dict(enumerate(outcomes))
+    assert "died twice" in str(results[1].error)
+    assert isinstance(results[1].error, FitError)
+    assert str(results[3].error) == "it can't be done"
+    assert received == dict(enumerate(results))
     # Dask says nothing of all this on the terminal, and changes nothing for later workers.
     assert capfd.readouterr() == ("", "")
     assert "OMP_NUM_THREADS" not in os.environ

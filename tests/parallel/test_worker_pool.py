@@ -84,12 +84,12 @@ def run(client, tasks, **options):
     return WorkerPool(client).run(None, [(task,) for task in tasks], died=died, **options)
 
 
-def test_each_worker_has_one_task_at_a_time_and_outcomes_keep_their_order():
+def test_each_worker_has_one_task_at_a_time_and_results_keep_their_order():
     client = FakeClient(lambda address, task: task * 10)
-    told = []
-    outcomes = run(client, [1, 2, 3], done=lambda index, outcome: told.append(index))
-    assert [o.value for o in outcomes] == [10, 20, 30]
-    assert sorted(told) == [0, 1, 2]
+    received = []
+    results = run(client, [1, 2, 3], done=lambda index, result: received.append(index))
+    assert [o.value for o in results] == [10, 20, 30]
+    assert sorted(received) == [0, 1, 2]
     assert {address for address, _ in client.given[:2]} == {"a", "b"}
 
 
@@ -108,11 +108,11 @@ def test_no_more_tasks_at_a_time_than_are_allowed():
     ender = threading.Thread(target=end_all)
     ender.start()
     try:
-        outcomes = run(client, range(9), n_at_a_time=2)
+        results = run(client, range(9), n_at_a_time=2)
     finally:
         stepped.set()
         ender.join()
-    assert [outcome.value for outcome in outcomes] == [7] * 9
+    assert [result.value for result in results] == [7] * 9
     assert max(most) == 2
 
 
@@ -125,25 +125,25 @@ def test_the_task_of_a_dead_worker_goes_to_another():
 
 def test_a_task_that_costs_two_workers_is_given_up():
     client = FakeClient(lambda address, task: "dies" if task == 1 else task, ("a", "b", "c"))
-    outcomes = run(client, [1, 2, 3])
-    assert str(outcomes[0].error) == "died"
-    assert [o.value for o in outcomes[1:]] == [2, 3]
+    results = run(client, [1, 2, 3])
+    assert str(results[0].error) == "died"
+    assert [o.value for o in results[1:]] == [2, 3]
 
 
 def test_a_worker_that_comes_later_gets_tasks_and_is_looked_at():
     client = FakeClient(lambda address, task: task, ("a",))
     greeted = []
 
-    def done(index, outcome):
+    def done(index, result):
         client.workers["late"] = 1
 
-    team = WorkerPool(client, greet=greeted.append)
-    team.run(None, [(i,) for i in range(4)], done, died=died)
+    pool = WorkerPool(client, greet=greeted.append)
+    pool.run(None, [(i,) for i in range(4)], done, died=died)
     assert {address for address, _ in client.given} == {"a", "late"}
     assert greeted == [["a"], ["late"]]
 
 
-def test_no_worker_is_waited_for_and_then_told():
+def test_no_worker_is_waited_for_and_then_received():
     client = FakeClient(lambda address, task: "dies", ("a",))
     with pytest.raises(SchedulerError, match="All workers are gone"):
         run(client, [1])
@@ -160,7 +160,7 @@ def test_a_worker_that_is_started_again_goes_on():
     assert run(client, [7]) == [TaskResult(7)]
 
 
-def test_a_scheduler_that_is_gone_is_told():
+def test_a_scheduler_that_is_gone_is_received():
     def behaviour(address, task):
         client.workers = None
         return "hangs"
@@ -176,10 +176,10 @@ def test_a_bug_is_raised_after_the_others_have_ended():
         return 1 / task
 
     client = FakeClient(behaviour)
-    told = []
+    received = []
     with pytest.raises(ZeroDivisionError):
-        run(client, [0, 1, 2], done=lambda index, outcome: told.append(index))
-    assert sorted(told) == [1, 2]
+        run(client, [0, 1, 2], done=lambda index, result: received.append(index))
+    assert sorted(received) == [1, 2]
 
 
 def test_an_error_waits_for_the_tasks_in_work():
@@ -194,8 +194,8 @@ def test_an_error_waits_for_the_tasks_in_work():
         ended.append(True)
         client.futures[0].end(None)
 
-    def done(index, outcome):
-        raise outcome.error
+    def done(index, result):
+        raise result.error
 
     began = time.monotonic()
     with pytest.raises(FeatstoreError, match="no"):

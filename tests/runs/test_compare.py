@@ -34,7 +34,7 @@ def make_run(tmp_path):
             "score": np.linspace(0, 1, n),
         }
         model = Pipeline([("clf", LogisticRegression())])
-        return write_run(store, run_id, record, model, columns, None, {})
+        return write_run(store, run_id, record, model, columns, None)
 
     return make
 

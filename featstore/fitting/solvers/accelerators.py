@@ -1,8 +1,7 @@
-"""Accelerators: solvers beside scikit-learn's own, for those who ask for them.
+"""Fit with accelerators on request; the result is a plain scikit-learn classifier.
 
-scikit-learn-intelex trains the RBF SVM several times faster; PyTorch brings a GPU to those of
-scikit-learn's solvers that take arrays of any library. Either leaves a plain scikit-learn
-classifier.
+scikit-learn-intelex trains the RBF SVM several times faster. PyTorch brings a GPU to the solvers of
+scikit-learn that take arrays of any library.
 """
 
 from __future__ import annotations
@@ -30,21 +29,14 @@ ON_GPU: Mapping[type, Mapping[str, Any]] = {
     RidgeClassifier: {"solver": "svd"},
     LinearDiscriminantAnalysis: {"solver": "svd", "shrinkage": None},
 }
-"""What computes on a GPU, and the parameters that it takes for that."""
+"""Classifiers that compute on a GPU, and the parameters that they need for it."""
 
 
 def check(config: FitConfig) -> None:
-    """Refuse what was asked for and is not there, or has no bearing on the classifier.
-
-    Raises
-    ------
-    FitError
-        When scikit-learn-intelex is not installed, or nothing is computed by it; when there is
-        no GPU, or the classifier does not compute on one.
-    """
+    """Refuse an accelerator that is missing, or that has no effect on the classifier."""
     if config.intelex:
         if config.clf != "svm":
-            raise FitError(f"--intelex speeds up svm; it has nothing for {config.clf}.")
+            raise FitError(f"--intelex speeds up svm, not {config.clf}. Leave out --intelex.")
         if not find_spec("sklearnex"):
             raise FitError(
                 "scikit-learn-intelex is not installed. Get it with: pip install "
@@ -53,19 +45,19 @@ def check(config: FitConfig) -> None:
     if config.device != "cpu":
         if config.clf not in ("logreg", "ridge", "lda"):
             raise FitError(
-                f"scikit-learn does not compute {config.clf} on a GPU; it does logreg, ridge and "
-                "lda. Leave out --clf-device."
+                f"scikit-learn computes logreg, ridge and lda on a GPU, not {config.clf}. "
+                "Leave out --clf-device."
             )
         if config.search:
             raise FitError(
-                "A search is computed on the CPU, where one pass serves all folds. Leave out "
-                "--clf-device or --search."
+                "A search runs on the CPU, where one pass serves all folds. Leave out --clf-device "
+                "or --search."
             )
         _check_gpu(config.device)
 
 
 def _check_gpu(device: str) -> None:
-    # Stage two has no other use for it.
+    # Stage two needs torch for nothing else.
     torch = importlib.import_module("torch")
     if not torch.cuda.is_available():
         raise FitError(f"There is no CUDA GPU for --clf-device {device}. Leave it out.")
@@ -75,6 +67,11 @@ def _check_gpu(device: str) -> None:
             f"There is no GPU {index} for --clf-device {device}; there are "
             f"{torch.cuda.device_count()}, counted from 0."
         )
+
+
+def worker_environment(device: str) -> dict[str, str]:
+    """Return the variables that workers need to compute on a device."""
+    return {} if device == "cpu" else {"SCIPY_ARRAY_API": "1"}
 
 
 def versions(config: FitConfig) -> dict[str, str]:
@@ -90,33 +87,20 @@ def gpu_params(estimator: Any) -> dict[str, Any]:
 
 
 def fit_on_gpu(estimator: Any, X: np.ndarray, y: np.ndarray, device: str) -> None:
-    """Fit through scikit-learn's array API, and bring the result back.
+    """Fit an estimator in place through scikit-learn's array API, and bring the result back.
 
-    Parameters
-    ----------
-    estimator : LogisticRegression, RidgeClassifier or LinearDiscriminantAnalysis
-        With :func:`gpu_params`; fitted in place. SciPy must have been loaded with
-        ``SCIPY_ARRAY_API=1`` in the environment.
-    X : ndarray of shape (n_samples, n_features), float32
-        Copied to the device whole.
-    y : ndarray of shape (n_samples,), int
-    device : str
-        PyTorch's name of it.
-
-    Raises
-    ------
-    FitError
-        When the device's memory does not hold it.
+    The estimator has :func:`gpu_params`. The rows are copied to the device whole. SciPy must have
+    been loaded with ``SCIPY_ARRAY_API=1`` in the environment.
     """
     if os.environ.get("SCIPY_ARRAY_API") != "1":
         raise FitError(
-            "SciPy was loaded without its array API, which computing on a GPU takes. Start the "
-            "workers of the scheduler with SCIPY_ARRAY_API=1 in their environment."
+            "Computing on a GPU needs SciPy's array API. Start the scheduler's workers with "
+            "SCIPY_ARRAY_API=1 in their environment."
         )
     torch = importlib.import_module("torch")
     try:
         with sklearn.config_context(array_api_dispatch=True):
-            # A copy, for PyTorch wants memory that it could write.
+            # A copy: PyTorch refuses read-only memory.
             rows = torch.from_numpy(np.array(X)).to(device)
             estimator.fit(rows, torch.from_numpy(y.astype(np.int64)).to(device))
     except torch.cuda.OutOfMemoryError as error:
@@ -133,21 +117,13 @@ def fit_on_gpu(estimator: Any, X: np.ndarray, y: np.ndarray, device: str) -> Non
 
 
 def fit_with_intelex(estimator: SVC, X: np.ndarray, y: np.ndarray) -> None:
-    """Fit an SVM by scikit-learn-intelex, and put the result into scikit-learn's.
-
-    Parameters
-    ----------
-    estimator : SVC
-        Fitted in place.
-    X : ndarray of shape (n_samples, n_features), float32
-    y : ndarray of shape (n_samples,), int
-    """
+    """Fit an SVM in place by scikit-learn-intelex."""
     quick = importlib.import_module("sklearnex.svm").SVC(**estimator.get_params())
     with warnings.catch_warnings():
-        # It speaks up when it is not asked from a main thread.
+        # It warns outside the main thread.
         warnings.filterwarnings("ignore", message=".*parallel backend is not supported")
         quick.fit(X, y)
-    # What scikit-learn's has when it is fitted, at no cost, and in its types.
+    # A small fit by scikit-learn gives the names and types of the attributes to set.
     first = np.concatenate([np.flatnonzero(y == c)[:2] for c in np.unique(y)])
     pattern = clone(estimator).fit(X[first], y[first])
     params = estimator.get_params()

@@ -1,4 +1,4 @@
-"""Blocks of rows: how stage two walks a matrix that may be larger than memory."""
+"""Walk a matrix that may be larger than memory in blocks of rows, and sum in a fixed order."""
 
 from __future__ import annotations
 
@@ -22,29 +22,21 @@ T = TypeVar("T")
 
 
 BLOCK_NBYTES = 64 * 2**20
-"""Rows are copied, scaled and predicted in blocks of about this size, so that none is large."""
+"""Size of the blocks in which rows are copied, scaled and predicted."""
 
 
 CACHED_NBYTES = 4 * 2**20
-"""Rows that are read several times in turn are taken in blocks that processors keep at hand."""
+"""Size of the blocks in which rows are read several times in turn: processors cache them."""
 
 
 N_PARTS = 16
-"""Sums over many blocks are taken in this many parts, and these in order: however many threads
-there are, the same numbers are added in the same order."""
+"""Parts in which blocks are summed, and then added in order: the sum's last bits do not depend on
+the number of threads."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Some rows of a feature matrix.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n, n_features), float32
-        The matrix; may be a read-only memory map.
-    rows : slice or ndarray of int
-        Which rows.
-    """
+    """Some rows of a feature matrix, (n, n_features) float32; it may be a read-only memory map."""
 
     X: np.ndarray
     rows: Rows
@@ -75,38 +67,40 @@ class Samples:
             return self.rows[:stop]
         return slice(self.rows.start, self.rows.start + stop)
 
-    def blocks(self, nbytes: int = BLOCK_NBYTES) -> list[slice]:
-        """Return slices of positions that cover the samples, `nbytes` of float32 or so each."""
-        return row_blocks(len(self), self.n_features, nbytes)
+    def blocks(self, nbytes: int = BLOCK_NBYTES, n_outputs: int = 0) -> list[slice]:
+        """Return slices of positions that cover the samples; see :func:`row_blocks`."""
+        return row_blocks(len(self), self.n_features, nbytes, n_outputs)
 
 
-def row_blocks(n_samples: int, n_features: int, nbytes: int = BLOCK_NBYTES) -> list[slice]:
-    """Return slices that cover `n_samples` rows, of about `nbytes` of float32 each."""
+def row_blocks(
+    n_samples: int, n_features: int, nbytes: int = BLOCK_NBYTES, n_outputs: int = 0
+) -> list[slice]:
+    """Return slices that cover `n_samples` rows, of about `nbytes` of float32 each.
+
+    With many classes, what is computed of a row is larger than the row: a block's `n_outputs`
+    numbers a row take :data:`BLOCK_NBYTES` of float32 at the most.
+    """
     if not n_samples:
         return []
-    return list(gen_batches(n_samples, max(1, nbytes // (4 * max(1, n_features)))))
+    n_rows = min(nbytes // (4 * max(1, n_features)), BLOCK_NBYTES // (4 * max(1, n_outputs)))
+    return list(gen_batches(n_samples, max(1, n_rows)))
 
 
 class Threads:
-    """Threads that share work on blocks out; which of them does what changes no bit of it.
+    """Threads that share work on blocks, without an effect on its last bits.
 
-    Parameters
-    ----------
-    pool : ThreadPoolExecutor or None
-        None to do all in the thread that asks.
-    n_threads : int
-        How many it has.
+    Without a pool, the calling thread does all.
     """
 
     def __init__(self, pool: ThreadPoolExecutor | None = None, n_threads: int = 1) -> None:
         self._pool, self._n_threads = pool, n_threads
 
     def map(self, function: Callable[[A], T], items: Iterable[A]) -> list[T]:
-        """Return what the function gives for each item, in order."""
+        """Return the function's results, in the order of the items."""
         return list((self._pool.map if self._pool else map)(function, items))
 
     def total(self, function: Callable[[slice], T], blocks: Sequence[slice]) -> T:
-        """Add what ``function(block)`` returns over all blocks: numbers, arrays or tuples."""
+        """Return the sum of ``function(block)`` over all blocks: a number, array, or tuple."""
         parts = deque(blocks[part] for part in gen_even_slices(len(blocks), N_PARTS))
         if self._pool is None:
             alone: T = _sum(_part(function, part) for part in parts)
@@ -116,7 +110,7 @@ class Threads:
 
         def in_order() -> Iterator[T]:
             while parts or sums:
-                # No more sums than are needed, for they may be large.
+                # Sums may be large: hold as few as keep the threads busy.
                 while parts and len(sums) <= self._n_threads:
                     sums.append(pool.submit(_part, function, parts.popleft()))
                 yield sums.popleft().result()
@@ -127,9 +121,9 @@ class Threads:
 
 @contextmanager
 def shared_threads() -> Iterator[Threads]:
-    """Start as many threads as the numerical libraries may use, which get one each meanwhile.
+    """Start as many threads as the numerical libraries may use, and limit these to one each.
 
-    The libraries' own threads would split a product by their number, which shows in its last bits.
+    The libraries' own threads would split a product by their number, which changes its last bits.
     """
     n_threads = available_threads()
     with threadpoolctl.threadpool_limits(1), ThreadPoolExecutor(n_threads) as pool:
@@ -137,10 +131,10 @@ def shared_threads() -> Iterator[Threads]:
 
 
 def one_thread() -> Any:
-    """Return a context in which products are taken by one thread, whatever the number of cores.
+    """Return a context in which one thread computes products, on any number of cores.
 
-    Several split a product by their number, which shows in its last bits; and those of an epoch's
-    batches are too small to gain by it.
+    Several threads split a product by their number, which changes its last bits; and the products
+    of an epoch's batches are too small for them.
     """
     return threadpoolctl.threadpool_limits(1, user_api="blas")
 

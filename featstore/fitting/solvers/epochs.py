@@ -1,4 +1,4 @@
-"""Training by epochs, with a record of each: what ``fit`` does, seen from outside."""
+"""Train by epochs as scikit-learn's ``fit`` does, with loss and accuracy of each epoch."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from featstore.errors import FitError
 from featstore.fitting.solvers.blocks import row_blocks
 
 EPOCH_NBYTES = 256 * 2**20
-"""Rows up to which an epoch takes all of them at once; more come in blocks of about this size."""
+"""Size of rows up to which an epoch takes all at once; more come in blocks of about this size."""
 
 
 RUN_ROWS = 64
-"""Rows of a block that lie side by side, at the most. The runs come from all over the matrix,
-since datasets stand sorted by class; single rows would be slow to read from a disk."""
+"""Most rows of a block that lie side by side. The runs come from all over the matrix, for datasets
+are sorted by class; single rows would be slow to read from a disk."""
 
 
 MIN_LEARNING_RATE = 1e-6
-"""Where scikit-learn's adaptive learning rate gives up."""
+"""Learning rate at which scikit-learn's adaptive one gives up."""
 
 
 MARGIN_LOSSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -41,21 +41,13 @@ MARGIN_LOSSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass
 class Curves:
-    """What each epoch left.
+    """Training loss, and accuracy on training and held-out rows, after each epoch.
 
-    Parameters
-    ----------
-    loss : list of float
-        Training loss: of mlp the mean over the epoch with its penalty, as in ``loss_curve_``;
-        of sgd the mean over rows and one-vs-rest problems after the epoch, without it.
-    accuracy : list of float
-        Share of training rows classified right after the epoch.
-    validation_accuracy : list of float
-        The same of the rows held out by ``early_stopping``, or without it of the dataset's
-        validation rows, which decide nothing; empty where there are neither.
-    converged : bool
-        Whether it stopped by itself, before ``max_iter`` epochs, or after the number of epochs
-        that was asked for.
+    The loss of mlp is the mean over the epoch with its penalty, as in ``loss_curve_``; that of sgd,
+    the mean over rows and one-vs-rest problems after the epoch, without it. Held-out rows are those
+    of ``early_stopping``, or the dataset's validation rows, which decide nothing; without either,
+    `validation_accuracy` is empty. `converged` says that training stopped by itself before
+    ``max_iter`` epochs, or after the requested number of them.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -111,45 +103,32 @@ def train(
 
     All parameters do what scikit-learn's manual says, ``max_iter``, ``tol``,
     ``n_iter_no_change``, ``early_stopping`` and adaptive learning rates included. MLPClassifier
-    takes the very steps of its ``fit``, up to the order in which the rows are shuffled;
-    SGDClassifier stops all one-vs-rest problems together, by their mean loss. Rows beyond
-    256 MiB are taken in blocks, shuffled within and among them, so that memory holds one.
+    takes the steps of its own ``fit``, up to the order of the shuffled rows; SGDClassifier stops
+    all one-vs-rest problems together, by their mean loss. Rows beyond 256 MiB come in blocks,
+    shuffled within and among them, so that memory holds one.
 
-    Parameters
-    ----------
-    estimator : MLPClassifier or SGDClassifier
-        Unfitted, with an integer ``random_state``; trained in place.
-    X : ndarray of shape (n_samples, n_features), float32
-        May be a read-only memory map, and larger than memory.
-    y : ndarray of shape (n_samples,), int
-    n_epochs : int, optional
-        Train for just so many, whatever the losses.
-    validate : callable, optional
-        Gives the accuracy on other rows after an epoch, for the record.
-    records : bool
-        Whether the training accuracy after each epoch is wanted where it decides nothing.
-
-    Raises
-    ------
-    FitError
-        When training diverges.
+    The estimator is unfitted, has an integer ``random_state``, and is trained in place. `X`,
+    (n_samples, n_features) float32, may be a read-only memory map larger than memory. `n_epochs`
+    trains for that number of epochs, whatever the losses. `validate` gives the accuracy on other
+    rows after an epoch, for the record. `records` says whether to record the training accuracy
+    after each epoch even if it decides nothing.
     """
-    asked = estimator.get_params(deep=False)
+    given = estimator.get_params(deep=False)
     classes = np.unique(y)
-    # With an integer, each partial_fit would shuffle alike.
-    random_state = np.random.RandomState(asked["random_state"])
+    # With an integer, each partial_fit would shuffle in the same way.
+    random_state = np.random.RandomState(given["random_state"])
     estimator.set_params(random_state=random_state, early_stopping=False)
-    if asked.get("class_weight") == "balanced":
-        # partial_fit, which could see other rows later, wants the weights themselves.
+    if given.get("class_weight") == "balanced":
+        # partial_fit, which could see other rows later, takes only the weights themselves.
         weights = compute_class_weight("balanced", classes=classes, y=y)
         estimator.set_params(class_weight=dict(zip(classes, weights, strict=True)))
     is_mlp = isinstance(estimator, MLPClassifier)
     # MLPClassifier stops after more than n_iter_no_change epochs, SGDClassifier after as many.
-    patience = _Patience(asked["tol"], asked["n_iter_no_change"] + is_mlp)
+    patience = _Patience(given["tol"], given["n_iter_no_change"] + is_mlp)
     rows, held_out = np.arange(len(y)), None
-    if asked["early_stopping"] and n_epochs is None:
+    if given["early_stopping"] and n_epochs is None:
         rows, held_out = train_test_split(
-            rows, test_size=asked["validation_fraction"], stratify=y, random_state=random_state
+            rows, test_size=given["validation_fraction"], stratify=y, random_state=random_state
         )
         if len(rows) * X.shape[1] * 4 <= EPOCH_NBYTES:
             X_held, y_held = X[held_out], y[held_out]
@@ -158,11 +137,11 @@ def train(
         else:
             rows.sort()
             X_held, y_held = X[np.sort(held_out)], y[np.sort(held_out)]
-    adaptive = asked["learning_rate"] == "adaptive" and asked.get("solver", "sgd") == "sgd"
-    learning_rate = asked["learning_rate_init" if is_mlp else "eta0"]
+    adaptive = given["learning_rate"] == "adaptive" and given.get("solver", "sgd") == "sgd"
+    learning_rate = given["learning_rate_init" if is_mlp else "eta0"]
     curves = Curves()
     best_weights = None
-    for epoch in range(n_epochs or asked["max_iter"]):
+    for epoch in range(n_epochs or given["max_iter"]):
         try:
             seen_loss = _one_epoch(estimator, X, y, rows, classes, random_state)
         except ValueError as error:
@@ -172,7 +151,7 @@ def train(
             raise
         loss, accuracy = seen_loss, np.nan
         if records or not is_mlp:
-            loss, accuracy = _judge(estimator, X, y, rows)
+            loss, accuracy = _score(estimator, X, y, rows)
             loss = seen_loss if is_mlp else loss
         if not np.isfinite(loss):
             raise _diverged(epoch + 1, f"The loss is {loss}.")
@@ -180,7 +159,7 @@ def train(
         curves.accuracy.append(accuracy)
         measure = loss
         if held_out is not None:
-            accuracy = _judge(estimator, X_held, y_held, np.arange(len(y_held)))[1]
+            accuracy = _score(estimator, X_held, y_held, np.arange(len(y_held)))[1]
             curves.validation_accuracy.append(accuracy)
             measure = -accuracy
             if is_mlp and measure < patience.best:
@@ -199,7 +178,7 @@ def train(
             (*estimator.coefs_, *estimator.intercepts_), best_weights, strict=True
         ):
             mine[...] = best
-    estimator.set_params(**asked)
+    estimator.set_params(**given)
     curves.converged |= n_epochs is not None
     return curves
 
@@ -212,9 +191,11 @@ def _one_epoch(
     classes: np.ndarray,
     random_state: np.random.RandomState,
 ) -> float:
-    """Show the estimator all rows once; return its own mean loss over them, of mlp."""
-    n_at_once = max(RUN_ROWS, EPOCH_NBYTES // (4 * X.shape[1]))
-    # Of long rows, which are few in a block, shorter runs: they are as quick to read.
+    """Show the estimator all rows once; return mlp's own mean loss over them."""
+    # MLPClassifier makes an int64 of each row and class.
+    row_nbytes = max(4 * X.shape[1], 8 * len(classes))
+    n_at_once = max(RUN_ROWS, EPOCH_NBYTES // row_nbytes)
+    # Long rows are few in a block, and their runs are shorter: they are as quick to read.
     n_in_run = min(RUN_ROWS, max(1, n_at_once // RUN_ROWS))
     if len(rows) <= n_at_once:
         estimator.partial_fit(X, y, classes=classes)
@@ -237,13 +218,13 @@ def _diverged(epoch: int, cause: str) -> FitError:
     )
 
 
-def _judge(
+def _score(
     estimator: MLPClassifier | SGDClassifier, X: np.ndarray, y: np.ndarray, rows: np.ndarray
 ) -> tuple[float, float]:
-    """Return the mean loss, of sgd, and the accuracy on some rows after an epoch."""
+    """Return sgd's mean loss and the accuracy on some rows after an epoch."""
     n_right, total = 0, 0.0
-    for block in row_blocks(len(rows), X.shape[1]):
-        # Without a copy where the rows are all.
+    for block in row_blocks(len(rows), X.shape[1], n_outputs=len(estimator.classes_)):
+        # Without a copy if the rows are all.
         at = block if len(rows) == len(X) else rows[block]
         own = y[at]
         if isinstance(estimator, MLPClassifier):
@@ -252,11 +233,11 @@ def _judge(
         values = estimator.decision_function(X[at])
         if values.ndim == 1:
             signs = np.where(own == estimator.classes_[1], 1.0, -1.0)
-            guess = (values > 0).astype(int)
+            found = (values > 0).astype(int)
         else:
             signs = np.where(own[:, None] == estimator.classes_, 1.0, -1.0)
-            guess = values.argmax(axis=1)
-        n_right += int(np.sum(estimator.classes_[guess] == own))
+            found = values.argmax(axis=1)
+        n_right += int(np.sum(estimator.classes_[found] == own))
         losses = MARGIN_LOSSES[estimator.loss](signs * values)
         total += float(losses.sum(dtype=np.float64)) / (losses.size / len(losses))
     return total / len(rows), n_right / len(rows)

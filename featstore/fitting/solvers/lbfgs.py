@@ -1,4 +1,4 @@
-"""LBFGS: L-BFGS that asks for one evaluation at a time, so that many problems share a pass.
+"""Minimise by L-BFGS that asks for one evaluation at a time, so that many problems share a pass.
 
 Liu and Nocedal 1989 (doi:10.1007/BF01589116), with the initial inverse Hessian given by the
 caller instead of a multiple of the identity.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 N_PAIRS = 10
-"""Steps that are remembered, as in SciPy's L-BFGS-B."""
+"""Steps that it remembers, as SciPy's L-BFGS-B does."""
 
 
 ARMIJO = 1e-4
@@ -24,38 +24,22 @@ NOISE = 1e-7
 
 
 MAX_TRIES = 12
-"""Shortenings of one step, after which only the noise of the loss is left to follow."""
+"""Shortenings of one step; after these, the loss shows nothing but noise."""
 
 
 MAX_IDLE = 50
-"""Steps in which neither value nor gradient reaches a new low, after which noise alone is left."""
+"""Steps without a new low of value or gradient; after these, the loss shows nothing but noise."""
 
 
 class LBFGS:
-    """One minimisation; the caller evaluates the function at :attr:`point` and tells.
+    """One minimisation by ask-and-tell: evaluate the function at :attr:`point`, then :meth:`tell`.
 
-    Parameters
-    ----------
-    start : ndarray
-        Where to begin, of any shape.
-    precondition : callable
-        Multiplies a gradient by an estimate of the inverse Hessian: symmetric, positive definite.
-    tol : float
-        Ends when no component of the gradient is larger, as SciPy's ``gtol``.
-    max_iter : int
-        Steps at the most.
+    `precondition` multiplies a gradient by an estimate of the inverse Hessian, which is symmetric
+    and positive definite. The end is a gradient without a component larger than `tol` (SciPy's
+    ``gtol``), or `max_iter` steps.
 
-    Attributes
-    ----------
-    point : ndarray
-        Where to evaluate next.
-    best : ndarray
-        Where the function is lowest so far.
-    n_iter : int
-        Steps taken.
-    is_done, converged : bool
-        Whether it has ended, and whether because the minimum is reached to `tol`, or to the
-        precision of the function.
+    :attr:`best` is the lowest point so far. :attr:`converged` says that the minimum is reached to
+    `tol`, or to the precision of the function.
     """
 
     def __init__(
@@ -79,13 +63,7 @@ class LBFGS:
         self._n_idle = 0
 
     def tell(self, value: float, gradient: np.ndarray) -> None:
-        """Take in the function's value and gradient at :attr:`point`.
-
-        Raises
-        ------
-        FloatingPointError
-            When the value at the start is no number.
-        """
+        """Take the function's value and gradient at :attr:`point`, and choose the next point."""
         if np.isinf(self._value):
             if not np.isfinite(value):
                 raise FloatingPointError("The loss is not finite where training begins.")
@@ -107,7 +85,7 @@ class LBFGS:
         if self._n_tries > MAX_TRIES:
             self._end(converged=True)
             return
-        # The lowest point of the parabola through what is known of this line.
+        # The lowest point of the parabola through the known values on this line.
         excess = value - self._value - self._step * self._slope
         lowest = -self._slope * self._step**2 / (2 * excess) if np.isfinite(excess) else 0.0
         self._step = float(np.clip(lowest, 0.1 * self._step, 0.5 * self._step))

@@ -1,15 +1,14 @@
-"""Linear classifiers by full passes: every fold's problem in one product with the matrix.
+"""Fit linear classifiers by full passes: one product with the matrix serves all folds' problems.
 
 Logistic regression and the linear SVM with squared hinge minimise
 
     mean of loss(y, X w + b) + |w|^2 / (2 C n)
 
-which is smooth and strictly convex, so that any solver that gets there gives scikit-learn's
-classifier. scikit-learn's own reads the matrix once and again for each step of each fold and C;
-reading it is what takes the time. Here all folds' problems take their steps together, so that
-one product with a block of rows serves all; each C begins where the last one ended; and the
-steps are taken in coordinates in which the features are about uncorrelated, which takes some
-10 steps where it were 30 to 150.
+which is smooth and strictly convex: any solver that reaches the optimum gives scikit-learn's
+classifier. scikit-learn's own solvers read the matrix again for each step of each fold and C, and
+reading takes most of the time. Here all folds' problems step together, so that one product with a
+block of rows serves all; each C begins where the last one ended; and the steps are taken in
+coordinates in which the features are nearly uncorrelated: some 10 steps instead of 30 to 150.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ from featstore.fitting.solvers.scaling import moments
 def handles(estimator: BaseEstimator) -> bool:
     """Return whether :func:`fit` gives what the estimator's own ``fit`` would.
 
-    It does where only ``C``, ``tol``, ``max_iter``, ``fit_intercept`` and what has no bearing on
-    the optimum are not scikit-learn's defaults.
+    It does if only ``C``, ``tol``, ``max_iter``, ``fit_intercept`` and parameters without an effect
+    on the optimum differ from scikit-learn's defaults.
     """
     if type(estimator) not in (LogisticRegression, LinearSVC):
         return False
@@ -50,15 +49,9 @@ def handles(estimator: BaseEstimator) -> bool:
 
 
 def fit(estimator: LogisticRegression | LinearSVC, X: np.ndarray, y: np.ndarray) -> bool:
-    """Fit `estimator` in place; return whether it converged.
+    """Fit an estimator that :func:`handles` in place; return whether it converged.
 
-    Parameters
-    ----------
-    estimator : LogisticRegression or LinearSVC
-        One that :func:`handles`.
-    X : ndarray of shape (n_samples, n_features), float32
-        May be read-only.
-    y : ndarray of shape (n_samples,), int
+    `X` is (n_samples, n_features) float32 and may be read-only.
     """
     with shared_threads() as threads:
         ((_, (model,)),) = solve(estimator, X, y, [estimator.C], threads)
@@ -85,7 +78,7 @@ def fit_path(
 def put(
     estimator: LogisticRegression | LinearSVC, model: Model, X: np.ndarray, y: np.ndarray
 ) -> None:
-    """Make of `estimator` what its own ``fit`` to `X` and `y` leaves."""
+    """Set the attributes that the estimator's own ``fit`` to `X` and `y` would set."""
     estimator.classes_ = np.unique(y)
     estimator.coef_ = np.ascontiguousarray(model.coef.T, dtype=X.dtype)
     estimator.intercept_ = model.intercept.astype(X.dtype)
@@ -101,25 +94,11 @@ def cross_validate(
     folds: np.ndarray,
     values: Sequence[float],
 ) -> np.ndarray:
-    """Return the accuracy on each held-out fold for each C.
+    """Return the accuracy on each held-out fold for each C, (len(values), n_folds) float64.
 
-    Each fold's problem is that of its other rows, standardised by these alone.
-
-    Parameters
-    ----------
-    estimator : LogisticRegression or LinearSVC
-        One that :func:`handles`; its C does not matter.
-    X : ndarray of shape (n_samples, n_features), float32
-        Standardised by all rows.
-    y : ndarray of shape (n_samples,), int
-    folds : ndarray of shape (n_samples,), int
-        In which fold each row is held out.
-    values : sequence of float
-        Values of C.
-
-    Returns
-    -------
-    ndarray of shape (len(values), n_folds), float64
+    Each fold's classifier is fitted on the other rows, standardised by these alone. `X` is
+    standardised by all rows; `folds` is the fold that holds out each row, and every class has rows
+    outside every fold.
     """
     n_folds = int(folds.max()) + 1
     order = list(np.argsort(values))
@@ -163,12 +142,12 @@ def _accuracies(
     coef = np.stack([model.coef for model in models]).astype(np.float32)
     intercept = np.stack([model.intercept for model in models]).astype(np.float32)
     right = np.zeros(len(models))
-    for block in row_blocks(*X.shape):
+    for block in row_blocks(len(X), X.shape[1], n_outputs=coef.shape[2]):
         for fold in range(len(models)):
-            held = folds[block] == fold
-            z = X[block][held] @ coef[fold] + intercept[fold]
-            guess = (z[:, 0] > 0).astype(int) if z.shape[1] == 1 else z.argmax(axis=1)
-            right[fold] += np.sum(classes[guess] == y[block][held])
+            held_out = folds[block] == fold
+            z = X[block][held_out] @ coef[fold] + intercept[fold]
+            codes = (z[:, 0] > 0).astype(int) if z.shape[1] == 1 else z.argmax(axis=1)
+            right[fold] += np.sum(classes[codes] == y[block][held_out])
     share: np.ndarray = right / np.bincount(folds, minlength=len(models))
     return share
 
@@ -183,19 +162,8 @@ def solve(
 ) -> Iterator[tuple[float, list[Model]]]:
     """Yield each C with its model, or with a model for each held-out fold.
 
-    Parameters
-    ----------
-    estimator : LogisticRegression or LinearSVC
-        One that :func:`handles`.
-    X : ndarray of shape (n_samples, n_features), float32
-    y : ndarray of shape (n_samples,), int
-    values : sequence of float
-        Values of C, increasing: each begins with the weights of the one before.
-    threads : Threads
-        Who share the work.
-    folds : ndarray of shape (n_samples,), int, optional
-        In which fold each row is held out. Models of folds are of standardised features, but
-        apply to `X`.
+    The values of C increase: each begins with the weights of the one before. The models of folds
+    are fitted on standardised features, but apply to `X`.
     """
     problem: Objective
     if folds is None and is_wide(X):
@@ -205,14 +173,14 @@ def solve(
     problem.measure(threads)
     weights = [np.zeros((problem.n_features + 1, problem.n_outputs)) for _ in problem.counts]
     for C in values:
-        descents = [
+        minimisers = [
             LBFGS(start, problem.preconditioner(1.0 / (C * n)), estimator.tol, estimator.max_iter)
             for start, n in zip(weights, problem.counts, strict=True)
         ]
-        while active := [i for i, descent in enumerate(descents) if not descent.is_done]:
-            points = [descents[i].point for i in active]
+        while active := [i for i, minimiser in enumerate(minimisers) if not minimiser.is_done]:
+            points = [minimisers[i].point for i in active]
             found = problem.evaluate(threads, active, points, C)
-            told = [(descents[i], *pair) for i, pair in zip(active, found, strict=True)]
-            threads.map(lambda one: one[0].tell(*one[1:]), told)
-        weights = [descent.best for descent in descents]
-        yield C, [problem.model(i, descent) for i, descent in enumerate(descents)]
+            results = [(minimisers[i], *pair) for i, pair in zip(active, found, strict=True)]
+            threads.map(lambda result: result[0].tell(*result[1:]), results)
+        weights = [minimiser.best for minimiser in minimisers]
+        yield C, [problem.model(i, minimiser) for i, minimiser in enumerate(minimisers)]

@@ -1,4 +1,4 @@
-"""Objectives: what training a linear classifier minimises, for all folds in one pass."""
+"""What training a linear classifier minimises, and its gradient, for all folds in one pass."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from featstore.fitting.solvers.lbfgs import LBFGS
 from featstore.fitting.solvers.scaling import Moments, moments
 
 N_DIRECTIONS = 256
-"""Principal directions of the features along which the curvature is told apart."""
+"""Principal directions of the features in which the curvature is known one by one."""
 
 
 N_SAMPLED = 1024
-"""Rows, evenly spread, that the directions are of; or four for each feature, where that is
-no more work."""
+"""Rows, evenly spread, that give the directions; or four per feature, if that is less work."""
 
 
 MAX_SIDE = 4096
-"""Rows up to which a wide matrix is brought into its own coordinates, in seconds."""
+"""Rows up to which it takes seconds to bring a wide matrix into its own coordinates."""
 
 
 Loss = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -33,16 +32,7 @@ Loss = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarr
 
 @dataclass(frozen=True)
 class Model:
-    """Weights of a linear classifier, for the matrix that it was trained on.
-
-    Parameters
-    ----------
-    coef : ndarray of shape (n_features, n_outputs), float64
-    intercept : ndarray of shape (n_outputs,), float64
-    n_iter : int
-        Steps that were taken.
-    converged : bool
-    """
+    """Weights of a linear classifier: (n_features, n_outputs) and (n_outputs,), float64."""
 
     coef: np.ndarray
     intercept: np.ndarray
@@ -51,15 +41,15 @@ class Model:
 
 
 def is_wide(X: np.ndarray) -> bool:
-    """Return whether training is to be in the coordinates that the rows span."""
+    """Return whether to train in the coordinates that the rows span."""
     return len(X) <= X.shape[1] and len(X) <= MAX_SIDE
 
 
 class Objective:
-    """One classifier's training, on all rows, or once for each fold without it.
+    """One classifier's training on all rows, or with folds on the rows outside each fold.
 
-    Weights are (n_features + 1, n_outputs), of the standardised features where there are folds;
-    the last row is the intercept.
+    Weights are (n_features + 1, n_outputs), with the intercept in the last row. With folds they
+    are of features that each fold's training rows standardise.
     """
 
     def __init__(
@@ -74,19 +64,20 @@ class Objective:
         self.n_outputs = 1 if len(classes) == 2 else len(classes)
         is_svm = isinstance(estimator, LinearSVC)
         self._loss: Loss = _squared_hinge if is_svm else _logistic
-        # Second derivative of the loss where training begins, which the steps then correct.
+        # Second derivative of the loss at the start; the steps correct it.
         self.curvature = 1.0 if is_svm else 0.15
         self._fits_intercept = estimator.fit_intercept
         # liblinear's intercept is the weight of a further feature that is always 1.
         self._shrinks_intercept = is_svm
-        self._blocks = row_blocks(len(X), X.shape[1], CACHED_NBYTES)
+        n_outputs = self.n_outputs * (1 if folds is None else int(folds.max()) + 1)
+        self._blocks = row_blocks(len(X), X.shape[1], CACHED_NBYTES, n_outputs)
         self.n_features = X.shape[1]
         self.counts = [len(X)]
         self._mean = np.zeros((1, self.n_features))
         self._scale = np.ones((1, self.n_features))
 
     def measure(self, threads: Threads) -> None:
-        """Find the features' directions, and their means and deviations without each fold."""
+        """Find the features' directions, and their means and deviations outside each fold."""
         self._directions = self._find_directions(threads)
         folds = self.folds
         if folds is None:
@@ -107,7 +98,7 @@ class Objective:
         self._scale = np.stack([m.scale for m in others])
 
     def _find_directions(self, threads: Threads) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return the features' main directions, their variances, and that of all the others."""
+        """Return the main directions, their variances, and the mean variance of the others."""
         n, p = self.X.shape
         n_sampled = min(n, N_SAMPLED if p > N_SAMPLED else max(N_SAMPLED, 4 * p))
         rows = np.linspace(0, n - 1, n_sampled).astype(int)
@@ -190,13 +181,13 @@ class Objective:
         return found
 
     def _unscaled(self, i: int, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return weights and intercept for the features as they are."""
+        """Return weights and intercept for the features before they are standardised."""
         coef = w[:-1] / self._scale[i][:, None]
         return coef, w[-1] - self._mean[i] @ coef
 
-    def model(self, i: int, descent: LBFGS) -> Model:
-        """Return what a descent has found."""
-        return Model(*self._unscaled(i, descent.best), descent.n_iter, descent.converged)
+    def model(self, i: int, minimiser: LBFGS) -> Model:
+        """Return the best weights of a minimiser."""
+        return Model(*self._unscaled(i, minimiser.best), minimiser.n_iter, minimiser.converged)
 
 
 def _nothing(n_features: int) -> Moments:
@@ -204,10 +195,10 @@ def _nothing(n_features: int) -> Moments:
 
 
 class WideObjective(Objective):
-    """Training on fewer rows than features, in the coordinates that the rows span.
+    """Training on fewer rows than features, in the rows' principal coordinates.
 
-    The best weights are a combination of the rows, so nothing is lost; and in their principal
-    coordinates features are uncorrelated.
+    The best weights are a combination of the rows, so these coordinates lose nothing; and in them,
+    features are uncorrelated.
     """
 
     def __init__(
@@ -223,16 +214,16 @@ class WideObjective(Objective):
         self._rows = X
 
     def measure(self, threads: Threads) -> None:
-        """Nothing is left to find."""
+        """Do nothing: the coordinates say all."""
 
     def preconditioner(self, penalty: float) -> Callable[[np.ndarray], np.ndarray]:
         """Return the product with the inverse of ``curvature * covariance + penalty``."""
         inverse = 1.0 / (self.curvature * np.append(self._variances, 1.0) + penalty)
         return lambda gradient: inverse[:, None] * gradient
 
-    def model(self, i: int, descent: LBFGS) -> Model:
-        """Return what a descent has found, for the features as they are."""
-        found = super().model(i, descent)
+    def model(self, i: int, minimiser: LBFGS) -> Model:
+        """Return the best weights of a minimiser, for the features themselves."""
+        found = super().model(i, minimiser)
         coef = self._rows.T @ (self._back @ found.coef.astype(np.float32))
         return replace(found, coef=coef.astype(np.float64))
 
@@ -242,14 +233,8 @@ def _logistic(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the logistic loss, summed over the rows, and its derivatives by `z`.
 
-    Parameters
-    ----------
-    z : ndarray of shape (n, n_problems, n_outputs), float32
-        Outputs; overwritten.
-    codes : ndarray of shape (n,), int
-        Classes.
-    trains : ndarray of shape (n, n_problems), float32
-        1 where a row is one of a problem's, 0 elsewhere.
+    The outputs `z`, (n, n_problems, n_outputs) float32, are overwritten. `trains`, (n, n_problems),
+    is 1 where a problem trains on a row, and 0 elsewhere.
     """
     if z.shape[2] == 1:
         sign = np.where(codes == 1, 1.0, -1.0).astype(np.float32)[:, None]
@@ -270,7 +255,7 @@ def _logistic(
 def _squared_hinge(
     z: np.ndarray, codes: np.ndarray, trains: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the squared hinge loss, summed over rows and one-vs-rest problems, as _logistic."""
+    """Return the squared hinge loss, summed over rows and one-vs-rest problems; see _logistic."""
     if z.shape[2] == 1:
         sign = np.where(codes == 1, 1.0, -1.0).astype(np.float32)[:, None]
     else:

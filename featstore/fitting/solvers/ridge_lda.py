@@ -1,9 +1,9 @@
-"""Ridge and linear discriminants from sums of products: one pass for all folds and penalties.
+"""Fit ridge and LDA from sums of products: one pass serves all folds and penalties.
 
-Both need of the rows only their number, sums and products. Those without a fold are those of all
-rows less the fold's, so that one pass serves every fold, and each penalty costs one solution of
-a small system. Where there are fewer rows than features, products of rows stand in for those of
-features (Woodbury's identity).
+Both need only the number of the rows, their sums and their products. Those outside a fold are those
+of all rows less the fold's: one pass serves every fold, and each penalty costs one solution of a
+small system. With fewer rows than features, products of rows replace those of features (Woodbury's
+identity).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from featstore.fitting.solvers.blocks import CACHED_NBYTES, Threads, row_blocks,
 from featstore.fitting.solvers.scaling import moments
 
 MAX_FEATURES = 20_000
-"""Columns up to which the matrix of their products, 3.2 GB in float64, is formed."""
+"""Largest number of columns; the matrix of their products takes 3.2 GB in float64."""
 
 
 Estimator: TypeAlias = RidgeClassifier | LinearDiscriminantAnalysis
 
 
 def handles(estimator: object) -> bool:
-    """Return whether :func:`fit` gives what the estimator's own ``fit`` would, to rounding."""
+    """Return whether :func:`fit` gives what the estimator's own ``fit`` would, up to rounding."""
     params = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
     if type(estimator) is RidgeClassifier:
         plain = params["class_weight"] is None and not params["positive"]
@@ -38,7 +38,8 @@ def handles(estimator: object) -> bool:
             plain and params["solver"] in ("auto", "cholesky") and _is_positive(params["alpha"])
         )
     if type(estimator) is LinearDiscriminantAnalysis:
-        plain = params["priors"] is None and params["covariance_estimator"] is None
+        others = ("priors", "covariance_estimator", "n_components")
+        plain = all(params[name] is None for name in others)
         return bool(plain and params["solver"] == "lsqr" and _is_positive(params["shrinkage"]))
     return False
 
@@ -48,38 +49,32 @@ def _is_positive(value: Any) -> bool:
 
 
 def penalty_name(estimator: Estimator) -> str:
-    """Return the parameter that may take any number of values at little cost."""
+    """Return the parameter whose further values cost little."""
     return "alpha" if isinstance(estimator, RidgeClassifier) else "shrinkage"
 
 
 def fit(estimator: Estimator, X: np.ndarray, y: np.ndarray) -> None:
-    """Fit `estimator` in place.
+    """Fit an estimator that :func:`handles` in place.
 
-    Parameters
-    ----------
-    estimator : RidgeClassifier or LinearDiscriminantAnalysis
-        One that :func:`handles`.
-    X : ndarray of shape (n_samples, n_features), float32
-        Standardised; may be read-only.
-    y : ndarray of shape (n_samples,), int
-
-    Raises
-    ------
-    FitError
-        When there are too many features.
+    `X` is (n_samples, n_features) float32, standardised, and may be read-only.
     """
     classes, codes = np.unique(y, return_inverse=True)
     with shared_threads() as threads:
         rows = _Rows.of(X, codes) if _is_wide(X) else _Sums.of(threads, X, codes, len(classes))
         coef, intercept = _solve(estimator, rows, getattr(estimator, penalty_name(estimator)))
-    # scikit-learn sets what it needs beside the weights by any fit.
-    stub = np.eye(len(classes), min(len(classes), X.shape[1]), dtype=np.float32)
-    estimator.fit(np.concatenate([stub, -stub]), np.tile(classes, 2))
+    # A fit to any rows sets what scikit-learn needs beside the weights. Its time and memory grow
+    # with the square of the classes: three stand for all.
+    stub = np.eye(len(classes[:3]), min(len(classes[:3]), X.shape[1]), dtype=np.float32)
+    estimator.fit(np.concatenate([stub, -stub]), np.tile(classes[:3], 2))
+    estimator.classes_ = classes
     if isinstance(estimator, LinearDiscriminantAnalysis):
+        estimator._max_components = min(len(classes) - 1, X.shape[1])
         estimator.priors_ = rows.counts / rows.counts.sum()
         estimator.means_ = rows.means.astype(X.dtype)
-        # Of the size of all pairs of features, and of no use once the weights are known.
+        # As large as all pairs of features, and of no use once the weights are known.
         del estimator.covariance_
+    else:
+        estimator._label_binarizer.fit(classes)
     estimator.n_features_in_ = X.shape[1]
     estimator.coef_ = np.ascontiguousarray(coef.T, dtype=X.dtype)
     estimator.intercept_ = intercept.astype(X.dtype)
@@ -92,30 +87,11 @@ def cross_validate(
     folds: np.ndarray,
     values: Sequence[float],
 ) -> np.ndarray:
-    """Return the accuracy on each held-out fold for each penalty.
+    """Return the accuracy on each held-out fold for each penalty, (len(values), n_folds) float64.
 
-    Each fold's classifier is that of its other rows, standardised by these alone.
-
-    Parameters
-    ----------
-    estimator : RidgeClassifier or LinearDiscriminantAnalysis
-        One that :func:`handles`; its penalty does not matter.
-    X : ndarray of shape (n_samples, n_features), float32
-        Standardised by all rows.
-    y : ndarray of shape (n_samples,), int
-    folds : ndarray of shape (n_samples,), int
-        In which fold each row is held out.
-    values : sequence of float
-        Penalties: alpha of ridge, shrinkage of LDA.
-
-    Returns
-    -------
-    ndarray of shape (len(values), n_folds), float64
-
-    Raises
-    ------
-    FitError
-        When there are too many features.
+    Each fold's classifier is fitted on the other rows, standardised by these alone. `X` is
+    standardised by all rows; `folds` is the fold that holds out each row, and every class has rows
+    outside every fold. Penalties are ridge's alpha or LDA's shrinkage.
     """
     classes, codes = np.unique(y, return_inverse=True)
     n_folds = int(folds.max()) + 1
@@ -137,18 +113,18 @@ def cross_validate(
                 rows = _Rows.of(scaled, codes[folds != fold])
             else:
                 rows, mean, scale = (whole - of_folds[fold]).standardised()
-            held = np.flatnonzero(folds == fold)
+            held_out = np.flatnonzero(folds == fold)
             solved = threads.map(functools.partial(_solve, estimator, rows), values)
             coefs, intercepts = zip(*solved, strict=True)
             coef = np.concatenate(coefs, axis=1) / scale[:, None]
             intercept = np.concatenate(intercepts) - mean @ coef
             right = np.zeros(len(values))
-            for block in row_blocks(len(held), X.shape[1]):
-                z = X[held[block]] @ coef.astype(np.float32) + intercept.astype(np.float32)
+            for block in row_blocks(len(held_out), X.shape[1], n_outputs=coef.shape[1]):
+                z = X[held_out[block]] @ coef.astype(np.float32) + intercept.astype(np.float32)
                 z = z.reshape(len(z), len(values), -1)
-                guess = (z[:, :, 0] > 0).astype(int) if z.shape[2] == 1 else z.argmax(axis=2)
-                right += (guess == codes[held[block], None]).sum(axis=0)
-            scores[:, fold] = right / len(held)
+                found = (z[:, :, 0] > 0).astype(int) if z.shape[2] == 1 else z.argmax(axis=2)
+                right += (found == codes[held_out[block], None]).sum(axis=0)
+            scores[:, fold] = right / len(held_out)
     return scores
 
 
@@ -178,7 +154,14 @@ def _solve(
         coef = rows.about(centre).solve(1.0, penalty, rhs)
         return coef, (target - centre @ coef if estimator.fit_intercept else 0.0 * target)
     within = rows.about(means)
-    ridge = penalty * within.trace / (n * means.shape[1])
+    spread = within.trace / (n * means.shape[1])
+    # Of standardised rows; float32 leaves about this much of none.
+    if n <= np.sum(counts > 0) or spread < 1e-7:
+        raise FitError(
+            "lda needs training rows that differ within their class, and all classes have one row "
+            "only, or the same one several times. Use ridge or logreg, or add images."
+        )
+    ridge = penalty * spread
     coef = within.solve((1 - penalty) / n, ridge, means.T)
     intercept = np.log(counts / n) - 0.5 * np.einsum("kp,pk->k", means, coef)
     if len(counts) == 2:
@@ -188,7 +171,7 @@ def _solve(
 
 @dataclass(frozen=True)
 class _Sums:
-    """Rows by their sums: what a tall matrix is known by.
+    """Sums that stand for the rows of a tall matrix.
 
     counts (n_classes,), means (n_classes, n_features), products (n_features, n_features), float64.
     """
@@ -212,7 +195,8 @@ class _Sums:
             return (which @ rows).astype(np.float64), (rows.T @ rows).astype(np.float64)
 
         n = len(X) if at is None else len(at)
-        sums, products = threads.total(one, row_blocks(n, X.shape[1], 4 * CACHED_NBYTES))
+        blocks = row_blocks(n, X.shape[1], 4 * CACHED_NBYTES, n_classes)
+        sums, products = threads.total(one, blocks)
         counts = np.bincount(codes if at is None else codes[at], minlength=n_classes)
         return cls(counts, sums / np.maximum(counts, 1)[:, None], products)
 
@@ -229,11 +213,11 @@ class _Sums:
         return _Sums(counts, sums / np.maximum(counts, 1)[:, None], products)
 
     def standardised(self) -> tuple[_Sums, np.ndarray, np.ndarray]:
-        """Return those of the standardised rows, and the means and deviations."""
+        """Return the sums of the standardised rows, and the means and deviations."""
         n = self.counts.sum()
         mean = self.counts @ self.means / n
         variance = np.diag(self.products) / n - mean**2
-        # The rows are about standardised by all, so that this tells constants from small.
+        # All rows together have a variance of 1: what is far smaller is rounding of a constant.
         scale = np.where(variance > 1e-10, np.sqrt(np.maximum(variance, 0.0)), 1.0)
         products = (self.products - n * np.outer(mean, mean)) / np.outer(scale, scale)
         return _Sums(self.counts, (self.means - mean) / scale, products), mean, scale
@@ -267,7 +251,7 @@ class _Tall:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows as they are: what a wide matrix is known by."""
+    """The rows of a wide matrix."""
 
     counts: np.ndarray
     means: np.ndarray
@@ -287,7 +271,7 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Wide:
-    """The scatter matrix of rows, (n_samples, n_features) float64, that is never formed."""
+    """A scatter matrix that is never formed, as its rows, (n_samples, n_features) float64."""
 
     rows: np.ndarray
 

@@ -1,4 +1,4 @@
-"""Scaling: training rows standardised once, on disk, for all classifiers and processes."""
+"""Standardise training rows once, on disk, for all classifiers and processes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import filelock
 import numpy as np
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from featstore.errors import SpaceError
@@ -24,21 +25,14 @@ from featstore.text import nbytes_text
 
 @dataclass(frozen=True)
 class Moments:
-    """Number, mean and sum of squared deviations of rows, by column.
-
-    Parameters
-    ----------
-    n : int
-        Rows.
-    mean, m2 : ndarray of shape (n_features,), float64
-    """
+    """Number of rows, and mean and sum of squared deviations of each column, float64."""
 
     n: int
     mean: np.ndarray
     m2: np.ndarray
 
     def __add__(self, other: Moments) -> Moments:
-        """Return those of both together; Chan, Golub and LeVeque 1983 (doi:10.2307/2683386)."""
+        """Return the moments of both; Chan, Golub and LeVeque 1983 (doi:10.2307/2683386)."""
         n = self.n + other.n
         if not n:
             return self
@@ -48,9 +42,9 @@ class Moments:
 
     @property
     def scale(self) -> np.ndarray:
-        """Standard deviations, (n_features,) float64; 1 of columns that are constant."""
+        """Standard deviations, (n_features,) float64; 1 for constant columns."""
         variance = self.m2 / max(self.n, 1)
-        # scikit-learn's bound on what rounding leaves of the variance of a constant.
+        # scikit-learn's bound on the variance that rounding gives a constant.
         eps = np.finfo(np.float64).eps
         noise = self.n * eps * variance + (self.n * self.mean * eps) ** 2
         return np.where(variance <= noise, 1.0, np.sqrt(variance))
@@ -62,12 +56,12 @@ def moments(X: np.ndarray) -> Moments:
     near = mean.astype(np.float32)
     centred = X - near
     m2 = np.einsum("ij,ij->j", centred, centred, dtype=np.float64)
-    # The deviations were taken from a rounded mean.
+    # The deviations are from a rounded mean.
     return Moments(len(X), mean, np.maximum(m2 - len(X) * (mean - near) ** 2, 0.0))
 
 
 def fit_scaler(samples: Samples) -> StandardScaler:
-    """Return what ``StandardScaler().fit`` would, without its copy of all rows in float64.
+    """Return a fitted StandardScaler, without scikit-learn's copy of all rows in float64.
 
     That copy is 2.25 times as large as the rows (measured with scikit-learn 1.9).
     """
@@ -82,11 +76,19 @@ def fit_scaler(samples: Samples) -> StandardScaler:
     return scaler
 
 
+def scale_rows(model: Pipeline, samples: Samples, name: str, scratch: Path) -> np.ndarray:
+    """Fit a pipeline's scaler, if it has one, and return the rows as the scaler leaves them."""
+    if "scale" not in model.named_steps:
+        return samples.take(slice(0, len(samples)))
+    model.steps[0] = ("scale", fit_scaler(samples))
+    return standardised(samples, len(samples), name, scratch)
+
+
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Make a folder for copies that are gone in the end, and sweep those of killed processes.
+    """Make a folder for copies, delete it in the end, and sweep those of killed processes.
 
-    Its path is absolute, for workers that may have another current folder.
+    Its path is absolute: workers may have another current folder.
     """
     parent = parent.absolute()
     parent.mkdir(parents=True, exist_ok=True)
@@ -96,10 +98,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def own_scratch(scratch: str, cache_dir: Path) -> Path:
-    """Return the folder for copies on this machine, which may not be where the fit was begun.
-
-    `cache_dir` is the store's cache on this machine.
-    """
+    """Return this machine's folder for copies; `scratch` may lie on the one that began the fit."""
     path = Path(scratch)
     if path.is_dir():
         return path
@@ -110,28 +109,10 @@ def own_scratch(scratch: str, cache_dir: Path) -> Path:
 
 
 def standardised(samples: Samples, n_fit: int, name: str, scratch: Path) -> np.ndarray:
-    """Return samples standardised by the first `n_fit` of them, from a file that all share.
+    """Return samples standardised by the first `n_fit` of them, from a file that processes share.
 
-    Parameters
-    ----------
-    samples : Samples
-        In the order that is wanted.
-    n_fit : int
-        How many of them, from the first, the means and deviations are of.
-    name : str
-        What the matrix is known by.
-    scratch : Path
-        Folder for the file; whoever asks first writes it.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_features), float32
-        Read-only memory map.
-
-    Raises
-    ------
-    SpaceError
-        When the disk can't hold it.
+    `name` identifies the matrix; the first call writes the file into `scratch`. The result is a
+    read-only memory map, (n_samples, n_features) float32.
     """
     digest = hashlib.sha256(np.ascontiguousarray(row_numbers(samples.rows)).tobytes())
     path = scratch / f"{name[:24]}-{n_fit}-{digest.hexdigest()[:16]}.npy"

@@ -1,7 +1,8 @@
-"""Training: one classifier on prepared rows, by the quickest solver that gives its optimum."""
+"""Train one classifier on scaled rows, by the quickest solver that reaches its optimum."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,21 +19,21 @@ from featstore.errors import FitError
 from featstore.fitting.solvers import accelerators, epochs, linear, ridge_lda
 from featstore.fitting.solvers.blocks import Samples, one_thread
 
+CURES = {
+    r"n_neighbors = \d+, n_samples_fit = (\d+)": "Use --param n_neighbors=N with N up to {}.",
+    r"least populated class": "Add images of the rare classes, or switch early stopping off with "
+    "--param early_stopping=False.",
+}
+"""What helps against errors of scikit-learn, by a pattern of their text."""
+
 
 @dataclass(frozen=True)
 class Trained:
     """How a training went.
 
-    Parameters
-    ----------
-    curves : Curves or None
-        Loss and accuracy by epoch, of classifiers trained so.
-    converged : bool
-    solver : str
-        What solved it: ``passes`` (``linear.py``), ``sums`` (``ridge_lda.py``), ``epochs``
-        (``epochs.py``), ``scikit-learn``, ``scikit-learn-intelex`` or ``array API``.
-    notes : list of str
-        What the user should know of it.
+    `curves` are of classifiers trained by epochs. `solver` is ``passes`` (``linear.py``), ``sums``
+    (``ridge_lda.py``), ``epochs`` (``epochs.py``), ``scikit-learn``, ``scikit-learn-intelex`` or
+    ``array API``. `notes` are for the user.
     """
 
     curves: epochs.Curves | None
@@ -50,24 +51,15 @@ def train(
     *,
     records: bool = True,
 ) -> Trained:
-    """Fit the classifier at the end of a pipeline in place.
+    """Fit a pipeline's steps after the scaler in place.
 
-    Parameters
-    ----------
-    model : Pipeline
-        Its steps before the last are fitted, or left out.
-    X : ndarray of shape (n_samples, n_features), float32
-        As these steps leave it; may be read-only.
-    y : ndarray of shape (n_samples,), int
-    config : FitConfig
-    validate, records
-        See :func:`featstore.fitting.solvers.epochs.train`.
-
-    Raises
-    ------
-    FitError
-        When training diverges.
+    `X` is (n_samples, n_features) float32 as the scaler leaves it, and may be read-only.
+    `validate` and `records` are those of :func:`featstore.fitting.solvers.epochs.train`.
     """
+    if len(np.unique(y)) < 2:
+        raise FitError(f"All {len(y):,} rows to train on are of one class; two or more are needed.")
+    if "map" in model.named_steps:
+        X = map_kernel(model.named_steps["map"], Samples(X, slice(0, len(X))), len(X))
     clf = model.named_steps["clf"]
     curves, finished = None, True
     with warnings.catch_warnings(record=True) as caught:
@@ -111,16 +103,8 @@ def train(
 def map_kernel(kernel: Nystroem, samples: Samples, n_fit: int) -> np.ndarray:
     """Fit a kernel's map to the first `n_fit` samples, and return all of them mapped.
 
-    Parameters
-    ----------
-    kernel : Nystroem
-        Fitted in place; with no more components than there are rows.
-    samples : Samples
-    n_fit : int
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_components), float32
+    The map has no more components than rows to fit. The result is (n_samples, n_components)
+    float32.
     """
     kernel.n_components = min(kernel.n_components, n_fit)
     with one_thread():
@@ -133,13 +117,13 @@ def map_kernel(kernel: Nystroem, samples: Samples, n_fit: int) -> np.ndarray:
 
 @contextmanager
 def explained(clf: str, n_train: int, n_features: int) -> Iterator[None]:
-    """Turn what data or parameters that do not fit, or a user's own code, raise into a FitError."""
+    """Turn what unfit data, parameters or a user's own code raise into a FitError with a cure."""
     try:
         yield
     except FitError:
         raise
     except (ValueError, TypeError, ArithmeticError, IndexError, RuntimeError) as error:
-        raise FitError(f"{clf} can't be fitted: {error}") from error
+        raise FitError(f"{clf} can't be fitted: {error}{_cure(str(error))}") from error
     except MemoryError as error:
         raise FitError(
             f"{clf} found too little memory for {n_train:,} x {n_features:,} training features. "
@@ -148,5 +132,12 @@ def explained(clf: str, n_train: int, n_features: int) -> Iterator[None]:
     except Exception as error:
         if ":" not in clf:
             raise
-        # The user's own code may raise anything, and other fits are to go on.
+        # The user's own code may raise anything, and the other fits must run.
         raise FitError(f"{clf} can't be fitted: {type(error).__name__}: {error}") from error
+
+
+def _cure(error: str) -> str:
+    for pattern, cure in CURES.items():
+        if found := re.search(pattern, error):
+            return f"{'' if error.endswith('.') else '.'} {cure.format(*found.groups())}"
+    return ""

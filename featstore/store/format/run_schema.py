@@ -94,6 +94,17 @@ class RowCounts(Model):
     n_train_of_class: Annotated[Items[Count], Field(min_length=1)]
 
 
+MAX_DENSE_CLASSES = 100
+"""Largest number of classes for which a confusion matrix has a count of every pair."""
+
+
+def _wrong_pair(pairs: tuple[tuple[int, ...], ...], n_classes: int) -> str | None:
+    for i, pair in enumerate(pairs):
+        if len(pair) != 3 or max(pair[:2]) >= n_classes:
+            return f"{i}: {pair} is not two of {n_classes} classes and a count"
+    return None
+
+
 class ClassScores(Model):
     """The scores of one class."""
 
@@ -121,7 +132,8 @@ class Scores(Model):
     per_class : tuple of ClassScores
         ``name``, ``precision``, ``recall``, ``f1``, ``support`` of each class.
     confusion : tuple of tuple of int
-        Counts; rows are true classes.
+        Counts; rows are true classes. With more than 100 classes, ``(true, predicted, count)`` of
+        each pair of classes that occurs.
     """
 
     n_samples: Count
@@ -256,6 +268,10 @@ class RunRecord(Record):
         for split, scores in (("test", self.metrics.test), ("val", self.metrics.val)):
             if scores is not None:
                 lengths[f"metrics.{split}.per_class"] = len(scores.per_class)
+                if n_classes > MAX_DENSE_CLASSES:
+                    if wrong := _wrong_pair(scores.confusion, n_classes):
+                        return f"metrics.{split}.confusion.{wrong}"
+                    continue
                 lengths[f"metrics.{split}.confusion"] = len(scores.confusion)
                 for i, row in enumerate(scores.confusion):
                     lengths[f"metrics.{split}.confusion.{i}"] = len(row)

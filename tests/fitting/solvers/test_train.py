@@ -52,21 +52,16 @@ def fit(name, X, y, scratch, params=None, **options):
     if "scale" in model.named_steps:
         model.steps[0] = ("scale", fit_scaler(samples))
         rows = standardised(samples, len(X), "x", scratch)
-    if "map" in model.named_steps:
-        rows = map_kernel(model.named_steps["map"], Samples(rows, slice(0, len(X))), len(X))
     return model, train(model, rows, y, FitConfig(name, **options))
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-@pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize("labels", ["from 0", "apart"])
-def test_every_classifier_learns_from_a_read_only_memory_map(
-    name, n_classes, labels, data, tmp_path
-):
+@pytest.mark.parametrize("labels", [[0, 1, 2], [3, 8]])
+def test_every_classifier_learns_from_a_read_only_memory_map(name, labels, data, tmp_path):
     X, y = data
-    y = y % n_classes
-    classes = np.arange(n_classes) if labels == "from 0" else np.array([3, 4, 8])[:n_classes]
-    y = classes[y]
+    classes = np.array(labels)
+    n_classes = len(classes)
+    y = classes[y % n_classes]
     # A step for each epoch, as these few rows give, is little for Adam.
     params = {"learning_rate_init": 0.05} if name == "softmax" else {}
     model, trained = fit(name, X, y, tmp_path, params)
@@ -74,18 +69,18 @@ def test_every_classifier_learns_from_a_read_only_memory_map(
     assert trained.notes == []
     assert trained.solver == SOLVERS[name]
     assert (trained.curves is not None) == (name in ("mlp", "sgd", "softmax"))
-    judged = predict_blocks(model, Samples(X, slice(0, 150)))
-    assert np.array_equal(judged.labels, model.predict(X))
-    assert (judged.labels.dtype, judged.scores.dtype) == (np.int32, np.float32)
-    assert np.isfinite(judged.scores).all()
-    assert set(judged.labels) <= set(classes)
-    assert np.mean(judged.labels == y) > (0.9 if n_classes == 3 else 0.6)
+    predicted = predict_blocks(model, Samples(X, slice(0, 150)))
+    assert np.array_equal(predicted.labels, model.predict(X))
+    assert (predicted.labels.dtype, predicted.scores.dtype) == (np.int32, np.float32)
+    assert np.isfinite(predicted.scores).all()
+    assert set(predicted.labels) <= set(classes)
+    assert np.mean(predicted.labels == y) > (0.9 if n_classes == 3 else 0.6)
     np.testing.assert_array_equal(model.classes_, classes)
     gives_probability = name in ("logreg", "mlp", "sgd", "softmax", "lda", "knn")
-    assert judged.score_kind == ("probability" if gives_probability else "decision value")
+    assert predicted.score_kind == ("probability" if gives_probability else "decision value")
     if gives_probability:
-        assert judged.scores.min() >= 1 / n_classes - 1e-6
-        assert judged.scores.max() <= 1
+        assert predicted.scores.min() >= 1 / n_classes - 1e-6
+        assert predicted.scores.max() <= 1
 
 
 def test_softmax_is_weights_from_features_to_classes_and_nothing_between(data, tmp_path):
@@ -173,7 +168,7 @@ def test_a_warning_of_scikit_learns_own_solver_is_no_convergence(data):
 class TestMapKernel:
     def test_it_maps_as_scikit_learn_does_from_the_rows_to_fit_on(self, data, monkeypatch):
         X, _ = data
-        monkeypatch.setattr(Samples, "blocks", lambda self: [slice(0, 7), slice(7, len(self))])
+        monkeypatch.setattr(Samples, "blocks", lambda self, **_: [slice(0, 7), slice(7, len(self))])
         order = np.arange(150)[::-1]
         mine, theirs = (Nystroem(n_components=20, random_state=1, gamma=0.01) for _ in range(2))
         found = map_kernel(mine, Samples(X, order), 100)

@@ -1,0 +1,68 @@
+"""Draw learning curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from featstore.fitting.learning_curve import LearningCurve
+from featstore.plotting import DASHES, INK, PALETTE, STYLE, literal_text, write_png
+
+
+def draw_learning(curves: Sequence[tuple[str, Sequence[Any]]]) -> Figure:
+    """Draw test accuracy by number of training rows, from each line's name and points.
+
+    Lines join the means; bands reach from the lowest to the highest of the repeats.
+    """
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(6.2, 3.6), layout="constrained")
+        ax = fig.add_subplot()
+        for i, (name, points) in enumerate(curves):
+            n_train = [point.n_train for point in points]
+            percent = [100 * np.asarray(point.accuracies) for point in points]
+            color = PALETTE[i % len(PALETTE)]
+            ax.fill_between(
+                n_train,
+                [values.min() for values in percent],
+                [values.max() for values in percent],
+                color=color,
+                alpha=0.18,
+                linewidth=0,
+            )
+            ax.plot(
+                n_train,
+                [values.mean() for values in percent],
+                color=color,
+                linestyle=DASHES[i // len(PALETTE) % len(DASHES)],
+                marker="o",
+                markersize=3.5,
+                linewidth=1.6,
+                label=literal_text(name),
+            )
+        ax.set_xscale("log")
+        ticks = sorted({point.n_train for _, points in curves for point in points})
+        ax.set_xticks(ticks[:: max(1, len(ticks) // 8)])
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xlabel("training rows (logarithmic)")
+        ax.set_ylabel("test accuracy (%)")
+        ax.grid(alpha=0.18, color=INK)
+        fig.legend(loc="outside lower center", ncols=min(2, len(curves)))
+    return fig
+
+
+def write_figure(curves: Sequence[LearningCurve], path: str | Path) -> None:
+    """Write the curves as one PNG figure; the file is replaced whole, or not at all.
+
+    Raises
+    ------
+    StoreError
+        When it can't be written.
+    """
+    write_png(draw_learning([(curve.name, curve.points) for curve in curves]), path)

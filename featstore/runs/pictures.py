@@ -1,0 +1,75 @@
+"""A run's pictures: drawn from its files after the run is kept, and again when they are missing.
+
+They hold nothing that the record and the curves do not, so a run without them is whole.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from featstore.io.files import sync_file, sync_folder
+from featstore.io.locks import temporary_folder
+from featstore.plotting import to_png
+from featstore.progress import SILENT, Progress
+from featstore.runs.charts import draw_confusion, draw_curves
+from featstore.runs.run import Run
+
+
+def draw_pictures(run: Run) -> str:
+    """Draw the pictures that a run lacks; return why one could not be drawn, or nothing.
+
+    A run on object storage gets its pictures on the machines that hold its files.
+    """
+    if not any((run.path / below / "model.skops").is_file() for below in ("", run.below)):
+        return ""
+    try:
+        for name, draw in _drawings(run).items():
+            if not _is_whole(run.path / name):
+                _add(run, name, to_png(draw()))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the run is kept
+        return (
+            f"The pictures of {run.run_id} are missing ({type(error).__name__}: {error}). The run "
+            "is kept; featstore report draws them."
+        )
+    return ""
+
+
+def draw_missing_pictures(runs: Iterable[Run], progress: Progress = SILENT) -> None:
+    """Draw what pictures the runs lack, and say why where they can't be drawn."""
+    problems = [problem for run in runs if (problem := draw_pictures(run))]
+    if problems:
+        more = f" So are those of {len(problems) - 1:,} more runs." if len(problems) > 1 else ""
+        progress.say(problems[0] + more)
+
+
+def _drawings(run: Run) -> dict[str, Callable[[], Figure]]:
+    """Return what draws each picture that a run is to have."""
+    confusion = run.metrics.test.confusion
+    drawings = {"confusion.png": lambda: draw_confusion(confusion, run.class_names)}
+    if curves := run.curves:
+        drawings["curves.png"] = lambda: draw_curves({run.clf: curves})
+    return drawings
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether a picture is there and its checksums fit."""
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except Exception:  # noqa: BLE001 - Pillow raises errors of many kinds for damage
+        return False
+    return True
+
+
+def _add(run: Run, name: str, png: bytes) -> None:
+    """Put a picture into a run's folder, whole or not at all; never make the folder itself."""
+    with temporary_folder(run.path.parent / f".new-{run.run_id}-{secrets.token_hex(4)}") as folder:
+        (folder / name).write_bytes(png)
+        sync_file(folder / name)
+        (folder / name).replace(run.path / name)
+    sync_folder(run.path)
