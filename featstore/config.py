@@ -38,6 +38,10 @@ ON_ERROR = ("stop", "mask")
 SEARCHES = ("grid", "random", "halving")
 
 
+METRICS = ("cosine", "euclidean")
+"""Distances between features; the first is the default."""
+
+
 MAX_IMAGE_SIZE = 4096
 
 

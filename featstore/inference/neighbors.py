@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from featstore.config import SPLITS
+from featstore.config import METRICS, SPLITS
 from featstore.datasets.base import FileDataset
 from featstore.datasets.decode import decode
 from featstore.datasets.formats.image_list import UnlabelledSource, find_images
@@ -21,7 +21,7 @@ from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import fit_scaler
 from featstore.fitting.splits import features_of
 from featstore.inference.contact_sheet import N_COLUMNS, SIDE_PX, Strip, Tile, draw_sheet
-from featstore.inference.nearest_rows import METRIC, nearest
+from featstore.inference.nearest_rows import nearest
 from featstore.inference.source_images import Originals
 from featstore.io.fingerprints import FingerprintCache
 from featstore.plotting import write_png
@@ -136,7 +136,7 @@ def find_neighbors(
     store: str | Path | FeatureStore = "feature-store",
     k: int = 8,
     layers: str | None = None,
-    metric: str = METRIC,
+    metric: str = METRICS[0],
     split: str | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
