@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from featstore.text import nbytes_text
+from featstore.text import duration_text, nbytes_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -134,15 +134,6 @@ def show_table(shown: Table) -> None:
     numbers = [name for name, is_number in shown.columns if is_number]
     click.echo(shown.title)
     table([name for name, _ in shown.columns], rows, right=numbers)
-
-
-def duration_text(duration_s: float) -> str:
-    """Return a duration for people."""
-    if duration_s < 60:
-        return f"{duration_s:.1f} s"
-    minutes, seconds = divmod(round(duration_s), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 
 
 def amount_text(done: float, total: float, unit: str) -> str:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featstore.text import duration_text
+
 from . import console, selecting
 
 if TYPE_CHECKING:
@@ -156,7 +158,7 @@ def _cells(summary: dict[str, Any]) -> list[str]:
         "-" if kappa is None else f"{kappa:.3f}",
         f"{100 * summary['train_accuracy']:.1f}",
         "-" if cv is None else f"{100 * cv:.1f}",
-        console.duration_text(summary["duration_s"]),
+        duration_text(summary["duration_s"]),
     ]
 
 

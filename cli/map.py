@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featstore.text import duration_text
+
 from . import console
 
 if TYPE_CHECKING:
@@ -137,8 +139,7 @@ def show(done: SceneMap) -> None:
     columns = ["class", "cells", "share of the area (%)"]
     console.table(columns, rows, right=columns[1:])
     click.echo(
-        f"{console.duration_text(done.duration_s)}, "
-        f"{console.rate_text(done.windows_per_s, 'windows')}"
+        f"{duration_text(done.duration_s)}, {console.rate_text(done.windows_per_s, 'windows')}"
     )
     click.echo(f"The map: {done.path} (its classes' names: {done.sidecar})")
     click.echo(f"The picture: {done.preview}")

@@ -15,6 +15,7 @@ from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
 from featstore.store.leaks import leaked
 from featstore.store.selection import Selection
+from featstore.text import join_some
 
 Rows = slice | np.ndarray
 """Row numbers: a slice where they are contiguous, so that taking them copies nothing."""
@@ -118,7 +119,7 @@ def split_rows(
     if y.size and y.max() >= len(names):
         raise FitError(
             f"A row has the label {y.max()}, but there are only the {len(names)} classes "
-            f"{_listed(names)}. Extract the dataset again."
+            f"{join_some(names)}. Extract the dataset again."
         )
     labelled = y >= 0
     usable = labelled & valid
@@ -168,7 +169,7 @@ def split_rows(
     judged = np.unique(y[np.concatenate([rows["test"], rows["val"]])])
     if (untrained := np.setdiff1d(judged, trained)).size:
         raise FitError(
-            f"No training rows for the class {_listed([names[c] for c in untrained])}, which is "
+            f"No training rows for the class {join_some([names[c] for c in untrained])}, which is "
             f"among the rows to be tested ({left_out}). Add training images of it, or remove the "
             "class, and extract again."
         )
@@ -192,7 +193,7 @@ def _drawn(
     if (short := np.flatnonzero(np.bincount(y[pool]) == 1)).size:
         raise FitError(
             "A new split needs two images or more of a class; "
-            f"{_listed([names[c] for c in short.tolist()])} has one."
+            f"{join_some([names[c] for c in short.tolist()])} has one."
         )
     drawn = StratifiedShuffleSplit(1, test_size=len(test), random_state=seed)
     try:
@@ -227,7 +228,7 @@ def draw_folds(y: np.ndarray, n_folds: int, seed: int, class_names: Sequence[str
         cure = f"--cv {least}" if least > 1 else "more images, or no --search"
         raise FitError(
             f"A search with {n_folds} folds needs {n_folds} training rows or more of each class; "
-            f"{_listed([class_names[c] for c in short.tolist()])} has {least}. Try {cure}."
+            f"{join_some([class_names[c] for c in short.tolist()])} has {least}. Try {cure}."
         )
     folds = np.empty(len(y), dtype=np.int8)
     drawn = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
@@ -240,11 +241,6 @@ def _compact(rows: np.ndarray) -> Rows:
     if rows[-1] - rows[0] + 1 == rows.size:
         return slice(int(rows[0]), int(rows[-1]) + 1)
     return rows
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def features_of(run: Run, store: FeatureStore) -> tuple[Selection, Split]:
