@@ -88,10 +88,10 @@ def test_colour_is_the_share_of_the_row_and_an_empty_row_is_blank():
 def test_places_where_no_png_can_be_are_refused_beforehand(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     check_png(tmp_path / "new folder" / "figure.PNG", "--out")
-    with pytest.raises(ConfigError, match="is a folder; name a file: --out "):
+    with pytest.raises(ConfigError, match="is a folder. Name a file: --out "):
         check_png(tmp_path, "--out")
     for name in ("lc.svg", "lc"):
-        with pytest.raises(ConfigError, match=r"has not the ending .*, a PNG file: --out lc\.png"):
+        with pytest.raises(ConfigError, match=r"does not end in \.png, .*Write: --out lc\.png"):
             check_png(name, "--out")
     for name in ("file/x.png", "file/new/x.png"):
         with pytest.raises(StoreError, match=r"x\.png can't be written: .*file is a file"):

@@ -57,18 +57,18 @@ def test_one_bad_image_is_1_and_the_rest_is_shown(args, tmp_path, capsys):
 def test_moved_images_are_told_and_found_by_root(args, images, tmp_path, capsys):
     images.rename(tmp_path / "moved")
     assert _run(args) == 0
-    assert "gray tiles" in capsys.readouterr().err
+    assert "Gray tiles" in capsys.readouterr().err
     assert _run([*args, "--root", str(tmp_path / "moved")]) == 0
-    assert "gray tiles" not in capsys.readouterr().err
+    assert "Gray tiles" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
         ({1: "nothing"}, 1, "neither a run nor a feature set"),
-        ({2: "nothing.png"}, 1, "nothing.png is not there"),
+        ({2: "nothing.png"}, 1, "nothing.png does not exist"),
         ({2: "--metric=taxi"}, 2, "cosine"),
-        ({6: "nb.jpg"}, 1, "a PNG file: --out nb.png"),
+        ({6: "nb.jpg"}, 1, "Write: --out nb.png"),
         ({6: f"{__file__}/x.png"}, 1, f"{__file__}/x.png can't be written: {__file__} is a file"),
     ],
 )

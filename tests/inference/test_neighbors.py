@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import blobs
-from makers import of_pixels, real_file
+from makers import Listener, of_pixels, real_file
 from PIL import Image
 from sklearn.preprocessing import StandardScaler
 
@@ -14,7 +14,7 @@ import featstore
 from featstore.errors import BackboneError, ConfigError, DatasetNotFoundError, SelectionError
 from featstore.extraction import encode
 from featstore.extraction.extract import extract
-from featstore.inference import neighbors as lookalikes
+from featstore.inference import neighbors
 from featstore.inference.neighbors import Neighbor, Query, find_neighbors, write_sheets
 from featstore.io.files import read_json, write_json
 from featstore.runs.run import open_run
@@ -174,7 +174,7 @@ def test_stored_samples_need_no_network(make_store, monkeypatch):
     ("asked", "options", "error", "message"),
     [
         ("nothing", {}, SelectionError, "neither a run nor a feature set"),
-        ("demo", {"split": "val"}, SelectionError, "no rows of the split val; choose of test, t"),
+        ("demo", {"split": "val"}, SelectionError, "no rows of the split val; it has test, train"),
         ("demo", {"split": "new"}, ConfigError, "all, train, test, val"),
         ("demo", {"metric": "taxi"}, ConfigError, "cosine, euclidean"),
         ("demo", {"k": 0}, ConfigError, "one neighbor or more"),
@@ -208,8 +208,8 @@ def test_rgb_images_have_no_four_band_features(tmp_path, images):
 
 def test_equal_shares_go_to_the_nearer_class():
     labels = ["sand", "water", "water", "sand", None]
-    neighbors = tuple(Neighbor(i, f"{i}", name, "train", i) for i, name in enumerate(labels))
-    query = Query("x.png", None, None, neighbors)
+    own = tuple(Neighbor(i, f"{i}", name, "train", i) for i, name in enumerate(labels))
+    query = Query("x.png", None, None, own)
     assert query.shares == {"sand": 0.5, "water": 0.5}
     assert query.majority == "sand"
 
@@ -217,26 +217,9 @@ def test_equal_shares_go_to_the_nearer_class():
 def drawn(monkeypatch):
     """Return a list that is filled with the strips of each sheet."""
     sheets = []
-    draw = lookalikes.draw_sheet
-    monkeypatch.setattr(lookalikes, "draw_sheet", lambda s: sheets.append(s) or draw(s))
+    draw = neighbors.draw_sheet
+    monkeypatch.setattr(neighbors, "draw_sheet", lambda s: sheets.append(s) or draw(s))
     return sheets
-
-
-class Said:
-    def __init__(self):
-        self.lines = []
-
-    def start(self, what, total, unit):
-        pass
-
-    def advance(self, n):
-        pass
-
-    def stop(self):
-        pass
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 def test_sheets_show_the_pictures_that_are_meant(store, images, tmp_path, monkeypatch):
@@ -246,13 +229,13 @@ def test_sheets_show_the_pictures_that_are_meant(store, images, tmp_path, monkey
     (path,) = write_sheets(found, tmp_path / "out" / "n.png", store=store)
     assert pixels(path).shape[1] > 900
     (strips,) = sheets
-    assert [strip.query.title for strip in strips] == ["Query: water?", "Query: sand"]
+    assert [strip.head.title for strip in strips] == ["Query: water?", "Query: sand"]
     for strip, query in zip(strips, found.queries, strict=True):
         for tile, one in zip(strip.tiles, query.neighbors, strict=True):
             expected = pixels(images / one.sample_id)
             np.testing.assert_array_equal(tile.image, expected)
             assert tile.same == (one.label == query.majority)
-    np.testing.assert_array_equal(strips[1].query.image, pixels(images / "train/sand/sand03.png"))
+    np.testing.assert_array_equal(strips[1].head.image, pixels(images / "train/sand/sand03.png"))
 
 
 def test_many_queries_take_several_sheets(store, images, tmp_path, monkeypatch):
@@ -265,16 +248,16 @@ def test_many_queries_take_several_sheets(store, images, tmp_path, monkeypatch):
 
 
 def test_images_that_are_gone_are_gray_and_it_is_said_why(store, images, tmp_path, monkeypatch):
-    sheets, said = drawn(monkeypatch), Said()
+    sheets, said = drawn(monkeypatch), Listener()
     new = tmp_path / "new.png"
     shutil.copy(images / "test" / "water" / "water01.png", new)
     found = find_neighbors(set_id(store), [new, "train/sand/sand03.png"], store=store, k=2)
     images.rename(tmp_path / "moved")
     write_sheets(found, tmp_path / "n.png", store=store, progress=said)
-    assert "gray tiles" in said.lines[0]
+    assert "Gray tiles" in said.lines[0]
     assert "--root" in said.lines[0]
-    assert sheets[0][0].query.image is not None
-    assert sheets[0][1].query.image is None
+    assert sheets[0][0].head.image is not None
+    assert sheets[0][1].head.image is None
     assert [tile.image for strip in sheets[0] for tile in strip.tiles] == [None] * 4
     write_sheets(found, tmp_path / "n.png", store=store, root=tmp_path / "moved")
     assert all(tile.image is not None for strip in sheets[1] for tile in strip.tiles)

@@ -69,7 +69,7 @@ def test_moved_images_are_found_by_their_root(store, images, tmp_path):
     reason = lost.unavailable_reason()
     assert "my images does not exist" in reason
     assert "with --root" in reason
-    with pytest.raises(DatasetNotFoundError, match="not where they were"):
+    with pytest.raises(DatasetNotFoundError, match="are gone from their folder"):
         lost.image(0)
     found = Originals(store, only(store), tmp_path / "elsewhere")
     assert found.unavailable_reason() is None
@@ -80,7 +80,7 @@ def test_changed_images_are_not_shown(store, images):
     first = images / "train" / "forest" / "forest00.png"
     shutil.copy(images / "train" / "water" / "water00.png", first)
     changed = Originals(store, only(store))
-    assert "not those any more" in changed.unavailable_reason()
+    assert "not those that" in changed.unavailable_reason()
     with pytest.raises(DatasetError, match="extract again"):
         changed.image(5)
 

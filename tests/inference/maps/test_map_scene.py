@@ -279,7 +279,7 @@ def test_wrong_settings_and_places_are_answered(run, store, tiles, write, tmp_pa
     sidecar = tmp_path / "map.tif.aux.xml"
     with pytest.raises(ConfigError, match="is written with the map already"):
         map_scene(run, scene, tmp_path / "map.tif", store=store, preview=sidecar)
-    with pytest.raises(ConfigError, match=r"a PNG file: --preview .*p\.png"):
+    with pytest.raises(ConfigError, match=r"Write: --preview .*p\.png"):
         map_scene(run, scene, tmp_path / "map.tif", store=store, preview=tmp_path / "p.jpg")
     with pytest.raises(ConfigError, match="is a folder"):
         map_scene(run, scene, tmp_path, store=store)
