@@ -174,7 +174,7 @@ def _draw_text(
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[str]:
-    """Yield lines of a name that fit a width, broken after a folder, or else a word, if possible."""
+    """Yield lines of a name that fit a width, broken after folders or words if possible."""
     while text:
         n = len(text)
         while n > 1 and font.getlength(text[:n].rstrip()) > width:

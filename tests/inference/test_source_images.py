@@ -80,7 +80,7 @@ def test_changed_images_are_not_shown(store, images):
     first = images / "train" / "forest" / "forest00.png"
     shutil.copy(images / "train" / "water" / "water00.png", first)
     changed = Originals(store, only(store))
-    assert "not those that" in changed.unavailable_reason()
+    assert "are not those of" in changed.unavailable_reason()
     with pytest.raises(DatasetError, match="extract again"):
         changed.image(5)
 
