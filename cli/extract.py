@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from featstore.text import duration_text, nbytes_text
+from featstore.text import duration_text, nbytes_text, store_option
 
 from . import console
 
@@ -164,7 +164,7 @@ def command(
         show(result)
         options = selecting_options(open_store(store), result.set_id, result.layers)
         words = shlex.join(["featstore", "fit", "--clf", "logreg", *options])
-        click.echo(f"Next: {words}{console.store_hint(store)}")
+        click.echo(f"Next: {words}{store_option(store)}")
 
 
 def show(result: Extraction) -> None:

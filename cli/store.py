@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.text import nbytes_text
+from featstore.text import nbytes_text, store_option
 
 from . import console
 
@@ -200,8 +200,7 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
         broken = {d.set_id for d in found if d.layer is None and d.file != JOURNAL}
         for set_id in [s.set_id for s in sets if s.set_id in broken]:
             click.echo(
-                f"Extract {set_id} again, after: featstore store rm {set_id}"
-                f"{console.store_hint(store)}"
+                f"Extract {set_id} again, after: featstore store rm {set_id}{store_option(store)}"
             )
         if not sets and not found:
             click.echo(f"{store} holds no feature sets.")

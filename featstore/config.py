@@ -42,6 +42,10 @@ METRICS = ("cosine", "euclidean")
 """Distances between features; the first is the default."""
 
 
+PROJECTIONS = ("pca", "umap")
+"""Ways to draw features in two dimensions; the first is the default."""
+
+
 MAX_IMAGE_SIZE = 4096
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ def model_text(model: object, weights: object) -> str:
 
 def run_text(model: object, weights: object, layers: Iterable[str], clf: str) -> str:
     """Return a run's name for people: network, layers and classifier."""
-    return f"{model_text(model, weights)} {', '.join(layers)} · {clf}"
+    return f"{model_text(model, weights)} {'+'.join(layers)} · {clf}"
 
 
 def join_some(names: Sequence[object], limit: int = 5) -> str:
@@ -58,6 +59,11 @@ def nbytes_text(nbytes: float) -> str:
             return f"{nbytes:.0f} {unit}" if unit in ("B", "kB") else f"{nbytes:.1f} {unit}"
         nbytes /= 1000
     return f"{nbytes:.1f} TB"
+
+
+def store_option(address: str) -> str:
+    """Return the option by which a command finds a store; empty for the default one."""
+    return "" if address == "feature-store" else f" --store {shlex.quote(address)}"
 
 
 def file_name(text: str, limit: int = 80) -> str:

@@ -42,4 +42,4 @@ def test_random_weights_are_part_of_a_networks_name():
     both = model_text("alexnet+resnet18", "IMAGENET1K_V1+random:0")
     assert both == "alexnet+resnet18 (IMAGENET1K_V1+random:0)"
     run = run_text("vgg19", "random:0", ["conv1_1", "fc8"], "lda")
-    assert run == "vgg19 (random:0) conv1_1, fc8 · lda"
+    assert run == "vgg19 (random:0) conv1_1+fc8 · lda"

@@ -31,7 +31,7 @@ from featstore.parallel.worker_pool import TaskResult
 from featstore.plotting import DASHES, INK, PALETTE, STYLE, literal_text, write_png
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_store import FeatureStore, open_store
-from featstore.text import as_list
+from featstore.text import as_list, model_text
 
 
 def draw_learning(curves: Sequence[tuple[str, Sequence[Any]]]) -> Figure:
@@ -79,6 +79,7 @@ def draw_learning(curves: Sequence[tuple[str, Sequence[Any]]]) -> Figure:
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlabel("training rows (logarithmic)")
         ax.set_ylabel("test accuracy (%)")
+        ax.set_ylim(top=min(100, ax.get_ylim()[1]))
         ax.grid(alpha=0.18, color=INK)
         fig.legend(loc="outside lower center", ncols=min(2, len(curves)))
     return fig
@@ -135,7 +136,7 @@ class LearningCurve:
     @property
     def name(self) -> str:
         """What it is of, for people."""
-        return f"{self.model} {','.join(self.layers)} {self.clf}"
+        return f"{self.model} {'+'.join(self.layers)} · {self.clf}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the curve as JSON-able values."""
@@ -265,7 +266,7 @@ def learning_curve(
         curves.append(
             LearningCurve(
                 selection.title,
-                selection.model,
+                model_text(selection.model, selection.describe()["weights"]),
                 selection.layers,
                 clf,
                 n_rows(split.test),

@@ -159,7 +159,7 @@ def find_neighbors(
         A layer of the feature set, or several with commas to put them side by side; required if
         the set has several.
     metric : str
-        ``cosine`` or ``euclidean``, see :func:`featstore.inference.nearest_rows.nearest`.
+        ``cosine`` or ``euclidean``, see :func:`featstore.inference.nearest`.
     split : str, optional
         The rows to search: a split, or ``all``; by default a run's training rows, or all rows
         of a feature set.

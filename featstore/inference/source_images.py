@@ -91,8 +91,8 @@ class Originals:
             ) from error
         if fingerprint != info["fingerprint"]:
             raise DatasetError(
-                f"The images at {data_root(root)} are not those of {self._feature_set.set_id}. Name "
-                "the folder that holds them with --root, or extract again."
+                f"The images at {data_root(root)} are not those of {self._feature_set.set_id}. "
+                "Name the folder that holds them with --root, or extract again."
             )
         return dataset
 

@@ -11,6 +11,7 @@ from scipy import stats
 
 from featstore.errors import ConfigError
 from featstore.runs.run import Run
+from featstore.text import run_text
 
 MIN_DISCORDANT = 25
 """Rows that one run alone gets right, from which on the chi-squared distribution is used."""
@@ -299,7 +300,8 @@ def _test_rows(run: Run) -> dict[str, np.ndarray]:
 
 
 def _describe(run: Run) -> str:
-    return f"{run.selection['model']} {','.join(run.selection['layers'])} {run.clf}"
+    selection = run.selection
+    return run_text(selection["model"], selection["weights"], selection["layers"], run.clf)
 
 
 def _per_class(

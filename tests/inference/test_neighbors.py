@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import blobs
-from makers import Listener, of_pixels, real_file
+from makers import Listener, of_pixels, write_images
 from PIL import Image
 from sklearn.preprocessing import StandardScaler
 
@@ -20,12 +20,17 @@ from featstore.io.files import read_json, write_json
 from featstore.runs.run import open_run
 from featstore.store.feature_store import open_store
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 @pytest.fixture
-def store(images, tmp_path):
-    store = open_store(tmp_path / "store")
-    extract(store=store, **of_pixels(images))
-    return store
+def images(pixel_sample):
+    return pixel_sample.images
+
+
+@pytest.fixture
+def store(pixel_sample):
+    return pixel_sample.store
 
 
 def set_id(store):
@@ -103,7 +108,7 @@ def test_new_images_find_themselves_and_their_class(store, images):
         assert (query.row, query.label, query.error) == (None, None, None)
 
 
-def test_queries_keep_their_order_block_by_block(store, images, monkeypatch):
+def test_queries_keep_their_order_over_several_blocks(store, images, monkeypatch):
     monkeypatch.setattr(encode, "BLOCK_ROWS", 2)
     asked = [images / "test" / "forest", "train/sand/sand03.png", images / "test" / "water"]
     found = find_neighbors(set_id(store), asked, store=store, k=2)
@@ -181,7 +186,7 @@ def test_stored_samples_need_no_network(make_store, monkeypatch):
         ("demo", {"images": ["train/1"]}, DatasetNotFoundError, "such as train/0000000"),
     ],
 )
-def test_what_can_not_be_is_refused(make_store, asked, options, error, message):
+def test_wrong_settings_are_refused(make_store, asked, options, error, message):
     with pytest.raises(error, match=message):
         find_neighbors(asked, store=make_store(), **{"images": ["train/0000001"], **options})
 
@@ -198,7 +203,7 @@ def test_a_run_whose_features_changed_is_refused(make_store):
 
 def test_rgb_images_have_no_four_band_features(tmp_path, images):
     store = open_store(tmp_path / "store")
-    extract("pixelstats", "demo", store=store, root=str(tmp_path), limit=40)
+    extract("pixelstats", "demo", store=store, root=str(tmp_path), limit=20)
     (sample_id,) = store.sets()[0].sample_ids[7:8].tolist()
     found = find_neighbors("demo", [sample_id], store=store, k=3)
     assert write_sheets(found, tmp_path / "n.png", store=store) == [tmp_path / "n.png"]
@@ -247,7 +252,9 @@ def test_many_queries_take_several_sheets(store, images, tmp_path, monkeypatch):
     assert [len(strips) for strips in sheets] == [12, 12, 3]
 
 
-def test_images_that_are_gone_are_gray_and_it_is_said_why(store, images, tmp_path, monkeypatch):
+def test_images_that_are_gone_are_gray_and_a_message_says_why(tmp_path, monkeypatch):
+    images, store = write_images(tmp_path / "images"), open_store(tmp_path / "store")
+    extract(store=store, **of_pixels(images))
     sheets, said = drawn(monkeypatch), Listener()
     new = tmp_path / "new.png"
     shutil.copy(images / "test" / "water" / "water01.png", new)
@@ -271,11 +278,8 @@ def test_no_sheet_without_neighbors(store, tmp_path):
     assert not (tmp_path / "n.png").exists()
 
 
-def test_real_images_lie_near_their_class(tmp_path):
-    data, weights = real_file("data/nwpu-resisc12"), real_file("weights/mobilenet_v2-b0353104.pth")
-    store = open_store(tmp_path / "store")
-    options = {"root": str(data), "weights": str(weights), "image_size": 96, "limit": 240}
-    extract("mobilenet_v2", "folder", store=store, **options)
+def test_real_images_lie_near_their_class(real_sample):
+    data, store = real_sample.images, real_sample.store
     held_out = [data / "test" / "desert", data / "test" / "forest"]
     found = find_neighbors(set_id(store), held_out, store=store, k=5, split="train")
     hits = [query.majority == query.name.split("/")[-2] for query in found.queries]
