@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from featstore.text import nbytes_text
+from featstore.config import PROJECTIONS
+from featstore.text import duration_text, nbytes_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -67,10 +67,11 @@ trust_option: Decorator = click.option(
 )
 projection_option: Decorator = click.option(
     "--projection",
-    type=click.Choice(["auto", "pca", "umap"]),
-    default="auto",
+    type=click.Choice(PROJECTIONS),
+    default=PROJECTIONS[0],
     show_default=True,
-    help="How features are drawn in two dimensions; auto: UMAP where it is installed.",
+    help="How features are drawn in two dimensions; umap compiles for some 20 s and needs "
+    "featstore[umap].",
 )
 
 
@@ -125,24 +126,13 @@ def table(
     console.print(drawn)
 
 
-def show_table(shown: Table) -> None:
+def show_table(full: Table) -> None:
     """Print a report's table on stdout."""
-    rows = [
-        [f"{cell.text} ({cell.detail})" if cell.detail else cell.text for cell in row]
-        for row in shown.rows
-    ]
+    shown = full.shown()
+    rows = [[cell.whole_text for cell in row] for row in shown.rows]
     numbers = [name for name, is_number in shown.columns if is_number]
     click.echo(shown.title)
     table([name for name, _ in shown.columns], rows, right=numbers)
-
-
-def duration_text(duration_s: float) -> str:
-    """Return a duration for people."""
-    if duration_s < 60:
-        return f"{duration_s:.1f} s"
-    minutes, seconds = divmod(round(duration_s), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 
 
 def amount_text(done: float, total: float, unit: str) -> str:
@@ -164,11 +154,6 @@ def shown(path: str | Path) -> str:
     if "://" not in str(path) and Path(path).is_relative_to(Path.cwd()):
         return str(Path(path).relative_to(Path.cwd()))
     return str(path)
-
-
-def store_hint(store: str) -> str:
-    """Return the option that a further command needs to find the store, or nothing."""
-    return "" if store == "feature-store" else f" --store {shlex.quote(store)}"
 
 
 @dataclass

@@ -72,11 +72,11 @@ def show(
     from pathlib import Path
 
     from featstore.datasets.registry import open_dataset
-    from featstore.inference.class_sheet import contact_sheet
+    from featstore.inference.contact_sheet import write_class_sheet
 
     with console.progress() as progress:
         dataset = open_dataset(name, root, seed=seed, limit=limit, progress=progress)
-        sheet = contact_sheet(dataset, Path(out or f"{dataset.title}-sheet.png"))
+        sheet = write_class_sheet(dataset, Path(out or f"{dataset.title}-sheet.png"))
     counts = _counts(dataset)
     if as_json:
         console.emit_json(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from featstore.text import store_option
+
 from . import console
 
 
@@ -29,9 +31,9 @@ def command(
 ) -> None:
     """Run a small study of generated images: extract, fit, report.
 
-    The images look like SAT-4's: four kinds of land cover in four bands, written as a file in
-    SAT-4's own format and read back from it. The network is MobileNetV2, with its ImageNet
-    weights from torchvision, or else from a package that carries them.
+    The images look like SAT-4's: four kinds of land cover in four bands, written to a file of
+    SAT-4's own format and read back. The network is MobileNetV2, with its ImageNet weights from
+    torchvision, or else from a package that carries them.
     """
     from featstore.demo import run_demo
     from featstore.store.feature_store import open_store
@@ -53,7 +55,7 @@ def command(
 
         click.echo(f"Weights: {demo.weights}.\n")
         reproduce.show(demo.outcome, demo.report)
-        options = console.store_hint(store)
+        options = store_option(store)
         click.echo(
             "\nNow your own images, one folder a class (fit prints the RUN's name):\n"
             "  featstore extract --model mobilenet_v2 --dataset folder --root MY_IMAGES"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from featstore.text import nbytes_text
+from featstore.text import duration_text, nbytes_text, store_option
 
 from . import console
 
@@ -165,7 +165,7 @@ def command(
         opened = open_store(store)
         options = selecting_options(opened.sets(), opened.get(result.set_id), result.layers)
         words = shlex.join(["featstore", "fit", "--clf", "logreg", *options])
-        click.echo(f"Next: {words}{console.store_hint(store)}")
+        click.echo(f"Next: {words}{store_option(store)}")
 
 
 def show(result: Extraction) -> None:
@@ -178,7 +178,7 @@ def show(result: Extraction) -> None:
     else:
         kept = f", {result.n_reused} were in the store" if result.n_reused else ""
         click.echo(
-            f"{result.n_computed} images computed in {console.duration_text(result.duration_s)} "
+            f"{result.n_computed} images computed in {duration_text(result.duration_s)} "
             f"({result.images_per_s:,.1f} images/s on {result.device}, {result.engine}, "
             f"{result.precision}, batches of {result.batch_size}){kept}."
         )

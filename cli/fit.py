@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.config import FOLDS, SEARCH_SETTINGS, SEARCHES, FitConfig
+from featstore.text import duration_text, store_option
 
 from . import console, selecting
 
@@ -157,7 +158,7 @@ def _cells(summary: dict[str, Any]) -> list[str]:
         "-" if kappa is None else f"{kappa:.3f}",
         f"{100 * summary['train_accuracy']:.1f}",
         "-" if cv is None else f"{100 * cv:.1f}",
-        console.duration_text(summary["duration_s"]),
+        duration_text(summary["duration_s"]),
     ]
 
 
@@ -168,11 +169,9 @@ def _percent(summary: dict[str, Any], name: str) -> str:
 
 
 def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
-    """Print runs as one table for each dataset; repeats of one fit as one line."""
-    from featstore.report.summaries import gather_repeats
-
+    """Print what :func:`featstore.report.summaries.summarize` returns, a table a dataset."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for summary in gather_repeats(summaries):
+    for summary in summaries:
         counts = summary["n_train_of_class"]
         each = f"{min(counts):,} to {max(counts):,}" if len(set(counts)) > 1 else f"{counts[0]:,}"
         title = (
@@ -210,8 +209,12 @@ def _say_leaks(group: Sequence[dict[str, Any]]) -> None:
 
 def show(fits: Sequence[Fit], store: str) -> None:
     """Print what fits gave, and what to type next."""
+    from featstore.report.summaries import best_fits, summarize
+
     runs = [one.run for one in fits if one.run]
-    show_tables([run.summary() for run in runs])
+    ids = [run.run_id for run in runs]
+    # In the order of the fits, not of the scores.
+    show_tables(sorted(summarize(runs), key=lambda line: ids.index(line["run_ids"][0])))
     notes: dict[str, list[str]] = {}
     for run in runs:
         for note in run.record.notes:
@@ -228,8 +231,12 @@ def show(fits: Sequence[Fit], store: str) -> None:
                 f"{run.run_id}: {chosen} of {len(search.candidates)} settings, by "
                 f"{search.cv}-fold cross-validation"
             )
-    option = console.store_hint(store)
-    best = max(runs, key=lambda run: run.metrics.test.accuracy)
-    click.echo(f"The best run is {console.shown(best.path)}")
-    click.echo(f"Next: featstore predict {best.run_id} IMAGE_OR_FOLDER{option}")
+    option = store_option(store)
+    bests = best_fits(runs)
+    for best in bests:
+        which = f" on {best.title}" if len(bests) > 1 else ""
+        click.echo(f"The best run{which} is {console.shown(best.run.path)}")
+        if best.text:
+            click.echo(best.text)
+    click.echo(f"Next: featstore predict {best.run.run_id} IMAGE_OR_FOLDER{option}")
     click.echo(f"      featstore report{option}")

@@ -1,10 +1,12 @@
-"""``featstore map``: a scene -> the classes of all its parts."""
+"""``featstore map``: a scene -> a map of its classes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import click
+
+from featstore.text import duration_text
 
 from . import console
 
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
     "--window",
     type=click.IntRange(min=1),
     metavar="PX",
-    help="Side of what is classified at a time, in pixels of the scene.  [default: that of the "
-    "images that RUN learned from]",
+    help="Side of a window that is classified, in pixels of the scene.  [default: that of RUN's "
+    "training images]",
 )
 @click.option(
     "--stride",
@@ -39,17 +41,22 @@ if TYPE_CHECKING:
 @click.option(
     "--bands",
     metavar="N,N,...",
-    help="Numbers of the scene's bands that are RUN's, in its order, as in 4,3,2.  [default: the "
-    "first ones]",
+    help="The scene's band for each of RUN's, e.g. 4,3,2.  [default: the first ones]",
 )
 @click.option(
     "--range",
     "value_range",
     metavar="LOW,HIGH",
-    help="Values that become black and white. Bytes and 16-bit values go without.",
+    help="Values that become black and white; bytes and 16-bit values need none.",
 )
 @click.option(
     "--probability", is_flag=True, help="Write the class's probability (%) as a second band."
+)
+@click.option(
+    "--colors",
+    metavar="FILE",
+    help="Colours of classes: a CSV file of lines class,#rrggbb, or a JSON object.  [default: by "
+    "the classes' names, water blue and trees green]",
 )
 @console.store_option
 @console.device_option
@@ -65,6 +72,7 @@ def command(
     bands: str | None,
     value_range: str | None,
     probability: bool,
+    colors: str | None,
     store: str,
     device: str,
     trusted: tuple[str, ...],
@@ -72,8 +80,8 @@ def command(
 ) -> None:
     """Map the classes of SCENE, a GeoTIFF of any size, with the model of RUN.
 
-    The scene is cut into cells, each of which gets the class of the window around it. What comes
-    out is a GeoTIFF that lies upon the scene, and a picture of both.
+    The scene is cut into cells; each gets the class of the window around it. The map is a GeoTIFF
+    that lies upon the scene, with a style for QGIS and a picture of both.
 
     \b
     featstore map my-run scene.tif
@@ -92,6 +100,7 @@ def command(
             bands=_numbers(bands),
             value_range=_ends(value_range),
             probability=probability,
+            colors=colors,
             preview=preview,
             device=device,
             trusted=trusted,
@@ -108,7 +117,7 @@ def _numbers(text: str | None) -> list[int] | None:
         return None if text is None else [int(word) for word in text.split(",")]
     except ValueError:
         raise click.BadParameter(
-            f"{text!r} is no list of whole numbers, as 4,3,2.", param_hint="--bands"
+            f"{text!r} is not a list of whole numbers; use e.g. 4,3,2.", param_hint="--bands"
         ) from None
 
 
@@ -119,13 +128,13 @@ def _ends(text: str | None) -> tuple[float, float] | None:
         low, high = map(float, text.split(","))
     except ValueError:
         raise click.BadParameter(
-            f"{text!r} is no pair of numbers, as 0,3000.", param_hint="--range"
+            f"{text!r} is not a pair of numbers; use e.g. 0,3000.", param_hint="--range"
         ) from None
     return low, high
 
 
 def show(done: SceneMap) -> None:
-    """Print what mapping a scene gave."""
+    """Print the result of mapping a scene."""
     n_classified = sum(done.counts)
     click.echo(
         f"{done.n_rows:,} x {done.n_cols:,} cells of {done.stride} x {done.stride} pixels, from "
@@ -137,9 +146,8 @@ def show(done: SceneMap) -> None:
     columns = ["class", "cells", "share of the area (%)"]
     console.table(columns, rows, right=columns[1:])
     click.echo(
-        f"{console.duration_text(done.duration_s)}, "
-        f"{console.rate_text(done.windows_per_s, 'windows')}"
+        f"{duration_text(done.duration_s)}, {console.rate_text(done.windows_per_s, 'windows')}"
     )
-    click.echo(f"The map: {done.path} (its classes' names: {done.sidecar})")
+    click.echo(f"The map: {done.path} (class names: {done.sidecar}; QGIS style: {done.style})")
     click.echo(f"The picture: {done.preview}")
-    click.echo("Next: open the map in a GIS, such as QGIS, upon the scene.")
+    click.echo("Next: open the map in QGIS, upon the scene.")

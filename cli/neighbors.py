@@ -1,4 +1,4 @@
-"""``featstore neighbors``: the stored images that are most like others."""
+"""``featstore neighbors``: the stored images that are most similar to others."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
+
+from featstore.config import METRICS, SPLITS
 
 from . import console
 
@@ -28,31 +30,31 @@ if TYPE_CHECKING:
 @click.option(
     "--layers",
     metavar="NAME[,NAME...]",
-    help="Layer of a feature set that has several; a comma puts several side by side.",
+    help="Layer of a feature set with several layers; a comma puts several side by side.",
 )
 @click.option(
     "--metric",
-    type=click.Choice(["cosine", "euclidean"]),
-    default="cosine",
+    type=click.Choice(METRICS),
+    default=METRICS[0],
     show_default=True,
     help="How far apart features are; they are standardised first.",
 )
 @click.option(
     "--split",
-    type=click.Choice(["all", "train", "test", "val"]),
-    help="Look only among these rows.  [default: train for a run, all for a feature set]",
+    type=click.Choice(["all", *SPLITS]),
+    help="The stored images to search.  [default: train for a run, all for a feature set]",
 )
 @click.option(
     "--out",
     default="neighbors.png",
     show_default=True,
     metavar="FILE",
-    help="The contact sheet, a PNG file; numbered where one does not hold all images.",
+    help="The contact sheet, a PNG file; several are numbered.",
 )
 @click.option(
     "--root",
     metavar="DIR",
-    help="Where the stored images are now.  [default: where they were extracted from]",
+    help="Folder of the stored images.  [default: the one they were extracted from]",
 )
 @console.device_option
 @console.store_option
@@ -70,11 +72,11 @@ def command(
     store: str,
     as_json: bool,
 ) -> None:
-    """Show the stored images that are most like each IMAGE, in the features of RUN_OR_SET.
+    """Show the stored images that are most similar to each IMAGE, by the features of RUN_OR_SET.
 
-    IMAGE is an image, a folder of images, or the id of a stored sample. What the network takes for
-    alike tells why a classifier is right or wrong. If an image can't be read, the others are still
-    looked up, and the exit code is 1.
+    IMAGE is an image, a folder of images, or the id of a stored sample. The neighbors show why a
+    classifier is right or wrong. If an image can't be read, the others are still looked up, and
+    the exit code is 1.
 
     \b
     featstore neighbors my-run new.jpg

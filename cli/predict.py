@@ -30,9 +30,8 @@ def command(
 ) -> None:
     """Label new images with the model of RUN, a run's folder or name.
 
-    The images go through the backbone, layers and preprocessing that the model was trained with.
-    Folders are searched for images. If one can't be read, the others are still labelled, and the
-    exit code is 1.
+    The images take the model's own preprocessing, backbone and layers. Folders are searched for
+    images. If an image can't be read, the others are still labelled, and the exit code is 1.
 
     \b
     featstore predict feature-store/runs/my-run new-images/

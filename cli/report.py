@@ -18,13 +18,13 @@ from . import console
 @click.option(
     "--files",
     metavar="DIR",
-    help="Also write its figures (PNG, SVG), tables (Markdown, LaTeX) and report.json there.",
+    help="Also write its figures (PNG, SVG), tables (Markdown, LaTeX) and report.json to a folder.",
 )
 @console.projection_option
 @click.option(
     "--root",
     metavar="DIR",
-    help="Where the images are that the page shows.  [default: where they were extracted from]",
+    help="Folder of the images that the page shows.  [default: the one they were extracted from]",
 )
 @click.option("--dataset", metavar="NAME", help="Only the runs on this dataset or folder.")
 @console.store_option
@@ -43,7 +43,7 @@ def command(
     \b
     featstore report --dataset sat4 --out sat4.html
     """  # noqa: D301 - click wants the character itself
-    from featstore.errors import RunError
+    from featstore.report.summaries import runs_on
     from featstore.report.write import write_report
     from featstore.runs.run import list_runs
     from featstore.store.feature_store import open_store
@@ -54,20 +54,18 @@ def command(
         opened = open_store(store, progress)
         runs = list_runs(opened, progress)
         if dataset is not None:
-            titles = sorted({run.selection.title for run in runs})
-            runs = [r for r in runs if dataset in (r.selection.title, r.selection.dataset)]
-            if not runs:
-                raise RunError(
-                    f"{store} holds no runs on {dataset!r}; it has runs on "
-                    f"{', '.join(titles) or 'nothing'}."
-                )
+            runs = runs_on(runs, dataset)
         report = write_report(
             opened, runs, out, files=files, projection=projection, root=root, progress=progress
         )
     if as_json:
         console.emit_json(report)
-    else:
-        show_tables(report["runs"])
-        click.echo(f"The page: {out}")
-        if files:
-            click.echo(f"Its figures and tables: {files}")
+        return
+    show_tables(report["runs"])
+    for title, best in report["best"].items():
+        click.echo(f"The best run on {title} is {best['run_id']}")
+        if best["choice"]:
+            click.echo(best["choice"])
+    click.echo(f"The page: {out}")
+    if files:
+        click.echo(f"Its figures and tables: {files}")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featstore.report import paper
+
 from . import console
 
 if TYPE_CHECKING:
-    from featstore.runs.run import Run
     from featstore.study import Outcome
 
 
@@ -22,19 +23,19 @@ if TYPE_CHECKING:
     "--dataset",
     "datasets",
     multiple=True,
-    default=("sat4,sat6,ucmerced",),
+    default=paper.DATASETS,
     metavar="NAME[,NAME...]",
-    help="Datasets of the paper, or folder for your own images.  [default: sat4,sat6,ucmerced]",
+    help="Datasets of the paper, or folder for your own images.  [default: "
+    f"{','.join(paper.DATASETS)}]",
 )
 @click.option(
     "--models",
     "--model",
     "models",
     multiple=True,
-    default=("alexnet,vgg19,googlenet,resnet50",),
+    default=paper.MODELS,
     metavar="NAME[,NAME...]",
-    help="Networks; also resnet50_v1, vgg11, vgg13, vgg16 and mobilenet_v2.  [default: "
-    "alexnet,vgg19,googlenet,resnet50]",
+    help=f"Networks: {', '.join(paper.study_models())}.  [default: {','.join(paper.MODELS)}]",
 )
 @click.option(
     "--clf",
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     default="imagenet",
     show_default=True,
     metavar="SPEC",
-    help="As of extract; a file is of one network.",
+    help="As of extract; a file fits one network.",
 )
 @console.device_option
 @click.option(
@@ -84,9 +85,9 @@ def command(
     """Run the paper's comparison of networks and layers, and write its report.
 
     For every network: its first convolution, a deep one, the final layer, and all three side by
-    side; the training of a softmax classifier over 250 epochs; pixel statistics to compare with.
-    Interrupted, it goes on where it was when it is called again. Datasets and weights that this
-    machine lacks are named and left out.
+    side; the training of a softmax classifier over 250 epochs; and pixel statistics as a baseline.
+    The same command resumes an interrupted study. Datasets and weights that this machine lacks are
+    named and left out.
 
     \b
     featstore reproduce --root /data --quick
@@ -133,20 +134,13 @@ def _names(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def show(outcome: Outcome, page: Path) -> None:
-    """Print what a study gave: its tables, and where the rest is."""
-    from featstore.report import result_tables
-    from featstore.report.summaries import compare_published
+    """Print a study's tables, and where the rest is."""
+    from featstore.report.result_tables import study_tables
 
-    by_dataset: dict[str, list[Run]] = {}
-    for run in outcome.runs:
-        by_dataset.setdefault(run.selection.dataset, []).append(run)
-    published = {name: compare_published(name, runs) for name, runs in by_dataset.items()}
-    tables = [result_tables.published_table({k: v for k, v in published.items() if v})]
-    for runs in by_dataset.values():
-        title = runs[0].selection.title
-        tables.append(result_tables.layers_table("layers", title, runs))
-    for table in filter(None, tables):
+    for table in study_tables(outcome.runs):
         console.show_table(table)
+    for title, best in outcome.report["best"].items():
+        click.echo(f"The best run on {title}: {best['name']}. {best['choice']}".rstrip())
     n_runs = len(outcome.runs)
     click.echo(
         f"{n_runs} run{'s' if n_runs > 1 else ''}, {n_runs - outcome.n_reused} of them new; pixel "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.text import nbytes_text
+from featstore.text import nbytes_text, store_option
 
 from . import console
 
@@ -176,8 +176,7 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
             click.echo(f"Repair with: {repair}")
         for set_id in found.broken:
             click.echo(
-                f"Extract {set_id} again, after: featstore store rm {set_id}"
-                f"{console.store_hint(store)}"
+                f"Extract {set_id} again, after: featstore store rm {set_id}{store_option(store)}"
             )
         if not damages:
             click.echo(_intact_text(store, found.n_sets, n_runs))

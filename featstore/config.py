@@ -38,6 +38,14 @@ ON_ERROR = ("stop", "mask")
 SEARCHES = ("grid", "random", "halving")
 
 
+METRICS = ("cosine", "euclidean")
+"""Distances between features; the first is the default."""
+
+
+PROJECTIONS = ("pca", "umap")
+"""Ways to draw features in two dimensions; the first is the default."""
+
+
 MAX_IMAGE_SIZE = 4096
 
 

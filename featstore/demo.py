@@ -1,4 +1,4 @@
-"""The demo: a small study of generated images, with the best weights at hand."""
+"""Run a small study of generated images, with the best weights that can be had."""
 
 from __future__ import annotations
 
@@ -19,16 +19,7 @@ CLASSIFIERS = ("logreg", "mlp")
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo made.
-
-    Parameters
-    ----------
-    outcome : Outcome
-    report : Path
-        The HTML page.
-    weights : str
-        What weights were used, in a sentence.
-    """
+    """The study's outcome, its page, and in a sentence the weights that it used."""
 
     outcome: Outcome
     report: Path
@@ -44,39 +35,21 @@ def run_demo(
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Demo:
-    """Generate images, extract their features, fit classifiers and write the report.
+    """Generate images below `root`, extract their features, fit classifiers and write the report.
 
-    Parameters
-    ----------
-    store : FeatureStore
-        Where features and runs go.
-    root : str, optional
-        Where the generated file goes; see :func:`featstore.datasets.open_dataset`.
-    report : Path
-        The HTML page to write.
-    limit : int, optional
-        Use fewer images.
-    seed : int
-        Of the images and the classifiers.
-    progress : Progress
-        Told how it goes on.
-
-    Raises
-    ------
-    FeatstoreError
-        What :func:`featstore.study.reproduce` raises.
+    `seed` is that of the images and the classifiers.
     """
     study = Study(("demo",), (MODEL,), CLASSIFIERS, root, limit, seed)
     outcome = reproduce(study, store, report, progress=progress)
     used = {run.selection.weights for run in outcome.runs if run.selection.model == MODEL}
     weights = f"{MODEL} with its real ImageNet weights ({', '.join(used)})"
     if outcome.left_out:
-        # What the study left out for want of weights, the demo shows with others.
+        # The study left out what lacks weights; the demo takes random ones.
         outcome = reproduce(
             replace(study, weights=f"random:{seed}"), store, report, progress=progress
         )
         weights = (
-            f"{MODEL} with RANDOM weights, since no pretrained ones could be had: the features "
-            "are far worse than real ones"
+            f"{MODEL} with RANDOM weights, as the pretrained ones can't be had: its features "
+            "are far worse than those of trained weights"
         )
     return Demo(outcome, report, weights)

@@ -1,4 +1,4 @@
-"""Figures of runs: drawn by matplotlib without a display, told apart without colour vision."""
+"""The plot style, and figures as PNG files or inline SVG, drawn by matplotlib without a display."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import IO, Any
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL.Image import Image
 
 from featstore.errors import ConfigError, StoreError
 from featstore.io.files import atomic_write, resolve_link
@@ -47,46 +48,36 @@ STYLE: dict[Any, Any] = {
 }
 
 
+def font_path() -> str:
+    """Return the file of the font that figures are lettered in."""
+    return str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+
+
 def class_text(name: str, length: int) -> str:
     """Return a class's name as matplotlib draws it literally, cut to a number of characters."""
     return literal_text(shortened(name, length))
 
 
 def shortened(text: str, length: int) -> str:
-    """Return text cut to a number of characters, the last of which then says so."""
+    """Return text cut to a number of characters; a cut text ends in an ellipsis."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def literal_text(text: str) -> str:
     """Return text as matplotlib draws it literally, in legends too."""
-    # Matplotlib leaves what begins with an underscore out of legends.
+    # Matplotlib leaves labels that begin with an underscore out of legends.
     shown = f" {text}" if text.startswith("_") else text
     return shown.replace("$", r"\$")
 
 
 def check_png(path: str | Path, option: str) -> None:
-    """Refuse a place where no PNG figure can be written, before anything is done for it.
-
-    Parameters
-    ----------
-    path : str or Path
-        The figure that is to be.
-    option : str
-        What it was given by, for the message.
-
-    Raises
-    ------
-    ConfigError
-        When it is a folder or has another ending.
-    StoreError
-        When what should be a folder above it is a file.
-    """
+    """Refuse a place where no PNG file can be written; `option` is named in the message."""
     path = Path(path)
     if path.is_dir():
-        raise ConfigError(f"{path} is a folder; name a file: {option} {path / 'figure.png'}")
+        raise ConfigError(f"{path} is a folder. Name a file: {option} {path / 'figure.png'}")
     if path.suffix.lower() != ".png":
         raise ConfigError(
-            f"{path} has not the ending of what is written, a PNG file: {option} "
+            f"{path} does not end in .png, as a PNG file must. Write: {option} "
             f"{path.parent / f'{path.stem}.png'}"
         )
     above = next((folder for folder in path.parents if folder.exists()), path.parent)
@@ -96,23 +87,20 @@ def check_png(path: str | Path, option: str) -> None:
         )
 
 
-def to_png(fig: Figure) -> bytes:
-    """Return the figure as a PNG file on white, 160 dots per inch."""
-    FigureCanvasAgg(fig)
+def to_png(picture: Figure | Image) -> bytes:
+    """Return a figure, on white at 160 dots per inch, or an image as a PNG file."""
     stream = io.BytesIO()
-    _save(fig, stream, format="png", dpi=160, facecolor="white")
+    if isinstance(picture, Image):
+        picture.save(stream, "PNG")
+    else:
+        FigureCanvasAgg(picture)
+        _save(picture, stream, format="png", dpi=160, facecolor="white")
     return stream.getvalue()
 
 
-def write_png(fig: Figure, path: str | Path) -> None:
-    """Write the figure as :func:`to_png` draws it; the file is replaced whole, or not at all.
-
-    Raises
-    ------
-    StoreError
-        When it can't be written.
-    """
-    data = to_png(fig)
+def write_png(picture: Figure | Image, path: str | Path) -> None:
+    """Write a picture as :func:`to_png` draws it; the file is replaced whole, or not at all."""
+    data = to_png(picture)
     try:
         with atomic_write(resolve_link(Path(path))) as temporary:
             temporary.write_bytes(data)
@@ -122,32 +110,27 @@ def write_png(fig: Figure, path: str | Path) -> None:
 
 def _save(fig: Figure, target: IO[Any] | Path, **how: Any) -> None:
     with mpl.rc_context(STYLE), warnings.catch_warnings():
-        # Fonts lack signs of some scripts: boxes stand in the figure, the names in all else.
+        # The font lacks signs of some scripts: figures show boxes, texts show the names.
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         fig.savefig(target, **how)
 
 
 def write_figure(fig: Figure, path: Path) -> list[Path]:
     """Write the figure as ``<path>.png`` and ``<path>.svg``, both on white; return the files."""
-    with atomic_write(path.with_name(f"{path.name}.png")) as temporary:
+    files = [path.with_name(f"{path.name}{suffix}") for suffix in (".png", ".svg")]
+    with atomic_write(files[0]) as temporary:
         temporary.write_bytes(to_png(fig))
-    with atomic_write(path.with_name(f"{path.name}.svg")) as temporary:
+    with atomic_write(files[1]) as temporary:
         _save(fig, temporary, format="svg", facecolor="white", metadata={"Date": None})
-    return [path.with_name(f"{path.name}{suffix}") for suffix in (".png", ".svg")]
+    return files
 
 
 def to_svg(fig: Figure, name: str, description: str) -> str:
-    """Return the figure as an ``<svg>`` element to be put into a page.
+    """Return the figure as an ``<svg>`` element for a page.
 
-    Text and axes take the page's text colour, the background is clear.
-
-    Parameters
-    ----------
-    fig : Figure
-    name : str
-        Letters, digits and hyphens; keeps its ids apart from other figures' in the page.
-    description : str
-        What it shows, for those who can't see it.
+    Text and axes take the page's text colour, the background is clear. `name` (letters, digits
+    and hyphens) keeps its ids apart from those of other figures; `description` is for readers who
+    can't see it.
     """
     stream = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
@@ -161,7 +144,7 @@ def to_svg(fig: Figure, name: str, description: str) -> str:
         # The page's own sans-serif, at the size that was laid out.
         return re.sub(r"(font(?:-family)?:[^;\"']*?)'[^\"]*?sans-serif", r"\1sans-serif", text)
 
-    # What stands between tags is text, which may look like any of these.
+    # Only tags: the text between them may look like any of these.
     svg = re.sub(r"<[^>]*>", adapted, svg)
     label = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

@@ -1,7 +1,7 @@
-"""Studies: the paper's comparison of networks and layers, from images to the report.
+"""Run the paper's comparison of networks and layers, from images to the report.
 
-Every step is asked of the store, which answers at once what it has: a study that was interrupted
-goes on where it was, and one that is complete costs no more than its report.
+The store answers what it already has, so that an interrupted study resumes, and a complete one
+costs only its report.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featstore.config import ExtractConfig
+from featstore.config import PROJECTIONS, ExtractConfig
 from featstore.datasets.registry import FORMATS, open_dataset
 from featstore.errors import (
     ConfigError,
@@ -32,41 +32,41 @@ from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
 
 QUICK_IMAGES = 1_000
-"""Images of each dataset that a quick study takes."""
+"""Images of each dataset in a quick study."""
 
 
 STOCK = "imagenet"
-"""Weights that everyone can get, but not every machine."""
+"""Weights that a machine without network access may lack."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is to be compared.
+    """The datasets, networks and classifiers to compare.
 
     Parameters
     ----------
     datasets : tuple of str
         ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``.
     models : tuple of str
-        Networks, of :func:`featstore.report.paper.study_models`.
+        Networks of :func:`featstore.report.study_models`.
     clf : tuple of str
-        Classifiers that are fitted on every layer.
+        Classifiers to fit on every layer.
     root : str, optional
-        Where the datasets are, see :func:`featstore.datasets.open_dataset`.
+        Folder of the datasets, see :func:`featstore.datasets.open_dataset`.
     limit : int, optional
         Images of each dataset, spread over its classes; by default all.
     seed : int
-        Of all that is drawn.
+        Seed of everything random.
     weights : str
-        As of :class:`featstore.config.ExtractConfig`; a file is of one network.
+        As of :class:`featstore.config.ExtractConfig`; a file fits one network.
     device : str
-        Where the networks run.
+        Device of the networks.
 
     Raises
     ------
     ConfigError
-        When there is nothing to compare, a network's layers or a classifier are not known, or a
-        value is out of its range.
+        When there is nothing to compare, a network or classifier is unknown, or a value is out of
+        range.
     """
 
     datasets: tuple[str, ...] = paper.DATASETS
@@ -94,7 +94,7 @@ class Study:
                     f"{', '.join(paper.study_models())}. Other networks: featstore extract --model "
                     f"{model} --layers A,B and featstore fit --layers A --layers A,B."
                 )
-        # What would be refused in the last step is refused before the first.
+        # Refuse now what the last step would refuse.
         ExtractConfig(
             self.models[0],
             self.datasets[0],
@@ -112,19 +112,19 @@ class Study:
 
 @dataclass
 class Outcome:
-    """What became of a study.
+    """The result of a study.
 
     Parameters
     ----------
     runs : list of Run
     n_reused : int
-        Runs that were there already.
+        Runs that the store already had.
     left_out : list of str
-        What this machine lacks, and how to get it.
+        Datasets and weights that this machine lacks, and how to get them.
     failures : list of str
-        What went wrong.
+        Errors.
     report : dict
-        What :func:`featstore.report.write.write_report` returned; empty where there was no run.
+        What :func:`featstore.write_report` returned.
     """
 
     runs: list[Run] = field(default_factory=list)
@@ -136,17 +136,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Step:
-    """One pass of a network over a dataset, and what is fitted to its features.
+    """One pass of a network over a dataset, and the fits to its features.
 
-    Parameters
-    ----------
-    dataset, model : str
-    layers : tuple of str
-        Read in one pass; none for a model's own.
-    selections : tuple of str
-        Layers, or several with commas, that every classifier is fitted on.
-    by_epochs : str or None
-        The layer that the classifier of Figures 4 to 6 is fitted on.
+    One pass reads all `layers`; none stands for the model's own. Every classifier is fitted on
+    each of the `selections`, and that of the paper's Figures 4 to 6 on the layer `by_epochs`.
     """
 
     dataset: str
@@ -157,15 +150,15 @@ class Step:
 
     @property
     def n_parts(self) -> int:
-        """Number of things to do: the pass, the fits, the fit by epochs."""
+        """Units of progress: the pass, the fits, the fit by epochs."""
         return 2 + (self.by_epochs is not None)
 
 
 def steps(study: Study) -> Iterator[Step]:
-    """Yield the steps of a study, dataset by dataset, what costs least first.
+    """Yield the steps of a study, dataset by dataset, the cheapest first.
 
-    Pixel statistics stand beside the networks: on SAT-6 they alone give 99.6 % (Corley et al.
-    2023, arXiv:2305.13456), which no network should be praised for.
+    Pixel statistics are the baseline of the networks: on SAT-6 they alone give 99.6 % (Corley et
+    al. 2023, arXiv:2305.13456).
     """
     for dataset in study.datasets:
         yield Step(dataset, PIXEL_MODEL, (), (None,), None)
@@ -181,27 +174,27 @@ def reproduce(
     out: str | Path,
     *,
     files: str | Path | None = None,
-    projection: str = "auto",
+    projection: str = PROJECTIONS[0],
     command: str | None = None,
     progress: Progress = SILENT,
 ) -> Outcome:
-    """Extract, fit and report all that a study compares, and nothing twice.
+    """Extract features, fit classifiers and write the report of a study.
 
     Parameters
     ----------
     study : Study
     store : FeatureStore
-        What it has is not computed again.
+        Complete features and runs in it are used as they are.
     out : str or Path
         The report's page.
     files : str or Path, optional
         Folder for the report's figures and tables.
     projection : str
-        As of :func:`featstore.report.write.write_report`.
+        As of :func:`featstore.write_report`.
     command : str, optional
-        What was typed, for the report.
+        The command that was typed, for the report.
     progress : Progress
-        Told how it goes on, of the whole and of each step.
+        Receives the whole as one phase, and each step as a phase within it.
 
     Returns
     -------
@@ -212,21 +205,21 @@ def reproduce(
     DatasetNotFoundError
         When none of the datasets is on this machine.
     FitError
-        When no run came of it.
+        When no fit succeeded.
     FeatstoreError
         When the report can't be written.
     """
     outcome = Outcome()
     present = [name for name in study.datasets if _is_present(study, name, outcome, progress)]
     if not present:
-        raise DatasetNotFoundError("\n".join(["None of the datasets is here.", *outcome.left_out]))
+        raise DatasetNotFoundError("\n".join(["No dataset was found.", *outcome.left_out]))
     todo = [step for step in steps(study) if step.dataset in present]
     progress.start("Study", sum(step.n_parts for step in todo) + 1, "steps")
     try:
         for step in todo:
-            _take(step, study, store, outcome, progress)
+            _run_step(step, study, store, outcome, progress)
         if not outcome.runs:
-            raise FitError("\n".join(["No run came of it.", *outcome.left_out, *outcome.failures]))
+            raise FitError("\n".join(["No fit succeeded.", *outcome.left_out, *outcome.failures]))
         outcome.report = write_report(
             store,
             outcome.runs,
@@ -252,15 +245,15 @@ def _is_present(study: Study, name: str, outcome: Outcome, progress: Progress) -
         progress.say(f"Left out: {error}")
         return False
     except FeatstoreError:
-        # What is wrong with it is told, and counted as a failure, when a step reads it.
+        # The step that reads it names its fault, and counts it as a failure.
         return True
     return True
 
 
-def _take(
+def _run_step(
     step: Step, study: Study, store: FeatureStore, outcome: Outcome, progress: Progress
 ) -> None:
-    """Extract and fit; what can't be done is told of, and the others go on."""
+    """Extract and fit; note what can't be done, and continue."""
     name = f"{step.model} on {step.dataset}"
     pixels = step.model == PIXEL_MODEL
     n_left = step.n_parts
@@ -279,7 +272,7 @@ def _take(
         )
         progress.advance(1)
         n_left -= 1
-        # By their names in the store, in which the pass may have been asked otherwise.
+        # The store may know the layers by other names.
         names = {} if pixels else dict(zip(step.layers, done.layers, strict=True))
         chosen: Sequence[str] | None = None
         if not pixels:

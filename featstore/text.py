@@ -1,53 +1,57 @@
-"""Sizes, durations, lists and safe file names as text."""
+"""Sizes, durations, lists, names of runs and safe file names as text."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 RESUME_HINT = "What is finished is kept; the same command goes on from there."
 
 
 def is_random(weights: object) -> bool:
-    """Return whether weights, by their name, are random ones, which stand for a baseline."""
-    return str(weights).startswith("random:")
+    """Return whether a name of weights (several joined by ``+``) has random ones among them."""
+    return any(name.startswith("random:") for name in str(weights).split("+"))
 
 
 def matches(full: str, name: str) -> bool:
-    """Return whether a set or run can be called so: by how its name begins or ends."""
+    """Return whether `name` begins or ends the full name of a set or run."""
     return bool(name) and (full.startswith(name) or full.endswith(name))
 
 
 def as_list(value: str | Sequence[str] | None) -> list[Any]:
-    """Return the names asked for, given as one or as several; None, for any, where there are none.
-
-    Parameters
-    ----------
-    value : str, sequence of str, or None
-
-    Returns
-    -------
-    list of str or None
-        Of at least one.
-    """
+    """Return one name or several as a list; no name becomes ``[None]``, which means any."""
     if value is None or isinstance(value, str):
         return [value]
     return list(value) or [None]
 
 
 def model_text(model: object, weights: object) -> str:
-    """Return a network's name for people, which tells when it was never trained."""
+    """Return a network's name for people, with its weights where they are random."""
     return f"{model} ({weights})" if is_random(weights) else str(model)
 
 
+def run_text(model: object, weights: object, layers: Iterable[str], clf: str) -> str:
+    """Return a run's name for people: network, layers and classifier."""
+    return f"{model_text(model, weights)} {'+'.join(layers)} · {clf}"
+
+
+def join_some(names: Sequence[object], limit: int = 5) -> str:
+    """Return names as a list in a sentence; of more than `limit`, the first ones and a count."""
+    shown = ", ".join(map(str, names[:limit]))
+    n_left = len(names) - limit
+    return f"{shown} and {n_left:,} more" if n_left > 0 else shown
+
+
 def duration_text(duration_s: float) -> str:
-    """Return a rough time for people."""
-    if duration_s < 90:
-        return f"{duration_s:.0f} s"
-    if duration_s < 5400:
-        return f"{duration_s / 60:.0f} min"
-    return f"{duration_s / 3600:.1f} h"
+    """Return a duration for people, in at most two units."""
+    if duration_s < 59.95:
+        return f"{duration_s:.1f} s"
+    minutes, seconds = divmod(round(duration_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    units = [(hours, "h"), (minutes, "min")] if hours else [(minutes, "min"), (seconds, "s")]
+    return " ".join(f"{n} {unit}" for n, unit in units if n)
 
 
 def nbytes_text(nbytes: float) -> str:
@@ -78,6 +82,11 @@ def parse_integers(text: str) -> list[int]:
         return [int(word) for word in text.split(",")]
     except ValueError:
         raise ValueError(f"{text!r} is not a list of whole numbers; use e.g. 100,200.") from None
+
+
+def store_option(address: str) -> str:
+    """Return the option by which a command finds a store; empty for the default one."""
+    return "" if address == "feature-store" else f" --store {shlex.quote(address)}"
 
 
 def file_name(text: str, limit: int = 80) -> str:

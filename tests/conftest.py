@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from makers import BACKBONE, PREPROCESS, write_images
+from makers import BACKBONE, PREPROCESS, of_pixels, real_file, tiny, write_images
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -42,8 +45,15 @@ def no_umap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def blank_pictures() -> Iterator[None]:
     """Let figures be files without a drawing, which takes longer than all that leads to it."""
+    with blank_figures():
+        yield
+
+
+@contextmanager
+def blank_figures() -> Iterator[None]:
+    """Let figures be blank meanwhile."""
     png = io.BytesIO()
     Image.new("RGB", (1, 1)).save(png, "png")
     svg = "<svg width='1' height='1'></svg>"
@@ -54,7 +64,9 @@ def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
         else:
             target.write(png.getvalue() if format == "png" else svg)
 
-    monkeypatch.setattr(Figure, "savefig", save)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield
 
 
 @pytest.fixture
@@ -216,3 +228,54 @@ def store(make_store: Callable[..., FeatureStore]) -> FeatureStore:
 def run(store: FeatureStore) -> Run:
     """Return a run of the store's set."""
     return fit(store)[0]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images, the store with their features, and a run; shared by all tests, which change none."""
+
+    images: Path
+    store: FeatureStore
+    run: Run
+
+    def copy(self, folder: Path) -> FeatureStore:
+        """Return a copy of the store that a test may change."""
+        shutil.copytree(self.store.path, folder / "store")
+        return open_store(folder / "store")
+
+
+def _sample(folder: Path, settings: Callable[..., dict[str, object]], **more: object) -> Sample:
+    from featstore.extraction.extract import extract
+
+    images = write_images(folder / "my images")
+    store = open_store(folder / "store")
+    extract(store=store, **settings(images, **more))  # type: ignore[arg-type]
+    with blank_figures():
+        (run,) = fit(store, "logreg", layers="fc" if more else None, n_jobs=1)
+    return Sample(images, store, run)
+
+
+@pytest.fixture(scope="session")
+def pixel_sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """Return 27 images, 9 of them to test on, with pixel statistics and a logistic regression."""
+    return _sample(tmp_path_factory.mktemp("pixels"), of_pixels)
+
+
+@pytest.fixture(scope="session")
+def network_sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """Return the same with two layers of a small network, and a logistic regression on one."""
+    return _sample(tmp_path_factory.mktemp("network"), tiny, layers="conv1,fc")
+
+
+@pytest.fixture(scope="session")
+def real_sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """Return real aerial photographs, with features of real weights of 240 of them."""
+    from featstore.extraction.extract import extract
+
+    data, weights = real_file("data/nwpu-resisc12"), real_file("weights/mobilenet_v2-b0353104.pth")
+    store = open_store(tmp_path_factory.mktemp("real") / "store")
+    options = {"root": str(data), "weights": str(weights), "image_size": 96, "limit": 240}
+    extract("mobilenet_v2", "folder", store=store, **options)
+    with blank_figures():
+        (run,) = fit(store, "logreg", n_jobs=1)
+    return Sample(data, store, run)

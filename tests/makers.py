@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from featstore.config import FitConfig
+
+if TYPE_CHECKING:
+    from featstore.runs.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKBONE = {
@@ -212,3 +216,58 @@ def real_file(relative: str) -> Path:
         if (folder / relative).exists():
             return folder / relative
     pytest.skip(f"no real files here: {relative}")
+
+
+def recorded(run: Run, record: dict[str, Any], run_id: str | None = None) -> Run:
+    """Return a run with another record, and id."""
+    path = run.path.with_name(run_id or run.run_id)
+    return replace(run, path=path, record=type(run.record).model_validate(record))
+
+
+def altered(
+    run: Run,
+    *,
+    n_right: int | None = None,
+    n_features: int | None = None,
+    cv_accuracy: float | None = None,
+    digest: str = "",
+    selection: dict[str, Any] | None = None,
+    preprocess: dict[str, Any] | None = None,
+    rows: dict[str, Any] | None = None,
+    created: str | None = None,
+    **settings: Any,
+) -> Run:
+    """Return a run as if it had been asked for otherwise, and right on other test images.
+
+    The first `n_right` of its test images are right, and the others wrong.
+    """
+    record = run.record.to_dict()
+    for part in record["selection"]["features"]:
+        part["preprocess"] |= preprocess or {}
+    record["selection"]["digest"] += f"{digest}{preprocess}{rows}{selection}"
+    record["selection"] |= selection or {}
+    if n_features is not None:
+        record["selection"]["n_features"] = n_features
+    record["fit"] |= settings
+    record["rows"] |= rows or {}
+    record["created"] = created or record["created"]
+    if cv_accuracy is not None:
+        best = {"kind": "grid", "cv": 5, "seed": 0, "best": {}, "candidates": [], "deviation": 0.0}
+        record["search"] = best | {"accuracy": cv_accuracy}
+    told = f"{digest}{settings}{preprocess}{rows}{selection}{cv_accuracy}{n_right}{created}"
+    name = f"{run.run_id}-{abs(hash(told)):016x}"
+    n_test = record["rows"]["n_test"]
+    if n_right is not None:
+        for score in ("accuracy", "average_accuracy", "kappa"):
+            record["metrics"]["test"][score] = n_right / n_test
+    found = recorded(run, record, name)
+    if n_right is not None:
+        right = np.arange(n_test) < n_right
+        vars(found)["predictions"] = {
+            "sample_id": np.array([f"test/{i}" for i in range(n_test)]),
+            "split": np.full(n_test, "test"),
+            "true": np.full(n_test, "a"),
+            "predicted": np.where(right, "a", "b"),
+            "score": np.ones(n_test),
+        }
+    return found

@@ -51,8 +51,8 @@ def test_names_of_lines_and_bars_are_drawn_as_they_are_too():
         to_png(fig)
         shown = [text.get_text() for text in fig.legends[0].get_texts()]
         assert shown == [r"\$\foo\$", " _other"]
-    summary = {"run_id": "r", "model": r"$\foo$", "layers": ["x"], "clf": "lda", "settings": ""}
-    to_png(draw_accuracies([summary | {"accuracy": 0.5, "majority_accuracy": 0.3}]))
+    line = {"name": r"$\foo$ x · lda", "accuracy": 0.5, "majority_accuracy": 0.3}
+    to_png(draw_accuracies([line]))
 
 
 def test_no_two_classes_look_alike():
@@ -89,10 +89,10 @@ def test_colour_is_the_share_of_the_row_and_an_empty_row_is_blank():
 def test_places_where_no_png_can_be_are_refused_beforehand(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     check_png(tmp_path / "new folder" / "figure.PNG", "--out")
-    with pytest.raises(ConfigError, match="is a folder; name a file: --out "):
+    with pytest.raises(ConfigError, match="is a folder. Name a file: --out "):
         check_png(tmp_path, "--out")
     for name in ("lc.svg", "lc"):
-        with pytest.raises(ConfigError, match=r"has not the ending .*, a PNG file: --out lc\.png"):
+        with pytest.raises(ConfigError, match=r"does not end in \.png, .*Write: --out lc\.png"):
             check_png(name, "--out")
     for name in ("file/x.png", "file/new/x.png"):
         with pytest.raises(StoreError, match=r"x\.png can't be written: .*file is a file"):
@@ -114,6 +114,8 @@ def test_curves_have_units_and_a_legend_that_covers_nothing():
     assert (left.get_ylabel(), right.get_ylabel()) == ("training accuracy (%)", "training loss")
     assert left.get_xlabel() == right.get_xlabel() == "epoch"
     assert left.lines[0].get_ydata().max() > 99
+    assert left.get_ylim()[1] == 100
+    assert left.get_xlim() == right.get_xlim() == (0, 250)
     assert left.lines[0].get_xdata()[0] == 1
     assert len(left.lines) == 3
     (legend,) = fig.legends
@@ -135,24 +137,27 @@ def test_losses_of_several_magnitudes_get_a_logarithmic_axis():
     assert draw_curves({"sgd": zero}).axes[1].get_yscale() == "linear"
 
 
-def test_bars_are_ranked_and_fit():
-    summaries = [
-        {
-            "run_id": str(i),
-            "model": "resnet50",
-            "layers": ["conv1", "fc1000"],
-            "clf": f"clf{i}",
-            "accuracy": accuracy,
-            "majority_accuracy": 0.25,
-            "settings": "C=10" if i == 2 else "",
-        }
-        for i, accuracy in enumerate([0.5, 1.0, 0.75])
+def test_bars_keep_their_order_and_whole_names_and_the_axis_ends_at_100():
+    names = [
+        "pixelstats stats · lda",
+        "mobilenet_v2 features.0+features.13.conv.2+classifier.1 · logreg (C=10)",
+        "resnet50 fc1000 · lda",
     ]
-    ax = draw_accuracies(summaries).axes[0]
-    assert [bar.get_width() for bar in ax.patches] == [100.0, 75.0, 50.0]
+    lines = [
+        {"name": name, "accuracy": accuracy, "majority_accuracy": 0.25, "accuracy_deviation": d}
+        for name, accuracy, d in zip(names, (0.75, 1.0, 0.5), (0.0, 0.0, 0.1), strict=True)
+    ]
+    fig = draw_accuracies(lines)
+    ax = fig.axes[0]
+    assert [bar.get_width() for bar in ax.patches] == [75.0, 100.0, 50.0]
     labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert "clf1" in labels[0]
-    assert [label.endswith("\nC=10") for label in labels] == [False, True, False]
+    assert labels[1] == (
+        "mobilenet_v2 features.0+features.13.conv.2+\nclassifier.1 · logreg (C=10)"
+    )
+    assert [labels[0], labels[2]] == [names[0], names[2]]
+    assert ax.get_xlim() == (0, 100)
+    extents = boxes(fig, ax.get_yticklabels())
+    assert not any(a.overlaps(b) for a, b in zip(extents, extents[1:], strict=False))
 
 
 def test_svg_is_well_formed_escaped_and_takes_the_pages_colour():

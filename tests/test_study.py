@@ -1,73 +1,103 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
+from conftest import blank_figures
 from makers import Listener
 
-from featstore import study as studies
+import featstore.study
 from featstore.errors import ConfigError, DatasetNotFoundError, DownloadError
 from featstore.models import weights
 from featstore.report.paper import N_EPOCHS
 from featstore.store.feature_store import open_store
 from featstore.study import Study, reproduce, steps
 
-pytestmark = pytest.mark.usefixtures("no_umap")
+FIRST, DEEP, FINAL = "features.0", "features.13.conv.2", "classifier.1"
 
 
-@pytest.fixture
-def store(tmp_path):
-    return open_store(tmp_path / "store")
-
-
-def study(tmp_path, **settings):
+def study(root, **settings):
     settings = {
         "datasets": ("demo",),
         "models": ("mobilenet_v2",),
+        "clf": ("lda",),
         "weights": "random:0",
-        "root": str(tmp_path / "data"),
-        "limit": 60,
+        "root": str(root),
+        "limit": 24,
         **settings,
     }
     return Study(**settings)
 
 
-def test_all_that_is_compared_is_in_the_report(store, tmp_path):
-    outcome = reproduce(study(tmp_path), store, tmp_path / "s" / "r.html", files=tmp_path / "s")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Return the folder and the outcome of a whole study; its data and store are shared."""
+    folder = tmp_path_factory.mktemp("study")
+    store = open_store(folder / "store")
+    page = folder / "s" / "r.html"
+    with blank_figures():
+        outcome = reproduce(study(folder / "data"), store, page, files=folder / "s")
+    return folder, outcome
+
+
+@pytest.fixture
+def store(finished, tmp_path):
+    """Return a copy of the study's store, to go on in."""
+    shutil.copytree(finished[0] / "store", tmp_path / "store")
+    return open_store(tmp_path / "store")
+
+
+@pytest.fixture
+def again(finished):
+    """Return what makes the same study, with other settings if asked for."""
+    return lambda root=finished[0] / "data", **settings: study(root, **settings)
+
+
+def test_the_report_has_all_that_is_compared(finished):
+    folder, outcome = finished
     found = {(run.selection.model, *run.selection.layers, run.clf) for run in outcome.runs}
-    first, deep, final = "features.0", "features.13.conv.2", "classifier.1"
     assert found == {
-        ("pixelstats", "stats", "logreg"),
-        ("mobilenet_v2", first, "logreg"),
-        ("mobilenet_v2", deep, "logreg"),
-        ("mobilenet_v2", final, "logreg"),
-        ("mobilenet_v2", first, deep, final, "logreg"),
-        ("mobilenet_v2", final, "softmax"),
+        ("pixelstats", "stats", "lda"),
+        ("mobilenet_v2", FIRST, "lda"),
+        ("mobilenet_v2", DEEP, "lda"),
+        ("mobilenet_v2", FINAL, "lda"),
+        ("mobilenet_v2", FIRST, DEEP, FINAL, "lda"),
+        ("mobilenet_v2", FINAL, "softmax"),
     }
     (softmax,) = [run for run in outcome.runs if run.clf == "softmax"]
     assert len(softmax.curves["loss"]) == N_EPOCHS
     assert len(outcome.report["tables"]["layers-demo"]["rows"]) == 1
     assert (outcome.left_out, outcome.failures, outcome.n_reused) == ([], [], 0)
-    assert (tmp_path / "s" / "layers-demo.tex").is_file()
+    assert (folder / "s" / "layers-demo.tex").is_file()
+    # Its networks are random, and named so.
+    names = {row["name"] for row in outcome.report["runs"]}
+    assert f"mobilenet_v2 (random:0) {FINAL} · lda" in names
     # All layers of a network come out of one pass.
+    store = open_store(folder / "store")
     assert len({part.completed for part in store.sets()[0].layers().values()}) == 1
 
 
 @pytest.mark.usefixtures("short_reports")
-def test_asked_again_nothing_is_computed(store, tmp_path, monkeypatch):
-    first = reproduce(study(tmp_path), store, tmp_path / "r.html")
-
+def test_asked_again_nothing_is_computed(finished, store, again, tmp_path, monkeypatch):
     def never(*_, **__):
-        raise AssertionError("it is there")
+        raise AssertionError("the store has it")
 
     monkeypatch.setattr("featstore.extraction.pipeline.run_pass", never)
     monkeypatch.setattr("featstore.fitting.dispatch.fit_task", never)
-    again = reproduce(study(tmp_path), store, tmp_path / "r.html")
-    assert [run.run_id for run in again.runs] == [run.run_id for run in first.runs]
-    assert again.n_reused == len(again.runs)
+    listener = Listener()
+    outcome = reproduce(again(), store, tmp_path / "r.html", progress=listener)
+    assert [run.run_id for run in outcome.runs] == [run.run_id for run in finished[1].runs]
+    assert outcome.n_reused == len(outcome.runs)
+    (phase,) = listener.named("Study")
+    assert (phase.n_done, phase.total) == (6, 6)
+    assert all(phase.is_over for phase in listener.phases)
 
 
-@pytest.mark.usefixtures("short_reports")
-def test_interrupted_it_goes_on_where_it_was(store, tmp_path, monkeypatch):
-    whole = studies.fit_each
+@pytest.mark.usefixtures("short_reports", "few_epochs")
+def test_an_interrupted_study_resumes(store, again, tmp_path, monkeypatch):
+    for run in store.runs_dir.iterdir():
+        shutil.rmtree(run)
+    whole = featstore.study.fit_each
     calls = []
 
     def interrupted(*args, **options):
@@ -76,35 +106,34 @@ def test_interrupted_it_goes_on_where_it_was(store, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return whole(*args, **options)
 
-    monkeypatch.setattr(studies, "fit_each", interrupted)
+    monkeypatch.setattr(featstore.study, "fit_each", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        reproduce(study(tmp_path), store, tmp_path / "r.html")
+        reproduce(again(), store, tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
-    outcome = reproduce(study(tmp_path), store, tmp_path / "r.html")
+    outcome = reproduce(again(), store, tmp_path / "r.html")
     assert (len(outcome.runs), outcome.n_reused) == (6, 1)
 
 
 @pytest.mark.usefixtures("blank_pictures")
-def test_missing_datasets_are_named_and_left_out(store, tmp_path):
-    asked = study(tmp_path, datasets=("sat4", "demo"), models=("mobilenet_v2",))
-    outcome = reproduce(asked, store, tmp_path / "r.html")
+def test_missing_datasets_are_named_and_left_out(store, again, tmp_path):
+    outcome = reproduce(again(datasets=("sat4", "demo")), store, tmp_path / "r.html")
     (left_out,) = outcome.left_out
     assert "sat-4-full.mat" in left_out
     assert {run.selection.dataset for run in outcome.runs} == {"demo"}
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "Left out: sat4" in page
-    with pytest.raises(DatasetNotFoundError, match=r"None of the datasets is here\.\nsat4"):
-        reproduce(study(tmp_path, datasets=("sat4",)), store, tmp_path / "x.html")
+    with pytest.raises(DatasetNotFoundError, match=r"No dataset was found\.\nsat4"):
+        reproduce(again(datasets=("sat4",)), store, tmp_path / "x.html")
     assert not (tmp_path / "x.html").exists()
 
 
 @pytest.mark.usefixtures("short_reports")
-def test_weights_that_can_not_be_had_leave_their_network_out(store, tmp_path, monkeypatch):
+def test_a_network_without_weights_is_left_out(store, again, tmp_path, monkeypatch):
     def offline(url, *_):
         raise DownloadError(f"{url} can't be fetched.")
 
     monkeypatch.setattr(weights, "fetch", offline)
-    asked = study(tmp_path, models=("alexnet",), weights="imagenet")
+    asked = again(models=("alexnet",), weights="imagenet")
     outcome = reproduce(asked, store, tmp_path / "r.html")
     (left_out,) = outcome.left_out
     assert left_out.startswith("alexnet on demo: ")
@@ -113,10 +142,10 @@ def test_weights_that_can_not_be_had_leave_their_network_out(store, tmp_path, mo
 
 
 @pytest.mark.usefixtures("short_reports")
-def test_what_fails_is_told_and_the_others_go_on(store, tmp_path):
-    (tmp_path / "data").mkdir()
+def test_failures_are_named_and_the_study_continues(finished, store, again, tmp_path):
+    shutil.copytree(finished[0] / "data", tmp_path / "data")
     (tmp_path / "data" / "sat-4-full.mat").write_bytes(b"no MATLAB file")
-    asked = study(tmp_path, datasets=("sat4", "demo"))
+    asked = again(datasets=("sat4", "demo"), root=tmp_path / "data")
     outcome = reproduce(asked, store, tmp_path / "r.html")
     assert [failure.split(":")[0] for failure in outcome.failures] == [
         "pixelstats on sat4",
@@ -125,15 +154,6 @@ def test_what_fails_is_told_and_the_others_go_on(store, tmp_path):
     assert all("sat-4-full.mat" in failure for failure in outcome.failures)
     assert {run.selection.dataset for run in outcome.runs} == {"demo"}
     assert outcome.report["left_out"] == outcome.failures
-
-
-@pytest.mark.usefixtures("short_reports")
-def test_steps_are_told_of_as_a_whole(store, tmp_path):
-    listener = Listener()
-    reproduce(study(tmp_path), store, tmp_path / "r.html", progress=listener)
-    (phase,) = listener.named("Study")
-    assert (phase.n_done, phase.total) == (6, 6)
-    assert all(phase.is_over for phase in listener.phases)
 
 
 def test_the_papers_study_is_the_default():
@@ -164,7 +184,7 @@ def test_the_papers_study_is_the_default():
         ({"models": ("efficientnet_b0",)}, "featstore extract --model efficientnet_b0"),
     ],
 )
-def test_what_can_not_be_compared_is_named(settings, message):
+def test_wrong_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         Study(**settings)
 

@@ -16,6 +16,7 @@ from featstore.fitting.solvers.blocks import Samples, one_thread
 from featstore.fitting.splits import Split, n_rows, row_numbers
 from featstore.runs.confusion import count_pairs, to_record
 from featstore.store.selection import Selection
+from featstore.text import join_some
 
 MAX_SLOW_ROWS = 10_000
 """Training rows, evenly spread, that classifiers which predict slowly are scored on."""
@@ -149,7 +150,7 @@ def check_features(
     if constant.size:
         notes.append(
             f"{constant.size} of {n_features:,} features are the same in every training row "
-            f"(columns {_numbers(constant)}); they tell nothing."
+            f"(columns {join_some(constant.tolist())}); they tell nothing."
         )
     return int(constant.size)
 
@@ -157,17 +158,13 @@ def check_features(
 def _refuse_non_finite(selection: Selection, rows: np.ndarray, values: np.ndarray) -> None:
     bad = ~np.isfinite(values)
     row = rows[bad.any(axis=1)][0]
+    columns = join_some(np.flatnonzero(bad.any(axis=0)).tolist())
     raise FitError(
         f"{int(bad.any(axis=1).sum())} rows have features that are not finite numbers, the first "
         f"being row {row} ({selection.sample_ids[row]}), columns "
-        f"{_numbers(np.flatnonzero(bad.any(axis=0)))}. Look for damage with featstore store "
-        "verify; if it finds none, extract again with --precision fp32."
+        f"{columns}. Look for damage with featstore store verify; if it finds none, extract again "
+        "with --precision fp32."
     )
-
-
-def _numbers(values: np.ndarray) -> str:
-    shown = ", ".join(map(str, values[:5]))
-    return shown if values.size <= 5 else f"{shown}, ..."
 
 
 def score(y_true: np.ndarray, y_pred: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class LearningCurve:
     @property
     def name(self) -> str:
         """Network, layers and classifier, for people."""
-        return f"{self.model} {','.join(self.layers)} {self.clf}"
+        return f"{self.model} {'+'.join(self.layers)} · {self.clf}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the curve as JSON-able values."""

@@ -29,7 +29,7 @@ from featstore.runs.run import Run
 from featstore.runs.writer import make_run_id
 from featstore.store.feature_store import FeatureStore
 from featstore.store.selection import Selection
-from featstore.text import as_list, model_text
+from featstore.text import as_list, run_text
 
 SOLVERS = 3
 """Version of the solvers: another one may give the same fit other last digits."""
@@ -193,8 +193,9 @@ def plan_fit(selection: Selection, config: FitConfig, options: PlanOptions) -> P
 
 
 def _name(selection: Selection, config: FitConfig) -> str:
-    model = model_text(selection.model, selection.describe().weights)
-    name = f"{selection.title} {model} {','.join(selection.layers)} {config.clf}"
+    weights = selection.describe().weights
+    run = run_text(selection.model, weights, selection.layers, config.clf)
+    name = f"{selection.title} {run}"
     if config.split_seed is not None or config.seed:
         name += f" seed {config.seed}"
     return name

@@ -16,6 +16,7 @@ from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
 from featstore.store.leaks import leaked
 from featstore.store.selection import Selection
+from featstore.text import join_some
 
 Rows = slice | np.ndarray
 """Row numbers: a slice where they are contiguous, so that taking them copies nothing."""
@@ -112,7 +113,7 @@ def split_rows(
     tested = np.unique(y[np.concatenate([rows["test"], rows["val"]])])
     if (untrained := np.setdiff1d(tested, trained)).size:
         raise FitError(
-            f"No training rows for the class {_join([names[c] for c in untrained])}, which has "
+            f"No training rows for the class {join_some([names[c] for c in untrained])}, which has "
             f"test rows ({left_out}). Add training images of it, or remove the class, and extract "
             "again."
         )
@@ -139,7 +140,7 @@ def _check_rows(
     if y.size and y.max() >= len(names):
         raise FitError(
             f"A row has the label {y.max()}, but there are only the {len(names)} classes "
-            f"{_join(names)}. Extract the dataset again."
+            f"{join_some(names)}. Extract the dataset again."
         )
     if not rows["train"].size:
         raise FitError(
@@ -168,7 +169,7 @@ def _draw_split(
     if (short := np.flatnonzero(np.bincount(y[pool]) == 1)).size:
         raise FitError(
             "A new split needs two images or more of each class; "
-            f"{_join([names[c] for c in short.tolist()])} has one. Add images, or leave out "
+            f"{join_some([names[c] for c in short.tolist()])} has one. Add images, or leave out "
             "--split-seed."
         )
     drawn = StratifiedShuffleSplit(1, test_size=len(test), random_state=seed)
@@ -214,7 +215,7 @@ def check_folds(y: np.ndarray, n_folds: int, class_names: Sequence[str]) -> str:
             "A search needs two training rows or more of two classes: without them, a fold trains "
             "on one class only. Add images, or leave out --search."
         )
-    named = _join([f"{class_names[c]} {counts[c]}" for c in rare.tolist()])
+    named = join_some([f"{class_names[c]} {counts[c]}" for c in rare.tolist()])
     return f"Classes with fewer training rows than the {n_folds} folds of the search: {named}."
 
 
@@ -238,11 +239,6 @@ def _compact(rows: np.ndarray) -> Rows:
     if rows[-1] - rows[0] + 1 == rows.size:
         return slice(int(rows[0]), int(rows[-1]) + 1)
     return rows
-
-
-def _join(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def features_of(run: Run, store: FeatureStore) -> tuple[Selection, Split]:

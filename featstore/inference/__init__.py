@@ -1,1 +1,16 @@
-"""inference."""
+"""What a run says of new images and scenes, and which stored images are similar to others."""
+
+from featstore._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "Neighbor": "featstore.inference.neighbors",
+        "NeighborSearch": "featstore.inference.neighbors",
+        "Originals": "featstore.inference.source_images",
+        "Prediction": "featstore.inference.predict",
+        "Query": "featstore.inference.neighbors",
+        "nearest": "featstore.inference.nearest_rows",
+        "write_sheets": "featstore.inference.neighbors",
+    },
+)

@@ -1,4 +1,4 @@
-"""NeighborSearch: the stored images whose features are most like those of an image."""
+"""Find the stored images whose features are most like those of an image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from featstore.config import SPLITS
+from featstore.config import METRICS, SPLITS
 from featstore.datasets.base import FileDataset
 from featstore.datasets.decode import decode
 from featstore.datasets.formats.image_list import UnlabelledSource, find_images
@@ -21,7 +21,7 @@ from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import fit_scaler
 from featstore.fitting.splits import features_of
 from featstore.inference.contact_sheet import N_COLUMNS, SIDE_PX, Strip, Tile, draw_sheet
-from featstore.inference.nearest_rows import METRIC, nearest
+from featstore.inference.nearest_rows import nearest
 from featstore.inference.source_images import Originals
 from featstore.io.fingerprints import FingerprintCache
 from featstore.plotting import write_png
@@ -40,7 +40,7 @@ PAGE_ROWS = 12
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A stored image that is among the most like a query.
+    """A stored image that is near a query.
 
     Parameters
     ----------
@@ -48,11 +48,11 @@ class Neighbor:
         Row of the feature set.
     sample_id : str
     label : str or None
-        Name of its class, if it has one.
+        Name of its class, None without one.
     split : str
-        ``train``, ``test`` or ``val``; of a run that drew its own, the run's.
+        ``train``, ``test`` or ``val``; of a run that drew its own split, the run's.
     distance : float
-        Cosine distance, or Euclidean one.
+        Cosine or Euclidean distance.
     """
 
     row: int
@@ -64,7 +64,7 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class Query:
-    """One image, and what is most like it.
+    """One image and its neighbors.
 
     Parameters
     ----------
@@ -73,11 +73,11 @@ class Query:
     row : int or None
         Row of the stored sample.
     label : str or None
-        Its class; None of new images.
+        The stored sample's class; new images have None.
     neighbors : tuple of Neighbor
-        Nearest first; the stored sample itself is not among them.
+        Nearest first, without the stored sample itself.
     error : str or None
-        Why there are none, where the image can't be read.
+        Why the image has no neighbors, if it can't be read.
     """
 
     name: str
@@ -88,31 +88,31 @@ class Query:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Each class's share of the neighbors that have one, the largest first."""
+        """Each class's share of the labelled neighbors, the largest first."""
         labels = [one.label for one in self.neighbors if one.label is not None]
-        # Of equal shares the nearer class is first.
+        # Counter keeps the nearer class first among equal shares.
         return {label: n / len(labels) for label, n in Counter(labels).most_common()}
 
     @property
     def majority(self) -> str | None:
-        """Name of the class that most neighbors have."""
+        """Name of the most frequent class among the neighbors."""
         return next(iter(self.shares), None)
 
 
 @dataclass(frozen=True)
 class NeighborSearch:
-    """What :func:`find_neighbors` found.
+    """The result of :func:`find_neighbors`.
 
     Parameters
     ----------
     set_id : str
-        The feature set; of several whose features stand side by side, the first.
+        The feature set; with features of several sets side by side, the first.
     layers : tuple of str
     metric : str
     split : str
-        Which rows were looked among.
+        The split that was searched, or ``all``.
     n_rows : int
-        How many these are.
+        Number of rows that were searched.
     queries : tuple of Query
     """
 
@@ -124,7 +124,7 @@ class NeighborSearch:
     queries: tuple[Query, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all as JSON-able values, each query's ``shares`` among them."""
+        """Return all fields, and each query's ``shares``, as JSON-able values."""
         queries = [asdict(query) | {"shares": query.shares} for query in self.queries]
         return asdict(self) | {"layers": list(self.layers), "queries": queries}
 
@@ -136,7 +136,7 @@ def find_neighbors(
     store: str | Path | FeatureStore = "feature-store",
     k: int = 8,
     layers: str | None = None,
-    metric: str = METRIC,
+    metric: str = METRICS[0],
     split: str | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
@@ -152,33 +152,32 @@ def find_neighbors(
     images : sequence of str or Path
         Images, folders of images, or ids of stored samples.
     store : str, Path or FeatureStore
-        The store that it lies in.
+        The store of the run or feature set.
     k : int
-        How many to find for each.
+        Number of neighbors of each image.
     layers : str, optional
-        A layer of the feature set, or several with commas to put them side by side; needed where
-        it has several.
+        A layer of the feature set, or several with commas to put them side by side; required if
+        the set has several.
     metric : str
-        ``cosine`` or ``euclidean``, see :func:`featstore.inference.nearest_rows.nearest`.
+        ``cosine`` or ``euclidean``, see :func:`featstore.inference.nearest`.
     split : str, optional
-        Look only among the rows of a split, or of ``all``; by default among a run's training
-        rows, or all rows of a feature set.
+        The rows to search: a split, or ``all``; by default a run's training rows, or all rows
+        of a feature set.
     device : str
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:i``; stored samples need none.
+        Where the network runs on new images: ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
     progress : Progress
-        Told how it goes on.
 
     Raises
     ------
     ConfigError
-        When `k`, `metric` or `split` can't be used, or a run is given `layers`.
+        When `k`, `metric` or `split` is not valid, or `layers` is given with a run.
     DatasetNotFoundError
-        When an image is neither there nor a stored sample.
+        When an image is neither a file nor a stored sample.
     SelectionError
-        When there is no such run or feature set, its layers have to be chosen, or the split has
+        When the run or feature set is not found, its layers have to be chosen, or the split has
         no rows.
     WeightsError
-        When the weights that new images need are not to be had.
+        When the weights that new images need can't be had.
 
     Examples
     --------
@@ -189,20 +188,20 @@ def find_neighbors(
     if k < 1:
         raise ConfigError(f"k is {k}; ask for one neighbor or more.")
     opened = open_store(store, progress)
-    among = _rows_of(run_or_set, opened, layers, split)
-    selection = among.selection
+    candidates = _find_candidates(run_or_set, opened, layers, split)
+    selection = candidates.selection
     X = selection.memmap()
-    scaler = fit_scaler(Samples(X, among.fitted))
+    scaler = fit_scaler(Samples(X, candidates.fitted))
 
-    def answers(features: np.ndarray, n: int) -> Iterator[list[Neighbor]]:
-        rows, distances = nearest(X, among.rows, features, n, scaler=scaler, metric=metric)
+    def search(features: np.ndarray, n: int) -> Iterator[list[Neighbor]]:
+        rows, distances = nearest(X, candidates.rows, features, n, scaler=scaler, metric=metric)
         for pairs in zip(rows.tolist(), distances.tolist(), strict=True):
-            yield [among.neighbor(*pair) for pair in zip(*pairs, strict=True)]
+            yield [candidates.neighbor(*pair) for pair in zip(*pairs, strict=True)]
 
     queries = _queries(images, selection)
     stored = [i for i, query in enumerate(queries) if query.row is not None and not query.error]
     own = np.array([queries[i].row for i in stored], np.int64)
-    for i, found in zip(stored, answers(X[own], k + 1), strict=True):
+    for i, found in zip(stored, search(X[own], k + 1), strict=True):
         others = [one for one in found if one.row != queries[i].row]
         queries[i] = replace(queries[i], neighbors=tuple(others[:k]))
     new = [i for i, query in enumerate(queries) if query.row is None]
@@ -211,24 +210,24 @@ def find_neighbors(
         cache = FingerprintCache(opened.cache_dir / "fingerprints")
         encoder = Encoder(selection.feature_specs, dataset.bands, device, cache, progress)
         for block in encoder.blocks(dataset, "Encoding", progress):
-            each = answers(block.X[block.readable], k)
+            found_next = search(block.X[block.readable], k)
             for row in range(block.start, block.stop):
                 error = block.errors.get(row)
-                neighbors = tuple(next(each)) if error is None else ()
+                neighbors = tuple(next(found_next)) if error is None else ()
                 queries[new[row]] = replace(queries[new[row]], neighbors=neighbors, error=error)
     return NeighborSearch(
         selection.parts[0][0],
         selection.layers,
         metric,
-        among.split,
-        len(among.rows),
+        candidates.split,
+        len(candidates.rows),
         tuple(queries),
     )
 
 
 @dataclass(frozen=True)
 class _Candidates:
-    """The rows to look among."""
+    """The rows to search, those that the scaler is fitted to, and each row's split."""
 
     selection: Selection
     rows: np.ndarray
@@ -252,7 +251,7 @@ def _label(selection: Selection, row: int) -> str | None:
     return selection.class_names[label] if label >= 0 else None
 
 
-def _rows_of(
+def _find_candidates(
     run_or_set: Run | str | Path, store: FeatureStore, layers: str | None, split: str | None
 ) -> _Candidates:
     if split not in (None, ALL, *SPLITS):
@@ -279,17 +278,17 @@ def _rows_of(
         name, split = found, split or ALL
     rows = np.flatnonzero(usable if split == ALL else usable & (splits == split))
     if not rows.size:
-        there = ", ".join(np.unique(splits[usable]).tolist())
+        present = ", ".join(np.unique(splits[usable]).tolist())
         raise SelectionError(
-            f"{name} has no rows of the split {split}; choose of {there} with --split."
-            if there
+            f"{name} has no rows of the split {split}; it has {present}. Choose with --split."
+            if present
             else f"{name} has no rows with features: none of its images could be read."
         )
     return _Candidates(selection, rows, np.flatnonzero(fitted), splits, split)
 
 
 def _open(name: str | Path, store: FeatureStore) -> Run | str:
-    """Return the run, or the full name of the feature set, that goes by a name."""
+    """Return the run of a name, or else the full name of a feature set."""
     try:
         return open_run(name, store)
     except RunError as no_run:
@@ -310,11 +309,11 @@ def _queries(images: Sequence[str | Path], selection: Selection) -> list[Query]:
         rows = np.flatnonzero(selection.sample_ids == str(image))
         if not rows.size:
             raise DatasetNotFoundError(
-                f"{image} is not there: name an image, a folder of images, or a sample of "
+                f"{image} does not exist. Name an image, a folder of images, or a sample of "
                 f"{selection.parts[0][0]}, such as {selection.sample_ids[0]}."
             )
         row = int(rows[0])
-        masked = f"{image} has no features, for its image could not be read."
+        masked = f"{image} has no features: its image could not be read."
         error = None if selection.valid[row] else masked
         queries.append(Query(str(image), row, _label(selection, row), error=error))
     return queries
@@ -328,31 +327,30 @@ def write_sheets(
     root: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> list[Path]:
-    """Draw each query beside its neighbors, as PNG figures.
+    """Draw each query beside its neighbors, as PNG files.
 
     Parameters
     ----------
     found : NeighborSearch
     path : str or Path
-        The figure. Where there is more than fits one, they are numbered: ``neighbors-1.png``,
-        ``neighbors-2.png``, ...
+        The PNG file. Several are numbered: ``neighbors-1.png``, ``neighbors-2.png``, ...
     store : str, Path or FeatureStore
-        The store that the features lie in.
+        The store of the features.
     root : str or Path, optional
-        Where the stored images are; by default where they were extracted from. Those that are
-        not to be had are shown as gray tiles.
+        Folder of the stored images; by default the one they were extracted from. Gray tiles
+        stand for missing images.
     progress : Progress
-        Told why, and how it goes on.
+        Receives the reason for gray tiles.
 
     Returns
     -------
     list of Path
-        The figures; none where no query has neighbors.
+        The files; none if no query has neighbors.
 
     Raises
     ------
     StoreError
-        When a figure can't be written.
+        When a file can't be written.
     """
     opened = open_store(store, progress)
     pictures = _Pictures(Originals(opened, found.set_id, root, progress), progress)
@@ -384,7 +382,7 @@ class _Pictures:
         self._originals = originals
         self._reason = originals.unavailable_reason()
         if self._reason is not None:
-            progress.say(f"Stored images are shown as gray tiles. {self._reason}")
+            progress.say(f"Gray tiles stand for the stored images. {self._reason}")
 
     def strip(self, query: Query) -> Strip:
         """Return a query's row of pictures."""
@@ -393,7 +391,7 @@ class _Pictures:
         title = f"Query: {query.label}" if query.label else guessed
         tiles = [
             Tile(
-                self._stored(one.row),
+                self._stored_image(one.row),
                 one.label or "no class",
                 one.sample_id,
                 f"{one.distance:.3f}" if one.distance < 10 else f"{one.distance:.1f}",
@@ -401,17 +399,17 @@ class _Pictures:
             )
             for one in query.neighbors
         ]
-        return Strip(Tile(self._query(query), title, query.name), tiles)
+        return Strip(Tile(self._query_image(query), title, query.name), tiles)
 
-    def _query(self, query: Query) -> np.ndarray | None:
+    def _query_image(self, query: Query) -> np.ndarray | None:
         if query.row is not None:
-            return self._stored(query.row)
+            return self._stored_image(query.row)
         try:
             return decode(Path(query.name), SIDE_PX)
         except ImageError:
             return None
 
-    def _stored(self, row: int) -> np.ndarray | None:
+    def _stored_image(self, row: int) -> np.ndarray | None:
         if self._reason is not None:
             return None
         try:

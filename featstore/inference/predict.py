@@ -1,4 +1,4 @@
-"""Prediction: new images through a run's own backbone, layers and model."""
+"""Label new images with a run's backbone, layers and model."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from featstore.store.feature_store import FeatureStore, open_store
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run says of one image.
+    """A run's label for one image.
 
     Parameters
     ----------
     path : str
         The image.
     label : str or None
-        Name of the class; None when the image can't be read.
+        Name of the class; None if the image can't be read.
     score : float or None
-        Of that class: a probability, or the decision value of a classifier that gives none.
+        The class's probability or decision value; None if the classifier gives neither.
     score_kind : str
         ``probability`` or ``decision value``.
     error : str or None
@@ -55,8 +55,7 @@ def predict(
 ) -> list[Prediction]:
     """Label new images with a run's model.
 
-    They go through the same preprocessing, backbone and layers as the images that the model was
-    trained on.
+    The images take the same preprocessing, backbone and layers as the model's training images.
 
     Parameters
     ----------
@@ -65,27 +64,26 @@ def predict(
     images : sequence of str or Path
         Images, or folders of images.
     store : str, Path or FeatureStore
-        The store that the run lies in.
+        The store of the run.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
     trusted : sequence of str
-        Types of a classifier of the user's, as ``package.module.Class``. Their code is run.
+        Types of your own classifier, as ``package.module.Class``. Their code is run.
     progress : Progress
-        Told how it goes on.
 
     Returns
     -------
     list of Prediction
-        One for each image, in order; one that can't be read has an error instead of a label.
+        One for each image, in order; an unreadable image has an error instead of a label.
 
     Raises
     ------
     DatasetNotFoundError
-        When an image or folder is not there.
+        When an image or folder does not exist.
     RunError
-        When there is no such run, or it can't be loaded.
+        When the run is not found, or can't be loaded.
     WeightsError
-        When the weights that it was trained with are not to be had.
+        When the run's weights can't be had.
     """
     opened = open_store(store, progress)
     run = run if isinstance(run, Run) else open_run(run, opened)
@@ -96,13 +94,13 @@ def predict(
     predictions = []
     for block in encoder.blocks(dataset, "Predicting", progress):
         readable = block.readable
-        judged = predict_blocks(model, Samples(block.X, np.flatnonzero(readable)))
-        found = zip(judged.labels.tolist(), judged.scores.tolist(), strict=True)
+        predicted = predict_blocks(model, Samples(block.X, np.flatnonzero(readable)))
+        found = zip(predicted.labels.tolist(), predicted.scores.tolist(), strict=True)
         for row in range(block.start, block.stop):
             label, score = next(found) if readable[row - block.start] else (None, None)
-            # A classifier of the user's may not say how sure it is.
+            # Your own classifier may give no score.
             score = None if score is None or np.isnan(score) else score
             name = None if label is None else run.class_names[label]
             path, error = str(dataset.paths[row]), block.errors.get(row)
-            predictions.append(Prediction(path, name, score, judged.score_kind, error))
+            predictions.append(Prediction(path, name, score, predicted.score_kind, error))
     return predictions

@@ -1,4 +1,4 @@
-"""Originals: the images that rows of features were computed from, for people to look at."""
+"""Find the images that rows of features were computed from."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from featstore.store.format.schema import Facets
 
 
 class Originals:
-    """The images of a feature set's rows, read from where they were extracted from.
+    """The images of a feature set's rows, read from the folder they were extracted from.
 
-    Nothing is opened before an image is asked for.
+    The folder is opened with the first image.
 
     Parameters
     ----------
@@ -29,9 +29,8 @@ class Originals:
     set_id : str
         The feature set, as :meth:`featstore.store.feature_store.FeatureStore.get` takes it.
     root : str or Path, optional
-        Where the images are; by default where they were extracted from.
+        Folder of the images; by default the one they were extracted from.
     progress : Progress
-        Told of files that have to be fingerprinted again.
     """
 
     def __init__(
@@ -54,18 +53,18 @@ class Originals:
         row : int
             Row of the feature set.
         min_size : int, optional
-            Side in pixels below which neither side of the image may fall where it is read at a
-            reduced size; see :meth:`featstore.datasets.Dataset.read`.
+            Shortest side in pixels to which a reader may reduce the image; see
+            :meth:`featstore.datasets.Dataset.read`.
 
         Raises
         ------
         DatasetError
-            When the images are not there any more, or are not those of the set.
+            When the images are gone, or are others than those of the set.
         ImageError
-            When this one can't be decoded.
+            When this image can't be decoded.
         """
         image = self._dataset.read(row, min_size)
-        # Every format has these three first.
+        # Red, green and blue are the first bands of every format.
         return np.ascontiguousarray(image[..., :3])
 
     def unavailable_reason(self) -> str | None:
@@ -81,28 +80,27 @@ class Originals:
         info, facets = self._feature_set.info.dataset, self._feature_set.facets
         root = self._root if self._root is not None else info.root
         try:
-            dataset = _opened(facets, root)
+            dataset = _open(facets, root)
             fingerprint = dataset_fingerprint(
                 dataset.identity(), dataset.files(), self._cache, self._progress
             )
         except (FeatstoreError, OSError) as error:
             raise DatasetNotFoundError(
-                f"The images of {self._feature_set.set_id} are not where they were; name the "
+                f"The images of {self._feature_set.set_id} are gone from their folder. Name the "
                 f"folder that holds them now with --root. {error}"
             ) from error
         if fingerprint != info.fingerprint:
             raise DatasetError(
-                f"The images at {data_root(root)} are not those any more that "
-                f"{self._feature_set.set_id} was extracted from. Name the folder that holds these "
-                "with --root, or extract again."
+                f"The images at {data_root(root)} are not those of {self._feature_set.set_id}. "
+                "Name the folder that holds them with --root, or extract again."
             )
         return dataset
 
 
-def _opened(facets: Facets, root: str | Path | None) -> Dataset:
+def _open(facets: Facets, root: str | Path | None) -> Dataset:
     name, seed = facets.dataset, facets.seed
     if name == "demo":
-        # Where it is missing it would be generated, and to look on is to change nothing.
+        # Opening a demo generates it; showing its images must not.
         places = FORMATS[name].places(data_root(root))
         if not any((place / demo_file(seed)).is_file() for place in places):
             raise DatasetNotFoundError(

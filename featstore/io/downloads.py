@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from featstore.errors import DownloadError, SpaceError
 from featstore.progress import SILENT, Progress
+from featstore.text import nbytes_text
 
 ATTEMPTS = 5
 
@@ -250,7 +251,7 @@ def unzip(archive: Path, folder: Path) -> Path:
             nbytes = sum(member.file_size for member in packed.infolist())
             if nbytes > (free := shutil.disk_usage(folder).free):
                 raise SpaceError(
-                    f"Unpacking {archive} takes {nbytes / 1e9:.1f} GB; {free / 1e9:.1f} GB are "
+                    f"Unpacking {archive} takes {nbytes_text(nbytes)}; {nbytes_text(free)} are "
                     f"free in {folder.parent}."
                 )
             packed.extractall(folder)

@@ -22,6 +22,7 @@ from featstore.io.downloads import fetch
 from featstore.io.files import file_sha256
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import SILENT, Progress
+from featstore.text import join_some
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -343,12 +344,7 @@ def load_into(network: torch.nn.Module, state: Mapping[str, torch.Tensor], path:
         lists = {"missing": missing, "not in the network": unexpected, "of another shape": shapes}
         raise WeightsError(
             f"{path} does not fit the network:\n"
-            + "\n".join(f"  {what}: {_some(names)}" for what, names in lists.items() if names)
+            + "\n".join(f"  {what}: {join_some(names)}" for what, names in lists.items() if names)
             + "\nGive weights of this very network, or another --model."
         )
     network.load_state_dict(own | dict(state))
-
-
-def _some(names: list[str], limit: int = 5) -> str:
-    more = f", and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -1,7 +1,8 @@
-"""Accuracies as bars; features in two dimensions by PCA or UMAP."""
+"""Draw accuracies as bars, and features in two dimensions by PCA or UMAP."""
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,73 +14,63 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
+from featstore.config import PROJECTIONS
 from featstore.errors import ConfigError
 from featstore.fitting.solvers.blocks import Samples, one_thread
 from featstore.fitting.solvers.scaling import fit_scaler
-from featstore.plotting import INK, PALETTE, STYLE, class_text, literal_text, shortened
+from featstore.plotting import INK, PALETTE, STYLE, class_text, literal_text
 
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
-"""Markers of the first classes; those after them are stars of ever more points."""
+"""Markers of the first classes; further ones are stars of ever more points."""
 
 
-def draw_accuracies(summaries: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the runs' test accuracies as bars, best first.
+NAME_LENGTH = 46
+"""Letters of a run's name on one line beside its bar."""
 
-    Parameters
-    ----------
-    summaries : sequence of mapping
-        As :func:`featstore.report.summaries.summarize` returns them, of one dataset.
 
-    Returns
-    -------
-    matplotlib.figure.Figure
-        A line across each bar marks what naming the most frequent class would score.
+def draw_accuracies(lines: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the test accuracies of fits as bars, in their order, with the deviation of repeats.
+
+    `lines` are those of :func:`featstore.report.summarize` on one dataset. A mark in
+    each bar shows the accuracy of always naming the most frequent class.
     """
-    ranked = sorted(summaries, key=lambda s: (-s["accuracy"], s["run_id"]))
-    names = []
-    for s in ranked:
-        features = shortened(f"{s['model']} {','.join(s['layers'])}", 43 - len(s["clf"]))
-        lines = filter(None, [f"{features} · {s['clf']}", shortened(s["settings"], 48)])
-        names.append(literal_text("\n".join(lines)))
-    row_in = 0.36 if any(s["settings"] for s in ranked) else 0.27
+    names = [_name_lines(line["name"]) for line in lines]
+    # One unit is a bar with a name of one line.
+    heights = [0.58 + 0.42 * len(name) for name in names]
+    ends = np.cumsum(heights)
+    places = ends - np.array(heights) / 2
     with mpl.rc_context(STYLE):
-        fig = Figure(figsize=(7.2, 0.85 + row_in * len(ranked)), layout="constrained")
+        fig = Figure(figsize=(7.2, 0.85 + 0.3 * ends[-1]), layout="constrained")
         ax = fig.add_subplot()
-        at = range(len(ranked))
-        percent = [100 * s["accuracy"] for s in ranked]
-        spread = [100 * s.get("accuracy_deviation", 0.0) for s in ranked]
-        ax.barh(at, percent, height=0.68, color=PALETTE[0])
-        for y, value, own in zip(at, percent, spread, strict=True):
-            if own:
-                ax.errorbar(value, y, xerr=own, color=INK, linewidth=1.2, capsize=2.5)
-            ax.text(value + own + 0.8, y, f"{value:.1f}", va="center_baseline", fontsize=8.5)
-        for y, s in zip(at, ranked, strict=True):
-            x = 100 * s["majority_accuracy"]
-            ax.plot([x, x], [y - 0.34, y + 0.34], color=PALETTE[4], linewidth=2.2)
-        ax.set_yticks(at, names)
+        percent = [100 * line["accuracy"] for line in lines]
+        deviations = [100 * line.get("accuracy_deviation", 0.0) for line in lines]
+        ax.barh(places, percent, height=0.62, color=PALETTE[0])
+        for y, value, deviation, line in zip(places, percent, deviations, lines, strict=True):
+            if deviation:
+                ax.errorbar(value, y, xerr=deviation, color=INK, linewidth=1.2, capsize=2.5)
+            ax.text(value + deviation + 0.8, y, f"{value:.1f}", va="center_baseline", fontsize=8.5)
+            x = 100 * line["majority_accuracy"]
+            ax.plot([x, x], [y - 0.31, y + 0.31], color=PALETTE[4], linewidth=2.2)
+        ax.set_yticks(places, [literal_text("\n".join(name)) for name in names])
         ax.tick_params(axis="y", length=0)
-        ax.invert_yaxis()
-        ax.set_xlim(0, 108)
+        ax.set_ylim(ends[-1], 0)
+        ax.set_xlim(0, 100)
         ax.set_xticks(range(0, 101, 20))
         ax.set_xlabel("test accuracy (%); orange: always the most frequent class")
         ax.spines["left"].set_visible(False)
     return fig
 
 
+def _name_lines(name: str) -> list[str]:
+    """Return a run's name in lines, broken at spaces and after ``+``."""
+    lines = textwrap.wrap(name.replace("+", "+ "), NAME_LENGTH, break_on_hyphens=False)
+    return [line.replace("+ ", "+") for line in lines]
+
+
 def draw_projection(projection: Projection, y: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Draw features in two dimensions, coloured by class.
+    """Draw features in two dimensions, coloured by their classes `y`, with a legend beside.
 
-    Parameters
-    ----------
-    projection : Projection
-    y : ndarray of shape (n_rows,), int
-        Classes of the points.
-    class_names : sequence of str
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        No two classes have both colour and marker in common; the legend stands beside.
+    No two classes share both colour and marker.
     """
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(7.2, 4.6), layout="constrained")
@@ -107,16 +98,13 @@ def draw_projection(projection: Projection, y: np.ndarray, class_names: Sequence
 
 def _marker(number: int) -> Any:
     n_points = number - len(MARKERS) + 4
-    # Its number of points, the kind that is a star, its angle.
+    # A tuple of 1 in the middle is a star, by its number of points and angle.
     return MARKERS[number] if number < len(MARKERS) else (n_points, 1, 0)
 
 
-METHODS = ("auto", "pca", "umap")
-
-
 N_COMPONENTS = 50
-"""Principal components that UMAP is given: McInnes et al. advise some reduction beforehand, which
-also takes the noise of a thousand columns away; arXiv:1802.03426."""
+"""Principal components that UMAP gets: McInnes et al. advise to reduce a thousand columns first,
+which also takes noise away; arXiv:1802.03426."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +117,7 @@ class Projection:
     method : str
         ``PCA`` or ``UMAP``.
     axes : tuple of str
-        What the two axes are, for a figure.
+        Labels of the two axes.
     """
 
     points: np.ndarray
@@ -137,22 +125,32 @@ class Projection:
     axes: tuple[str, str]
 
 
+def check_projection(method: str) -> None:
+    """Refuse an unknown method of :func:`project`, and one that is not installed."""
+    if method not in PROJECTIONS:
+        raise ConfigError(f"method is {method!r}; it must be one of {', '.join(PROJECTIONS)}.")
+    if method == "umap" and find_spec("umap") is None:
+        raise ConfigError(
+            "UMAP is not installed. Install it with: pip install 'featstore[umap]', or take pca."
+        )
+
+
 def project(
-    X: np.ndarray, rows: np.ndarray, *, method: str = "auto", random_state: int = 0
+    X: np.ndarray, rows: np.ndarray, *, method: str = PROJECTIONS[0], random_state: int = 0
 ) -> Projection:
     """Project rows of features onto a plane, standardised first.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features), float32
-        May be a memory map; the rows that are asked for must fit memory.
+        May be a memory map; the chosen rows must fit memory.
     rows : ndarray of shape (n_rows,), int
-        Which rows; at least 3.
+        The rows to project; at least 3.
     method : str
-        ``pca``; ``umap``, which shows neighbourhoods rather than directions and needs the extra
-        ``featstore[umap]``; or ``auto``: UMAP where it is installed.
+        ``pca``; or ``umap``, which shows neighbourhoods rather than directions, needs the extra
+        ``featstore[umap]`` and takes some 20 seconds to compile.
     random_state : int
-        Of UMAP, and of the randomised decomposition.
+        Seed of UMAP and of the randomised decomposition.
 
     Returns
     -------
@@ -161,25 +159,18 @@ def project(
     Raises
     ------
     ConfigError
-        When there is no such method, or it is not installed.
+        When the method is unknown or not installed.
     """
-    if method not in METHODS:
-        raise ConfigError(f"method is {method!r}; it must be one of {', '.join(METHODS)}.")
-    has_umap = find_spec("umap") is not None
-    if method == "umap" and not has_umap:
-        raise ConfigError(
-            "UMAP is not installed. Install it with: pip install 'featstore[umap]', or take pca."
-        )
+    check_projection(method)
     samples = Samples(X, rows)
     scaler = fit_scaler(samples)
     standard = scaler.transform(samples.take(slice(0, len(samples))))
-    by_umap = has_umap and method != "pca"
-    n_components = min(N_COMPONENTS if by_umap else 2, *standard.shape)
+    n_components = min(N_COMPONENTS if method == "umap" else 2, *standard.shape)
     # Rows that are all alike have no variance to share.
     with one_thread(), np.errstate(invalid="ignore"):
         pca = PCA(n_components, svd_solver="randomized", random_state=random_state)
         points = pca.fit_transform(standard)
-    if by_umap:
+    if method == "umap":
         return Projection(_umap(points, random_state), "UMAP", ("UMAP 1", "UMAP 2"))
     if points.shape[1] < 2:
         points = np.column_stack([points, np.zeros(len(points))])
@@ -190,16 +181,15 @@ def project(
 
 def _umap(points: np.ndarray, random_state: int) -> np.ndarray:
     with warnings.catch_warnings():
-        # It tells of TensorFlow, which only its parametric variant uses.
+        # umap warns that TensorFlow is missing, which only its parametric variant uses.
         warnings.simplefilter("ignore", ImportWarning)
         from umap import UMAP
 
-    n_neighbors = min(15, len(points) - 1)
-    # With a seed it uses one thread, and says so unless it is asked for one.
     reducer = UMAP(
-        n_neighbors=n_neighbors,
+        n_neighbors=min(15, len(points) - 1),
         init="spectral" if len(points) > 20 else "random",
         random_state=random_state,
+        # With a seed umap uses one thread, and warns unless asked for one.
         n_jobs=1,
     )
     return np.asarray(reducer.fit_transform(points), dtype=np.float32)

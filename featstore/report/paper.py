@@ -58,10 +58,10 @@ N_ROWS = {"sat4": (400_000, 100_000), "sat6": (324_000, 81_000), "ucmerced": (1_
 """Training and test images: Table 3."""
 
 
-FINAL = "final layer"
+FINAL, ALL = "final layer", "all three"
 
 
-ROLES = ("first convolution", "deep convolution", FINAL, "all three")
+ROLES = ("first convolution", "deep convolution", FINAL, ALL)
 """What the paper compares: section 5 sets the combination beside the single layers."""
 
 

@@ -1,4 +1,4 @@
-"""Exhibits: the tables of a report, made from runs and feature sets."""
+"""Make a report's tables from runs and feature sets."""
 
 from __future__ import annotations
 
@@ -7,132 +7,156 @@ from typing import Any
 
 from featstore.errors import FeatstoreError
 from featstore.report import paper
-from featstore.report.summaries import (
-    Line,
-    apart,
+from featstore.report.names import (
+    differing_settings,
     features_settings,
     fit_settings,
-    gather_repeats,
-    listed,
+    join,
     rows_text,
 )
+from featstore.report.ranking import Line, Ranking
+from featstore.report.summaries import compare_published
 from featstore.report.table import NONE, Cell, Table, percent
 from featstore.runs.run import Run
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.schema import LayerRecord
-from featstore.text import is_random, model_text, nbytes_text
+from featstore.text import model_text, nbytes_text
+
+SHORT_TITLES = {"sat4": "SAT-4", "sat6": "SAT-6", "ucmerced": "UC Merced"}
+"""The paper's datasets in headings."""
 
 
-def runs_table(name: str, title: str, runs: Sequence[Run]) -> Table:
-    """Return the table of runs on one dataset, the best first; repeats of one fit as one row.
+BOLD = "Bold: the best, and the others that no test tells from it at 5 %."
 
-    Beside a network and a classifier stands in what its runs differ.
-    """
-    by_id = {run.run_id: run for run in runs}
-    lines = gather_repeats([run.summary() for run in runs])
-    ranked = sorted(lines, key=lambda line: -line["accuracy"])
-    own = [by_id[line["run_id"]] for line in ranked]
-    rows = []
-    for line, features, fit in zip(ranked, _features_apart(own), _fits_apart(own), strict=True):
-        n_repeats = line["n_repeats"]
-        spread = f" ± {percent(line['accuracy_deviation'])}" if n_repeats > 1 else ""
-        clf = line["clf"] + (f" × {n_repeats}" if n_repeats > 1 else "")
-        rows.append(
-            [
-                Cell(model_text(line["model"], line["weights"]), None, line["run_id"], features),
-                Cell(", ".join(line["layers"])),
-                Cell(clf, detail=listed([fit, "" if line["converged"] else "not converged"])),
-                Cell(percent(line["accuracy"]) + spread, line["accuracy"], is_best=True),
-                _share(line["average_accuracy"]),
-                Cell(NONE if line["kappa"] is None else f"{line['kappa']:.3f}", line["kappa"]),
-                _share(line["majority_accuracy"]),
-                _share(line["train_accuracy"]),
-                _share(line["cv_accuracy"]),
-                _count(line["n_train"]),
-                _count(line["n_test"]),
-                Cell(f"{line['duration_s']:,.1f}", line["duration_s"]),
-            ]
-        )
-    numbers = ("accuracy", "average", "kappa", "majority", "training", "CV", "train", "test")
-    columns = [(c, False) for c in ("model", "layers", "classifier")]
-    columns += [(c, True) for c in (*numbers, "time (s)")]
+
+def runs_table(name: str, title: str, ranking: Ranking) -> Table:
+    """Return the table of all fits on the same images, the best first."""
+    choice = ranking.choice
+    bold = [choice.best["series"], *(line["series"] for line in choice.equal)]
+    lines = ranking.lines
+    columns = {
+        "run": [_run_cell(line) for line in lines],
+        "accuracy": [_accuracy_cell(line, line["series"] in bold) for line in lines],
+        "average": [_share(line["average_accuracy"]) for line in lines],
+        "CV": [_share(line["cv_accuracy"]) for line in lines],
+        "kappa": [Cell(_kappa_text(line["kappa"]), line["kappa"]) for line in lines],
+        "training": [_share(line["train_accuracy"]) for line in lines],
+        "majority": [_share(line["majority_accuracy"]) for line in lines],
+        "train": [_count(line["n_train"]) for line in lines],
+        "test": [_count(line["n_test"]) for line in lines],
+        "time (s)": [Cell(f"{line['duration_s']:,.1f}", line["duration_s"]) for line in lines],
+    }
+    # With as many test images of each class both are the same number.
+    if all(abs(line["average_accuracy"] - line["accuracy"]) < 1e-9 for line in lines):
+        del columns["average"]
+    by_cv = any(line["cv_accuracy"] is not None for line in lines)
+    order = "by CV where there is one, otherwise by accuracy" if by_cv else "by accuracy"
+    repeated = " ± the deviation of repeats" if any(line["n_repeats"] > 1 for line in lines) else ""
     return Table(
         name,
         f"All runs on {title}",
-        tuple(columns),
-        rows,
-        "Accuracies in %, of the test rows unless it says training. Majority: always naming the "
-        "most frequent class. CV: of the cross-validation that chose the parameters. Train, test: "
-        "rows.",
+        tuple((heading, heading != "run") for heading in columns),
+        [list(row) for row in zip(*columns.values(), strict=True)],
+        f"Accuracy of the test images in %{repeated}. The order is {order}. {BOLD}",
+        tuple(heading for heading in columns if heading not in ("run", "accuracy")),
+        {
+            "average": "Average: mean of the classes' accuracies.",
+            "CV": "CV: accuracy of the cross-validation that chose the parameters.",
+            "training": "Training: accuracy of the training images.",
+            "majority": "Majority: accuracy of always naming the most frequent class.",
+            "train": "Train: number of training images.",
+            "test": "Test: number of test images.",
+        },
     )
 
 
-def layers_table(name: str, title: str, runs: Sequence[Run]) -> Table | None:
+def _run_cell(line: Line) -> Cell:
+    n_repeats = f"{line['n_repeats']} repeats" if line["n_repeats"] > 1 else ""
+    converged = "" if line["converged"] else "not converged"
+    return Cell(line["name"], None, line["run_id"], join([n_repeats, converged]))
+
+
+def _accuracy_cell(line: Line, is_bold: bool) -> Cell:
+    deviation = line.get("accuracy_deviation")
+    spread = "" if deviation is None else f" ± {percent(deviation)}"
+    return Cell(percent(line["accuracy"]) + spread, line["accuracy"], is_best=is_bold)
+
+
+def layers_table(name: str, title: str, ranking: Ranking) -> Table | None:
     """Return the accuracies of each network's early, deep and final layers, and of all three.
 
-    It is the comparison of the paper's section 5. Networks of which fewer than two of these have
-    runs are left out; None is returned where all are.
-
-    Parameters
-    ----------
-    name, title : str
-    runs : sequence of Run
-        On one dataset, oldest first; of several of a kind the latest counts. Only those that were
-        trained and judged on as many images, read alike, with the same settings, are set side by
-        side; beside their names stands in what rows differ.
+    It is the comparison of the paper's section 5. Only fits with the same settings, trained and
+    tested on as many images, share a row; rows with fewer than two layers are left out. Without
+    rows the table is None.
     """
-    by_id = {run.run_id: run for run in runs}
     found: dict[tuple[Any, ...], dict[str, Line]] = {}
-    for line in gather_repeats([run.summary() for run in runs]):
+    for line in ranking.lines:
         if kind := paper.role(line["model"], line["layers"]):
-            run = by_id[line["run_id"]]
-            asked = (*features_settings(run).values(), *fit_settings(run).values())
+            run = ranking.run(line)
+            settings = (*features_settings(run).values(), *fit_settings(run).values())
             counts = (line["n_train"], line["n_test"])
-            key = (_model(run), run.clf, *counts, rows_text(run), *asked)
-            found.setdefault(key, {})[kind] = line
+            key = (_model(run), run.clf, *counts, rows_text(run), *settings)
+            own = found.setdefault(key, {})
+            if kind not in own or own[kind]["created"] < line["created"]:
+                own[kind] = line
+    groups = [by_role for _, by_role in sorted(found.items()) if len(by_role) > 1]
+    if not groups:
+        return None
+    first_runs = [ranking.run(next(iter(by_role.values()))) for by_role in groups]
+    images = differing_settings([{(_model(run), run.clf): rows_text(run)} for run in first_runs])
+    details = zip(_differing_features(first_runs), _differing_fits(first_runs), images, strict=True)
     rows = []
-    told = [by_role for _, by_role in sorted(found.items()) if len(by_role) > 1]
-    own = [by_id[next(iter(by_role.values()))["run_id"]] for by_role in told]
-    images = apart([{(_model(run), run.clf): rows_text(run)} for run in own])
-    for by_role, run, features, fit, of_images in zip(
-        told, own, _features_apart(own), _fits_apart(own), images, strict=True
-    ):
-        best = max(line["accuracy"] for line in by_role.values())
-        cells = [
-            Cell(_model(run), detail=features),
-            Cell(run.clf, detail=listed([fit, of_images])),
-        ]
+    for by_role, run, (features, fit, rows_of) in zip(groups, first_runs, details, strict=True):
+        choice = ranking.choose(list(by_role.values()))
+        bold = [choice.best, *choice.equal]
+        cells = [Cell(_model(run), detail=features), Cell(run.clf, detail=join([fit, rows_of]))]
         for kind in paper.ROLES:
-            line = by_role.get(kind, {})
-            if not line:
+            if (own_line := by_role.get(kind)) is None:
                 cells.append(Cell(NONE))
                 continue
-            layer = "" if kind == paper.ROLES[-1] else line["layers"][0]
-            value = line["accuracy"]
-            cells.append(Cell(percent(value), value, line["run_id"], layer, value == best))
+            layer = "" if kind == paper.ALL else own_line["layers"][0]
+            value = own_line["accuracy"]
+            cells.append(Cell(percent(value), value, own_line["run_id"], layer, own_line in bold))
         rows.append(cells)
-    if not rows:
-        return None
     columns = (("network", False), ("classifier", False), *((kind, True) for kind in paper.ROLES))
     return Table(
         name,
         f"Early, deep and final layers on {title}",
         columns,
         rows,
-        "Test accuracy in %. The paper's claim is that earlier layers beside the final one do "
-        "better than either alone. Maps are averaged over their positions, so that the first "
+        f"Test accuracy in %. {BOLD} The paper's claim is that earlier layers beside the final one "
+        "do better than either alone. Maps are averaged over their positions, so that the first "
         "convolution alone has a few dozen features.",
     )
 
 
-def published_table(published: dict[str, list[dict[str, Any]]]) -> Table | None:
+def study_tables(runs: Sequence[Run]) -> list[Table]:
+    """Return the paper's Table 4 beside ours, and the comparison of layers for each dataset."""
+    by_dataset: dict[str, list[Run]] = {}
+    for run in runs:
+        by_dataset.setdefault(run.selection.dataset, []).append(run)
+    tables = [published_table(published_by_dataset(runs))]
+    for own in by_dataset.values():
+        tables.append(layers_table("layers", own[0].selection.title, Ranking(own)))
+    return [table for table in tables if table]
+
+
+def published_by_dataset(runs: Sequence[Run]) -> dict[str, list[dict[str, Any]]]:
+    """Return :func:`compare_published` of each dataset of the paper that has runs."""
+    # Images of one dataset may have come from several folders.
+    names = dict.fromkeys(run.selection.dataset for run in runs)
+    return {
+        name: lines
+        for name in names
+        if (lines := compare_published(name, [r for r in runs if r.selection.dataset == name]))
+    }
+
+
+def published_table(published: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table | None:
     """Return the paper's Table 4 with ours beside it; None without runs on its datasets.
 
-    Parameters
-    ----------
-    published : dict of str to list of dict
-        :func:`compare_published` by dataset, those without runs left out.
+    `published` is :func:`compare_published` by dataset.
     """
     if not published:
         return None
@@ -140,8 +164,7 @@ def published_table(published: dict[str, list[dict[str, Any]]]) -> Table | None:
     methods = dict.fromkeys(row[0] for rows in paper.PUBLISHED.values() for row in rows)
     rows = {method: [Cell(method)] for method in methods}
     partial = []
-    for dataset in paper.DATASETS:
-        short = {"sat4": "SAT-4", "sat6": "SAT-6", "ucmerced": "UC Merced"}[dataset]
+    for dataset, short in SHORT_TITLES.items():
         columns += [(short, True)]
         theirs = {method: value for method, _, value in paper.PUBLISHED[dataset]}
         for method in methods:
@@ -154,19 +177,22 @@ def published_table(published: dict[str, list[dict[str, Any]]]) -> Table | None:
         for line in published[dataset]:
             ours, difference = line.get("ours"), line.get("difference")
             text = NONE if difference is None else f"{100 * difference:+.1f}"
-            own = [Cell(percent(ours), ours, line.get("run_id"), is_best=True)]
+            detail = line.get("name", "")
+            own = [Cell(percent(ours), ours, line.get("run_id"), detail, is_best=True)]
             rows[line["method"]] += [*own, Cell(text, difference)]
         for method in set(methods) - {line["method"] for line in published[dataset]}:
             rows[method] += [Cell(NONE), Cell(NONE)]
-        for line in published[dataset]:
-            if not line.get("full", True):
-                partial.append(
-                    f"{line['method'].split()[0]} on {short} ({line['n_train']:,} to train, "
-                    f"{line['n_test']:,} to test)"
-                )
+        partial += [
+            f"{line['method'].split()[0]} on {short} ({line['n_train']:,} to train, "
+            f"{line['n_test']:,} to test)"
+            for line in published[dataset]
+            if not line.get("full", True)
+        ]
     note = (
         "Accuracy in %; difference in points. Published: Table 4 of Kadhim and Abed. Ours: the "
-        "best run with that network, chosen by the very test rows that it is judged on."
+        "paper's method, early, deep and final layers side by side, or without such a run the "
+        "final layer; of several fits the one that cross-validation or the mean of repeats puts "
+        "first."
     )
     if partial:
         note += f" Not on all of the paper's images: {', '.join(partial)}."
@@ -175,26 +201,22 @@ def published_table(published: dict[str, list[dict[str, Any]]]) -> Table | None:
     )
 
 
-def datasets_table(groups: Mapping[str, Sequence[Run]]) -> Table:
-    """Return what the runs were trained and judged on, beside the paper's Table 3.
+def datasets_table(groups: Mapping[str, Sequence[Run]]) -> Table | None:
+    """Return the images that the runs were trained and tested on, beside the paper's Table 3.
 
-    Parameters
-    ----------
-    groups : mapping of str to sequence of Run
-        :func:`featstore.report.summaries.group_by_images` of them.
+    `groups` is :func:`featstore.report.summaries.group_by_images` of the runs. One group of
+    images that is none of the paper's needs no table.
     """
     rows = []
     seen = set()
-    is_alike = any(runs[0].selection.title != title for title, runs in groups.items())
-    alike = " Of a name that several have, the digits tell the images apart." if is_alike else ""
     for title, run in ((title, run) for title, runs in groups.items() for run in runs):
-        of = run.record.rows
-        key = (title, of.n_train, of.n_test)
+        counts = run.record.rows
+        key = (title, counts.n_train, counts.n_test)
         if key in seen:
             continue
         seen.add(key)
         theirs = paper.N_ROWS.get(run.selection.dataset)
-        n_of_class = of.n_train_of_class
+        n_of_class = counts.n_train_of_class
         each = f"{min(n_of_class):,}"
         if max(n_of_class) > min(n_of_class):
             each += f" to {max(n_of_class):,}"
@@ -202,33 +224,29 @@ def datasets_table(groups: Mapping[str, Sequence[Run]]) -> Table:
             [
                 Cell(title),
                 _count(len(run.class_names)),
-                _count(of.n_train),
-                _count(of.n_test),
+                _count(counts.n_train),
+                _count(counts.n_test),
                 Cell(each, min(n_of_class)),
-                Cell(of.test_split),
+                Cell(counts.test_split),
                 Cell(f"{theirs[0]:,} + {theirs[1]:,}" if theirs else NONE),
             ]
         )
-    return Table(
-        "datasets",
-        "Images",
-        (
-            ("dataset", False),
-            ("classes", True),
-            ("train", True),
-            ("test", True),
-            ("train of each class", True),
-            ("judged on", False),
-            ("the paper's", False),
-        ),
-        rows,
-        "Images that classifiers were trained and judged on; the paper's: training and test "
-        "images of its Table 3." + alike,
-    )
+    has_theirs = any(row[-1].text != NONE for row in rows)
+    if len(rows) == 1 and not has_theirs:
+        return None
+    note = "Images that classifiers were trained and tested on."
+    if has_theirs:
+        note += " The paper's: training and test images of its Table 3."
+    if any(runs[0].selection.title != title for title, runs in groups.items()):
+        note += " Digits tell images of one name apart."
+    headings = ("classes", "train", "test", "train of each class", "tested on", "the paper's")
+    columns = [("dataset", False)]
+    columns += [(heading, heading not in ("tested on", "the paper's")) for heading in headings]
+    return Table("datasets", "Images", tuple(columns), rows, note, headings)
 
 
 def throughput_table(store: FeatureStore, runs: Sequence[Run]) -> Table | None:
-    """Return what extracting the runs' features took; None where no set is there any more."""
+    """Return what extracting the runs' features took; None if the store has none of them."""
     used: dict[tuple[str, str], None] = {}
     for run in runs:
         used |= dict.fromkeys((f.set_id, f.layer) for f in run.selection.features)
@@ -239,7 +257,7 @@ def throughput_table(store: FeatureStore, runs: Sequence[Run]) -> Table | None:
             record = feature_set.layer(layer)
         except FeatstoreError:
             continue
-        # Layers that were read together were completed together, and share what it took.
+        # Layers of one pass were completed together, and share its duration.
         key = (set_id, record.completed, record.duration_s)
         passes.setdefault(key, []).append((layer, record, feature_set))
     rows = []
@@ -248,10 +266,9 @@ def throughput_table(store: FeatureStore, runs: Sequence[Run]) -> Table | None:
         nbytes = sum(feature_set.matrix_nbytes(layer) for layer, _, _ in parts)
         rate = record.n_computed / duration_s if duration_s else 0.0
         facets, numerics = feature_set.facets, record.numerics
-        weights = str(facets.weights)
         rows.append(
             [
-                Cell(facets.model, detail=weights if is_random(weights) else ""),
+                Cell(model_text(facets.model, facets.weights)),
                 Cell(", ".join(layer for layer, _, _ in parts)),
                 Cell(facets.title),
                 _count(record.n_computed),
@@ -263,22 +280,17 @@ def throughput_table(store: FeatureStore, runs: Sequence[Run]) -> Table | None:
         )
     if not rows:
         return None
+    numbers = ("images", "time (s)", "images/s", "stored")
+    columns = [(column, False) for column in ("model", "layers of one pass", "dataset")]
+    columns += [*((column, True) for column in numbers), ("by", False)]
     return Table(
         "throughput",
         "What the features cost",
-        (
-            ("model", False),
-            ("layers of one pass", False),
-            ("dataset", False),
-            ("images", True),
-            ("time (s)", True),
-            ("images/s", True),
-            ("stored", True),
-            ("by", False),
-        ),
+        tuple(columns),
         rows,
         "Paid once: every further classifier reads the stored features. Images: those computed in "
         "the pass that completed the layers.",
+        ("dataset", "images", "by"),
     )
 
 
@@ -286,26 +298,30 @@ def _model(run: Run) -> str:
     return model_text(run.selection.model, run.selection.weights)
 
 
-def _features_apart(runs: Sequence[Run]) -> list[str]:
-    """Return what tells each run's features from the others'."""
-    told = []
+def _differing_features(runs: Sequence[Run]) -> list[str]:
+    """For each run, return the settings that tell its features from those of the others."""
+    settings = []
     for run in runs:
-        settings = features_settings(run)
-        # Pixel statistics are of all bands in their own size, and weights are a network's own.
-        is_network = bool(settings["image_size"])
-        told.append(
-            {(_model(run) if k == "weights" else is_network, k): settings[k] for k in settings}
-        )
-    return apart(told)
+        own = features_settings(run)
+        # Pixel statistics read all bands in the images' own size, and weights belong to a network.
+        is_network = bool(own["image_size"])
+        settings.append({(_model(run) if k == "weights" else is_network, k): own[k] for k in own})
+    return differing_settings(settings)
 
 
-def _fits_apart(runs: Sequence[Run]) -> list[str]:
-    """Return what tells each run's settings from the others' of its classifier."""
-    return apart([{(run.clf, k): text for k, text in fit_settings(run).items()} for run in runs])
+def _differing_fits(runs: Sequence[Run]) -> list[str]:
+    """For each run, return the settings that tell it from others of its classifier."""
+    return differing_settings(
+        [{(run.clf, name): text for name, text in fit_settings(run).items()} for run in runs]
+    )
 
 
 def _share(value: float | None) -> Cell:
     return Cell(percent(value), value)
+
+
+def _kappa_text(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3f}"
 
 
 def _count(n: int) -> Cell:

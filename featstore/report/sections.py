@@ -1,9 +1,9 @@
-"""Sections: what a report tells of one dataset, in tables, figures and pictures."""
+"""Make one dataset's part of a report: tables, figures and pictures."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -21,17 +21,12 @@ from featstore.errors import (
 )
 from featstore.fitting.splits import features_of, row_numbers
 from featstore.inference.source_images import Originals
+from featstore.progress import Progress
 from featstore.report import paper, result_tables
 from featstore.report.charts import draw_accuracies, draw_projection, project
 from featstore.report.misclassified import Mistake, find_mistakes, thumbnail_uri
-from featstore.report.summaries import (
-    compare_published,
-    differing_settings,
-    features_name,
-    gather_repeats,
-    label,
-    summarize,
-)
+from featstore.report.ranking import Line, Ranking
+from featstore.report.summaries import compare_published, describe_run
 from featstore.report.table import Table
 from featstore.runs.charts import draw_confusion, draw_curves
 from featstore.runs.run import Run
@@ -43,54 +38,115 @@ MAX_CURVES = 8
 
 
 MAX_BARS = 30
-"""Runs that the figure of accuracies shows, the best first."""
+"""Fits that the figure of accuracies shows, the best first."""
 
 
-MAX_DRAWN = 12
-"""Runs on a dataset, the best first, whose confusion matrices are drawn in the page."""
+MAX_CELLS = 8_000
+"""Cells of all confusion matrices that the page shows of one dataset."""
+
+
+MAX_COUNTED = 21
+"""Classes up to which a confusion matrix in the page shows its counts as text."""
 
 
 MAX_POINTS = 2_000
 """Test rows that are drawn in two dimensions; more would hide one another."""
 
 
+N_STEPS = 4
+"""Steps of a section besides its fits, for the progress bar."""
+
+
 UNAVAILABLE = (StoreError, SelectionError, CorruptionError, IncompleteError)
-"""What reading a run's features may raise, of which a report says the same and goes on."""
+"""What reading a run's features may raise; the report names it and continues."""
+
+
+def n_steps(ranking: Ranking) -> int:
+    """Return the number of steps that a section takes."""
+    return N_STEPS + len(ranking.lines)
 
 
 class Sections:
-    """The parts of a report that tell of one dataset each.
+    """The parts of a report that are about one dataset each.
 
-    Parameters
-    ----------
-    store : FeatureStore
-        Where the runs come from.
-    projection : str
-        As of :func:`featstore.report.charts.project`.
-    root : str or None
-        Where the images are; by default where they were extracted from.
-
-    Attributes
-    ----------
-    figures : dict of str to Figure
-        What was drawn of lasting interest, by names for files.
-    tables : list of Table
+    `projection` is as of :func:`featstore.report.project`; `root` is the folder of the
+    images, by default the one they were extracted from. ``figures`` holds what draws the figures,
+    by names of files, ``tables`` the tables.
     """
 
-    def __init__(self, store: FeatureStore, projection: str, root: str | None) -> None:
+    def __init__(
+        self, store: FeatureStore, projection: str, root: str | None, progress: Progress
+    ) -> None:
         self._store = store
         self._projection = projection
         self._root = root
-        self.figures: dict[str, Figure] = {}
+        self._progress = progress
+        self.figures: dict[str, Callable[[], Figure]] = {}
         self.tables: list[Table] = []
         self._file_names: set[str] = set()
 
-    def keep(self, table: Table) -> Table:
-        """Take note of a table, and return it."""
+    def add_table(self, table: Table) -> Table:
+        """Add a table to the report's files, and return it."""
         self.tables.append(table)
         return table
 
-    def _file_name(self, title: str) -> str:
+    def section(self, title: str, ranking: Ranking) -> dict[str, Any]:
+        """Return what the page says of one dataset; each step advances the progress."""
+        choice = ranking.choice
+        best, best_run = choice.best, ranking.run(choice.best)
+        name = f"d-{best_run.run_id[-8:]}"
+        file = self._unique_file_name(title)
+        runs = list(ranking.runs.values())
+        layers = result_tables.layers_table(f"layers-{file}", title, ranking)
+        runs_table = self.add_table(result_tables.runs_table(f"runs-{file}", title, ranking))
+        self._progress.advance(1)
+        mistakes, why_no_mistakes = self._mistakes(best_run)
+        self._progress.advance(1)
+        features, why_no_features = self._features(best, best_run, name, file)
+        self._progress.advance(1)
+        bars = self._svg(
+            draw_accuracies(ranking.lines[:MAX_BARS]),
+            f"{name}-bars",
+            f"Test accuracies on {title}",
+            f"bars-{file}",
+        )
+        curves = self._curves(title, file, ranking)
+        self.figures[f"confusion-{file}"] = lambda: draw_confusion(
+            best_run.metrics.test.confusion, best_run.class_names
+        )
+        self._progress.advance(1)
+        shown = [series for figure in curves for series in figure["series"]]
+        n_matrices = max(1, MAX_CELLS // len(best_run.class_names) ** 2)
+        return {
+            "id": name,
+            "title": title,
+            "n_classes": len(best_run.class_names),
+            "n_runs": sum(line["n_repeats"] for line in ranking.lines),
+            "best": best,
+            "choice": choice.text,
+            "score_kind": best_run.record.score_kind,
+            "layers": self.add_table(layers) if layers else None,
+            "runs_table": runs_table,
+            "published": compare_published(best_run.selection.dataset, runs),
+            "bars": bars,
+            "n_bars_left_out": max(0, len(ranking.lines) - MAX_BARS),
+            "curves": curves,
+            "features": features,
+            "why_no_features": why_no_features,
+            "mistakes": mistakes,
+            "why_no_mistakes": why_no_mistakes,
+            "fits": [
+                self._details(
+                    line,
+                    ranking.run(line),
+                    at < n_matrices or line is best,
+                    line["series"] not in shown,
+                )
+                for at, line in enumerate(ranking.lines)
+            ],
+        }
+
+    def _unique_file_name(self, title: str) -> str:
         """Return a name for a dataset's files that no other dataset's have."""
         name = file_name(title, 40)
         numbered = (name if n == 1 else f"{name}-{n}" for n in itertools.count(1))
@@ -100,170 +156,123 @@ class Sections:
 
     def _svg(self, figure: Figure, name: str, description: str, file: str | None = None) -> Markup:
         if file:
-            self.figures[file] = figure
+            self.figures[file] = lambda: figure
         # matplotlib escapes the text that it draws, to_svg the description.
         return Markup(plotting.to_svg(figure, name, description))  # noqa: S704
 
-    def section(self, title: str, runs: list[Run]) -> dict[str, Any]:
-        """Return what the page says of one dataset.
+    def _curves(self, title: str, file: str, ranking: Ranking) -> list[dict[str, Any]]:
+        """Return figures of training: the paper's if there are such runs, and one a classifier.
 
-        Parameters
-        ----------
-        title : str
-            The dataset's name for people.
-        runs : list of Run
-            At least one, oldest first.
-
-        Raises
-        ------
-        RunError
-            When a run's curves are damaged.
-        ConfigError
-            When the projection can't be had.
+        The paper's Figures 4 and 5 are of ResNet50 alone, 6a and 6b of its networks side by side.
         """
-        name = f"d-{runs[0].run_id[-8:]}"
-        file = self._file_name(title)
-        by_id = {run.run_id: run for run in runs}
-        ranked = summarize(runs)
-        best = by_id[ranked[0]["run_id"]]
-        gathered = sorted(gather_repeats(ranked), key=lambda line: -line["accuracy"])
-        layers = result_tables.layers_table(f"layers-{file}", title, runs)
-        mistakes, why_no_mistakes = self._mistakes(best)
-        features, why_no_features = self._features(best, name, file)
-        bars = draw_accuracies(gathered[:MAX_BARS])
-        return {
-            "name": name,
-            "title": title,
-            "n_classes": len(best.class_names),
-            "best": ranked[0],
-            "best_label": label(best),
-            "score_kind": best.record.score_kind,
-            "layers": self.keep(layers) if layers else None,
-            "runs_table": self.keep(result_tables.runs_table(f"runs-{file}", title, runs)),
-            "published": compare_published(best.selection.dataset, runs),
-            "bars": self._svg(bars, f"{name}-bars", f"Test accuracies on {title}", f"bars-{file}"),
-            "n_bars_left_out": max(0, len(gathered) - MAX_BARS),
-            "curves": self._curves(title, file, [by_id[line["run_id"]] for line in ranked]),
-            "features": features,
-            "why_no_features": why_no_features,
-            "mistakes": mistakes,
-            "why_no_mistakes": why_no_mistakes,
-            "runs": [
-                self._details(
-                    by_id[line["run_id"]], at < MAX_DRAWN, None if at else f"confusion-{file}"
-                )
-                for at, line in enumerate(ranked)
-            ],
-        }
-
-    def _curves(self, title: str, file: str, runs: list[Run]) -> list[dict[str, Any]]:
-        """Return the paper's figures, where there are such runs, and one of each classifier's rest.
-
-        Figures 4 and 5 are of ResNet50 alone, 6a and 6b of the paper's networks side by side.
-        """
-        trained = [run for run in runs if run.curves]
-        published: dict[str, Run] = {}
-        for run in filter(_is_published, trained):
-            published.setdefault(features_name(run), run)
-        resnet = [run for run in published.values() if _network(run) == "resnet50"][:1]
+        trained = [line for line in ranking.lines if ranking.run(line).curves]
+        published: dict[str, Line] = {}
+        for line in trained:
+            if _is_published(ranking.run(line)):
+                published.setdefault(paper.network(line["model"]), line)
+        resnet = [published["resnet50"]] if "resnet50" in published else []
         networks = list(published.values()) if len(published) > 1 else []
-        clf, shown = paper.EPOCH_CLF, {run.run_id for run in (*resnet, *networks)}
+        clf = paper.EPOCH_CLF
         groups = [
             (resnet, f"{clf} on ResNet50 features by epoch: the paper's Figures 4 and 5", "4-5"),
             (networks, f"Training of {clf} by epoch: the paper's Figures 6a and 6b", "6"),
         ]
         drawn = [
-            self._group(own, heading, title, f"figures-{number}-{clf}-{file}", f"p{number}")
+            self._curve_figure(own, heading, title, f"figures-{number}-{clf}-{file}", ranking)
             for own, heading, number in groups
             if own
         ]
-        rest = [run for run in trained if run.run_id not in shown]
-        for clf in sorted({run.clf for run in rest}):
-            own = [run for run in rest if run.clf == clf]
+        shown = [line["series"] for line in (*resnet, *networks)]
+        rest = [line for line in trained if line["series"] not in shown]
+        for clf in sorted({line["clf"] for line in rest}):
+            own = [line for line in rest if line["clf"] == clf]
             heading = f"Training of {clf} by epoch"
-            drawn.append(self._group(own, heading, title, f"curves-{clf}-{file}", "c"))
+            drawn.append(self._curve_figure(own, heading, title, f"curves-{clf}-{file}", ranking))
         return drawn
 
-    def _group(
-        self, runs: list[Run], heading: str, title: str, file: str, prefix: str
+    def _curve_figure(
+        self, lines: Sequence[Line], heading: str, title: str, file: str, ranking: Ranking
     ) -> dict[str, Any]:
-        """Return one figure of several runs' curves, the first of each name."""
-        shown: dict[str, Mapping[str, Any]] = {}
-        for run in runs:
-            if len(shown) < MAX_CURVES:
-                shown.setdefault(features_name(run), run.curves or {})
-        key = f"{prefix}-{runs[0].run_id[-8:]}"
+        """Return one figure with the curves of several fits, by their names."""
+        shown: dict[str, Mapping[str, Any]] = {
+            line["name"]: ranking.run(line).curves or {} for line in lines[:MAX_CURVES]
+        }
         what = f"Training accuracy and loss, {heading}, on {title}"
-        svg = self._svg(draw_curves(shown), key, what, file)
-        return {"heading": heading, "svg": svg, "n_left_out": len(runs) - len(shown)}
+        svg = self._svg(draw_curves(shown), f"f-{len(self.figures)}", what, file)
+        return {
+            "heading": heading,
+            "svg": svg,
+            "series": [line["series"] for line in lines[:MAX_CURVES]],
+            "n_left_out": len(lines) - len(shown),
+        }
 
-    def _features(self, run: Run, name: str, file: str) -> tuple[dict[str, Any] | None, str]:
+    def _features(
+        self, line: Line, run: Run, name: str, file: str
+    ) -> tuple[dict[str, Any] | None, str]:
         """Return the test images' features in two dimensions, or why they can't be drawn."""
         try:
             selection, split = features_of(run, self._store)
             rows = row_numbers(split.test)
             rows = rows[spread(selection.y[rows], selection.splits[rows], MAX_POINTS)]
             if len(rows) < 3:
-                return None, "Too few test images to draw."
+                return None, "There are too few test images to draw."
             projection = project(selection.memmap(), rows, method=self._projection)
         except UNAVAILABLE as error:
-            return None, f"The features are not there any more to be drawn. {error}"
+            return None, f"The features are gone. {error}"
         figure = draw_projection(projection, selection.y[rows], run.class_names)
         what = (
-            f"{projection.method} of the features of {len(rows):,} test images, "
-            f"{features_name(run)}, coloured by class"
+            f"{projection.method} of the features of {len(rows):,} test images, {line['name']}, "
+            "coloured by class"
         )
         svg = self._svg(figure, f"{name}-features", what, f"features-{file}")
         return {"svg": svg, "method": projection.method, "n_rows": len(rows)}, ""
 
     def _mistakes(self, run: Run) -> tuple[list[dict[str, Any]], str]:
-        """Return the worst mistakes with pictures, and why there are none of either."""
+        """Return the worst mistakes with pictures, and why any of these are missing."""
         try:
             found = find_mistakes(self._store, run)
         except UNAVAILABLE as error:
-            return [], f"The features are not there any more. {error}"
+            return [], f"The features are gone. {error}"
         except RunError as error:
             return [], f"Its predictions can't be read. {error}"
         if not found:
             return [], "It made none."
         originals = Originals(self._store, run.selection.set_ids[0], self._root)
         why = originals.unavailable_reason()
-        return [_shown(one, run, None if why else originals) for one in found], why or ""
+        return [_with_pictures(one, run, None if why else originals) for one in found], why or ""
 
-    def _details(self, run: Run, is_drawn: bool, file: str | None) -> dict[str, Any]:
-        """Return what the page says of one run; `file` names its confusion matrix to keep it."""
-        told = differing_settings(run)
-        what = f"{told['label']} on {told['line']['title']}"
-        confusion = curves = Markup()
-        if is_drawn:
-            figure = draw_confusion(run.metrics.test.confusion, run.class_names)
-            about = f"Confusion matrix of {what}"
-            confusion = self._svg(figure, f"{told['name']}-confusion", about, file)
-        if is_drawn and run.curves:
-            figure = draw_curves({run.clf: run.curves})
-            about = f"Training accuracy and loss by epoch of {what}"
-            curves = self._svg(figure, f"{told['name']}-curves", about)
-        return told | {"confusion": confusion, "curves": curves}
-
-
-def _network(run: Run) -> str:
-    return paper.network(run.selection.model)
+    def _details(self, line: Line, run: Run, has_matrix: bool, has_curves: bool) -> dict[str, Any]:
+        """Return what the page says of one fit, with its confusion matrix and curves if wanted."""
+        details = describe_run(run)
+        confusion = run.metrics.test.confusion if has_matrix else None
+        curves = Markup()
+        if run.curves and has_curves:
+            about = f"Training accuracy and loss by epoch of {line['name']} on {line['title']}"
+            figure = draw_curves({line["name"]: run.curves})
+            curves = self._svg(figure, f"{details['id']}-curves", about)
+        self._progress.advance(1)
+        return details | {
+            "line": line,
+            "confusion": confusion,
+            "is_counted": len(run.class_names) <= MAX_COUNTED,
+            "curves": curves,
+        }
 
 
 def _is_published(run: Run) -> bool:
-    """Return whether a run is of those that the paper's Figures 4 to 6 show."""
+    """Return whether the paper's Figures 4 to 6 show such a run."""
     return (
         run.clf == paper.EPOCH_CLF
-        # What the classifier's own limit ends after as many epochs was not trained for them.
+        # A classifier that ends after as many epochs by its own limit was not trained for them.
         and run.record.fit.n_epochs == paper.N_EPOCHS
-        and _network(run) in paper.MODELS
+        and paper.network(run.selection.model) in paper.MODELS
         and paper.role(run.selection.model, run.selection.layers) == paper.FINAL
         and not is_random(run.selection.weights)
     )
 
 
-def _shown(mistake: Mistake, run: Run, originals: Originals | None) -> dict[str, Any]:
-    """Return a mistake for the page, with pictures where they can be had."""
+def _with_pictures(mistake: Mistake, run: Run, originals: Originals | None) -> dict[str, Any]:
+    """Return a mistake for the page, with the pictures that can be had."""
     examples = (mistake.image, *mistake.neighbors)
     pictures = []
     for example in examples:

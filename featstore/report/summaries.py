@@ -1,101 +1,94 @@
-"""Summaries: runs as lines of tables, repeats taken together, the paper's results beside."""
+"""Summarize runs as rows of tables and in words, with the paper's results beside them."""
 
 from __future__ import annotations
 
-import json
-import statistics
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from featstore.errors import RunError
 from featstore.report import paper
+from featstore.report.names import short_name
+from featstore.report.ranking import Line, Ranking
 from featstore.report.table import percent
 from featstore.runs.run import Run
 from featstore.store.format.run_schema import RowCounts, SearchResult
-from featstore.text import is_random, model_text
-
-Line = dict[str, Any]
-"""What :meth:`featstore.runs.run.Run.summary` returns."""
+from featstore.text import is_random, nbytes_text
 
 
 def summarize(runs: Sequence[Run]) -> list[Line]:
-    """Return each run's line of the table, by dataset, the best first.
+    """Return a row for each fit, by dataset, the best first; repeats of a fit are one row.
+
+    Rows are ordered by cross-validation accuracy where parameters were searched, otherwise by the
+    mean test accuracy of the repeats.
 
     Parameters
     ----------
     runs : sequence of Run
-        As :func:`featstore.runs.run.list_runs` returns them.
+        As :func:`featstore.runs.run.list_runs` returns them. Of repeats with the same seeds the
+        newest counts.
 
     Returns
     -------
     list of dict
-        As :meth:`featstore.runs.run.Run.summary` returns them, with ``settings``: in what a run
-        differs from others on the same layers of the same images with the same classifier,
-        and the end of its name where that can't be told; mostly nothing.
+        What :meth:`featstore.runs.run.Run.summary` returns for the run nearest to the mean,
+        with the means of the repeats, and
+
+        - ``name``, the fit's name in all tables and figures, and ``settings``, the part of it that
+          tells fits of the same layers and classifier apart;
+        - ``n_repeats``, ``run_ids``, ``accuracies``, and of several repeats
+          ``accuracy_deviation`` and ``average_accuracy_deviation``, sample standard deviations
+          (fractions);
+        - ``ranked_by``: ``cross-validation``, ``repeated splits`` or ``test``;
+        - ``is_best`` and ``is_equal`` (to the best, at 5 %).
     """
-    alike: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        alike.setdefault((run.selection.title, label(run)), []).append(run)
-    lines = []
-    for own in alike.values():
-        told = [
-            {**features_settings(run), **fit_settings(run), "rows": rows_text(run)} for run in own
-        ]
-        texts = apart(told)
-        kinds: dict[str, set[str]] = {}
-        for run, text in zip(own, texts, strict=True):
-            kinds.setdefault(text, set()).add(run.series)
-        for run, text in zip(own, texts, strict=True):
-            # Such as the type that features are stored in, or a classifier's source code.
-            name = run.run_id[-8:] if len(kinds[text]) > 1 else ""
-            lines.append(run.summary() | {"settings": listed([text, name])})
-    return sorted(lines, key=lambda line: (line["title"], -line["accuracy"], line["run_id"]))
+    groups = sorted(group_by_images(runs).items())
+    return [row for title, own in groups for row in summary_rows(title, Ranking(own))]
 
 
-def gather_repeats(lines: Sequence[Line]) -> list[Line]:
-    """Return the lines with the repeats of one fit as one, of their means and deviations.
+def summary_rows(title: str, ranking: Ranking) -> list[Line]:
+    """Return the rows of :func:`summarize` that are on the images of one title."""
+    choice = ranking.choice
+    equal = [line["series"] for line in choice.equal]
+    return [
+        line | {"title": title, "is_best": line is choice.best, "is_equal": line["series"] in equal}
+        for line in ranking.lines
+    ]
 
-    Parameters
-    ----------
-    lines : sequence of dict
-        As :meth:`featstore.runs.run.Run.summary` returns them.
 
-    Returns
-    -------
-    list of dict
-        The same, in the order of each fit's first, with ``n_repeats``; and, where there are
-        several, with ``accuracy_deviation`` and ``average_accuracy_deviation``, sample
-        standard deviations (fractions). ``run_id`` is the best one's. Of runs that differ in
-        nothing that is told of here, the newest counts.
-    """
-    series: dict[str, dict[tuple[int, int | None], Line]] = {}
-    for line in lines:
-        repeats = series.setdefault(line["series"], {})
-        seeds = line["seed"], line["split_seed"]
-        if seeds not in repeats or repeats[seeds]["created"] <= line["created"]:
-            repeats[seeds] = line
-    gathered = []
-    for repeats in series.values():
-        own = list(repeats.values())
-        if len(own) == 1:
-            gathered.append(own[0] | {"n_repeats": 1})
-            continue
-        line = max(own, key=lambda one: one["accuracy"]) | {"n_repeats": len(own)}
-        for name in ("accuracy", "average_accuracy", "train_accuracy", "kappa", "cv_accuracy"):
-            values = [one[name] for one in own if one[name] is not None]
-            line[name] = statistics.fmean(values) if values else None
-            if name.endswith("accuracy") and name[0] == "a":
-                line[f"{name}_deviation"] = statistics.stdev(values)
-        line["duration_s"] = sum(one["duration_s"] for one in own)
-        line["converged"] = all(one["converged"] for one in own)
-        gathered.append(line)
-    return gathered
+@dataclass(frozen=True)
+class BestFit:
+    """The best run on some images, and how it was chosen."""
+
+    title: str
+    run: Run
+    text: str
+
+
+def best_fits(runs: Sequence[Run]) -> list[BestFit]:
+    """Return the best of the runs on each dataset."""
+    found = []
+    for title, own in sorted(group_by_images(runs).items()):
+        ranking = Ranking(own)
+        found.append(BestFit(title, ranking.run(ranking.choice.best), ranking.choice.text))
+    return found
+
+
+def runs_on(runs: Sequence[Run], dataset: str) -> list[Run]:
+    """Return the runs on a dataset or folder; refuse a name that has none."""
+    own = [run for run in runs if dataset in (run.selection.title, run.selection.dataset)]
+    if not own:
+        titles = sorted({run.selection.title for run in runs})
+        found = f"There are runs on {', '.join(titles)}." if titles else "There are none."
+        raise RunError(f"No runs are on {dataset!r}. {found}")
+    return own
 
 
 def group_by_images(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Return the runs by the images that they are on, under titles that no others have.
+    """Return the runs by the images that they are on, under a unique title for each.
 
-    Folders of one name may hold other images; their titles then say which.
+    Folders of one name may hold different images; digits in their titles tell them apart.
     """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -108,154 +101,72 @@ def group_by_images(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def compare_published(dataset: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Set the paper's Table 4 beside the best run of each of its networks.
+    """Set the paper's Table 4 beside ours.
+
+    Ours is the paper's method: the early, deep and final layers side by side; without such a run
+    the final layer, and without either the other layers. Of several fits the one that
+    cross-validation or the mean of repeats puts first.
 
     Parameters
     ----------
     dataset : str
         Datasets that the table does not have give an empty list.
     runs : sequence of Run
-        Runs on it.
+        Runs on it. Those with random weights are passed over.
 
     Returns
     -------
     list of dict
-        ``method``, ``published``, and, where there are such runs, ``ours``, ``difference``
-        (fractions), ``run_id``, ``n_train``, ``n_test``, ``n_runs`` (of which it is the best)
-        and ``full`` (whether on all the images of the paper).
+        ``method``, ``published``, and, for the networks with runs, ``ours``, ``difference``
+        (fractions), ``run_id``, ``name``, ``n_train``, ``n_test``, ``n_runs`` (rows it was chosen
+        from) and ``full`` (whether on all images of the paper).
     """
+    known = paper.PUBLISHED.get(dataset, ())
+    own = [run for run in runs if not is_random(run.selection.weights)]
+    ranking = Ranking(own)
     lines = []
-    for method, network, published in paper.PUBLISHED.get(dataset, ()):
+    for method, network, published in known:
         line: dict[str, Any] = {"method": method, "published": published}
-        ours = [
-            run.summary()
-            for run in runs
-            if network
-            and paper.network(run.selection.model) == network
-            and not is_random(run.selection.weights)
-        ]
+        ours = [one for one in ranking.lines if network and paper.network(one["model"]) == network]
         if ours:
-            best = max(ours, key=lambda summary: summary["accuracy"])
+            roles = [paper.role(one["model"], one["layers"]) for one in ours]
+            wanted = next((kind for kind in (paper.ALL, paper.FINAL) if kind in roles), None)
+            chosen = [one for one, kind in zip(ours, roles, strict=True) if wanted in (None, kind)]
+            best = ranking.choose(chosen).best
             line |= {
                 "ours": best["accuracy"],
                 "difference": best["accuracy"] - published,
                 "run_id": best["run_id"],
+                "name": best["name"],
                 "n_train": best["n_train"],
                 "n_test": best["n_test"],
-                "n_runs": len(ours),
+                "n_runs": len(chosen),
                 "full": (best["n_train"], best["n_test"]) == paper.N_ROWS[dataset],
             }
         lines.append(line)
     return lines
 
 
-def features_name(run: Run) -> str:
-    """Return which features a run was fitted on, for people."""
-    model = model_text(run.selection.model, run.selection.weights)
-    return f"{model} {', '.join(run.selection.layers)}"
-
-
-def label(run: Run) -> str:
-    """Return a run's features and classifier, for people."""
-    return f"{features_name(run)} · {run.clf}"
-
-
-def features_settings(run: Run) -> dict[str, str]:
-    """Return what features of the same layers may differ in, for people.
-
-    Returns
-    -------
-    dict of str to str
-        ``bands``, ``image_size``, ``precision`` and ``weights``; of several sets, all they have.
-        How maps were pooled is in the layers' names. Empty where there is no such thing.
-    """
-    parts = run.selection.features
-    seen = [part.preprocess for part in parts]
-    sizes = [f"{one.image_size} px" for one in seen if one.image_size]
-    digests = [part.backbone.weights_sha256[:6] for part in parts]
-    return {
-        "bands": _joined(one.bands for one in seen),
-        "image_size": _joined(sizes),
-        "precision": run.selection.precision,
-        # Files of one name may hold others.
-        "weights": f"{run.selection.weights} ({_joined(digests)})",
-    }
-
-
-def fit_settings(run: Run) -> dict[str, str]:
-    """Return what fits of one classifier to the same rows may differ in, for people.
-
-    Returns
-    -------
-    dict of str to str
-        What was asked for beside the seeds; empty where nothing was.
-    """
-    fit = run.record.fit
-    search, grid = fit.search, fit.grid
-    drawn = search in ("random", "halving")
-    device = fit.device
-    return {
-        "params": ", ".join(f"{name}={value}" for name, value in fit.params.items()),
-        "n_epochs": f"{fit.n_epochs} epochs" if fit.n_epochs else "",
-        "search": f"{search} search" if search else "",
-        "grid": json.dumps(grid)[1:-1].replace('"', "") if grid else "",
-        "cv": f"{fit.cv} folds" if search else "",
-        "n_candidates": f"{fit.n_candidates} candidates" if drawn else "",
-        "device": "" if device == "cpu" else f"{device}",
-        "intelex": "intelex" if fit.intelex else "",
-        "drop_leaks": "leaks left out" if fit.drop_leaks else "",
-    }
-
-
-def rows_text(run: Run) -> str:
-    """Return how many rows a run was fitted to and judged on, for people."""
-    of = run.record.rows
-    drawn = "" if run.record.fit.split_seed is None else ", drawn anew"
-    return f"{of.n_train:,} to train, {of.n_test:,} to test{drawn}"
-
-
-def apart(told: Sequence[Mapping[Any, str]]) -> list[str]:
-    """Return the texts of each that are not the same wherever such a one is told."""
-    found = defaultdict(set)
-    for one in told:
-        for what, text in one.items():
-            found[what].add(text)
-    return [listed(text for what, text in one.items() if len(found[what]) > 1) for one in told]
-
-
-def listed(texts: Iterable[str]) -> str:
-    """Return the texts that are not empty as a list in a sentence."""
-    return ", ".join(filter(None, texts))
-
-
-def differing_settings(run: Run) -> dict[str, Any]:
+def describe_run(run: Run) -> dict[str, Any]:
     """Return what a report says of one run beside its figures.
 
-    Parameters
-    ----------
-    run : Run
-
-    Returns
-    -------
-    dict
-        ``name`` (an id within the page), ``label``, ``line``, ``facts`` (texts by heading),
-        ``command``, ``notes``, ``val`` (metrics or None) and ``per_class``.
+    ``id`` (unique in the page), ``facts`` (texts by heading), ``command``, ``notes``, ``val``
+    (metrics or None) and ``per_class``.
     """
     record = run.record
-    line = run.summary()
+    rows, fit, provenance = record.rows, record.fit, record.provenance
     params = ", ".join(f"{key}={value}" for key, value in record.params.items())
-    provenance = record.provenance
     facts = {
-        "features": f"{line['n_features']:,} of {line['model']} {', '.join(line['layers'])}, "
-        f"weights {line['weights']}, {run.selection.precision}",
-        "images read as": _reading(run),
-        "classifier": f"{run.clf}{f' ({params})' if params else ''}, seed {record.fit.seed}",
-        "rows": f"{line['n_train']:,} to train, {line['n_test']:,} to test "
-        f"({record.rows.test_split} split), {record.rows.n_masked:,} masked and "
-        f"{record.rows.n_unlabelled:,} unlabelled left out{_leaks(record.rows)}",
-        "search": _search(record.search),
-        "time": ", ".join(f"{k} {v:.2f} s" for k, v in record.duration_s.items()),
-        "peak memory": f"{line['peak_rss_nbytes'] / 1e6:,.0f} MB of the process, the features' "
+        "features": f"{run.selection.n_features:,} of {short_name(run).rpartition(' · ')[0]}, "
+        f"weights {run.selection.weights}, {run.selection.precision}",
+        "images read as": _reading_text(run),
+        "classifier": f"{run.clf}{f' ({params})' if params else ''}, seed {fit.seed}",
+        "rows": f"{rows.n_train:,} to train, {rows.n_test:,} to test "
+        f"({rows.test_split} split), {rows.n_masked:,} masked and "
+        f"{rows.n_unlabelled:,} unlabelled left out{_leaks_text(rows)}",
+        "search": _search_text(record.search),
+        "time": ", ".join(f"{name} {value:.2f} s" for name, value in record.duration_s.items()),
+        "peak memory": f"{nbytes_text(record.peak_rss_nbytes)} of the process, the features' "
         "memory map included",
         "made": f"{record.created} on {provenance.machine.processor} "
         f"({provenance.machine.n_cores} cores)",
@@ -266,43 +177,34 @@ def differing_settings(run: Run) -> dict[str, Any]:
         "folder": str(run.path),
     }
     return {
-        "name": f"r-{run.run_id[-8:]}",
-        "label": label(run),
-        "line": line,
+        "id": f"r-{run.run_id[-8:]}",
         "facts": facts,
         "command": record.command,
         "notes": record.notes,
         "val": run.metrics.val,
         "per_class": [
             {**one.to_dict(), "n_train": n}
-            for one, n in zip(run.metrics.test.per_class, record.rows.n_train_of_class, strict=True)
+            for one, n in zip(run.metrics.test.per_class, rows.n_train_of_class, strict=True)
         ],
     }
 
 
-def _joined(texts: Iterable[str]) -> str:
-    return "+".join(dict.fromkeys(texts))
-
-
-def _reading(run: Run) -> str:
+def _reading_text(run: Run) -> str:
     """Return how each set's images were read, and its maps pooled."""
-    told: dict[str, list[str]] = {}
+    pools: dict[str, dict[str, None]] = {}
     for part in run.selection.features:
         size = part.preprocess.image_size
-        how = f"{part.preprocess.bands}, " + (f"{size} px" if size else "in their own size")
-        pools = told.setdefault(f"{part.set_id}: {how}", [])
-        if part.pool and part.pool not in pools:
-            pools.append(part.pool)
+        shape = f"{size} px" if size else "in their own size"
+        own = pools.setdefault(f"{part.set_id}: {part.preprocess.bands}, {shape}", {})
+        own |= {part.pool: None} if part.pool else {}
     lines = [
-        how + (f", maps pooled by {' and '.join(pools)}" if pools else "")
-        for how, pools in told.items()
+        reading + (f", maps pooled by {' and '.join(own)}" if own else "")
+        for reading, own in pools.items()
     ]
-    if len(lines) == 1:
-        return lines[0].partition(": ")[2]
-    return "; ".join(lines)
+    return lines[0].partition(": ")[2] if len(lines) == 1 else "; ".join(lines)
 
 
-def _leaks(rows: RowCounts) -> str:
+def _leaks_text(rows: RowCounts) -> str:
     if rows.n_dropped:
         return f", and {rows.n_dropped:,} test images that are also training images"
     if rows.n_leaked:
@@ -310,7 +212,7 @@ def _leaks(rows: RowCounts) -> str:
     return ""
 
 
-def _search(search: SearchResult | None) -> str:
+def _search_text(search: SearchResult | None) -> str:
     if search is None:
         return "none"
     best = ", ".join(f"{key}={value}" for key, value in search.best.items())

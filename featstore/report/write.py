@@ -1,8 +1,9 @@
-"""The report: runs -> one HTML page that needs nothing else, its figures and tables as files."""
+"""Write runs as one HTML page that needs no other file, and its figures and tables as files."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -11,17 +12,21 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from featstore import plotting
+from featstore.config import PROJECTIONS
 from featstore.environment import now, versions
 from featstore.errors import FeatstoreError, RunError, StoreError
 from featstore.io.files import atomic_write, resolve_link
 from featstore.progress import SILENT, Progress
 from featstore.report import result_tables
-from featstore.report.sections import Sections
-from featstore.report.summaries import compare_published, group_by_images, summarize
+from featstore.report.charts import check_projection
+from featstore.report.ranking import Ranking
+from featstore.report.sections import Sections, n_steps
+from featstore.report.summaries import group_by_images, summary_rows
 from featstore.report.table import percent, write_tables
 from featstore.runs.pictures import draw_missing_pictures
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
+from featstore.text import store_option
 
 
 def write_report(
@@ -30,7 +35,7 @@ def write_report(
     path: str | Path,
     *,
     files: str | Path | None = None,
-    projection: str = "auto",
+    projection: str = PROJECTIONS[0],
     root: str | None = None,
     command: str | None = None,
     left_out: Sequence[str] = (),
@@ -41,7 +46,7 @@ def write_report(
     Parameters
     ----------
     store : FeatureStore
-        Where they come from.
+        The store of the runs.
     runs : sequence of Run
         At least one.
     path : str or Path
@@ -50,30 +55,30 @@ def write_report(
         Folder for the page's figures (PNG and SVG), its tables (Markdown and LaTeX) and
         ``report.json``.
     projection : str
-        How features are drawn in two dimensions, see :func:`featstore.report.charts.project`.
+        ``pca`` or ``umap``, see :func:`featstore.report.project`.
     root : str, optional
-        Where the images are that the page shows; by default where they were extracted from.
+        Folder of the images that the page shows; by default the one they were extracted from.
     command : str, optional
-        What made all of it, to be shown.
+        The command that made everything, for the page.
     left_out : sequence of str
-        What had to be left out, and why.
+        What was left out, and why, for the page.
     progress : Progress
-        Told how it goes on.
 
     Returns
     -------
     dict
-        ``report`` (the page), ``store``, ``created``, ``versions``, ``runs``
-        (:func:`featstore.report.summaries.summarize`), ``published``
-        (:func:`featstore.report.summaries.compare_published` by dataset), ``tables`` by name,
-        ``mistakes`` by dataset, ``left_out`` and ``files``.
+        ``report`` (the page), ``store``, ``created``, ``versions``, ``command``, ``runs``
+        (:func:`featstore.report.summarize`), ``best`` by dataset (``run_id``, ``name`` and
+        ``choice``, how it was chosen), ``published``
+        (:func:`featstore.report.compare_published` by dataset), ``tables`` by name, ``mistakes``
+        by dataset, ``left_out`` and ``files``.
 
     Raises
     ------
     RunError
-        When there are no runs, or all are damaged; of several, damaged ones are left out.
+        When there are no runs, or all are damaged; some damaged ones are left out.
     ConfigError
-        When the projection can't be had.
+        When the projection is unknown or not installed.
     StoreError
         When the page can't be written.
     """
@@ -82,64 +87,58 @@ def write_report(
             f"{store.address} holds no runs to report. Make one first, for example with: "
             "featstore fit --clf logreg"
         )
-    runs, damaged = _whole(runs, progress)
+    check_projection(projection)
+    runs, damaged = _split_damaged(runs, progress)
     draw_missing_pictures(runs, progress)
-    left_out = [*left_out, *damaged]
-    path, page = Path(path), Sections(store, projection, root)
-    summaries = summarize(runs)
-    groups = dict(sorted(group_by_images(runs).items()))
-    progress.start("Reporting", len(groups), "datasets")
-    sections = []
+    page = Sections(store, projection, root, progress)
+    groups = {title: own for title, own in sorted(group_by_images(runs).items())}
+    rankings = {title: Ranking(own) for title, own in groups.items()}
+    progress.start("Reporting", sum(map(n_steps, rankings.values())), "steps")
     try:
-        for title, own in groups.items():
-            sections.append(page.section(title, own))
-            progress.advance(1)
+        sections = [page.section(title, ranking) for title, ranking in rankings.items()]
     finally:
         progress.stop()
-    published = {s["title"]: s["published"] for s in sections if s["published"]}
-    # A dataset's images may have come from several folders, each of which has a section.
-    by_dataset = {
-        name: lines
-        for name in dict.fromkeys(run.selection.dataset for run in runs)
-        if (lines := compare_published(name, [r for r in runs if r.selection.dataset == name]))
-    }
-    overview = [
-        page.keep(table)
-        for table in (
-            result_tables.published_table(by_dataset),
-            result_tables.datasets_table(groups),
-        )
-        if table
-    ]
+    tables = (
+        result_tables.published_table(result_tables.published_by_dataset(runs)),
+        result_tables.datasets_table(groups),
+    )
+    overview = [page.add_table(table) for table in tables if table]
     costs = result_tables.throughput_table(store, runs)
     if costs:
-        page.keep(costs)
+        page.add_table(costs)
     report = {
         "report": str(path),
         "store": store.address,
         "created": now(),
         "versions": versions(),
         "command": command,
-        "left_out": left_out,
-        "runs": summaries,
-        "published": published,
+        "left_out": [*left_out, *damaged],
+        "runs": [row for title, own in rankings.items() for row in summary_rows(title, own)],
+        "best": {
+            s["title"]: {
+                "run_id": s["best"]["run_id"],
+                "name": s["best"]["name"],
+                "choice": s["choice"],
+            }
+            for s in sections
+        },
+        "published": {s["title"]: s["published"] for s in sections if s["published"]},
         "tables": {table.name: table.to_dict() for table in page.tables},
         "mistakes": {s["title"]: [m["what"] for m in s["mistakes"]] for s in sections},
         "files": [],
     }
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"percent": percent, "kappa": _kappa}
-    template = resources.files("featstore").joinpath("report.html").read_text(encoding="utf-8")
-    text = environment.from_string(template).render(
+    text = _render(
         report=report,
         sections=sections,
         overview=overview,
         costs=costs,
+        n_runs=sum(section["n_runs"] for section in sections),
+        predict=_predict_commands(store, sections),
         commands=_commands(store, runs),
     )
-    place = path
+    place = Path(path)
     try:
-        with atomic_write(resolve_link(path)) as temporary:
+        with atomic_write(resolve_link(place)) as temporary:
             temporary.write_text(text, encoding="utf-8")
         if files is not None:
             place = Path(files)
@@ -149,12 +148,24 @@ def write_report(
     return report
 
 
-def _whole(runs: Sequence[Run], progress: Progress) -> tuple[list[Run], list[str]]:
+def _render(**values: Any) -> str:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters |= {
+        "break_points": _break_points,
+        "kappa": _kappa_text,
+        "percent": percent,
+        "zip": zip,
+    }
+    template = resources.files("featstore").joinpath("report.html").read_text(encoding="utf-8")
+    return environment.from_string(template).render(**values)
+
+
+def _split_damaged(runs: Sequence[Run], progress: Progress) -> tuple[list[Run], list[str]]:
     """Return the runs whose curves can be read, and what is wrong with the others."""
     whole, damaged = [], []
     for run in runs:
         try:
-            # Read here, so that no section is left half made.
+            # Read now, so that no section ends half made.
             _ = run.curves
         except RunError as error:
             progress.say(f"Passed over: {error}")
@@ -168,8 +179,8 @@ def _whole(runs: Sequence[Run], progress: Progress) -> tuple[list[Run], list[str
 
 def _write_files(page: Sections, folder: Path, report: dict[str, Any]) -> list[Path]:
     written = write_tables(page.tables, folder)
-    for name, figure in page.figures.items():
-        written += plotting.write_figure(figure, folder / name)
+    for name, draw in page.figures.items():
+        written += plotting.write_figure(draw(), folder / name)
     place = folder / "report.json"
     with atomic_write(place) as temporary:
         text = json.dumps(report, indent=1, ensure_ascii=False)
@@ -177,8 +188,14 @@ def _write_files(page: Sections, folder: Path, report: dict[str, Any]) -> list[P
     return [*written, place]
 
 
+def _predict_commands(store: FeatureStore, sections: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return what labels new images with the best run on each dataset."""
+    option = store_option(store.address)
+    return {s["id"]: f"featstore predict {s['best']['run_id']} images/{option}" for s in sections}
+
+
 def _commands(store: FeatureStore, runs: Sequence[Run]) -> list[str]:
-    """Return what to type to make the features and runs again, in order, nothing twice."""
+    """Return the commands that make the features and runs again, in order, each once."""
     extracting: list[str] = []
     for run in runs:
         for part in run.selection.features:
@@ -190,5 +207,10 @@ def _commands(store: FeatureStore, runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys([*extracting, *(run.record.command for run in runs)]))
 
 
-def _kappa(value: float | None) -> str:
+def _break_points(text: str) -> list[str]:
+    """Split a text into parts between which a line may break: words after a separator."""
+    return re.split(r"(?<=[_./+:])(?=[^\W\d_]{3})", text)
+
+
+def _kappa_text(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"

@@ -136,11 +136,14 @@ def draw_curves(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
             }
             epochs = np.arange(1, len(curve["loss"]) + 1)
             label = literal_text(name)
-            left.plot(epochs, 100 * np.asarray(curve["accuracy"]), label=label, **style)
             right.plot(epochs, curve["loss"], **style)
+            # The axis ends at 100 %, where lines lie half outside.
+            style["clip_on"] = False
+            left.plot(epochs, 100 * np.asarray(curve["accuracy"]), label=label, **style)
             if held_out := curve.get("validation_accuracy"):
                 style["linestyle"] = ":"
                 left.plot(epochs, 100 * np.asarray(held_out), label=f"{label}, held out", **style)
+        left.set_ylim(top=100)
         left.set_ylabel("training accuracy (%)")
         right.set_ylabel("training loss")
         losses = np.concatenate([curve["loss"] for curve in curves.values()])
@@ -148,10 +151,15 @@ def draw_curves(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
             right.set_yscale("log")
         else:
             right.set_ylim(bottom=min(0.0, right.get_ylim()[0]))
+        n_epochs = max(len(curve["loss"]) for curve in curves.values())
         for ax in (left, right):
+            if n_epochs > 1:
+                ax.set_xlim(0, n_epochs)
             ax.set_xlabel("epoch")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
             ax.grid(alpha=0.18, color=INK)
         if len(left.lines) > 1:
-            fig.legend(loc="outside lower center", ncols=min(3, len(left.lines)))
+            longest = max(map(len, curves))
+            n_columns = 1 if longest > 50 else 2 if longest > 25 else 3
+            fig.legend(loc="outside lower center", ncols=min(n_columns, len(left.lines)))
     return fig

@@ -11,6 +11,7 @@ from scipy import stats
 
 from featstore.errors import ConfigError
 from featstore.runs.run import Run
+from featstore.text import run_text
 
 MIN_DISCORDANT = 25
 """Least number of rows that one run alone gets right for the chi-squared distribution."""
@@ -290,7 +291,8 @@ def _test_rows(run: Run) -> dict[str, np.ndarray]:
 
 
 def _describe(run: Run) -> str:
-    return f"{run.selection.model} {','.join(run.selection.layers)} {run.clf}"
+    selection = run.selection
+    return run_text(selection.model, selection.weights, selection.layers, run.clf)
 
 
 def _per_class(

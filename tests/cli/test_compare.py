@@ -1,20 +1,31 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
-from conftest import add_features, blobs
+from conftest import add_features, blank_figures, blobs, store_in
 
 from featstore.cli.main import _run
 from featstore.fitting.fit import fit
+from featstore.runs.run import open_run
 from featstore.store.feature_store import open_store
 
 
-@pytest.fixture
-def runs(make_store):
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
     rng = np.random.default_rng(1)
     y = (np.arange(320) % 4).astype(np.int32)
     X = rng.normal(size=(320, 20)).astype(np.float32) * 3 + np.eye(4, 20, dtype=np.float32)[y] * 6
-    return fit(make_store(X=X, y=y), ["logreg", "knn"], n_jobs=1)
+    store = store_in(tmp_path_factory.mktemp("compare"), X=X, y=y)
+    with blank_figures():
+        return fit(store, ["logreg", "knn"], n_jobs=1)
+
+
+@pytest.fixture
+def own_runs(runs, tmp_path):
+    """The runs in a store that the test may change."""
+    shutil.copytree(runs[0].path.parent.parent, tmp_path / "store")
+    return [open_run(tmp_path / "store" / "runs" / run.run_id) for run in runs]
 
 
 def call(runs, *args):
@@ -51,7 +62,9 @@ def test_json_is_one_object(runs, capsys):
     assert len(found["per_class"]) == 4
 
 
-def test_other_images_of_the_same_names_are_told(runs, capsys):
+@pytest.mark.usefixtures("blank_pictures")
+def test_other_images_of_the_same_names_are_named(own_runs, capsys):
+    runs = own_runs
     store = open_store(runs[0].path.parent.parent)
     (first,) = store.sets()
     more = {"title": "others", "model": "alexnet"}
@@ -79,8 +92,9 @@ def test_a_name_that_several_runs_share_lists_them(runs, capsys):
     assert runs[0].run_id in err
 
 
-def test_runs_on_other_rows_and_changed_files_are_1_with_a_cure(runs, make_store, capsys):
-    store = make_store(160, title="other")
+@pytest.mark.usefixtures("blank_pictures")
+def test_runs_on_other_rows_and_changed_files_are_1_with_a_cure(own_runs, make_store, capsys):
+    runs, store = own_runs, make_store(160, title="other")
     (other,) = fit(store, dataset="other")
     assert call(runs, runs[0].run_id, other.run_id, "--json") == 1
     out, err = capsys.readouterr()

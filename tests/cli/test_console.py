@@ -3,8 +3,6 @@ from __future__ import annotations
 import io
 import json
 
-import pytest
-
 from featstore.cli import console
 
 
@@ -13,14 +11,6 @@ def test_json_is_one_object_on_stdout(capsys):
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"name": "Wälder", "n": 1}
     assert captured.err == ""
-
-
-@pytest.mark.parametrize(
-    ("duration_s", "text"),
-    [(0.04, "0.0 s"), (12.34, "12.3 s"), (61, "1 min 1 s"), (7260, "2 h 1 min")],
-)
-def test_durations_for_people(duration_s, text):
-    assert console.duration_text(duration_s) == text
 
 
 def test_nothing_is_cut_where_there_is_no_terminal(capsys):

@@ -81,7 +81,7 @@ def test_what_failed_is_reported_beside_what_is_kept(store, capsys):
     result = json.loads(out)
     assert [run["clf"] for run in result["runs"]] == ["logreg"]
     assert [failure["fit"] for failure in result["failures"]] == [
-        "demo resnet50 (random:0) fc1000 knn"
+        "demo resnet50 (random:0) fc1000 · knn"
     ]
     assert "Error: 1 of 2 fits failed; the runs of the others are kept." in err
     assert "Traceback" not in err

@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 import rasterio
 
-import featstore
 from featstore.cli.main import _run
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 
 @pytest.fixture
-def args(images, tmp_path, monkeypatch):
+def args(pixel_sample, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    store = str(tmp_path / "store")
-    featstore.extract("pixelstats", "folder", root=str(images), store=store)
-    (run,) = featstore.fit(store, "logreg")
+    run, store = pixel_sample.run, str(pixel_sample.store.path)
     pixels = np.full((4, 80, 120), 60, np.uint16)
     pixels[3], pixels[0], pixels[0, :, :40] = 30, 150, 1000
     place = rasterio.Affine(10, 0, 500_000, 0, -10, 4_600_000)
@@ -36,10 +35,12 @@ def test_people_see_classes_shares_and_files(args, capsys, tmp_path):
     assert "water" in out
     assert "100.0" in out
     assert "windows/s" in out
-    assert "The map: scene-classes.tif" in out
+    assert "The map: scene-classes.tif (class names: scene-classes.tif.aux.xml" in out
+    assert "QGIS style: scene-classes.qml" in out
     assert "The picture: scene-classes.png" in out
     assert "Next: " in out
     assert (tmp_path / "scene-classes.tif.aux.xml").is_file()
+    assert (tmp_path / "scene-classes.qml").is_file()
 
 
 def test_programs_get_one_object(args, capsys, tmp_path):
@@ -50,6 +51,7 @@ def test_programs_get_one_object(args, capsys, tmp_path):
     assert sum(found["counts"]) + found["n_empty"] == 96
     assert found["class_names"] == ["forest", "sand", "water"]
     assert (found["path"], found["preview"]) == ("a.tif", "b.png")
+    assert found["style"] == "a.qml"
     assert (tmp_path / "b.png").is_file()
     with rasterio.open("a.tif") as raster:
         assert raster.count == 2
@@ -63,7 +65,17 @@ def test_wrong_usage_is_2(args, wrong, capsys):
     assert wrong[0] in capsys.readouterr().err
 
 
-def test_a_scene_that_is_not_there_is_1(args, capsys):
+def test_a_scene_that_does_not_exist_is_1(args, capsys):
     args[2] = "nothing.tif"
     assert _run(args) == 1
-    assert "nothing.tif is not there" in capsys.readouterr().err
+    assert "nothing.tif does not exist" in capsys.readouterr().err
+
+
+def test_colors_come_from_a_file(args, tmp_path, capsys):
+    (tmp_path / "colors.csv").write_text("class,color\nwater,#010203\n")
+    assert _run([*args, "--colors", "colors.csv", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["colors"][found["class_names"].index("water")] == "#010203"
+    (tmp_path / "colors.csv").write_text("lava,#ff0000\n")
+    assert _run([*args, "--colors", "colors.csv"]) == 1
+    assert "colors.csv has a colour for 'lava'" in capsys.readouterr().err

@@ -11,12 +11,10 @@ from featstore.cli.main import _run
 
 
 @pytest.fixture
-def args(images, tmp_path):
-    store = str(tmp_path / "store")
-    featstore.extract(store=store, **of_pixels(images))
-    (run,) = featstore.fit(store, "lda", n_jobs=1)
-    sheet = str(tmp_path / "sheet.png")
-    return ["neighbors", run.run_id, "test/water/water01.png", "--store", store, "--out", sheet]
+def args(pixel_sample, tmp_path):
+    store, sheet = str(pixel_sample.store.path), str(tmp_path / "sheet.png")
+    words = [pixel_sample.run.run_id, "test/water/water01.png", "--store", store, "--out", sheet]
+    return ["neighbors", *words]
 
 
 def test_a_table_and_a_sheet(args, tmp_path, capsys):
@@ -30,8 +28,8 @@ def test_a_table_and_a_sheet(args, tmp_path, capsys):
         assert image.format == "PNG"
 
 
-def test_json_says_all(args, images, tmp_path, capsys):
-    new = str(images / "test" / "sand" / "sand00.png")
+def test_json_says_all(args, pixel_sample, tmp_path, capsys):
+    new = str(pixel_sample.images / "test" / "sand" / "sand00.png")
     assert _run([*args, new, "--k", "4", "--metric", "euclidean", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["metric"], found["split"], found["n_rows"]) == ("euclidean", "train", 18)
@@ -54,21 +52,25 @@ def test_one_bad_image_is_1_and_the_rest_is_shown(args, tmp_path, capsys):
     assert "bad.png" in captured.err
 
 
-def test_moved_images_are_told_and_found_by_root(args, images, tmp_path, capsys):
+def test_moved_images_are_named_and_found_by_root(images, tmp_path, capsys):
+    store = str(tmp_path / "store")
+    done = featstore.extract(store=store, **of_pixels(images))
+    out = str(tmp_path / "sheet.png")
+    args = ["neighbors", done.set_id, "test/water/water01.png", "--store", store, "--out", out]
     images.rename(tmp_path / "moved")
     assert _run(args) == 0
-    assert "gray tiles" in capsys.readouterr().err
+    assert "Gray tiles" in capsys.readouterr().err
     assert _run([*args, "--root", str(tmp_path / "moved")]) == 0
-    assert "gray tiles" not in capsys.readouterr().err
+    assert "Gray tiles" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
         ({1: "nothing"}, 1, "neither a run nor a feature set"),
-        ({2: "nothing.png"}, 1, "nothing.png is not there"),
+        ({2: "nothing.png"}, 1, "nothing.png does not exist"),
         ({2: "--metric=taxi"}, 2, "cosine"),
-        ({6: "nb.jpg"}, 1, "a PNG file: --out nb.png"),
+        ({6: "nb.jpg"}, 1, "Write: --out nb.png"),
         ({6: f"{__file__}/x.png"}, 1, f"{__file__}/x.png can't be written: {__file__} is a file"),
     ],
 )

@@ -5,18 +5,15 @@ import io
 import json
 
 import pytest
-from makers import tiny
 
-import featstore
 from featstore.cli.main import _run
 
 
 @pytest.fixture
-def args(images, tmp_path):
-    store = str(tmp_path / "store")
-    featstore.extract(store=store, **tiny(images))
-    (run,) = featstore.fit(store, "logreg")
-    return ["predict", run.run_id, str(images / "test"), "--store", store]
+def args(network_sample):
+    sample = network_sample
+    images, store = sample.images / "test", sample.store.path
+    return ["predict", sample.run.run_id, str(images), "--store", str(store)]
 
 
 def test_a_table_csv_and_json_say_the_same(args, capsys):

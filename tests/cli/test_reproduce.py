@@ -1,67 +1,86 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+from conftest import blank_figures
 from makers import write_images
 
 from featstore.cli.main import _run
 
-pytestmark = pytest.mark.usefixtures("no_umap")
+pytestmark = pytest.mark.usefixtures("blank_pictures", "few_epochs")
+
+STUDY = ["reproduce", "--models", "mobilenet_v2", "--weights", "random:0", "--clf", "lda"]
+"""A study of one network, on the images of a folder."""
 
 
-@pytest.fixture
-def args(tmp_path):
-    options = {"store": "store", "out": "study"}
-    places = [text for name, file in options.items() for text in (f"--{name}", tmp_path / file)]
-    more = ["--models", "mobilenet_v2", "--weights", "random:0", "--projection", "pca"]
-    return ["reproduce", *more, *map(str, places)]
+def words(folder, out, *more):
+    places = ["--root", folder / "mine", "--store", folder / "store", "--out", out]
+    return [*STUDY, "--dataset", "folder", *map(str, places), *more]
 
 
-def test_own_images_end_in_a_report(args, tmp_path, capsys):
-    images = write_images(tmp_path / "mine")
-    assert _run([*args, "--dataset", "folder", "--root", str(images)]) == 0
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """Return a folder with images, the store of a study on them, and its report in study/."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    write_images(folder / "mine", 2, 32)
+    with blank_figures():
+        assert _run(words(folder, folder / "study")) == 0
+    return folder
+
+
+def test_own_images_end_in_a_report(studied, tmp_path, capsys):
+    assert _run(words(studied, tmp_path / "again")) == 0
     out = capsys.readouterr().out
     assert "Early, deep and final layers on mine" in out
-    assert "6 runs, 6 of them new" in out
-    assert str(tmp_path / "study" / "report.html") in out
-    names = {path.name for path in (tmp_path / "study").iterdir()}
+    assert "6 runs, 0 of them new" in out
+    assert "The best run on mine: " in out
+    assert str(tmp_path / "again" / "report.html") in out
+    names = {path.name for path in (studied / "study").iterdir()}
     assert {"report.html", "report.json", "layers-mine.md", "bars-mine.png"} <= names
-    page = (tmp_path / "study" / "report.html").read_text(encoding="utf-8")
+    page = (studied / "study" / "report.html").read_text(encoding="utf-8")
     assert "<h2 id=" in page
 
 
-@pytest.mark.usefixtures("blank_pictures", "few_epochs")
-def test_json_is_one_object(args, tmp_path, capsys):
-    images = write_images(tmp_path / "mine")
-    more = ["--dataset", "folder", "--root", str(images), "--clf", "ridge", "--json"]
-    assert _run([*args, *more]) == 0
+def test_json_is_one_object(studied, tmp_path, capsys):
+    assert _run(words(studied, tmp_path / "again", "--json")) == 0
     told = json.loads(capsys.readouterr().out)
-    assert {run["clf"] for run in told["runs"]} == {"ridge", "softmax"}
+    assert {run["clf"] for run in told["runs"]} == {"lda", "softmax"}
     assert (told["failures"], told["left_out"]) == ([], [])
 
 
-@pytest.mark.usefixtures("blank_pictures", "few_epochs")
-def test_failures_are_named_and_the_code_is_1(args, tmp_path, capsys):
-    (tmp_path / "sat-6-full.mat").write_bytes(b"no MATLAB file")
-    more = ["--datasets", "sat6,demo", "--root", str(tmp_path), "--limit", "27"]
+def test_failures_are_named_and_the_code_is_1(studied, tmp_path, capsys):
+    for name in ("mine", "store"):
+        shutil.copytree(studied / name, tmp_path / name)
+    (tmp_path / "mine" / "sat-6-full.mat").write_bytes(b"no MATLAB file")
     with pytest.raises(SystemExit) as caught:
-        _run([*args, *more])
+        _run(words(tmp_path, tmp_path / "study", "--dataset", "sat6"))
     assert caught.value.code == 1
-    out = capsys.readouterr().out
-    assert "Failed: mobilenet_v2 on sat6: " in out
-    assert "Early, deep and final layers on demo" in out
+    captured = capsys.readouterr()
+    assert "Failed: mobilenet_v2 on sat6: " in captured.out
+    assert "Early, deep and final layers on" in captured.out
     assert (tmp_path / "study" / "report.html").is_file()
 
 
-def test_without_any_dataset_it_says_what_to_get(args, tmp_path, capsys):
-    assert _run([*args, "--root", str(tmp_path)]) == 1
+def test_without_any_dataset_it_says_what_to_get(tmp_path, capsys):
+    out = ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "study")]
+    assert _run([*STUDY, "--root", str(tmp_path), *out]) == 1
     err = capsys.readouterr().err
     for file in ("sat-4-full.mat", "sat-6-full.mat", "featstore datasets get ucmerced"):
         assert file in err
     assert not (tmp_path / "study").exists()
 
 
-def test_quick_is_a_limit(args, capsys):
-    assert _run([*args, "--quick", "--limit", "5"]) == 2
+def test_quick_is_a_limit(capsys):
+    assert _run([*STUDY, "--quick", "--limit", "5"]) == 2
     assert "give one of them" in capsys.readouterr().err
+
+
+def test_help_names_the_librarys_networks_and_datasets(capsys):
+    from featstore.report import paper
+
+    assert _run(["reproduce", "--help"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(name in out for name in paper.study_models())
+    assert ",".join(paper.DATASETS) in out

@@ -57,7 +57,7 @@ def test_every_format_says_what_it_needs_and_how_to_get_it() -> None:
 
 def test_datasets_need_no_torch() -> None:
     code = (
-        "import sys, featstore.datasets, featstore.inference.class_sheet; "
+        "import sys, featstore.datasets, featstore.inference.contact_sheet; "
         "print('torch' in sys.modules)"
     )
     result = subprocess.run(

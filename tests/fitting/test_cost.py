@@ -8,7 +8,6 @@ from featstore.errors import FitError
 from featstore.fitting import cost
 from featstore.fitting.classifiers import CLASSIFIERS, find_classifier
 from featstore.fitting.cost import Cost, Shape, estimate
-from featstore.text import duration_text
 
 SMALL = Shape(n_train=1_680, n_predicted=420, n_features=2_048, n_classes=21)
 LARGE = Shape(n_train=324_000, n_predicted=81_000, n_features=4_096, n_classes=6)
@@ -118,7 +117,7 @@ def test_what_would_not_end_or_fit_is_refused_with_others_named(name, message):
     assert f"{name} on 1,680 x 2,048 training features" in str(caught.value)
     with pytest.raises(FitError, match=rf"2\.0 GB of memory, and 1\.0 GB are allowed.*{message}"):
         check(name, nbytes=2 * 10**9)
-    assert "10.0 h" in check(name, 36_000.0, 2 * 10**9, force=True)
+    assert "10 h" in check(name, 36_000.0, 2 * 10**9, force=True)
 
 
 def test_what_is_free_is_the_budget_where_none_is_given(monkeypatch):
@@ -126,14 +125,6 @@ def test_what_is_free_is_the_budget_where_none_is_given(monkeypatch):
     assert check("knn", nbytes=5 * 10**6, budget=None) == ""
     with pytest.raises(FitError, match=r"5\.1 MB of memory, and 5\.0 MB are free"):
         check("knn", nbytes=51 * 10**5, budget=None)
-
-
-@pytest.mark.parametrize(
-    ("duration_s", "text"),
-    [(5.4, "5 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h")],
-)
-def test_rough_times_read_well(duration_s, text):
-    assert duration_text(duration_s) == text
 
 
 def test_classifiers_of_ones_own_are_reckoned_with():

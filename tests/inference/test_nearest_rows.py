@@ -6,9 +6,10 @@ import threadpoolctl
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
+from featstore.config import METRICS
 from featstore.errors import ConfigError
 from featstore.inference import nearest_rows
-from featstore.inference.nearest_rows import METRICS, nearest
+from featstore.inference.nearest_rows import nearest
 
 
 def features(n_samples=500, n_features=40, seed=0):

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import blobs
-from makers import of_pixels, real_file
+from makers import Listener, of_pixels, write_images
 from PIL import Image
 from sklearn.preprocessing import StandardScaler
 
@@ -14,18 +14,23 @@ import featstore
 from featstore.errors import BackboneError, ConfigError, DatasetNotFoundError, SelectionError
 from featstore.extraction import encode
 from featstore.extraction.extract import extract
-from featstore.inference import neighbors as lookalikes
+from featstore.inference import neighbors
 from featstore.inference.neighbors import Neighbor, Query, find_neighbors, write_sheets
 from featstore.io.files import read_json, write_json
 from featstore.runs.run import open_run
 from featstore.store.feature_store import open_store
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 @pytest.fixture
-def store(images, tmp_path):
-    store = open_store(tmp_path / "store")
-    extract(store=store, **of_pixels(images))
-    return store
+def images(pixel_sample):
+    return pixel_sample.images
+
+
+@pytest.fixture
+def store(pixel_sample):
+    return pixel_sample.store
 
 
 def set_id(store):
@@ -103,7 +108,7 @@ def test_new_images_find_themselves_and_their_class(store, images):
         assert (query.row, query.label, query.error) == (None, None, None)
 
 
-def test_queries_keep_their_order_block_by_block(store, images, monkeypatch):
+def test_queries_keep_their_order_over_several_blocks(store, images, monkeypatch):
     monkeypatch.setattr(encode, "BLOCK_ROWS", 2)
     asked = [images / "test" / "forest", "train/sand/sand03.png", images / "test" / "water"]
     found = find_neighbors(set_id(store), asked, store=store, k=2)
@@ -174,14 +179,14 @@ def test_stored_samples_need_no_network(make_store, monkeypatch):
     ("asked", "options", "error", "message"),
     [
         ("nothing", {}, SelectionError, "neither a run nor a feature set"),
-        ("demo", {"split": "val"}, SelectionError, "no rows of the split val; choose of test, t"),
+        ("demo", {"split": "val"}, SelectionError, "no rows of the split val; it has test, train"),
         ("demo", {"split": "new"}, ConfigError, "all, train, test, val"),
         ("demo", {"metric": "taxi"}, ConfigError, "cosine, euclidean"),
         ("demo", {"k": 0}, ConfigError, "one neighbor or more"),
         ("demo", {"images": ["train/1"]}, DatasetNotFoundError, "such as train/0000000"),
     ],
 )
-def test_what_can_not_be_is_refused(make_store, asked, options, error, message):
+def test_wrong_settings_are_refused(make_store, asked, options, error, message):
     with pytest.raises(error, match=message):
         find_neighbors(asked, store=make_store(), **{"images": ["train/0000001"], **options})
 
@@ -198,7 +203,7 @@ def test_a_run_whose_features_changed_is_refused(make_store):
 
 def test_rgb_images_have_no_four_band_features(tmp_path, images):
     store = open_store(tmp_path / "store")
-    extract("pixelstats", "demo", store=store, root=str(tmp_path), limit=40)
+    extract("pixelstats", "demo", store=store, root=str(tmp_path), limit=20)
     (sample_id,) = store.sets()[0].sample_ids[7:8].tolist()
     found = find_neighbors("demo", [sample_id], store=store, k=3)
     assert write_sheets(found, tmp_path / "n.png", store=store) == [tmp_path / "n.png"]
@@ -208,8 +213,8 @@ def test_rgb_images_have_no_four_band_features(tmp_path, images):
 
 def test_equal_shares_go_to_the_nearer_class():
     labels = ["sand", "water", "water", "sand", None]
-    neighbors = tuple(Neighbor(i, f"{i}", name, "train", i) for i, name in enumerate(labels))
-    query = Query("x.png", None, None, neighbors)
+    own = tuple(Neighbor(i, f"{i}", name, "train", i) for i, name in enumerate(labels))
+    query = Query("x.png", None, None, own)
     assert query.shares == {"sand": 0.5, "water": 0.5}
     assert query.majority == "sand"
 
@@ -217,26 +222,9 @@ def test_equal_shares_go_to_the_nearer_class():
 def drawn(monkeypatch):
     """Return a list that is filled with the strips of each sheet."""
     sheets = []
-    draw = lookalikes.draw_sheet
-    monkeypatch.setattr(lookalikes, "draw_sheet", lambda s: sheets.append(s) or draw(s))
+    draw = neighbors.draw_sheet
+    monkeypatch.setattr(neighbors, "draw_sheet", lambda s: sheets.append(s) or draw(s))
     return sheets
-
-
-class Said:
-    def __init__(self):
-        self.lines = []
-
-    def start(self, what, total, unit):
-        pass
-
-    def advance(self, n):
-        pass
-
-    def stop(self):
-        pass
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 def test_sheets_show_the_pictures_that_are_meant(store, images, tmp_path, monkeypatch):
@@ -246,13 +234,13 @@ def test_sheets_show_the_pictures_that_are_meant(store, images, tmp_path, monkey
     (path,) = write_sheets(found, tmp_path / "out" / "n.png", store=store)
     assert pixels(path).shape[1] > 900
     (strips,) = sheets
-    assert [strip.query.title for strip in strips] == ["Query: water?", "Query: sand"]
+    assert [strip.head.title for strip in strips] == ["Query: water?", "Query: sand"]
     for strip, query in zip(strips, found.queries, strict=True):
         for tile, one in zip(strip.tiles, query.neighbors, strict=True):
             expected = pixels(images / one.sample_id)
             np.testing.assert_array_equal(tile.image, expected)
             assert tile.same == (one.label == query.majority)
-    np.testing.assert_array_equal(strips[1].query.image, pixels(images / "train/sand/sand03.png"))
+    np.testing.assert_array_equal(strips[1].head.image, pixels(images / "train/sand/sand03.png"))
 
 
 def test_many_queries_take_several_sheets(store, images, tmp_path, monkeypatch):
@@ -264,17 +252,19 @@ def test_many_queries_take_several_sheets(store, images, tmp_path, monkeypatch):
     assert [len(strips) for strips in sheets] == [12, 12, 3]
 
 
-def test_images_that_are_gone_are_gray_and_it_is_said_why(store, images, tmp_path, monkeypatch):
-    sheets, said = drawn(monkeypatch), Said()
+def test_images_that_are_gone_are_gray_and_a_message_says_why(tmp_path, monkeypatch):
+    images, store = write_images(tmp_path / "images"), open_store(tmp_path / "store")
+    extract(store=store, **of_pixels(images))
+    sheets, said = drawn(monkeypatch), Listener()
     new = tmp_path / "new.png"
     shutil.copy(images / "test" / "water" / "water01.png", new)
     found = find_neighbors(set_id(store), [new, "train/sand/sand03.png"], store=store, k=2)
     images.rename(tmp_path / "moved")
     write_sheets(found, tmp_path / "n.png", store=store, progress=said)
-    assert "gray tiles" in said.lines[0]
+    assert "Gray tiles" in said.lines[0]
     assert "--root" in said.lines[0]
-    assert sheets[0][0].query.image is not None
-    assert sheets[0][1].query.image is None
+    assert sheets[0][0].head.image is not None
+    assert sheets[0][1].head.image is None
     assert [tile.image for strip in sheets[0] for tile in strip.tiles] == [None] * 4
     write_sheets(found, tmp_path / "n.png", store=store, root=tmp_path / "moved")
     assert all(tile.image is not None for strip in sheets[1] for tile in strip.tiles)
@@ -288,11 +278,8 @@ def test_no_sheet_without_neighbors(store, tmp_path):
     assert not (tmp_path / "n.png").exists()
 
 
-def test_real_images_lie_near_their_class(tmp_path):
-    data, weights = real_file("data/nwpu-resisc12"), real_file("weights/mobilenet_v2-b0353104.pth")
-    store = open_store(tmp_path / "store")
-    options = {"root": str(data), "weights": str(weights), "image_size": 96, "limit": 240}
-    extract("mobilenet_v2", "folder", store=store, **options)
+def test_real_images_lie_near_their_class(real_sample):
+    data, store = real_sample.images, real_sample.store
     held_out = [data / "test" / "desert", data / "test" / "forest"]
     found = find_neighbors(set_id(store), held_out, store=store, k=5, split="train")
     hits = [query.majority == query.name.split("/")[-2] for query in found.queries]

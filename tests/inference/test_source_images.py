@@ -25,7 +25,8 @@ def only(store):
     return store.sets()[0].set_id
 
 
-def test_each_row_has_the_image_of_its_sample(store, images):
+def test_each_row_has_the_image_of_its_sample(pixel_sample):
+    store, images = pixel_sample.store, pixel_sample.images
     originals = Originals(store, only(store))
     assert originals.unavailable_reason() is None
     for row, sample_id in enumerate(store.sets()[0].sample_ids.tolist()):
@@ -55,7 +56,7 @@ def test_four_bands_show_red_green_and_blue(tmp_path):
     np.testing.assert_array_equal(found, dataset.read(7)[..., :3])
 
 
-def test_a_demo_that_is_gone_is_not_generated_again(tmp_path):
+def test_a_deleted_demo_is_not_generated_again(tmp_path):
     store = open_store(tmp_path / "store")
     extract("pixelstats", "demo", store=store, root=str(tmp_path), limit=12)
     shutil.rmtree(tmp_path / "demo")
@@ -69,7 +70,7 @@ def test_moved_images_are_found_by_their_root(store, images, tmp_path):
     reason = lost.unavailable_reason()
     assert "my images does not exist" in reason
     assert "with --root" in reason
-    with pytest.raises(DatasetNotFoundError, match="not where they were"):
+    with pytest.raises(DatasetNotFoundError, match="are gone from their folder"):
         lost.image(0)
     found = Originals(store, only(store), tmp_path / "elsewhere")
     assert found.unavailable_reason() is None
@@ -80,7 +81,7 @@ def test_changed_images_are_not_shown(store, images):
     first = images / "train" / "forest" / "forest00.png"
     shutil.copy(images / "train" / "water" / "water00.png", first)
     changed = Originals(store, only(store))
-    assert "not those any more" in changed.unavailable_reason()
+    assert "are not those of" in changed.unavailable_reason()
     with pytest.raises(DatasetError, match="extract again"):
         changed.image(5)
 

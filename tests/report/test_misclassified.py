@@ -5,25 +5,33 @@ import io
 
 import numpy as np
 import pytest
-from conftest import blobs
+from conftest import blank_figures, blobs, store_in
 from PIL import Image
 
 from featstore.errors import SelectionError
 from featstore.fitting.fit import fit
 from featstore.report.misclassified import THUMBNAIL_PX, find_mistakes, thumbnail_uri
+from featstore.store.feature_store import open_store
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 
-@pytest.fixture
-def store(make_store):
-    """A store in which rows 250 and 260 bear a wrong label."""
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store in which rows 250 and 260 have a wrong label."""
     X, y = blobs(320, 20)
     y = y.copy()
     y[[250, 260]] = (y[[250, 260]] + 1) % 4
-    return make_store(X=X * 3, y=y)
+    return store_in(tmp_path_factory.mktemp("mislabelled"), X=X * 3, y=y)
 
 
-def test_the_surest_wrong_answers_come_first_with_their_likes(store):
-    (run,) = fit(store)
+@pytest.fixture(scope="module")
+def run(store):
+    with blank_figures():
+        return fit(store, n_jobs=1)[0]
+
+
+def test_the_surest_wrong_answers_come_first_with_their_neighbors(store, run):
     found = find_mistakes(store, run)
     assert {m.image.row for m in found} == {250, 260}
     assert [m.score for m in found] == sorted((m.score for m in found), reverse=True)
@@ -37,13 +45,12 @@ def test_the_surest_wrong_answers_come_first_with_their_likes(store):
         assert all(n.row < 240 for n in mistake.neighbors)
 
 
-def test_no_more_than_asked_for(store):
-    (run,) = fit(store)
+def test_at_most_as_many_as_asked_for(store, run):
     assert [len(m.neighbors) for m in find_mistakes(store, run, 1, 2)] == [2]
 
 
-def test_new_splits_are_kept_to(store):
-    (run,) = fit(store, split_seed=5)
+def test_mistakes_are_of_the_runs_own_split(store):
+    (run,) = fit(store, "lda", split_seed=5)
     found = run.predictions
     wrong = set(found["sample_id"][found["true"] != found["predicted"]])
     assert {m.image.sample_id for m in find_mistakes(store, run)} == wrong
@@ -52,16 +59,14 @@ def test_new_splits_are_kept_to(store):
 def test_a_run_without_mistakes_has_none(make_store):
     X, y = blobs(320, 20)
     store = make_store(X=X + 100 * np.eye(20, dtype=np.float32)[y], y=y)
-    (run,) = fit(store)
+    (run,) = fit(store, "lda")
     assert run.metrics.test.accuracy == 1
     assert find_mistakes(store, run) == []
 
 
-def test_features_that_are_gone_are_named(store):
-    (run,) = fit(store)
-    store.remove(store.sets()[0])
+def test_features_that_are_gone_are_named(run, tmp_path):
     with pytest.raises(SelectionError):
-        find_mistakes(store, run)
+        find_mistakes(open_store(tmp_path / "empty"), run)
 
 
 @pytest.mark.parametrize(("side", "form"), [(28, "PNG"), (300, "JPEG")])

@@ -31,7 +31,17 @@ def test_rows_are_table_3s():
     }
 
 
-@pytest.mark.parametrize("model", study_models())
+REPEATS = ("vgg13", "vgg16", "resnet50_v1")
+"""Networks whose layers have the names of another one's."""
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(model, marks=pytest.mark.soak if model in REPEATS else ())
+        for model in study_models()
+    ],
+)
 def test_each_network_has_the_layers_of_its_comparison(model):
     layers = study_layers(model)
     found = find_layers(model, layers.names, 224)
@@ -49,7 +59,7 @@ def test_the_papers_networks_end_in_table_1s_layers():
     }
 
 
-def test_roles_are_told_by_a_runs_layers():
+def test_a_runs_layers_give_its_role():
     assert role("resnet50_v1", ["conv1"]) == ROLES[0]
     assert role("resnet50", ["res4e_branch2c"]) == ROLES[1]
     assert role("vgg19", ["fc8"]) == ROLES[2]
@@ -58,6 +68,6 @@ def test_roles_are_told_by_a_runs_layers():
     assert role("pixelstats", ["stats"]) is None
 
 
-def test_a_network_that_is_not_known():
+def test_an_unknown_network():
     assert study_layers("efficientnet_b0") is None
     assert network("resnet50_v1") == network("resnet50") == "resnet50"

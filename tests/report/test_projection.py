@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import types
 import warnings
 
 import numpy as np
@@ -61,25 +62,58 @@ import numpy as np
 from featstore.report.charts import project
 X = np.random.default_rng(0).normal(size=(16, 5)).astype(np.float32)
 for n in (3, 16):
-    found = project(X[:n], np.arange(n))
+    found = project(X[:n], np.arange(n), method="umap")
     print(found.method, found.points.shape, np.isfinite(found.points).all())
 """
 
 
+@pytest.mark.soak
 def test_umap_of_few_rows():
     pytest.importorskip("umap")
-    # Compiling takes a minute, which few rows do not need.
+    # Few rows do not need the minute of compiling.
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
     command = [sys.executable, "-W", "ignore", "-c", BY_UMAP]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.splitlines() == ["UMAP (3, 2) True", "UMAP (16, 2) True"]
 
 
-def test_where_umap_is_not_installed_auto_is_pca(monkeypatch):
+@pytest.mark.parametrize(
+    ("n_rows", "settings"),
+    [
+        (3, {"n_neighbors": 2, "init": "random"}),
+        (16, {"n_neighbors": 15, "init": "random"}),
+        (40, {"n_neighbors": 15, "init": "spectral"}),
+    ],
+)
+def test_umap_gets_what_its_number_of_rows_allows(monkeypatch, n_rows, settings):
+    asked = {}
+
+    class UMAP:
+        def __init__(self, **more):
+            asked.update(more)
+
+        def fit_transform(self, points):
+            asked["shape"] = points.shape
+            return points[:, :2].astype(np.float64)
+
+    monkeypatch.setattr(charts, "find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=UMAP))
+    X, _ = blobs(60, 30)
+    found = project(X, np.arange(n_rows), method="umap", random_state=3)
+    assert (found.method, found.points.shape, found.points.dtype) == (
+        "UMAP",
+        (n_rows, 2),
+        np.float32,
+    )
+    assert asked.pop("shape") == (n_rows, min(n_rows, 30))
+    assert asked == {**settings, "random_state": 3, "n_jobs": 1}
+
+
+def test_pca_is_the_default_and_umap_needs_its_package(monkeypatch):
     monkeypatch.setattr(charts, "find_spec", lambda name: None)
     X, _ = blobs(20, 5)
     assert project(X, np.arange(20)).method == "PCA"
     with pytest.raises(ConfigError, match=r"featstore\[umap\]"):
         project(X, np.arange(20), method="umap")
-    with pytest.raises(ConfigError, match="one of auto, pca, umap"):
+    with pytest.raises(ConfigError, match="one of pca, umap"):
         project(X, np.arange(20), method="tsne")

@@ -1,79 +1,52 @@
 from __future__ import annotations
 
-import statistics
-from dataclasses import replace
-
 import numpy as np
+import pytest
 from conftest import add_features, blobs
+from makers import altered
 
+from featstore.errors import RunError
 from featstore.fitting.fit import fit
-from featstore.report.summaries import compare_published, gather_repeats, group_by_images, summarize
-from featstore.store.format.run_schema import RunRecord
+from featstore.report.summaries import best_fits, group_by_images, runs_on, summarize
 
 
-def test_runs_are_listed_by_dataset_the_best_first(make_store):
-    store = make_store(dataset="folder", title="b")
-    runs = fit(store, ["logreg", "knn", "ridge"], n_jobs=1)
+def test_rows_are_ordered_by_dataset_the_best_first(run):
+    others = {"title": "b", "fingerprint": "other"}
+    runs = [
+        altered(run, n_right=50, digest="a"),
+        altered(run, n_right=79, digest="b"),
+        altered(run, n_right=60, selection=others),
+    ]
     lines = summarize(runs)
-    assert sorted(line["run_id"] for line in lines) == sorted(run.run_id for run in runs)
-    accuracies = [line["accuracy"] for line in lines]
-    assert accuracies == sorted(accuracies, reverse=True)
+    assert [line["title"] for line in lines] == ["b", "sat4", "sat4"]
+    assert [round(80 * line["accuracy"]) for line in lines] == [60, 79, 50]
+    assert [line["is_best"] for line in lines] == [True, True, False]
+    assert not any(line["is_equal"] for line in lines)
+    assert [(best.title, best.run.run_id) for best in best_fits(runs)] == [
+        ("b", runs[2].run_id),
+        ("sat4", runs[1].run_id),
+    ]
 
 
-def test_runs_of_one_name_tell_in_what_they_differ(make_store):
-    store = make_store()
-    runs = fit(store, "ridge", n_jobs=1)
-    runs += fit(store, "ridge", n_jobs=1, params={"alpha": 10.0}) + fit(store, "lda", n_jobs=1)
-    settings = {(run["clf"], run["settings"]) for run in summarize(runs)}
-    assert settings == {("ridge", ""), ("ridge", "alpha=10.0"), ("lda", "")}
-    assert [run["settings"] for run in summarize(runs[:1])] == [""]
-    record = RunRecord.model_validate(runs[0].record.to_dict() | {"source": "another"})
-    other = replace(runs[0], path=runs[0].path.with_name("mine-ridge-01234567"), record=record)
-    settings = [run["settings"] for run in summarize([runs[0], other])]
-    assert sorted(settings) == sorted(["01234567", runs[0].run_id[-8:]])
-    assert [run["settings"] for run in summarize(fit(store, "knn", n_jobs=1, repeats=2))] == [
-        ""
-    ] * 2
+def test_equal_rows_say_so(run):
+    lines = summarize([altered(run, n_right=n, digest=str(n)) for n in (74, 75)])
+    assert sorted((line["is_best"], line["is_equal"]) for line in lines) == [
+        (False, True),
+        (True, False),
+    ]
 
 
-def test_repeats_become_one_line(make_store):
-    lines = [run.summary() for run in fit(make_store(), ["lda", "knn"], n_jobs=1, repeats=3)]
-    gathered = gather_repeats(lines)
-    assert [(line["clf"], line["n_repeats"]) for line in gathered] == [("lda", 3), ("knn", 3)]
-    own = [line["accuracy"] for line in lines if line["clf"] == "lda"]
-    assert gathered[0]["accuracy"] == statistics.fmean(own)
-    assert gathered[0]["accuracy_deviation"] == statistics.stdev(own)
+def test_runs_on_a_dataset_are_found_by_its_name_or_title(run):
+    other = altered(run, selection={"dataset": "folder", "title": "mine"})
+    assert runs_on([run, other], "mine") == runs_on([run, other], "folder") == [other]
+    with pytest.raises(RunError, match="No runs are on 'x'. There are runs on mine, sat4"):
+        runs_on([run, other], "x")
+    with pytest.raises(RunError, match="There are none"):
+        runs_on([], "x")
 
 
-def test_random_weights_are_not_set_beside_the_paper(make_store):
-    store = make_store(dataset="ucmerced", weights="IMAGENET1K_V2")
-    X, y = blobs(320, 20)
-    splits = (y * 0).astype("uint8")
-    splits[240:] = 1
-    add_features(store, {"fc8": X}, y, splits, model="alexnet", dataset="ucmerced")
-    runs = fit(store, model="resnet50") + fit(store, model="alexnet")
-    lines = {line["method"]: line for line in compare_published("ucmerced", runs)}
-    assert "ours" in lines["ResNet50 features (proposed)"]
-    assert "ours" not in lines["AlexNet features"]
-    assert compare_published("folder", runs) == []
-
-
-def line(series="a", seed=0, split_seed=None, created="2024-01-01", **more):
-    numbers = dict.fromkeys(("accuracy", "average_accuracy", "train_accuracy", "kappa"), 0.5)
-    told = {"series": series, "seed": seed, "split_seed": split_seed, "created": created}
-    return {**numbers, "cv_accuracy": None, "duration_s": 1.0, "converged": True, **told, **more}
-
-
-def test_of_the_same_seeds_the_newest_counts():
-    old, new = line(accuracy=0.9), line(created="2024-01-02", accuracy=0.4)
-    for lines in ([old, new], [new, old]):
-        (gathered,) = gather_repeats(lines)
-        assert (gathered["accuracy"], gathered["n_repeats"]) == (0.4, 1)
-    (gathered,) = gather_repeats([old, new, line(seed=1, accuracy=0.6), line(split_seed=1)])
-    assert (gathered["accuracy"], gathered["n_repeats"]) == (0.5, 3)
-
-
-def test_images_of_one_name_are_told_apart(make_store):
+@pytest.mark.usefixtures("blank_pictures")
+def test_images_of_one_name_have_digits_in_their_titles(make_store):
     store = make_store(title="photos")
     X, y = blobs(200, 20)
     splits = (np.arange(200) >= 150).astype("uint8")

@@ -50,5 +50,29 @@ def test_each_table_becomes_two_files(table, tmp_path):
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["mine.md", "mine.tex"]
 
 
+def test_shown_leaves_out_what_tells_nothing_and_explains_the_rest():
+    columns = (("run", False), ("accuracy", True), ("CV", True), ("test", True), ("time", True))
+    rows = [
+        [Cell(name), Cell("100.0", 1.0), Cell(NONE), Cell("80", 80), Cell(time)]
+        for name, time in (("a", "1"), ("b", "2"))
+    ]
+    legend = {"CV": "CV explained.", "time": "Time explained.", "test": "Test explained."}
+    table = Table("t", "T", columns, rows, "Note.", ("test", "time"), legend)
+    shown = table.shown()
+    # The accuracy is a result, and stays though all are the same.
+    assert [name for name, _ in shown.columns] == ["run", "accuracy", "time"]
+    assert [[cell.text for cell in row] for row in shown.rows] == [
+        ["a", "100.0", "1"],
+        ["b", "100.0", "2"],
+    ]
+    assert shown.note == "Note. Time explained. The same in all rows: test 80."
+    assert "CV" not in table.to_markdown()
+    assert r"\textbackslash" not in table.to_latex()
+    assert set(table.to_dict()["rows"][0]) == {"run", "accuracy", "CV", "test", "time"}
+    # One row has no constant columns.
+    one = Table("t", "T", columns, rows[:1], "", ("test", "time"))
+    assert [name for name, _ in one.shown().columns] == ["run", "accuracy", "test", "time"]
+
+
 def test_percent():
     assert (percent(0.98765), percent(None)) == ("98.8", NONE)

@@ -69,7 +69,7 @@ def test_exact_on_the_culture_media_of_armitage_and_berry(make_pair):
     assert (found.accuracy_a, found.accuracy_b) == (32 / 50, 22 / 50)
     assert found.difference == pytest.approx(0.2)
     assert found.sentence == (
-        "a fc1000 logreg is right on 10 more of 50 test images than b fc1000 logreg; the "
+        "a fc1000 · logreg is right on 10 more of 50 test images than b fc1000 · logreg; the "
         "difference is significant at 5 %: p = 0.0129 (exact McNemar test)."
     )
 
@@ -83,7 +83,7 @@ def test_chi_squared_on_the_colds_of_bland(make_pair):
     # The tail of chi-squared with one degree of freedom is that of the normal distribution.
     assert found.p_value == pytest.approx(math.erfc(math.sqrt(30.8025 / 2)))
     assert 100 * found.difference == pytest.approx(-8.49, abs=0.005)
-    assert "b fc1000 logreg is right on 112 more of 1,319 test images" in found.sentence
+    assert "b fc1000 · logreg is right on 112 more of 1,319 test images" in found.sentence
     assert "p < 0.0001 (McNemar's chi-squared" in found.sentence
 
 
@@ -250,7 +250,7 @@ def test_fitted_runs_compare_as_their_metrics_say(make_store):
     assert found.difference == pytest.approx(scores[0].accuracy - scores[1].accuracy)
     assert found.difference != 0
     assert [c.recall_b for c in found.per_class] == [c.recall for c in scores[1].per_class]
-    assert found.name_b == "resnet50 fc1000 knn"
+    assert found.name_b == "resnet50 (random:0) fc1000 · knn"
     as_dict = found.to_dict()
     assert json.loads(json.dumps(as_dict, allow_nan=False)) == as_dict
     assert as_dict["significant"] == (found.p_value < 0.05)

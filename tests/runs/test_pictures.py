@@ -9,7 +9,8 @@ from featstore.fitting.fit import fit, fit_each
 from featstore.report.write import write_report
 from featstore.runs import pictures
 from featstore.runs.pictures import draw_missing_pictures, draw_pictures
-from featstore.runs.run import list_runs, open_run, verify_runs
+from featstore.runs.run import list_runs, open_run
+from featstore.runs.verification import verify_runs
 
 
 def fail(*args):

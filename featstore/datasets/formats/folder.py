@@ -19,6 +19,7 @@ from featstore.config import SPLITS
 from featstore.datasets.base import RGB, FileSource, is_hidden
 from featstore.datasets.decode import IMAGE_SUFFIXES
 from featstore.errors import DatasetError
+from featstore.text import join_some
 
 TRAIN_FRACTION = 0.7
 """Share of training images where there is no official split, as in the paper's section 3."""
@@ -93,7 +94,7 @@ class FolderSource(FileSource):
         if splits and others:
             raise DatasetError(
                 f"{self.root}: holds {', '.join(sorted(splits))} beside other folders "
-                f"({_some(others)}); {EXAMPLE}."
+                f"({join_some(others)}); {EXAMPLE}."
             )
         if splits and "train" not in splits:
             raise DatasetError(
@@ -139,8 +140,8 @@ class FolderSource(FileSource):
             missing = sorted(set(self._expected) - classes)
             extra = sorted(classes - set(self._expected))
             if missing or extra:
-                faults = [f"lacks {_some(missing)}"] * bool(missing)
-                faults += [f"has {_some(extra)}, which {self.name} has not"] * bool(extra)
+                faults = [f"lacks {join_some(missing)}"] * bool(missing)
+                faults += [f"has {join_some(extra)}, which {self.name} has not"] * bool(extra)
                 raise DatasetError(
                     f"{self.root}: {' and '.join(faults)}; expected {len(self._expected)} class "
                     "folders."
@@ -150,7 +151,7 @@ class FolderSource(FileSource):
         if empty := sorted(classes - {class_name for _, _, class_name, _ in samples}):
             raise DatasetError(
                 f"{self.root}: no images ({' '.join(sorted(IMAGE_SUFFIXES))}) are in the class "
-                f"folder {_some(empty)}; add some or remove it."
+                f"folder {join_some(empty)}; add some or remove it."
             )
         counts = Counter(name for name, _, _, _ in samples)
         if twice := sorted(name for name, n in counts.items() if n > 1):
@@ -294,8 +295,3 @@ def _inside(entry: os.DirEntry[str], root: Path) -> Path:
     if not real.exists():
         raise DatasetError(f"{entry.path}: is a link to {real}, which does not exist.")
     return real
-
-
-def _some(names: Sequence[str]) -> str:
-    """Join names, leaving out what would fill the screen."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

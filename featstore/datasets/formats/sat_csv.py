@@ -29,6 +29,7 @@ from featstore.datasets.formats.sat import IMAGE_SHAPE, Pixels, SatSource, class
 from featstore.errors import DatasetError, DatasetNotFoundError, SpaceError
 from featstore.io.files import file_stamp, is_intact, json_digest, note_sums, notes_path, sums_of
 from featstore.progress import SILENT, Progress
+from featstore.text import nbytes_text
 
 PARSED_NBYTES = 8 * 2**20
 """Text parsed at once; parsing takes about ten times this in memory."""
@@ -187,8 +188,8 @@ def _convert(path: Path, n_rows: int, converted: Path, progress: Progress) -> No
     nbytes = n_rows * n_columns
     if nbytes > (free := shutil.disk_usage(converted.parent).free):
         raise SpaceError(
-            f"Converting {path} takes {nbytes / 1e9:.1f} GB in {converted.parent}, where "
-            f"{free / 1e9:.1f} GB are free."
+            f"Converting {path} takes {nbytes_text(nbytes)} in {converted.parent}, where "
+            f"{nbytes_text(free)} are free."
         )
     # One name, since the lock admits one writer: what a killed one leaves is overwritten.
     unfinished = converted.parent / f"{path.name}.tmp"

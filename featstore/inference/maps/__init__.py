@@ -1,1 +1,5 @@
-"""maps."""
+"""Maps of the classes of whole scenes."""
+
+from featstore._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(__name__, {"SceneMap": "featstore.inference.maps.map_scene"})

@@ -1,10 +1,10 @@
-"""Mapping: the classes of a whole scene, window by window, as a raster that lies upon it."""
+"""Classify a whole scene, window by window, to a GeoTIFF that lies upon it."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from featstore.extraction.encode import Block, Encoder
 from featstore.extraction.spec import PIXEL_MODEL
 from featstore.fitting.evaluate import predict_blocks
 from featstore.fitting.solvers.blocks import Samples
-from featstore.inference.maps.preview import class_colours, draw_map, write_names
+from featstore.inference.maps.colors import Color, class_colors, color_hex, read_colors
+from featstore.inference.maps.preview import draw_map
 from featstore.inference.maps.raster import BLOCK_SIDE, Scene, read_thinned, write_map
+from featstore.inference.maps.styles import write_names, write_qgis_style
 from featstore.inference.maps.windows import Grid, SceneWindows, find_windows
 from featstore.io.files import atomic_write, resolve_link
 from featstore.io.fingerprints import FingerprintCache
@@ -31,64 +33,67 @@ from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.format.run_schema import FeatureSpec
 
 PREVIEW_SIDE = 1200
-"""Cells, and pixels of the scene, up to which a preview shows each one."""
+"""Longest side of a preview at which it shows each cell, and each pixel of the scene."""
 
 
 DARK = 2**14
-"""16-bit value that a scene which uses a quarter of its range or more reaches."""
+"""16-bit value below which all of a scene is called dark: a quarter of the range."""
 
 
 COMPANIONS = (".ovr", ".msk", ".msk.ovr")
-"""Endings of what GDAL puts beside a map: thinned copies for zooming out, a mask."""
+"""Endings of files that GDAL puts beside a map: thinned copies for zooming out, a mask."""
 
 
 MIN_EMPTY_SHARE = 0.1
-"""Share of a scene without a class from which on people are told what helps."""
+"""Share of a scene without a class from which on a message says what helps."""
 
 
 MAX_BYTE_CLASSES = 254
-"""Classes up to which a map's labels are bytes."""
+"""Most classes of a map whose labels are bytes."""
 
 
 @dataclass(frozen=True)
 class SceneMap:
-    """What mapping a scene gave.
+    """The result of :func:`map_scene`.
 
     Parameters
     ----------
     run_id : str
-        The run whose model it was.
+        The run of the model.
     scene : str
-        The scene.
-    path, sidecar, preview : str
-        The GeoTIFF, the file from which GDAL reads its classes' names, and the picture.
+    path, sidecar, style, preview : str
+        The GeoTIFF, the file from which GDAL reads its class names, the style that QGIS applies
+        to it, and the picture.
     window, stride : int
-        Sides of what was classified at a time and of a cell of the map, in pixels of the scene.
+        Sides of a window and of a cell of the map, in pixels of the scene.
     n_rows, n_cols : int
         Cells of the map.
     class_names : tuple of str
         By label.
+    colors : tuple of str
+        Colours of the classes, ``#rrggbb``.
     counts : tuple of int
         Cells of each class.
     n_empty : int
-        Cells without a class, because their middle lies beyond the scene or there is too little
-        data.
+        Cells without a class: their middle lies beyond the scene, or they lack data.
     duration_s : float
         From the call to its end.
     windows_per_s : float
-        Windows that were classified per second, writing included.
+        Windows classified per second, writing included.
     """
 
     run_id: str
     scene: str
     path: str
     sidecar: str
+    style: str
     preview: str
     window: int
     stride: int
     n_rows: int
     n_cols: int
     class_names: tuple[str, ...]
+    colors: tuple[str, ...]
     counts: tuple[int, ...]
     n_empty: int
     duration_s: float
@@ -96,7 +101,7 @@ class SceneMap:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Share of each class in the area that has one (fractions)."""
+        """Share of each class in the classified area (fractions)."""
         return tuple(count / sum(self.counts) for count in self.counts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,6 +120,7 @@ def map_scene(
     bands: Sequence[int] | None = None,
     value_range: tuple[float, float] | None = None,
     probability: bool = False,
+    colors: str | Path | Mapping[str, str] | None = None,
     preview: str | Path | None = None,
     device: str = "auto",
     trusted: Sequence[str] = (),
@@ -122,9 +128,9 @@ def map_scene(
 ) -> SceneMap:
     """Classify a scene window by window and write the classes as a GeoTIFF.
 
-    The scene is cut into square cells from its origin on; a cell gets the class of the window that
-    is centred on it. Windows reach beyond the border into the scene's mirror image. The scene is
-    never in memory as a whole, and what is written gets its name when it is complete.
+    The scene is cut into square cells from its origin on; a cell gets the class of the window
+    around it. Windows reach beyond the border into the scene's mirror image. Memory holds a part of
+    the scene at a time, and files get their names when they are complete.
 
     Parameters
     ----------
@@ -133,28 +139,30 @@ def map_scene(
     scene : str or Path
         A GeoTIFF, or any other raster that GDAL opens.
     out : str or Path, optional
-        The GeoTIFF to be written; by default ``<scene>-classes.tif`` in the current folder.
+        The GeoTIFF to write; by default ``<scene>-classes.tif`` in the current folder.
     store : str, Path or FeatureStore
-        The store that the run lies in.
+        The store of the run.
     window : int, optional
-        Side of the windows in pixels; by default that of the images that the run learned from.
+        Side of the windows in pixels; by default that of the run's training images.
     stride : int, optional
         Side of the cells in pixels; by default the window's.
     bands : sequence of int, optional
-        Numbers, from 1, of the scene's bands that are the run's; by default the first ones.
+        The scene's band, from 1, for each of the run's; by default the first ones.
     value_range : tuple of float, optional
-        Values that become black and white. By default bytes are taken as they are and of 16-bit
-        values the high byte; other types need it.
+        Values that become black and white. By default bytes stay as they are, and 16-bit values
+        give their high byte; other types need a range.
     probability : bool
-        Whether to write the probability of the class as well, in percent, as a second band.
+        Whether to write the probability of the class, in percent, as a second band.
+    colors : str, Path or mapping, optional
+        Colours of classes, ``#rrggbb`` by name, or a CSV or JSON file of them. Other classes have
+        the usual colours of land cover: water blue, trees green.
     preview : str or Path, optional
         A PNG picture of scene and classes; by default beside the GeoTIFF.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
     trusted : sequence of str
-        Types of a classifier of the user's, as ``package.module.Class``. Their code is run.
+        Types of your own classifier, as ``package.module.Class``. Their code is run.
     progress : Progress
-        Told how it goes on.
 
     Raises
     ------
@@ -163,11 +171,11 @@ def map_scene(
     DatasetError
         When the scene can't be opened, or has no data.
     ImageError
-        When a part of it can't be read.
+        When a part of the scene can't be read.
     RunError, WeightsError
-        As of :func:`featstore.inference.predict.predict`.
+        As of :func:`featstore.predict`.
     StoreError
-        When the result can't be written.
+        When a file can't be written.
     """
     began = time.perf_counter()
     opened = open_store(store, progress)
@@ -176,10 +184,12 @@ def map_scene(
     if probability and not hasattr(model, "predict_proba"):
         raise ConfigError(
             f"{run.clf} gives decision values, not probabilities. Map without --probability, or "
-            "fit a classifier that has them, such as logreg, lda or mlp."
+            "fit a classifier with probabilities, such as logreg, lda or mlp."
         )
     window = _side("window", window or _training_side(run, opened))
     stride = _side("stride", stride or window)
+    given = read_colors(colors, run.class_names) if colors is not None else {}
+    palette = class_colors(run.class_names, given)
     specs = run.selection.features
     names = _wanted_bands(specs)
     with Scene(str(scene), names, bands, value_range) as opened_scene:
@@ -187,8 +197,9 @@ def map_scene(
             _, high = opened_scene.sampled_range()
             if high < DARK:
                 progress.say(
-                    f"The scene's values go up to some {high:,.0f} of 65,535: it is dark. If the "
-                    "training images were not, say what is black and white: --range LOW,HIGH"
+                    f"The scene is dark: its values end at some {high:,.0f} of 65,535. If the "
+                    "training images were brighter, give the values of black and white: "
+                    "--range LOW,HIGH"
                 )
         grid = Grid(opened_scene.height, opened_scene.width, window, stride)
         _check_covered(opened_scene, grid, progress)
@@ -199,7 +210,7 @@ def map_scene(
         if not len(windows):
             raise DatasetError(
                 f"{scene} has {grid.height} x {grid.width} pixels, and no window of {window} has "
-                "data in half of it or more. Give a smaller --window if it has data anywhere."
+                "data in half of its pixels. If the scene has data, give a smaller --window."
             )
         begun = time.perf_counter()
         blocks = encoder.blocks(windows, "Mapping", progress)
@@ -211,19 +222,21 @@ def map_scene(
             "FEATSTORE_WINDOW": str(window),
             "FEATSTORE_STRIDE": str(stride),
         }
-        targets.write(opened_scene, painter, blocks, tags)
+        targets.write(opened_scene, painter, blocks, palette, tags)
         mapped_s = time.perf_counter() - begun
     return SceneMap(
         run.run_id,
         opened_scene.path,
         str(targets.out),
         str(targets.sidecar),
+        str(targets.style),
         str(targets.preview),
         window,
         stride,
         grid.n_rows,
         grid.n_cols,
         run.class_names,
+        tuple(map(color_hex, palette)),
         tuple(painter.counts.tolist()),
         grid.n_cells - len(windows),
         round(time.perf_counter() - began, 3),
@@ -233,51 +246,50 @@ def map_scene(
 
 def _side(name: str, value: int) -> int:
     if value < 1:
-        raise ConfigError(f"{name} is {value}; it is a number of pixels, 1 or more.")
+        raise ConfigError(f"{name} is {value}; it must be 1 pixel or more.")
     return value
 
 
 def _check_covered(scene: Scene, grid: Grid, progress: Progress) -> None:
-    """Refuse cells that all have their middle beyond the scene; tell of those that have."""
+    """Refuse a grid without a cell whose middle is in the scene; say how much it leaves out."""
     height, width = (int(inside.sum()) * grid.stride for inside in grid.inside())
     covered = min(height, scene.height) * min(width, scene.width) / (scene.height * scene.width)
     size = f"{scene.height} x {scene.width} pixels"
     if not covered:
         raise ConfigError(
             f"{scene.path} has {size}, and no cell of {grid.stride} x {grid.stride} has its middle "
-            "in it. Give a smaller --stride, which is --window where it is not given."
+            "in it. Give a smaller --stride, whose default is --window."
         )
     if 1 - covered > MIN_EMPTY_SHARE:
         progress.say(
-            f"{100 * (1 - covered):.0f} % of the scene's {size} get no class, for the cells at its "
-            "right and lower border have their middle beyond it. Give a smaller --stride to "
-            "classify more."
+            f"{100 * (1 - covered):.0f} % of the scene's {size} get no class: the cells at its "
+            "right and lower border have their middle beyond it. A smaller --stride classifies "
+            "more."
         )
 
 
 def _training_side(run: Run, store: FeatureStore) -> int:
-    """Return the side of the square that is as large as the images that a run learned from."""
+    """Return the side of a square as large as a run's training images."""
     set_ids = run.selection.set_ids
     for feature_set in store.readable_sets():
         if feature_set.set_id in set_ids and (shape := feature_set.info.dataset.image_shape):
             return round(math.sqrt(shape[0] * shape[1]))
     raise ConfigError(
-        f"How large the images were that {run.run_id} learned from is not known: its features are "
-        "gone, or were extracted before featstore noted it. Give the side of the windows in "
-        "pixels: --window PX"
+        f"The size of the training images of {run.run_id} is unknown: its features are gone, or "
+        "are older than that note. Give the side of the windows in pixels: --window PX"
     )
 
 
 def _wanted_bands(specs: Sequence[FeatureSpec]) -> tuple[str, ...]:
     for spec in specs:
         if spec.backbone.model == PIXEL_MODEL:
-            # A network beside it takes the first three.
+            # A network beside pixel statistics takes the first three.
             return tuple(spec.preprocess.bands.split(","))
     return RGB
 
 
 class _Painter:
-    """Puts the windows' classes where their cells are, a band of rows at a time."""
+    """Puts the windows' classes into their cells, some rows at a time."""
 
     def __init__(
         self, run: Run, model: Pipeline, grid: Grid, windows: SceneWindows, probability: bool
@@ -294,10 +306,10 @@ class _Painter:
         n_rows, n_cols = self.grid.n_rows, self.grid.n_cols
         top, part = 0, self._blank(0)
         for block in blocks:
-            judged = predict_blocks(self._model, Samples(block.X, slice(0, len(block.X))))
-            self.counts += np.bincount(judged.labels, minlength=len(self.counts))
-            percent = np.rint(100 * judged.scores)
-            values = np.stack([judged.labels, percent][: len(self.descriptions)])
+            found = predict_blocks(self._model, Samples(block.X, slice(0, len(block.X))))
+            self.counts += np.bincount(found.labels, minlength=len(self.counts))
+            percent = np.rint(100 * found.scores)
+            values = np.stack([found.labels, percent][: len(self.descriptions)])
             cells = self._windows.cells(block.start, block.stop)
             while len(cells):
                 n_inside = int(np.searchsorted(cells, (top + part.shape[1]) * n_cols))
@@ -320,10 +332,11 @@ class _Painter:
 
 @dataclass(frozen=True)
 class _Targets:
-    """The files of a map, which all get their names when they are complete."""
+    """The files of a map, which get their names when all are complete."""
 
     out: Path
     sidecar: Path
+    style: Path
     preview: Path
 
     @classmethod
@@ -332,38 +345,44 @@ class _Targets:
         found = cls(
             path,
             path.with_name(f"{path.name}.aux.xml"),
+            path.with_suffix(".qml"),
             Path(preview or path.with_suffix(".png")),
         )
-        for target in (found.out, found.sidecar, found.preview, *found.companions):
+        for target in (found.out, found.sidecar, found.style, found.preview, *found.companions):
             if target.is_dir():
-                raise ConfigError(f"{target} is a folder; name a file.")
+                raise ConfigError(f"{target} is a folder. Name a file.")
             if target.exists() and Path(scene).exists() and target.samefile(scene):
-                raise ConfigError(f"{target} is the scene itself; name another --out or --preview.")
+                raise ConfigError(f"{target} is the scene itself. Name another --out or --preview.")
         if found.preview.resolve() in (found.out.resolve(), found.sidecar.resolve()):
-            raise ConfigError(
-                f"{found.preview} is written with the map already; give another --preview."
-            )
+            raise ConfigError(f"{found.preview} is a file of the map. Give another --preview.")
         check_png(found.preview, "--preview" if preview else "--out")
         return found
 
     @property
     def companions(self) -> list[Path]:
-        """What belongs to an older map of this name, and not to the new one."""
+        """Files of an older map of this name, which do not fit the new one."""
         return [self.out.with_name(f"{self.out.name}{ending}") for ending in COMPANIONS]
 
     def write(
-        self, scene: Scene, painter: _Painter, blocks: Iterable[Block], tags: dict[str, str]
+        self,
+        scene: Scene,
+        painter: _Painter,
+        blocks: Iterable[Block],
+        colors: Sequence[Color],
+        tags: dict[str, str],
     ) -> None:
-        colours = class_colours(len(painter.class_names))
+        """Write all files; they get their names together."""
         stride = painter.grid.stride
         try:
-            # They get their names in the opposite order: the map last.
+            # The files get their names in the opposite order: the map last.
             with (
                 atomic_write(resolve_link(self.out)) as out,
                 atomic_write(resolve_link(self.sidecar)) as sidecar,
+                atomic_write(resolve_link(self.style)) as style,
                 atomic_write(resolve_link(self.preview)) as preview,
             ):
-                write_names(sidecar, painter.class_names, colours)
+                write_names(sidecar, painter.class_names, colors)
+                write_qgis_style(style, painter.class_names, colors)
                 write_map(
                     out,
                     self.out.name,
@@ -374,7 +393,7 @@ class _Targets:
                     dtype=painter.dtype,
                     nodata=painter.nodata,
                     descriptions=painter.descriptions,
-                    colours=colours,
+                    colors=colors,
                     tags=tags,
                     class_tags={f"CLASS_{i}": name for i, name in enumerate(painter.class_names)},
                 )
@@ -382,14 +401,14 @@ class _Targets:
                     read_thinned(out, PREVIEW_SIDE),
                     (painter.grid.n_rows * stride, painter.grid.n_cols * stride),
                     painter.class_names,
-                    colours,
+                    colors,
                     painter.counts,
                     scene.thumbnail(PREVIEW_SIDE),
                     (scene.height, scene.width),
                     scene.axes,
                 )
                 preview.write_bytes(to_png(figure))
-                # Before the new map has its name: the old one is right without them.
+                # Before the new map has its name: the old map is right without them.
                 for companion in self.companions:
                     companion.unlink(missing_ok=True)
         except OSError as error:

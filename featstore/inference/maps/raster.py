@@ -1,7 +1,4 @@
-"""Scenes: rasters of any size, read in parts, and the rasters of classes that are made of them.
-
-Only this module knows rasterio.
-"""
+"""Read rasters of any size in parts, and write rasters of classes; the only user of rasterio."""
 
 from __future__ import annotations
 
@@ -21,39 +18,20 @@ from featstore.datasets.decode import to_bytes
 from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError, StoreError
 
 SAMPLE_SIDE = 256
-"""Side in pixels of each of the 5 x 5 places at which an unknown range of values is sampled."""
+"""Side in pixels of each of the 5 x 5 places that sample an unknown range of values."""
 
 
 BLOCK_SIDE = 256
-"""Side in cells of a large map's tiles; maps are written in so many rows at a time."""
+"""Side in cells of a large map's tiles, and the number of rows that are written at a time."""
 
 
 class Scene:
-    """A raster that is open to be read.
+    """An open raster.
 
-    Parameters
-    ----------
-    path : str
-        A file, or whatever else GDAL opens.
-    names : sequence of str
-        What the bands to be read are, such as ``("red", "green", "blue")``.
-    bands : sequence of int, optional
-        Numbers of these bands in the scene, from 1; by default the first ones.
-    value_range : tuple of float, optional
-        Values that become 0 and 255, those between them in proportion. Without it bytes are taken
-        as they are, and of 16-bit values the high byte (:func:`featstore.datasets.decode.decode`).
-
-    Attributes
-    ----------
-    height, width : int
-        In pixels.
-
-    Raises
-    ------
-    ConfigError
-        When bands or range are wrong, or a range is needed; or rasterio is not installed.
-    DatasetError
-        When it is no raster.
+    `path` is anything that GDAL opens. `names` are the bands to read, such as ``("red", "green",
+    "blue")``, and `bands` their numbers in the scene, from 1, by default the first ones. The values
+    of `value_range` become 0 and 255; without one, bytes stay as they are, and 16-bit values give
+    their high byte, as in training images.
     """
 
     def __init__(
@@ -65,15 +43,15 @@ class Scene:
     ) -> None:
         rasterio = _rasterio()
         self.path, self.names, self.value_range = path, tuple(names), value_range
-        # GDAL's handles are for one thread at a time.
+        # GDAL allows one thread at a time to use a handle.
         self._lock = threading.Lock()
         try:
             with _quiet(), rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
                 self._raster = rasterio.open(path)
         except _failures() as error:
             if not Path(path).exists() and ":" not in path and not path.startswith("/vsi"):
-                raise DatasetNotFoundError(f"{path} is not there; name a scene.") from None
-            raise DatasetError(f"{path} is no raster that GDAL reads: {_cause(error)}") from error
+                raise DatasetNotFoundError(f"{path} does not exist. Name a scene.") from None
+            raise DatasetError(f"GDAL can't read {path} as a raster: {_cause(error)}") from error
         try:
             self.height, self.width = self._raster.shape
             self.bands = self._find_bands(bands)
@@ -105,20 +83,20 @@ class Scene:
         has = f"{self.path} has {raster.count} band{'s' if raster.count != 1 else ''}" + (
             f", {self._describe_bands()}" if raster.count else ""
         )
-        wanted = f"{n} are wanted ({', '.join(self.names)})"
+        wanted = f"the run needs {n} ({', '.join(self.names)})"
         if asked is None and n > raster.count:
             raise ConfigError(
-                f"{has}; {wanted}. Name them by number, the same one several times if need be: "
+                f"{has}; {wanted}. Give their numbers; one may stand for several: "
                 f"--bands {','.join(['1'] * n)}"
             )
         bands = tuple(range(1, n + 1)) if asked is None else tuple(asked)
         if wrong := [band for band in bands if not 1 <= band <= raster.count]:
-            raise ConfigError(f"There is no band {wrong[0]}: {has}.")
+            raise ConfigError(f"Band {wrong[0]} does not exist: {has}.")
         if len(bands) != n:
-            raise ConfigError(f"{len(bands)} bands are named, but {wanted}: {has}.")
+            raise ConfigError(f"{len(bands)} bands are given, and {wanted}: {has}.")
         if any(raster.colorinterp[band - 1].name == "palette" for band in bands):
             raise ConfigError(
-                f"{self.path} holds numbers of colours, not colours. Expand it first: "
+                f"{self.path} holds a palette's numbers in place of colors. Expand it first: "
                 "gdal_translate -expand rgb"
             )
         return bands
@@ -130,28 +108,27 @@ class Scene:
 
     def _check_values(self) -> None:
         if self.dtype.kind == "c":
-            raise ConfigError(f"{self.path} holds complex numbers; map their magnitude instead.")
+            raise ConfigError(f"{self.path} holds complex numbers. Map their magnitude instead.")
         if self.value_range is not None:
             low, high = self.value_range
             if not (np.isfinite([low, high]).all() and low < high):
-                raise ConfigError(f"The range is {low:g} to {high:g}; its low end comes first.")
+                raise ConfigError(f"The range is {low:g} to {high:g}; it must go from low to high.")
         elif len(set(self._types)) > 1:
             raise ConfigError(
-                f"{self.path} has bands of different types, {', '.join(self._types)}, so that what "
-                "is black and white in them is unknown. Say it, if it is the same in all: --range "
-                "LOW,HIGH; or else make a scene of one type first, with gdal_translate -ot."
+                f"{self.path} has bands of different types, {', '.join(self._types)}: their values "
+                "of black and white are unknown. If they are the same in all bands, give "
+                "--range LOW,HIGH; or else make a scene of one type first, with gdal_translate -ot."
             )
         elif self.dtype not in (np.uint8, np.uint16):
             low, high = self.sampled_range()
-            found = "found no data" if np.isnan(low) else f"goes from {low:.6g} to {high:.6g}"
+            found = "has no data" if np.isnan(low) else f"goes from {low:.6g} to {high:.6g}"
             raise ConfigError(
-                f"{self.path} holds {self.dtype} values, whose range is unknown; a sample {found}. "
-                "Say which values are black and white, as they "
-                "were in the training images: --range LOW,HIGH"
+                f"{self.path} holds {self.dtype} values of an unknown range; a sample {found}. "
+                "Give the values of black and white in the training images: --range LOW,HIGH"
             )
 
     def sampled_range(self) -> tuple[float, float]:
-        """Return the least and the largest value at some places; NaN where all are empty."""
+        """Return the least and the largest value of a sample; NaN if it has no data."""
         low, high = np.inf, -np.inf
         height, width = min(self.height, SAMPLE_SIDE), min(self.width, SAMPLE_SIDE)
         for top in np.unique(np.linspace(0, self.height - height, 5).astype(int)).tolist():
@@ -172,14 +149,14 @@ class Scene:
             flag.name for band in self.bands for flag in self._raster.mask_flag_enums[band - 1]
         }
         if any(self._raster.colorinterp[band - 1].name == "alpha" for band in self.bands):
-            # Who asks for that band means data: many files call a fourth band alpha that is none.
+            # A user who asks for that band means data: many files call any fourth band alpha.
             flags -= {"alpha", "per_dataset"}
         return bool(flags - {"all_valid"})
 
     def _read(
         self, top: int, left: int, height: int, width: int
     ) -> tuple[NDArray[Any], NDArray[np.bool] | None]:
-        """Return a part's values, (bands, height, width), and which pixels have any; None: all."""
+        """Return a part's values, (bands, height, width), and which pixels have data; None: all."""
         rasterio = _rasterio()
         part = rasterio.windows.Window(left, top, width, height)
         try:
@@ -187,7 +164,7 @@ class Scene:
                 values = self._values(window=part)
                 present = np.ones((height, width), dtype=bool)
                 if self._is_masked:
-                    # As GDAL's mask of a dataset: black in one band is not nodata.
+                    # As GDAL masks a dataset: a pixel with data in any band has data.
                     present = self._raster.read_masks(self.bands, window=part).any(axis=0)
         except _failures() as error:
             raise ImageError(
@@ -199,37 +176,28 @@ class Scene:
         return values, None if present.all() else present
 
     def _values(self, **how: Any) -> NDArray[Any]:
-        """Return what rasterio reads of the bands; the lock is held."""
+        """Return the bands as rasterio reads them; the caller holds the lock."""
         if len(set(self._types)) == 1:
             values: NDArray[Any] = self._raster.read(self.bands, **how)
             return values
-        # It reads bands of one type at a time.
+        # rasterio reads bands of one type at a time.
         parts = [self._raster.read(band, out_dtype=self.dtype, **how) for band in self.bands]
         return np.ma.stack(parts) if how.get("masked") else np.stack(parts)
 
     def read(
         self, top: int, left: int, height: int, width: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool] | None]:
-        """Return a part of the scene; several threads may ask, one of them reads.
+        """Return a part's pixels, (bands, height, width) uint8, and which have data; None: all.
 
-        Returns
-        -------
-        pixels : ndarray of shape (bands, height, width), uint8
-        present : ndarray of shape (height, width), bool, or None
-            Which of them have data; None when all have.
-
-        Raises
-        ------
-        ImageError
-            When it can't be read.
+        Several threads may call it; they read in turn.
         """
         values, present = self._read(top, left, height, width)
         return to_bytes(values, self.value_range), present
 
     def thumbnail(self, side: int) -> NDArray[np.uint8]:
-        """Return the whole scene, at most `side` pixels wide and high, (height, width, bands).
+        """Return the scene averaged to at most `side` pixels, (height, width, bands).
 
-        Averages of its pixels; black where there is no data.
+        Pixels without data are black.
         """
         rasterio = _rasterio()
         shrink = max(1.0, self.height / side, self.width / side)
@@ -244,18 +212,18 @@ class Scene:
         except _failures() as error:
             raise ImageError(f"{self.path} can't be read: {_cause(error)}") from error
         pixels = to_bytes(np.ma.getdata(values), self.value_range)
-        # Afterwards, for a range makes another value black than 0.
+        # After the range, which may make 0 another shade than black.
         pixels[np.ma.getmaskarray(values)] = 0
         return np.moveaxis(pixels, 0, -1)
 
     @property
     def axes(self) -> tuple[tuple[float, float, float, float] | None, str, str]:
-        """Left, right, bottom and top in map coordinates, and what x and y are.
+        """Left, right, bottom and top in map coordinates, and labels of x and y.
 
-        Without map coordinates, or where the scene is turned in them: None, and pixels.
+        A scene without map coordinates, or turned in them, has None, and labels of pixels.
         """
         transform, crs = self._raster.transform, self._raster.crs
-        # rasterio's own tolerance is larger than pixels that are given in degrees.
+        # rasterio's own tolerance is larger than pixels in degrees.
         turned = max(abs(transform.b), abs(transform.d)) > 1e-6 * abs(transform.a)
         if transform.is_identity or turned or transform.a == 0:
             return None, "column (pixels)", "row (pixels)"
@@ -270,7 +238,7 @@ class Scene:
         return (left, right, bottom, top), x, y
 
     def georeference(self, stride: int) -> dict[str, Any]:
-        """Return what places a map of cells `stride` pixels wide where the scene lies."""
+        """Return the georeference of a map whose cells are `stride` pixels wide."""
         rasterio = _rasterio()
         raster = self._raster
         placed: dict[str, Any] = {"crs": raster.crs}
@@ -303,48 +271,23 @@ def write_map(
     dtype: str,
     nodata: int,
     descriptions: Sequence[str],
-    colours: Sequence[tuple[int, int, int]],
+    colors: Sequence[tuple[int, int, int]],
     tags: Mapping[str, str],
     class_tags: Mapping[str, str],
 ) -> None:
-    """Write a GeoTIFF of classes that lies where a scene lies, some rows at a time.
+    """Write a GeoTIFF of classes with the georeference of a scene, some rows at a time.
 
-    Parameters
-    ----------
-    path : Path
-        The file, which is overwritten.
-    name : str
-        What errors call it.
-    scene : Scene
-        What it is a map of.
-    stride : int
-        Side of a cell in the scene's pixels.
-    shape : tuple of int
-        Rows and columns of cells.
-    rows : iterable of ndarray of shape (bands, :data:`BLOCK_SIDE` or fewer, columns)
-        The cells, from the top; they are asked for when the file has been opened.
-    dtype : str
-        ``uint8`` or ``uint16``.
-    nodata : int
-        What cells without a class hold.
-    descriptions : sequence of str
-        What the bands are; the first holds classes.
-    colours : sequence of (int, int, int)
-        Red, green and blue of each class, 0 to 255.
-    tags, class_tags : mapping of str to str
-        Metadata of the file, and of the band of classes.
-
-    Raises
-    ------
-    StoreError
-        When it can't be written.
+    `path` is overwritten; errors call it `name`. `stride` is the side of a cell in pixels of the
+    scene, `shape` the rows and columns of cells. `rows` gives the cells from the top, (bands,
+    :data:`BLOCK_SIDE` or fewer, columns) at a time; the first band holds classes, and `nodata` in
+    cells without one. `tags` are metadata of the file, `class_tags` of the band of classes.
     """
     rasterio = _rasterio()
     n_rows, n_cols = shape
     layout: dict[str, Any] = {"compress": "deflate", "interleave": "band", "bigtiff": "if_safer"}
     if min(shape) >= BLOCK_SIDE:
         layout |= {"tiled": True, "blockxsize": BLOCK_SIDE, "blockysize": BLOCK_SIDE}
-    table = {label: (*colour, 255) for label, colour in enumerate(colours)}
+    table = {label: (*color, 255) for label, color in enumerate(colors)}
     n_written = 0
     with _writing(name), _quiet():
         with rasterio.open(
@@ -370,10 +313,10 @@ def write_map(
                 raster.write(values, window=part)
                 n_written += int(np.count_nonzero(values != nodata))
                 top += values.shape[1]
-        # What GDAL could not write when it closed the file is missing without an error.
+        # Cells that GDAL can't write when it closes the file are missing without an error.
         n_found = sum(int(np.count_nonzero(b != nodata)) for b in _stored_rows(path))
     if n_found != n_written:
-        raise StoreError(f"{name} can't be written whole; make room on its disk.")
+        raise StoreError(f"{name} can't be written whole. Make room on its disk.")
 
 
 def _stored_rows(path: Path) -> Iterator[NDArray[Any]]:
@@ -385,7 +328,7 @@ def _stored_rows(path: Path) -> Iterator[NDArray[Any]]:
 
 
 def read_thinned(path: Path, side: int) -> NDArray[Any]:
-    """Return the first band of a map, with every n-th cell where it is larger than `side`."""
+    """Return the first band of a map, thinned to at most `side` cells."""
     rasterio = _rasterio()
     with _quiet(), rasterio.open(path) as raster:
         step = max(1, -(-max(raster.shape) // side))
@@ -397,7 +340,7 @@ def read_thinned(path: Path, side: int) -> NDArray[Any]:
 def _scaled_rpcs(rpcs: Any, stride: int) -> Any:
     scaled = copy.copy(rpcs)
     for axis in ("line", "samp"):
-        # They count from the middle of the first pixel.
+        # Offsets count from the middle of the first pixel.
         offset = (getattr(rpcs, f"{axis}_off") + 0.5) / stride - 0.5
         setattr(scaled, f"{axis}_off", offset)
         setattr(scaled, f"{axis}_scale", getattr(rpcs, f"{axis}_scale") / stride)
@@ -409,21 +352,21 @@ def _rasterio() -> Any:
         import rasterio
     except ImportError as error:
         raise ConfigError(
-            f"Scenes are read by rasterio, which is not here ({error}). Install it with: "
+            f"Scenes need rasterio, which can't be imported ({error}). Install it with: "
             "pip install 'featstore[geo]'"
         ) from error
     return rasterio
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Return what rasterio raises: its own errors, and GDAL's that it passes on as they are."""
+    """Return the errors that rasterio raises: its own, and GDAL's."""
     rasterio = _rasterio()
     return rasterio.errors.RasterioError, rasterio._err.CPLE_BaseError
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Let scenes be without georeference; only one thread may open files meanwhile."""
+    """Allow scenes without georeference; only one thread may open files meanwhile."""
     kind = _rasterio().errors.NotGeoreferencedWarning
     with warnings.catch_warnings(action="ignore", category=kind):
         yield

@@ -1,4 +1,4 @@
-"""Windows: a scene of any size as a dataset of images, one centred on each cell of a grid."""
+"""Read a scene of any size as a dataset of windows, one centred on each cell of a grid."""
 
 from __future__ import annotations
 
@@ -19,23 +19,19 @@ from featstore.inference.maps.raster import Scene
 from featstore.progress import SILENT, Progress
 
 PIECE_NBYTES = 16 * 2**20
-"""Bytes of a scene, as they are stored in it, that are read at a time."""
+"""Bytes of a scene, in its own type, that are read at a time."""
 
 
 PIECES_KEPT = 4
-"""Pieces that memory holds: one for each batch of windows that is read ahead."""
+"""Pieces in memory: one for each batch of windows that is read ahead."""
 
 
 @dataclass(frozen=True)
 class Grid:
     """Square cells that cover a scene from its origin on, and a square window centred on each.
 
-    Parameters
-    ----------
-    height, width : int
-        Of the scene, in pixels.
-    window, stride : int
-        Sides of the windows and of the cells, in pixels.
+    `height` and `width` are the scene's, `window` and `stride` the sides of windows and cells, all
+    in pixels.
     """
 
     height: int
@@ -59,28 +55,20 @@ class Grid:
         return self.n_rows * self.n_cols
 
     def first_pixel(self, cell: int) -> int:
-        """Return where the window of a row (column) of cells begins, in rows (columns)."""
+        """Return the first pixel row (column) of the window of a row (column) of cells."""
         return cell * self.stride + (self.stride - self.window) // 2
 
     def inside(self) -> tuple[NDArray[np.bool], NDArray[np.bool]]:
         """Return which rows, (n_rows,), and columns, (n_cols,), have their middle in the scene.
 
-        Of a window whose middle lies beyond the scene, more than half would be mirrored.
+        A window with its middle beyond the scene would be mirrored in more than half.
         """
         rows, cols = (np.arange(n) * self.stride for n in (self.n_rows, self.n_cols))
         return 2 * rows + self.stride <= 2 * self.height, 2 * cols + self.stride <= 2 * self.width
 
 
 class WindowSource(ArraySource):
-    """The windows of all cells of a scene, row by row.
-
-    Parameters
-    ----------
-    scene : Scene
-        Open as long as windows are read.
-    grid : Grid
-        The cells.
-    """
+    """The windows of all cells of an open scene, row by row."""
 
     name = "scene"
     class_names = ()
@@ -116,13 +104,13 @@ class WindowSource(ArraySource):
         return [(self.title, Path(self._scene.path))]
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells this apart beside the scene's content."""
+        """Return what identifies the windows, besides the scene's content."""
         return {"name": self.name, "window": self.grid.window, "stride": self.grid.stride}
 
     def read_rows(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the windows of some cells, shape (len(rows), window, window, bands).
 
-        Pixels without data take the mean of the window's others.
+        Pixels without data take the mean of the window's other pixels.
         """
         windows = np.empty((len(rows), *self.image_shape), np.uint8)
         cell_rows, cell_cols = np.divmod(rows, self.grid.n_cols)
@@ -135,7 +123,7 @@ class WindowSource(ArraySource):
         return windows
 
     def shares_present(self, row: int) -> NDArray[np.float64]:
-        """Return which share of each window in a row of cells has data, (n_cols,)."""
+        """Return the share of each window in a row of cells that has data, (n_cols,)."""
         shares = [
             self._read(row, number).shares_present()
             for number in range(-(-self.grid.n_cols // self._n_in_piece))
@@ -172,7 +160,7 @@ class WindowSource(ArraySource):
 class _Piece:
     """The windows of neighbouring cells of one row.
 
-    `pixels` is (bands, window, width) and `present` (window, width), or None: all are.
+    `pixels` is (bands, window, width); `present`, (window, width), says which have data; None: all.
     """
 
     pixels: NDArray[np.uint8]
@@ -195,7 +183,7 @@ class _Piece:
         return windows
 
     def shares_present(self) -> NDArray[np.float64]:
-        """Return which share of each window has data, (n_cells,)."""
+        """Return the share of each window that has data, (n_cells,)."""
         stride, window = self.grid.stride, self.grid.window
         n_cells = (self.pixels.shape[2] - window) // stride + 1
         if self.present is None:
@@ -209,14 +197,7 @@ class _Piece:
 class SceneWindows(ArrayDataset):
     """The windows of a scene that can be classified, in the cells' order.
 
-    Which they are is kept in a bit for each cell, so that memory holds no list of millions.
-
-    Parameters
-    ----------
-    source : WindowSource
-        The scene.
-    flags : iterator of ndarray of shape (n_cols,), bool
-        Which cells have such a window, row by row.
+    `flags` says row by row, (n_cols,) bool, which these are. Memory holds a bit for each cell.
     """
 
     _source: WindowSource
@@ -254,7 +235,7 @@ class SceneWindows(ArrayDataset):
         return self._source.read_rows(self.cells(start, stop))
 
     def subset(self, rows: NDArray[np.integer[Any]]) -> Self:
-        """Return the dataset of some of the windows, numbered from the first that has data."""
+        """Return the dataset of some of the windows, numbered from the first one."""
         chosen = copy.copy(self)
         rows = np.asarray(rows, np.int64)
         chosen._picked = self.cells(int(rows[0]), int(rows[-1]) + 1)[rows - rows[0]]
@@ -264,17 +245,8 @@ class SceneWindows(ArrayDataset):
 def find_windows(scene: Scene, grid: Grid, progress: Progress = SILENT) -> SceneWindows:
     """Return the windows that can be classified.
 
-    Those are left out that have their middle beyond the scene, and those of which more than half
-    the pixels are without data.
-
-    Parameters
-    ----------
-    scene : Scene
-        Open as long as windows are read.
-    grid : Grid
-        The cells.
-    progress : Progress
-        Told of each row, where the scene has to be looked through for pixels without data.
+    Windows with their middle beyond the scene, or without data in more than half of their pixels,
+    are left out. `progress` counts the rows of a scene that may lack pixels.
     """
     source = WindowSource(scene, grid)
     rows, cols = grid.inside()
@@ -294,13 +266,13 @@ def find_windows(scene: Scene, grid: Grid, progress: Progress = SILENT) -> Scene
 
 
 def mirrored(first: int, n: int, size: int) -> NDArray[np.int64]:
-    """Return which of `size` pixels show at `n` places from `first` on, mirrored at both ends."""
+    """Return the pixels, of `size`, at `n` places from `first` on, mirrored at both ends."""
     at = np.arange(first, first + n) % (2 * size)
     return np.minimum(at, 2 * size - 1 - at)
 
 
 class _CellNames(Sequence[str]):
-    """Names of cells, made when they are asked for."""
+    """Names of cells, made on demand."""
 
     def __init__(self, title: str, grid: Grid) -> None:
         self._title, self._grid = title, grid

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
-from makers import Listener, real_file, tiny
+from makers import Listener
 from PIL import Image
 
 import featstore
@@ -16,10 +16,14 @@ from featstore.errors import ConfigError, DatasetError, RunError, StoreError
 from featstore.extraction import encode
 from featstore.extraction.extract import extract
 from featstore.inference.maps import map_scene as mapping
+from featstore.inference.maps import windows
 from featstore.inference.maps.map_scene import map_scene
 from featstore.io.files import read_json, write_json
+from featstore.runs.run import list_runs
 from featstore.store.feature_store import open_store
 from featstore.store.format.run_schema import RunRecord
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 PLACE = rasterio.Affine(10, 0, 500_000, 0, -10, 4_600_000)
 SIDE = 40
@@ -28,26 +32,23 @@ NAMES = ("forest", "sand", "water")
 
 
 @pytest.fixture
-def store(images, tmp_path):
-    store = open_store(tmp_path / "store")
-    extract("pixelstats", "folder", root=str(images), store=store)
-    return store
+def store(pixel_sample):
+    return pixel_sample.store
 
 
 @pytest.fixture
-def run(store):
-    (run,) = featstore.fit(store, "logreg")
-    return run
+def run(pixel_sample):
+    return pixel_sample.run
 
 
 @pytest.fixture
-def tiles(images):
+def tiles(pixel_sample):
     """Return test images, (bands, rows, columns), as large as LABELS has cells."""
     rng = np.random.default_rng(0)
     pixels = np.empty((LABELS.shape[0] * SIDE, LABELS.shape[1] * SIDE, 3), np.uint8)
     for (i, j), label in np.ndenumerate(LABELS):
         name = NAMES[label]
-        path = images / "test" / name / f"{name}{rng.integers(3):02d}.png"
+        path = pixel_sample.images / "test" / name / f"{name}{rng.integers(3):02d}.png"
         pixels[i * SIDE : (i + 1) * SIDE, j * SIDE : (j + 1) * SIDE] = np.asarray(Image.open(path))
     return np.moveaxis(pixels, 2, 0)
 
@@ -90,7 +91,8 @@ def test_most_windows_come_out_right_and_lie_where_the_scene_lies(
         assert raster.crs.to_epsg() == 32633
         assert raster.transform == rasterio.Affine(400, 0, 500_000, 0, -400, 4_600_000)
         assert (raster.dtypes, raster.nodata) == (("uint8",), 255)
-        assert len({raster.colormap(1)[label] for label in range(3)}) == 3
+        colors = [raster.colormap(1)[label][:3] for label in range(3)]
+        assert tuple(f"#{bytes(color).hex()}" for color in colors) == done.colors
         tags = raster.tags()
         assert tags["FEATSTORE_RUN"] == run.run_id
         assert tags["FEATSTORE_SCENE"] == str(scene)
@@ -98,7 +100,7 @@ def test_most_windows_come_out_right_and_lie_where_the_scene_lies(
         assert raster.tags(1) == {f"CLASS_{i}": name for i, name in enumerate(NAMES)}
     with Image.open(done.preview) as picture:
         assert picture.format == "PNG"
-    names = {"map.tif", "map.tif.aux.xml", "map.png", "scene.tif"}
+    names = {"map.tif", "map.tif.aux.xml", "map.qml", "map.png", "scene.tif"}
     assert files_beside(scene) == names
 
 
@@ -148,13 +150,13 @@ def test_a_scene_that_is_no_multiple_of_the_window(run, store, tiles, write, tmp
     assert done.n_empty == 4
 
 
-def test_of_cells_with_their_middle_beyond_the_scene_people_are_told(
+def test_a_message_names_the_cells_with_their_middle_beyond_the_scene(
     run, store, tiles, write, tmp_path
 ):
     def said(**more):
-        told = Listener()
-        map_scene(run, scene, tmp_path / "map.tif", store=store, progress=told, **more)
-        return [line for line in told.lines if "--stride" in line]
+        listener = Listener()
+        map_scene(run, scene, tmp_path / "map.tif", store=store, progress=listener, **more)
+        return [line for line in listener.lines if "--stride" in line]
 
     scene = write(tiles[:, :60, :60])
     assert said(window=41)[0].startswith("53 % of the scene's 60 x 60 pixels get no class")
@@ -180,7 +182,7 @@ def test_cells_without_data_have_no_class(run, store, tiles, write, tmp_path):
         map_scene(run, write(tiles * 0, nodata=0), tmp_path / "no.tif", store=store)
 
 
-def test_bands_go_by_number(run, store, tiles, write, tmp_path):
+def test_bands_are_chosen_by_number(run, store, tiles, write, tmp_path):
     scene = write(np.concatenate([tiles[:1] * 0 + 9, tiles[::-1]]))
     done = map_scene(run, scene, tmp_path / "map.tif", store=store, bands=(4, 3, 2))
     assert (classes_of(done) == LABELS).mean() > 0.8
@@ -206,7 +208,7 @@ def test_other_types_give_the_same_map(
     np.testing.assert_array_equal(classes_of(done), classes_of(expected))
 
 
-def test_a_dark_scene_is_told_of(run, store, tiles, write, tmp_path):
+def test_a_dark_scene_is_named(run, store, tiles, write, tmp_path):
     def said(scene, **more):
         listener = Listener()
         map_scene(run, scene, tmp_path / "map.tif", store=store, progress=listener, **more)
@@ -214,12 +216,12 @@ def test_a_dark_scene_is_told_of(run, store, tiles, write, tmp_path):
 
     assert said(write(tiles.astype(np.uint16) * 257)) == []
     dark = write(tiles.astype(np.uint16) * 10)
-    assert "up to some 2,5" in said(dark)[0]
+    assert "its values end at some 2,5" in said(dark)[0]
     assert said(dark, value_range=(0, 2550)) == []
 
 
 def test_floats_without_a_range_are_refused(run, store, tiles, write, tmp_path):
-    with pytest.raises(ConfigError, match="float32 values.*--range LOW,HIGH"):
+    with pytest.raises(ConfigError, match="float32 values of an unknown range.*--range LOW,HIGH"):
         map_scene(run, write(tiles.astype(np.float32)), tmp_path / "map.tif", store=store)
 
 
@@ -240,19 +242,20 @@ def test_probabilities_are_a_second_band(run, store, tiles, write, tmp_path):
     assert ((percent > 33) & (percent <= 100)).all()
     with rasterio.open(done.path) as raster:
         assert raster.descriptions == ("class", "probability (%)")
-        assert raster.colormap(1)[1] == (213, 94, 0, 255)
 
 
-def test_decision_values_are_no_probabilities(store, tiles, write, tmp_path):
-    (run,) = featstore.fit(store, "linear-svm")
+def test_decision_values_are_not_probabilities(pixel_sample, tiles, write, tmp_path):
+    store = pixel_sample.copy(tmp_path)
+    (run,) = featstore.fit(store, "linear-svm", n_jobs=1)
     scene = write(tiles)
     with pytest.raises(ConfigError, match="linear-svm gives decision values"):
         map_scene(run, scene, tmp_path / "map.tif", store=store, probability=True)
     assert sum(map_scene(run, scene, tmp_path / "map.tif", store=store).counts) == 24
 
 
-def test_the_window_has_to_be_named_where_nothing_tells_it(run, store, tiles, write, tmp_path):
-    (feature_set,) = store.sets()
+def test_the_window_must_be_given_if_its_size_is_unknown(pixel_sample, tiles, write, tmp_path):
+    store = pixel_sample.copy(tmp_path)
+    (feature_set,), (run,) = store.sets(), list_runs(store)
     scene, out = write(tiles), tmp_path / "map.tif"
     info = read_json(feature_set.path / "set.json")
     del info["dataset"]["image_shape"]
@@ -268,7 +271,7 @@ def test_the_window_has_to_be_named_where_nothing_tells_it(run, store, tiles, wr
 def test_wrong_settings_and_places_are_answered(run, store, tiles, write, tmp_path):
     scene = write(tiles)
     for settings in ({"window": -1}, {"stride": -1}):
-        with pytest.raises(ConfigError, match="is -1; it is a number of pixels"):
+        with pytest.raises(ConfigError, match="is -1; it must be 1 pixel or more"):
             map_scene(run, scene, tmp_path / "map.tif", store=store, **settings)
     with pytest.raises(RunError):
         map_scene("nothing", scene, tmp_path / "map.tif", store=store)
@@ -276,12 +279,12 @@ def test_wrong_settings_and_places_are_answered(run, store, tiles, write, tmp_pa
         map_scene(run, scene, scene, store=store)
     with pytest.raises(ConfigError, match="is the scene itself"):
         map_scene(run, scene, tmp_path / "map.tif", store=store, preview=scene)
-    with pytest.raises(ConfigError, match="is written with the map already"):
+    with pytest.raises(ConfigError, match="is a file of the map"):
         map_scene(run, scene, tmp_path / "map.png", store=store)
     sidecar = tmp_path / "map.tif.aux.xml"
-    with pytest.raises(ConfigError, match="is written with the map already"):
+    with pytest.raises(ConfigError, match="is a file of the map"):
         map_scene(run, scene, tmp_path / "map.tif", store=store, preview=sidecar)
-    with pytest.raises(ConfigError, match=r"a PNG file: --preview .*p\.png"):
+    with pytest.raises(ConfigError, match=r"Write: --preview .*p\.png"):
         map_scene(run, scene, tmp_path / "map.tif", store=store, preview=tmp_path / "p.jpg")
     with pytest.raises(ConfigError, match="is a folder"):
         map_scene(run, scene, tmp_path, store=store)
@@ -296,7 +299,7 @@ def test_an_interrupted_map_leaves_nothing_and_an_old_one_as_it_was(
     scene, out = write(tiles), tmp_path / "map.tif"
     done = map_scene(run, scene, out, store=store)
     before = {p: p.read_bytes() for p in tmp_path.glob("map*")}
-    assert len(before) == 3
+    assert len(before) == 4
     original, calls = mapping.predict_blocks, []
 
     def interrupt(*args):
@@ -358,7 +361,12 @@ def test_classes_of_more_than_a_byte(store, run, tiles, write, tmp_path):
     assert len(done.to_dict()["shares"]) == 255
 
 
-def test_memory_does_not_grow_with_the_scene(run, store, tmp_path):
+def test_memory_does_not_grow_with_the_scene(run, store, tmp_path, monkeypatch):
+    # A sixteenth of what is usual, so that a smaller scene is large.
+    monkeypatch.setattr(windows, "PIECE_NBYTES", windows.PIECE_NBYTES // 16)
+    monkeypatch.setattr(encode, "BLOCK_ROWS", encode.BLOCK_ROWS // 16)
+    monkeypatch.setattr(mapping, "PREVIEW_SIDE", mapping.PREVIEW_SIDE // 16)
+
     def peak(side):
         path = tmp_path / f"{side}.tif"
         layout = {"tiled": True, "blockxsize": 512, "blockysize": 512, "sparse_ok": True}
@@ -375,39 +383,33 @@ def test_memory_does_not_grow_with_the_scene(run, store, tmp_path):
             tracemalloc.stop()
 
     peak(256)
-    _, small = peak(4096)
-    done, large = peak(12_288)
-    assert sum(done.counts) == 192 * 192
-    # The scene itself is 453 MB, nine times the smaller one.
-    assert large < 200e6
-    assert large < 3 * small
+    _, small = peak(1024)
+    done, large = peak(4096)
+    assert sum(done.counts) == 64 * 64
+    # The scene itself is 50 MB, sixteen times the smaller one.
+    assert large < 35e6
+    assert large < 2 * small
 
 
-def test_networks_map_too(images, tiles, write, tmp_path):
-    store = open_store(tmp_path / "networks")
-    extract(store=store, **tiny(images, layers="conv1,fc"))
-    (run,) = featstore.fit(store, "logreg", layers="conv1,fc")
+def test_networks_map_too(network_sample, tiles, write, tmp_path):
+    run, store = network_sample.run, network_sample.store
     done = map_scene(run, write(tiles), tmp_path / "map.tif", store=store)
     assert (classes_of(done) == LABELS).mean() > 0.7
 
 
 def test_a_run_of_four_bands_wants_four(tmp_path, write, tiles):
     store = open_store(tmp_path / "sat")
-    extract("pixelstats", "demo", store=store, limit=80)
-    (run,) = featstore.fit(store, "logreg")
+    extract("pixelstats", "demo", store=store, root=str(tmp_path), limit=80)
+    (run,) = featstore.fit(store, "logreg", n_jobs=1)
     scene = write(np.concatenate([tiles, tiles[:1]]))
     done = map_scene(run, scene, tmp_path / "map.tif", store=store)
     assert (done.window, sum(done.counts)) == (28, done.n_rows * done.n_cols - done.n_empty)
-    with pytest.raises(ConfigError, match=r"4 are wanted \(red, green, blue, nir\)"):
+    with pytest.raises(ConfigError, match=r"the run needs 4 \(red, green, blue, nir\)"):
         map_scene(run, write(tiles), tmp_path / "map.tif", store=store)
 
 
-def test_a_scene_of_real_images_is_mapped(tmp_path, write):
-    data, weights = real_file("data/nwpu-resisc12"), real_file("weights/mobilenet_v2-b0353104.pth")
-    store = open_store(tmp_path / "store")
-    options = {"root": str(data), "weights": str(weights), "image_size": 96, "limit": 240}
-    extract("mobilenet_v2", "folder", store=store, **options)
-    (run,) = featstore.fit(store, "logreg")
+def test_a_scene_of_real_images_is_mapped(real_sample, tmp_path, write):
+    data, store, run = real_sample.images, real_sample.store, real_sample.run
     names = ("beach", "desert", "forest", "residential")
     rows = [
         [np.asarray(Image.open(path)) for path in sorted((data / "test" / name).iterdir())[:8]]

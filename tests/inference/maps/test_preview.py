@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from featstore.inference.maps.preview import MAX_SHOWN, class_colours, draw_map
+from featstore.inference.maps.colors import class_colors
+from featstore.inference.maps.preview import MAX_SHOWN, draw_map
 from featstore.plotting import to_png
 
 PIXELS = (None, "column (pixels)", "row (pixels)")
@@ -14,9 +15,8 @@ def draw(classes, n_classes=3, *, size=(20, 30), axes=PIXELS, n_bands=3, names=N
     counts = np.bincount(classes[classes < n_classes], minlength=n_classes)
     thumbnail = np.random.default_rng(0).integers(0, 256, (*size, n_bands)).astype(np.uint8)
     covered = (classes.shape[0] * 10, classes.shape[1] * 10)
-    return draw_map(
-        classes, covered, names, class_colours(n_classes), counts, thumbnail, size, axes
-    )
+    colors = class_colors(names)
+    return draw_map(classes, covered, names, colors, counts, thumbnail, size, axes)
 
 
 def legend_of(fig):
@@ -57,8 +57,9 @@ def test_degrees_of_longitude_are_shorter_than_those_of_latitude():
     assert fig.axes[0].get_aspect() == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize("n_bands", [1, 2, 3, 4])
-@pytest.mark.parametrize("size", [(20, 30), (3, 300), (300, 3)])
+@pytest.mark.parametrize(
+    ("n_bands", "size"), [(1, (20, 30)), (2, (20, 30)), (3, (3, 300)), (4, (300, 3))]
+)
 def test_any_number_of_bands_and_any_shape_is_drawn(n_bands, size):
     shape = (-(-size[0] // 10), -(-size[1] // 10))
     assert to_png(draw(np.zeros(shape, np.uint8), size=size, n_bands=n_bands)).startswith(
@@ -80,7 +81,7 @@ def test_a_black_scene_is_drawn():
         np.zeros((2, 3), np.uint8),
         (20, 30),
         ["only"],
-        class_colours(1),
+        class_colors(["only"]),
         np.array([6]),
         np.zeros((20, 30, 3), np.uint8),
         (20, 30),

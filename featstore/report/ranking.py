@@ -1,0 +1,221 @@
+"""Rank fits without the luck of one test score: repeats as one row, and rows that are equal."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from scipy import stats
+
+from featstore.errors import ConfigError, RunError
+from featstore.fitting.classifiers import CLASSIFIERS
+from featstore.report.names import name_fits
+from featstore.report.table import percent
+from featstore.runs.compare import LEVEL, compare, mcnemar
+from featstore.runs.run import Run
+from featstore.text import join_some
+
+Line = dict[str, Any]
+"""One fit as a row of a table: :meth:`featstore.runs.run.Run.summary` and more, JSON-able."""
+
+
+BY_CV, BY_REPEATS, BY_TEST = "cross-validation", "repeated splits", "test"
+"""What a row is ranked by."""
+
+
+MEANS = ("accuracy", "average_accuracy", "train_accuracy", "kappa", "cv_accuracy")
+"""Scores that a row of repeats holds the mean of."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best of `n_rows` fits, and the others that no test tells from it."""
+
+    best: Line
+    equal: list[Line]
+    n_rows: int
+
+    @property
+    def text(self) -> str:
+        """How the best was chosen, and which others are equal to it; empty for a single run."""
+        best, texts = self.best, []
+        if best["n_repeats"] > 1:
+            own = best["accuracies"][best["run_ids"].index(best["run_id"])]
+            texts.append(
+                f"Of its {best['n_repeats']} repeats, with a mean of {percent(best['accuracy'])} ± "
+                f"{percent(best['accuracy_deviation'])} %, this is the nearest to the mean "
+                f"({percent(own)} %)."
+            )
+        if self.n_rows > 1:
+            texts.append(
+                {
+                    BY_CV: "Chosen by cross-validation on the training images.",
+                    BY_REPEATS: "Chosen by the mean over its repeated splits.",
+                    BY_TEST: "Chosen as the simplest of equal runs, by its number of features.",
+                }[best["ranked_by"]]
+                if self.equal or best["ranked_by"] != BY_TEST
+                else "All others are significantly worse, at 5 %."
+            )
+        if self.equal:
+            names = join_some([line["name"] for line in self.equal])
+            texts.append(f"Equal, as no test tells them from the top of the table at 5 %: {names}.")
+        return " ".join(texts)
+
+
+class Ranking:
+    """Fits as rows, the best first.
+
+    Rows are ordered by cross-validation accuracy where parameters were searched, otherwise by the
+    mean test accuracy of the repeats. A row's ``run_id`` is the repeat nearest to the mean.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Runs on the same images. Of repeats with the same seeds the newest counts.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        names = name_fits(runs)
+        fits: dict[str, dict[tuple[Any, Any], Run]] = {}
+        for run in sorted(runs, key=lambda run: str(run.record.created)):
+            seeds = run.record.fit.seed, run.record.fit.split_seed
+            fits.setdefault(run.series, {})[seeds] = run
+        self._repeats = fits
+        lines = [_line(list(own.values()), *names[series]) for series, own in fits.items()]
+        self.lines = sorted(lines, key=lambda line: (-_score(line), line["name"]))
+        self._places = {line["series"]: place for place, line in enumerate(self.lines)}
+        self.runs = {run.run_id: run for run in runs}
+
+    @cached_property
+    def choice(self) -> Choice:
+        """The best of all rows."""
+        return self.choose(self.lines)
+
+    def run(self, line: Line) -> Run:
+        """Return the run that stands for a row."""
+        return self.runs[line["run_id"]]
+
+    def choose(self, lines: Sequence[Line]) -> Choice:
+        """Return the best of some rows, and those that are equal to it.
+
+        A row with neither cross-validation nor redrawn splits is never best by its test score
+        alone: of all equal to the highest, a row with either comes first, and then the simplest
+        that converged, with the fewest features and the first classifier of the list.
+        """
+        top, *others = sorted(lines, key=lambda line: self._places[line["series"]])
+        equal = [top, *(line for line in others if self._is_equal(top, line))]
+        best = top
+        if top["ranked_by"] == BY_TEST:
+            best = min(
+                equal,
+                key=lambda line: (
+                    (0, -_score(line), line["name"])
+                    if line["ranked_by"] != BY_TEST
+                    else (
+                        1,
+                        not line["converged"],
+                        line["n_features"],
+                        _classifier_rank(line["clf"]),
+                        line["name"],
+                    )
+                ),
+            )
+        return Choice(best, [line for line in equal if line is not best], 1 + len(others))
+
+    def _is_equal(self, a: Line, b: Line) -> bool:
+        """Return whether no test at 5 % tells two rows apart."""
+        own, other = (self._repeats[line["series"]] for line in (a, b))
+        shared = [seeds for seeds in own if seeds in other and seeds[1] is not None]
+        if len(shared) > 1:
+            pairs = [(_accuracy(own[seeds]), _accuracy(other[seeds])) for seeds in shared]
+            p_value = resampled_p_value(
+                [one - two for one, two in pairs], a["n_test"] / a["n_train"]
+            )
+            return p_value >= LEVEL
+        try:
+            return self._mcnemar_is_equal(self.run(a), self.run(b))
+        except (ConfigError, RunError):
+            # Other test images, or damaged predictions.
+            gap = abs(a["accuracy"] - b["accuracy"])
+            sigma = math.sqrt(_variance(a) + _variance(b))
+            return bool(gap <= stats.norm.ppf(1 - LEVEL / 2) * sigma)
+
+    def _mcnemar_is_equal(self, a: Run, b: Run) -> bool:
+        n_test = a.record.rows.n_test
+        n_right = [round(_accuracy(run) * n_test) for run in (a, b)]
+        gap = abs(n_right[0] - n_right[1])
+        n_most = min(n_test, 2 * n_test - sum(n_right))
+        # Too far apart, however many images only one of them gets right.
+        if mcnemar((n_most + gap) // 2, (n_most - gap) // 2)[2] < LEVEL:
+            return False
+        return not compare(a, b).significant
+
+
+def resampled_p_value(differences: Sequence[float], test_share: float) -> float:
+    """Return the p-value of equal means over repeats that draw their splits anew.
+
+    The corrected resampled t-test: repeats share most of their rows, so that their plain variance
+    is too small. Nadeau and Bengio 2003, doi:10.1023/A:1024068626366. `test_share` is the number
+    of test rows over that of training rows.
+    """
+    mean, n = statistics.fmean(differences), len(differences)
+    variance = statistics.variance(differences) * (1 / n + test_share)
+    if not variance:
+        return 0.0 if mean else 1.0
+    return float(2 * stats.t.sf(abs(mean) / math.sqrt(variance), df=n - 1))
+
+
+def _line(repeats: Sequence[Run], name: str, settings: str) -> Line:
+    lines = [run.summary() for run in repeats]
+    accuracies = [line["accuracy"] for line in lines]
+    mean = statistics.fmean(accuracies)
+    nearest = min(lines, key=lambda line: (abs(line["accuracy"] - mean), line["run_id"]))
+    line = nearest | {
+        "name": name,
+        "settings": settings,
+        "n_repeats": len(lines),
+        "ranked_by": BY_TEST,
+        "run_ids": [one["run_id"] for one in lines],
+        "accuracies": accuracies,
+    }
+    if len(lines) > 1:
+        # Seeds of the classifier alone leave the luck of one split.
+        line["ranked_by"] = BY_TEST if line["split_seed"] is None else BY_REPEATS
+        for score in MEANS:
+            values = [one[score] for one in lines if one[score] is not None]
+            line[score] = statistics.fmean(values) if values else None
+        for score in ("accuracy", "average_accuracy"):
+            line[f"{score}_deviation"] = statistics.stdev(one[score] for one in lines)
+        line["duration_s"] = sum(one["duration_s"] for one in lines)
+        line["converged"] = all(one["converged"] for one in lines)
+    if line["cv_accuracy"] is not None:
+        line["ranked_by"] = BY_CV
+    return line
+
+
+def _classifier_rank(clf: str) -> int:
+    names = list(CLASSIFIERS)
+    return names.index(clf) if clf in names else len(names)
+
+
+def _score(line: Line) -> float:
+    return float(line["accuracy"] if line["cv_accuracy"] is None else line["cv_accuracy"])
+
+
+def _accuracy(run: Run) -> float:
+    return float(run.metrics.test.accuracy)
+
+
+def _variance(line: Line) -> float:
+    """Return the variance of a row's accuracy as an estimate for other images."""
+    if line["n_repeats"] > 1:
+        ratio = 1 / line["n_repeats"] + line["n_test"] / line["n_train"]
+        return float(line["accuracy_deviation"] ** 2 * ratio)
+    # Two rows right and two wrong are added: Agresti and Coull 1998, doi:10.2307/2685469.
+    n = line["n_test"] + 4
+    p = (line["accuracy"] * line["n_test"] + 2) / n
+    return float(p * (1 - p) / n)
