@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+# The libraries read these once, when they are loaded: below, and in the processes of the tests.
+# Several pytest workers with a thread for each core would wait for each other.
+for _name in ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR"):
+    os.environ.setdefault(f"{_name}_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -16,6 +22,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from featstore.config import SPLITS
+from featstore.environment import available_cores
 from featstore.fitting.fit import fit
 from featstore.io.files import json_digest, read_json, write_json
 from featstore.runs.run import Run
@@ -24,7 +31,16 @@ from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.format import matrix
 from featstore.store.writer import FeatureWriter
 
+MAX_WORKERS = 4
+"""Most pytest workers: each holds torch and its data, up to 3 GB."""
+
 CLASSES = ("barren land", "trees", "grassland", "none of these")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of pytest workers of ``--numprocesses auto``."""
+    return min(MAX_WORKERS, available_cores())
 
 
 @pytest.fixture(autouse=True)

@@ -64,8 +64,14 @@ CHANGES = [replaced, added, removed]
 SAME = [touched, copied]
 
 
-@pytest.mark.parametrize("change", CHANGES + SAME)
-@pytest.mark.parametrize("at", [None, 180], ids=["finished", "half finished"])
+@pytest.mark.parametrize(
+    ("change", "at"),
+    [
+        *((change, None) for change in CHANGES + SAME),
+        *((change, 180) for change in (replaced, touched)),
+        *(pytest.param(change, 180, marks=pytest.mark.soak) for change in (added, removed, copied)),
+    ],
+)
 def test_a_changed_dataset_is_another_set_and_a_touched_one_is_not(
     change, at, images, another, children, tmp_path
 ):
