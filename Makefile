@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # One pytest worker for each core, at most four.
-PARALLEL := --numprocesses auto --dist worksteal
+PARALLEL := --numprocesses auto --dist loadfile
 
 .PHONY: install demo test test-oldest soak coverage check bench docs lock clean
 

@@ -43,6 +43,21 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(MAX_WORKERS, available_cores())
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each pytest worker whole files, and one of them all tests that share a zygote."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = str(super()._split_scope(nodeid))
+            # In a soak they are most of the tests.
+            together = file.startswith("tests/faults/") and config.option.markexpr != "soak"
+            return "tests/faults" if together else file
+
+    return Scheduling(config, log) if config.option.dist == "loadfile" else None
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the user's stores, data and downloaded weights out of the tests."""

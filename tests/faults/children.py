@@ -25,6 +25,10 @@ PATIENCE_S = 600.0
 """Longest wait for a process, however busy the machine: it only ends a deadlock."""
 
 
+LOOK_S = 0.015
+"""Time between two looks at a process."""
+
+
 @dataclass
 class Child:
     """One process, which may have ended."""
@@ -50,7 +54,7 @@ class Child:
             if time.monotonic() > until:
                 os.kill(self.pid, signal.SIGKILL)
                 raise AssertionError(f"it did not end: {self.err}")
-            time.sleep(0.002)
+            time.sleep(LOOK_S)
         return self
 
     def kill(self) -> None:
@@ -148,7 +152,7 @@ def wait_until(is_so: Callable[[], object]) -> None:
     until = time.monotonic() + PATIENCE_S
     while not is_so():
         assert time.monotonic() < until, "it never came"
-        time.sleep(0.005)
+        time.sleep(LOOK_S)
 
 
 SMALL = {

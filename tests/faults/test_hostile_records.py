@@ -37,7 +37,7 @@ COMMANDS = (
 
 MASKED = {"sample_id": "x", "error": "cut short"}
 
-N_QUICK, N_LONG = 5, 250
+N_QUICK, N_LONG = 4, 250
 
 
 @pytest.fixture(scope="module")

@@ -127,7 +127,7 @@ def hold(row: int, until: str) -> None:
 
     def held(self: Any, batch: Any) -> Any:
         while batch.start >= row and not os.path.exists(until):
-            time.sleep(0.005)
+            time.sleep(0.015)
         return compute(self, batch)
 
     pixel_statistics.PixelExtractor._compute = held
@@ -195,7 +195,7 @@ def watch(request: dict[str, Any]) -> int:
             return 1
         except FeatstoreError:
             Path(request["refused"]).touch()
-        time.sleep(0.002)
+        time.sleep(0.015)
     return 0
 
 
