@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,19 @@ def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
         return train(*args, n_epochs=min(n_epochs or 10, 10), **options)
 
     monkeypatch.setattr(epochs, "train", train_a_little)
+
+
+@pytest.fixture
+def small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let networks take images of 32 pixels where the weights say 224; AlexNet needs 64."""
+    from featstore.models import weights
+
+    find = weights.find_weights
+
+    def find_small(model: str, *args: Any, **options: Any) -> weights.Weights:
+        return replace(find(model, *args, **options), image_size=64 if model == "alexnet" else 32)
+
+    monkeypatch.setattr(weights, "find_weights", find_small)
 
 
 @pytest.fixture

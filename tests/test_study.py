@@ -10,7 +10,7 @@ from featstore.report.paper import N_EPOCHS
 from featstore.store.feature_store import open_store
 from featstore.study import Study, reproduce, steps
 
-pytestmark = pytest.mark.usefixtures("no_umap")
+pytestmark = pytest.mark.usefixtures("no_umap", "blank_pictures", "small_inputs")
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_all_that_is_compared_is_in_the_report(store, tmp_path):
     assert len({part["completed"] for part in store.sets()[0].layers().values()}) == 1
 
 
-@pytest.mark.usefixtures("short_reports")
+@pytest.mark.usefixtures("short_reports", "few_epochs")
 def test_asked_again_nothing_is_computed(store, tmp_path, monkeypatch):
     first = reproduce(study(tmp_path), store, tmp_path / "r.html")
 
@@ -65,7 +65,7 @@ def test_asked_again_nothing_is_computed(store, tmp_path, monkeypatch):
     assert again.n_reused == len(again.runs)
 
 
-@pytest.mark.usefixtures("short_reports")
+@pytest.mark.usefixtures("short_reports", "few_epochs")
 def test_interrupted_it_goes_on_where_it_was(store, tmp_path, monkeypatch):
     whole = studies.fit_each
     calls = []
@@ -84,7 +84,7 @@ def test_interrupted_it_goes_on_where_it_was(store, tmp_path, monkeypatch):
     assert (len(outcome.runs), outcome.n_reused) == (6, 1)
 
 
-@pytest.mark.usefixtures("blank_pictures")
+@pytest.mark.usefixtures("few_epochs")
 def test_missing_datasets_are_named_and_left_out(store, tmp_path):
     asked = study(tmp_path, datasets=("sat4", "demo"), models=("mobilenet_v2",))
     outcome = reproduce(asked, store, tmp_path / "r.html")
@@ -98,7 +98,7 @@ def test_missing_datasets_are_named_and_left_out(store, tmp_path):
     assert not (tmp_path / "x.html").exists()
 
 
-@pytest.mark.usefixtures("short_reports")
+@pytest.mark.usefixtures("short_reports", "few_epochs")
 def test_weights_that_can_not_be_had_leave_their_network_out(store, tmp_path, monkeypatch):
     def offline(url, *_):
         raise DownloadError(f"{url} can't be fetched.")
@@ -112,7 +112,7 @@ def test_weights_that_can_not_be_had_leave_their_network_out(store, tmp_path, mo
     assert outcome.failures == []
 
 
-@pytest.mark.usefixtures("short_reports")
+@pytest.mark.usefixtures("short_reports", "few_epochs")
 def test_what_fails_is_told_and_the_others_go_on(store, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "sat-4-full.mat").write_bytes(b"no MATLAB file")
@@ -127,7 +127,7 @@ def test_what_fails_is_told_and_the_others_go_on(store, tmp_path):
     assert outcome.report["left_out"] == outcome.failures
 
 
-@pytest.mark.usefixtures("short_reports")
+@pytest.mark.usefixtures("short_reports", "few_epochs")
 def test_steps_are_told_of_as_a_whole(store, tmp_path):
     listener = Listener()
     reproduce(study(tmp_path), store, tmp_path / "r.html", progress=listener)

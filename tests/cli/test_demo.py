@@ -8,7 +8,7 @@ from featstore.cli.main import _run
 from featstore.errors import DownloadError
 from featstore.models import weights
 
-pytestmark = pytest.mark.usefixtures("no_umap")
+pytestmark = pytest.mark.usefixtures("no_umap", "blank_pictures", "few_epochs", "small_inputs")
 
 
 @pytest.fixture
@@ -22,7 +22,6 @@ def args(tmp_path, monkeypatch):
     return ["demo", "--limit", "80", *map(str, places)]
 
 
-@pytest.mark.usefixtures("blank_pictures", "few_epochs")
 def test_the_demo_ends_in_a_report(args, tmp_path, capsys):
     pytest.importorskip(weights.MOBILENET_PACKAGE)
     assert _run(args) == 0
@@ -35,7 +34,6 @@ def test_the_demo_ends_in_a_report(args, tmp_path, capsys):
     assert (tmp_path / "data" / "demo" / "demo-full.mat").is_file()
 
 
-@pytest.mark.usefixtures("blank_pictures", "few_epochs")
 def test_without_any_weights_it_says_so_plainly(args, capsys, monkeypatch):
     monkeypatch.setattr(weights, "packaged_mobilenet", lambda: None)
     assert _run([*args, "--json"]) == 0

@@ -7,7 +7,7 @@ from makers import write_images
 
 from featstore.cli.main import _run
 
-pytestmark = pytest.mark.usefixtures("no_umap")
+pytestmark = pytest.mark.usefixtures("no_umap", "few_epochs", "small_inputs")
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_own_images_end_in_a_report(args, tmp_path, capsys):
     assert "<h2 id=" in page
 
 
-@pytest.mark.usefixtures("blank_pictures", "few_epochs")
+@pytest.mark.usefixtures("blank_pictures")
 def test_json_is_one_object(args, tmp_path, capsys):
     images = write_images(tmp_path / "mine")
     more = ["--dataset", "folder", "--root", str(images), "--clf", "ridge", "--json"]
@@ -41,7 +41,7 @@ def test_json_is_one_object(args, tmp_path, capsys):
     assert (told["failures"], told["left_out"]) == ([], [])
 
 
-@pytest.mark.usefixtures("blank_pictures", "few_epochs")
+@pytest.mark.usefixtures("blank_pictures")
 def test_failures_are_named_and_the_code_is_1(args, tmp_path, capsys):
     (tmp_path / "sat-6-full.mat").write_bytes(b"no MATLAB file")
     more = ["--datasets", "sat6,demo", "--root", str(tmp_path), "--limit", "27"]
