@@ -2,8 +2,10 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# One pytest worker for each core, at most four.
+PARALLEL := --numprocesses auto --dist loadfile
 
-.PHONY: install demo test test-oldest soak check bench docs lock clean
+.PHONY: install demo test test-oldest soak coverage check bench docs lock clean
 
 install: .venv/installed
 
@@ -17,7 +19,7 @@ demo: install
 	$(BIN)/featstore demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # The tests with the oldest versions that setup.cfg allows of what featstore imports itself.
 test-oldest: install
@@ -25,10 +27,15 @@ test-oldest: install
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-oldest
 	$(BIN)/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct \
 	--editable '.[test]'
-	.venv-oldest/bin/python -m pytest --override-ini filterwarnings=default
+	.venv-oldest/bin/python -m pytest --override-ini filterwarnings=default $(PARALLEL)
 
+# Kills, full disks and flipped bits by the hundred, and benchmarks from end to end.
 soak: install
-	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m pytest -m soak $(PARALLEL)
+
+# Lines and branches of featstore and cli that no test reaches.
+coverage: install
+	$(BIN)/python -m pytest $(PARALLEL) --cov
 
 check: install
 	$(BIN)/ruff check .

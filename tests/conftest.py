@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+# The libraries read these once, when they are loaded: below, and in the processes of the tests.
+# Several pytest workers with a thread for each core would wait for each other.
+for _name in ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR"):
+    os.environ.setdefault(f"{_name}_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -18,6 +24,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from featstore.config import SPLITS
+from featstore.environment import available_cores
 from featstore.fitting.fit import fit
 from featstore.io.files import json_digest
 from featstore.runs.run import Run
@@ -25,7 +32,31 @@ from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.format import matrix
 from featstore.store.writer import FeatureWriter
 
+MAX_WORKERS = 4
+"""Most pytest workers: each holds torch and its data, up to 3 GB."""
+
 CLASSES = ("barren land", "trees", "grassland", "none of these")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of pytest workers of ``--numprocesses auto``."""
+    return min(MAX_WORKERS, available_cores())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each pytest worker whole files, and one of them all tests that share a zygote."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = str(super()._split_scope(nodeid))
+            # In a soak they are most of the tests.
+            together = file.startswith("tests/faults/") and config.option.markexpr != "soak"
+            return "tests/faults" if together else file
+
+    return Scheduling(config, log) if config.option.dist == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +124,19 @@ def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
         return train(*args, n_epochs=min(n_epochs or 10, 10), **options)
 
     monkeypatch.setattr(epochs, "train", train_a_little)
+
+
+@pytest.fixture
+def small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let networks take images of 32 pixels where the weights say 224; AlexNet needs 64."""
+    from featstore.models import weights
+
+    find = weights.find_weights
+
+    def find_small(model: str, *args: Any, **options: Any) -> weights.Weights:
+        return replace(find(model, *args, **options), image_size=64 if model == "alexnet" else 32)
+
+    monkeypatch.setattr(weights, "find_weights", find_small)
 
 
 @pytest.fixture

@@ -23,11 +23,11 @@ What is put in place of what a page says, for want of the same machine:
 
 - ``RUN``, and names and endings of runs with other digits: the newest run that such a name fits,
   and for another one on the same page the newest but one. Likewise ``SET`` and feature sets' names.
-- ``/data``: the folder of the small datasets. ``--devices 0,1``: ``cpu,cpu``. The address of a
-  scheduler: that of the one that the page started.
-- Networks take images of 64 pixels where the weights say 224, classifiers are trained for 10 epochs
-  at the most, searches try 4 settings, figures are blank, and features are drawn by PCA where UMAP
-  would take long to compile, so that it is over in minutes.
+- ``/data``: the folder of the small datasets. ``--devices 0,1``: ``cpu``. The address of a
+  scheduler: that of the one that the page started, with one worker.
+- To take seconds, networks see images of 32 pixels where the weights say 224 (AlexNet 64), AlexNet
+  and VGG19 are narrow, classifiers are trained for 10 epochs at the most, searches try 2 settings,
+  fits are repeated 3 times at the most, figures are blank, and PCA draws features in place of UMAP.
 - ``^C`` in an output: the command above it is interrupted after a batch.
 
 Outputs are compared by their form. Numbers, hashes, names of classes and images, and what depends
@@ -41,6 +41,7 @@ import configparser
 import functools
 import hashlib
 import http.server
+import importlib
 import io
 import json
 import os
@@ -54,9 +55,10 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import click
 import numpy as np
@@ -66,17 +68,22 @@ import requests
 import safetensors.torch
 import scipy.io
 import torch
+from distributed import Client
+from distributed.cli import dask_worker
 from makers import ROOT
 from markdown_it import MarkdownIt
 from PIL import Image
 from services import point_at, s3_service
+from torch import nn
+from torchvision.models import vgg
 
 from featstore.cli.main import _run, cli
 from featstore.datasets.formats import ucmerced
 from featstore.datasets.formats.synthetic import CLASS_NAMES, land_cover, write_demo
 from featstore.extraction.extract import BOTTLENECKS, ENGINE_HINT
 from featstore.fitting import plan, search
-from featstore.models import weights
+from featstore.models import networks
+from featstore.models.backbone import Backbone
 from featstore.models.networks import build_network
 from featstore.store.format import matrix
 from featstore.store.writer import FeatureWriter
@@ -95,11 +102,7 @@ WEIGHT_FILES = {
     "mobilenet_v2": "mobilenet_v2-7ebf99e0.pth",
     "resnet18": "resnet18-f37072fd.pth",
 }
-IMAGE_SIZE = 64
-FULL_SIZE = ("store.md",)
-"""Pages on which batches matter: small images go through in larger ones."""
-
-N_CANDIDATES = 4
+N_CANDIDATES, N_REPEATS = 2, 3
 ALL_EPOCHS = ("fitting.md",)
 """Pages on which it matters that an epoch was the last one."""
 
@@ -294,13 +297,13 @@ def write_sat(path: Path, class_names: Sequence[str], n_train: int, n_test: int)
 
 
 def write_ucmerced(folder: Path) -> Path:
-    """Write UC Merced's archive, with four images a class."""
+    """Write UC Merced's archive, with three images a class."""
     rng = np.random.default_rng(0)
     for name in ucmerced.CLASSES:
         place = folder / "content" / ucmerced.IMAGES / name
         place.mkdir(parents=True)
         color = rng.integers(0, 256, 3)
-        for i in range(4):
+        for i in range(3):
             noisy(color, rng, 32).save(place / f"{name}{i:02d}.tif")
     return Path(shutil.make_archive(str(folder / "archive"), "zip", folder / "content"))
 
@@ -310,30 +313,74 @@ def write_weights(folder: Path) -> None:
     checkpoints = folder / "torch-home" / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True)
     for model, file in WEIGHT_FILES.items():
-        network = build_network(model, IMAGE_SIZE, heads=True)
+        network = build_network(model, 64, heads=True)
         torch.save(network.state_dict(), checkpoints / file)
-    state = build_network("resnet50_v1", IMAGE_SIZE, seed=1).state_dict()
+    state = build_network("resnet50_v1", 64, seed=1).state_dict()
     torch.save(state, folder / "resnet50_v1.pth")
     safetensors.torch.save_file(state, folder / "resnet50_v1.safetensors")
 
 
+class NarrowLinear(nn.Linear):
+    """The fully connected layers of AlexNet and VGG19, without their hundreds of megabytes."""
+
+    # PyTorch's tracer looks into modules that are not its own.
+    __module__ = "torch.nn"
+    widths: ClassVar = {4096: 32, 512 * 7 * 7: 64 * 7 * 7}
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(self.widths.get(n_in, n_in), self.widths.get(n_out, n_out))
+
+
+def forget_networks() -> None:
+    """Clear what is remembered of networks of a name."""
+    for function in vars(networks).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
+
+
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def quick_networks() -> Iterator[None]:
+    """Let AlexNet and VGG19 have few channels, and networks be built once for all pages."""
+    built: dict[tuple[str, ...], dict[str, Any]] = {}
+    build = Backbone.__init__
+
+    def build_once(self: Backbone, *args: Any) -> None:
+        # Only an engine that compiles depends on the batch's size.
+        key = tuple(repr(arg) for arg in args if not isinstance(arg, int) or args[-1] != "eager")
+        if key not in built:
+            build(self, *args)
+            built[key] = vars(self)
+        self.__dict__ = built[key]
+
+    narrow = SimpleNamespace(**vars(nn) | {"Linear": NarrowLinear})
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("alexnet", "vgg"):
+            patch.setattr(importlib.import_module(f"torchvision.models.{name}"), "nn", narrow)
+        cfg = [width if width == "M" else width // 8 for width in vgg.cfgs["E"]]
+        patch.setitem(vgg.cfgs, "E", cfg)
+        patch.setattr(Backbone, "__init__", build_once)
+        forget_networks()
+        yield
+    forget_networks()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, quick_networks: None) -> Iterator[Path]:
     """Make what all pages have in common, once."""
     folder = tmp_path_factory.mktemp("world")
-    write_tree(folder / "my-images", {"train": 8, "test": 4})
+    write_tree(folder / "my-images", {"train": 7, "test": 3})
     write_tree(folder / "new", {"": 1}, seed=1)
     (folder / "new-images").mkdir()
     for i, path in enumerate(sorted((folder / "new").rglob("*.jpg"))):
         path.rename(folder / "new-images" / f"{'abc'[i]}.jpg")
     (folder / "data").mkdir()
-    write_sat(folder / "data" / "sat-4-full.mat", CLASS_NAMES, 32, 12)
-    write_sat(folder / "data" / "sat-6-full.mat", SAT6_CLASSES, 36, 12)
+    write_sat(folder / "data" / "sat-4-full.mat", CLASS_NAMES, 24, 8)
+    write_sat(folder / "data" / "sat-6-full.mat", SAT6_CLASSES, 24, 12)
     write_scene(folder / "scene.tif")
     write_ucmerced(folder)
     write_weights(folder)
     yield folder
-    # The weights are a gigabyte, which pytest would keep for some time.
+    # The weights are hundreds of megabytes, which pytest would keep for some time.
     shutil.rmtree(folder)
 
 
@@ -359,8 +406,8 @@ def place(
     archive_url: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    no_umap: None,
     blank_pictures: None,
+    small_inputs: None,
 ) -> Path:
     """Make a page's own folder the current one, and let the code find the world."""
     folder = tmp_path / "place"
@@ -374,7 +421,7 @@ def place(
     for file in world.glob("resnet50_v1.*"):
         (folder / file.name).symlink_to(file)
     # Found there, it is not made anew with 2,000 images.
-    write_demo(folder / "data" / "demo", 0, 64, 32)
+    write_demo(folder / "data" / "demo", 0, 40, 20)
     monkeypatch.setattr(plan, "candidates", few_candidates)
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
@@ -399,18 +446,10 @@ def few_candidates(*args: Any) -> list[dict[str, Any]]:
     return search.candidates(*args)[:N_CANDIDATES]
 
 
-@pytest.fixture
-def small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let networks take small images where nothing is said of their size."""
-    find = weights.find_weights
-
-    def find_small(*args: Any, **options: Any) -> weights.Weights:
-        return replace(find(*args, **options), image_size=IMAGE_SIZE)
-
-    monkeypatch.setattr(weights, "find_weights", find_small)
-
-
 # Running it.
+
+PATIENCE_S = 600.0
+"""Longest wait for a process: it only ends a deadlock."""
 
 DATA = "/data"
 SCHEDULER = "tcp://10.0.0.1:8786"
@@ -482,7 +521,11 @@ class Page:
             return
         first, *rest = words
         if first == "featstore":
-            self.run_featstore(block, command, [self.real_word(word) for word in rest])
+            words = [self.real_word(word) for word in rest]
+            if "--repeats" in words:
+                at = words.index("--repeats") + 1
+                words[at] = str(min(N_REPEATS, int(words[at])))
+            self.run_featstore(block, command, words)
         elif first == "export":
             name, _, value = rest[0].partition("=")
             self.monkeypatch.setenv(name, self.real_word(value))
@@ -520,13 +563,21 @@ class Page:
             self.fail(block, f"{command.line}\n{fault}")
 
     def run_dask(self, words: list[str]) -> None:
-        """Start a scheduler or a worker, and wait until it is there."""
+        """Start a scheduler or its first worker, and wait for it; check the words of others."""
+        if words[0] == "worker" and len(self.processes) > 1:
+            dask_worker.main.make_context("dask worker", words[1:])
+            return
         file = self.place / "scheduler.json"
         options = ["--host", "127.0.0.1"]
         if words[0] == "scheduler":
             options += ["--port", "0", "--dashboard-address", ":0", "--scheduler-file", str(file)]
         else:
-            options += ["--no-dashboard", "--local-directory", str(self.place / "dask")]
+            options += [
+                "--no-nanny",
+                "--no-dashboard",
+                "--local-directory",
+                str(self.place / "dask"),
+            ]
         log = (self.place / "dask.log").open("ab")
         command = [sys.executable, "-m", "dask", *words, *options]
         self.processes.append(subprocess.Popen(command, stdout=log, stderr=log))
@@ -535,17 +586,15 @@ class Page:
             until(lambda: file.is_file() and file.stat().st_size > 0)
             self.scheduler = json.loads(file.read_text())["address"]
             return
-        from distributed import Client
-
         with Client(self.scheduler) as client:
-            client.wait_for_workers(len(self.processes) - 1, timeout=60)
+            client.wait_for_workers(1, timeout=PATIENCE_S)
 
     def close(self) -> None:
         self.stack.close()
         for process in self.processes[::-1]:
             process.terminate()
         for process in self.processes:
-            process.wait(30)
+            process.wait(PATIENCE_S)
 
     def real_word(self, word: str) -> str:
         """Return what stands here for a word of a command."""
@@ -555,7 +604,7 @@ class Page:
             assert self.scheduler, "the page starts no scheduler"
             return self.scheduler
         if re.fullmatch(r"\d(,\d)+", word):
-            return "cpu,cpu"
+            return "cpu"
         return self.real_name(word)
 
     def real_name(self, word: str) -> str:
@@ -596,9 +645,9 @@ def interrupt(patch: pytest.MonkeyPatch, n_batches: int) -> None:
     patch.setattr(FeatureWriter, "add", add_and_stop)
 
 
-def until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+def until(is_so: Callable[[], bool]) -> None:
     """Wait for something."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE_S
     while not is_so():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -700,6 +749,12 @@ def flip_a_bit(page: Page) -> None:
     path.write_bytes(content)
 
 
+def more_images(page: Page) -> None:
+    """Let my-images be more than one batch."""
+    shutil.rmtree(page.place / "my-images")
+    write_tree(page.place / "my-images", {"train": 16, "test": 8})
+
+
 def small_chunks(page: Page) -> None:
     """Let matrices have several chunks."""
     page.monkeypatch.setattr(matrix, "CHUNK_NBYTES", 4 * 1000 * 8)
@@ -720,6 +775,7 @@ BEFORE: dict[tuple[str, str], list[str | Callable[[Page], None]]] = {
     ("adding-a-dataset.md", "# labelled.py"): [write_labelled],
     ("backbones.md", "$ featstore extract --model resnet50"): ["export FEATSTORE_DATA=/data"],
     ("clusters.md", "$ featstore extract"): ["export FEATSTORE_DATA=/data"],
+    ("clusters.md", "$ dask scheduler"): [new_store],
     ("datasets.md", "$ featstore extract --model mobilenet_v2"): [cut_an_image],
     ("datasets.md", "$ featstore extract --model pixelstats"): [copy_test_images],
     ("fitting.md", "$ featstore fit --clf logreg,mlp"): [
@@ -751,6 +807,7 @@ BEFORE: dict[tuple[str, str], list[str | Callable[[Page], None]]] = {
     ("store.md", "$ featstore store verify"): [
         f"{MOBILENET} demo --limit 100",
         small_chunks,
+        more_images,
         f"{MOBILENET} folder --root my-images",
         flip_a_bit,
     ],
@@ -783,8 +840,6 @@ def run_page(page: Page) -> None:
 def test_every_block_runs(
     path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    if path.name not in FULL_SIZE:
-        request.getfixturevalue("small_inputs")
     if path.name not in ALL_EPOCHS:
         request.getfixturevalue("few_epochs")
     page = Page(path, place, monkeypatch)

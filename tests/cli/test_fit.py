@@ -186,14 +186,16 @@ def test_leaks_are_told_and_dropped(make_store, capsys):
     assert "78 to test" in out
 
 
-def test_all_fits_the_whole_field(store, capsys, few_epochs):
-    assert call("--store", store.path, "--clf", "all", "--epochs", 5, "--json") == 1
+@pytest.mark.usefixtures("blank_pictures", "few_epochs")
+def test_all_fits_the_whole_field(store, capsys):
+    args = ("--store", store.path, "--clf", "all", "--n-jobs", 1, "--json")
+    assert call(*args, "--epochs", 5) == 1
     out, err = capsys.readouterr()
     result = json.loads(out)
     trained = {run["clf"] for run in result["runs"]}
     assert trained == {"mlp", "sgd", "softmax"}
     assert len(result["failures"]) == len(CLASSIFIERS) - 3
-    assert call("--store", store.path, "--clf", "all", "--n-jobs", 1, "--json") == 0
+    assert call(*args) == 0
     runs = json.loads(capsys.readouterr().out)["runs"]
     assert [run["clf"] for run in runs] == list(CLASSIFIERS)
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,12 @@ from makers import tree_bytes
 from featstore.runs.run import Run
 from featstore.store.feature_store import open_store
 
-PATIENCE_S = 120.0
-"""Longest wait for a process; a deadlock is then an error of the test and not its end."""
+PATIENCE_S = 600.0
+"""Longest wait for a process, however busy the machine: it only ends a deadlock."""
+
+
+LOOK_S = 0.015
+"""Time between two looks at a process."""
 
 
 @dataclass
@@ -47,9 +52,9 @@ class Child:
         until = time.monotonic() + PATIENCE_S
         while not self.poll():
             if time.monotonic() > until:
-                self.kill()
+                os.kill(self.pid, signal.SIGKILL)
                 raise AssertionError(f"it did not end: {self.err}")
-            time.sleep(0.002)
+            time.sleep(LOOK_S)
         return self
 
     def kill(self) -> None:
@@ -110,7 +115,7 @@ class Children:
         assert self._zygote.stdin
         assert self._zygote.stdout
         self._zygote.stdin.close()
-        self._zygote.wait(30)
+        self._zygote.wait(PATIENCE_S)
         self._zygote.stdout.close()
 
     def _answer(self) -> Any:
@@ -140,6 +145,14 @@ class Children:
         constants = SMALL | request.pop("constants", {})
         more = {"args": words, "store": str(store), "constants": constants}
         return self.start("command", **more, **request)
+
+
+def wait_until(is_so: Callable[[], object]) -> None:
+    """Wait for something that other processes bring about."""
+    until = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < until, "it never came"
+        time.sleep(LOOK_S)
 
 
 SMALL = {

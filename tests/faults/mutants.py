@@ -1,18 +1,16 @@
 """Files with random damage, read in a process of bounded memory and time.
 
-Run by itself: ``python mutants.py FOLDER KIND SEED N``. It prints one JSON object: how many were
-refused with an error of featstore's, how many were read nevertheless (a flipped bit in a pixel is
-a pixel), and what else happened, which must be nothing.
+The process prints one JSON object: how many files were refused with an error of featstore's, how
+many were read nevertheless (a flipped bit in a pixel is a pixel), and what else happened, which
+must be nothing.
 """
 
 from __future__ import annotations
 
 import gzip
 import io
-import json
 import resource
 import signal
-import sys
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -24,8 +22,11 @@ import numpy as np
 SPARE_NBYTES = 1536 * 2**20
 """Address space that reading one small damaged file may take beside what the libraries take."""
 
-LIMIT_S = 20
-"""Time that reading one small damaged file may take."""
+LIMIT_S = 20.0
+"""Processor time that reading one small damaged file may take."""
+
+PATIENCE_S = 600.0
+"""Longest wait for a reader that takes no processor time."""
 
 
 class HangError(BaseException):
@@ -277,21 +278,34 @@ def _alarm(*_: object) -> None:
     raise HangError
 
 
-def run(kind: str, folder: Path, seed: int, n: int) -> dict[str, Any]:
-    """Read `n` damaged files of a kind; return what happened."""
+def run(
+    kind: str, folder: Path, seed: int, n: int, limit_s: float = LIMIT_S, careless: str = ""
+) -> dict[str, Any]:
+    """Read `n` damaged files of a kind; return what happened.
+
+    Code that is `careless` is run in place of the reader, to see that it is noticed.
+    """
     from featstore.errors import FeatstoreError
 
     content, path, read, source = whole_file(kind, folder)
     path.write_bytes(content)
     read(source)
+    if careless:
+
+        def read(_: Path) -> None:
+            exec(careless, {})
+
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + SPARE_NBYTES, resource.RLIM_INFINITY))
+    warnings.simplefilter("error")
     signal.signal(signal.SIGALRM, _alarm)
+    signal.signal(signal.SIGPROF, _alarm)
     told: dict[str, Any] = {"refused": 0, "read": 0, "wrong": []}
     for i in range(n):
         rng = np.random.default_rng([seed, i])
         path.write_bytes(damaged(content, rng))
-        signal.alarm(LIMIT_S)
+        signal.setitimer(signal.ITIMER_PROF, limit_s)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
         try:
             read(source)
             told["read"] += 1
@@ -302,11 +316,6 @@ def run(kind: str, folder: Path, seed: int, n: int) -> dict[str, Any]:
         except BaseException as error:  # noqa: BLE001 - whatever comes up is told
             told["wrong"].append([i, f"{type(error).__name__}: {error}"[:300]])
         finally:
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
     return told
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("error")
-    _, place, asked, first, count = sys.argv
-    print(json.dumps(run(asked, Path(place), int(first), int(count))))

@@ -10,6 +10,7 @@ import pytest
 from children import extract_words, group_bytes, resumed
 from makers import write_images
 
+from featstore.datasets.formats.synthetic import write_demo
 from featstore.datasets.registry import open_dataset
 from featstore.models.pixel_statistics import pixel_statistics
 from featstore.store.feature_store import open_store
@@ -64,8 +65,14 @@ CHANGES = [replaced, added, removed]
 SAME = [touched, copied]
 
 
-@pytest.mark.parametrize("change", CHANGES + SAME)
-@pytest.mark.parametrize("at", [None, 180], ids=["finished", "half finished"])
+@pytest.mark.parametrize(
+    ("change", "at"),
+    [
+        *((change, None) for change in CHANGES + SAME),
+        *((change, 180) for change in (replaced, touched)),
+        *(pytest.param(change, 180, marks=pytest.mark.soak) for change in (added, removed, copied)),
+    ],
+)
 def test_a_changed_dataset_is_another_set_and_a_touched_one_is_not(
     change, at, images, another, children, tmp_path
 ):
@@ -161,10 +168,11 @@ def test_an_image_changed_to_the_same_size_and_time_is_noticed(images, another, 
 
 def test_arrays_that_change_in_work_are_noticed_too(children, tmp_path):
     store = tmp_path / "store"
+    write_demo(tmp_path / "demo", 0, 40, 20)
     words = ["extract", "--model", "pixelstats", "--dataset", "demo", "--root", str(tmp_path)]
-    words += ["--batch-size", "4", "--limit", "60"]
+    words += ["--batch-size", "4"]
     resumed(children.command(tmp_path / "first", *words))
-    files = [path for _, path in open_dataset("demo", str(tmp_path), seed=0, limit=60).files()]
+    files = [path for _, path in open_dataset("demo", str(tmp_path), seed=0).files()]
     changed = children.command(store, *words, touch={"row": 20, "path": str(files[0])})
     assert changed.code == 1
     assert "was changed, or touched" in changed.err

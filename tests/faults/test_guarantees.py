@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 
 from makers import ROOT
@@ -11,6 +12,7 @@ PAGE = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
 NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)
 
 
+@functools.cache
 def functions(path):
     """Return the names of the tests of a file."""
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
@@ -37,5 +39,5 @@ def test_each_test_of_faults_is_named():
     for path in sorted((ROOT / "tests" / "faults").glob("test_*.py")):
         if path.name == "test_guarantees.py":
             continue
-        tests = {f for f in functions(path.relative_to(ROOT)) if f.startswith("test_")}
+        tests = {f for f in functions(path.relative_to(ROOT).as_posix()) if f.startswith("test_")}
         assert tests - own <= named, path.name

@@ -21,11 +21,12 @@ PHASES = ("open", "first chunk", "mid-write", "journal", "finalise")
 SAME = "all resumed to the same bytes"
 
 
-def drawn(rng, operations, n_each):
+def drawn(rng, operations, n_each, phases=PHASES):
     """Return numbers of operations, as many of each phase, where it has so many."""
     numbers = {}
-    for number, (_, phase) in enumerate(operations, 1):
-        numbers.setdefault(phase, []).append(number)
+    for number, (_, phase, *_) in enumerate(operations, 1):
+        if phase in phases:
+            numbers.setdefault(phase, []).append(number)
     return sorted(n for own in numbers.values() for n in rng.sample(own, min(n_each, len(own))))
 
 
@@ -63,7 +64,7 @@ def operations(children, pictures, tmp_path_factory):
     return found
 
 
-@pytest.fixture(params=[2, pytest.param(24, marks=pytest.mark.soak)])
+@pytest.fixture(params=[1, pytest.param(24, marks=pytest.mark.soak)])
 def n_each(request):
     return request.param
 
@@ -91,7 +92,7 @@ def test_a_kill_at_any_operation_of_extract_ends_in_the_same_bytes(
         tally.add("kills of extract at an operation", phase, SAME)
 
 
-@pytest.mark.parametrize("n", [3, pytest.param(40, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("n", [1, pytest.param(40, marks=pytest.mark.soak)])
 def test_a_kill_at_any_moment_of_extract_ends_in_the_same_bytes(
     n, children, pictures, unbroken, tmp_path, tally
 ):
@@ -113,21 +114,24 @@ def test_a_kill_at_any_moment_of_extract_ends_in_the_same_bytes(
         shutil.rmtree(store)
 
 
-@pytest.mark.parametrize("n_each", [1, pytest.param(4, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    ("phases", "n_each"),
+    [(("mid-write",), 1), pytest.param(PHASES, 4, marks=pytest.mark.soak)],
+    ids=["one", "many"],
+)
 def test_a_kill_of_a_network_s_extract_ends_in_the_same_bytes(
-    n_each, children, pictures, tmp_path, tally
+    phases, n_each, children, pictures, tmp_path, tally
 ):
     settings = tiny(pictures, layers="conv1,fc")
     words = [w for k, v in settings.items() for w in (f"--{k.replace('_', '-')}", str(v))]
     more = {
-        "modules": ["torch", "featstore.models.backbone", "featstore.models.backbone"],
+        "modules": ["featstore.models.backbone"],
         "constants": SMALL | {"store.format.matrix.CHUNK_NBYTES": 4 * 1000 * 5},
     }
-    resumed(children.command(tmp_path / "whole", "extract", *words, **more))
-    whole = group_bytes(tmp_path / "whole")
-    counted = children.command(tmp_path / "counted", "extract", *words, fault={}, **more)
+    counted = children.command(tmp_path / "whole", "extract", *words, fault={}, **more)
     resumed(counted)
-    for number in drawn(random.Random(1), [tuple(one[:2]) for one in counted.report], n_each):
+    whole = group_bytes(tmp_path / "whole")
+    for number in drawn(random.Random(1), counted.report, n_each, phases):
         store = tmp_path / f"{number}"
         killed = children.command(store, "extract", *words, fault={"at": number}, **more)
         assert killed.code == -9
@@ -165,7 +169,8 @@ def test_a_kill_at_any_operation_of_fit_leaves_a_whole_run_or_none(
     n_each, fitted, children, tmp_path, tally
 ):
     words, bare, whole, operations = fitted
-    for number in drawn(random.Random(n_each), operations, n_each):
+    phases = {phase for _, phase in operations}
+    for number in drawn(random.Random(n_each), operations, n_each, phases):
         store = tmp_path / f"{number}"
         shutil.copytree(bare, store)
         killed = children.command(store, *words, fault={"at": number})
@@ -177,8 +182,9 @@ def test_a_kill_at_any_operation_of_fit_leaves_a_whole_run_or_none(
         resumed(children.command(store, *words))
         (run,) = list_runs(open_store(store))
         assert run_content(run) == whole
-        # A fit that has something to do sweeps what the one before it left.
-        resumed(children.command(store, *words, "--refit"))
+        if runs:
+            # Only a fit that has something to do sweeps what the one before it left.
+            resumed(children.command(store, *words, "--refit"))
         left = [path.name for path in store.rglob("*") if path.name.startswith((".", "fit-"))]
         assert left == []
         assert not list(store.glob("cache/*.tmp"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
 import re
 import shutil
@@ -10,7 +12,7 @@ import sys
 from contextlib import suppress
 
 import pytest
-from children import extract_words, group_bytes, resumed, run_content
+from children import extract_words, group_bytes, resumed, run_content, wait_until
 from operations import GROWING
 
 from featstore.errors import IncompleteError, SelectionError
@@ -59,12 +61,12 @@ def growing(children, pictures, tmp_path_factory):
     return [(n, phase) for n, (kind, phase, _) in enumerate(counted.report, 1) if kind in GROWING]
 
 
-@pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("which", ["one a phase", pytest.param("all", marks=pytest.mark.soak)])
 def test_a_disk_that_is_full_from_some_write_on_costs_nothing_that_is_durable(
-    step, growing, children, pictures, unbroken, tmp_path, tally
+    which, growing, children, pictures, unbroken, tmp_path, tally
 ):
     words = extract_words(pictures)
-    for number, phase in growing[step // 2 :: step]:
+    for number, phase in growing if which == "all" else one_a_phase(growing):
         store = tmp_path / f"{number}"
         full = children.command(store, *words, fault={"at": number, "error": "ENOSPC"})
         check_message(full, store, "extract")
@@ -77,7 +79,15 @@ def test_a_disk_that_is_full_from_some_write_on_costs_nothing_that_is_durable(
         tally.add("full disks at a write of extract", phase, SAME)
 
 
-@pytest.mark.parametrize("n", [4, pytest.param(100, marks=pytest.mark.soak)])
+def one_a_phase(growing):
+    """Return the operation in the middle of each phase."""
+    by_phase = {}
+    for number, phase in growing:
+        by_phase.setdefault(phase, []).append((number, phase))
+    return [own[len(own) // 2] for own in by_phase.values()]
+
+
+@pytest.mark.parametrize("n", [3, pytest.param(100, marks=pytest.mark.soak)])
 def test_one_write_that_fails_is_never_taken_for_one_that_did_not(
     n, growing, children, pictures, unbroken, tmp_path, tally
 ):
@@ -108,9 +118,9 @@ def test_a_limit_of_the_size_of_files_is_told(nbytes, children, pictures, unbrok
     assert group_bytes(store) == unbroken
 
 
-@pytest.mark.parametrize("n_steps", [3, pytest.param(60, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("which", ["one a phase", pytest.param("all", marks=pytest.mark.soak)])
 def test_a_disk_that_is_full_leaves_a_whole_run_of_fit_or_none(
-    n_steps, children, pictures, tmp_path, tally
+    which, children, pictures, tmp_path, tally
 ):
     bare, words = tmp_path / "bare", ["fit", "--clf", "ridge", "--n-jobs", "1"]
     resumed(children.command(bare, *extract_words(pictures)))
@@ -122,7 +132,7 @@ def test_a_disk_that_is_full_leaves_a_whole_run_of_fit_or_none(
     growing = [
         (n, phase) for n, (kind, phase, _) in enumerate(counted.report, 1) if kind in GROWING
     ]
-    for number, phase in growing[:: max(1, len(growing) // n_steps)]:
+    for number, phase in growing if which == "all" else one_a_phase(growing):
         store = tmp_path / f"{number}"
         shutil.copytree(bare, store)
         full = children.command(store, *words, fault={"at": number, "error": "ENOSPC"})
@@ -158,22 +168,37 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], check=True)
 
 
-@pytest.mark.parametrize(
-    ("small", "large"),
-    [("size=60k", "size=8m"), ("nr_inodes=40", "nr_inodes=1000")],
-    ids=["blocks", "inodes"],
-)
+def fill_blocks(folder):
+    """Take all blocks of a file system."""
+    with (folder / "filler").open("wb", buffering=0) as stream, suppress(OSError):
+        while True:
+            stream.write(bytes(4096))
+
+
+def fill_inodes(folder):
+    """Take all inodes of a file system."""
+    with suppress(OSError):
+        for i in itertools.count():
+            (folder / f"{i}").touch()
+
+
+@pytest.mark.parametrize("fill", [fill_blocks, fill_inodes])
 def test_a_real_disk_that_is_full_is_told_and_gone_on_with(
-    small, large, small_disk, children, pictures, unbroken
+    fill, small_disk, children, pictures, unbroken, tmp_path
 ):
     place, mount = small_disk
-    mount(small)
-    store, words = place / "store", extract_words(pictures)
-    full = children.command(store, *words)
+    mount("size=8m", "nr_inodes=1000")
+    store, words, go = place / "store", extract_words(pictures), tmp_path / "go"
+    full = children.command(store, *words, hold={"row": 16, "until": str(go)})
+    wait_until(lambda: len(durable(store)) > 1)
+    fillers = place / "fillers"
+    fillers.mkdir()
+    fill(fillers)
+    go.touch()
     check_message(full, store, "extract")
     check_unfinished(store)
-    mount("remount", large)
-    resumed(children.command(store, *words))
+    shutil.rmtree(fillers)
+    assert 0 < children.command(store, *words, "--json").result["n_computed"] < 36
     assert group_bytes(store) == unbroken
 
 
@@ -184,18 +209,15 @@ def test_a_disk_that_can_not_hold_what_fit_decodes_is_told_before(
     mount("size=8m")
     store = place / "store"
     resumed(children.command(store, *extract_words(pictures)))
-    filler = place / "filler"
-    with filler.open("wb", buffering=0) as stream, suppress(OSError):
-        while True:
-            stream.write(bytes(4096))
-    # A page for the folders and locks, and none for the matrix.
-    mount("remount", "size=8204k")
+    fill_blocks(place)
+    # Blocks for the folders and locks, and none for the matrix.
+    mount("remount", f"size={2**23 + 3 * os.statvfs(place).f_bsize}")
     full = children.command(store, "fit", "--clf", "ridge", "--n-jobs", "1")
     assert full.code == 1
     assert "Traceback" not in full.err
     error = " ".join(full.err[full.err.rindex("Error: ") :].split())
     assert re.search(r"copy of \d+ x 29 features takes . kB|No space left", error)
-    filler.unlink()
+    (place / "filler").unlink()
     resumed(children.command(store, "fit", "--clf", "ridge", "--n-jobs", "1"))
 
 

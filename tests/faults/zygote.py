@@ -1,11 +1,15 @@
 """A process that has imported all there is to import, and forks children that do one command each.
 
 It reads requests from stdin, a line of JSON each, and answers each with a line on stdout. Importing
-takes seconds and forking milliseconds, so that a test can afford hundreds of real processes.
+takes seconds and forking milliseconds, so that a test can afford hundreds of real processes. What
+takes long and is not tested here is done once: versions are looked up, and figures are blank.
 """
 
 from __future__ import annotations
 
+import functools
+import gc
+import io
 import json
 import os
 import resource
@@ -14,11 +18,13 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from operations import Operations
+from PIL import Image
 
 MODULES = (
     "featstore.cli.main",
@@ -63,6 +69,8 @@ def command(request: dict[str, Any]) -> int:
         shift_clock(request["clock"])
     if "batch_s" in request:
         slow_down(request["batch_s"])
+    if "hold" in request:
+        hold(**request["hold"])
     if "overwrite" in request:
         overwrite_when_reading(**request["overwrite"])
     if "touch" in request:
@@ -111,6 +119,20 @@ def slow_down(delay_s: float) -> None:
     pixel_statistics.PixelExtractor._compute = slow
 
 
+def hold(row: int, until: str) -> None:
+    """Let the batches from a row on wait until a file exists."""
+    from featstore.models import pixel_statistics
+
+    compute = pixel_statistics.PixelExtractor._compute
+
+    def held(self: Any, batch: Any) -> Any:
+        while batch.start >= row and not os.path.exists(until):
+            time.sleep(0.015)
+        return compute(self, batch)
+
+    pixel_statistics.PixelExtractor._compute = held
+
+
 def overwrite_when_reading(row: int, path: str, source: str, in_place: bool) -> None:
     """Replace an image, or without a source remove it, just before another one is read."""
     from featstore.datasets.base import FileDataset
@@ -146,16 +168,18 @@ def touch_when_reading(row: int, path: str) -> None:
 
 
 def watch(request: dict[str, Any]) -> int:
-    """Read a store again and again until it holds a set, and say all that was ever seen."""
+    """Read a store again and again until it holds a set, and say what was seen of it.
+
+    The file at `refused` says that the store was read before it held the set.
+    """
     import numpy as np
 
     from featstore.errors import CorruptionError, FeatstoreError
     from featstore.store.feature_store import open_store
 
     expected = np.load(request["expected"])
-    n_refused = n_seen = 0
-    until = time.monotonic() + request["seconds"]
-    while time.monotonic() < until and n_seen < 3:
+    n_seen = 0
+    while n_seen < 3:
         try:
             selection = open_store(request["store"]).select()
             for rows in (selection.memmap(), selection.dask().compute()):
@@ -170,13 +194,24 @@ def watch(request: dict[str, Any]) -> int:
             print("CORRUPT", error, flush=True)
             return 1
         except FeatstoreError:
-            n_refused += 1
-        time.sleep(0.002)
-    print(json.dumps({"n_refused": n_refused, "n_seen": n_seen}), flush=True)
+            Path(request["refused"]).touch()
+        time.sleep(0.015)
     return 0
 
 
-CALLS: dict[str, Callable[[dict[str, Any]], int]] = {"command": command, "watch": watch}
+def damage(request: dict[str, Any]) -> int:
+    """Read damaged files, and say what happened."""
+    import mutants
+
+    print(json.dumps(mutants.run(folder=Path(request["place"]), **request["options"])), flush=True)
+    return 0
+
+
+CALLS: dict[str, Callable[[dict[str, Any]], int]] = {
+    "command": command,
+    "watch": watch,
+    "damage": damage,
+}
 
 
 def child(request: dict[str, Any]) -> None:
@@ -208,6 +243,14 @@ def main() -> None:
     for name in MODULES:
         import_module(name)
     import_module("featstore.runs.model_file")._skops()
+    Image.preinit()
+    metadata.version = functools.cache(metadata.version)
+    import_module("featstore.environment").versions()
+    blank = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(blank, "png")
+    Figure.savefig = lambda self, target, **_: target.write(blank.getvalue())
+    # What a child collects it would copy first.
+    gc.freeze()
     # What tests of Ctrl-C need, wherever they were started.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
