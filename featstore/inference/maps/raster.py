@@ -1,7 +1,4 @@
-"""Scenes: rasters of any size, read in parts, and the rasters of classes that are made of them.
-
-Only this module knows rasterio.
-"""
+"""Scenes: rasters of any size, read in parts, and the rasters of classes that are made of them."""
 
 from __future__ import annotations
 
@@ -19,6 +16,9 @@ from numpy.typing import NDArray
 
 from featstore.datasets.decode import to_bytes
 from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError, StoreError
+from featstore.io.gdal import cause as _cause
+from featstore.io.gdal import failures as _failures
+from featstore.io.gdal import rasterio as _rasterio
 
 SAMPLE_SIDE = 256
 """Side in pixels of each of the 5 x 5 places at which an unknown range of values is sampled."""
@@ -51,7 +51,7 @@ class Scene:
     Raises
     ------
     ConfigError
-        When bands or range are wrong, or a range is needed; or rasterio is not installed.
+        When bands or range are wrong, or a range is needed.
     DatasetError
         When it is no raster.
     """
@@ -79,6 +79,8 @@ class Scene:
             self.bands = self._find_bands(bands)
             self._types = [self._raster.dtypes[band - 1] for band in self.bands]
             self.dtype = np.result_type(*self._types)
+            shown = self._raster.tags(self.bands[0], ns="IMAGE_STRUCTURE")
+            self._n_bits = int(shown["NBITS"]) if "NBITS" in shown else None
             self._is_masked = self._find_mask()
             self._check_values()
         except _failures() as error:
@@ -224,7 +226,7 @@ class Scene:
             When it can't be read.
         """
         values, present = self._read(top, left, height, width)
-        return to_bytes(values, self.value_range), present
+        return to_bytes(values, self.value_range, self._n_bits), present
 
     def thumbnail(self, side: int) -> NDArray[np.uint8]:
         """Return the whole scene, at most `side` pixels wide and high, (height, width, bands).
@@ -243,7 +245,7 @@ class Scene:
                 )
         except _failures() as error:
             raise ImageError(f"{self.path} can't be read: {_cause(error)}") from error
-        pixels = to_bytes(np.ma.getdata(values), self.value_range)
+        pixels = to_bytes(np.ma.getdata(values), self.value_range, self._n_bits)
         # Afterwards, for a range makes another value black than 0.
         pixels[np.ma.getmaskarray(values)] = 0
         return np.moveaxis(pixels, 0, -1)
@@ -404,23 +406,6 @@ def _scaled_rpcs(rpcs: Any, stride: int) -> Any:
     return scaled
 
 
-def _rasterio() -> Any:
-    try:
-        import rasterio
-    except ImportError as error:
-        raise ConfigError(
-            f"Scenes are read by rasterio, which is not here ({error}). Install it with: "
-            "pip install 'featstore[geo]'"
-        ) from error
-    return rasterio
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """Return what rasterio raises: its own errors, and GDAL's that it passes on as they are."""
-    rasterio = _rasterio()
-    return rasterio.errors.RasterioError, rasterio._err.CPLE_BaseError
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Let scenes be without georeference; only one thread may open files meanwhile."""
@@ -435,8 +420,3 @@ def _writing(name: str) -> Iterator[None]:
         yield
     except _failures() as error:
         raise StoreError(f"{name} can't be written: {_cause(error)}") from error
-
-
-def _cause(error: Exception) -> str:
-    """Return GDAL's own words, as a sentence."""
-    return f"{str(error.__cause__ or error).rstrip('.')}."
