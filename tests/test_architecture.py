@@ -81,7 +81,7 @@ def test_imports_run_one_way(path):
     [
         ("zarr", "matrix.py"),
         ("distributed", "cluster.py"),
-        ("rasterio", "raster.py"),
+        ("rasterio", "gdal.py"),
         ("obstore", "client.py"),
     ],
 )

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.config import SPLITS
-from featstore.datasets.decode import decode
+from featstore.datasets.decode import DECODING, decode
 from featstore.errors import ConfigError
 
 RGB = ("red", "green", "blue")
@@ -187,6 +187,10 @@ class Dataset(ABC):
             identity["rows"] = hashlib.sha256(self._picked.astype("<i8").tobytes()).hexdigest()
         return identity
 
+    def record_decoding(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Add to a record of settings the version by which files become pixels, if any do."""
+        return record
+
     @abstractmethod
     def read(self, row: int, min_size: int | None = None) -> NDArray[np.uint8]:
         """Return one image, shape (H, W, C).
@@ -272,6 +276,11 @@ class FileDataset(Dataset):
         """Files of the samples."""
         paths = self._source.paths
         return [paths[row] for row in self.rows]
+
+    def record_decoding(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Add the version of decoding to a record of settings."""
+        decode = [f"version {DECODING}", *([record["decode"]] if "decode" in record else [])]
+        return record | {"decode": "; ".join(decode)}
 
     def read(self, row: int, min_size: int | None = None) -> NDArray[np.uint8]:
         """Return one image, shape (H, W, 3).

@@ -3,61 +3,61 @@
 from __future__ import annotations
 
 import logging
-import threading
-import warnings
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL import Image, UnidentifiedImageError
 
+from featstore.datasets import tiff
+from featstore.datasets.raster import MAX_PIXELS, check_size, read_rgb, scale_bits
 from featstore.errors import ImageError
+from featstore.io.gdal import no_warnings
 
 IMAGE_SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+    (
+        *(".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"),
+        *(".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"),
+        *(".apng", ".avif", ".png"),
+        *(".j2c", ".j2k", ".jp2", ".jpc", ".jpf", ".jpx"),
+    )
 )
 """Endings, in lower case, of the files taken for images."""
 
 
-MAX_PIXELS = 178_956_970
-"""Larger images are refused as decompression bombs: Pillow's own limit, 512 MiB of RGB."""
+DECODING = "2"
+"""Version of the pixels: raised when the same file gives other ones."""
 
 
-TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PILLOW_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "AVIF")
+"""What Pillow decodes; GDAL decodes TIFF, JPEG 2000 and PNG of 16 bits."""
+
+
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+
+JPEG_2000_MAGICS = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 
 
 ORIENTATION = 0x0112
 
 
-BITS_PER_SAMPLE = 258
+STRIP_PIXELS = 2**24
+"""Pixels that are copied from Pillow at a time: its own copy takes twice the image's memory."""
 
 
-PLANAR_CONFIGURATION = 284
-
-
-SAMPLES_PER_PIXEL = 277
-
-
-# Warnings can only be silenced for the whole process at once; one thread at a time does so,
-# and only while it reads a header.
-_opening = threading.Lock()
-
-
-# Without a handler, the decoders' remarks on odd files would go to the console.
-for _decoder in ("PIL", "tifffile"):
-    logging.getLogger(_decoder).addHandler(logging.NullHandler())
+# Without a handler, Pillow's remarks on odd files would appear on the console.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def decode(path: Path, min_size: int | None = None) -> NDArray[np.uint8]:
-    """Decode one image file.
+    """Decode one image file to the pixels that GDAL shows, turned and scaled as its tags say.
 
-    Of animations and multi-page files the first frame is read, alpha is dropped, gray is
-    repeated, of more than three bands the first three are taken, and EXIF orientation is
-    applied. Of 16-bit values the high byte is kept: that maps the full range 0..65535 to 0..255
-    and undoes an expansion by 257, and it is what Pillow does for 16-bit color, so that gray and
-    color agree. No image is stretched by its own range: brightness tells classes apart.
+    Gray is repeated and alpha dropped; of an animation the first frame is read. Of samples of 9
+    to 16 bits the high 8 bits are kept, which maps the full range to 0..255 and undoes an
+    expansion by 257. No image is stretched by its own range: brightness tells classes apart.
 
     A JPEG that is to be shrunk anyway can be decoded at 1/2, 1/4 or 1/8 of its size, from the low
     frequencies of its blocks alone, which takes a fraction of the time and the memory. It is a
@@ -68,7 +68,7 @@ def decode(path: Path, min_size: int | None = None) -> NDArray[np.uint8]:
     Parameters
     ----------
     path : Path
-        A JPEG, PNG, TIFF, WebP, BMP or GIF file.
+        A JPEG, PNG, TIFF, JPEG 2000, WebP, AVIF, BMP or GIF file.
     min_size : int, optional
         Decode a JPEG at the smallest of those sizes at which neither its height nor its width, in
         pixels, is less than this; at least 1. Without it, and of all other files, the full image
@@ -83,8 +83,8 @@ def decode(path: Path, min_size: int | None = None) -> NDArray[np.uint8]:
     Raises
     ------
     ImageError
-        When the file is missing, cut short, no image, of a float or 32-bit type, or too large;
-        names the path and the cause.
+        When the file is missing, damaged, no image, or too large, or its tags leave open what its
+        pixels mean; names the path and the cause.
     """
     # Whatever a damaged file makes a decoder raise, from SyntaxError to struct.error, it means
     # that this file can't be read.
@@ -94,6 +94,11 @@ def decode(path: Path, min_size: int | None = None) -> NDArray[np.uint8]:
         raise
     except UnidentifiedImageError:
         raise ImageError(f"{path}: {_what_it_is(path)}.") from None
+    except Image.DecompressionBombError:
+        raise ImageError(
+            f"{path}: has more than {2 * MAX_PIXELS:,} pixels; at most {MAX_PIXELS:,} are decoded. "
+            "Tile it."
+        ) from None
     except Exception as error:
         cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
         cause = " ".join(cause.split()) or type(error).__name__
@@ -102,102 +107,90 @@ def decode(path: Path, min_size: int | None = None) -> NDArray[np.uint8]:
 
 def _decode(path: Path, min_size: int | None) -> NDArray[np.uint8]:
     with path.open("rb") as file:
-        is_tiff = file.read(4) in TIFF_MAGICS
+        start = file.read(25)
+        file.seek(0)
+        if start.startswith(tiff.MAGICS):
+            return _decode_tiff(path, file)
+        if start.startswith(JPEG_2000_MAGICS):
+            return read_rgb(path, "JP2OpenJPEG")
+        is_png = start.startswith(PNG_MAGIC)
         try:
-            with _opening, warnings.catch_warnings(action="ignore"):
-                image: Image.Image = Image.open(file)
-                orientation = image.getexif().get(ORIENTATION, 1)
+            with no_warnings():
+                image: Image.Image = Image.open(file, formats=PILLOW_FORMATS)
         except UnidentifiedImageError:
-            if is_tiff:
-                return _decode_tiff(path)
-            raise
-        if image.width * image.height > MAX_PIXELS:
-            raise ImageError(_too_large(path, image.width, image.height))
-        if image.mode == "F" or (image.mode == "I" and is_tiff):
-            held = "float" if image.mode == "F" else "signed or 32-bit"
-            raise ImageError(_wrong_dtype(path, held))
-        if isinstance(image, TiffImageFile) and _is_misread(image):
-            return _decode_tiff(path)
+            if not is_png:
+                raise
+            # GDAL passes over damaged chunks that hold no pixels.
+            return read_rgb(path, "PNG")
+        check_size(path, image.width, image.height)
+        if is_png and start[24] == 16:
+            return turned(read_rgb(path, "PNG"), _orientation(image))
         if min_size is not None:
             # Other decoders than JPEG's ignore it.
             image.draft(None, (min_size, min_size))
-        # Both this and the conversion at the end would copy an image that needs neither.
-        if orientation != 1:
-            image = ImageOps.exif_transpose(image)
-        # Pillow opened 16-bit gray PNG files as I before release 11.
-        if image.mode == "I" or image.mode.startswith("I;16"):
-            return _rgb(np.asarray(image).astype(np.uint16))
+        image.load()
+        orientation = _orientation(image)
         if image.mode in ("P", "PA"):
             image = image.convert("RGBA")
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        return turned(_array(image if image.mode == "RGB" else image.convert("RGB")), orientation)
 
 
-def _is_misread(image: TiffImageFile) -> bool:
-    """Tell the TIFF files that Pillow opens but decodes wrongly (seen in 13.0).
-
-    Of those that are stored band by band: the ones of 16 bits, and those of more bands than it
-    makes of them, whose first band it shows as gray.
-    """
-    tags = image.tag_v2
-    n_bands = tags.get(SAMPLES_PER_PIXEL, 1)
-    is_deep = max(tags.get(BITS_PER_SAMPLE, (1,))) == 16
-    by_band = tags.get(PLANAR_CONFIGURATION) == 2 and n_bands > 1
-    return by_band and (is_deep or n_bands > len(image.getbands()))
-
-
-def _decode_tiff(path: Path) -> NDArray[np.uint8]:
-    """Decode a TIFF file that Pillow doesn't know, such as one of many bands."""
-    from tifffile import TiffFile
-
-    with TiffFile(path) as tiff:
-        page: Any = tiff.pages[0]
-        if page.imagewidth * page.imagelength > MAX_PIXELS:
-            raise ImageError(_too_large(path, page.imagewidth, page.imagelength))
-        if page.dtype not in (np.uint8, np.uint16):
-            raise ImageError(_wrong_dtype(path, str(page.dtype)))
-        if page.axes not in ("YX", "YXS", "SYX"):
-            raise ImageError(f"{path}: has axes {page.axes}; expected rows, columns and bands.")
-        try:
-            pixels = page.asarray()
-        except (ValueError, ImportError) as error:
-            if "imagecodecs" not in str(error) and not isinstance(error, ImportError):
-                raise
-            raise ImageError(
-                f"{path}: is compressed by {page.compression.name}, for which another package is "
-                "needed: pip install imagecodecs. Or write it anew: gdal_translate -co "
-                "COMPRESS=DEFLATE."
-            ) from error
-    return _rgb(np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels)
+def _decode_tiff(path: Path, file: BinaryIO) -> NDArray[np.uint8]:
+    picture = tiff.find_picture(path, file)
+    if picture.plain is None:
+        pixels = read_rgb(path, "GTiff", picture.page, white_is_zero=picture.white_is_zero)
+    else:
+        # Several times as fast as through GDAL, and what most small tiles are.
+        offset, shape = picture.plain
+        check_size(path, shape[1], shape[0])
+        file.seek(offset)
+        pixels = np.frombuffer(file.read(prod(shape)), np.uint8).reshape(shape)
+        pixels = pixels if shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+    return turned(pixels, picture.orientation)
 
 
-def _rgb(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Bring 8 or 16-bit pixels, (H, W) or (H, W, bands), to three bands of bytes."""
-    if pixels.dtype == np.uint16:
-        pixels = pixels >> 8
-    pixels = pixels.astype(np.uint8)
-    if pixels.ndim == 3 and pixels.shape[2] >= 3:
-        return pixels[:, :, :3]
-    gray = pixels if pixels.ndim == 2 else pixels[:, :, 0]
-    return np.repeat(gray[:, :, np.newaxis], 3, axis=2)
+def _orientation(image: Image.Image) -> int:
+    """Return the orientation, 1 to 8; 1 where damage hides it."""
+    try:
+        with no_warnings():
+            return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:
+        return 1
+
+
+def _array(image: Image.Image) -> NDArray[np.uint8]:
+    if image.width * image.height <= STRIP_PIXELS:
+        return np.asarray(image)
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    step = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, step):
+        box = (0, top, image.width, min(top + step, image.height))
+        pixels[top : top + step] = np.asarray(image.crop(box))
+    return pixels
+
+
+def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Return an image as its orientation, 1 to 8 as in EXIF, says that it is to be seen."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
 
 
 def to_bytes(
-    values: NDArray[Any], value_range: tuple[float, float] | None = None
+    values: NDArray[Any], value_range: tuple[float, float] | None = None, n_bits: int | None = None
 ) -> NDArray[np.uint8]:
     """Bring pixels of any type and shape to bytes.
 
-    Parameters
-    ----------
-    values : ndarray
-        Real numbers; without a range uint8, which stay as they are, or uint16, whose high byte is
-        kept as :func:`decode` does.
-    value_range : tuple of float, optional
-        Values that become 0 and 255, those between them in proportion, those beyond them the
-        nearer one. NaN becomes 0.
+    The ends of `value_range` become 0 and 255, values beyond them the nearer one, NaN 0. Without a
+    range the pixels are unsigned integers of `n_bits` (by default those of their type), which
+    are scaled as :func:`decode` does.
     """
     if value_range is None:
-        high_bytes = values >> 8 if values.dtype == np.uint16 else values
-        return high_bytes.astype(np.uint8, copy=False)
+        return scale_bits(values, n_bits or 8 * values.dtype.itemsize)
     low, high = value_range
     scaled: NDArray[Any] = values.astype(np.result_type(values.dtype, np.float32))
     scaled -= low
@@ -213,14 +206,3 @@ def _what_it_is(path: Path) -> str:
     if not start:
         return "is empty (0 bytes)"
     return f"is not an image that can be read (it begins with {start!r})"
-
-
-def _too_large(path: Path, width: int, height: int) -> str:
-    return f"{path}: has {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded. Tile it."
-
-
-def _wrong_dtype(path: Path, dtype: str) -> str:
-    return (
-        f"{path}: holds {dtype} values, whose range is unknown; expected 8 or 16-bit unsigned "
-        "integers. Scale it to uint8."
-    )

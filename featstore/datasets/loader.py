@@ -127,7 +127,11 @@ def _collect(
         positions, images = by_shape.setdefault(image.shape, ([], []))
         positions.append(position)
         images.append(image)
-    groups = [(np.array(at), np.stack(images)) for at, images in by_shape.values()]
+    groups = [
+        # One large image is not copied.
+        (np.array(at), images[0][np.newaxis] if len(images) == 1 else np.stack(images))
+        for at, images in by_shape.values()
+    ]
     return Batch(start, stop, groups, masked)
 
 

@@ -168,7 +168,7 @@ def _run(config: ExtractConfig, store: FeatureStore, progress: Progress) -> Extr
     cache = FingerprintCache(store.cache_dir / "fingerprints")
     fingerprint = dataset_fingerprint(dataset.identity(), dataset.files(), cache, progress)
     watch = Watch(cache.stamps)
-    request = _request(config, cache)
+    request = dataset.record_decoding(_request(config, cache))
     answer = _answer(store, config, fingerprint, request)
     if answer is not None:
         feature_set, names = answer
@@ -284,7 +284,7 @@ def _identity(
             "dataset": fingerprint,
             "model": config.model,
             "weights": recipe.backbone["weights_sha256"],
-            "preprocess": recipe.preprocess,
+            "preprocess": dataset.record_decoding(recipe.preprocess),
             "precision": recipe.backbone["precision"],
             "dtype": dtype,
         },
@@ -326,7 +326,7 @@ def _create(
             "image_shape": list(image_shape) if image_shape else None,
         },
         "backbone": recipe.backbone,
-        "preprocess": recipe.preprocess,
+        "preprocess": dataset.record_decoding(recipe.preprocess),
         "command": config.command(store.address),
     }
     sample_ids = list(dataset.sample_ids)

@@ -39,6 +39,10 @@ PLANE_NBYTES = 2**20
 """Bytes of float32 plane that are worked on at a time, to stay in a core's cache."""
 
 
+LARGE_PIXELS = 2**24
+"""Larger images are worked on in blocks of their pixels: else they take 40 bytes a pixel."""
+
+
 Planes = Mapping[str, np.ndarray]
 
 
@@ -133,8 +137,12 @@ def pixel_statistics(images: np.ndarray, bands: Sequence[str]) -> np.ndarray:
     n_pixels = images.shape[1] * images.shape[2]
     if not n_pixels:
         raise ValueError(f"images of {images.shape[1]} x {images.shape[2]} have no pixels")
-    planes = images.reshape(len(images), n_pixels, len(bands)).transpose(0, 2, 1)
     found = np.empty((len(images), len(feature_names(bands))), np.float32)
+    if n_pixels > LARGE_PIXELS:
+        for image, row in zip(images, found, strict=True):
+            _fill_large(image.reshape(n_pixels, len(bands)), bands, row)
+        return found
+    planes = images.reshape(len(images), n_pixels, len(bands)).transpose(0, 2, 1)
     step = max(1, PLANE_NBYTES // (4 * n_pixels))
     for start in range(0, len(images), step):
         _fill(
@@ -167,6 +175,31 @@ def _fill(planes: np.ndarray, bands: Sequence[str], found: np.ndarray) -> None:
         found[:, column] = index.mean(axis=1)
         found[:, column + 1] = index.std(axis=1)
         column += 2
+
+
+def _fill_large(pixels: np.ndarray, bands: Sequence[str], found: np.ndarray) -> None:
+    """Compute one image's features into `found`, block by block of its (n_pixels, n_bands)."""
+    n_pixels = len(pixels)
+    counts = np.zeros((len(bands), 256), np.int64)
+    sums = np.zeros((len(_indices(bands)), 2))
+    for start in range(0, n_pixels, BLOCK_NBYTES // 4):
+        planes = np.ascontiguousarray(pixels[start : start + BLOCK_NBYTES // 4].T)
+        for plane, count in zip(planes, counts, strict=True):
+            count += np.bincount(plane, minlength=256)
+        floats = {band: plane.astype(np.float32) for band, plane in zip(bands, planes, strict=True)}
+        for name, total in zip(_indices(bands), sums, strict=True):
+            index = INDICES[name][1](floats).astype(np.float64)
+            total += index.sum(), np.square(index).sum()
+    levels = np.arange(256)
+    mean = counts @ levels / n_pixels
+    variance = counts @ levels**2 / n_pixels - mean**2
+    ordered = counts.cumsum(axis=1)
+    ranks = [1, n_pixels, *(max(1, int(np.ceil(round(q * n_pixels, 9)))) for q in QUANTILES)]
+    values = [[np.searchsorted(ends, rank) for rank in ranks] for ends in ordered]
+    index_mean, index_square = sums.T / n_pixels
+    index_std = np.sqrt(np.maximum(index_square - index_mean**2, 0))
+    by_band = np.column_stack([mean, np.sqrt(np.maximum(variance, 0)), values])
+    found[:] = [*by_band.ravel(), *np.column_stack([index_mean, index_std]).ravel()]
 
 
 def pixel_layers(names: Sequence[str], bands: Sequence[str]) -> tuple[Layer, ...]:

@@ -167,3 +167,15 @@ def test_threads_share_batches_of_large_images_and_change_no_bit(monkeypatch, n_
     shared = PixelExtractor(None, SAT).begin(batch)()[LAYER]
     assert shared.tobytes() == whole.tobytes()
     assert shared.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("bands", "size"), [(SAT, (300, 501)), (RGB, (1, 999)), (("pan",), (7, 5))]
+)
+def test_large_images_in_blocks_have_the_same_statistics(monkeypatch, bands, size):
+    images = noise(2, *size, len(bands))
+    images[1] = images[1] // 64 * 3
+    expected = pixel_statistics(images, bands)
+    monkeypatch.setattr(pixelstats, "LARGE_PIXELS", 10)
+    monkeypatch.setattr(pixelstats, "BLOCK_NBYTES", 4 * 100)
+    np.testing.assert_allclose(pixel_statistics(images, bands), expected, rtol=1e-6, atol=1e-7)

@@ -1,4 +1,4 @@
-"""Read rasters of any size in parts, and write rasters of classes; the only user of rasterio."""
+"""Read scenes of any size in parts, and write rasters of classes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from featstore.datasets.decode import to_bytes
 from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError, StoreError
+from featstore.io.gdal import cause as _cause
+from featstore.io.gdal import failures as _failures
+from featstore.io.gdal import rasterio as _rasterio
 
 SAMPLE_SIDE = 256
 """Side in pixels of each of the 5 x 5 places that sample an unknown range of values."""
@@ -57,6 +60,8 @@ class Scene:
             self.bands = self._find_bands(bands)
             self._types = [self._raster.dtypes[band - 1] for band in self.bands]
             self.dtype = np.result_type(*self._types)
+            shown = self._raster.tags(self.bands[0], ns="IMAGE_STRUCTURE")
+            self._n_bits = int(shown["NBITS"]) if "NBITS" in shown else None
             self._is_masked = self._find_mask()
             self._check_values()
         except _failures() as error:
@@ -192,7 +197,7 @@ class Scene:
         Several threads may call it; they read in turn.
         """
         values, present = self._read(top, left, height, width)
-        return to_bytes(values, self.value_range), present
+        return to_bytes(values, self.value_range, self._n_bits), present
 
     def thumbnail(self, side: int) -> NDArray[np.uint8]:
         """Return the scene averaged to at most `side` pixels, (height, width, bands).
@@ -211,7 +216,7 @@ class Scene:
                 )
         except _failures() as error:
             raise ImageError(f"{self.path} can't be read: {_cause(error)}") from error
-        pixels = to_bytes(np.ma.getdata(values), self.value_range)
+        pixels = to_bytes(np.ma.getdata(values), self.value_range, self._n_bits)
         # After the range, which may make 0 another shade than black.
         pixels[np.ma.getmaskarray(values)] = 0
         return np.moveaxis(pixels, 0, -1)
@@ -347,23 +352,6 @@ def _scaled_rpcs(rpcs: Any, stride: int) -> Any:
     return scaled
 
 
-def _rasterio() -> Any:
-    try:
-        import rasterio
-    except ImportError as error:
-        raise ConfigError(
-            f"Scenes need rasterio, which can't be imported ({error}). Install it with: "
-            "pip install 'featstore[geo]'"
-        ) from error
-    return rasterio
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """Return the errors that rasterio raises: its own, and GDAL's."""
-    rasterio = _rasterio()
-    return rasterio.errors.RasterioError, rasterio._err.CPLE_BaseError
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Allow scenes without georeference; only one thread may open files meanwhile."""
@@ -378,8 +366,3 @@ def _writing(name: str) -> Iterator[None]:
         yield
     except _failures() as error:
         raise StoreError(f"{name} can't be written: {_cause(error)}") from error
-
-
-def _cause(error: Exception) -> str:
-    """Return GDAL's own words, as a sentence."""
-    return f"{str(error.__cause__ or error).rstrip('.')}."

@@ -1,4 +1,4 @@
-"""Folder trees, and UC Merced's, of images written by Pillow and tifffile."""
+"""Folder trees, and UC Merced's, of images written by Pillow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 
 from featstore.datasets.formats.folder import FolderSource, draw_split
@@ -24,10 +23,7 @@ def plant(root: Path, *names: str, size: tuple[int, int] = (6, 5)) -> Path:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.full((*size, 3), (7 * i) % 256, np.uint8)
-        if path.suffix in (".tif", ".tiff"):
-            tifffile.imwrite(path, pixels, photometric="rgb")
-        else:
-            Image.fromarray(pixels).save(path)
+        Image.fromarray(pixels).save(path)
     return root
 
 
@@ -58,7 +54,7 @@ def test_order_does_not_hang_on_the_locale_or_the_file_system(
     plant(tmp_path, "a/Z.png", "a/b.png", "a/é.png", "a/z.png", "b/1.png")
     expected = list(open_folder(tmp_path).sample_ids)
     monkeypatch.setattr(locale, "strcoll", lambda a, b: -1)
-    import featstore.datasets.folder as module
+    import featstore.datasets.formats.folder as module
 
     entries = module._entries
     monkeypatch.setattr(module, "_entries", lambda folder: entries(folder)[::-1])
@@ -295,9 +291,7 @@ def test_opening_lists_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def plant_ucmerced(images: Path, n: int = 10) -> Path:
     plant(images, *(f"{c}/{c}{i:02d}.tif" for c in CLASSES for i in range(n)), size=(25, 26))
-    tifffile.imwrite(
-        images / "forest" / "forest03.tif", np.zeros((24, 27, 3), np.uint8), photometric="rgb"
-    )
+    Image.new("RGB", (27, 24)).save(images / "forest" / "forest03.tif")
     return images
 
 

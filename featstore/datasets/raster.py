@@ -1,0 +1,103 @@
+"""Read the pixels that GDAL shows of an image file as RGB bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import ImageError
+from featstore.io import gdal
+
+MAX_PIXELS = 178_956_970
+"""Larger images are refused: 512 MiB of RGB, and Pillow's limit for decompression bombs."""
+
+
+MIN_MAXIMUM = 2**14
+"""16-bit images whose values all lie below this, a quarter of the range, are refused."""
+
+
+MAX_BANDS = 4
+"""More bands are read only where the file says which ones are red, green and blue."""
+
+
+def read_rgb(
+    path: Path, driver: str, page: int = 1, *, white_is_zero: bool = False
+) -> NDArray[np.uint8]:
+    """Return a file's pixels as GDAL shows them, (height, width, 3), or refuse the file."""
+    try:
+        with gdal.open_file(path, driver, page) as raster:
+            check_size(path, raster.width, raster.height)
+            dtype = np.dtype(raster.dtypes[0])
+            if dtype not in (np.uint8, np.uint16):
+                raise ImageError(
+                    f"{path}: holds {dtype} values, a range without black and white; expected "
+                    "unsigned integers of up to 16 bits."
+                )
+            bands = _color_bands(path, raster)
+            n_bits = int(raster.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8 * dtype.itemsize))
+            has_palette = raster.colorinterp[0].name == "palette" and not white_is_zero
+            palette = _palette(raster.colormap(1)) if has_palette else None
+            planes = raster.read(bands)
+    except gdal.failures() as error:
+        raise ImageError(f"{path}: can't be read: {gdal.cause(error)}") from None
+    if palette is not None:
+        if planes.max() >= len(palette):
+            raise ImageError(f"{path}: can't be read: its palette lacks color {planes.max()}.")
+        colors: NDArray[np.uint8] = palette[planes[0]]
+        return colors
+    if n_bits == 16 and 0 < (maximum := int(planes.max())) < MIN_MAXIMUM:
+        raise ImageError(
+            f"{path}: its 16-bit values end at {maximum:,} of 65,535, so that which of them is "
+            "white is unknown; expected the full range. Scale it (gdal_translate -ot Byte -scale)."
+        )
+    pixels = np.empty((*planes.shape[1:], 3), np.uint8)
+    for i in range(3):
+        # Band by band: three times as fast as a copy of the whole.
+        pixels[:, :, i] = scale_bits(planes[i % len(planes)], n_bits)
+    return ~pixels if white_is_zero else pixels
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Refuse an image that is too large to decode."""
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{path}: has {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded. Tile it."
+        )
+
+
+def _color_bands(path: Path, raster: Any) -> list[int]:
+    """Return the numbers, from 1, of red, green and blue, or of gray or palette."""
+    meanings = [meaning.name for meaning in raster.colorinterp]
+    if all(meanings.count(color) == 1 for color in ("red", "green", "blue")):
+        return [meanings.index(color) + 1 for color in ("red", "green", "blue")]
+    if raster.count > MAX_BANDS:
+        raise ImageError(
+            f"{path}: holds {raster.count} bands (SamplesPerPixel), and "
+            "PhotometricInterpretation does not say which are red, green and blue; expected 1 to "
+            f"{MAX_BANDS} bands. Choose three (gdal_translate -b RED -b GREEN -b BLUE)."
+        )
+    # Of two bands the second is no color; of four, the fourth.
+    is_gray = raster.count < 3 or meanings[0] == "palette"
+    return [1] if is_gray else [1, 2, 3]
+
+
+def _palette(colors: dict[int, Sequence[int]]) -> NDArray[np.uint8]:
+    palette = np.zeros((max(colors) + 1, 3), np.uint8)
+    for index, color in colors.items():
+        palette[index] = color[:3]
+    return palette
+
+
+def scale_bits(values: NDArray[Any], n_bits: int) -> NDArray[np.uint8]:
+    """Bring unsigned integers of 1 to 16 bits to bytes; of more than 8 bits, keep the high 8."""
+    if n_bits == 8:
+        return values
+    if n_bits > 8:
+        return (values >> (n_bits - 8)).astype(np.uint8)
+    scale = np.rint(np.arange(2**n_bits) * (255 / (2**n_bits - 1))).astype(np.uint8)
+    pixels: NDArray[np.uint8] = scale[values]
+    return pixels

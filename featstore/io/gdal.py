@@ -1,0 +1,70 @@
+"""Open rasters with GDAL; the only module that imports rasterio."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FILE_OPTIONS = {
+    # A picture is what its own file says: no list of the folder, no files beside it.
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_PAM_ENABLED": "NO",
+    # The callers read several files at a time.
+    "GDAL_NUM_THREADS": "1",
+}
+
+
+_warnings = threading.Lock()
+
+
+@cache
+def rasterio() -> Any:
+    """Import rasterio with the parts that featstore uses; its log is silent by default."""
+    import rasterio
+    import rasterio.control
+    import rasterio.enums
+    import rasterio.io
+    import rasterio.windows
+
+    logging.getLogger("rasterio").addHandler(logging.NullHandler())
+    return rasterio
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Return the errors that rasterio raises: its own, and GDAL's."""
+    module = rasterio()
+    return module.errors.RasterioError, module._err.CPLE_BaseError
+
+
+def cause(error: BaseException) -> str:
+    """Return GDAL's first message as a sentence."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{' '.join(str(error).split()).rstrip('.')}."
+
+
+@contextmanager
+def no_warnings() -> Iterator[None]:
+    """Silence warnings, which Python can do only for all threads at once, one thread at a time."""
+    with _warnings, warnings.catch_warnings(action="ignore"):
+        yield
+
+
+@contextmanager
+def open_file(path: Path, driver: str, page: int = 1) -> Iterator[Any]:
+    """Open one page of one file of a known format as a rasterio dataset."""
+    name = str(path.absolute())
+    with rasterio().Env(**FILE_OPTIONS):
+        with no_warnings():
+            # Files without georeference are the rule here, and rasterio warns of each.
+            raster = rasterio().io.DatasetReader(
+                name if page == 1 else f"GTIFF_DIR:{page}:{name}", driver=driver, sharing=False
+            )
+        with raster:
+            yield raster
