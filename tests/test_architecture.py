@@ -11,6 +11,7 @@ import pytest
 from makers import ROOT
 
 ORDER = (
+    "_lazy",
     "errors",
     "progress",
     "text",
