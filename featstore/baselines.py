@@ -12,8 +12,8 @@ from typing import Any
 
 from featstore.errors import FeatstoreError, FitError
 from featstore.extraction.extract import extract
-from featstore.extraction.spec import PIXEL_MODEL
 from featstore.fitting.fit import Fit, fit_each
+from featstore.models.pixelstats import PIXEL_MODEL
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store

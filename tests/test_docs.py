@@ -74,9 +74,9 @@ from services import point_at, s3_service
 from featstore.cli.main import _run, cli
 from featstore.datasets.formats import ucmerced
 from featstore.datasets.formats.synthetic import CLASS_NAMES, land_cover, write_demo
-from featstore.extraction.extract import BOTTLENECKS, ENGINE_HINT
+from featstore.extraction.result import BOTTLENECKS, ENGINE_HINT
 from featstore.fitting import plan, search
-from featstore.models import weights
+from featstore.models import network_source, weights
 from featstore.models.networks import build_network
 from featstore.store.format import matrix
 from featstore.store.writer import FeatureWriter
@@ -402,12 +402,12 @@ def few_candidates(*args: Any) -> list[dict[str, Any]]:
 @pytest.fixture
 def small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let networks take small images where nothing is said of their size."""
-    find = weights.find_weights
+    find = network_source.find_weights
 
     def find_small(*args: Any, **options: Any) -> weights.Weights:
         return replace(find(*args, **options), image_size=IMAGE_SIZE)
 
-    monkeypatch.setattr(weights, "find_weights", find_small)
+    monkeypatch.setattr(network_source, "find_weights", find_small)
 
 
 # Running it.

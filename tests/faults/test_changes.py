@@ -11,7 +11,7 @@ from children import extract_words, group_bytes, resumed
 from makers import write_images
 
 from featstore.datasets.registry import open_dataset
-from featstore.models.pixel_statistics import pixel_statistics
+from featstore.models.pixelstats import pixel_statistics
 from featstore.store.feature_store import open_store
 from featstore.store.verification import verify
 
