@@ -32,8 +32,8 @@ from featstore.datasets.base import FileDataset
 from featstore.datasets.loader import batches
 from featstore.datasets.registry import open_dataset
 from featstore.environment import available_cores
-from featstore.extraction.spec import find_spec
 from featstore.io.fingerprints import FingerprintCache
+from featstore.models.registry import open_model
 
 MODEL = "resnet50"
 BATCH_SIZE = 32
@@ -72,8 +72,8 @@ def run_pillow(dataset: FileDataset) -> Turn:
 def least_size(root: Path) -> int | None:
     """Return the side in pixels below which an extraction wants no image decoded."""
     config = ExtractConfig(MODEL, "folder", root=str(root), weights="random:0", device="cpu")
-    recipe = find_spec(config, ("red", "green", "blue"), FingerprintCache(root / ".cache"))
-    return recipe.extractor.min_size
+    model = open_model(config, ("red", "green", "blue"), FingerprintCache(root / ".cache"))
+    return model.extractor.min_size
 
 
 def compare(root: Path, repeats: int) -> list[Turn]:

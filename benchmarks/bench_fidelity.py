@@ -20,7 +20,7 @@ from turns import Turn
 
 import featstore
 from featstore.cli import console
-from featstore.extraction.extract import Extraction
+from featstore.extraction import Extraction
 from featstore.models.devices import describe_device, resolve_device
 from featstore.store.feature_store import FeatureStore, open_store
 

@@ -1,18 +1,38 @@
-"""``featstore extract``: a dataset's images -> stored features."""
+"""``featstore extract``: features of a dataset's images, computed once and stored."""
 
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from featstore.config import (
+    BANDS,
+    COMPILE,
+    FEATURE_DTYPES,
+    ON_ERROR,
+    POOLS,
+    PRECISIONS,
+    ExtractConfig,
+)
 from featstore.text import duration_text, nbytes_text, store_option
 
 from . import console
 
 if TYPE_CHECKING:
-    from featstore.extraction.extract import Extraction
+    from featstore.extraction import Extraction
+
+
+def _split(_: click.Context, __: click.Parameter, value: str | tuple[str, ...] | None) -> list[str]:
+    values = [value] if isinstance(value, str) else value or ()
+    return [name.strip() for text in values for name in text.split(",")]
+
+
+def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | None:
+    if value != "auto" and not value.isdecimal():
+        raise click.BadParameter(f"{value!r} is neither a number nor auto.")
+    return None if value == "auto" else int(value)
 
 
 @click.command()
@@ -24,12 +44,13 @@ if TYPE_CHECKING:
     "--layers",
     multiple=True,
     metavar="NAME[,NAME...]",
+    callback=_split,
     help="Layers, by the papers' or torchvision's names; see `featstore models show NAME`.  "
     "[default: the network's feature layer]",
 )
 @click.option(
     "--weights",
-    default="imagenet",
+    default=ExtractConfig.weights,
     show_default=True,
     metavar="SPEC",
     help="imagenet, a torchvision weights name, a file (state dict or .safetensors), or "
@@ -37,15 +58,15 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--pool",
-    type=click.Choice(["avg", "max", "avgmax", "flatten", "gem"]),
-    default="avg",
+    type=click.Choice(POOLS),
+    default=ExtractConfig.pool,
     show_default=True,
     help="How a convolutional map becomes a vector.",
 )
 @click.option(
     "--bands",
-    type=click.Choice(["rgb", "gray"]),
-    default="rgb",
+    type=click.Choice(BANDS),
+    default=ExtractConfig.bands,
     show_default=True,
     help="Visible bands, or their luminance in all three channels.",
 )
@@ -58,118 +79,74 @@ if TYPE_CHECKING:
 @click.option(
     "--devices",
     metavar="LIST",
-    help="Several devices of this machine: GPUs' numbers, as in 0,1.",
+    callback=_split,
+    help="Several devices of this machine: GPUs by number, as in 0,1.",
 )
 @click.option(
     "--scheduler",
     metavar="ADDRESS",
     help="The workers of a Dask scheduler, as in tcp://10.0.0.1:8786.",
 )
-@click.option("--batch-size", default="auto", show_default=True, metavar="N|auto")
+@click.option(
+    "--batch-size", default="auto", show_default=True, metavar="N|auto", callback=_batch_size
+)
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
-    default="auto",
+    type=click.Choice(PRECISIONS),
+    default=ExtractConfig.precision,
     show_default=True,
     help="auto: bf16 where the hardware has it, else fp16 on GPUs, else fp32.",
 )
 @click.option(
     "--compile",
-    "compile_",
-    type=click.Choice(["auto", "on", "off"]),
-    default="auto",
+    type=click.Choice(COMPILE),
+    default=ExtractConfig.compile,
     show_default=True,
-    help="Compile the network; auto: when it saves more time than it takes.",
+    help="Compile the network; auto: when that saves more time than it takes.",
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["auto", "float32", "float16"]),
-    default="auto",
+    type=click.Choice(FEATURE_DTYPES),
+    default=ExtractConfig.dtype,
     show_default=True,
     help="Stored features; auto: float16 where the network computes in half precision.",
 )
 @click.option(
     "--on-error",
-    type=click.Choice(["stop", "mask"]),
-    default="stop",
+    type=click.Choice(ON_ERROR),
+    default=ExtractConfig.on_error,
     show_default=True,
-    help="At an unreadable image: stop, or go on with its row masked.",
+    help="At an unreadable image: stop, or mask its row and continue.",
 )
 @console.json_option
-def command(
-    model: str,
-    dataset: str,
-    root: str | None,
-    store: str,
-    layers: tuple[str, ...],
-    weights: str,
-    pool: str,
-    bands: str,
-    image_size: int | None,
-    limit: int | None,
-    seed: int,
-    device: str,
-    devices: str | None,
-    scheduler: str | None,
-    batch_size: str,
-    precision: str,
-    compile_: str,
-    dtype: str,
-    on_error: str,
-    as_json: bool,
-) -> None:
+def command(store: str, as_json: bool, **settings: Any) -> None:
     """Turn a dataset's images into features, once.
 
-    The same command again is answered from the store; after an interruption it goes on where it
-    was; with other --layers it computes only what is missing.
+    The same command again is answered from the store. After an interruption it continues; with
+    other --layers it computes only what is missing.
 
     \b
     featstore extract --model resnet50 --dataset sat4 --root /data
     featstore extract --model resnet50 --dataset folder --root my-images
     """  # noqa: D301 - click wants the character itself
-    from featstore.config import ExtractConfig
-    from featstore.extraction.extract import run
+    from featstore.extraction.extract import extract
     from featstore.store.feature_store import open_store
     from featstore.store.query import selecting_options
 
-    if batch_size != "auto" and not batch_size.isdecimal():
-        raise click.BadParameter(
-            f"{batch_size!r} is neither a number nor auto.", param_hint="--batch-size"
-        )
-    config = ExtractConfig(
-        model=model,
-        dataset=dataset,
-        layers=tuple(name.strip() for value in layers for name in value.split(",")),
-        weights=weights,
-        root=root,
-        limit=limit,
-        seed=seed,
-        pool=pool,
-        bands=bands,
-        image_size=image_size,
-        precision=precision,
-        device=device,
-        devices=tuple(d.strip() for d in devices.split(",")) if devices else (),
-        scheduler=scheduler,
-        batch_size=None if batch_size == "auto" else int(batch_size),
-        compile=compile_,
-        dtype=dtype,
-        on_error=on_error,
-    )
     with console.progress() as progress:
-        result = run(config, open_store(store, progress), progress)
+        result = extract(store=store, progress=progress, **settings)
     if as_json:
         console.emit_json(result.to_dict())
-    else:
-        show(result)
-        opened = open_store(store)
-        options = selecting_options(opened.sets(), opened.get(result.set_id), result.layers)
-        words = shlex.join(["featstore", "fit", "--clf", "logreg", *options])
-        click.echo(f"Next: {words}{store_option(store)}")
+        return
+    show(result)
+    opened = open_store(store)
+    options = selecting_options(opened.sets(), opened.get(result.set_id), result.layers)
+    words = shlex.join(["featstore", "fit", "--clf", "logreg", *options])
+    click.echo(f"Next: {words}{store_option(store)}")
 
 
 def show(result: Extraction) -> None:
-    """Print what an extraction did."""
+    """Print an extraction's result for people."""
     layers = ", ".join(f"{name} ({n} features)" for name, n in result.n_features.items())
     weights = "" if result.weights == "none" else f" ({result.weights})"
     click.echo(f"{result.model}{weights} over {result.title}: {layers}")
@@ -182,7 +159,7 @@ def show(result: Extraction) -> None:
             f"({result.images_per_s:,.1f} images/s on {result.device}, {result.engine}, "
             f"{result.precision}, batches of {result.batch_size}){kept}."
         )
-        click.echo(_where_time_went(result.times))
+        click.echo(_shares_of_time(result.times))
         click.echo(result.bottleneck())
     if result.n_masked:
         rows = "1 image" if result.n_masked == 1 else f"{result.n_masked} images"
@@ -204,9 +181,9 @@ def _leaks(n_leaked: int, n_by_split: dict[str, int]) -> str:
     )
 
 
-def _where_time_went(times: dict[str, float]) -> str:
+def _shares_of_time(times: dict[str, float]) -> str:
     names = {
-        "setup_s": "getting ready",
+        "setup_s": "preparation",
         "read_s": "waiting for images",
         "preprocess_s": "copying and resizing",
         "forward_s": "arithmetic",

@@ -6,18 +6,9 @@ from typing import Any
 
 import click
 
-from . import console
+from featstore.config import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, USUAL_IMAGE_SIZE
 
-NOTES = {
-    "alexnet": "torchvision's single-tower AlexNet (64 filters in conv1) on 224 px; the paper's is "
-    "Caffe's with two groups (96 filters) on 227 px.",
-    "googlenet": "Caffe's convolutions have a bias where torchvision's are followed by batch "
-    "normalisation: a convolution's name stands for the latter's output.",
-    "resnet50": "torchvision's v1.5, with a stage's stride in its first 3x3 convolution. The "
-    "paper's MATLAB network is v1, with the stride in the 1x1 before it: resnet50_v1.",
-    "resnet50_v1": "The paper's (and MATLAB's) ResNet-50, with a stage's stride in its first 1x1 "
-    "convolution. torchvision has no weights for it: give --weights FILE.",
-}
+from . import console
 
 
 @click.group(invoke_without_command=True)
@@ -27,37 +18,41 @@ def command(ctx: click.Context, as_json: bool) -> None:
     """List networks; `featstore models show NAME` lists a network's layers."""
     if ctx.invoked_subcommand is not None:
         return
-    from featstore.models.layer_names import FEATURE_LAYERS
-    from featstore.models.networks import backbone_names
+    from featstore.models import backbone_names
+    from featstore.models.layer_names import FEATURE_LAYERS, NOTES
+    from featstore.models.pixelstats import PIXEL_MODEL
 
-    names = ["pixelstats", *backbone_names()]
+    names = backbone_names()
     if as_json:
-        console.emit_json({"models": names})
+        console.emit_json({"models": [PIXEL_MODEL, *names]})
         return
     rows = [[name, layer, NOTES.get(name, "")] for name, layer in FEATURE_LAYERS.items()]
     console.table(["network", "feature layer", "note"], rows, "The paper's networks")
-    others = [name for name in names[1:] if name not in FEATURE_LAYERS]
-    click.echo("Also torchvision's others: " + ", ".join(others))
-    click.echo("pixelstats: statistics of each image's pixels, all bands, without a network.")
+    others = [name for name in names if name not in FEATURE_LAYERS]
+    click.echo("torchvision's other networks: " + ", ".join(others))
+    click.echo(f"{PIXEL_MODEL}: statistics of each image's pixels, all bands, without a network.")
 
 
 @command.command("show")
 @click.argument("name")
 @click.option(
     "--image-size",
-    type=click.IntRange(16, 4096),
-    default=224,
+    type=click.IntRange(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
+    default=USUAL_IMAGE_SIZE,
     show_default=True,
     metavar="PX",
     help="Side of the input.",
 )
 @console.json_option
 def show(name: str, image_size: int, as_json: bool) -> None:
-    """List a network's layers, in the order in which an image passes them."""
-    if name == "pixelstats":
-        _show_pixelstats(as_json)
+    """List a network's layers, from the image on."""
+    from featstore.models import network_layers
+    from featstore.models.layer_names import NOTES
+    from featstore.models.pixelstats import PIXEL_MODEL
+
+    if name == PIXEL_MODEL:
+        _show_pixel_statistics(as_json)
         return
-    from featstore.models.networks import network_layers
 
     layers = network_layers(name, image_size)
     if as_json:
@@ -95,14 +90,15 @@ def show(name: str, image_size: int, as_json: bool) -> None:
         click.echo(NOTES[name])
 
 
-def _show_pixelstats(as_json: bool) -> None:
+def _show_pixel_statistics(as_json: bool) -> None:
     from featstore.datasets.base import RGB, RGB_NIR
-    from featstore.models.pixel_statistics import LAYER, feature_names
+    from featstore.models import feature_names
+    from featstore.models.pixelstats import LAYER, PIXEL_MODEL
 
     features = {"rgb": feature_names(RGB), "rgb and nir": feature_names(RGB_NIR)}
     if as_json:
         layer = {"layer": LAYER, "default": True, "features": features}
-        console.emit_json({"model": "pixelstats", "layers": [layer]})
+        console.emit_json({"model": PIXEL_MODEL, "layers": [layer]})
         return
     for bands, names in features.items():
         click.echo(f"{LAYER}, {len(names)} features of {bands}: {', '.join(names)}")

@@ -12,9 +12,9 @@ from typing import Any
 
 from featstore.errors import FeatstoreError, FitError
 from featstore.extraction.extract import extract
-from featstore.extraction.spec import PIXEL_MODEL
 from featstore.fitting.fit import fit_each
 from featstore.fitting.results import Fit
+from featstore.models.pixelstats import PIXEL_MODEL
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store

@@ -46,7 +46,11 @@ PROJECTIONS = ("pca", "umap")
 """Ways to draw features in two dimensions; the first is the default."""
 
 
-MAX_IMAGE_SIZE = 4096
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 16, 4096
+
+
+USUAL_IMAGE_SIZE = 224
+"""Side, in pixels, of most networks' input."""
 
 
 MAX_BATCH_SIZE = 65536
@@ -167,7 +171,7 @@ class ExtractConfig:
         if self.limit is not None:
             _integer("limit", self.limit, 1, 2**40)
         if self.image_size is not None:
-            _integer("image_size", self.image_size, 16, MAX_IMAGE_SIZE)
+            _integer("image_size", self.image_size, MIN_IMAGE_SIZE, MAX_IMAGE_SIZE)
         if self.batch_size is not None:
             _integer("batch_size", self.batch_size, 1, MAX_BATCH_SIZE)
         if any(not layer for layer in self.layers):

@@ -22,9 +22,9 @@ from featstore.errors import (
     WeightsError,
 )
 from featstore.extraction.extract import extract
-from featstore.extraction.spec import PIXEL_MODEL
 from featstore.fitting.classifiers import find_classifier
 from featstore.fitting.fit import fit_each
+from featstore.models.pixelstats import PIXEL_MODEL
 from featstore.progress import SILENT, Progress
 from featstore.report import paper
 from featstore.report.write import write_report

@@ -80,7 +80,7 @@ from torchvision.models import vgg
 from featstore.cli.main import _run, cli
 from featstore.datasets.formats import ucmerced
 from featstore.datasets.formats.synthetic import CLASS_NAMES, land_cover, write_demo
-from featstore.extraction.extract import BOTTLENECKS, ENGINE_HINT
+from featstore.extraction.result import BOTTLENECKS, ENGINE_HINT
 from featstore.fitting import plan, search
 from featstore.models import networks
 from featstore.models.backbone import Backbone

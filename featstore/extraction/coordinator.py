@@ -1,8 +1,8 @@
-"""Spreading: one extraction over several devices, each writing its own chunks.
+"""Deal the chunks of one extraction out to several devices or Dask workers.
 
-The process that is asked keeps lock, journal and records. Workers are given shares of whole
-chunks, and keep small journals of what they have made durable, which the one journal takes over:
-the death of a worker or of the coordinator costs no more than the chunks in work.
+The coordinating process keeps the lock, the journal and the records. Workers write whole chunks,
+and keep small journals of their own, which the coordinator's journal takes over: the death of a
+worker or of the coordinator costs no more than the chunks that were being computed.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featstore.config import ExtractConfig
-from featstore.datasets.base import Dataset
 from featstore.datasets.registry import data_root
 from featstore.errors import FeatstoreError, SchedulerError
 from featstore.extraction.pipeline import PassTimes
-from featstore.extraction.spec import ExtractionSpec, find_spec
+from featstore.extraction.spec import Images
 from featstore.extraction.worker import (
     Shard,
     WorkerContext,
     choose_numerics,
-    compute_share,
+    compute_shard,
     describe_device,
-    leave,
+    release_memory,
     token_path,
 )
-from featstore.io.fingerprints import FingerprintCache, Watch
-from featstore.models.base import Extractor, Layer
+from featstore.io.fingerprints import FingerprintCache
+from featstore.models.base import Extractor, Layer, Model
+from featstore.models.registry import open_model
 from featstore.parallel.worker_pool import TaskResult, WorkerPool
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_store import FeatureStore
@@ -42,53 +42,47 @@ from featstore.text import RESUME_HINT
 if TYPE_CHECKING:
     from featstore.datasets.loader import Batch
 
-SHARES_PER_WORKER = 4
-"""So that a slow or dead worker holds up, or costs, a quarter of its part."""
+SHARDS_PER_WORKER = 4
+"""So that a slow worker delays, and a dead one costs, a quarter of its part."""
 
 
 MIN_BATCHES, MAX_BATCHES = 16, 64
-"""About the batches in a share, where the layers' chunks and the number of workers let choose.
+"""About the batches in a shard, as far as the layers' chunks and the number of workers allow.
 
-The batches at a share's ends are computed by its neighbour too, hence not fewer; how far all are
-is seen only when a share has ended, seconds on a GPU, a minute or two on a CPU, hence not more.
+The batches at a shard's ends are computed by its neighbour too, hence the minimum. Progress shows
+only when a shard ends, after seconds on a GPU and minutes on a CPU, hence the maximum.
 """
 
 
 class WorkerGroup:
-    """The workers of one extraction, and what the coordinator asks of them.
+    """The workers of one extraction, and what the coordinator asks of them."""
 
-    Parameters
-    ----------
-    team : Team
-        The workers.
-    site : Site
-        What they are to know.
-    """
-
-    def __init__(self, team: WorkerPool, site: WorkerContext) -> None:
-        self._team = team
-        self.site = site
+    def __init__(self, pool: WorkerPool, context: WorkerContext) -> None:
+        self._pool = pool
+        self._context = context
         (self.facts,) = self._ask(describe_device, [()])
-        self.n_workers = team.n_workers
+        self.n_workers = pool.n_workers
 
-    def recipe(
+    def open_model(
         self,
         config: ExtractConfig,
         bands: Sequence[str],
         cache: FingerprintCache,
-        progress: Progress,
-    ) -> ExtractionSpec:
-        """Return the recipe at the workers' precision, its extractor standing for theirs."""
+        progress: Progress = SILENT,
+    ) -> Model:
+        """Open the config's model at the workers' precision; its extractor stands for theirs."""
         here = replace(config, device="cpu", devices=(), scheduler=None)
         precision = self.facts["precision"]
-        found = find_spec(here, bands, cache, progress, precision=precision)
-        sha256 = found.backbone["weights_sha256"]
-        self.site = replace(self.site, precision=precision, weights_sha256=sha256)
-        return replace(found, extractor=RemoteExtractor(self, found.extractor))
+        model = open_model(here, bands, cache, progress, precision)
+        sha256 = model.backbone["weights_sha256"]
+        self._context = replace(self._context, precision=precision, weights_sha256=sha256)
+        return replace(model, extractor=RemoteExtractor(self, model.extractor))
 
-    def open(self, layers: Sequence[Layer], n_images: int, progress: Progress) -> dict[str, Any]:
-        """Let a worker choose the numerics of a new pass."""
-        progress.say(f"Asking one of {self.n_workers} workers to get ready ...")
+    def choose_numerics(
+        self, layers: Sequence[Layer], n_images: int, progress: Progress
+    ) -> dict[str, Any]:
+        """Let one worker choose the numerics of a new pass."""
+        progress.say(f"One of {self.n_workers} workers prepares the network ...")
         nodes = [layer.node for layer in layers]
         ((numerics, lines),) = self._ask(choose_numerics, [(nodes, n_images)])
         for line in lines:
@@ -97,66 +91,50 @@ class WorkerGroup:
 
     def run_pass(
         self,
-        dataset: Dataset,
+        images: Images,
         extractor: Extractor,
-        sink: FeatureWriter,
-        *,
-        batch_size: int,
+        writer: FeatureWriter,
         on_error: str,
         progress: Progress = SILENT,
-        watch: Watch | None = None,
     ) -> tuple[int, PassTimes]:
-        """Run one pass on the workers, which watch the files; see :func:`run_pass`."""
-        feature_set, n_samples = sink.feature_set, len(dataset)
-        missing = sink.missing_rows(n_samples)
+        """Do what :func:`featstore.extraction.pipeline.run_pass` does, on the workers."""
+        n_samples = len(images.dataset)
+        missing = writer.missing_rows(n_samples)
         n_computed = int(missing.sum())
         token = secrets.token_hex(8)
-        shares = [
-            Shard(
-                str(feature_set.path.absolute()),
-                chunks,
-                f"{token}-{index}",
-                sink.numerics.to_dict(),
-                token,
-                sink.command,
-            )
-            for index, chunks in enumerate(
-                split(sink, n_shares(n_computed, self.n_workers, batch_size))
-            )
-        ]
+        n_wanted = n_shards(n_computed, self.n_workers, writer.numerics.batch_size)
+        shards = _make_shards(writer, n_wanted, token)
         total = PassTimes()
 
-        def done(index: int, outcome: TaskResult) -> None:
+        def done(index: int, result: TaskResult) -> None:
             nonlocal total, missing
-            if outcome.error is not None:
-                raise outcome.error
-            sink.gather(shares[index].name)
-            total += PassTimes(**outcome.value)
-            left = sink.missing_rows(n_samples)
+            if result.error is not None:
+                raise result.error
+            writer.gather(shards[index].name)
+            total += PassTimes(**result.value)
+            left = writer.missing_rows(n_samples)
             progress.advance(int(missing.sum() - left.sum()))
             missing = left
 
         def lost(index: int) -> None:
-            first, last = rows_of(sink, shares[index])
-            progress.say(f"A worker died; rows {first} to {last} are given to another.")
+            first, last = shard_rows(writer, shards[index])
+            progress.say(f"A worker died; rows {first} to {last} go to another one.")
 
-        place = token_path(feature_set)
-        place.write_text(token, encoding="utf-8")
+        def stop() -> None:
+            token_file.unlink(missing_ok=True)
+
+        token_file = token_path(writer.feature_set)
+        token_file.write_text(token, encoding="utf-8")
         progress.start("Extracting", n_computed, "images")
         try:
-            self._ask(
-                compute_share,
-                [(share,) for share in shares],
-                done,
-                lost,
-                lambda: place.unlink(missing_ok=True),
-            )
+            tasks = [(shard,) for shard in shards]
+            self._ask(compute_shard, tasks, done, lost, stop)
         except BaseException:
             with suppress(OSError):
-                sink.gather()
+                writer.gather()
             raise
         finally:
-            place.unlink(missing_ok=True)
+            token_file.unlink(missing_ok=True)
             progress.stop()
         return n_computed, total
 
@@ -164,53 +142,49 @@ class WorkerGroup:
         self,
         function: Callable[..., Any],
         tasks: Sequence[tuple[Any, ...]],
-        done: Callable[[int, TaskResult], None] = lambda index, outcome: None,
+        done: Callable[[int, TaskResult], None] = lambda index, result: None,
         lost: Callable[[int], None] = lambda index: None,
         stop: Callable[[], None] | None = None,
     ) -> list[Any]:
-        outcomes = self._team.run(
+        results = self._pool.run(
             function,
-            [(self.site, *task) for task in tasks],
+            [(self._context, *task) for task in tasks],
             done,
-            died=_died,
+            died=_worker_died,
             lost=lost,
             stop=stop,
         )
-        for outcome in outcomes:
-            if outcome.error is not None:
-                raise outcome.error
-        return [outcome.value for outcome in outcomes]
+        for result in results:
+            if result.error is not None:
+                raise result.error
+        return [result.value for result in results]
 
 
-def _died() -> FeatstoreError:
+def _worker_died() -> FeatstoreError:
     return SchedulerError(
         "A worker died twice at the same rows; most often the system ended it for want of memory. "
-        f"Try a smaller --batch-size or fewer workers. {RESUME_HINT}"
+        f"Use a smaller --batch-size or fewer workers. {RESUME_HINT}"
     )
 
 
 class RemoteExtractor:
-    """Stands for the workers' extractors where the coordinator asks about them.
-
-    Parameters
-    ----------
-    crew : WorkerGroup
-        The workers.
-    own : Extractor
-        The coordinator's, which knows the layers and computes nothing.
-    """
+    """Stands for the workers' extractors; `local` knows the layers and computes nothing."""
 
     n_in_flight = 1
     min_size: int | None = None
 
-    def __init__(self, crew: WorkerGroup, own: Extractor) -> None:
-        self._crew, self._own = crew, own
-        self.device_type: str = crew.facts["device_type"]
-        self.device_name = f"{crew.n_workers} workers, each on {crew.facts['device_name']}"
+    def __init__(self, workers: WorkerGroup, local: Extractor) -> None:
+        self._workers, self._local = workers, local
+        self.device_type: str = workers.facts["device_type"]
+        self.device_name = f"{workers.n_workers} workers, each on {workers.facts['device_name']}"
 
     def find(self, nodes: Sequence[str]) -> Sequence[Layer]:
         """Return the layers at the given nodes."""
-        return self._own.find(nodes)
+        return self._local.find(nodes)
+
+    def use_threads(self, n_threads: int | None) -> int | None:
+        """Refuse: each worker sets its own threads."""
+        raise NotImplementedError("the workers compute")
 
     def open(
         self,
@@ -219,8 +193,10 @@ class RemoteExtractor:
         numerics: Mapping[str, Any] | None = None,
         progress: Progress = SILENT,
     ) -> dict[str, Any]:
-        """Return the numerics that are given, or that a worker chooses."""
-        return dict(numerics) if numerics else self._crew.open(layers, n_images, progress)
+        """Return the numerics that are given, or those that a worker chooses."""
+        if numerics:
+            return dict(numerics)
+        return self._workers.choose_numerics(layers, n_images, progress)
 
     def begin(self, batch: Batch) -> Callable[[], dict[str, np.ndarray]]:
         """Refuse: only the workers compute."""
@@ -231,35 +207,32 @@ class RemoteExtractor:
 def start_workers(
     config: ExtractConfig, store: FeatureStore, fingerprint: str, progress: Progress = SILENT
 ) -> Iterator[WorkerGroup | None]:
-    """Gather the workers that a configuration asks for; None where it asks for none.
+    """Start or find the workers that a config asks for; yield None where it asks for none.
 
-    Raises
-    ------
-    SchedulerError
-        When there is no scheduler at the address, or it has no workers.
+    A scheduler that does not answer, or has no workers, raises SchedulerError.
     """
     if not config.devices and config.scheduler is None:
         yield None
         return
     from featstore.parallel.cluster import local_pool, scheduler_pool
 
-    site = WorkerContext(_absolute(config).to_dict(), str(store.path.absolute()), fingerprint)
+    context = WorkerContext(_absolute(config).to_dict(), str(store.path.absolute()), fingerprint)
     if config.scheduler is not None:
-        with scheduler_pool(config.scheduler) as team:
+        with scheduler_pool(config.scheduler) as pool:
             try:
-                yield WorkerGroup(team, site)
+                yield WorkerGroup(pool, context)
             finally:
                 with suppress(Exception):
-                    team.everywhere(leave)
+                    pool.everywhere(release_memory)
         return
     progress.say(f"Starting {len(config.devices)} worker processes ...")
-    # The last bits depend on the number of threads, so that it stays what one process would take.
-    with local_pool(len(config.devices), share_cores=False) as team:
-        yield WorkerGroup(team, site)
+    # The last bits depend on the number of threads: each worker uses as many as one process would.
+    with local_pool(len(config.devices), share_cores=False) as pool:
+        yield WorkerGroup(pool, context)
 
 
 def _absolute(config: ExtractConfig) -> ExtractConfig:
-    """Return the same with paths that are right from any folder."""
+    """Return the config with paths that are right in any folder."""
     root = str(data_root(config.root).absolute())
     weights = Path(config.weights)
     if not weights.is_file():
@@ -267,52 +240,51 @@ def _absolute(config: ExtractConfig) -> ExtractConfig:
     return replace(config, root=root, weights=str(weights.absolute()))
 
 
-def n_shares(n_rows: int, n_workers: int, batch_size: int) -> int:
-    """Return into how many shares the computing of some rows is to be split."""
-    rows = max(n_rows / (SHARES_PER_WORKER * n_workers), MIN_BATCHES * batch_size)
+def n_shards(n_rows: int, n_workers: int, batch_size: int) -> int:
+    """Return the number of shards to make of some rows."""
+    rows = max(n_rows / (SHARDS_PER_WORKER * n_workers), MIN_BATCHES * batch_size)
     rows = min(rows, n_rows / n_workers, MAX_BATCHES * batch_size)
     return max(1, round(n_rows / max(1, rows)))
 
 
-def rows_of(sink: FeatureWriter, share: Shard) -> tuple[int, int]:
-    """Return the first and the last row of a share."""
+def _make_shards(writer: FeatureWriter, n_wanted: int, token: str) -> list[Shard]:
+    set_path = str(writer.feature_set.path.absolute())
+    return [
+        Shard(
+            set_path, chunks, f"{token}-{index}", writer.numerics.to_dict(), token, writer.command
+        )
+        for index, chunks in enumerate(split_chunks(writer, n_wanted))
+    ]
+
+
+def shard_rows(writer: FeatureWriter, shard: Shard) -> tuple[int, int]:
+    """Return the first and the last row of a shard."""
     ranges = [
-        sink.layers[name].matrix.chunk_range(index)
-        for name, chunks in share.chunks.items()
+        writer.layers[name].matrix.chunk_range(index)
+        for name, chunks in shard.chunks.items()
         for index in chunks
     ]
     return min(start for start, _ in ranges), max(stop for _, stop in ranges) - 1
 
 
-def split(sink: FeatureWriter, n_wanted: int) -> list[dict[str, list[int]]]:
-    """Deal out the chunks that a sink is missing.
+def split_chunks(writer: FeatureWriter, n_wanted: int) -> list[dict[str, list[int]]]:
+    """Split the chunks that a writer is missing into about `n_wanted` shards, in order of rows.
 
-    A share owns, of each layer, the chunks that begin within its rows; rows that two shares need,
-    because layers have chunks of different lengths, are computed for each.
-
-    Parameters
-    ----------
-    sink : Sink
-        What is missing of what.
-    n_wanted : int
-        About how many shares are wanted.
-
-    Returns
-    -------
-    list of dict of str to list of int
-        For each share the chunks' numbers, by layer, in order of rows.
+    Each shard is a dict of layer to chunk numbers. It owns, of each layer, the chunks that begin
+    within its rows. Layers have chunks of different lengths: rows that two shards need are computed
+    in both.
     """
-    longest = max(layer.matrix.chunk_rows for layer in sink.layers.values())
+    longest = max(layer.matrix.chunk_rows for layer in writer.layers.values())
     begins = {
         name: [(index, layer.matrix.chunk_range(index)[0]) for index in layer.pending]
-        for name, layer in sink.layers.items()
+        for name, layer in writer.layers.items()
     }
-    places = sorted({start // longest for own in begins.values() for _, start in own})
-    n_places = max(1, -(-len(places) // n_wanted))
-    share_of = {place: i // n_places for i, place in enumerate(places)}
-    shares: dict[int, dict[str, list[int]]] = {}
+    blocks = sorted({start // longest for own in begins.values() for _, start in own})
+    n_blocks = max(1, -(-len(blocks) // n_wanted))
+    shard_of = {block: i // n_blocks for i, block in enumerate(blocks)}
+    shards: dict[int, dict[str, list[int]]] = {}
     for name, own in begins.items():
         for index, start in own:
-            share = shares.setdefault(share_of[start // longest], {})
-            share.setdefault(name, []).append(index)
-    return [shares[i] for i in sorted(shares)]
+            shard = shards.setdefault(shard_of[start // longest], {})
+            shard.setdefault(name, []).append(index)
+    return [shards[i] for i in sorted(shards)]

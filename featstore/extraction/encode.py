@@ -1,4 +1,4 @@
-"""Encoding: new images through the backbones and layers that stored features came from."""
+"""Turn new images into the features that a selection or a run has."""
 
 from __future__ import annotations
 
@@ -9,33 +9,29 @@ import numpy as np
 
 from featstore.datasets.base import Dataset
 from featstore.extraction.pipeline import PassTimes, feature_batches
-from featstore.extraction.spec import ExtractionSpec, recorded_spec
 from featstore.io.fingerprints import FingerprintCache
+from featstore.models.base import Model
+from featstore.models.registry import reopen_model
 from featstore.progress import SILENT, Progress
 from featstore.store.format.run_schema import FeatureSpec
 
 BLOCK_ROWS = 4096
-"""Images whose features memory holds at a time."""
+"""Images whose features are in memory at a time."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Features of some images in a row.
-
-    Parameters
-    ----------
-    start, stop : int
-        Which images of the dataset.
-    X : ndarray of shape (stop - start, n_features), float32
-        Columns as in the selection; NaN where an image can't be read.
-    errors : dict of int to str
-        Why, by row of the dataset.
-    """
+    """Features of consecutive images."""
 
     start: int
+    """The first image's row in the dataset."""
     stop: int
+    """The row after the last one."""
     X: np.ndarray
+    """Features, (stop - start, n_features) float32, with the selection's columns; NaN where an
+    image can't be read."""
     errors: dict[int, str]
+    """Why an image can't be read, by its row in the dataset."""
 
     @property
     def readable(self) -> np.ndarray:
@@ -46,49 +42,29 @@ class Block:
 
 
 class Encoder:
-    """What turns images into the features that a selection of stored ones has.
+    """Computes the features of new images as those of a selection were computed.
 
-    Parameters
-    ----------
-    specs : sequence of FeatureSpec
-        The features, as :attr:`featstore.store.selection.Selection.feature_specs` says them and a
-        run records them.
-    bands : sequence of str
-        Of the images to come.
-    device : str
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
-    cache : FingerprintCache
-        Of files' hashes.
-    progress : Progress
-        Told of downloads.
-
-    Raises
-    ------
-    BackboneError
-        When pixel statistics are wanted of images that have other bands.
-    DeviceError
-        When there is no such device.
-    WeightsError
-        When the weights are not to be had, or are others now.
+    `features` are the records that :attr:`featstore.store.selection.Selection.feature_specs` gives
+    and a run keeps; `bands` are the new images'. See :func:`reopen_model` for the errors.
     """
 
     def __init__(
         self,
-        specs: Sequence[FeatureSpec],
+        features: Sequence[FeatureSpec],
         bands: Sequence[str],
         device: str,
         cache: FingerprintCache,
         progress: Progress = SILENT,
     ) -> None:
         groups: dict[tuple[str, str], list[int]] = {}
-        for i, spec in enumerate(specs):
-            groups.setdefault((spec.set_id, spec.pool or "avg"), []).append(i)
-        self._n_parts = len(specs)
+        for i, record in enumerate(features):
+            groups.setdefault((record.set_id, record.pool or "avg"), []).append(i)
+        self._n_parts = len(features)
         self._passes = [
             _Pass(
-                recorded_spec([specs[i] for i in parts], bands, device, cache, progress),
+                reopen_model([features[i] for i in parts], bands, device, cache, progress),
                 pool,
-                {i: specs[i].node for i in parts},
+                {i: features[i].node for i in parts},
             )
             for (_, pool), parts in groups.items()
         ]
@@ -96,21 +72,10 @@ class Encoder:
     def blocks(
         self, dataset: Dataset, what: str = "Encoding", progress: Progress = SILENT
     ) -> Iterator[Block]:
-        """Yield the images' features, in order, as many at a time as memory can well hold.
+        """Yield the images' features, in order, in blocks that fit the memory.
 
-        Parameters
-        ----------
-        dataset : Dataset
-            The images; with several sets of features each is read once for each of them.
-        what : str
-            What to call it to the user.
-        progress : Progress
-            Told of each batch.
-
-        Raises
-        ------
-        FeatstoreError
-            When a feature is not finite.
+        `what` names the phase to the user. Features of several sets read each image once for each
+        set. A feature that is not finite raises FeatstoreError.
         """
         for one in self._passes:
             one.open(len(dataset), progress)
@@ -133,31 +98,30 @@ class Encoder:
 
 @dataclass
 class _Pass:
-    """One backbone's part in it."""
+    """One model, and the parts of the features that it computes, by their nodes."""
 
-    recipe: ExtractionSpec
+    model: Model
     pool: str
     nodes: dict[int, str]
     batch_size: int = 0
 
     def open(self, n_images: int, progress: Progress) -> None:
-        requested = list(self.recipe.requested)
-        opened = self.recipe.extractor.open(requested, n_images, None, progress)
-        self.batch_size = opened["batch_size"]
+        numerics = self.model.extractor.open(list(self.model.layers), n_images, None, progress)
+        self.batch_size = numerics["batch_size"]
 
     def encode(
         self, images: Dataset, progress: Progress
     ) -> tuple[dict[int, np.ndarray], dict[int, str]]:
-        names = {layer.node: layer.stored_name(self.pool) for layer in self.recipe.requested}
+        names = {layer.node: layer.stored_name(self.pool) for layer in self.model.layers}
         dtypes = dict.fromkeys(names.values(), "float32")
         starts = range(0, len(images), self.batch_size)
         found: dict[str, list[np.ndarray]] = {name: [] for name in dtypes}
         errors: dict[int, str] = {}
         for batch, rows in feature_batches(
-            images, self.recipe.extractor, dtypes, starts, self.batch_size, "mask", PassTimes()
+            images, self.model.extractor, dtypes, starts, self.batch_size, "mask", PassTimes()
         ):
             for name, block in rows.items():
-                # Some extractors hand out memory that they use again.
+                # Some extractors use the block's memory again.
                 found[name].append(np.array(block))
             errors |= batch.masked
             progress.advance(batch.stop - batch.start)

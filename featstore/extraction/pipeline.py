@@ -1,7 +1,4 @@
-"""Passes: the stage-one loop, images in and features out, each phase timed.
-
-``loader -> extractor -> sink``
-"""
+"""The loop loader -> extractor -> writer, and the passes over one feature set."""
 
 from __future__ import annotations
 
@@ -16,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from featstore.config import ExtractConfig
 from featstore.datasets.base import Dataset, FileDataset
 from featstore.datasets.loader import AHEAD_NBYTES, Batch, batches
-from featstore.environment import machine, now, versions
 from featstore.errors import DeviceError, FeatstoreError, SpaceError
-from featstore.io.fingerprints import Watch
+from featstore.extraction.result import layer_record, pass_record
+from featstore.extraction.spec import ExtractionSpec, Images
 from featstore.models.base import Extractor, Layer
 from featstore.progress import SILENT, Progress
 from featstore.store.set_folder import SetFolder
@@ -38,98 +34,198 @@ class HalfRangeError(FeatstoreError):
 
 @dataclass
 class PassTimes:
-    """Where the seconds of a pass went, as the computing thread saw them.
-
-    Parameters
-    ----------
-    read_s : float
-        Waiting for images to be read and decoded.
-    preprocess_s : float
-        Copying to the device, resizing, normalising.
-    forward_s : float
-        The network, and copying the features back.
-    write_s : float
-        Waiting for the disk.
-    """
+    """The seconds of each phase of a pass, as the computing thread sees them."""
 
     read_s: float = 0.0
+    """Waiting for images to be read and decoded."""
     preprocess_s: float = 0.0
+    """Copying to the device, resizing, normalising."""
     forward_s: float = 0.0
+    """The network, and copying the features back."""
     write_s: float = 0.0
+    """Waiting for the disk."""
 
     def __add__(self, other: PassTimes) -> PassTimes:
         return PassTimes(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
-def batch_starts(missing: np.ndarray, batch_size: int) -> list[int]:
-    """Return the first rows of the batches that hold a missing row.
+RunPass = Callable[[Images, Extractor, FeatureWriter, str, Progress], tuple[int, PassTimes]]
+"""The signature of :func:`run_pass`."""
 
-    Batches always begin at multiples of their size, so that a row shares its batch with the same
-    others whether the pass is resumed or not.
 
-    Parameters
-    ----------
-    missing : ndarray of shape (n_samples,), bool
-    batch_size : int
+def compute_layers(
+    spec: ExtractionSpec,
+    feature_set: SetFolder,
+    progress: Progress = SILENT,
+    run: RunPass | None = None,
+) -> tuple[int, dict[str, float]]:
+    """Compute the requested layers that are not complete; the caller holds the set's lock.
+
+    A layer that was begun before resumes with the numerics it began with; all new layers are
+    computed in one pass. `run` replaces :func:`run_pass`.
+
+    Returns the number of images computed, and the seconds of each phase, of preparation as
+    ``setup_s`` and of the passes without it as ``pass_s``.
     """
-    return [
-        start
-        for start in range(0, len(missing), batch_size)
-        if missing[start : start + batch_size].any()
+    layers = [
+        layer
+        for layer, name in zip(spec.model.layers, spec.layer_names, strict=True)
+        if not feature_set.layer_path(name).is_file()
     ]
+    dtype = spec.dtype
+    _check_space(spec, feature_set, layers, dtype, progress)
+    n_computed, total, setup_s, pass_s = 0, PassTimes(), 0.0, 0.0
+    for begun, group in _by_numerics(spec, feature_set, layers):
+        started = time.perf_counter()
+        numerics = _open_extractor(spec, feature_set, group, begun, progress)
+        opened = time.perf_counter()
+        try:
+            n, times = _write_layers(spec, feature_set, group, numerics, dtype, progress, run)
+        except HalfRangeError as error:
+            if spec.config.dtype != "auto":
+                raise
+            progress.say(f"{error} Starting again in float32.")
+            feature_set.drop_layers([layer.stored_name(spec.config.pool) for layer in group])
+            dtype = "float32"
+            n, times = _write_layers(spec, feature_set, group, numerics, dtype, progress, run)
+        setup_s += opened - started
+        pass_s += time.perf_counter() - opened
+        n_computed += n
+        total += times
+    return n_computed, {**asdict(total), "setup_s": setup_s, "pass_s": pass_s}
+
+
+def _check_space(
+    spec: ExtractionSpec,
+    feature_set: SetFolder,
+    layers: Sequence[Layer],
+    dtype: str,
+    progress: Progress,
+) -> None:
+    if not layers:
+        return
+    n_samples = len(spec.images.dataset)
+    n_features = sum(layer.n_features(spec.config.pool) for layer in layers)
+    nbytes = n_features * n_samples * np.dtype(dtype).itemsize
+    free_nbytes = shutil.disk_usage(feature_set.path).free
+    size = f"{n_samples:,} rows of {n_features:,} features are {nbytes_text(nbytes)}"
+    if nbytes > free_nbytes:
+        raise SpaceError(
+            f"{size}, and {nbytes_text(free_nbytes)} are free at {feature_set.path}. Pool the maps "
+            "(--pool avg), use fewer --layers or a --limit, or a --store on a larger disk."
+        )
+    progress.say(f"{size} before compression; computing on {spec.model.extractor.device_name}.")
+
+
+def _by_numerics(
+    spec: ExtractionSpec, feature_set: SetFolder, layers: Sequence[Layer]
+) -> list[tuple[dict[str, Any] | None, list[Layer]]]:
+    """Group layers by the numerics that they began with; None for new layers."""
+    journal = feature_set.journal()
+    groups: dict[str, list[Layer]] = {}
+    for layer in layers:
+        begun = journal.get(layer.stored_name(spec.config.pool))
+        numerics = begun.numerics.to_dict() if begun else None
+        groups.setdefault(json.dumps(numerics), []).append(layer)
+    return [(json.loads(text), group) for text, group in groups.items()]
+
+
+def _open_extractor(
+    spec: ExtractionSpec,
+    feature_set: SetFolder,
+    layers: Sequence[Layer],
+    begun: dict[str, Any] | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Prepare the extractor for a new pass, or for one that was begun; return its numerics.
+
+    The numerics name all layers that are read together: they decide the network's graph, and an
+    engine may fuse the graph differently where more of it is read.
+    """
+    extractor, n_samples = spec.model.extractor, len(spec.images.dataset)
+    nodes = [layer.node for layer in layers]
+    if begun is None:
+        return {**extractor.open(layers, n_samples, None, progress), "nodes": nodes}
+    if begun["device"] != extractor.device_type:
+        set_id, device = feature_set.set_id, begun["device"]
+        raise DeviceError(
+            f"{set_id} was begun on {device}, and features computed on {extractor.device_type} "
+            f"differ in their last bits. Continue with --device {device}, or start again: "
+            f"featstore store rm {set_id}"
+        )
+    # An edited journal that names fewer nodes must not lose a requested layer.
+    numerics = {**begun, "nodes": list(dict.fromkeys([*begun.get("nodes", ()), *nodes]))}
+    extractor.open(extractor.find(numerics["nodes"]), n_samples, numerics, progress)
+    return numerics
+
+
+def _write_layers(
+    spec: ExtractionSpec,
+    feature_set: SetFolder,
+    layers: Sequence[Layer],
+    numerics: dict[str, Any],
+    dtype: str,
+    progress: Progress,
+    run: RunPass | None,
+) -> tuple[int, PassTimes]:
+    """Compute and write whole layers in one pass, and declare them complete."""
+    pool, n_samples = spec.config.pool, len(spec.images.dataset)
+    names = [layer.stored_name(pool) for layer in layers]
+    for name, layer in zip(names, layers, strict=True):
+        attributes = {"layer": layer.name, "node": layer.node, "pool": layer.pooled_by(pool)}
+        feature_set.begin_layer(name, layer.n_features(pool), attributes, dtype)
+    started = time.perf_counter()
+    writer = FeatureWriter(feature_set, names, numerics, spec.command)
+    try:
+        with writer:
+            n_computed, times = (run or run_pass)(
+                spec.images, spec.model.extractor, writer, spec.config.on_error, progress
+            )
+    except KeyboardInterrupt:
+        n_kept = n_samples - int(writer.missing_rows(n_samples).sum())
+        progress.say(f"{n_kept:,} of {n_samples:,} rows of {', '.join(names)} are kept.")
+        raise
+    shared = pass_record(spec, writer, n_computed, time.perf_counter() - started)
+    writer.finish(
+        {
+            name: shared | layer_record(spec, layer) | {"dtype": writer.dtypes[name]}
+            for name, layer in zip(names, layers, strict=True)
+        }
+    )
+    return n_computed, times
 
 
 def run_pass(
-    dataset: Dataset,
+    images: Images,
     extractor: Extractor,
-    sink: FeatureWriter,
-    *,
-    batch_size: int,
+    writer: FeatureWriter,
     on_error: str,
     progress: Progress = SILENT,
-    watch: Watch | None = None,
 ) -> tuple[int, PassTimes]:
-    """Compute what the sink is missing and hand it over.
+    """Compute the rows that the writer is missing, and give them to it.
 
-    Nothing is handed over of a batch with an image that has changed since `watch` began.
-
-    Returns
-    -------
-    n_computed : int
-        Images that were computed.
-    times : PassTimes
-        Where the time went.
-
-    Raises
-    ------
-    ImageError
-        When an image can't be read and `on_error` is ``stop``.
-    HalfRangeError
-        When a value does not fit the float16 that it is to be stored as.
-    DatasetError
-        When an image has changed.
-    FeatstoreError
-        When a value is not finite.
+    The writer gets no batch with an image that has changed since the watch began: that raises
+    DatasetError. An unreadable image raises ImageError where `on_error` is ``stop``; a value that
+    its type can't hold raises what :func:`checked_rows` does. Returns the number of images
+    computed, and the times.
     """
-    starts = batch_starts(sink.missing_rows(len(dataset)), batch_size)
+    dataset, batch_size = images.dataset, writer.numerics.batch_size
+    starts = batch_starts(writer.missing_rows(len(dataset)), batch_size)
     n_to_compute = sum(min(start + batch_size, len(dataset)) - start for start in starts)
     times = PassTimes()
     progress.start("Extracting", n_to_compute, "images")
     try:
-        found = feature_batches(
-            dataset, extractor, sink.dtypes, starts, batch_size, on_error, times
-        )
-        for batch, rows in found:
-            if watch is not None:
-                watch.check(_files_of(dataset, batch))
-            waited_s = sink.wait_s
-            sink.add(batch.start, rows, batch.masked)
-            times.write_s += sink.wait_s - waited_s
+        for batch, rows in feature_batches(
+            dataset, extractor, writer.dtypes, starts, batch_size, on_error, times
+        ):
+            images.watch.check(_files_of(dataset, batch))
+            waited_s = writer.wait_s
+            writer.add(batch.start, rows, batch.masked)
+            times.write_s += writer.wait_s - waited_s
             progress.advance(batch.stop - batch.start)
     except FeatstoreError:
-        # What could not be read may have been half written just then: that is the cause to name.
-        if watch is not None:
-            watch.check()
+        # A file that is being written can't be read: name the change, which is the cause.
+        images.watch.check()
         raise
     finally:
         progress.stop()
@@ -140,6 +236,19 @@ def _files_of(dataset: Dataset, batch: Batch) -> Sequence[Path]:
     if isinstance(dataset, FileDataset):
         return dataset.paths[batch.start : batch.stop]
     return [path for _, path in dataset.files()]
+
+
+def batch_starts(missing: np.ndarray, batch_size: int) -> list[int]:
+    """Return the first rows of the batches that hold a missing row.
+
+    `missing` is (n_samples,) bool. Batches begin at multiples of their size, so that a resumed
+    pass computes each row in the same batch as an unbroken one.
+    """
+    return [
+        start
+        for start in range(0, len(missing), batch_size)
+        if missing[start : start + batch_size].any()
+    ]
 
 
 def feature_batches(
@@ -153,13 +262,12 @@ def feature_batches(
 ) -> Iterator[tuple[Batch, dict[str, np.ndarray]]]:
     """Yield the batches that begin at the given rows, each with its features by layer.
 
-    As many are begun ahead as the extractor can have in flight, and one at a time of those that
-    take much memory; `times` is added to. The features are as :func:`checked_rows` returns them,
-    which see also for what is raised.
+    Several batches are in flight, as the extractor allows, or one where a batch takes much memory.
+    The features are those of :func:`checked_rows`; the seconds are added to `times`.
     """
     begun: deque[tuple[Batch, Callable[[], dict[str, np.ndarray]]]] = deque()
 
-    def first() -> tuple[Batch, dict[str, np.ndarray]]:
+    def finish_first() -> tuple[Batch, dict[str, np.ndarray]]:
         batch, finish = begun.popleft()
         started = time.perf_counter()
         rows = checked_rows(finish(), batch, dataset, dtypes)
@@ -173,16 +281,16 @@ def feature_batches(
         times.preprocess_s += time.perf_counter() - started
         if len(begun) >= extractor.n_in_flight or batch.nbytes > AHEAD_NBYTES / 2:
             del batch
-            yield first()
+            yield finish_first()
     while begun:
-        yield first()
+        yield finish_first()
 
 
 def _timed(source: Iterator[Batch], times: PassTimes) -> Iterator[Batch]:
     while True:
-        began = time.perf_counter()
+        started = time.perf_counter()
         batch = next(source, None)
-        times.read_s += time.perf_counter() - began
+        times.read_s += time.perf_counter() - started
         if batch is None:
             return
         yield batch
@@ -193,28 +301,14 @@ def checked_rows(
 ) -> dict[str, np.ndarray]:
     """Return a batch's features by layer, the rows of masked images NaN.
 
-    Parameters
-    ----------
-    features : mapping of str to ndarray of shape (k, n_features)
-        float32, by layer.
-    batch : Batch
-        Which rows they are.
-    dataset : Dataset
-        That names the images.
-    dtypes : mapping of str to str
-        What each layer is stored as; layers that are not in it are left out.
-
-    Raises
-    ------
-    HalfRangeError
-        When float16 can't hold the features.
-    FeatstoreError
-        When any other value is not finite; it names layer and image.
+    `features` are float32, (k, n_features); `dtypes` says what each layer is stored as, and layers
+    without a type are left out. Features that float16 can't hold raise HalfRangeError; any other
+    value that is not finite raises FeatstoreError with its layer and image.
     """
     rows = {}
     for layer, dtype in dtypes.items():
         block = features[layer]
-        # NaN and infinity show in the sum of a row, and a sum is quicker than a look at each.
+        # NaN and infinity show in a sum, which is quicker than a test of each value.
         with np.errstate(over="ignore", invalid="ignore"):
             suspect = not np.isfinite(block.sum())
         if suspect and not (finite := np.isfinite(block).all(axis=1)).all():
@@ -227,7 +321,7 @@ def checked_rows(
         if dtype == "float16" and (problem := _half_range_problem(block)):
             raise HalfRangeError(f"Layer {layer} gives {problem}. Use --dtype auto or float32.")
         if batch.masked:
-            # It may be memory that something else shares.
+            # The extractor may use the block's memory again.
             block = block.copy()
             block[[row - batch.start for row in batch.masked]] = np.nan
         rows[layer] = block
@@ -237,8 +331,8 @@ def checked_rows(
 def _half_range_problem(block: np.ndarray) -> str | None:
     """Return what float16 can't hold of a batch's features; None when it holds them.
 
-    Single small values may vanish: beside larger ones of the same feature they are nothing. Where
-    most features have no value of float16's full precision, the features themselves vanish.
+    A small value beside larger ones of the same feature may become zero. Where most features have
+    no value of float16's full precision, the features themselves are lost.
     """
     largest = np.abs(block).max(axis=0)
     if largest.max() > HALF_MAX:
@@ -247,198 +341,3 @@ def _half_range_problem(block: np.ndarray) -> str | None:
     if used.size and np.median(used) < HALF_TINY:
         return f"mostly values below {HALF_TINY:.0e}, from where on float16 loses digits"
     return None
-
-
-@dataclass
-class ExtractionJob:
-    """What the passes over one feature set have in common.
-
-    Parameters
-    ----------
-    config : ExtractConfig
-        What was asked for.
-    dataset : Dataset
-        The images.
-    feature_set : SetFolder
-        Where the features go; the caller holds its lock.
-    extractor : Extractor
-        What computes them.
-    asked : mapping of Layer to sequence of str
-        Names by which layers were asked for.
-    dtype : str
-        What features are stored as, ``float32`` or ``float16``.
-    request : dict
-        By which the result is found when it is asked for again.
-    command : str
-        What to type to do the same.
-    watch : Watch
-        Of the dataset's files.
-    run : callable, optional
-        Does a pass in place of :func:`run_pass`.
-    """
-
-    config: ExtractConfig
-    dataset: Dataset
-    feature_set: SetFolder
-    extractor: Extractor
-    requested: Mapping[Layer, Sequence[str]]
-    dtype: str
-    request: dict[str, Any]
-    command: str
-    watch: Watch
-    run: Callable[..., tuple[int, PassTimes]] | None = None
-
-    def compute(
-        self, layers: Sequence[Layer], progress: Progress = SILENT
-    ) -> tuple[int, dict[str, float]]:
-        """Compute whole layers: those begun before as they were begun, the others in one pass.
-
-        Returns
-        -------
-        n_computed : int
-            Images that were computed.
-        times : dict of str to float
-            Seconds of each phase, of getting ready as ``setup_s``, and of the passes, without
-            that, as ``pass_s``.
-
-        Raises
-        ------
-        DeviceError
-            When a layer was begun on a device of another type.
-        SpaceError
-            When the disk can't hold the layers.
-        """
-        self._check_space(layers, progress)
-        begun = self.feature_set.journal()
-        groups: dict[str, list[Layer]] = {}
-        for layer in layers:
-            journal = begun.get(layer.stored_name(self.config.pool))
-            numerics = journal.numerics.to_dict() if journal else None
-            groups.setdefault(json.dumps(numerics), []).append(layer)
-        n_computed, total, setup_s, pass_s = 0, PassTimes(), 0.0, 0.0
-        for text, group in groups.items():
-            started = time.perf_counter()
-            numerics = self._open(group, json.loads(text), progress)
-            opened = time.perf_counter()
-            n, times = self._one_pass(group, numerics, progress)
-            setup_s += opened - started
-            pass_s += time.perf_counter() - opened
-            n_computed += n
-            total += times
-        return n_computed, {**asdict(total), "setup_s": setup_s, "pass_s": pass_s}
-
-    def _open(
-        self, layers: Sequence[Layer], numerics: dict[str, Any] | None, progress: Progress
-    ) -> dict[str, Any]:
-        """Get the extractor ready, for a new pass or as one was begun.
-
-        The numerics name the layers that were read together: they make the network's graph,
-        and an engine may fuse it otherwise where more is read of it.
-        """
-        n_samples = len(self.dataset)
-        if numerics is None:
-            nodes = [layer.node for layer in layers]
-            return {**self.extractor.open(layers, n_samples, None, progress), "nodes": nodes}
-        if numerics["device"] != self.extractor.device_type:
-            set_id, device = self.feature_set.set_id, numerics["device"]
-            raise DeviceError(
-                f"{set_id} was begun on {device}, and features computed on "
-                f"{self.extractor.device_type} differ in their last bits. Go on with --device "
-                f"{device}, or begin anew: featstore store rm {set_id}"
-            )
-        # What a journal may leave out, or have been edited to, must not lose a layer that is asked.
-        nodes = list(dict.fromkeys([*numerics.get("nodes", ()), *(one.node for one in layers)]))
-        numerics = {**numerics, "nodes": nodes}
-        self.extractor.open(self.extractor.find(nodes), n_samples, numerics, progress)
-        return numerics
-
-    def _one_pass(
-        self, layers: Sequence[Layer], numerics: dict[str, Any], progress: Progress
-    ) -> tuple[int, PassTimes]:
-        pool = self.config.pool
-        for layer in layers:
-            self.feature_set.begin_layer(
-                layer.stored_name(pool),
-                layer.n_features(pool),
-                {"layer": layer.name, "node": layer.node, "pool": layer.pooled_by(pool)},
-                self.dtype,
-            )
-        began = time.perf_counter()
-        names = [layer.stored_name(pool) for layer in layers]
-        n_samples = len(self.dataset)
-        sink = FeatureWriter(self.feature_set, names, numerics, self.command)
-        try:
-            with sink:
-                n_computed, times = (self.run or run_pass)(
-                    self.dataset,
-                    self.extractor,
-                    sink,
-                    batch_size=numerics["batch_size"],
-                    on_error=self.config.on_error,
-                    progress=progress,
-                    watch=self.watch,
-                )
-        except KeyboardInterrupt:
-            n_kept = n_samples - int(sink.missing_rows(n_samples).sum())
-            progress.say(f"{n_kept:,} of {n_samples:,} rows of {', '.join(names)} are kept.")
-            raise
-        except HalfRangeError as error:
-            if self.config.dtype != "auto":
-                raise
-            progress.say(f"{error} Beginning anew in float32.")
-            self.feature_set.drop_layers(names)
-            self.dtype = "float32"
-            return self._one_pass(layers, numerics, progress)
-        shared = self._provenance(sink, n_computed, time.perf_counter() - began)
-        records = {
-            name: shared | self._names(layer) | {"dtype": sink.dtypes[name]}
-            for name, layer in zip(names, layers, strict=True)
-        }
-        sink.finish(records)
-        return n_computed, times
-
-    def _names(self, layer: Layer) -> dict[str, Any]:
-        pool = self.config.pool
-        return {
-            "layer": layer.name,
-            "node": layer.node,
-            "names": list(dict.fromkeys([*layer.names, *self.requested.get(layer, ())])),
-            "default": layer.default,
-            "pool": layer.pooled_by(pool),
-            "shape": list(layer.shape),
-            "n_features": layer.n_features(pool),
-        }
-
-    def _provenance(
-        self, sink: FeatureWriter, n_computed: int, duration_s: float
-    ) -> dict[str, Any]:
-        ids = self.dataset.sample_ids if sink.masked else ()
-        return {
-            "request": self.request,
-            "masked": [
-                {"row": row, "sample_id": str(ids[row]), "error": cause}
-                for row, cause in sorted(sink.masked.items())
-            ],
-            "completed": now(),
-            "command": self.command,
-            "n_computed": n_computed,
-            "duration_s": round(duration_s, 3),
-            "device": self.extractor.device_name,
-            "versions": versions(),
-            "machine": machine(),
-        }
-
-    def _check_space(self, layers: Sequence[Layer], progress: Progress) -> None:
-        if not layers:
-            return
-        n_features = sum(layer.n_features(self.config.pool) for layer in layers)
-        nbytes = n_features * len(self.dataset) * np.dtype(self.dtype).itemsize
-        free_nbytes = shutil.disk_usage(self.feature_set.path).free
-        size = f"{len(self.dataset):,} rows of {n_features:,} features are {nbytes_text(nbytes)}"
-        if nbytes > free_nbytes:
-            raise SpaceError(
-                f"{size}, and {nbytes_text(free_nbytes)} are free at {self.feature_set.path}. Pool "
-                "the maps (--pool avg), take fewer --layers or a --limit, or a --store on a larger "
-                "disk."
-            )
-        progress.say(f"{size} before compression; computing on {self.extractor.device_name}.")

@@ -1,7 +1,7 @@
-"""Workplaces: what a worker process does of an extraction that is spread over several.
+"""What a worker process does of an extraction.
 
-Only what this module's functions are given and return goes through the scheduler: paths, numbers
-of chunks, hashes. Images and features never do.
+The arguments and results of this module's functions go through the scheduler: paths, numbers of
+chunks, hashes. Images and features never do.
 """
 
 from __future__ import annotations
@@ -14,29 +14,28 @@ from pathlib import Path
 from typing import Any
 
 from featstore.config import ExtractConfig
-from featstore.datasets.registry import open_dataset
 from featstore.environment import versions
 from featstore.errors import DatasetError, DeviceError, SchedulerError
 from featstore.extraction.pipeline import run_pass
-from featstore.extraction.spec import PIXEL_MODEL, find_spec
-from featstore.io.fingerprints import FingerprintCache, Watch, dataset_fingerprint
-from featstore.progress import Silent
+from featstore.extraction.spec import open_images
+from featstore.models.registry import open_model
+from featstore.progress import SILENT, Progress, Silent
 from featstore.store.feature_store import open_store
 from featstore.store.set_folder import SetFolder
 from featstore.store.writer import FeatureWriter
 
 DECISIVE = ("featstore", "numcodecs", "torch", "torchvision")
-"""Packages whose version decides the bytes that are stored."""
+"""Packages whose versions decide the stored bytes."""
 
 
 _turn = threading.Lock()
-"""A process computes one task at a time, whatever threads its worker has."""
+"""A process computes one task at a time, however many threads its worker has."""
 
 
 def decisive_versions() -> dict[str, str]:
-    """Return the versions here of what decides the bytes; builds for other hardware count as one.
+    """Return this process's versions of the packages that decide the stored bytes.
 
-    PyTorch names its builds ``2.6.0+cpu`` and ``2.6.0+cu124``.
+    PyTorch names its builds ``2.6.0+cpu`` and ``2.6.0+cu124``; both count as 2.6.0.
     """
     found = versions()
     return {name: found[name].partition("+")[0] for name in DECISIVE}
@@ -44,164 +43,108 @@ def decisive_versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What a worker needs for any task of one extraction; the same for all of them.
-
-    Parameters
-    ----------
-    config : dict
-        The :class:`ExtractConfig`, as values.
-    store : str
-        The store's path, the same for all workers.
-    fingerprint : str
-        Of the dataset.
-    precision : str or None
-        What to compute in; None before a worker has chosen.
-    weights_sha256 : str or None
-        Of the weights; None before they are known.
-    versions : dict of str to str
-        The coordinator's, of :func:`decisive_versions`.
-    """
+    """What a worker needs for every task of one extraction."""
 
     config: dict[str, Any]
+    """The :class:`ExtractConfig`, as values."""
     store: str
+    """The store's path, the same for all workers."""
     fingerprint: str
+    """The dataset's fingerprint."""
     precision: str | None = None
+    """Precision of the arithmetic; None until a worker has chosen it."""
     weights_sha256: str | None = None
+    """Hash of the weights; None until the coordinator has found them."""
     versions: dict[str, str] = field(default_factory=decisive_versions)
+    """The coordinator's, of :func:`decisive_versions`."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of a pass, for one worker.
-
-    Parameters
-    ----------
-    set_path : str
-        The feature set's folder.
-    chunks : dict of str to list of int
-        By layer, the chunks to compute and write.
-    name : str
-        Of the share, unlike any other's.
-    numerics : dict
-        Of the pass.
-    token : str
-        What the pass's file in the journal's folder holds as long as the share is wanted.
-    command : str
-        What to type to go on with the pass.
-    """
+    """One worker's part of a pass."""
 
     set_path: str
+    """The feature set's folder."""
     chunks: dict[str, list[int]]
+    """The chunks to compute and write, by layer."""
     name: str
+    """The shard's name, which no other shard has."""
     numerics: dict[str, Any]
+    """The pass's numerics."""
     token: str
+    """What the pass's token file holds while the shard is wanted."""
     command: str
+    """The command line that resumes the pass."""
 
 
 def token_path(feature_set: SetFolder) -> Path:
-    """Return the file that says which pass is being made.
+    """Return the file that holds the token of the current pass.
 
-    Nobody can end a task in work from outside. One that outlives its coordinator, or the layers
-    that it was to write, finds this changed and ends by itself.
+    Nothing can end a running task from outside. A task that outlives its coordinator, or the
+    layers that it writes, finds this file changed and ends by itself.
     """
     return feature_set.journal_path / "pass"
 
 
 class WorkerState:
-    """What a worker process keeps from one task to the next: dataset, network, numerics.
+    """What a worker process keeps from one task to the next: images, model, numerics.
 
-    Parameters
-    ----------
-    site : Site
-        Of the extraction.
-    device : str
-        Where this worker computes.
-    n_threads : int or None
-        Threads for a CPU's arithmetic, where the numerics name no other number; None for those
-        that torch takes by itself.
-
-    Raises
-    ------
-    SchedulerError
-        When images, weights or versions are not the coordinator's.
+    Images, weights or versions other than the coordinator's raise SchedulerError. `n_threads` is
+    the number of threads for a CPU's arithmetic where the numerics give none; None keeps torch's
+    own number.
     """
 
-    def __init__(self, site: WorkerContext, device: str, n_threads: int | None) -> None:
-        self.site = site
-        _compare(site.versions, decisive_versions())
-        store = open_store(site.store)
-        requested = ExtractConfig.from_dict(site.config)
+    def __init__(self, context: WorkerContext, device: str, n_threads: int | None) -> None:
+        self.context = context
+        _compare_versions(context.versions, decisive_versions())
+        requested = ExtractConfig.from_dict(context.config)
         self.config = replace(requested, device=device, devices=(), scheduler=None)
-        self._device, self._n_threads = device, n_threads
-        self._uses_torch = requested.model != PIXEL_MODEL
-        self._set_threads(n_threads)
-        self.dataset = open_dataset(
-            requested.dataset, requested.root, seed=requested.seed, limit=requested.limit
-        )
-        cache = FingerprintCache(store.cache_dir / "fingerprints")
-        found = dataset_fingerprint(self.dataset.identity(), self.dataset.files(), cache)
-        self.watch = Watch(cache.stamps)
-        if found != site.fingerprint:
+        self._n_threads = n_threads
+        self.images = open_images(self.config, open_store(context.store))
+        if self.images.fingerprint != context.fingerprint:
             raise SchedulerError(
                 f"On a worker, {requested.root or requested.dataset} holds other images than here. "
                 "All workers must see the same files at the same paths."
             )
-        recipe = find_spec(self.config, self.dataset.bands, cache, precision=site.precision)
-        if site.weights_sha256 not in (None, recipe.backbone["weights_sha256"]):
+        bands, cache = self.images.dataset.bands, self.images.cache
+        model = open_model(self.config, bands, cache, precision=context.precision)
+        sha256 = model.backbone["weights_sha256"]
+        if context.weights_sha256 not in (None, sha256):
             raise SchedulerError(
                 f"On a worker, --weights {requested.weights} are other weights than here: sha256 "
-                f"{recipe.backbone['weights_sha256']}, not {site.weights_sha256}. Name a file that "
-                "all workers see."
+                f"{sha256}, not {context.weights_sha256}. Name a file that all workers see."
             )
-        self.extractor = recipe.extractor
-        self.precision = recipe.backbone["precision"]
+        self.extractor = model.extractor
+        self.extractor.use_threads(n_threads)
+        self.precision: str = model.backbone["precision"]
         self._numerics: dict[str, Any] | None = None
 
-    def _set_threads(self, n_threads: int | None) -> None:
-        if n_threads is not None and self._uses_torch:
-            import torch
-
-            torch.set_num_threads(n_threads)
-
-    def _set_up_thread(self, n_threads: int | None) -> None:
-        """Set what torch keeps for each thread; a worker may use another one for each task."""
-        self._set_threads(n_threads)
-        if self._device.startswith("cuda:") and self._uses_torch:
-            import torch
-
-            # Pinned memory would otherwise be the first GPU's, and take some of its own.
-            torch.cuda.set_device(self._device)
-
-    def choose(self, nodes: Sequence[str], n_images: int, progress: Silent) -> dict[str, Any]:
-        """Return the numerics of a new pass, the network made ready for it.
-
-        A CPU's number of threads is one of them: sums are split by it.
-        """
-        self._set_up_thread(self._n_threads)
+    def choose(self, nodes: Sequence[str], n_images: int, progress: Progress) -> dict[str, Any]:
+        """Choose the numerics of a new pass, and prepare the model for it."""
+        n_threads = self.extractor.use_threads(self._n_threads)
         chosen = self.extractor.open(self.extractor.find(nodes), n_images, None, progress)
-        if self._uses_torch and self.extractor.device_type == "cpu":
-            import torch
-
-            chosen = {**chosen, "n_threads": torch.get_num_threads()}
+        if n_threads is not None:
+            chosen = {**chosen, "n_threads": n_threads}
         self._numerics = {**chosen, "nodes": list(nodes)}
         return chosen
 
     def prepare(self, numerics: Mapping[str, Any]) -> None:
-        """Make the network ready for a pass, if it is not."""
+        """Prepare the model for a pass, unless it is prepared."""
         if numerics["device"] != self.extractor.device_type:
             raise DeviceError(
                 f"The features are computed on {numerics['device']}, and a worker has "
-                f"{self.extractor.device_name}: they would differ in their last bits. Let all "
-                "workers have devices of one type."
+                f"{self.extractor.device_name}: they would differ in their last bits. Use workers "
+                "with devices of one type."
             )
-        self._set_up_thread(numerics.get("n_threads", self._n_threads))
+        # torch keeps some settings for each thread, and every task may run in another one.
+        self.extractor.use_threads(numerics.get("n_threads", self._n_threads))
         if dict(numerics) != self._numerics:
             layers = self.extractor.find(numerics["nodes"])
-            self.extractor.open(layers, len(self.dataset), numerics)
+            self.extractor.open(layers, len(self.images.dataset), numerics)
             self._numerics = dict(numerics)
 
 
-def _compare(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
+def _compare_versions(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
     others = [
         f"{name} {found.get(name)}, not {version}"
         for name, version in expected.items()
@@ -214,30 +157,28 @@ def _compare(expected: Mapping[str, str], found: Mapping[str, str]) -> None:
         )
 
 
-_workplaces: list[WorkerState] = []
-"""The one that this process keeps, if any."""
+_states: list[WorkerState] = []
+"""The state of this process, or nothing."""
 
 
-def _workplace(site: WorkerContext) -> WorkerState:
+def _state_for(context: WorkerContext) -> WorkerState:
     from featstore.parallel.cluster import worker_name, worker_threads
 
-    if not _workplaces or _workplaces[0].site != site:
-        _workplaces.clear()
-        if devices := site.config["devices"]:
-            made = WorkerState(site, devices[int(worker_name())], None)
+    if not _states or _states[0].context != context:
+        _states.clear()
+        if devices := context.config["devices"]:
+            _states.append(WorkerState(context, devices[int(worker_name())], None))
         else:
-            # Whoever starts a worker says how much of the host it may take; Dask sets the
-            # libraries' threads to 1.
-            made = WorkerState(site, "auto", worker_threads())
-        _workplaces.append(made)
-    return _workplaces[0]
+            # Dask sets the libraries' threads to 1; --nthreads says how many the worker may use.
+            _states.append(WorkerState(context, "auto", worker_threads()))
+    return _states[0]
 
 
-def leave() -> None:
-    """Give back the memory that an extraction took, unless a task is in work."""
+def release_memory() -> None:
+    """Release the memory that an extraction took, unless a task is running."""
     if _turn.acquire(blocking=False):
         try:
-            _workplaces.clear()
+            _states.clear()
             torch = sys.modules.get("torch")
             if torch is not None and torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
@@ -245,19 +186,19 @@ def leave() -> None:
             _turn.release()
 
 
-def describe_device(site: WorkerContext) -> dict[str, Any]:
-    """Return a worker's device and the precision that it chooses."""
+def describe_device(context: WorkerContext) -> dict[str, Any]:
+    """Return a worker's device, and the precision that it chooses."""
     with _turn:
-        place = _workplace(site)
+        state = _state_for(context)
         return {
-            "device_type": place.extractor.device_type,
-            "device_name": place.extractor.device_name,
-            "precision": place.precision,
+            "device_type": state.extractor.device_type,
+            "device_name": state.extractor.device_name,
+            "precision": state.precision,
         }
 
 
-class _Heard(Silent):
-    """A progress that keeps the lines it was told."""
+class _Lines(Silent):
+    """Progress that keeps its messages."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -267,35 +208,22 @@ class _Heard(Silent):
 
 
 def choose_numerics(
-    site: WorkerContext, nodes: Sequence[str], n_images: int
+    context: WorkerContext, nodes: Sequence[str], n_images: int
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the numerics that a worker chooses for a new pass, and what it says of them."""
-    heard = _Heard()
+    """Return the numerics that a worker chooses for a new pass, and its messages."""
+    progress = _Lines()
     with _turn:
-        return _workplace(site).choose(nodes, n_images, heard), heard.lines
+        return _state_for(context).choose(nodes, n_images, progress), progress.lines
 
 
-def compute_share(site: WorkerContext, share: Shard) -> dict[str, float]:
-    """Compute and write the chunks of a share; what is durable of it is in its journal.
+def compute_shard(context: WorkerContext, shard: Shard) -> dict[str, float]:
+    """Compute and write the chunks of a shard; return the seconds of each phase.
 
-    Returns
-    -------
-    dict
-        Seconds, as of :class:`featstore.extraction.pipeline.PassTimes`.
-
-    Raises
-    ------
-    SchedulerError
-        When images, weights or versions are not the coordinator's, the worker does not see the
-        store, or the share is no longer wanted.
-    DeviceError
-        When the worker's device is of another type.
-    ImageError
-        When an image can't be read and is not to be masked.
-    DatasetError
-        When an image has changed.
+    The shard's journal lists the chunks that are durable. SchedulerError says that images, weights
+    or versions are not the coordinator's, that the worker does not see the store, or that the shard
+    is no longer wanted; further errors are those of :func:`run_pass`.
     """
-    feature_set = SetFolder(Path(share.set_path))
+    feature_set = SetFolder(Path(shard.set_path))
     token = token_path(feature_set)
 
     def check() -> None:
@@ -303,7 +231,7 @@ def compute_share(site: WorkerContext, share: Shard) -> dict[str, float]:
             current = token.read_text(encoding="utf-8")
         except OSError:
             current = None
-        if current != share.token:
+        if current != shard.token:
             raise SchedulerError(f"The pass over {feature_set.set_id} was ended.")
 
     with _turn:
@@ -313,29 +241,19 @@ def compute_share(site: WorkerContext, share: Shard) -> dict[str, float]:
                 "same path."
             )
         check()
-        place = _workplace(site)
-        place.prepare(share.numerics)
-        sink = FeatureWriter(
-            feature_set,
-            list(share.chunks),
-            share.numerics,
-            share.command,
-            share.name,
-            share.chunks,
-            check,
+        state = _state_for(context)
+        state.prepare(shard.numerics)
+        layers = list(shard.chunks)
+        writer = FeatureWriter(
+            feature_set, layers, shard.numerics, shard.command, shard.name, shard.chunks, check
         )
         try:
-            with sink:
+            with writer:
                 _, times = run_pass(
-                    place.dataset,
-                    place.extractor,
-                    sink,
-                    batch_size=share.numerics["batch_size"],
-                    on_error=place.config.on_error,
-                    watch=place.watch,
+                    state.images, state.extractor, writer, state.config.on_error, SILENT
                 )
         except DatasetError:
             # Files that were only touched are the same dataset, with other times to watch.
-            _workplaces.clear()
+            _states.clear()
             raise
         return asdict(times)

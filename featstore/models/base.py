@@ -1,4 +1,4 @@
-"""The Extractor protocol and the Layer value: what models give and stores keep."""
+"""What every model gives: layers, an extractor that computes features, and facts to record."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from featstore.config import ExtractConfig
 from featstore.datasets.loader import Batch
+from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import SILENT, Progress
+from featstore.store.format.run_schema import FeatureSpec
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A place at which a network is read.
+    """A point at which a network is read.
 
     Parameters
     ----------
     name : str
-        Its name in the store: the papers', or else torchvision's node.
+        The layer's name in the store: the papers' name, or torchvision's node where they give none.
     node : str
-        torchvision's node.
+        torchvision's name of the node.
     names : tuple of str
-        All names by which it can be asked for.
+        All names that ``--layers`` accepts for it.
     shape : tuple of int
-        Of its output for one image, channels first: ``(features,)``, ``(channels, height, width)``
-        or ``(channels, tokens)``.
+        Shape of its output for one image, channels first: ``(features,)``,
+        ``(channels, height, width)`` or ``(channels, tokens)``.
     default : bool
         Whether it is the network's feature layer.
     axis : int
-        Which axis of the network's own output, batch included, has the channels.
+        Axis of the channels in the network's own output, where axis 0 is the batch.
     """
 
     name: str
@@ -42,7 +45,13 @@ class Layer:
     axis: int = 1
 
     def n_features(self, pool: str) -> int:
-        """Return the length of its feature vector after pooling."""
+        """Return the length of the layer's feature vector after pooling.
+
+        Parameters
+        ----------
+        pool : str
+            One of :data:`featstore.config.POOLS`.
+        """
         size = math.prod(self.shape)
         if pool == "flatten":
             return size
@@ -50,7 +59,7 @@ class Layer:
         return channels * 2 if pool == "avgmax" and size > channels else channels
 
     def pooled_by(self, pool: str) -> str | None:
-        """Return `pool`, or None where the layer has no map and pooling changes nothing."""
+        """Return `pool`, or None for a layer without a map, which pooling leaves as it is."""
         is_map = len(self.shape) > 1 and self.n_features("flatten") > self.n_features("avg")
         return pool if is_map else None
 
@@ -64,21 +73,33 @@ class Extractor(Protocol):
 
     Attributes
     ----------
-    device_type, device_name : str
-        Where, for programs (``cpu``, ``cuda``) and for people.
+    device_type : str
+        ``cpu`` or ``cuda``.
     n_in_flight : int
         Batches that may be begun before the first one is finished.
     min_size : int or None
-        Side in pixels below which no image is wanted; None for images as they are.
+        Side in pixels that a decoded image keeps at least; None to decode images in full.
     """
 
     device_type: str
-    device_name: str
     n_in_flight: int
     min_size: int | None
 
+    @property
+    def device_name(self) -> str:
+        """The device's name for people."""
+        ...
+
     def find(self, nodes: Sequence[str]) -> Sequence[Layer]:
         """Return the layers at the given nodes."""
+        ...
+
+    def use_threads(self, n_threads: int | None) -> int | None:
+        """Set the number of threads for the arithmetic that the calling thread starts.
+
+        None keeps the library's own number. Return the number if the features' last bits depend
+        on it, else None.
+        """
         ...
 
     def open(
@@ -88,12 +109,68 @@ class Extractor(Protocol):
         numerics: Mapping[str, Any] | None = None,
         progress: Progress = SILENT,
     ) -> dict[str, Any]:
-        """Get ready for a pass; return what its features' last bits depend on.
+        """Prepare for a pass, and return the numerics: what the features' last bits depend on.
 
-        `numerics` are those of the pass that is gone on with, None for a new one.
+        A resumed pass gives the numerics that it began with; None lets the extractor choose.
         """
         ...
 
     def begin(self, batch: Batch) -> Callable[[], dict[str, np.ndarray]]:
-        """Begin with a batch; what is returned waits for its features, (k, n_features) each."""
+        """Begin a batch; the function returned waits for its features, by layer.
+
+        The features are float32 of shape (batch.stop - batch.start, n_features), by the layer's
+        name in the store.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is ready to compute features.
+
+    Parameters
+    ----------
+    extractor : Extractor
+        Computes the features.
+    layers : dict of Layer to list of str
+        The requested layers, each with the names that the request used for it.
+    backbone : dict
+        What a feature set records of the model, as JSON-able values: ``model``, ``weights``,
+        ``weights_name``, ``weights_path``, ``weights_sha256``, ``precision``.
+    preprocess : dict
+        What a feature set records of the images' preprocessing, as JSON-able values.
+    weights_names : tuple of str
+        All names by which a user may select the weights.
+    """
+
+    extractor: Extractor
+    layers: dict[Layer, list[str]]
+    backbone: dict[str, Any]
+    preprocess: dict[str, Any]
+    weights_names: tuple[str, ...] = ()
+
+
+class ModelSource(Protocol):
+    """Opens the models of one library."""
+
+    def open(
+        self,
+        config: ExtractConfig,
+        bands: Sequence[str],
+        cache: FingerprintCache,
+        progress: Progress = SILENT,
+        precision: str | None = None,
+    ) -> Model:
+        """Open the model that a config names; `precision` overrides the config's."""
+        ...
+
+    def reopen(
+        self,
+        features: Sequence[FeatureSpec],
+        bands: Sequence[str],
+        device_name: str,
+        cache: FingerprintCache,
+        progress: Progress = SILENT,
+    ) -> Model:
+        """Open the model that computed recorded features, which are all of one set."""
         ...

@@ -1,4 +1,4 @@
-"""Devices: where the network runs, and at what precision it is worth running there."""
+"""Choose device, precision and batch size for this machine."""
 
 from __future__ import annotations
 
@@ -17,12 +17,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that `name` (``auto``, ``cpu``, ``cuda``, ``cuda:i``) stands for.
+    """Return the device that `name` (``auto``, ``cpu``, ``cuda``, ``cuda:i``) means.
 
-    Raises
-    ------
-    DeviceError
-        When there is no such GPU.
+    A GPU that torch does not see raises DeviceError.
     """
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -32,7 +29,7 @@ def resolve_device(name: str) -> torch.device:
         index = device.index or 0
         if index >= n_gpus:
             raise DeviceError(
-                f"--device {name} was asked for, but torch sees {n_gpus} CUDA GPUs here. "
+                f"--device {name} was requested, but torch sees {n_gpus} CUDA GPUs here. "
                 "Use --device cpu or auto, or install a torch build that fits the driver."
             )
         return torch.device("cuda", index)
@@ -42,8 +39,7 @@ def resolve_device(name: str) -> torch.device:
 def has_fast_bf16(device: torch.device) -> bool:
     """Return whether the device multiplies bfloat16 in hardware.
 
-    A CPU without it (no AVX512-BF16, no AMX) emulates bfloat16 at a sixth of the speed of
-    float32, so that "supported" is not enough.
+    A CPU without AVX512-BF16 and AMX emulates bfloat16 at a sixth of the speed of float32.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -52,14 +48,10 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """Return ``fp32``, ``bf16`` or ``fp16`` for the precision asked for.
+    """Return ``fp32``, ``bf16`` or ``fp16`` for the requested precision.
 
-    ``auto`` is bfloat16 where the hardware has it, else float16 on a GPU, else float32.
-
-    Raises
-    ------
-    DeviceError
-        When float16 is asked of a CPU.
+    ``auto`` is bfloat16 where the hardware has it, else float16 on a GPU, else float32. float16
+    on a CPU raises DeviceError.
     """
     if name == "auto":
         if has_fast_bf16(device):
@@ -74,10 +66,10 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def default_batch_size(device: torch.device, image_size: int) -> int:
-    """Return the images in a forward pass: a function of device and size, never of a timing.
+    """Return the number of images in a forward pass, by device and size, never by a timing.
 
     A row's last bits depend on the batch's shape, so the same command must always choose the
-    same one. On a CPU the rate is flat from 16 images on; a batch of 32 at 224 px keeps the
+    same batch. On a CPU the rate is flat from 16 images on; a batch of 32 at 224 px keeps the
     activations near the caches and is at most a few seconds of work. A GPU with less memory than
     8 GB per 256 images at 224 px gets fewer.
     """
@@ -90,7 +82,7 @@ def default_batch_size(device: torch.device, image_size: int) -> int:
 
 
 def make_deterministic(device: torch.device) -> None:
-    """Let the same command give the same bits: no autotuned kernels, no TF32."""
+    """Make the same command give the same bits: no autotuned kernels, no TF32."""
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
@@ -99,18 +91,18 @@ def make_deterministic(device: torch.device) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep memory that is freed, for the next tensor.
+    """Make the C library keep freed memory for the next tensor.
 
     By default glibc returns large blocks to the system and gets them back page by page at the next
-    operation: that took half of MobileNetV2's time on a 2-core CPU (55 against 108 images/s) and a
-    fifth of ResNet50's, for 130 MB of memory.
+    operation. That took half of MobileNetV2's time on a 2-core CPU (55 against 108 images/s) and a
+    fifth of ResNet50's; keeping them takes 130 MB of memory.
     """
     if not sys.platform.startswith("linux"):
         return
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
-        # Another C library, such as musl.
+        # The C library is another one, such as musl.
         return
     mallopt(M_MMAP_THRESHOLD, 2**30)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

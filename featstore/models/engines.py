@@ -1,4 +1,4 @@
-"""Engines: what does a network's arithmetic, and when which is worth its set-up.
+"""Choose and build the engine that does a network's arithmetic.
 
 ``eager``
     PyTorch, operation by operation, batch normalisations folded into the convolutions.
@@ -30,29 +30,30 @@ from featstore.errors import BackboneError
 from featstore.models.devices import has_fast_bf16
 
 EAGER_FLOPS_PER_S = {"cpu fp32": 8e10, "cpu bf16": 2e11, "cuda": 4e13}
+"""PyTorch's rate of arithmetic, for one core of a CPU. Only the order of magnitude matters.
 
-
-EAGER_BYTES_PER_S = {"cpu": 1e10, "cuda": 1e12}
-"""Rates that set-up is weighed against: of arithmetic, a CPU's for one core, and of memory.
-
-The CPU's are what ResNet50 and MobileNetV2 at 224 px show on two AVX2 cores (fp32); that for bf16,
-and a GPU's, are assumptions. Only the order of magnitude matters.
+ResNet50 and MobileNetV2 at 224 px show the CPU's in fp32 on two AVX2 cores; the rates for bf16 and
+a GPU are assumptions.
 """
 
 
+EAGER_BYTES_PER_S = {"cpu": 1e10, "cuda": 1e12}
+"""PyTorch's rate of memory, measured and assumed in the same way."""
+
+
 GAINS = {"inductor": 1.1, "openvino": 1.2}
-"""How many times as fast as eager: what benchmarks/bench_forward.py shows, rounded down."""
+"""Speed relative to eager, as benchmarks/bench_forward.py measures it, rounded down."""
 
 
 SETUP_S = {"cpu inductor": 0.08, "cpu openvino": 0.01, "cuda inductor": 0.15}
-"""What making an engine takes for each of the network's operations; on GPUs an assumption.
+"""Seconds to make an engine, for each of the network's operations; on GPUs an assumption.
 
-ResNet50 has 278 of them and takes inductor 20 s and OpenVINO 3 s on two AVX2 cores.
+ResNet50 has 278 operations and takes inductor 20 s and OpenVINO 3 s on two AVX2 cores.
 """
 
 
 TOLERANCES = {torch.float32: 1e-2, torch.bfloat16: 1e-1, torch.float16: 1e-1}
-"""How far an engine's results may be from PyTorch's own, relative to their norm."""
+"""Largest distance of an engine's results from PyTorch's, relative to their norm."""
 
 
 ENGINES = ("eager", "inductor", "openvino")
@@ -63,34 +64,19 @@ Forward = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image costs a network.
-
-    Parameters
-    ----------
-    flops : float
-        Floating-point operations.
-    nbytes : float
-        Bytes of all operations' results, in float32.
-    n_operations : int
-        Operations that the network consists of.
-    """
+    """The cost of one image in a network."""
 
     flops: float
+    """Floating-point operations."""
     nbytes: float
+    """Bytes of all operations' results, in float32."""
     n_operations: int
+    """Operations in the network."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which engine to use.
-
-    Parameters
-    ----------
-    engine : str
-        ``eager``, ``inductor`` or ``openvino``.
-    reason : str
-        Why, for people.
-    """
+    """The engine to use, and the reason for people."""
 
     engine: str
     reason: str
@@ -99,20 +85,30 @@ class Plan:
 def choose_engine(
     compile_: str, device: torch.device, precision: str, cost: Cost, n_images: int
 ) -> Plan:
-    """Return the engine for a pass: a function of its size and of what is installed, not of timing.
+    """Return the engine for a pass, by its size and the installed packages, never by a timing.
 
     Parameters
     ----------
     compile_ : str
-        ``on``, ``off``, or ``auto`` to compile when it saves more time than it takes.
+        ``on``, ``off``, or ``auto`` to compile when that saves more time than it takes.
     device : torch.device
-        Where the network runs.
+        Runs the network.
     precision : str
         ``fp32``, ``bf16`` or ``fp16``.
     cost : Cost
-        Of an image.
+        Cost of one image: ``flops``, ``nbytes`` and ``n_operations``.
     n_images : int
         Images to compute.
+
+    Returns
+    -------
+    Plan
+        The ``engine`` (``eager``, ``inductor`` or ``openvino``), and the ``reason`` for people.
+
+    Raises
+    ------
+    BackboneError
+        When `compile_` is ``on`` and nothing here can compile.
     """
     if compile_ == "off":
         return Plan("eager", "--compile off")
@@ -154,21 +150,9 @@ def build(
 ) -> Forward:
     """Return a function that runs a network, for batches of the example's shape.
 
-    Parameters
-    ----------
-    network : Module
-        In eval mode, float32, with folded normalisations; it returns a tuple of tensors.
-    engine : str
-        ``eager``, ``inductor`` or ``openvino``.
-    example : tensor of shape (batch_size, 3, height, width)
-        uint8, on the device.
-    dtype : torch.dtype
-        To compute in.
-
-    Raises
-    ------
-    BackboneError
-        When the engine can't run the network.
+    The network is in eval mode and returns a tuple of tensors; `example` is a uint8 batch on the
+    device; `dtype` is the precision of the arithmetic. An engine that can't run the network, or
+    gives other results than PyTorch, raises BackboneError.
     """
     if engine == "eager":
         return network
@@ -208,12 +192,12 @@ def _inductor(network: nn.Module) -> Forward:
 
 
 def _openvino(network: nn.Module, example: torch.Tensor, dtype: torch.dtype) -> Forward:
-    # OpenVINO reports its use over the network through this package, and does without it.
+    # OpenVINO reports its use over the network through this package, and runs without it.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
     with torch.no_grad(), warnings.catch_warnings():
-        # The tracer warns of each look at a shape; shapes never change here.
+        # The tracer warns wherever the network reads a shape; shapes never change here.
         warnings.simplefilter("ignore")
         # OpenVINO would trace by itself, and check the trace: a minute for a vision transformer.
         traced = torch.jit.trace(network, example[:2], check_trace=False)  # type: ignore[no-untyped-call]
@@ -240,9 +224,9 @@ def _openvino(network: nn.Module, example: torch.Tensor, dtype: torch.dtype) -> 
 
 
 def fold_batch_norms(extractor: fx.GraphModule) -> None:
-    """Take each batch normalisation into the convolution before it, where nobody reads that.
+    """Fold each batch normalisation into the convolution before it, unless that is read too.
 
-    It is the same arithmetic in fewer passes over memory: MobileNetV2 runs 1.7 times as fast on a
+    The arithmetic is the same in fewer passes over memory: MobileNetV2 runs 1.7 times as fast on a
     2-core AVX2 CPU, ResNet50 1.08 times.
     """
     modules = dict(extractor.named_modules())

@@ -1,4 +1,4 @@
-"""Layers: where a network is read, and the papers' names for such places.
+"""The papers' layer names for torchvision's nodes, and notes on the papers' networks.
 
 The names are Caffe's, which MATLAB took over and the paper uses in its Tables 1 and 2. A node is
 an operation in the network's traced graph, named after its module as torchvision names it.
@@ -38,13 +38,23 @@ INCEPTIONS = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
 """Inception modules: Szegedy et al. 2014, Table 1, arXiv:1409.4842."""
 
 
+NOTES = {
+    "alexnet": "torchvision's single-tower AlexNet (64 filters in conv1) on 224 px; the paper's is "
+    "Caffe's with two groups (96 filters) on 227 px.",
+    "googlenet": "Caffe's convolutions have a bias where torchvision's are followed by batch "
+    "normalisation: a convolution's name means the latter's output.",
+    "resnet50": "torchvision's v1.5, with a stage's stride in its first 3x3 convolution. The "
+    "paper's MATLAB network is v1, with the stride in the 1x1 before it: resnet50_v1.",
+    "resnet50_v1": "The paper's (and MATLAB's) ResNet-50, with a stage's stride in its first 1x1 "
+    "convolution. torchvision has no weights for it: give --weights FILE.",
+}
+"""How torchvision's networks differ from the papers', for people."""
+
+
 def paper_layers(model: str) -> dict[str, str]:
     """Return the papers' layer names of a network, each with its node, in network order.
 
-    Parameters
-    ----------
-    model : str
-        A network's name; one for which there are no such names gives an empty dict.
+    The dict is empty for a network without such names.
     """
     if model == "alexnet":
         return _alexnet()
@@ -104,9 +114,8 @@ def _block_name(block: int, n_blocks: int) -> str:
 
 
 def _googlenet() -> dict[str, str]:
-    # Caffe's GoogLeNet has convolutions with a bias and no batch normalisation; torchvision's
-    # has none with a bias, and one after each. The counterpart of a convolution before its ReLU
-    # is therefore the batch normalisation's output.
+    # Caffe's convolutions have a bias; torchvision's have none and a batch normalisation after
+    # each, whose output is therefore the counterpart of Caffe's convolution before its ReLU.
     names = {
         "conv1-7x7_s2": "conv1.bn",
         "conv1-relu_7x7": "conv1.relu",
@@ -140,13 +149,13 @@ def _googlenet() -> dict[str, str]:
 
 
 def other_names(model: str) -> dict[str, str]:
-    """Return further names that people use for the papers' layers: name -> paper's name."""
+    """Return further names in use for the papers' layers: name -> paper's name."""
     if model in RESNET_BLOCKS:
         return {"avg_pool": "pool5"}
     if model != "googlenet":
         return {}
     modules = {f"inception_{module}": f"inception_{module}-output" for module in INCEPTIONS}
     short = {"conv1": "conv1-7x7_s2", "conv2": "conv2-3x3", "pool5": "pool5-7x7_s1"}
-    # Caffe parts the module from the layer by a slash where MATLAB has a hyphen.
+    # Caffe separates module and layer by a slash, MATLAB by a hyphen.
     slashes = {name.replace("-", "/", 1): name for name in _googlenet()}
     return modules | short | slashes

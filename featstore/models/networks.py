@@ -32,27 +32,14 @@ def backbone_names() -> list[str]:
 def build_network(model: str, image_size: int, seed: int = 0, *, heads: bool = False) -> nn.Module:
     """Return a network with seeded random weights, in eval mode.
 
-    Parameters
-    ----------
-    model : str
-        The network's name.
-    image_size : int
-        Side of the input in pixels, which ViT and MaxVit are built for.
-    seed : int
-        Of the random weights.
-    heads : bool
-        Whether to build GoogLeNet's and Inception's auxiliary classifiers, which torchvision's
-        weight files hold and inference does not use.
-
-    Raises
-    ------
-    BackboneError
-        When there is no such network.
+    ViT and MaxVit are built for images of `image_size` pixels a side. `heads` adds GoogLeNet's and
+    Inception's auxiliary classifiers, which torchvision's weight files hold and inference does
+    not use. An unknown name raises BackboneError.
     """
     if model not in backbone_names():
         raise BackboneError(
-            f"There is no network {model!r}. `featstore models` lists those there are, for "
-            "example resnet50, vgg19, mobilenet_v2."
+            f"There is no network {model!r}. `featstore models` lists all networks, for example "
+            "resnet50, vgg19, mobilenet_v2."
         )
     options = _size_options(model, image_size)
     if model in ("googlenet", "inception_v3"):
@@ -71,7 +58,7 @@ def build_network(model: str, image_size: int, seed: int = 0, *, heads: bool = F
 
 
 def _size_options(model: str, image_size: int) -> dict[str, Any]:
-    """Return what a network that takes images of one size alone is built with."""
+    """Return the options of a network that takes images of one size only."""
     if model.startswith("vit_"):
         return {"image_size": image_size}
     if model.startswith("maxvit"):
@@ -83,10 +70,21 @@ def _size_options(model: str, image_size: int) -> dict[str, Any]:
 def network_layers(model: str, image_size: int) -> tuple[Layer, ...]:
     """Return every layer of a network, in network order, without computing anything.
 
+    Parameters
+    ----------
+    model : str
+        The network's name.
+    image_size : int
+        Side of the input in pixels.
+
+    Returns
+    -------
+    tuple of Layer
+
     Raises
     ------
     BackboneError
-        When there is no such network, or it can't take images of that size.
+        When the name is unknown, or the network can't take images of that size.
     """
     network = _without_data(model, image_size)
     _, nodes = get_graph_node_names(network, suppress_diff_warning=True)
@@ -111,7 +109,7 @@ def _without_data(model: str, image_size: int) -> nn.Module:
         with torch.device("meta"):
             return build_network(model, image_size)
     except NotImplementedError:
-        # RegNets look at numbers while they are built, and have to be built for real.
+        # RegNets read numbers while they are built: only a real build works.
         return build_network(model, image_size).to("meta")
     except BackboneError:
         raise
@@ -131,11 +129,11 @@ def _outputs(
     network: nn.Module, nodes: list[str], image_size: int, model: str
 ) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
     """Return each node's shape for two images, and for three of twice the size."""
-    first = second = _extractor(network, nodes)
+    first = second = cut_network(network, nodes)
     if _size_options(model, image_size):
-        second = _extractor(_without_data(model, 2 * image_size), nodes)
+        second = cut_network(_without_data(model, 2 * image_size), nodes)
     try:
-        # More than one image, since some layers refuse a batch of one.
+        # More than one image: some layers refuse a batch of one.
         small = first(torch.empty(2, 3, image_size, image_size, device="meta"))
         large = second(torch.empty(3, 3, 2 * image_size, 2 * image_size, device="meta"))
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -150,10 +148,10 @@ def _outputs(
 def _channel_axes(
     outputs: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
 ) -> dict[str, int]:
-    """Return the axis of the channels of each output of which every image has its own.
+    """Return the axis of the channels, for each output that has one entry for each image.
 
-    Places and tokens grow in number with the image, channels do not: Swin and ConvNeXt have them
-    last in some of their maps, and tokens may be on either side of them.
+    Places and tokens grow in number with the image, channels do not. Swin and ConvNeXt have the
+    channels last in some of their maps, and tokens may be on either side of them.
     """
     axes = {}
     for node, (small, large) in outputs.items():
@@ -168,25 +166,27 @@ def _channel_axes(
     return axes
 
 
-def _extractor(network: nn.Module, nodes: Sequence[str]) -> GraphModule:
+def cut_network(network: nn.Module, nodes: Sequence[str]) -> GraphModule:
+    """Return the part of a network that computes the given nodes' outputs."""
     found: GraphModule = create_feature_extractor(
         network, {node: node for node in nodes}, suppress_diff_warning=True
     )
     return found
 
 
-def cost_per_image(model: str, layers: Sequence[Layer], image_size: int) -> Cost:
-    """Return what one image costs, without computing anything."""
-    extractor = _extractor(_without_data(model, image_size), [layer.node for layer in layers])
+@lru_cache(maxsize=8)
+def cost_per_image(model: str, layers: tuple[Layer, ...], image_size: int) -> Cost:
+    """Return the cost of one image, without computing anything."""
+    network = cut_network(_without_data(model, image_size), [layer.node for layer in layers])
     images = torch.empty(2, 3, image_size, image_size, device="meta")
     results, operations = _ResultCounter(), FlopCounterMode(display=False)
     with results, operations:
-        extractor(images)
+        network(images)
     return Cost(operations.get_total_flops() / 2, results.nbytes / 2, results.n_operations)
 
 
 class _ResultCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operations and the bytes of what they give."""
+    """Counts operations and the bytes of their results."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -204,7 +204,22 @@ class _ResultCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def find_layers(model: str, names: Sequence[str], image_size: int) -> tuple[Layer, ...]:
-    """Return the layers that `names` name, or the network's feature layer if it names none.
+    """Return the named layers of a network, or its feature layer if `names` is empty.
+
+    Parameters
+    ----------
+    model : str
+        The network's name.
+    names : sequence of str
+        Layers by the papers' names, by torchvision's nodes, or by modules, whose last operation
+        is meant.
+    image_size : int
+        Side of the input in pixels.
+
+    Returns
+    -------
+    tuple of Layer
+        Each layer once, in the order of the names.
 
     Raises
     ------
@@ -215,8 +230,8 @@ def find_layers(model: str, names: Sequence[str], image_size: int) -> tuple[Laye
     if not names:
         return tuple(layer for layer in layers if layer.default)
     by_name: dict[str, Layer] = {}
-    # A module's name stands for the last operation in it, as in torchvision's own extractor;
-    # an operation's own name goes before.
+    # A module's name means the last operation in it, as in torchvision's own extractor; an
+    # operation's own name comes first.
     for layer in layers:
         parts = layer.node.split(".")
         by_name |= {".".join(parts[:i]): layer for i in range(1, len(parts))}
@@ -224,7 +239,7 @@ def find_layers(model: str, names: Sequence[str], image_size: int) -> tuple[Laye
     unknown = [name for name in names if name not in by_name]
     if unknown:
         close = difflib.get_close_matches(unknown[0], by_name, n=3, cutoff=0.5)
-        hint = f" Near it: {', '.join(close)}." if close else ""
+        hint = f" Similar names: {', '.join(close)}." if close else ""
         raise BackboneError(
             f"{model} has no layer {unknown[0]!r}.{hint} `featstore models show {model}` lists "
             "its layers."

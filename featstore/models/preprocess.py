@@ -1,6 +1,6 @@
-"""Preprocessing: images of any size -> the network's square of pixels, on the device.
+"""Resize images of any size to the network's square of pixels, on the device.
 
-Pixels stay bytes: a batch of them is a quarter of what it is as floats, and a SAT image travels to
+Pixels stay bytes: a batch of bytes is a quarter of its size as floats, and a SAT image travels to
 a GPU as 3 kB. Normalisation is the network's first operation (:mod:`featstore.models.backbone`).
 """
 
@@ -21,11 +21,11 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What is done to an image before the network sees it.
+    """How images become the network's input.
 
-    The visible bands are taken (a SAT image's near infrared is dropped, as in the paper's
-    section 4.1), resized to a square by antialiased bilinear interpolation with results in whole
-    grey levels, and normalised. A pixel is within a grey level of Pillow's, on a GPU within two.
+    The visible bands are resized to a square by antialiased bilinear interpolation, in whole grey
+    levels, and normalised; a SAT image's near infrared is dropped, as in the paper's section 4.1.
+    A pixel is within a grey level of Pillow's, on a GPU within two.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class Preprocess:
     bands : str
         ``rgb``, or ``gray`` for luminance replicated to three channels.
     mean, std : tuple of float
-        Of each channel, for pixels from 0 to 1.
+        Mean and deviation of each channel, for pixels from 0 to 1.
     """
 
     image_size: int
@@ -68,18 +68,18 @@ class Preprocess:
         batch_size: int,
         device: torch.device,
     ) -> torch.Tensor:
-        """Return a batch's pixels, ready to be normalised.
+        """Return a batch's pixels, resized and not yet normalised.
 
         Parameters
         ----------
         groups : sequence of (ndarray of shape (k,), ndarray of shape (k, height, width, bands))
             Images of one size each, uint8, with their positions in the batch. An image's result
-            does not depend on what else is in the batch.
+            does not depend on the other images.
         batch_size : int
-            Rows of the result; those that no image fills are zero, so that the network always
-            sees the same shape.
+            Rows of the result. Rows without an image are zero, so that the network always sees
+            the same shape.
         device : torch.device
-            Where to do it: the bytes travel, not the floats.
+            Does the resizing, on bytes that are copied to it.
 
         Returns
         -------
@@ -112,7 +112,7 @@ class Preprocess:
         if x.shape[-2:] == (self.image_size, self.image_size):
             return x
         on_cpu = x.device.type == "cpu"
-        # Only the CPU's kernel takes bytes: six times as fast as floats there.
+        # Only the CPU's kernel takes bytes, which are six times as fast as floats.
         resized = functional.interpolate(
             x if on_cpu else x.float(),
             size=(self.image_size, self.image_size),
@@ -127,7 +127,7 @@ def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
     tensor = torch.from_numpy(array)
     if device.type == "cpu":
         return tensor
-    # Pinned memory and a stream of its own let the copy pass beside the forward pass before it.
+    # Pinned memory and a separate stream let the copy overlap with the forward pass before it.
     stream = _copy_stream(device)
     with torch.cuda.stream(stream):
         copied = tensor.pin_memory().to(device, non_blocking=True)

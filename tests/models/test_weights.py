@@ -12,8 +12,9 @@ from makers import Listener, real_file
 from featstore.errors import DownloadError, WeightsError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models import weights
+from featstore.models.checkpoints import load_into, read_state_dict
 from featstore.models.networks import build_network
-from featstore.models.weights import checkpoints_folder, find_weights, load_into, read_state_dict
+from featstore.models.weights import checkpoints_folder, find_weights
 
 
 @pytest.fixture

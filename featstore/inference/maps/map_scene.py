@@ -16,7 +16,6 @@ from sklearn.pipeline import Pipeline
 from featstore.datasets.base import RGB
 from featstore.errors import ConfigError, DatasetError, FeatstoreError, StoreError
 from featstore.extraction.encode import Block, Encoder
-from featstore.extraction.spec import PIXEL_MODEL
 from featstore.fitting.evaluate import predict_blocks
 from featstore.fitting.solvers.blocks import Samples
 from featstore.inference.maps.colors import Color, class_colors, color_hex, read_colors
@@ -26,6 +25,7 @@ from featstore.inference.maps.styles import write_names, write_qgis_style
 from featstore.inference.maps.windows import Grid, SceneWindows, find_windows
 from featstore.io.files import atomic_write, resolve_link
 from featstore.io.fingerprints import FingerprintCache
+from featstore.models.pixelstats import PIXEL_MODEL
 from featstore.plotting import check_png, to_png
 from featstore.progress import SILENT, Progress
 from featstore.runs.run import Run, open_run

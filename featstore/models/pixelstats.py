@@ -1,42 +1,50 @@
-"""Pixel statistics: features of an image that need no network.
+"""Features of an image that need no network: statistics of its bands, and vegetation indices.
 
-For each band its mean, deviation, extremes and quantiles, and mean and deviation of vegetation and
-water indices: a baseline after Basu et al. 2015 (DeepSat, doi:10.1145/2820783.2820816), who
-classify SAT-4 and SAT-6 by numbers of this kind. All bands are used, the near infrared too.
+They are the mean, deviation, extremes and quantiles of each band, the near infrared too, and the
+mean and deviation of vegetation and water indices: a baseline after Basu et al. 2015 (DeepSat,
+doi:10.1145/2820783.2820816), who classify SAT-4 and SAT-6 by numbers of this kind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
+from featstore.config import ExtractConfig
 from featstore.datasets.loader import Batch
 from featstore.environment import available_cores
-from featstore.errors import BackboneError
-from featstore.models.base import Layer
+from featstore.errors import BackboneError, ConfigError
+from featstore.io.fingerprints import FingerprintCache
+from featstore.models.base import Layer, Model
 from featstore.progress import SILENT, Progress
+from featstore.store.format.run_schema import FeatureSpec
+
+PIXEL_MODEL = "pixelstats"
+"""The model's name."""
+
 
 LAYER = "stats"
+"""The name of its one layer."""
 
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-"""Nearest-rank quantiles: the ceil(q n)-th smallest of n pixels, so always a pixel's own value."""
+"""Nearest-rank quantiles: the ceil(q n)-th smallest of n pixels, which is a pixel's own value."""
 
 
 BATCH_SIZE = 64
-"""Images in a batch; a few such batches of large photographs have to fit the memory."""
+"""Images in a batch, so that a few batches of large photographs fit the memory."""
 
 
 SHARED_NBYTES = 32 * 2**20
-"""Size from which threads share a batch, for few such batches are in memory at a time."""
+"""Size from which threads share a batch, because memory holds few batches of that size."""
 
 
 PLANE_NBYTES = 2**20
-"""Bytes of float32 plane that are worked on at a time, to stay in a core's cache."""
+"""Bytes of float32 planes in one step, to stay in a core's cache."""
 
 
 LARGE_PIXELS = 2**24
@@ -54,7 +62,7 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def _excess_green(p: Planes) -> np.ndarray:
-    # Of chromatic coordinates; it lies between -1 and 2, and is halved into -0.5 to 1.
+    # Of chromatic coordinates it lies between -1 and 2; halved, between -0.5 and 1.
     total = p["red"] + p["green"] + p["blue"]
     return _ratio((2 * p["green"] - p["red"] - p["blue"]) / 2, total)
 
@@ -68,7 +76,7 @@ def _ndwi(p: Planes) -> np.ndarray:
 
 
 def _evi(p: Planes) -> np.ndarray:
-    # Of brightness from 0 to 1; its denominator crosses zero where blue is far above the rest.
+    # For brightness from 0 to 1. The denominator crosses zero where blue is far above the rest.
     weighted = p["nir"] + 6 * p["red"] - 7.5 * p["blue"] + 255
     return _ratio(2.5 * (p["nir"] - p["red"]), weighted)
 
@@ -85,19 +93,30 @@ INDICES: dict[str, tuple[tuple[str, ...], Callable[[Planes], np.ndarray]]] = {
     "evi": (("red", "blue", "nir"), _evi),
     "arvi": (("red", "blue", "nir"), _arvi),
 }
-"""Indices by name, with the bands that each needs.
+"""Each index by name: the bands it needs, and its formula.
 
 exg: excess green, Woebbecke et al. 1995, doi:10.13031/2013.27838, halved. ndvi: Tucker 1979,
 doi:10.1016/0034-4257(79)90013-0. ndwi: McFeeters 1996, doi:10.1080/01431169608948714. evi: Huete
 et al. 2002, doi:10.1016/S0034-4257(02)00096-2. arvi: Kaufman & Tanre 1992, doi:10.1109/36.134076,
 gamma 1.
-Pixels are brightness, not reflectance, so that the values compare images of one dataset only; all
-are kept within -1 and 1, and are 0 where the formula divides by 0.
+Pixels are brightness, not reflectance, so that values compare within one dataset only. All values
+are clipped to -1 and 1, and are 0 where the formula divides by 0.
 """
 
 
 def feature_names(bands: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the features of images with the given bands, in order."""
+    """Return the names of the features, in order.
+
+    Parameters
+    ----------
+    bands : sequence of str
+        The images' bands, as of :func:`pixel_statistics`.
+
+    Returns
+    -------
+    tuple of str
+        Such as ``red_mean``, ``nir_q95`` or ``ndvi_std``.
+    """
     statistics = ["mean", "std", "min", "max", *(f"q{100 * q:02.0f}" for q in QUANTILES)]
     names = [f"{band}_{statistic}" for band in bands for statistic in statistics]
     indices = [f"{index}_{s}" for index in _indices(bands) for s in ("mean", "std")]
@@ -116,18 +135,18 @@ def pixel_statistics(images: np.ndarray, bands: Sequence[str]) -> np.ndarray:
     images : ndarray of shape (k, height, width, n_bands)
         uint8.
     bands : sequence of str
-        What the bands are: ``red``, ``green``, ``blue``, ``nir``, or any other names.
+        Names of the bands: ``red``, ``green``, ``blue``, ``nir``, or any other.
 
     Returns
     -------
     ndarray of shape (k, n_features)
         float32, in the order of :func:`feature_names`; bands from 0 to 255, indices from -1 to 1.
-        Each image's are the same whatever else is in the batch.
+        An image's features do not depend on the other images.
 
     Raises
     ------
     ValueError
-        When the images are of another type, or have another number of bands or no pixels.
+        When the images are not uint8, have another number of bands, or have no pixels.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != len(bands):
         raise ValueError(
@@ -154,9 +173,9 @@ def pixel_statistics(images: np.ndarray, bands: Sequence[str]) -> np.ndarray:
 def _fill(planes: np.ndarray, bands: Sequence[str], found: np.ndarray) -> None:
     """Compute a block's features into `found`; planes is (k, n_bands, n_pixels) uint8."""
     n_pixels = planes.shape[2]
-    # The stable sort of bytes is a radix sort, eight times as fast as the default here.
+    # The stable sort of bytes is a radix sort, eight times as fast as the default.
     ordered = np.sort(planes, axis=2, kind="stable")
-    # Sums of whole numbers are exact, in whatever order they are taken.
+    # Sums of whole numbers are exact in any order.
     total = planes.sum(axis=2, dtype=np.uint64).astype(np.float64)
     squares = np.multiply(planes, planes, dtype=np.uint16).sum(axis=2, dtype=np.uint64)
     mean = total / n_pixels
@@ -169,8 +188,7 @@ def _fill(planes: np.ndarray, bands: Sequence[str], found: np.ndarray) -> None:
     floats = {band: planes[:, i].astype(np.float32) for i, band in enumerate(bands)}
     column = by_band.shape[1]
     for name in _indices(bands):
-        # Summed image by image along its own pixels, in float64, so that the rest of the batch
-        # can't change the order.
+        # Summed along each image's own pixels, in float64: the batch can't change the order.
         index = INDICES[name][1](floats).astype(np.float64)
         found[:, column] = index.mean(axis=1)
         found[:, column + 1] = index.std(axis=1)
@@ -182,8 +200,8 @@ def _fill_large(pixels: np.ndarray, bands: Sequence[str], found: np.ndarray) -> 
     n_pixels = len(pixels)
     counts = np.zeros((len(bands), 256), np.int64)
     sums = np.zeros((len(_indices(bands)), 2))
-    for start in range(0, n_pixels, BLOCK_NBYTES // 4):
-        planes = np.ascontiguousarray(pixels[start : start + BLOCK_NBYTES // 4].T)
+    for start in range(0, n_pixels, PLANE_NBYTES // 4):
+        planes = np.ascontiguousarray(pixels[start : start + PLANE_NBYTES // 4].T)
         for plane, count in zip(planes, counts, strict=True):
             count += np.bincount(plane, minlength=256)
         floats = {band: plane.astype(np.float32) for band, plane in zip(bands, planes, strict=True)}
@@ -203,29 +221,17 @@ def _fill_large(pixels: np.ndarray, bands: Sequence[str], found: np.ndarray) -> 
 
 
 def pixel_layers(names: Sequence[str], bands: Sequence[str]) -> tuple[Layer, ...]:
-    """Return the one layer there is, if `names` name it or nothing.
-
-    Raises
-    ------
-    BackboneError
-        When another layer is named.
-    """
+    """Return the model's one layer; any other name raises BackboneError."""
     unknown = [name for name in names if name != LAYER]
     if unknown:
-        raise BackboneError(f"pixelstats has no layer {unknown[0]!r}; its only one is {LAYER}.")
+        raise BackboneError(
+            f"{PIXEL_MODEL} has no layer {unknown[0]!r}; its only layer is {LAYER}."
+        )
     return (Layer(LAYER, LAYER, (LAYER,), (len(feature_names(bands)),), default=True),)
 
 
 class PixelExtractor:
-    """Statistics of each image's own pixels, on all cores; nothing is resized.
-
-    Parameters
-    ----------
-    batch_size : int or None
-        Images in a batch; None for :data:`BATCH_SIZE`.
-    bands : sequence of str
-        The dataset's.
-    """
+    """Computes the statistics of each image on all cores, without resizing it."""
 
     device_type = "cpu"
     min_size: int | None = None
@@ -241,6 +247,10 @@ class PixelExtractor:
         """Return the layers at the given nodes."""
         return pixel_layers(nodes, self._bands)
 
+    def use_threads(self, n_threads: int | None) -> int | None:
+        """Do nothing: the statistics do not depend on the number of threads."""
+        return None
+
     def open(
         self,
         layers: Sequence[Layer],
@@ -248,13 +258,13 @@ class PixelExtractor:
         numerics: Mapping[str, Any] | None = None,
         progress: Progress = SILENT,
     ) -> dict[str, Any]:
-        """Return what a pass is made with; there is nothing to get ready."""
+        """Return the batch size, and the names of device and engine."""
         if numerics is not None:
             self._batch_size = int(numerics["batch_size"])
         return {"device": "cpu", "engine": "numpy", "batch_size": self._batch_size}
 
     def begin(self, batch: Batch) -> Callable[[], dict[str, np.ndarray]]:
-        """Begin with a batch; what is returned waits for its features, (k, n_features)."""
+        """Begin a batch; the function returned waits for its features, by layer."""
         futures = [self._pool.submit(self._compute, part) for part in _parts(batch)]
         # Each part has zeros in the rows of the others.
         return lambda: {LAYER: np.sum([future.result() for future in futures], axis=0)}
@@ -268,7 +278,7 @@ class PixelExtractor:
 
 
 def _parts(batch: Batch) -> list[Batch]:
-    """Return a batch as it is; of large images, one part for each core."""
+    """Return a batch as it is, or one part for each core where its images are large."""
     if batch.nbytes < SHARED_NBYTES:
         return [batch]
     n = available_cores()
@@ -276,3 +286,63 @@ def _parts(batch: Batch) -> list[Batch]:
         [(at[i::n], images[i::n]) for at, images in batch.groups if len(at) > i] for i in range(n)
     ]
     return [replace(batch, groups=own) for own in groups]
+
+
+class PixelSource:
+    """Opens the one model without a network."""
+
+    def open(
+        self,
+        config: ExtractConfig,
+        bands: Sequence[str],
+        cache: FingerprintCache,
+        progress: Progress = SILENT,
+        precision: str | None = None,
+    ) -> Model:
+        """Open pixel statistics; settings for networks raise ConfigError."""
+        for_networks = ("weights", "pool", "bands", "image_size", "precision", "compile")
+        given = [
+            f"--{field.name.replace('_', '-')}"
+            for field in fields(config)
+            if field.name in for_networks and getattr(config, field.name) != field.default
+        ]
+        if given:
+            named = ", ".join(given)
+            raise ConfigError(
+                f"{PIXEL_MODEL} has no network and reads all bands as they are: {named} would "
+                f"change nothing. Leave {named} out."
+            )
+        # `--weights imagenet` selects a network's features with these beside them.
+        names = ("none", config.weights)
+        return replace(_model(config.layers, bands, config.batch_size), weights_names=names)
+
+    def reopen(
+        self,
+        features: Sequence[FeatureSpec],
+        bands: Sequence[str],
+        device_name: str,
+        cache: FingerprintCache,
+        progress: Progress = SILENT,
+    ) -> Model:
+        """Open pixel statistics of the recorded bands; other bands raise BackboneError."""
+        trained_on = features[0].preprocess.bands
+        if trained_on != ",".join(bands):
+            raise BackboneError(
+                f"The model was trained on pixel statistics of the bands {trained_on}; these "
+                f"images have {','.join(bands)}."
+            )
+        return _model([feature.node for feature in features], bands, None)
+
+
+def _model(names: Sequence[str], bands: Sequence[str], batch_size: int | None) -> Model:
+    backbone = {
+        "model": PIXEL_MODEL,
+        "weights": "none",
+        "weights_name": "none",
+        "weights_path": None,
+        "weights_sha256": "none",
+        "precision": "fp32",
+    }
+    preprocess = {"image_size": None, "bands": ",".join(bands), "resize": "none"}
+    layers = {layer: list(names) for layer in pixel_layers(names, bands)}
+    return Model(PixelExtractor(batch_size, bands), layers, backbone, preprocess)

@@ -8,8 +8,8 @@ import featstore
 from featstore.datasets.loader import Batch
 from featstore.errors import BackboneError
 from featstore.extraction.extract import extract
-from featstore.models import pixel_statistics as pixelstats
-from featstore.models.pixel_statistics import (
+from featstore.models import pixelstats
+from featstore.models.pixelstats import (
     LAYER,
     QUANTILES,
     PixelExtractor,
@@ -153,7 +153,7 @@ def test_images_with_other_bands_are_refused(images, tmp_path):
 
 
 def test_it_has_one_layer(images, tmp_path):
-    with pytest.raises(BackboneError, match="its only one is stats"):
+    with pytest.raises(BackboneError, match="its only layer is stats"):
         extract("pixelstats", "folder", root=str(images), layers="conv1", store=tmp_path)
 
 

@@ -1,0 +1,202 @@
+"""Results of an extraction: records for the store, and a summary for the caller."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from featstore.config import SPLITS
+from featstore.environment import machine, now, versions
+from featstore.extraction.spec import ExtractionSpec
+from featstore.models.base import Layer
+from featstore.store.feature_set import FeatureSet
+from featstore.store.leaks import count_leaked
+from featstore.store.writer import FeatureWriter
+
+BOTTLENECKS = {
+    "setup_s": "Preparation took longest; its time does not grow with the number of images.",
+    "read_s": "Reading and decoding images was slowest: more cores, or a faster disk, would help.",
+    "preprocess_s": "Copying and resizing was slowest: images nearer to the network's size, or "
+    "--device cuda, would help.",
+    "forward_s": "The arithmetic was slowest, as it should be: a GPU, a smaller network or a "
+    "smaller --image-size would help.",
+    "numpy": "The arithmetic was slowest, as it should be: more cores would help.",
+    "write_s": "Writing was slowest: --pool avg, fewer --layers, --dtype float16, or a faster disk "
+    "for --store would help.",
+}
+"""Which phase was slowest, and what would help."""
+
+
+ENGINE_HINT = "So would OpenVINO: pip install 'featstore[cpu]'."
+
+
+@dataclass
+class Extraction:
+    """The result of an extraction.
+
+    Parameters
+    ----------
+    path : str
+        The Zarr group that holds the features, or its URL.
+    set_id : str
+        The feature set's name in the store.
+    dataset, title : str
+        The dataset's name, and its name for people, such as the folder's.
+    model, weights : str
+        Names of the model and of its weights.
+    layers : list of str
+        The requested layers' matrices.
+    n_features : dict of str to int
+        Columns of each matrix.
+    n_images : int
+        Rows.
+    n_computed : int
+        Images that this call computed.
+    n_reused : int
+        Rows that the store already had.
+    n_masked : int
+        Rows whose image can't be read.
+    n_by_split : dict of str to int
+        Rows of each split that has any.
+    n_leaked : int
+        Rows of the test and val splits whose image is also, byte for byte, a training image.
+    device : str
+        Device that computed the features, for people.
+    precision, dtype : str
+        Precision of the arithmetic, and type of the stored features.
+    engine : str
+        ``eager``, ``inductor``, ``openvino`` or ``numpy``.
+    batch_size : int
+        Images in a batch.
+    nbytes : int
+        Bytes of the set on disk, or on object storage.
+    duration_s : float
+        Seconds of the whole call.
+    images_per_s : float
+        Images computed per second of the passes; 0 when none were.
+    times : dict of str to float
+        Seconds of each phase.
+    """
+
+    path: str
+    set_id: str
+    dataset: str
+    title: str
+    model: str
+    weights: str
+    layers: list[str]
+    n_features: dict[str, int]
+    n_images: int
+    n_computed: int
+    n_reused: int
+    n_masked: int
+    n_by_split: dict[str, int]
+    n_leaked: int
+    device: str
+    precision: str
+    dtype: str
+    engine: str
+    batch_size: int
+    nbytes: int
+    duration_s: float
+    images_per_s: float
+    times: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON-able values."""
+        return asdict(self)
+
+    def bottleneck(self) -> str:
+        """Return a sentence that names the slowest phase, and what would help."""
+        names = ("setup_s", "read_s", "preprocess_s", "forward_s", "write_s")
+        slowest = max(names, key=lambda name: self.times.get(name, 0.0))
+        if slowest == "forward_s" and self.engine == "numpy":
+            return BOTTLENECKS["numpy"]
+        if slowest == "forward_s" and self.device.startswith("cpu") and not find_spec("openvino"):
+            return f"{BOTTLENECKS[slowest]} {ENGINE_HINT}"
+        return BOTTLENECKS[slowest]
+
+
+def summarize(
+    feature_set: FeatureSet,
+    layers: Sequence[str],
+    started: float,
+    n_computed: int = 0,
+    times: Mapping[str, float] | None = None,
+) -> Extraction:
+    """Return the result of an extraction that began at `started`, as time.perf_counter() gave it.
+
+    `times` holds the seconds of each phase, and ``pass_s`` for the passes without preparation.
+    """
+    times = times or {}
+    records = [feature_set.layer(name) for name in layers]
+    masked = {row for record in records for row in record.masked_rows}
+    counts = np.bincount(feature_set.splits, minlength=len(SPLITS))
+    pass_s = times.get("pass_s", 0.0)
+    facets, numerics = feature_set.facets, records[0].numerics
+    return Extraction(
+        path=feature_set.address,
+        set_id=feature_set.set_id,
+        dataset=facets.dataset,
+        title=facets.title,
+        model=facets.model,
+        weights=facets.weights,
+        layers=list(layers),
+        n_features={name: r.n_features for name, r in zip(layers, records, strict=True)},
+        n_images=feature_set.n_samples,
+        n_computed=n_computed,
+        # Layers that were begun separately are computed separately: n_computed may exceed the rows.
+        n_reused=max(0, feature_set.n_samples - n_computed),
+        n_masked=len(masked),
+        n_by_split={name: n for name, n in zip(SPLITS, counts.tolist(), strict=True) if n},
+        n_leaked=count_leaked(feature_set.first_rows, feature_set.splits, masked),
+        device=records[0].device,
+        precision=facets.precision,
+        dtype=records[0].dtype,
+        engine=numerics.engine,
+        batch_size=numerics.batch_size,
+        nbytes=feature_set.nbytes,
+        duration_s=round(time.perf_counter() - started, 3),
+        images_per_s=round(n_computed / pass_s, 2) if pass_s else 0.0,
+        times={name: round(seconds, 3) for name, seconds in times.items()},
+    )
+
+
+def pass_record(
+    spec: ExtractionSpec, writer: FeatureWriter, n_computed: int, duration_s: float
+) -> dict[str, Any]:
+    """Return what all layers of a pass record of it."""
+    ids = spec.images.dataset.sample_ids if writer.masked else ()
+    return {
+        "request": spec.request,
+        "masked": [
+            {"row": row, "sample_id": str(ids[row]), "error": cause}
+            for row, cause in sorted(writer.masked.items())
+        ],
+        "completed": now(),
+        "command": spec.command,
+        "n_computed": n_computed,
+        "duration_s": round(duration_s, 3),
+        "device": spec.model.extractor.device_name,
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def layer_record(spec: ExtractionSpec, layer: Layer) -> dict[str, Any]:
+    """Return what one layer records of itself."""
+    pool = spec.config.pool
+    return {
+        "layer": layer.name,
+        "node": layer.node,
+        "names": list(dict.fromkeys([*layer.names, *spec.model.layers.get(layer, ())])),
+        "default": layer.default,
+        "pool": layer.pooled_by(pool),
+        "shape": list(layer.shape),
+        "n_features": layer.n_features(pool),
+    }
