@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from featstore.text import store_option
+from featstore.environment import store_option
 
 from . import console
 

@@ -16,7 +16,8 @@ from featstore.config import (
     PRECISIONS,
     ExtractConfig,
 )
-from featstore.text import duration_text, nbytes_text, store_option
+from featstore.environment import store_option
+from featstore.text import duration_text, nbytes_text
 
 from . import console
 

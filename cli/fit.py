@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.config import FOLDS, SEARCH_SETTINGS, SEARCHES, FitConfig
-from featstore.text import duration_text, store_option
+from featstore.environment import store_option
+from featstore.text import duration_text
 
 from . import console, selecting
 

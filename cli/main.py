@@ -62,7 +62,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="featstore")
+@click.version_option(package_name="rs-featstore")
 def cli() -> None:
     """Frozen CNN features for remote-sensing images: extract once, classify in minutes.
 

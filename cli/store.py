@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.text import nbytes_text, store_option
+from featstore.environment import store_option
+from featstore.text import nbytes_text
 
 from . import console
 

@@ -4,7 +4,7 @@ from importlib.metadata import version as installed_version
 
 project = "featstore"
 author = "the featstore authors"
-release = version = installed_version("featstore")
+release = version = installed_version("rs-featstore")
 
 extensions = [
     "myst_parser",

@@ -2,7 +2,7 @@
 
 >>> import featstore
 >>> featstore.extract("resnet50", "sat4", root="data")  # doctest: +SKIP
->>> featstore.fit("feature-store", "logreg")  # doctest: +SKIP
+>>> featstore.fit(clf="logreg")  # doctest: +SKIP
 """
 
 from featstore._lazy import attach
@@ -11,6 +11,7 @@ from featstore._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "__version__": "featstore.environment",
         "compare": "featstore.runs.compare",
         "extract": "featstore.extraction.extract",
         "find_neighbors": "featstore.inference.neighbors",

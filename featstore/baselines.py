@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from featstore._signatures import keywords_of, takes
+from featstore.config import SET_FACETS
 from featstore.errors import FeatstoreError, FitError
 from featstore.extraction.extract import extract
 from featstore.fitting.fit import fit_each
@@ -24,13 +26,11 @@ RANDOM = "random:0"
 """Weights of the untrained network."""
 
 
-SELECTING = (
-    *("dataset", "model", "layers", "set_id"),
-    *("weights", "bands", "image_size", "precision", "dtype"),
-)
+SELECTING = ("dataset", "model", "layers", *SET_FACETS)
 """Options of a fit that choose feature sets."""
 
 
+@takes(*keywords_of(fit_each, but=("progress",)))
 def fit_baselines(
     store: str | Path | FeatureStore,
     fits: Sequence[Fit],

@@ -239,6 +239,10 @@ CLASSIFIER_NAMES = (
 """Names of :data:`featstore.fitting.classifiers.CLASSIFIERS`, without loading scikit-learn."""
 
 
+SET_FACETS = ("weights", "bands", "image_size", "precision", "dtype", "set_id")
+"""What tells feature sets of the same images and model apart; see :class:`FitConfig` for fits."""
+
+
 SEARCH_SETTINGS = {"cv": SEARCHES, "n_candidates": ("random", "halving")}
 """Settings of a search, and the searches that use them."""
 

@@ -13,8 +13,21 @@ from typing import Any
 
 import psutil
 
+DISTRIBUTION = "rs-featstore"
+"""The name that pip knows: ``featstore`` is a stranger's package on PyPI."""
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+__version__ = _version(DISTRIBUTION)
+
+
 PACKAGES = (
-    "featstore",
     "dask",
     "distributed",
     "numcodecs",
@@ -31,13 +44,8 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    found = {"python": platform.python_version(), "featstore": __version__}
+    return found | {name: _version(name) for name in PACKAGES}
 
 
 def machine() -> dict[str, Any]:
@@ -65,6 +73,16 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def default_store() -> str:
+    """Return the store of those who name none: that of FEATSTORE_STORE, or ``feature-store``."""
+    return os.environ.get("FEATSTORE_STORE") or "feature-store"
+
+
+def store_option(address: str) -> str:
+    """Return the option by which a command finds a store; empty for the default one."""
+    return "" if address == default_store() else f" --store {shlex.quote(address)}"
 
 
 def command() -> str:

@@ -24,6 +24,9 @@ class Progress(Protocol):
 class Silent:
     """A :class:`Progress` to which nobody listens, the default of every function."""
 
+    def __repr__(self) -> str:
+        return "SILENT"
+
     def start(self, what: str, total: int, unit: str) -> None:
         """Do nothing."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -82,11 +81,6 @@ def parse_integers(text: str) -> list[int]:
         return [int(word) for word in text.split(",")]
     except ValueError:
         raise ValueError(f"{text!r} is not a list of whole numbers; use e.g. 100,200.") from None
-
-
-def store_option(address: str) -> str:
-    """Return the option by which a command finds a store; empty for the default one."""
-    return "" if address == "feature-store" else f" --store {shlex.quote(address)}"
 
 
 def file_name(text: str, limit: int = 80) -> str:

@@ -115,6 +115,9 @@ class Dataset(ABC):
         self._limit = limit
         self._picked: NDArray[np.int64] | None = None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.title!r}, {len(self):,} images)"
+
     @property
     def name(self) -> str:
         """The format: ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``."""

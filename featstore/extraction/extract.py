@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from featstore._signatures import settings_of, takes
 from featstore.config import ExtractConfig
 from featstore.datasets.duplicates import find_first_rows
 from featstore.extraction.coordinator import start_workers
@@ -25,11 +26,12 @@ from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store
 
 
+@takes(*settings_of(ExtractConfig, but=("model", "dataset", "layers")))
 def extract(
     model: str,
     dataset: str,
     *,
-    store: str | Path | FeatureStore = "feature-store",
+    store: str | Path | FeatureStore | None = None,
     layers: str | Sequence[str] = (),
     progress: Progress = SILENT,
     **options: Any,
@@ -43,7 +45,7 @@ def extract(
     dataset : str
         ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``.
     store : str, Path or FeatureStore
-        The feature store, created if it does not exist.
+        The feature store, created if it does not exist; by default :func:`open_store`'s.
     layers : str or sequence of str
         Layers to read; empty for the network's feature layer.
     progress : Progress

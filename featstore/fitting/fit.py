@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from featstore._signatures import keywords_of, settings_named, settings_of, takes
+from featstore.config import SET_FACETS, FitConfig
 from featstore.environment import command
 from featstore.fitting import cost, dispatch, plan
 from featstore.fitting.results import Fit, raise_failures
@@ -20,41 +22,12 @@ from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore, open_store
 
 
-def fit(
-    store: str | Path | FeatureStore = "feature-store",
-    clf: str | Sequence[str] = "logreg",
-    **options: Any,
-) -> list[Run]:
-    """Fit and evaluate classifiers on stored features.
-
-    Takes the options of :func:`featstore.fitting.fit_each`, which returns failures beside the runs.
-
-    Returns
-    -------
-    list of Run
-        One for each selection, classifier and repeat, in that order.
-
-    Raises
-    ------
-    SelectionError
-        When a selection fits no feature set, or several.
-    ConfigError
-        When a setting is out of its range.
-    FitError
-        When a classifier or parameter is unknown; or, once all others are done, when fits failed.
-
-    Examples
-    --------
-    >>> import featstore
-    >>> (run,) = featstore.fit("feature-store", "logreg", search="grid")  # doctest: +SKIP
-    """
-    fits = fit_each(store, clf, **options)
-    raise_failures(fits)
-    return [one.run for one in fits if one.run]
-
-
+@takes(
+    *settings_of(FitConfig, but=("clf", "params", "grid")),
+    *settings_named(SET_FACETS, "str | None"),
+)
 def fit_each(
-    store: str | Path | FeatureStore = "feature-store",
+    store: str | Path | FeatureStore | None = None,
     clf: str | Sequence[str] = "logreg",
     *,
     dataset: str | None = None,
@@ -147,3 +120,37 @@ def fit_each(
             dispatch.run_searches(to_do, pool, progress)
             dispatch.run_fits(to_do, pool, store, progress)
     return [fit.result() for fit in planned]
+
+
+@takes(*keywords_of(fit_each))
+def fit(
+    store: str | Path | FeatureStore | None = None,
+    clf: str | Sequence[str] = "logreg",
+    **options: Any,
+) -> list[Run]:
+    """Fit and evaluate classifiers on stored features.
+
+    Takes the options of :func:`featstore.fitting.fit_each`, which returns failures beside the runs.
+
+    Returns
+    -------
+    list of Run
+        One for each selection, classifier and repeat, in that order.
+
+    Raises
+    ------
+    SelectionError
+        When a selection fits no feature set, or several.
+    ConfigError
+        When a setting is out of its range.
+    FitError
+        When a classifier or parameter is unknown; or, once all others are done, when fits failed.
+
+    Examples
+    --------
+    >>> import featstore
+    >>> (run,) = featstore.fit("feature-store", "logreg", search="grid")  # doctest: +SKIP
+    """
+    fits = fit_each(store, clf, **options)
+    raise_failures(fits)
+    return [one.run for one in fits if one.run]

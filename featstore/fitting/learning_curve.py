@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from featstore.config import FitConfig
+from featstore._signatures import settings_named, settings_of, takes
+from featstore.config import SET_FACETS, FitConfig
 from featstore.environment import command
 from featstore.errors import ConfigError, FitError
 from featstore.fitting import cost
@@ -130,8 +131,9 @@ class _PlannedCurve:
     costs: list[cost.Cost]
 
 
+@takes(*settings_of(FitConfig, only=SETTINGS), *settings_named(SET_FACETS, "str | None"))
 def learning_curve(
-    store: str | Path | FeatureStore = "feature-store",
+    store: str | Path | FeatureStore | None = None,
     clf: str = "logreg",
     *,
     dataset: str | None = None,
@@ -178,10 +180,6 @@ def learning_curve(
     """
     store = open_store(store, progress)
     settings, facets = split_options(options)
-    if unknown := sorted(settings.keys() - SETTINGS):
-        raise ConfigError(
-            f"A learning curve takes no {', '.join(unknown)}; it takes {', '.join(SETTINGS)}."
-        )
     check_repeats(repeats)
     (config,) = fit_configs(clf, params, None, settings)
     selections = select_all(store, dataset, model, layers, facets)

@@ -123,6 +123,9 @@ class NeighborSearch:
     n_rows: int
     queries: tuple[Query, ...]
 
+    def __repr__(self) -> str:
+        return f"NeighborSearch({self.set_id!r}, {len(self.queries):,} images)"
+
     def to_dict(self) -> dict[str, Any]:
         """Return all fields, and each query's ``shares``, as JSON-able values."""
         queries = [asdict(query) | {"shares": query.shares} for query in self.queries]
@@ -133,7 +136,7 @@ def find_neighbors(
     run_or_set: Run | str | Path,
     images: Sequence[str | Path],
     *,
-    store: str | Path | FeatureStore = "feature-store",
+    store: str | Path | FeatureStore | None = None,
     k: int = 8,
     layers: str | None = None,
     metric: str = METRICS[0],
@@ -323,7 +326,7 @@ def write_sheets(
     found: NeighborSearch,
     path: str | Path,
     *,
-    store: str | Path | FeatureStore = "feature-store",
+    store: str | Path | FeatureStore | None = None,
     root: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> list[Path]:

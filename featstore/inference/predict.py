@@ -48,7 +48,7 @@ def predict(
     run: Run | str | Path,
     images: Sequence[str | Path],
     *,
-    store: str | Path | FeatureStore = "feature-store",
+    store: str | Path | FeatureStore | None = None,
     device: str = "auto",
     trusted: Sequence[str] = (),
     progress: Progress = SILENT,

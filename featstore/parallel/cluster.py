@@ -21,7 +21,7 @@ from distributed import Client, LocalCluster, get_worker
 from distributed.comm.addressing import resolve_address
 from distributed.versions import VersionMismatchWarning
 
-from featstore.environment import available_cores
+from featstore.environment import DISTRIBUTION, __version__, available_cores
 from featstore.errors import FeatstoreError, FitError, SchedulerError
 from featstore.parallel.worker_pool import TaskResult, WorkerPool
 from featstore.progress import Progress
@@ -208,9 +208,9 @@ def _compare_versions(client: Client, addresses: list[str]) -> None:
 
     Any worker can call functions of the standard library.
     """
-    here = platform.python_version_tuple()[:2], metadata.version("featstore")
+    here = platform.python_version_tuple()[:2], __version__
     pythons = client.run(platform.python_version_tuple, workers=addresses, on_error="return")
-    packages = client.run(metadata.version, "featstore", workers=addresses, on_error="return")
+    packages = client.run(metadata.version, DISTRIBUTION, workers=addresses, on_error="return")
     for address in addresses:
         python, package = pythons.get(address), packages.get(address)
         if isinstance(package, metadata.PackageNotFoundError):

@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 
 from featstore import plotting
 from featstore.config import PROJECTIONS
-from featstore.environment import now, versions
+from featstore.environment import now, store_option, versions
 from featstore.errors import FeatstoreError, RunError, StoreError
 from featstore.io.files import atomic_write, resolve_link
 from featstore.progress import SILENT, Progress
@@ -26,7 +26,6 @@ from featstore.report.table import percent, write_tables
 from featstore.runs.pictures import draw_missing_pictures
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
-from featstore.text import store_option
 
 
 def write_report(

@@ -15,5 +15,6 @@ __getattr__, __dir__, __all__ = attach(
         "list_runs": "featstore.runs.run",
         "mcnemar": "featstore.runs.compare",
         "open_run": "featstore.runs.run",
+        "to_pandas": "featstore.runs.frame",
     },
 )

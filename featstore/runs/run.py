@@ -57,6 +57,10 @@ class Run:
     record: RunRecord
     backend: Backend = field(compare=False, repr=False)
 
+    def __repr__(self) -> str:
+        test = self.metrics.test
+        return f"Run({self.run_id!r}, {100 * test.accuracy:.1f} % of {test.n_samples:,} test rows)"
+
     @property
     def run_id(self) -> str:
         """Name of the run, unique in its store."""

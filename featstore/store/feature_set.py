@@ -30,6 +30,9 @@ class FeatureSet(SetFolder):
 
     backend: Backend = field(compare=False, repr=False)
 
+    def __repr__(self) -> str:
+        return f"FeatureSet({self.set_id!r}, {self.n_samples:,} rows, layers {[*self.layers()]})"
+
     @property
     def address(self) -> str:
         """Where any Zarr reader finds the group: its path, or its URL."""

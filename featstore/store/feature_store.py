@@ -26,8 +26,9 @@ from typing import Any
 import filelock
 import numpy as np
 
-from featstore.config import SPLITS
-from featstore.environment import now
+from featstore._signatures import settings_named, takes
+from featstore.config import SET_FACETS, SPLITS
+from featstore.environment import default_store, now
 from featstore.errors import CorruptionError, SelectionError, StoreError
 from featstore.io.files import (
     file_sha256,
@@ -271,6 +272,7 @@ class FeatureStore:
         """Send a run to object storage, if the store is there."""
         self.backend.push_run(run_id, progress)
 
+    @takes(*settings_named(SET_FACETS, "str | None"))
     def select(
         self,
         dataset: str | None = None,
@@ -311,7 +313,7 @@ class FeatureStore:
 
 
 def open_store(
-    path: str | Path | FeatureStore = "feature-store", progress: Progress = SILENT
+    path: str | Path | FeatureStore | None = None, progress: Progress = SILENT
 ) -> FeatureStore:
     """Open the feature store in a folder, or on object storage.
 
@@ -319,8 +321,9 @@ def open_store(
 
     Parameters
     ----------
-    path : str, Path or FeatureStore
+    path : str, Path or FeatureStore, optional
         A folder; or a URL, such as ``s3://bucket/prefix``. An open store is returned unchanged.
+        By default the store that ``FEATSTORE_STORE`` names, or the folder ``feature-store``.
     progress : Progress
         Shows the matrices that are fetched from object storage.
 
@@ -331,6 +334,8 @@ def open_store(
     """
     if isinstance(path, FeatureStore):
         return path
+    if path is None:
+        path = default_store()
     if isinstance(path, str) and "://" in path:
         from featstore.store.remote.backend import open_remote
 

@@ -30,6 +30,10 @@ class Selection:
 
     sources: tuple[tuple[FeatureSet, str], ...]
 
+    def __repr__(self) -> str:
+        of = f"{self.title} {self.model} {'+'.join(self.layers)}"
+        return f"Selection({of!r}, {self.n_samples:,} rows x {self.n_features:,} features)"
+
     @property
     def parts(self) -> tuple[tuple[str, str], ...]:
         """Set ids and layers, in the order of their columns."""

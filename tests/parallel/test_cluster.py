@@ -15,7 +15,7 @@ import threadpoolctl
 from distributed import Client, LocalCluster
 from makers import Listener
 
-from featstore.environment import available_cores
+from featstore.environment import DISTRIBUTION, available_cores
 from featstore.errors import FitError, SchedulerError
 from featstore.parallel import cluster as parallel
 from featstore.parallel.cluster import TaskPool, TaskResult
@@ -204,7 +204,7 @@ class Answering:
 
 
 PYTHON = platform.python_version_tuple()
-PACKAGE = metadata.version("featstore")
+PACKAGE = metadata.version(DISTRIBUTION)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ PACKAGE = metadata.version("featstore")
     [
         (("3", "8", "1"), PACKAGE, "tcp://w has Python 3.8"),
         (PYTHON, "0.0.1", "featstore 0.0.1; here"),
-        (PYTHON, metadata.PackageNotFoundError("featstore"), "has no featstore"),
+        (PYTHON, metadata.PackageNotFoundError(DISTRIBUTION), "has no featstore"),
     ],
 )
 def test_workers_that_could_not_read_their_tasks_are_refused(python, package, message):

@@ -114,7 +114,7 @@ def map_scene(
     scene: str | Path,
     out: str | Path | None = None,
     *,
-    store: str | Path | FeatureStore = "feature-store",
+    store: str | Path | FeatureStore | None = None,
     window: int | None = None,
     stride: int | None = None,
     bands: Sequence[int] | None = None,

@@ -1,0 +1,29 @@
+"""Runs as a pandas table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from featstore.runs.run import Run
+
+
+def to_pandas(runs: Iterable[Run]) -> pd.DataFrame:
+    """Return runs as a table, one row each, the best test accuracy first.
+
+    Parameters
+    ----------
+    runs : iterable of Run
+        Such as :func:`featstore.runs.list_runs` returns.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of :meth:`Run.summary`; accuracies are fractions, ``duration_s`` is in seconds.
+        A test score must not choose a run: see ``cv_accuracy``, and the mean over a ``series``.
+    """
+    table = pd.DataFrame([run.summary() for run in runs])
+    return (
+        table.sort_values("accuracy", ascending=False, ignore_index=True) if len(table) else table
+    )
