@@ -201,6 +201,8 @@ def map_scene(
                     "training images were brighter, give the values of black and white: "
                     "--range LOW,HIGH"
                 )
+        if opened_scene.bands_text:
+            progress.say(opened_scene.bands_text)
         grid = Grid(opened_scene.height, opened_scene.width, window, stride)
         _check_covered(opened_scene, grid, progress)
         targets = _Targets.find(opened_scene.path, out, preview)

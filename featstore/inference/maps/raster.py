@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from featstore.datasets.decode import to_bytes
 from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError, StoreError
+from featstore.inference.maps.bands import choose_bands
 from featstore.io.gdal import cause as _cause
 from featstore.io.gdal import failures as _failures
 from featstore.io.gdal import rasterio as _rasterio
@@ -46,6 +47,7 @@ class Scene:
     ) -> None:
         rasterio = _rasterio()
         self.path, self.names, self.value_range = path, tuple(names), value_range
+        self.bands_text = ""
         # GDAL allows one thread at a time to use a handle.
         self._lock = threading.Lock()
         try:
@@ -62,6 +64,7 @@ class Scene:
             self.dtype = np.result_type(*self._types)
             shown = self._raster.tags(self.bands[0], ns="IMAGE_STRUCTURE")
             self._n_bits = int(shown["NBITS"]) if "NBITS" in shown else None
+            self._alpha = self._find_alpha()
             self._is_masked = self._find_mask()
             self._check_values()
         except _failures() as error:
@@ -89,17 +92,25 @@ class Scene:
             f", {self._describe_bands()}" if raster.count else ""
         )
         wanted = f"the run needs {n} ({', '.join(self.names)})"
+        meanings = [meaning.name for meaning in raster.colorinterp]
         if asked is None and n > raster.count:
             raise ConfigError(
                 f"{has}; {wanted}. Give their numbers; one may stand for several: "
                 f"--bands {','.join(['1'] * n)}"
             )
-        bands = tuple(range(1, n + 1)) if asked is None else tuple(asked)
+        if asked is not None:
+            bands = tuple(asked)
+        elif "palette" in meanings:
+            bands = tuple(range(1, n + 1))
+        else:
+            bands, self.bands_text = choose_bands(
+                self.path, self.names, raster.descriptions, meanings
+            )
         if wrong := [band for band in bands if not 1 <= band <= raster.count]:
             raise ConfigError(f"Band {wrong[0]} does not exist: {has}.")
         if len(bands) != n:
             raise ConfigError(f"{len(bands)} bands are given, and {wanted}: {has}.")
-        if any(raster.colorinterp[band - 1].name == "palette" for band in bands):
+        if any(meanings[band - 1] == "palette" for band in bands):
             raise ConfigError(
                 f"{self.path} holds a palette's numbers in place of colors. Expand it first: "
                 "gdal_translate -expand rgb"
@@ -147,7 +158,19 @@ class Scene:
     @property
     def may_lack_pixels(self) -> bool:
         """Whether any pixel can be without data: by nodata value, mask, alpha or NaN."""
-        return self._is_masked or self.dtype.kind == "f"
+        return self._is_masked or self._alpha is not None or self.dtype.kind == "f"
+
+    def _find_alpha(self) -> int | None:
+        """Return the alpha band that GDAL does not count as a mask, if there is one.
+
+        GDAL counts only those of two or four bands. A band that is read as data is no mask: many
+        files call any fourth band alpha.
+        """
+        meanings = [meaning.name for meaning in self._raster.colorinterp]
+        alphas = [band for band, name in enumerate(meanings, 1) if name == "alpha"]
+        if len(alphas) != 1 or alphas[0] in self.bands or self._raster.count in (2, 4):
+            return None
+        return alphas[0]
 
     def _find_mask(self) -> bool:
         flags = {
@@ -171,6 +194,8 @@ class Scene:
                 if self._is_masked:
                     # As GDAL masks a dataset: a pixel with data in any band has data.
                     present = self._raster.read_masks(self.bands, window=part).any(axis=0)
+                if self._alpha is not None:
+                    present &= self._raster.read(self._alpha, window=part) > 0
         except _failures() as error:
             raise ImageError(
                 f"{self.path} can't be read at rows {top} to {top + height - 1}, columns {left} "
@@ -214,11 +239,14 @@ class Scene:
                     resampling=rasterio.enums.Resampling.average,
                     masked=True,
                 )
+                lacks = np.ma.getmaskarray(values)
+                if self._alpha is not None:
+                    lacks = lacks | (self._raster.read(self._alpha, out_shape=shape) == 0)
         except _failures() as error:
             raise ImageError(f"{self.path} can't be read: {_cause(error)}") from error
         pixels = to_bytes(np.ma.getdata(values), self.value_range, self._n_bits)
         # After the range, which may make 0 another shade than black.
-        pixels[np.ma.getmaskarray(values)] = 0
+        pixels[lacks] = 0
         return np.moveaxis(pixels, 0, -1)
 
     @property

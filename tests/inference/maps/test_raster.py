@@ -197,6 +197,33 @@ def test_pixels_without_data_are_known(tmp_path, kind):
         assert scene.thumbnail(100).shape == (20, 30, 3)
 
 
+@pytest.mark.parametrize("n_colors", [3, 4, 5])
+def test_an_alpha_band_beside_any_number_of_bands_masks(tmp_path, n_colors):
+    pixels, present = np.maximum(noise(n_colors, 20, 30), 1), hole()
+    alpha = np.where(present, 255, 0)[None].astype(np.uint8)
+    path = write_scene(tmp_path / "scene.tif", np.concatenate([pixels, alpha]))
+    kinds = rasterio.enums.ColorInterp
+    with rasterio.open(path, "r+") as raster:
+        colors = (kinds.red, kinds.green, kinds.blue, kinds.undefined, kinds.undefined)
+        raster.colorinterp = (*colors[:n_colors], kinds.alpha)
+    with Scene(path, RGB) as scene:
+        assert scene.may_lack_pixels
+        np.testing.assert_array_equal(scene.read(0, 0, 20, 30)[1], present)
+        assert not scene.thumbnail(30)[~present].any()
+    with Scene(path, RGB, (1, 2, n_colors + 1)) as scene:
+        assert not scene.may_lack_pixels
+
+
+def test_bands_are_taken_by_their_tags(tmp_path):
+    pixels = noise(3, 5, 7)
+    path = write_scene(tmp_path / "scene.tif", pixels)
+    kinds = rasterio.enums.ColorInterp
+    with rasterio.open(path, "r+") as raster:
+        raster.colorinterp = (kinds.blue, kinds.green, kinds.red)
+    with Scene(path, RGB) as scene:
+        np.testing.assert_array_equal(scene.read(0, 0, 5, 7)[0], pixels[::-1])
+
+
 def test_what_is_no_raster_is_refused(tmp_path):
     with pytest.raises(DatasetNotFoundError, match="does not exist"):
         Scene(str(tmp_path / "nothing.tif"), RGB)
