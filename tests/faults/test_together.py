@@ -46,6 +46,7 @@ def start_held(children, store, n, words):
     started = [children.command(store, *words, hold=held) for _ in range(n)]
 
     def durable():
+        assert not any(child.poll() for child in started), [child.err for child in started]
         found = open_store(store).sets()
         journal = found[0].journal().get("stats") if found else None
         return journal is not None and len(journal.chunks) > 1

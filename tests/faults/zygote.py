@@ -121,16 +121,16 @@ def slow_down(delay_s: float) -> None:
 
 def hold(row: int, until: str) -> None:
     """Let the batches from a row on wait until a file exists."""
-    from featstore.models import pixel_statistics
+    from featstore.models import pixelstats
 
-    compute = pixel_statistics.PixelExtractor._compute
+    compute = pixelstats.PixelExtractor._compute
 
     def held(self: Any, batch: Any) -> Any:
         while batch.start >= row and not os.path.exists(until):
             time.sleep(0.015)
         return compute(self, batch)
 
-    pixel_statistics.PixelExtractor._compute = held
+    pixelstats.PixelExtractor._compute = held
 
 
 def overwrite_when_reading(row: int, path: str, source: str, in_place: bool) -> None:
