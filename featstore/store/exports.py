@@ -98,7 +98,7 @@ def _parquet(selection: Selection, path: Path) -> None:
         import pyarrow.parquet
     except ImportError as error:
         raise ConfigError(
-            "Parquet needs pyarrow: pip install featstore[parquet]. Or export to .npz or .csv."
+            "Parquet needs pyarrow: pip install pyarrow. Or export to .npz or .csv."
         ) from error
     writer = None
     try:

@@ -416,8 +416,7 @@ def open_storage(url: str) -> ObjectStorage:
         from obstore.store import from_url
     except ImportError as error:
         raise StoreError(
-            f"{url} is on object storage, which needs obstore. Install it with: "
-            "pip install 'featstore[s3]'"
+            f"{url} is on object storage, which needs obstore. Install it with: pip install obstore"
         ) from error
     more: dict[str, Any] = {}
     if parts.scheme == "file":
