@@ -102,7 +102,7 @@ WEIGHT_FILES = {
     "mobilenet_v2": "mobilenet_v2-7ebf99e0.pth",
     "resnet18": "resnet18-f37072fd.pth",
 }
-YOUR_FILES = {"featstore/datasets/labelled.py"}
+YOUR_FILES = {"featstore/datasets/formats/labelled.py"}
 """Files that a page's reader makes."""
 N_CANDIDATES, N_REPEATS = 2, 3
 ALL_EPOCHS = ("fitting.md",)
