@@ -204,8 +204,8 @@ _MASKS = [
     (r"('<class>'(?:: #,?)?)(?:,? '<class>'(?:: #,?)?)+", r"\1"),
     (r"/[^\s]*/(?=report\.html|study)", ""),
     (r"\s+", " "),
-    (r"\S+ \S+ \w+ is right on # more of # test images than \S+ \S+ \w+;", "<winner>;"),
-    (r"\S+ \S+ \w+ and \S+ \S+ \w+ are each right on # .*:(?= p =)", "<winner>; <verdict>:"),
+    (r"\S+ \S+ · \w+ is right on # more of # test images than \S+ \S+ · \w+;", "<winner>;"),
+    (r"\S+ \S+ · \w+ and \S+ \S+ · \w+ are each right on # .*:(?= p =)", "<winner>; <verdict>:"),
     (r"the difference is (?:not )?significant at # %:", "<verdict>:"),
     (r"\((?:exact )?McNemar.*test.*\)", "<test>"),
 ]

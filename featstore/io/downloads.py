@@ -137,7 +137,7 @@ class _Resuming:
             if response.status_code == requests.codes.partial_content:
                 if span is None or int(span[1]) != have:
                     self.part.unlink()
-                    raise requests.ConnectionError("the server sent another range than asked for")
+                    raise requests.ConnectionError("the server did not send the requested range")
                 if _version(response) not in ("", note and note["version"]):
                     # Some servers ignore If-Range.
                     self.part.unlink()

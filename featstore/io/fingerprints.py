@@ -38,7 +38,7 @@ class Watch:
                 raise DatasetError(
                     f"{path} was changed, or touched, while its dataset was being read, so that "
                     "features of two datasets could be mixed. What was computed before is kept; "
-                    "run the same command again: it goes on if the images are the same, and makes "
+                    "run the same command again: it resumes if the images are the same, and makes "
                     "another feature set if they are not."
                 )
 

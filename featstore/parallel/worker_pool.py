@@ -16,7 +16,7 @@ from featstore.errors import FeatstoreError, SchedulerError
 from featstore.text import RESUME_HINT
 
 POLL_S = 0.5
-"""Time between two checks for new and dead workers, when nothing else happens."""
+"""Time between two checks for new and dead workers while no task ends."""
 
 
 ALONE_S = 60.0
