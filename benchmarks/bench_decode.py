@@ -3,10 +3,10 @@
     python benchmarks/bench_decode.py [--n-images 200] [--repeats 5]
 
 featstore
-    :func:`featstore.datasets.loader.batches` as an extraction with ResNet50 has it: threads, and
-    large JPEGs decoded at the smallest fraction that is not too small for the network.
+    :func:`featstore.datasets.loader.batches` as in an extraction with ResNet50: several threads,
+    and large JPEGs decoded at the smallest fraction that is large enough for the network.
 featstore, in full
-    The same, all decoded at full size, as for pixel statistics.
+    The same with all images at full size, as for pixel statistics.
 Pillow
     `Image.open(path).convert("RGB")` to an array, one after the other.
 
@@ -43,7 +43,7 @@ KINDS = {
     "TIFF 256 x 256": (".tif", 256, 256, 1),
     "JPEG 2000 x 1500": (".jpg", 2000, 1500, 10),
 }
-"""Ending, width and height of the files, and by what their number is divided."""
+"""Ending, width and height of the files, and the divisor of their number."""
 
 COLUMNS = ("images/s", "MB/s", "of Pillow")
 
@@ -70,7 +70,7 @@ def run_pillow(dataset: FileDataset) -> Turn:
 
 
 def least_size(root: Path) -> int | None:
-    """Return the side in pixels below which an extraction wants no image decoded."""
+    """Return the smallest side, in pixels, at which an extraction decodes an image."""
     config = ExtractConfig(MODEL, "folder", root=str(root), weights="random:0", device="cpu")
     model = open_model(config, ("red", "green", "blue"), FingerprintCache(root / ".cache"))
     return model.extractor.min_size

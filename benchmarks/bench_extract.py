@@ -2,21 +2,21 @@
 
     python benchmarks/bench_extract.py [--models resnet50,vgg19] [--n-images 256] [--device auto]
 
-All do the same images, at the same size and layer, in turns, each turn in a process of its own:
+All take the same images, image size and layer. They take turns, each in a process of its own:
 
 featstore
     `featstore.extract` from files to the store.
 bare forward
-    the network alone, by featstore's own engine, at its precision and batch size, on pixels that
-    are in the device's memory already.
+    the network alone, with featstore's engine, precision and batch size, on pixels that are
+    already in the device's memory.
 usual script
     a DataLoader with PIL transforms, a float32 forward pass, and np.save at the end.
 thingsvision
     its own ImageDataset, DataLoader and extractor, where it is installed (requirements.txt).
 
-Rates are those of the steady state, from the end of the first batch to the end of the last, for
-all of them; set-up has a column of its own. Weights are random: they make no difference to the
-time. Peak memory is the process's own; the usual script's loader processes come on top.
+Rates are of the steady state, from the end of the first batch to the end of the last; set-up has a
+column of its own. Weights are random, which does not change the time. Peak memory is of the main
+process; the usual script's loader processes take more.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def run_bare(job: Job, like: Turn) -> Turn:
 
 
 def prepare(image_size: int) -> transforms.Compose:
-    """Return what a tutorial does to an image."""
+    """Return the transforms of a usual tutorial."""
     return transforms.Compose(
         [
             transforms.Resize((image_size, image_size)),
@@ -129,7 +129,7 @@ def prepare(image_size: int) -> transforms.Compose:
 
 
 def run_usual_script(job: Job) -> Turn:
-    """Do what a tutorial does."""
+    """Extract features as a usual tutorial does."""
     where = resolve_device(job.device)
     began = time.perf_counter()
     dataset = ImageFolder(job.root, prepare(job.image_size))
@@ -154,9 +154,9 @@ def run_usual_script(job: Job) -> Turn:
 
 
 def run_thingsvision(job: Job) -> Turn:
-    """Do the same with thingsvision, as its manual says."""
+    """Extract features with thingsvision, as its manual shows."""
     began = time.perf_counter()
-    # It names what NumPy 2 renamed, and TensorFlow, which it imports, is loud.
+    # It uses names that NumPy 2 removed, and it imports TensorFlow, which prints a lot.
     np.AxisError = np.exceptions.AxisError  # noqa: NPY201 - the very name that is wanted
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     clock = Clock()
@@ -204,7 +204,7 @@ def run_thingsvision(job: Job) -> Turn:
 
 
 def compare(job: Job, repeats: int, *, peers: bool = True) -> list[Turn]:
-    """Let featstore and the others do the job in turns, and return a row for each turn."""
+    """Let featstore and the others take turns, and return a row for each turn."""
     last: Turn = {}
 
     def featstore_turn() -> Turn:
@@ -224,7 +224,7 @@ def compare(job: Job, repeats: int, *, peers: bool = True) -> list[Turn]:
 
 
 def summary_by_model(turns: list[Turn]) -> list[Turn]:
-    """Return a row for each network and contender, without columns that hold nothing."""
+    """Return a row for each network and contender, without empty columns."""
     rows = []
     for model in dict.fromkeys(turn["model"] for turn in turns):
         own = [turn for turn in turns if turn["model"] == model]

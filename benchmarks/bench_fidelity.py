@@ -1,10 +1,10 @@
-"""What half precision costs: features and accuracies beside those of float32, on real images.
+"""The cost of half precision: features and accuracies compared with float32, on real images.
 
     python benchmarks/bench_fidelity.py --root IMAGES --model resnet50_v1 --weights FILE
 
-IMAGES is a tree of class folders, best with train/ and test/ above them. For each precision the
-features are extracted, stored as featstore stores them, and a logistic regression is fitted on the
-training images. The cosine is the least of any image's stored features with the float32 ones.
+IMAGES is a tree of class folders, best with train/ and test/ above them. For each precision,
+featstore extracts and stores the features, and fits a logistic regression on the training images.
+The cosine is the smallest one, over all images, of stored features with the float32 ones.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from featstore.models.devices import describe_device, resolve_device
 from featstore.store.feature_store import FeatureStore, open_store
 
 PRECISIONS = ("fp32", "auto", "bf16")
-"""What is compared, the reference first."""
+"""The precisions, the reference first."""
 
 
 def least_cosine(X: np.ndarray, Y: np.ndarray) -> float:
-    """Return the least cosine of a row of X with the same row of Y."""
+    """Return the smallest cosine of a row of X with the same row of Y."""
     X, Y = X.astype(np.float64), Y.astype(np.float64)
     norms = np.linalg.norm(X, axis=1) * np.linalg.norm(Y, axis=1)
-    # Beyond the ninth digit float64 has its own say.
+    # Beyond the ninth digit float64 rounds.
     return round(float(((X * Y).sum(axis=1) / norms).min()), 9)
 
 
 def measure(store: FeatureStore, done: Extraction) -> tuple[np.ndarray, float]:
-    """Return an extraction's features, and the test accuracy that a classifier has on them."""
+    """Return an extraction's features, and the test accuracy of a classifier on them."""
     features = store.get(done.set_id).matrix(done.layers[0]).read(0, done.n_images)
     (run,) = featstore.fit(store, "logreg", set_id=done.set_id, layers=done.layers[0], n_jobs=1)
     return features, run.metrics.test.accuracy
@@ -65,7 +65,7 @@ def compare(precisions: Sequence[str], store: FeatureStore, options: dict[str, A
                 "1 - cosine": 1 - least_cosine(features, reference),
                 "test accuracy %": 100 * found,
                 "points to fp32": 100 * (found - accuracy),
-                # Nothing is computed where auto is fp32.
+                # If auto is fp32, nothing is computed.
                 "images/s": done.images_per_s or None,
             }
         )

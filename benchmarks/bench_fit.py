@@ -1,23 +1,23 @@
-"""Stage two beside scikit-learn and Dask: one search, many fits, and what goes over the wire.
+"""Stage two compared with scikit-learn and Dask: one search, many fits, and network traffic.
 
     python benchmarks/bench_fit.py [--parts search,together,traffic] [--repeats 3]
 
 search
     A grid of C of logistic regression by cross-validation: `featstore fit --search grid`, as a
-    command, from its store to the written run; scikit-learn's GridSearchCV on all cores; and,
-    where they are installed (requirements.txt), dask-ml's GridSearchCV and scikit-learn's under
-    joblib's Dask backend, each on a cluster of one process a core. The same rows, folds and
-    tolerance for all. Peers read arrays from .npy files.
+    command, from its store to the written run; scikit-learn's GridSearchCV on all cores; and, if
+    they are installed (requirements.txt), dask-ml's GridSearchCV and scikit-learn's with joblib's
+    Dask backend, each on a cluster of one process for each core. All have the same rows, folds and
+    tolerance. Peers read arrays from .npy files.
 together
-    Classifiers on several layers in one call of `featstore.fit_each`, against the same fits one
-    after the other in one process: by featstore, with the threads of all cores and on a single
-    core, and by plain scikit-learn pipelines. Loops side by side, a core each, the layers shared
-    out by hand, show what the machine gives at the most. The store's cache is warm.
+    Classifiers on several layers in one call of `featstore.fit_each`, compared with the same fits
+    one after the other in one process: by featstore, with the threads of all cores and on a single
+    core, and by plain scikit-learn pipelines. Parallel loops on one core each, with the layers
+    divided by hand, show the most that the machine can give. The store's cache is warm.
 traffic
-    Bytes of what fits and searches send through Dask's scheduler, for two numbers of rows.
+    Bytes that fits and searches send through Dask's scheduler, for two numbers of rows.
 
 Each turn is a command of its own (contenders.py). Memory is the proportional set size, summed
-over all its processes twenty times a second: a page that several share counts once.
+over all its processes twenty times a second: a page that several processes share counts once.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ TOGETHER_COLUMNS = (
 
 
 def run(name: str, folder: Path, *arguments: str) -> Turn:
-    """Run a contender's command, and return what was measured from outside and inside."""
+    """Run a contender's command, and return the measurements from outside and inside."""
     script = Path(__file__).with_name("contenders.py")
     return last_json(watch([sys.executable, str(script), name, str(folder), *arguments]))
 
 
 def run_peer(package: str, name: str, folder: Path, *arguments: str) -> Turn:
-    """Run a peer's command where it is installed; what keeps it from running is its note."""
+    """Run a peer's command if it is installed; otherwise its note says why it can't run."""
     if importlib.util.find_spec(package) is None:
         return {"note": "not installed"}
     try:
@@ -91,7 +91,7 @@ def compare_searches(features: Features, n_folds: int, repeats: int, folder: Pat
     settings = str(features.seed), str(n_folds)
 
     def featstore() -> Turn:
-        # Nothing is left of the round before but what extraction wrote.
+        # Only the extracted features remain of the round before.
         for name in ("cache", "runs"):
             shutil.rmtree(folder / "store" / name, ignore_errors=True)
         return run("search_featstore", folder, *settings)
@@ -115,7 +115,7 @@ def compare_searches(features: Features, n_folds: int, repeats: int, folder: Pat
 def compare_loops(
     features: Features, n_layers: int, clfs: str, repeats: int, folder: Path
 ) -> list[Turn]:
-    """Let one call and the loops fit in turns, and return a row for each turn."""
+    """Let one call and the loops take turns, and return a row for each turn."""
     layers = [f"layer{number}" for number in range(1, n_layers + 1)]
     write_store(folder / "store", features, layers)
     write_arrays(folder, features, layers)
@@ -178,7 +178,7 @@ def main(
     seed: int,
     results: Path,
 ) -> None:
-    """Time searches and fits beside scikit-learn's and Dask's, and count the scheduler's bytes."""
+    """Compare searches and fits with scikit-learn's and Dask's, and count the scheduler's bytes."""
     if "search" in parts.split(","):
         n_train, n_features = _numbers(search_shape)
         n_test = n_train // 10

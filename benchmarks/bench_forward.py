@@ -7,12 +7,11 @@ plain PyTorch
 featstore eager, inductor, openvino
     featstore's own engines (:mod:`featstore.models.engines`), pixels as bytes, normalised inside.
 bare OpenVINO, ONNX Runtime
-    sessions as one makes them by hand, for normalised float32 pixels, where they are installed
-    (requirements.txt).
+    plain sessions for normalised float32 pixels, if they are installed (requirements.txt).
 
 All compute in featstore's precision but ONNX Runtime, which has no bfloat16 for CPUs. The cosine is
-of an image's features with those of plain PyTorch in float32, the least of any image's. Weights
-are random.
+the smallest one, over all images, of features with those of plain PyTorch in float32. Weights are
+random.
 """
 
 from __future__ import annotations
@@ -105,7 +104,7 @@ def own(case: Case, engine: str) -> Run:
 
 
 def bare_openvino(case: Case) -> Run:
-    """Return an OpenVINO session with the settings that it has by default."""
+    """Return an OpenVINO session with default settings."""
     import openvino
 
     x = case.normalised().contiguous()
@@ -119,7 +118,7 @@ def bare_openvino(case: Case) -> Run:
 
 
 def onnx_runtime(case: Case) -> Run:
-    """Return an ONNX Runtime session with the settings that it has by default."""
+    """Return an ONNX Runtime session with default settings."""
     import onnxruntime
 
     x = case.normalised().contiguous()
@@ -132,7 +131,7 @@ def onnx_runtime(case: Case) -> Run:
 
 
 def contenders(case: Case) -> dict[str, Callable[[], Run]]:
-    """Return what builds each engine that can run here."""
+    """Return a function for each engine that can run on this machine, which builds it."""
     found: dict[str, Callable[[], Run]] = {
         "plain PyTorch": partial(plain, case, case.precision),
         "featstore eager": partial(own, case, "eager"),
@@ -147,13 +146,13 @@ def contenders(case: Case) -> dict[str, Callable[[], Run]]:
 
 
 def compare(case: Case, n_images: int, repeats: int) -> list[Turn]:
-    """Build all engines, then let them run in turns; return a row for each turn."""
+    """Build all engines, then let them take turns; return a row for each turn."""
     expected = plain(case, "fp32")()
     measures = {}
     for name, build in contenders(case).items():
         began = time.perf_counter()
         run = build()
-        # The first batch is when inductor compiles.
+        # Inductor compiles at the first batch.
         cosine = torch.nn.functional.cosine_similarity(run(), expected)
         facts = {
             "precision": "fp32" if name == "ONNX Runtime" else case.precision,

@@ -1,4 +1,4 @@
-"""The whole table for one GPU, in under eight minutes, without a network.
+"""The whole table for one GPU, in under eight minutes, without network access.
 
     python benchmarks/bench_gpu.py
 
@@ -8,12 +8,12 @@ featstore
     `featstore.extract` over images in SAT-4's format and size, from the file to the store, in its
     steady state.
 bare forward
-    the network alone, by the same engine, at the same precision and batch size, on pixels that are
-    in the GPU's memory already.
+    the network alone, with the same engine, precision and batch size, on pixels that are already
+    in the GPU's memory.
 
 Then the whole command for ResNet50, from the start of Python to its end, over as many images as
-SAT-4 has, or as the time that is left allows. Without a GPU the script says so and ends; with
-`--device cpu` and few images it can be tried anywhere.
+SAT-4 has, or as many as fit the remaining time. Without a GPU the script says so and ends; with
+`--device cpu` and few images it runs anywhere.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ MODELS = "resnet50,alexnet,googlenet,vgg19"
 WHOLE_MODEL = "resnet50"
 
 START_S = 15.0
-"""What a turn takes beside its pass."""
+"""Seconds of a turn beside its pass."""
 
 SPARE_S = 60.0
-"""What the command over the whole dataset takes beside its pass: its file, its start, its end."""
+"""Seconds of the whole command beside its pass: writing the file, start and end."""
 
 LEAST_IMAGES = 1000
-"""For the whole command, however slow the device."""
+"""Fewest images of the whole command, even on a slow device."""
 
 LEAD = {
     "model": "resnet50",
@@ -59,7 +59,7 @@ benchmark-infer-amp-nchw-pt291-cu130-5090-dynamo.csv."""
 
 
 def run_whole(rate: float, n_images: int, left_s: float, device: str) -> Turn:
-    """Run the command over all images, or over as many as there is time for at the given rate."""
+    """Run the command over all images, or as many as fit the time at the given rate."""
     n_images = min(n_images, max(int(rate * (left_s - SPARE_S)), LEAST_IMAGES))
     with tempfile.TemporaryDirectory() as name:
         in_fresh_process(write_file, Path(name), n_images)
@@ -73,7 +73,7 @@ def run_whole(rate: float, n_images: int, left_s: float, device: str) -> Turn:
 
 
 def run_models(job: Job, models: list[str], repeats: int, end: float) -> list[Turn]:
-    """Compare each network's extraction with its bare forward pass, while there is time."""
+    """Compare each network's extraction with its bare forward pass, while time remains."""
     turns: list[Turn] = []
     for model in models:
         try:
@@ -82,13 +82,13 @@ def run_models(job: Job, models: list[str], repeats: int, end: float) -> list[Tu
                 continue
             turns += compare(job.of(model), repeats, peers=False)
         except Exception as error:
-            # One network that does not run must not cost the figures of the others.
+            # A network that fails must not cost the figures of the others.
             console.say(f"{model} failed: {error}")
     return turns
 
 
 def expected_s(job: Job, turns: list[Turn], repeats: int) -> float:
-    """Return the seconds that a comparison will take, by the rate at which the last one went."""
+    """Return the seconds of the next comparison, estimated from the last one's rate."""
     flops_per_s = turns[-1]["images/s"] * flops(turns[-1]["model"], job.image_size)
     pass_s = job.n_images * flops(job.model, job.image_size) / flops_per_s
     return 2 * repeats * (START_S + pass_s)
@@ -116,7 +116,7 @@ def main(
     minutes: float,
     device: str,
 ) -> None:
-    """Measure all there is to measure on a GPU."""
+    """Run all measurements on a GPU."""
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise click.ClickException(
             "torch sees no GPU here, so that there is nothing to measure. Run this on a machine "

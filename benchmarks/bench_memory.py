@@ -3,8 +3,8 @@
     python benchmarks/bench_memory.py [--sizes 50000,500000] [--model pixelstats]
 
 Each turn is `featstore extract` in a process of its own, from a MATLAB file in SAT-4's format to a
-new store. Such a file's images are in memory as a whole, uint8, once: what is held beside them
-should not grow with their number.
+new store. The images of such a file are in memory once, as uint8. All other memory should not grow
+with their number.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def run_extract(root: Path, model: str, n_images: int, device: str) -> Turn:
 
 
 def write_file(root: Path, n_images: int) -> Turn:
-    """Write a file of so many images; call it in a process whose memory goes away with it."""
+    """Write a file of `n_images`; call it in a process of its own, which frees the memory."""
     write_sat4(root / "sat-4-full.mat", n_images)
     return {}
 

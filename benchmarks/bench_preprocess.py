@@ -3,8 +3,8 @@
     python benchmarks/bench_preprocess.py [--n-images 512] [--repeats 5] [--device auto]
 
 featstore
-    :class:`featstore.models.preprocess.Preprocess`, a batch at a time, where the network is: bytes
-    travel, are resized there, and stay bytes. Normalisation is the network's first operation.
+    :class:`featstore.models.preprocess.Preprocess`, a batch at a time, on the network's device: it
+    gets bytes and resizes them to bytes. Normalisation is the network's first operation.
 Pillow, resized
     `Image.resize` to the same square in one thread, to an array of bytes.
 PIL transforms
@@ -65,7 +65,7 @@ def run_transforms(images: np.ndarray) -> Turn:
     """Transform all images in this thread."""
     transform = prepare(IMAGE_SIZE)
     n_threads = torch.get_num_threads()
-    # As DataLoader does in its workers; with more, these small tensors take ten times as long.
+    # As in a DataLoader's workers; with more threads, small tensors take ten times as long.
     torch.set_num_threads(1)
     try:
         began = time.perf_counter()
@@ -81,7 +81,7 @@ def run_transforms(images: np.ndarray) -> Turn:
 @click.option("--repeats", default=5, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 def main(n_images: int, repeats: int, device: str) -> None:
-    """Time preprocessing beside Pillow's."""
+    """Compare preprocessing with Pillow's."""
     where = resolve_device(device)
     rng = np.random.default_rng(0)
     turns: list[Turn] = []

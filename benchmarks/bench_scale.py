@@ -2,15 +2,13 @@
 
     python benchmarks/bench_scale.py [--n-samples 400000] [--n-features 1000] [--clf logreg,sgd]
 
-A store is filled with synthetic features block by block, then each turn is `featstore fit --clf X`
-in a process of its own, which begins with nothing in the store's cache: it decodes the matrix,
-standardises it, fits, judges and writes the run. On the disk that takes three times the matrix's
-size (5 GB), under --folder, which keeps the store for the next time; without it all is removed in
-the end.
+The script writes synthetic features to a store. Each turn is `featstore fit --clf X` in a process
+of its own, which starts with an empty cache: it decodes the matrix, standardises it, fits, tests
+and writes the run. This takes three times the matrix's size on the disk (5 GB). --folder keeps the
+store for the next time; without it, all files are deleted at the end.
 
-Resident memory counts pages of the mapped files that are in memory, which the system takes back
-when it needs them; anonymous memory is what no file stands behind. Both are the peaks of the sums
-over the command's processes, looked at twenty times a second.
+Resident memory includes pages of mapped files, which the system can take back; anonymous memory
+does not. Both are peaks of the sum over the command's processes, sampled twenty times a second.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ CLFS = "logreg,linear-svm,sgd,mlp"
 
 
 def prepare(path: Path, features: Features) -> Turn:
-    """Make the store, unless it is there; call it in a process whose memory goes away with it."""
+    """Make the store if it is missing; call it in a process of its own, which frees the memory."""
     store = open_store(path)
     if not any(s.layers() for s in store.sets()):
         write_store(path, features)
@@ -44,7 +42,7 @@ def prepare(path: Path, features: Features) -> Turn:
 
 
 def fit(path: Path, features: Features, clf: str) -> Turn:
-    """Run the command on a store without cache and runs, and return what it took."""
+    """Run the command on a store without cache and runs, and return its measurements."""
     for name in ("cache", "runs"):
         shutil.rmtree(path / name, ignore_errors=True)
     words = [*FEATSTORE, "fit", "--clf", clf, "--store", str(path), "--json"]

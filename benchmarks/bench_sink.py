@@ -1,8 +1,8 @@
-"""What chunk size and codec cost: write and read rates, and size, of features of four kinds.
+"""Chunk sizes and codecs: write rate, read rate and size, for features of four kinds.
 
     python benchmarks/bench_sink.py [--repeats 3]
 
-The store's own choice is marked. All rates come from one run, the codecs taking turns.
+The store's choice is marked. All rates are from one run, in which the codecs take turns.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OURS = "blosc zstd 1, shuffle"
 
 
 def features(kind: str) -> np.ndarray:
-    """Return features: float32, of bfloat16 precision, those after a ReLU, or stored as float16."""
+    """Return features: float32, of bfloat16 precision, after a ReLU, or stored as float16."""
     X = np.random.default_rng(0).standard_normal((N_ROWS, N_FEATURES), dtype=np.float32)
     if kind == "float32":
         return X
@@ -38,7 +38,7 @@ def features(kind: str) -> np.ndarray:
 
 
 def codecs(size: int) -> dict[str, list[object]]:
-    """Return the codecs that are compared, by name, for numbers of so many bytes."""
+    """Return the codecs to compare, by name, for numbers of `size` bytes."""
     return {
         "none": [],
         "zstd 0": [ZstdCodec(level=0)],

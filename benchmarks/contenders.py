@@ -1,11 +1,11 @@
-"""What the contenders of bench_fit.py do, each as a command of its own.
+"""The contenders of bench_fit.py, each a command of its own.
 
     python benchmarks/contenders.py NAME FOLDER ARGUMENT...
 
-The last line that it prints is a JSON object. ``inside s`` is the work alone: without the start of
-Python, imports, the loading of arrays and the start of the user's own Dask cluster, but with all
-that featstore does for itself, reading its store and starting its workers among it. Each imports
-no more than it needs, for that takes time and memory, too.
+The last line of output is a JSON object. ``inside s`` leaves out the start of Python, imports, the
+loading of arrays and the start of the user's own Dask cluster. It includes everything that
+featstore does itself, such as reading its store and starting its workers. Each contender imports
+only what it needs, because imports take time and memory, too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Found = dict[str, Any]
 
 
 def search_featstore(folder: Path, seed: str, n_folds: str) -> Found:
-    """Type ``featstore fit --search grid``."""
+    """Search by ``featstore fit --search grid``."""
     import featstore.cli.fit
     import featstore.fitting  # noqa: F401 - all imports come before the clock starts
     from featstore.cli.main import main
@@ -77,7 +77,7 @@ def search_dask_ml(folder: Path, seed: str, n_folds: str, *values: str) -> Found
 def _search(
     search: Callable[..., Any], folder: Path, seed: str, n_folds: str, values: Sequence[str]
 ) -> Found:
-    """Search as scikit-learn's manual has it, over the folds that featstore draws."""
+    """Search as in scikit-learn's manual, over the folds that featstore draws."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold
     from sklearn.pipeline import Pipeline
@@ -99,7 +99,7 @@ def _search(
 
 
 def _arrays(folder: Path, layer: str) -> tuple[Any, Any, Any, Any]:
-    """Return X and y to train on, and X and y to test on; no copies of a part."""
+    """Return X and y to train on, and X and y to test on, as views."""
     import numpy as np
 
     X, y = np.load(folder / f"X-{layer}.npy"), np.load(folder / "y.npy")
@@ -109,7 +109,7 @@ def _arrays(folder: Path, layer: str) -> tuple[Any, Any, Any, Any]:
 
 @contextmanager
 def _dask_cluster() -> Iterator[None]:
-    """Start a process for each core, and make them Dask's default."""
+    """Start a process for each core, as Dask's default cluster."""
     from dask.distributed import Client, LocalCluster
 
     n_cores = len(os.sched_getaffinity(0))
@@ -147,13 +147,13 @@ def fit_in_a_loop(folder: Path, layers: str, clfs: str) -> Found:
 
 
 def fit_in_a_loop_on_one_core(folder: Path, layers: str, clfs: str, core: str = "0") -> Found:
-    """Do the same where this process may use one core, of those it has been given."""
+    """Do the same on one core."""
     os.sched_setaffinity(0, [sorted(os.sched_getaffinity(0))[int(core)]])
     return fit_in_a_loop(folder, layers, clfs)
 
 
 def fit_in_loops_side_by_side(folder: Path, layers: str, clfs: str) -> Found:
-    """Share the layers out by hand among as many such loops as there are cores."""
+    """Divide the layers among such loops, one for each core."""
     names = layers.split(",")
     n_loops = min(len(names), len(os.sched_getaffinity(0)))
     words = [sys.executable, __file__, fit_in_a_loop_on_one_core.__name__, str(folder)]
@@ -173,7 +173,7 @@ def fit_in_loops_side_by_side(folder: Path, layers: str, clfs: str) -> Found:
 
 
 def fit_by_scikit_learn(folder: Path, layers: str, clfs: str) -> Found:
-    """Fit and judge one pipeline after the other as scikit-learn's manual has it."""
+    """Fit and test one pipeline after the other as in scikit-learn's manual."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.linear_model import LogisticRegression, RidgeClassifier, SGDClassifier
     from sklearn.neighbors import KNeighborsClassifier
@@ -183,7 +183,7 @@ def fit_by_scikit_learn(folder: Path, layers: str, clfs: str) -> Found:
     from sklearn.svm import LinearSVC
 
     arrays = {layer: _arrays(folder, layer) for layer in layers.split(",")}
-    # featstore's parameters, where they are not scikit-learn's.
+    # Parameters in which featstore's defaults differ from scikit-learn's.
     stops_early = len(next(iter(arrays.values()))[0]) > 10_000
     estimators = {
         "logreg": LogisticRegression(C=0.01, max_iter=1000),
@@ -212,9 +212,8 @@ def _accuracy(values: Sequence[float]) -> Found:
 def count_messages(folder: Path, clfs: str) -> Found:
     """Search and fit on workers, and count the bytes that go through Dask's scheduler.
 
-    Workers are used however quick the fits are. Messages are those that this process, in which
-    both the scheduler and its client run, reads and writes; what these two tell each other counts
-    twice.
+    Workers run the fits even if these are quick. Scheduler and client run in this process, and the
+    count is of all messages that it reads and writes; messages between the two count twice.
     """
     import cloudpickle
     from distributed.comm import tcp
@@ -263,7 +262,7 @@ def count_messages(folder: Path, clfs: str) -> Found:
 
 @contextmanager
 def _clock() -> Iterator[Found]:
-    """Yield a dict that holds the seconds in the end."""
+    """Yield a dict that gets the seconds at the end."""
     found: Found = {}
     began = time.perf_counter()
     yield found

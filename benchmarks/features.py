@@ -1,6 +1,6 @@
-"""Features to measure stage two with, made up: of low rank, with noise, written as they are made.
+"""Synthetic features for measurements of stage two: of low rank, with noise.
 
-No block of them depends on another, so that they can be as many as the disk holds.
+Each block is made by itself and written at once, so the features may be as large as the disk.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from featstore.store.writer import FeatureWriter
 BLOCK_ROWS = 8192
 MODEL = "synthetic"
 NOISE = 0.1
-"""Variance of the noise, where the variance of the rest is about 1."""
+"""Variance of the noise; the other variance is about 1."""
 
 SEPARATION = 1.893
 """Distance of each class's centre from the origin, in deviations within the class. With four
-centres at right angles, the best rule there is labels 80 % of rows right."""
+centres at right angles, the best possible rule labels 80 % of rows right."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """Rows of four classes whose differences hide in a few of many directions.
+    """Rows of four classes that differ in a few of many directions.
 
     Parameters
     ----------
     n_samples, n_features : int
     n_test : int
-        How many of the rows, the last ones, are to test on.
+        Number of test rows, the last ones.
     seed : int
     """
 
@@ -100,7 +100,7 @@ def _mixing(features: Features, layer: int) -> tuple[np.ndarray, ...]:
 
 
 def write_store(path: Path, features: Features, layers: Sequence[str] = ("layer1",)) -> None:
-    """Write features into a new store as extraction does, block by block."""
+    """Write features into a new store block by block, as an extraction does."""
     facets = {
         "dataset": "folder",
         "title": "synthetic",
@@ -173,7 +173,7 @@ def write_store(path: Path, features: Features, layers: Sequence[str] = ("layer1
 
 
 def decode(store: FeatureStore) -> None:
-    """Decode all layers of a store into its cache, which the first fit would do otherwise."""
+    """Decode all layers of a store into its cache, so that the first fit does not have to."""
     for feature_set in store.sets():
         for layer in feature_set.layers():
             store.reopen([(feature_set.set_id, layer)]).memmap()

@@ -1,4 +1,4 @@
-"""Images to measure with, made up, in the genuine formats."""
+"""Generated images in the genuine formats."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def write_images(
 
 
 def sat4_pixels(n_images: int) -> np.ndarray:
-    """Return noise in the shape of SAT-4's images, (28, 28, 4, n_images) as MATLAB has it."""
+    """Return noise in the shape of SAT-4's images, (28, 28, 4, n_images) as in MATLAB."""
     pixels = np.random.default_rng(0).integers(0, 256, (n_images, 4, 28, 28), dtype=np.uint8)
-    # MATLAB stores the first axis fastest; so the transposed array needs no copy.
+    # MATLAB's first axis is the fastest, so the transposed array needs no copy.
     return pixels.T
 
 
 def write_sat4(path: Path, n_images: int) -> None:
-    """Write a MATLAB file of version 5 as SAT-4's own is: a fifth of its images are to test on."""
+    """Write a MATLAB file of version 5 like SAT-4's; a fifth of its images are for testing."""
     from scipy.io import savemat
 
     n_test = max(1, n_images // 5)

@@ -1,4 +1,4 @@
-"""Jobs: what the contenders of a benchmark do, and what they have in common."""
+"""The job of a benchmark's contenders, and code that they share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from featstore.progress import Silent
 
 @dataclass(frozen=True)
 class Job:
-    """What all contenders do.
+    """The job of all contenders.
 
     Parameters
     ----------
@@ -58,14 +58,14 @@ class Job:
 
 
 class Clock(Silent):
-    """Notes when batches get done, as a progress or around a loader."""
+    """Notes the times at which batches end, as a progress or around a loader."""
 
     def __init__(self) -> None:
         self.marks: list[tuple[float, int]] = []
         self._unit = "images"
 
     def start(self, what: str, total: int, unit: str) -> None:
-        """Tell images from fingerprints and the like."""
+        """Note whether the phase counts images."""
         self._unit = unit
 
     def advance(self, n: int) -> None:
@@ -74,7 +74,7 @@ class Clock(Silent):
             self.marks.append((time.perf_counter(), n))
 
     def around(self, batches: Any) -> Iterator[Any]:
-        """Yield batches; one is done when the next is asked for."""
+        """Yield batches; a batch ends when the next is requested."""
         for batch in batches:
             yield batch
             self.advance(len(batch))
@@ -88,7 +88,7 @@ class Clock(Silent):
 
 
 def build_backbone(job: Job, engine: str, precision: str, batch_size: int) -> Backbone:
-    """Return featstore's network with its own settings of the process."""
+    """Return featstore's network, with featstore's settings of the process."""
     where = resolve_device(job.device)
     make_deterministic(where)
     if where.type == "cpu":
@@ -102,12 +102,12 @@ def build_backbone(job: Job, engine: str, precision: str, batch_size: int) -> Ba
 
 
 def random_weights(model: str) -> Weights:
-    """Return the weights that all contenders' times do not depend on."""
+    """Return random weights; times do not depend on them."""
     return find_weights(model, "random:0", FingerprintCache(Path(tempfile.gettempdir())))
 
 
 def random_pixels(batch_size: int, image_size: int, where: torch.device) -> torch.Tensor:
-    """Return a batch as :class:`featstore.models.preprocess.Preprocess` gives it."""
+    """Return a batch like one of :class:`featstore.models.preprocess.Preprocess`."""
     generator = torch.Generator().manual_seed(0)
     shape = (batch_size, 3, image_size, image_size)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -115,7 +115,7 @@ def random_pixels(batch_size: int, image_size: int, where: torch.device) -> torc
 
 
 def synchronize(where: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if where.type == "cuda":
         torch.cuda.synchronize(where)
 

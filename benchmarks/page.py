@@ -1,4 +1,4 @@
-"""Write the documentation's page of benchmarks, and its plot, from the results that are kept.
+"""Write docs/benchmarks.md and its plot from the stored results.
 
     python benchmarks/page.py
 
@@ -117,7 +117,7 @@ SECTIONS = {
         "Writing and reading features; sizes are fractions of the raw bytes.",
     ),
 }
-"""Benchmarks in the page's order: heading and what to know."""
+"""Benchmarks in the page's order: heading and introduction."""
 
 INTRO = """\
 # Benchmarks
@@ -243,13 +243,13 @@ def plot(record: Record) -> Figure:
 
 
 def write(results: Path, docs: Path) -> None:
-    """Write the page, and the plot if there is something to plot."""
+    """Write the page, and the plot if it has results."""
     records = load_records(results)
     extractions = [record for record in records if record["benchmark"] == "extract"]
     (docs / PLOT).parent.mkdir(parents=True, exist_ok=True)
     if extractions:
         with mpl.rc_context(STYLE):
-            # Without matplotlib's version in it, the file changes only with the picture.
+            # Without matplotlib's version, the file changes only with the picture.
             plot(extractions[0]).savefig(docs / PLOT, metadata={"Software": None})
     content = page(records, has_plot=bool(extractions))
     (docs / "benchmarks.md").write_text(content, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""How the benchmarks show and keep what they measured."""
+"""Print and store the benchmarks' measurements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from featstore.environment import machine, now, versions
 FOLDER = Path(__file__).parent / "results"
 
 PEERS = ("dask-ml", "joblib", "onnx", "onnxruntime", "pillow", "thingsvision", "timm")
-"""Packages that featstore does not need, and results depend on."""
+"""Packages that featstore does not need, but results depend on."""
 
 
 def table(rows: Sequence[dict[str, Any]], title: str) -> None:
@@ -28,7 +28,7 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> None:
 
 
 def text(value: object) -> str:
-    """Return a measurement for people: three digits, and nothing where there is none."""
+    """Return a measurement as text with three digits; empty for None."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -46,25 +46,25 @@ def save(
     label: str = "",
     folder: Path = FOLDER,
 ) -> None:
-    """Keep measurements with their provenance under ``benchmarks/results/``.
+    """Write measurements with their provenance to ``benchmarks/results/``.
 
     Parameters
     ----------
     name : str
-        The benchmark's.
+        Name of the benchmark.
     rows : sequence of dict
         The table.
     turns : sequence of dict
         The single measurements that the table sums up.
     title : str
-        What the table is of.
+        Title of the table.
     device : str
         Where it was measured, as :func:`featstore.models.devices.describe_device` gives it. Another
         type of device makes another file.
     label : str
-        What tells files of one benchmark apart beside that.
+        Distinguishes further files of one benchmark.
     folder : Path
-        Where to.
+        Folder of the results.
     """
     folder.mkdir(exist_ok=True)
     kind = device.partition(":")[0].partition(" ")[0]
@@ -85,7 +85,7 @@ def save(
 
 
 def _command() -> str:
-    # Of a path only its name means something on another machine.
+    # On another machine, only the name of a path means something.
     script, *arguments = sys.argv
     words = ["python", f"benchmarks/{Path(script).name}"]
     for argument in arguments:

@@ -1,6 +1,6 @@
-"""Commands watched from outside: seconds from start to end, and the memory of all their processes.
+"""Run a command and measure its time, and the memory of all its processes.
 
-Linux says what pages a process holds and with how many others it shares each.
+Linux reports the pages of a process, and how many processes share each.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ import psutil
 from turns import Turn
 
 PERIOD_S = 0.05
-"""Time between two looks at the memory."""
+"""Time between two samples of the memory."""
 
 LOOKS_PER_LISTING = 5
-"""Looks at the same processes before new ones are looked for, which takes 5 ms."""
+"""Samples between two searches for new processes, which take 5 ms."""
 
 Look = Callable[[int], Mapping[str, int]]
 
 
 def shared_fairly(pid: int) -> dict[str, int]:
-    """Return a process's kB, its part of shared pages counted as one n-th."""
+    """Return a process's kB; a page that n processes share counts one n-th."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
     return {"PSS": next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))}
 
 
 def resident(pid: int) -> dict[str, int]:
-    """Return a process's resident kB, and those of them that no file stands behind."""
+    """Return a process's resident kB, and the anonymous ones among them."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
     found = {name: value for name, _, value in (line.partition(":") for line in lines)}
     kinds = {"RSS": "VmRSS", "anonymous": "RssAnon"}
@@ -44,22 +44,22 @@ def resident(pid: int) -> dict[str, int]:
 def watch(
     words: Sequence[str], look: Look = shared_fairly, environment: Mapping[str, str] | None = None
 ) -> Turn:
-    """Run a command, and return its seconds, its peak memory and what it printed.
+    """Run a command, and return its seconds, its peak memory and its output.
 
     Parameters
     ----------
     words : sequence of str
         The command.
     look : callable
-        What to look at in each process: :func:`shared_fairly`, or :func:`resident`, which is
-        quicker where gigabytes are mapped. Peaks are of the sums over all processes.
+        Measures the memory of a process: :func:`shared_fairly`, or :func:`resident`, which is
+        faster for gigabytes of mapped files. Peaks are of the sum over all processes.
     environment : mapping of str to str, optional
-        Further variables of it.
+        Further environment variables of the command.
 
     Raises
     ------
     subprocess.CalledProcessError
-        When it fails; it holds what it printed.
+        When the command fails; holds its output.
     """
     peaks: dict[str, int] = {}
     with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as said:
@@ -74,7 +74,7 @@ def watch(
                     pids = _family(process.pid)
                 sums: dict[str, int] = {}
                 for pid in pids:
-                    # One that has just ended holds nothing.
+                    # A process that has just ended holds nothing.
                     with contextlib.suppress(OSError, StopIteration):
                         for name, kb in look(pid).items():
                             sums[name] = sums.get(name, 0) + kb
@@ -110,6 +110,6 @@ def _read(stream: Any) -> str:
 
 
 def last_json(found: Turn) -> Turn:
-    """Return a turn with the JSON object of the last line that was printed in place of it all."""
+    """Return a turn whose output is replaced by the JSON object in its last line."""
     *_, line = found.pop("printed").splitlines()
     return {**found, **json.loads(line)}

@@ -1,6 +1,6 @@
-"""Turns: contenders one after the other, again and again, so that a noisy machine hits them all.
+"""Turns: contenders run one after the other, several times, so that noise hits them all.
 
-A turn can have a process of its own, whose peak memory is then the contender's alone.
+A turn in a process of its own has the contender's peak memory alone.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def take_turns(
     Parameters
     ----------
     contenders : mapping of str to callable
-        What to measure; each returns its measurements, of which ``images/s`` is one.
+        Each returns its measurements; one of them is ``images/s``.
     repeats : int
         Rounds.
     reference : str or None
-        The contender by whose rate in the same round all others' are divided; None for the
+        The contender whose rate divides the others' rates of the same round; None for the
         fastest.
 
     Returns
@@ -57,13 +57,13 @@ def take_turns(
 
 
 def take_timed_turns(contenders: Mapping[str, Callable[[], Turn]], repeats: int) -> list[Turn]:
-    """Let each contender take its turn, `repeats` times round, where not rates but seconds count.
+    """Let each contender take its turn, `repeats` times round, and measure seconds, not rates.
 
     Parameters
     ----------
     contenders : mapping of str to callable
-        What to measure; each returns its measurements, of which ``seconds`` is one, or a ``note``
-        that says why there are none.
+        Each returns its measurements, one of them ``seconds``; or a ``note`` that says why it
+        can't run.
     repeats : int
         Rounds.
 
@@ -85,16 +85,16 @@ def take_timed_turns(contenders: Mapping[str, Callable[[], Turn]], repeats: int)
 def divide(
     turns: Sequence[Turn], reference: str, column: str, share: str, *, by_own: bool = False
 ) -> None:
-    """Add to each turn its share of what the reference measured in the same round.
+    """Divide each turn's measurement by the reference's of the same round.
 
     Parameters
     ----------
     turns : sequence of dict
-        Changed in place, where both have the column.
+        Changed in place, if both have the column.
     reference : str
         The contender to compare with.
     column : str
-        What to compare.
+        Column to compare.
     share : str
         Column to add.
     by_own : bool
@@ -113,9 +113,9 @@ def summary(turns: Sequence[Turn], columns: Sequence[str]) -> list[Turn]:
     Parameters
     ----------
     turns : sequence of dict
-        As :func:`take_turns` or :func:`take_timed_turns` gives them.
+        Rows of :func:`take_turns` or :func:`take_timed_turns`.
     columns : sequence of str
-        What to show of them, in order; without ``images/s`` the range is that of ``seconds``.
+        Columns to show, in order; without ``images/s`` the range is that of ``seconds``.
     """
     ranged = "images/s" if "images/s" in columns else "seconds"
     rows = []
@@ -132,7 +132,7 @@ def summary(turns: Sequence[Turn], columns: Sequence[str]) -> list[Turn]:
 
 
 def without_empty_columns(rows: Sequence[Turn]) -> list[Turn]:
-    """Return the rows without the columns in which none of them has anything."""
+    """Return the rows without empty columns."""
     full = [key for key in rows[0] if any(row[key] is not None for row in rows)]
     return [{key: row[key] for key in full} for row in rows]
 
@@ -144,7 +144,7 @@ def _middle(values: Sequence[Any]) -> Any:
 
 
 def in_fresh_process(function: Callable[..., Turn], *args: Any) -> Turn:
-    """Return what a function measures in a new process, and the process's peak memory."""
+    """Return the measurements of a function in a new process, and the process's peak memory."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(_with_peak, function, *args).result()
@@ -156,8 +156,8 @@ def _with_peak(function: Callable[..., Turn], *args: Any) -> Turn:
 
 
 def peak_rss_nbytes() -> int:
-    """Return the most memory that this process, without its children, has held."""
-    # On Linux a process's ru_maxrss begins with that of the process which started it.
+    """Return the peak memory of this process, without its children."""
+    # On Linux a process's ru_maxrss starts at that of its parent.
     try:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
@@ -169,9 +169,9 @@ def peak_rss_nbytes() -> int:
 
 
 def run_command(words: Sequence[str]) -> Turn:
-    """Run a command, and return its seconds, its peak memory and what it printed.
+    """Run a command, and return its seconds, its peak memory and its output.
 
-    Call it in a fresh process, which is small: see :func:`peak_rss_nbytes`.
+    Call it in a new process, which is small: see :func:`peak_rss_nbytes`.
     """
     began = time.perf_counter()
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
@@ -194,4 +194,4 @@ FEATSTORE = (
     "-c",
     "import sys; from featstore.cli.main import main; sys.exit(main())",
 )
-"""The ``featstore`` command of this very interpreter."""
+"""The ``featstore`` command of this interpreter."""

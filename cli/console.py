@@ -71,7 +71,7 @@ projection_option: Decorator = click.option(
     default=PROJECTIONS[0],
     show_default=True,
     help="How features are drawn in two dimensions; umap compiles for some 20 s and needs "
-    "featstore[umap].",
+    "umap-learn.",
 )
 
 

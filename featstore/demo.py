@@ -1,4 +1,4 @@
-"""Run a small study of generated images, with the best weights that can be had."""
+"""Run a small study of generated images, with pretrained weights if they can be found."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLASSIFIERS = ("logreg", "mlp")
 
 @dataclass(frozen=True)
 class Demo:
-    """The study's outcome, its page, and in a sentence the weights that it used."""
+    """The study's outcome, the path of its report, and a sentence about its weights."""
 
     outcome: Outcome
     report: Path

@@ -1,7 +1,7 @@
 """Run the paper's comparison of networks and layers, from images to the report.
 
-The store answers what it already has, so that an interrupted study resumes, and a complete one
-costs only its report.
+Finished features and runs come from the store, so an interrupted study resumes, and a finished one
+only writes its report.
 """
 
 from __future__ import annotations
@@ -138,8 +138,9 @@ class Outcome:
 class Step:
     """One pass of a network over a dataset, and the fits to its features.
 
-    One pass reads all `layers`; none stands for the model's own. Every classifier is fitted on
-    each of the `selections`, and that of the paper's Figures 4 to 6 on the layer `by_epochs`.
+    One pass computes all `layers`; an empty tuple stands for the model's default. Every classifier
+    is fitted on each of the `selections`, and the one of the paper's Figures 4 to 6 on the layer
+    `by_epochs`.
     """
 
     dataset: str

@@ -102,6 +102,8 @@ WEIGHT_FILES = {
     "mobilenet_v2": "mobilenet_v2-7ebf99e0.pth",
     "resnet18": "resnet18-f37072fd.pth",
 }
+YOUR_FILES = {"featstore/datasets/formats/labelled.py"}
+"""Files that a page's reader makes."""
 N_CANDIDATES, N_REPEATS = 2, 3
 ALL_EPOCHS = ("fitting.md",)
 """Pages on which it matters that an epoch was the last one."""
@@ -191,6 +193,7 @@ _MASKS = [
     (r"\b(?:train|test)/\d+", "<sample>"),
     (rf"\b(?:{_CLASSES})\b", "<class>"),
     (r"\b(?:eager|openvino|compiled)\b", "<engine>"),
+    (r"\b(mlp|sgd|softmax) \*", r"\1"),
     (r"\b(?=[0-9a-f]*\d)[0-9a-f]{8,12}\b", "#"),
     (r"\d+ h \d+ min|\d+ min \d+ s", "# s"),
     (r"[-+]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?", "#"),
@@ -201,8 +204,8 @@ _MASKS = [
     (r"('<class>'(?:: #,?)?)(?:,? '<class>'(?:: #,?)?)+", r"\1"),
     (r"/[^\s]*/(?=report\.html|study)", ""),
     (r"\s+", " "),
-    (r"\S+ \S+ \w+ is right on # more of # test images than \S+ \S+ \w+;", "<winner>;"),
-    (r"\S+ \S+ \w+ and \S+ \S+ \w+ are each right on # .*:(?= p =)", "<winner>; <verdict>:"),
+    (r"\S+ \S+ · \w+ is right on # more of # test images than \S+ \S+ · \w+;", "<winner>;"),
+    (r"\S+ \S+ · \w+ and \S+ \S+ · \w+ are each right on # .*:(?= p =)", "<winner>; <verdict>:"),
     (r"the difference is (?:not )?significant at # %:", "<verdict>:"),
     (r"\((?:exact )?McNemar.*test.*\)", "<test>"),
 ]
@@ -673,7 +676,7 @@ def check_pip(words: Sequence[str]) -> None:
             assert (ROOT / word).is_file(), f"there is no file {word}"
         elif word.startswith("-"):
             assert word in (*files, "--no-deps", "--editable"), word
-        elif found := re.fullmatch(r"(?:\.|featstore)(?:\[(.+)\])?", word):
+        elif found := re.fullmatch(r"\.(?:\[(.+)\])?", word):
             extras = set(found[1].split(",")) if found[1] else set()
             assert extras <= set(config["options.extras_require"]), f"setup.cfg lacks {extras}"
 
@@ -803,7 +806,7 @@ BEFORE: dict[tuple[str, str], list[str | Callable[[Page], None]]] = {
     ("searching.md", "import featstore"): [new_store, f"{RESNET} fc1000"],
     ("study.md", "$ featstore reproduce --root"): [have_sat4_only],
     ("store.md", "$ featstore extract"): ["featstore datasets get demo --n-train 64 --n-test 32"],
-    ("store.md", "pip install 'featstore[s3]'"): [have_a_bucket],
+    ("store.md", "pip install obstore"): [have_a_bucket],
     ("store.md", "$ featstore store verify"): [
         f"{MOBILENET} demo --limit 100",
         small_chunks,
@@ -860,6 +863,36 @@ def test_code_within_the_text_is_right(path: Path) -> None:
         elif words[:1] == ["make"]:
             for target in words[1:]:
                 make_recipes(target)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_ids)
+def test_every_path_of_the_project_that_a_page_names_exists(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(?:featstore|cli|tests|benchmarks)/[\w/]+\.py\b", text))
+    assert sorted(name for name in named - YOUR_FILES if not (ROOT / name).is_file()) == []
+
+
+def named_from_an_index(text: str) -> list[str]:
+    """Return where a text installs featstore by name, from a package index."""
+    one_line = re.sub(r"[\s\"'`\\]+", " ", text)
+    return re.findall(r"pip install (?:-\S+ )*featstore\b.{0,20}|featstore\[\w+\]", one_line)
+
+
+def test_featstore_is_never_installed_by_its_name() -> None:
+    # On PyPI the name belongs to another package: pages and messages install from the clone.
+    files = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "Makefile"]
+    for folder in ("featstore", "cli", "benchmarks"):
+        files += sorted((ROOT / folder).rglob("*.py"))
+    found = {path: named_from_an_index(path.read_text(encoding="utf-8")) for path in files}
+    assert {path: places for path, places in found.items() if places} == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["pip install featstore", "pip install 'featstore[s3]'", '"pip install "\n"--pre featstore"'],
+)
+def test_featstore_by_its_name_is_found(text: str) -> None:
+    assert named_from_an_index(text)
 
 
 STALE = {

@@ -32,7 +32,7 @@ BOTTLENECKS = {
 """Which phase was slowest, and what would help."""
 
 
-ENGINE_HINT = "So would OpenVINO: pip install 'featstore[cpu]'."
+ENGINE_HINT = "So would OpenVINO: pip install openvino."
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""io."""
+"""Files of the local disk: atomic writes, hashes, locks, downloads."""

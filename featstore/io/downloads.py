@@ -1,4 +1,4 @@
-"""Fetch files: checked, whole or not at all, continued where the last attempt broke off."""
+"""Resumable, checked downloads, and safe unzipping."""
 
 from __future__ import annotations
 
@@ -29,45 +29,24 @@ PAUSE_S = 1.0
 
 
 TIMEOUT_S = (10.0, 60.0)
-"""How long to wait for a connection, and for the next bytes."""
+"""Longest waits for a connection, and for the next bytes."""
 
 
 PIECE_NBYTES = 2**16
-"""Bytes written at once; a break loses less than that."""
+"""Bytes written at once; a broken connection loses less than that."""
 
 
-# Pooch would write its own lines to stderr; the caller's progress tells what happens.
+# Pooch would write its own lines to stderr beside the progress.
 pooch.get_logger().setLevel("ERROR")
 
 
 def fetch(url: str, path: Path, known_hash: str | None = None, progress: Progress = SILENT) -> Path:
-    """Fetch a file, unless it is there already.
+    """Download a file to `path`, unless it exists; return `path`.
 
-    What has come is kept beside the file, ending in ``.part``, until it is whole and its checksum
-    is right; a broken connection is taken up where it broke, now or by the next call, if the
-    server allows it and its file is still the same.
-
-    Parameters
-    ----------
-    url : str
-        Where it is.
-    path : Path
-        Where to put it; folders are made.
-    known_hash : str, optional
-        ``md5:...`` or ``sha256:...`` in hex; without it an existing file is taken as it is.
-    progress : Progress, optional
-        Told about the bytes.
-
-    Returns
-    -------
-    Path
-        `path`.
-
-    Raises
-    ------
-    DownloadError
-        When it can't be fetched, or has another checksum; names the URL, what happened, and how
-        to do it by hand.
+    `known_hash` is ``md5:...`` or ``sha256:...`` in hex; without it, an existing file counts as
+    right. A file ending in ``.part`` keeps the received bytes until they are complete and have the
+    right checksum. A broken download resumes, now or by the next call, if the server allows it and
+    its file is still the same.
     """
     return fetch_first([url], path, known_hash, progress)
 
@@ -75,7 +54,7 @@ def fetch(url: str, path: Path, known_hash: str | None = None, progress: Progres
 def fetch_first(
     urls: Sequence[str], path: Path, known_hash: str | None = None, progress: Progress = SILENT
 ) -> Path:
-    """Fetch a file from the first of several places that has it; see :func:`fetch`."""
+    """Download a file from the first of several URLs that works; see :func:`fetch`."""
     failures = []
     for url in urls:
         try:
@@ -96,7 +75,7 @@ def _fetch(url: str, path: Path, known_hash: str | None, progress: Progress) -> 
         with FileLock(lock):
             downloader = _Resuming(part, progress)
             pooch.retrieve(url, known_hash, path.name, path.parent, downloader=downloader)
-            # Whoever waits for the lock will find the file.
+            # A process that waits for the lock finds the file.
             lock.unlink(missing_ok=True)
     except requests.RequestException as error:
         kept = part.stat().st_size if part.is_file() else 0
@@ -115,7 +94,7 @@ def _fetch(url: str, path: Path, known_hash: str | None, progress: Progress) -> 
 
 @dataclass
 class _Resuming:
-    """A pooch downloader that keeps what has come in a file, and asks only for the rest."""
+    """A pooch downloader that keeps the received bytes in a file, and requests only the rest."""
 
     part: Path
     progress: Progress
@@ -137,7 +116,7 @@ class _Resuming:
 
     @property
     def _note(self) -> Path:
-        """The file that says of which version of which file the part is."""
+        """The file that names the URL and the version of the part."""
         return self.part.with_name(f"{self.part.name}.json")
 
     def _n_bytes(self) -> int:
@@ -150,7 +129,7 @@ class _Resuming:
             headers |= {"Range": f"bytes={have}-", "If-Range": note["version"]}
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
-                # The part is as long as the file or longer: it is of no known state.
+                # The part is as long as the file or longer, so it belongs to another version.
                 self.part.unlink()
                 raise requests.ConnectionError("the server's file has changed")
             response.raise_for_status()
@@ -158,16 +137,16 @@ class _Resuming:
             if response.status_code == requests.codes.partial_content:
                 if span is None or int(span[1]) != have:
                     self.part.unlink()
-                    raise requests.ConnectionError("the server sent another range than asked for")
+                    raise requests.ConnectionError("the server did not send the requested range")
                 if _version(response) not in ("", note and note["version"]):
-                    # Not all servers heed the condition.
+                    # Some servers ignore If-Range.
                     self.part.unlink()
                     raise requests.ConnectionError("the server's file has changed")
                 total = int(span[2])
             else:
                 have = 0
                 total = int(response.headers.get("Content-Length", 0))
-                # Before the note, which would else say of old bytes that they are of this version.
+                # Before the note, which would otherwise give old bytes the new version.
                 self.part.unlink(missing_ok=True)
                 self._write_note(url, response)
             self._receive(response, have, total)
@@ -198,9 +177,9 @@ class _Resuming:
 
 
 def _version(response: requests.Response) -> str:
-    """Return what If-Range takes, a strong ETag or a date.
+    """Return the version for If-Range: a strong ETag or a date.
 
-    Without either the rest could be of another version, and the next attempt starts anew.
+    Without either, the next attempt starts again, because the rest could be of another version.
     """
     etag = response.headers.get("ETag", "")
     is_strong = etag and not etag.startswith("W/")
@@ -214,7 +193,7 @@ def _cause(error: requests.RequestException) -> str:
         return "the server does not answer in time"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection broke off"
-    # The innermost of the chain says it plainly, such as "Name or service not known".
+    # The innermost error is the plainest, such as "Name or service not known".
     innermost: BaseException = error
     while innermost.__context__ is not None:
         innermost = innermost.__context__
@@ -222,26 +201,9 @@ def _cause(error: requests.RequestException) -> str:
 
 
 def unzip(archive: Path, folder: Path) -> Path:
-    """Unpack an archive into a new folder.
+    """Unpack a ZIP file into a new folder, and return the folder.
 
-    Parameters
-    ----------
-    archive : Path
-        A ZIP file.
-    folder : Path
-        Made for its content; must not exist.
-
-    Returns
-    -------
-    Path
-        `folder`.
-
-    Raises
-    ------
-    DownloadError
-        When the archive is damaged, or a name in it leads out of the folder.
-    SpaceError
-        When the disk can't hold the content.
+    An archive with a link, or with a name that leads out of the folder, is refused.
     """
     try:
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what their bytes are."""
+"""Atomic, durable writes; JSON with its hash; checksums of large files."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from featstore.errors import CorruptionError, DatasetError, FeatstoreError, Spac
 
 
 def json_digest(value: Any) -> str:
-    """Return the sha256 (hex) of a JSON-able value, the same for equal values."""
+    """Return the sha256 (hex) of a value that JSON can hold; equal values have the same."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 NO_ROOM = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
-"""What the system says when there is no room: disk or inodes, quota, limit of a file's size."""
+"""Error numbers of a full disk (blocks or inodes), a quota, or a limit on file sizes."""
 
 
 def sync_folder(path: Path) -> None:
-    """Make renames in a folder durable; a platform that can't open folders does so itself."""
+    """Make renames in a folder durable. Platforms that can't open folders need no call."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
@@ -49,9 +49,9 @@ def sync_file(path: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, which replaces it durably if no error comes up."""
+    """Yield a temporary path; if no error occurs, its file durably replaces the one at `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # File systems count bytes, of which a letter may take four.
+    # File systems count bytes, and a letter may take four.
     name = path.name.encode(errors="ignore")[:100].decode(errors="ignore")
     temporary = path.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -64,9 +64,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def resolve_link(path: Path) -> Path:
-    """Return the file that is to be replaced where a user's own path is a link to a file.
+    """Return the target of a link that a user named as the output, so that it is replaced.
 
-    Links within a store are not followed: they may have been put there to lead out of it.
+    Don't call it for links within a store: somebody may have made them to lead out of it.
     """
     target = Path(os.path.realpath(path))
     is_followed = path.is_symlink() and (target.is_file() or not target.exists())
@@ -74,33 +74,33 @@ def resolve_link(path: Path) -> Path:
 
 
 def rename_for_deletion(path: Path) -> Path:
-    """Take a folder's name away at once, for it to be deleted; return where it is now.
+    """Rename a folder that is to be deleted, so that its name is free at once; return its path.
 
-    What a killed process does not get to delete, :func:`sweep_deleted` does.
+    If the process is killed before it deletes the folder, :func:`sweep_deleted` deletes it.
     """
     return path.rename(path.with_name(f".old-{path.name}-{secrets.token_hex(4)}"))
 
 
 def sweep_deleted(folder: Path) -> None:
-    """Delete all that :func:`rename_for_deletion` left in a folder."""
+    """Delete the folders that :func:`rename_for_deletion` renamed in a folder."""
     for path in folder.glob(".old-*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def json_bytes(value: dict[str, Any]) -> bytes:
-    """Return `value` as a file's content, with a digest of itself."""
+    """Return `value` as the bytes of a JSON file, with its digest."""
     body = value | {"digest": json_digest(value)}
     return json.dumps(body, indent=1, ensure_ascii=False).encode()
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write `value` atomically, with a digest of itself."""
+    """Write `value` atomically as JSON, with its digest."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(json_bytes(value))
 
 
 def parse_json(content: bytes) -> dict[str, Any] | None:
-    """Return what :func:`json_bytes` made `content` of; None if its digest does not fit."""
+    """Return the value that :func:`json_bytes` wrote; None if its digest does not fit."""
     try:
         value = json.loads(content.decode())
         digest = value.pop("digest")
@@ -110,15 +110,7 @@ def parse_json(content: bytes) -> dict[str, Any] | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return what :func:`write_json` wrote.
-
-    Raises
-    ------
-    CorruptionError
-        When the file's content does not fit its digest.
-    StoreError
-        When it can't be read.
-    """
+    """Return the value that :func:`write_json` wrote; refuse one whose digest is wrong."""
     try:
         value = parse_json(path.read_bytes())
     except OSError as error:
@@ -138,16 +130,9 @@ def file_sha256(path: Path) -> str:
 
 
 def write_error(error: OSError, place: Path, command: str) -> StoreError:
-    """Return the error that says what the system would not do, and how to go on.
+    """Return the error of a failed write, with the command that resumes.
 
-    Parameters
-    ----------
-    error : OSError
-        The system's.
-    place : Path
-        Where it was, if the error names no file.
-    command : str
-        What to type to go on.
+    `place` is named if the system's error names no file.
     """
     said = (
         f"{error.filename or place} can't be written: {error.strerror or error}. What was finished "
@@ -160,20 +145,20 @@ def write_error(error: OSError, place: Path, command: str) -> StoreError:
 
 @contextmanager
 def with_resume_hint(place: Path, command: str) -> Iterator[None]:
-    """Turn what the system refuses into an error that says how to go on."""
+    """Turn a failed write into an error that names the command that resumes."""
     try:
         yield
     except OSError as error:
-        # What has no number is no answer of the file system.
+        # Errors without a number are not the file system's.
         if isinstance(error, FeatstoreError | ConnectionError) or error.errno is None:
             raise
         raise write_error(error, place, command) from error
 
 
 def reserve(path: Path, nbytes: int) -> None:
-    """Take a file's room on the disk.
+    """Reserve a file's space on the disk.
 
-    A memory map whose file has none would end the process, by a signal, where it is written to.
+    Without it, a write to a memory map on a full disk would end the process by a signal.
     """
     if not hasattr(os, "posix_fallocate"):
         return
@@ -186,14 +171,9 @@ def reserve(path: Path, nbytes: int) -> None:
 
 
 def file_stamp(path: Path) -> list[int]:
-    """Return what changes with a file: its size, times and place.
+    """Return the numbers that change when a file does: size, modification time, inode, ctime.
 
-    The time of its last change of any kind can't be set, other than that of its content.
-
-    Raises
-    ------
-    DatasetError
-        When it can't be found.
+    A program can set the modification time, but not the ctime.
     """
     try:
         found = path.stat()
@@ -203,31 +183,31 @@ def file_stamp(path: Path) -> list[int]:
 
 
 CHECKSUM_NBYTES = 16 * 2**20
-"""Bytes that one checksum is of."""
+"""Bytes of a block, which has one checksum."""
 
 
 READ_NBYTES = 2**20
-"""Bytes of it that are in memory at a time."""
+"""Bytes of a block that are in memory at a time."""
 
 
 _checked: dict[Path, list[int]] = {}
-"""Files that this process has found to be intact, and what they looked like then."""
+"""Files that this process found intact, with their stamps at that time."""
 
 
 def notes_path(path: Path) -> Path:
-    """Return where the checksums of a file are."""
+    """Return the path of a file's checksums."""
     return path.with_suffix(".json")
 
 
 def note_sums(path: Path, sums: list[int]) -> None:
-    """Write a file's checksums, as :func:`sums_of` returned them before it got its name."""
+    """Write a file's checksums, which :func:`sums_of` returned before the file got its name."""
     write_json(notes_path(path), {"sums": sums})
 
 
 def is_intact(path: Path) -> bool:
-    """Return whether a file is there as it was written.
+    """Return whether a file exists and has its checksums.
 
-    It is compared with its checksums once in each process, and again when it has changed.
+    Each process compares a file once, and again when its stamp changes.
     """
     try:
         stamp = file_stamp(path)

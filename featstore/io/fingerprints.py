@@ -15,29 +15,20 @@ from featstore.io.files import file_sha256, file_stamp, json_digest, read_json, 
 from featstore.progress import SILENT, Progress
 
 RECENT_S = 0.02
-"""Age up to which a file may be changed without a new time, whose steps are some milliseconds."""
+"""A file that is this young may change and keep its times, which count in milliseconds."""
 
 
 class Watch:
-    """Whether files are still what they were when they were fingerprinted.
+    """Checks that files have not changed since they were fingerprinted.
 
-    Parameters
-    ----------
-    stamps : mapping of Path to list of int
-        Of :func:`file_stamp`, taken before their content was read.
+    `stamps` are those of :func:`file_stamp`, from before their content was read.
     """
 
     def __init__(self, stamps: Mapping[Path, list[int]]) -> None:
         self._stamps = dict(stamps)
 
     def check(self, paths: Iterable[Path] | None = None) -> None:
-        """Look at some files, or at all.
-
-        Raises
-        ------
-        DatasetError
-            When one was changed, replaced or removed.
-        """
+        """Raise DatasetError if one of `paths`, or of all files, was changed or removed."""
         for path in self._stamps if paths is None else paths:
             try:
                 changed = file_stamp(path) != self._stamps[path]
@@ -47,37 +38,28 @@ class Watch:
                 raise DatasetError(
                     f"{path} was changed, or touched, while its dataset was being read, so that "
                     "features of two datasets could be mixed. What was computed before is kept; "
-                    "run the same command again: it goes on if the images are the same, and makes "
+                    "run the same command again: it resumes if the images are the same, and makes "
                     "another feature set if they are not."
                 )
 
 
 class FingerprintCache:
-    """Content hashes of files, computed again only when size, time or place of one changed.
+    """Content hashes of files, computed again only when a file's stamp changes.
 
-    Parameters
-    ----------
-    folder : Path
-        Where the hashes are kept; a folder that can't be written only costs time.
+    `folder` keeps the hashes. If it can't be written, they are computed each time.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # What the files asked about were like before they were read.
+        # The stamps of the files, from before they were read.
         self.stamps: dict[Path, list[int]] = {}
         self._known: dict[str, list[Any]] = {}
 
     def sha256(self, files: Sequence[Path], progress: Progress = SILENT) -> list[str]:
-        """Return the sha256 (hex) of each file.
-
-        Raises
-        ------
-        DatasetError
-            When a file can't be read.
-        """
+        """Return the sha256 (hex) of each file."""
         if not files:
             return []
-        # One list a folder of files, named by its absolute path.
+        # One list for each folder, named by the folder's absolute path.
         common = os.path.commonpath([path.absolute() for path in files])
         place = self.folder / f"{json_digest(common)}.json"
         known = self._load(place) | self._known
@@ -96,7 +78,7 @@ class FingerprintCache:
                         progress.advance(1)
             finally:
                 progress.stop()
-            # A file that is as young as that may change and look the same.
+            # A file this young may change and keep its stamp.
             settled_ns = time.time_ns() - RECENT_S * 1e9
             kept = {key: known[key] for key in keys if known[key][3] < settled_ns}
             self._save(place, kept)
@@ -112,7 +94,7 @@ class FingerprintCache:
 
     @staticmethod
     def _load(place: Path) -> dict[str, list[Any]]:
-        # Its digest matters: by a hash with one wrong bit the same files were another dataset.
+        # With one wrong bit in a hash, the same files would be another dataset.
         try:
             return dict(read_json(place)["files"])
         except (StoreError, KeyError, ValueError, TypeError):
@@ -132,9 +114,9 @@ def dataset_fingerprint(
     cache: FingerprintCache,
     progress: Progress = SILENT,
 ) -> str:
-    """Return the sha256 (hex) of what a dataset is: its identity and its files' content.
+    """Return the sha256 (hex) of a dataset's identity and its files' names and content.
 
-    It does not depend on where the files lie.
+    It does not depend on the folder of the files.
     """
     digests = cache.sha256([path for _, path in files], progress)
     names = [name for name, _ in files]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 FILE_OPTIONS = {
-    # A picture is what its own file says: no list of the folder, no files beside it.
+    # Only the file itself counts: GDAL lists no folder and reads no files beside it.
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_PAM_ENABLED": "NO",
     # The callers read several files at a time.
@@ -51,7 +51,7 @@ def cause(error: BaseException) -> str:
 
 @contextmanager
 def no_warnings() -> Iterator[None]:
-    """Silence warnings, which Python can do only for all threads at once, one thread at a time."""
+    """Silence warnings. Python can do so only for all threads at once, hence the lock."""
     with _warnings, warnings.catch_warnings(action="ignore"):
         yield
 
@@ -62,7 +62,7 @@ def open_file(path: Path, driver: str, page: int = 1) -> Iterator[Any]:
     name = str(path.absolute())
     with rasterio().Env(**FILE_OPTIONS):
         with no_warnings():
-            # Files without georeference are the rule here, and rasterio warns of each.
+            # Most files have no georeference, and rasterio warns of each.
             raster = rasterio().io.DatasetReader(
                 name if page == 1 else f"GTIFF_DIR:{page}:{name}", driver=driver, sharing=False
             )

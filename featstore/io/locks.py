@@ -1,4 +1,4 @@
-"""Locks: one process at a time changes a feature set, and the others know whom they wait for."""
+"""File locks that name their holder, and temporary folders that a crash does not leave behind."""
 
 from __future__ import annotations
 
@@ -20,30 +20,17 @@ from featstore.io.files import atomic_write
 from featstore.progress import SILENT, Progress
 
 LOOK_S = 1.0
-"""Time between two looks at who holds a lock that is waited for."""
+"""Time between two checks of who holds a lock."""
 
 
 @contextmanager
 def locked(
     path: Path, what: str, progress: Progress = SILENT, *, wait: bool = True
 ) -> Iterator[None]:
-    """Hold a lock, which the system gives back when this process ends in whatever way.
+    """Hold the lock file `path`, whose folder exists; the system frees it if the process dies.
 
-    Parameters
-    ----------
-    path : Path
-        The lock file; its folder exists.
-    what : str
-        What it locks, for people.
-    progress : Progress
-        Told whom this waits for.
-    wait : bool
-        Whether to wait while another process holds it.
-
-    Raises
-    ------
-    StoreError
-        When another process holds it and `wait` is false.
+    Messages call the locked thing `what`. If another process holds the lock, `progress` says which
+    one, and this process waits; without `wait` it raises StoreError.
     """
     note = path.with_suffix(".json")
     lock = filelock.FileLock(path)
@@ -61,12 +48,12 @@ def locked(
 
 
 def _leave_note(note: Path) -> None:
-    """Write who holds a lock, where there is room: removing a set must work on a full disk."""
+    """Write who holds a lock, unless the disk is full: removing a set must work then."""
     try:
         with atomic_write(note) as temporary:
             temporary.write_text(json.dumps(this_holder()), encoding="utf-8")
     except OSError:
-        # The note of whoever held it before would be wrong.
+        # The note of the previous holder would be wrong.
         with suppress(OSError):
             note.unlink(missing_ok=True)
 
@@ -96,12 +83,12 @@ BUSY_CURE = "Wait for its end, or end it."
 
 
 def this_holder() -> dict[str, Any]:
-    """Return what others are told of this process while it holds a lock."""
+    """Return what the note of a lock says about this process."""
     return {"pid": os.getpid(), "host": platform.node(), "since": now()}
 
 
 def busy_text(what: str, holder: Any, unknown: str = "another process") -> str:
-    """Return that a holder, as :func:`this_holder` described itself, works on something."""
+    """Return a message that the process of a :func:`this_holder` note works on something."""
     try:
         named = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (KeyError, TypeError):
@@ -111,9 +98,9 @@ def busy_text(what: str, holder: Any, unknown: str = "another process") -> str:
 
 @contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
-    """Make a folder that is gone in the end, unless it was renamed.
+    """Make a folder that is deleted at the end, unless it was renamed.
 
-    As long as its process lives, :func:`sweep_temporary` leaves it alone.
+    :func:`sweep_temporary` does not delete it while its process lives.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     place = _draft_lock(path)
@@ -136,13 +123,13 @@ _joining = threading.Lock()
 def shared_folder(path: Path) -> Path:
     """Make a folder that processes share until one of them calls :func:`remove_shared`.
 
-    As long as one that joined lives, :func:`sweep_temporary` leaves it alone.
+    :func:`sweep_temporary` does not delete it while one of them lives.
     """
     with _joining:
         if path not in _joined:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(_draft_lock(path), thread_local=False)
-            # Another process may hold it; when that dies, the next call makes up for it.
+            # Another process may hold it; when that one dies, the next call takes the lock.
             with suppress(filelock.Timeout):
                 lock.acquire(timeout=0)
                 _joined[path] = lock
@@ -151,7 +138,7 @@ def shared_folder(path: Path) -> Path:
 
 
 def remove_shared(name: str) -> None:
-    """Delete the shared folders of a name that this process holds; others' are left to them."""
+    """Delete the shared folders of a name whose locks this process holds."""
     with _joining:
         for path in [path for path in _joined if path.name == name]:
             shutil.rmtree(path, ignore_errors=True)
@@ -160,9 +147,9 @@ def remove_shared(name: str) -> None:
 
 
 def sweep_temporary(folder: Path, prefix: str) -> None:
-    """Delete the drafts in a folder that killed processes left.
+    """Delete the temporary folders of killed processes.
 
-    Their age says nothing: clocks are set, and work may take days.
+    Their age does not count: clocks jump, and work may take days.
     """
     found = folder.glob(f"{prefix}*")
     for path in {path.with_name(path.name.removesuffix(".lock")) for path in found}:

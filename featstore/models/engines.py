@@ -5,7 +5,7 @@
 ``inductor``
     ``torch.compile`` with frozen weights.
 ``openvino``
-    OpenVINO, on CPUs, where it is installed (``pip install 'featstore[cpu]'``).
+    OpenVINO, on CPUs, where it is installed (``pip install openvino``).
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def choose_engine(
         if compile_ == "on":
             raise BackboneError(
                 "--compile on needs a C++ compiler (g++ or clang++) here, and there is none. "
-                "Install one, or `pip install 'featstore[cpu]'`, or use --compile auto."
+                "Install one, or `pip install openvino`, or use --compile auto."
             )
         return Plan("eager", "no C++ compiler to compile with")
     if compile_ == "on":

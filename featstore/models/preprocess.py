@@ -124,7 +124,8 @@ class Preprocess:
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    tensor = torch.from_numpy(array)
+    # The pixels of a single image may be read-only, of which PyTorch warns.
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
     if device.type == "cpu":
         return tensor
     # Pinned memory and a separate stream let the copy overlap with the forward pass before it.

@@ -79,7 +79,7 @@ class TaskPool:
         *,
         is_quick: bool = False,
     ) -> list[TaskResult]:
-        """Call ``function(*task)`` for each task, side by side; one that fails stops no other.
+        """Call ``function(*task)`` for each task, side by side; a failure stops no other task.
 
         Arguments and results travel through the scheduler, so they must be small: the path of a
         store, not a matrix.
@@ -87,7 +87,7 @@ class TaskPool:
         Parameters
         ----------
         function : callable
-            Importable from a module, or defined in the running script.
+            Imported from a module, or defined in the running script.
         tasks : sequence of tuple
             Arguments of each call.
         done : callable, optional
@@ -204,9 +204,9 @@ def scheduler_pool(address: str) -> Iterator[WorkerPool]:
 
 
 def _compare_versions(client: Client, addresses: list[str]) -> None:
-    """Refuse workers that could not read their tasks.
+    """Refuse workers with another Python or featstore, which could not read their tasks.
 
-    Any worker can call functions of the standard library.
+    They can run functions of the standard library, which this uses.
     """
     here = platform.python_version_tuple()[:2], __version__
     pythons = client.run(platform.python_version_tuple, workers=addresses, on_error="return")
@@ -249,7 +249,7 @@ def _worker_died() -> FitError:
 
 @contextmanager
 def _cluster(n_workers: int, n_threads: int | None, more: Mapping[str, str]) -> Iterator[Client]:
-    # Dask's own setting is one thread.
+    # Dask would set one thread.
     environment = {
         name: value
         for name, value in dask.config.get("distributed.nanny.pre-spawn-environ").items()

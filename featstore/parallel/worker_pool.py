@@ -1,4 +1,4 @@
-"""A pool of worker processes with one task each; workers may die, and new ones may come."""
+"""A pool of worker processes with one task each; workers may die, and new ones may join."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from featstore.errors import FeatstoreError, SchedulerError
 from featstore.text import RESUME_HINT
 
 POLL_S = 0.5
-"""Time between two looks for new and dead workers, when nothing else happens."""
+"""Time between two checks for new and dead workers while no task ends."""
 
 
 ALONE_S = 60.0
@@ -32,7 +32,7 @@ SETTLE_S = 60.0
 
 
 N_TRIES = 2
-"""Workers that may die at a task."""
+"""Workers that may die at a task before it fails."""
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def check_projection(method: str) -> None:
         raise ConfigError(f"method is {method!r}; it must be one of {', '.join(PROJECTIONS)}.")
     if method == "umap" and find_spec("umap") is None:
         raise ConfigError(
-            "UMAP is not installed. Install it with: pip install 'featstore[umap]', or take pca."
+            "UMAP is not installed. Install it with: pip install umap-learn, or choose pca."
         )
 
 
@@ -147,8 +147,8 @@ def project(
     rows : ndarray of shape (n_rows,), int
         The rows to project; at least 3.
     method : str
-        ``pca``; or ``umap``, which shows neighbourhoods rather than directions, needs the extra
-        ``featstore[umap]`` and takes some 20 seconds to compile.
+        ``pca``; or ``umap``, which shows neighbourhoods rather than directions, needs
+        umap-learn and takes some 20 seconds to compile.
     random_state : int
         Seed of UMAP and of the randomised decomposition.
 

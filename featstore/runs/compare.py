@@ -14,7 +14,7 @@ from featstore.runs.run import Run
 from featstore.text import run_text
 
 MIN_DISCORDANT = 25
-"""Least number of rows that one run alone gets right for the chi-squared distribution."""
+"""Fewest rows that only one run gets right for the chi-squared distribution."""
 
 
 EXACT = "exact McNemar test"
@@ -50,7 +50,7 @@ class ClassDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What :func:`compare` finds about two runs, ``a`` and ``b``.
+    """The comparison of two runs, ``a`` and ``b``, by :func:`compare`.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Comparison:
     n_test : int
         Number of test rows.
     n_both_right, n_only_a_right, n_only_b_right, n_both_wrong : int
-        Number of test rows that each gets right.
+        Numbers of test rows by which runs get them right.
     n_same : int
         Number of test rows for which both predict the same class.
     accuracy_a, accuracy_b : float

@@ -17,7 +17,7 @@ TRUSTED_TYPES = (
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
 )
-"""Types that a model may hold beside the types that skops trusts."""
+"""Further types, beside those that skops trusts, that a model may hold."""
 
 
 def _skops() -> ModuleType:

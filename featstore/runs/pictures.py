@@ -1,6 +1,6 @@
-"""A run's pictures: drawn from its files after the run is kept, and again when they are missing.
+"""Draw a run's pictures from its files, after the run is written and when pictures are missing.
 
-They hold nothing that the record and the curves do not, so a run without them is whole.
+The record and the curves hold all that they show, so a run without pictures is whole.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from featstore.runs.run import Run
 
 
 def draw_pictures(run: Run) -> str:
-    """Draw the pictures that a run lacks; return why one could not be drawn, or nothing.
+    """Draw the pictures that a run lacks; return why one can't be drawn, or an empty text.
 
     A run on object storage gets its pictures on the machines that hold its files.
     """
@@ -40,7 +40,7 @@ def draw_pictures(run: Run) -> str:
 
 
 def draw_missing_pictures(runs: Iterable[Run], progress: Progress = SILENT) -> None:
-    """Draw what pictures the runs lack, and say why where they can't be drawn."""
+    """Draw the pictures that runs lack; `progress` says why some can't be drawn."""
     problems = [problem for run in runs if (problem := draw_pictures(run))]
     if problems:
         more = f" So are those of {len(problems) - 1:,} more runs." if len(problems) > 1 else ""
@@ -48,7 +48,7 @@ def draw_missing_pictures(runs: Iterable[Run], progress: Progress = SILENT) -> N
 
 
 def _drawings(run: Run) -> dict[str, Callable[[], Figure]]:
-    """Return what draws each picture that a run is to have."""
+    """Return a function for each picture of a run, which draws it."""
     confusion = run.metrics.test.confusion
     drawings = {"confusion.png": lambda: draw_confusion(confusion, run.class_names)}
     if curves := run.curves:
@@ -57,7 +57,7 @@ def _drawings(run: Run) -> dict[str, Callable[[], Figure]]:
 
 
 def _is_whole(path: Path) -> bool:
-    """Return whether a picture is there and its checksums fit."""
+    """Return whether a picture exists and its checksums are right."""
     try:
         with Image.open(path) as image:
             image.verify()
@@ -67,7 +67,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _add(run: Run, name: str, png: bytes) -> None:
-    """Put a picture into a run's folder, whole or not at all; never make the folder itself."""
+    """Add a picture to a run's folder, whole or not at all; never make the folder itself."""
     with temporary_folder(run.path.parent / f".new-{run.run_id}-{secrets.token_hex(4)}") as folder:
         (folder / name).write_bytes(png)
         sync_file(folder / name)

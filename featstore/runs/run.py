@@ -1,11 +1,11 @@
-"""A run: the folder that one fit leaves, with metrics, predictions, curves and model.
+"""A run: the folder of one fit, with metrics, predictions, curves and model.
 
 ``runs/<run_id>/``
     ``metrics.json``     settings, scores, times and provenance, with a digest of itself.
     ``model.skops``      the fitted scikit-learn pipeline; loading it runs no code of the file.
     ``predictions.csv``  one line for each test or validation row.
     ``curves.json``      loss and accuracy of classifiers that are trained by epochs.
-    ``confusion.png``, ``curves.png``  drawn after everything else is kept.
+    ``confusion.png``, ``curves.png``  drawn after all other files are written.
 """
 
 from __future__ import annotations
@@ -289,7 +289,7 @@ def open_run(run: str | Path, store: FeatureStore | None = None) -> Run:
 
 
 def folder_number(path: Path) -> tuple[int, int] | None:
-    """Return what differs between a folder and a later folder of its name; None without one."""
+    """Return numbers that a later folder of the same name does not have; None without a folder."""
     try:
         found = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""The feature store: feature sets, selections of them, and what keeps them intact."""
+"""The feature store: write, find, select, verify and export feature sets."""
 
 from featstore._lazy import attach
 

@@ -23,22 +23,22 @@ DIGEST_LENGTH = 12
 
 
 class Backend(Protocol):
-    """Where the files of a store are. All work is done in one folder of this machine.
+    """Where the files of a store are. All work happens in one folder of this machine.
 
     A `place` is a folder of the store, such as ``sets/<set_id>/features.zarr`` or
-    ``runs/<run_id>``. `files` gives the sha256 (hex) of files, by their names below a place.
-    `below` is a folder of the place: the files of a run that replaced another lie in it.
+    ``runs/<run_id>``. `files` holds the sha256 (hex) of files by their names in the place. `below`
+    is a folder in the place: on object storage it holds the files of a run that was fitted again.
     """
 
     folder: Path
-    """The folder in which all work is done."""
+    """The folder in which all work happens."""
 
     address: str
     """The store as the user named it: a folder or a URL."""
 
     @property
     def cache_dir(self) -> Path:
-        """Folder of what can be made again at any time."""
+        """Folder of files that can be made again; may be deleted at any time."""
 
     def lock_path(self, name: str) -> Path:
         """Return a lock file of the folder."""
@@ -47,18 +47,18 @@ class Backend(Protocol):
         """Return the absolute path, or the URL, of a place."""
 
     def pull(self, kind: Kind, *, now: bool = False) -> None:
-        """Bring the records of all sets or runs up to date; `now` skips no look as recent."""
+        """Update the local records of all sets or runs; with `now`, even if they are recent."""
 
     def fetch(
         self, place: str, files: Mapping[str, str], *, below: str = "", strict: bool = True
     ) -> dict[str, Path]:
         """Bring files into the folder, and return their paths.
 
-        Where `strict` is false, damaged files are left out; else they are a CorruptionError.
+        A damaged file is a CorruptionError; without `strict` it is left out.
         """
 
     def missing(self, place: str, names: Iterable[str], below: str = "") -> list[str]:
-        """Return files that are gone, as far as is known without asking a service."""
+        """Return missing files, as far as this machine knows without a request."""
 
     def sizes(self, place: str) -> dict[str, int]:
         """Return the bytes of each file of a place."""
@@ -71,22 +71,22 @@ class Backend(Protocol):
     def working_on(
         self, set_id: str, progress: Progress = SILENT, *, wait: bool = True
     ) -> AbstractContextManager[None]:
-        """Hold a set, against all other processes that see the store."""
+        """Hold a set against all other processes that use the store."""
 
     def push_set(self, feature_set: SetFolder, progress: Progress = SILENT) -> None:
-        """Send the complete layers of a set that were not sent yet."""
+        """Upload the complete layers of a set that are not uploaded yet."""
 
     def push_run(self, run_id: str, progress: Progress = SILENT) -> None:
-        """Send a run that was not sent yet."""
+        """Upload a run that is not uploaded yet."""
 
     def replacing_run(self, run_id: str) -> AbstractContextManager[str]:
-        """Let a run that is written within take the place of an old one.
+        """Let the block write a run that replaces an old one.
 
-        Yields the folder below the run's that its files are to lie in.
+        Yields the folder, below the run's, for its files; empty for the run's folder itself.
         """
 
     def unpublish(self, feature_set: SetFolder, chunks: Mapping[str, Sequence[int]]) -> None:
-        """Make sent layers unfinished, whose named chunks are damaged; the caller holds the set."""
+        """Make uploaded layers with damaged chunks unfinished; the caller holds the set."""
 
     def remove_set(self, set_id: str) -> None:
         """Delete a set; the caller holds it."""
@@ -102,7 +102,7 @@ class LocalBackend:
 
     @property
     def cache_dir(self) -> Path:
-        """Folder of what can be made again at any time."""
+        """Folder of files that can be made again; may be deleted at any time."""
         return self.folder / "cache"
 
     def lock_path(self, name: str) -> Path:
@@ -126,11 +126,11 @@ class LocalBackend:
 
     def _path(self, place: str, name: str, below: str) -> Path:
         path = self.folder / place / name
-        # In a copy of all objects of a bucket, the files of a run may lie one folder deeper.
+        # In a copy of a bucket, the files of a run may be one folder deeper.
         return self.folder / place / below / name if below and not path.is_file() else path
 
     def missing(self, place: str, names: Iterable[str], below: str = "") -> list[str]:
-        """Return files that are gone."""
+        """Return missing files."""
         return [name for name in names if not self._path(place, name, below).is_file()]
 
     def sizes(self, place: str) -> dict[str, int]:
@@ -155,7 +155,7 @@ class LocalBackend:
     def working_on(
         self, set_id: str, progress: Progress = SILENT, *, wait: bool = True
     ) -> Iterator[None]:
-        """Hold a set, against all other processes that see the folder."""
+        """Hold a set against all other processes that use the folder."""
         with locked(self.lock_path(set_id[-DIGEST_LENGTH:]), set_id, progress, wait=wait):
             yield
 
@@ -171,7 +171,7 @@ class LocalBackend:
         yield ""
 
     def unpublish(self, feature_set: SetFolder, chunks: Mapping[str, Sequence[int]]) -> None:
-        """Do nothing: the layers were not sent."""
+        """Do nothing: the layers were not uploaded."""
 
     def remove_set(self, set_id: str) -> None:
         """Delete a set; the caller holds it."""
@@ -185,7 +185,7 @@ class LocalBackend:
 
 
 def file_problem(path: Path, sha256: str) -> str | None:
-    """Return what is wrong with a file that should have a hash, or None."""
+    """Return what is wrong with a file that should have this sha256, or None."""
     if not path.is_file():
         return "the file is missing"
     try:

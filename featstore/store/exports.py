@@ -14,22 +14,22 @@ from featstore.io.files import atomic_write, resolve_link
 from featstore.store.selection import Selection
 
 CSV_ROWS = 10_000
-"""Rows of a table that are in memory at a time."""
+"""Rows of a Parquet or CSV file that are in memory at a time."""
 
 
 def export(selection: Selection, path: Path) -> None:
     """Write features, labels, splits and sample ids to a file, in the format of its ending.
 
-    ``.npz`` holds X, y, split, sample_id, valid, class_names and first_row; ``.npy`` X alone;
-    ``.parquet`` and ``.csv`` one row a sample, with the columns sample_id, split, label, class,
-    first_row and one for each feature.
+    ``.npz`` holds X, y, split, sample_id, valid, class_names and first_row; ``.npy`` holds X alone.
+    ``.parquet`` and ``.csv`` have one row for each sample, with the columns sample_id, split,
+    label, class, first_row and one for each feature.
 
     Parameters
     ----------
     selection : Selection
         What to export.
     path : Path
-        The file; an old one is replaced once the new one is whole.
+        The file; a complete new file replaces an old one.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def _parquet(selection: Selection, path: Path) -> None:
         import pyarrow.parquet
     except ImportError as error:
         raise ConfigError(
-            "Parquet needs pyarrow: pip install featstore[parquet]. Or export to .npz or .csv."
+            "Parquet needs pyarrow: pip install pyarrow. Or export to .npz or .csv."
         ) from error
     writer = None
     try:

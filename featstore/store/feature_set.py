@@ -35,7 +35,7 @@ class FeatureSet(SetFolder):
 
     @property
     def address(self) -> str:
-        """Where any Zarr reader finds the group: its path, or its URL."""
+        """Path or URL of the group, for any Zarr reader."""
         return self.backend.locate(self.place)
 
     def matrix(self, layer: str) -> Matrix:
@@ -44,7 +44,7 @@ class FeatureSet(SetFolder):
         Raises
         ------
         CorruptionError
-            When its metadata is not what was written.
+            When its metadata is damaged.
         IncompleteError
             When the layer is not finished.
         """
@@ -53,7 +53,7 @@ class FeatureSet(SetFolder):
         return self._open(layer, files)
 
     def shape_of(self, layer: str) -> Matrix:
-        """Open the matrix of a complete layer for its shape and chunks alone, without its rows."""
+        """Open the matrix of a complete layer for its shape only; its chunks are not downloaded."""
         files = self.layer(layer).files
         self._fetch([f"{layer}/zarr.json"], files)
         return self._open(layer, files)
@@ -63,7 +63,7 @@ class FeatureSet(SetFolder):
         return Matrix(self.group / layer)
 
     def missing_chunks(self, layer: str) -> list[int]:
-        """Return the chunks of a complete layer whose files are gone."""
+        """Return the chunks of a complete layer whose files are missing."""
         files = self.layer(layer).files
         found = self.backend.sizes(f"{self.place}/{layer}")
         gone = [name for name in files if name.removeprefix(f"{layer}/") not in found]
@@ -74,7 +74,7 @@ class FeatureSet(SetFolder):
         return sorted(int(name.split("/")[0]) for name in chunks)
 
     def fetch_intact(self) -> None:
-        """Fetch the intact chunks of damaged layers, so that only the others are computed again."""
+        """Download the intact chunks of damaged layers, so that only the others are computed."""
         for layer, journal in self.journal().items():
             if journal.damaged is not None:
                 files = {f"{layer}/c/{index}/0": sha for index, sha in journal.chunks.items()}
@@ -82,9 +82,9 @@ class FeatureSet(SetFolder):
                 self.backend.fetch(self.place, files, strict=False)
 
     def mark_damaged(self, chunks: Mapping[str, Sequence[int]]) -> None:
-        """Make complete layers unfinished, whose named chunks are to be computed again.
+        """Make complete layers with damaged chunks unfinished; the caller holds the set.
 
-        The caller holds the set. `chunks` names the damaged chunks of each layer.
+        `chunks` holds the numbers of the damaged chunks by layer.
         """
         if not chunks:
             return
@@ -128,7 +128,7 @@ class FeatureSet(SetFolder):
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Class of each row, (n_samples,) int32; -1 where it has none."""
+        """Class of each row, (n_samples,) int32; -1 for a row without a class."""
         return self._vector("label", -1, len(self.class_names))
 
     @cached_property

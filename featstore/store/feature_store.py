@@ -3,12 +3,12 @@
 ``sets/<set_id>/``
     ``features.zarr/``      a plain Zarr v3 group: the vectors ``label``, ``split``, ``sample_id``
     and ``first_row``, and one matrix for each layer. Row i of each is sample i of the dataset.
-    ``set.json``            what the set is: dataset, backbone, preprocessing, fingerprints.
+    ``set.json``            the set's dataset, backbone, preprocessing and fingerprints.
     ``layers/<layer>.json`` the record of a complete layer, with the hashes of its files.
-    ``journal/``            what is durable of unfinished layers.
+    ``journal/``            the durable chunks of unfinished layers.
 ``runs/``   the runs of fit.
 ``cache/``  decoded matrices; may be deleted at any time.
-``locks/``  which process works on which set.
+``locks/``  locks of sets, with the processes that hold them.
 
 A store on object storage has such a folder on each machine, see :mod:`featstore.store.backend`.
 """
@@ -61,16 +61,16 @@ class FeatureStore:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.path = backend.folder
-        """Folder of this machine in which all work is done."""
+        """Folder of this machine in which all work happens."""
 
     @property
     def address(self) -> str:
-        """What ``--store`` names: the folder as the user gave it, or the URL."""
+        """The store as the user named it: a folder or a URL."""
         return self.backend.address
 
     @property
     def absolute_address(self) -> str:
-        """The address for processes that have another current folder."""
+        """The address for processes with another current folder."""
         return self.backend.locate()
 
     @property
@@ -102,7 +102,7 @@ class FeatureStore:
         ]
 
     def lost_sets(self) -> list[str]:
-        """Return the names of folders that have lost the record of their set."""
+        """Return the names of set folders without ``set.json``."""
         lost = self._folders_without_record()
         if lost:
             # Another process may be fetching the records.
@@ -115,10 +115,7 @@ class FeatureStore:
         return {path.name for path in folders if not (path / "set.json").is_file()}
 
     def readable_sets(self) -> list[FeatureSet]:
-        """Return the sets whose records are as they were written.
-
-        ``featstore store verify`` names the others.
-        """
+        """Return the sets whose records are intact; ``featstore store verify`` names the others."""
         return [s for s in self.sets() if query.read_error(s) is None]
 
     def get(self, set_id: str) -> FeatureSet:
@@ -149,10 +146,10 @@ class FeatureStore:
         return f"{readable}-{json_digest(identity['key'])[:DIGEST_LENGTH]}"
 
     def find(self, identity: Mapping[str, Any]) -> FeatureSet | None:
-        """Return the set with an identity, if there is one.
+        """Return the set with an identity, or None.
 
-        Its name may begin with another title, if the dataset's folder was renamed. A set of that
-        name with other features, such as a copy of another set, is a CorruptionError.
+        If the dataset's folder was renamed, the set's name begins with the old title. A set with
+        that name and another key, such as a copy of another set, is a CorruptionError.
         """
         digest = json_digest(identity["key"])
         ending = f"-{digest[:DIGEST_LENGTH]}"
@@ -215,7 +212,7 @@ class FeatureStore:
         return final
 
     def _sweep_drafts(self, set_id: str) -> None:
-        """Delete what killed creations of other sets left; a living one holds the set's lock."""
+        """Delete the drafts of killed processes; a living process holds the lock of its set."""
         for left in self._sets_dir.glob(".new-*"):
             if self.set_lock(left.name) == self.set_lock(set_id):
                 continue
@@ -238,7 +235,7 @@ class FeatureStore:
     def working_on(
         self, set_id: str, progress: Progress = SILENT, *, wait: bool = True
     ) -> AbstractContextManager[None]:
-        """Hold a set, against all other processes that see the store.
+        """Hold a set against all other processes that use the store.
 
         Raises
         ------
@@ -248,13 +245,13 @@ class FeatureStore:
         return self.backend.working_on(set_id, progress, wait=wait)
 
     def push(self, feature_set: FeatureSet, progress: Progress = SILENT) -> None:
-        """Send the complete layers of a set to object storage, if the store is there."""
+        """Upload the complete layers of a set, if the store is on object storage."""
         self.backend.push_set(feature_set, progress)
 
     def run_path(self, run_id: str, *, now: bool = False) -> Path:
         """Return the folder of a run; it holds the run's record if the run exists.
 
-        With `now`, a run that another machine made a moment ago is found as well.
+        With `now`, a run that another machine has just made is found, too.
         """
         path = self.runs_dir / run_id
         self.backend.pull("runs", now=now and not path.exists())
@@ -269,7 +266,7 @@ class FeatureStore:
         return sorted(path for path in found if not path.name.startswith("."))
 
     def push_run(self, run_id: str, progress: Progress = SILENT) -> None:
-        """Send a run to object storage, if the store is there."""
+        """Upload a run, if the store is on object storage."""
         self.backend.push_run(run_id, progress)
 
     @takes(*settings_named(SET_FACETS, "str | None"))
@@ -297,7 +294,7 @@ class FeatureStore:
         Raises
         ------
         SelectionError
-            When no set fits, or several sets fit; it lists them and what tells them apart.
+            When no set fits, or several do; the error lists them and the options that choose.
         IncompleteError
             When all sets that fit are unfinished.
         FormatError
@@ -325,7 +322,7 @@ def open_store(
         A folder; or a URL, such as ``s3://bucket/prefix``. An open store is returned unchanged.
         By default the store that ``FEATSTORE_STORE`` names, or the folder ``feature-store``.
     progress : Progress
-        Shows the matrices that are fetched from object storage.
+        Shows downloads from object storage.
 
     Raises
     ------

@@ -11,7 +11,7 @@ from featstore.config import SPLITS
 
 
 def leaked(first_rows: np.ndarray, train_rows: np.ndarray, rows: np.ndarray) -> NDArray[np.bool_]:
-    """Return which rows have an image that is also among the training images.
+    """Return which rows have an image that is also a training image.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def leaked(first_rows: np.ndarray, train_rows: np.ndarray, rows: np.ndarray) -> 
     Returns
     -------
     ndarray of bool, shape (n,)
-        True where a training image is identical.
+        True for a row with an identical training image.
     """
     is_trained = np.zeros(len(first_rows), dtype=bool)
     is_trained[first_rows[train_rows]] = True
@@ -35,7 +35,7 @@ def leaked(first_rows: np.ndarray, train_rows: np.ndarray, rows: np.ndarray) -> 
 
 
 def count_leaked(first_rows: np.ndarray, splits: np.ndarray, masked: Collection[int] = ()) -> int:
-    """Return how many images outside the train split are also among the training images.
+    """Return how many images outside the train split are also training images.
 
     Parameters
     ----------

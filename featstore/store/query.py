@@ -1,4 +1,4 @@
-"""Find the one selection that dataset, model and layers mean."""
+"""Find the one selection that fits a dataset, a model and layers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPTIONS = {
 
 
 def read_error(feature_set: FeatureSet) -> StoreError | None:
-    """Return the error with which reading the records of a set fails, if it does."""
+    """Return the error of reading a set's records, or None."""
     try:
         _ = feature_set.info
         feature_set.layers()
@@ -48,7 +48,7 @@ def select(
     layers: str | None,
     facets: Mapping[str, Any],
 ) -> Selection:
-    """Find the one selection that fits, in the sets of the store at an address.
+    """Find the one selection that fits among the sets of the store at an address.
 
     See :meth:`.FeatureStore.select`.
     """

@@ -69,7 +69,7 @@ class Selection:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the layers; with several networks, as ``model:layer``."""
+        """Names of the layers; with several networks, ``model:layer``."""
         if len({s.set_id for s in self._sets}) == 1:
             return tuple(layer for _, layer in self.sources)
         return tuple(f"{s.facets.model}:{layer}" for s, layer in self.sources)
@@ -91,7 +91,7 @@ class Selection:
 
     @property
     def y(self) -> np.ndarray:
-        """Labels, (n_samples,) int32; -1 where a row has none."""
+        """Labels, (n_samples,) int32; -1 for a row without a label."""
         return self._sets[0].labels
 
     @property
@@ -111,7 +111,7 @@ class Selection:
 
     @property
     def has_official_split(self) -> bool:
-        """Whether the dataset's files say which images are for testing; else they were drawn."""
+        """Whether the dataset has a split of its own; otherwise featstore drew it."""
         return "split" not in self._sets[0].info.dataset.identity
 
     @cached_property
@@ -124,7 +124,7 @@ class Selection:
 
     @property
     def feature_specs(self) -> tuple[FeatureSpec, ...]:
-        """For each layer, all that is needed to compute the same features of other images."""
+        """For each layer, the settings that compute the same features of other images."""
         return tuple(
             FeatureSpec(
                 set_id=s.set_id,
@@ -140,7 +140,7 @@ class Selection:
         )
 
     def describe(self) -> SelectionInfo:
-        """Return what the selection is; its ``digest`` changes when the features do."""
+        """Return the record of the selection; its ``digest`` changes when the features do."""
         weights = list(dict.fromkeys(s.facets.weights for s in self._sets))
         content = [
             {"set": s.info.key, "layer": layer, "files": record.files}

@@ -28,11 +28,11 @@ VECTORS = ("label", "split", "sample_id", "first_row")
 
 
 JOURNAL_FILE = "journal/journal.json"
-"""The one file of a set that can be deleted without losing what is complete."""
+"""The one file of a set that can be deleted without losing a complete layer."""
 
 
 def record_of(file: str) -> str:
-    """Return the record that makes a file of the store count: its run's, layer's or set's."""
+    """Return the record that names a file of the store: its run's, layer's or set's."""
     kind, owner, *rest = file.split("/")
     if kind == RUNS:
         return f"{RUNS}/{owner}/metrics.json"
@@ -66,17 +66,17 @@ class SetFolder:
 
     @property
     def place(self) -> str:
-        """Where the group is in the store."""
+        """Path of the group in the store."""
         return f"{SETS}/{self.set_id}/{GROUP}"
 
     @property
     def journal_path(self) -> Path:
-        """Folder of what an unfinished pass has made durable."""
+        """Folder of the journals of an unfinished pass."""
         return self.path / "journal"
 
     @cached_property
     def info(self) -> SetRecord:
-        """What the set is: ``facets``, ``dataset``, ``backbone``, ``preprocess``."""
+        """The set's record: ``facets``, ``dataset``, ``backbone``, ``preprocess``."""
         return SetRecord.read(self.path / "set.json")
 
     @property
@@ -95,7 +95,7 @@ class SetFolder:
         return self.info.dataset.class_names
 
     def layer_path(self, layer: str) -> Path:
-        """Return the record whose presence makes `layer` complete."""
+        """Return the path of the record of `layer`; the layer is complete if the record exists."""
         return self.path / "layers" / f"{layer}.json"
 
     def _record(self, layer: str) -> LayerRecord:
@@ -147,7 +147,7 @@ class SetFolder:
         ]
 
     def why_unfinished(self, layer: str) -> str:
-        """Return what keeps a layer from being complete, and the command that completes it."""
+        """Return why a layer is not complete, and the command that completes it."""
         journal = self.journal().get(layer)
         command = journal.command if journal else self.info.command
         if journal and journal.damaged is not None:
@@ -159,7 +159,7 @@ class SetFolder:
         return f"Layer {layer} of {self.set_id} is not finished. Resume it with: {command}"
 
     def journal(self) -> dict[str, LayerJournal]:
-        """Return what is durable of each unfinished layer.
+        """Return the durable chunks of each unfinished layer.
 
         A journal whose digest does not fit counts as empty: its layers are computed again. A kill
         may leave a journal beside the record of a layer; the record then counts.
@@ -167,7 +167,7 @@ class SetFolder:
         Raises
         ------
         StoreError
-            When the digest fits, and the content is not what featstore writes.
+            When the digest fits, but featstore does not write such content.
         """
         path = self.path / JOURNAL_FILE
         try:
@@ -187,7 +187,7 @@ class SetFolder:
         return {name: own for name, own in layers.items() if not self.layer_path(name).is_file()}
 
     def write_journal(self, layers: Mapping[str, LayerJournal]) -> None:
-        """Write what is durable of each unfinished layer."""
+        """Write the durable chunks of each unfinished layer."""
         Journal(layers=dict(layers)).write(self.path / JOURNAL_FILE)
 
     def begin_layer(
@@ -248,6 +248,6 @@ class SetFolder:
         self.write_journal(journals)
 
     def reopen_layers(self, layers: Sequence[str]) -> None:
-        """Make complete layers unfinished; the journal says what is durable of them."""
+        """Make complete layers unfinished; the journal already names their intact chunks."""
         for layer in layers:
             self.layer_path(layer).unlink()

@@ -56,7 +56,7 @@ def verify(feature_set: FeatureSet, progress: Progress = SILENT) -> list[Damage]
     Returns
     -------
     list of Damage
-        All that is wrong; empty when the set is intact.
+        The damages; empty if the set is intact.
     """
     found = _look(feature_set, progress)
     return _still_wrong(feature_set, found)
@@ -106,7 +106,7 @@ def _look(
             progress.advance(1)
     finally:
         progress.stop()
-    # Only the journal tells which layers are unfinished, or damaged and marked.
+    # Only the journal names layers that are unfinished, or damaged and marked.
     if is_journal_read:
         found += _lost_layers(feature_set) + _strays(feature_set, files, unknown)
     return found
@@ -196,7 +196,7 @@ def _is_marked(feature_set: FeatureSet, damage: Damage) -> bool:
 
 @dataclass(frozen=True)
 class Verification:
-    """What :func:`verify_store` found: damages, and what repairs them."""
+    """The damages that :func:`verify_store` found, and how to repair them."""
 
     n_sets: int
     damages: list[Damage]

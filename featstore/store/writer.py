@@ -1,8 +1,8 @@
-"""Write batches of features as whole chunks, and keep a journal of what is durable.
+"""Write batches of features as whole chunks, and keep a journal of the durable ones.
 
 One background thread writes everything, in order. The journal names a chunk only after the chunk
-is on the disk, so that the journal is true whenever the process is killed. The rows of an
-unfinished chunk are spooled every few seconds, so that a kill costs seconds of computing.
+is on the disk, so a kill never makes it wrong. The rows of an unfinished chunk are spooled every
+ten seconds, so a kill costs only seconds of computing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from featstore.store.set_folder import SetFolder
 from featstore.text import file_name
 
 CHECKPOINT_S = 10.0
-"""Longest time for which computed rows are not durable."""
+"""Longest time until computed rows are durable."""
 
 
 JOURNAL_S = 1.0
@@ -34,7 +34,7 @@ JOURNAL_S = 1.0
 
 
 SHARE = "share-"
-"""Beginning of the names of shares' journals."""
+"""Beginning of the names of the journals of shares."""
 
 
 QUEUE_NBYTES = 64 * 2**20
@@ -44,8 +44,8 @@ QUEUE_NBYTES = 64 * 2**20
 class LayerWriter:
     """The durable chunks of one layer, and the rows of its unfinished chunk.
 
-    The layer's matrix exists. `journal` is what an earlier pass left. With `chunks` only these are
-    written, beside processes that write others; else all that the journal does not name.
+    The layer's matrix exists. `journal` is that of an earlier pass. With `chunks`, only these are
+    written, and other processes write the others; otherwise all that the journal does not name.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class LayerWriter:
         try:
             with self._spool_path().open("rb+") as stream:
                 content = stream.read(nbytes)
-                # Bytes that the journal does not know.
+                # Cut off bytes that the journal does not name.
                 stream.truncate(nbytes)
         except OSError:
             return 0, 0
@@ -98,14 +98,14 @@ class LayerWriter:
         return n_rows, crc32
 
     def missing_ranges(self) -> list[tuple[int, int]]:
-        """Return the rows that are still to be computed, as (first, after the last)."""
+        """Return the ranges of missing rows, as (first, last + 1)."""
         ranges = [self.matrix.chunk_range(index) for index in self.pending]
         if ranges:
             ranges[0] = (ranges[0][0] + self.n_rows, ranges[0][1])
         return ranges
 
     def add(self, start: int, rows: np.ndarray) -> bool:
-        """Add the missing rows of a block that begins at `start`; return if a chunk was written."""
+        """Add the missing rows of a block that begins at `start`; return whether a chunk ended."""
         closed = False
         for _ in range(len(self.pending)):
             first, last = self.matrix.chunk_range(self.pending[0])
@@ -133,7 +133,7 @@ class LayerWriter:
         self._rows, self.n_rows, self._spooled = [], 0, (0, 0)
 
     def take(self, hashes: Mapping[int, str]) -> None:
-        """Add the chunks that another process has made durable, if their files fit the hashes."""
+        """Add chunks that another process has written, if their files have these hashes."""
         for index, sha256 in hashes.items():
             path = self.matrix.chunk_path(index)
             if index not in self.pending or not path.is_file() or file_sha256(path) != sha256:
@@ -163,7 +163,7 @@ class LayerWriter:
             self._outdated.pop().unlink(missing_ok=True)
 
     def spooled(self) -> Spool | None:
-        """Return which rows of the unfinished chunk are durable."""
+        """Return the durable rows of the unfinished chunk."""
         n_rows, crc32 = self._spooled
         return Spool(chunk=self.pending[0], n_rows=n_rows, crc32=crc32) if n_rows else None
 
@@ -171,13 +171,13 @@ class LayerWriter:
 class FeatureWriter:
     """Writes the features of one pass over a dataset.
 
-    Use it as a context manager: on leaving, also by an error, the rows that were added are durable.
-    The caller holds the set, and the matrices of `layers` exist. Features depend on `numerics` in
-    their last bits, so a resumed pass must have the same. `command` resumes the pass.
+    Use it as a context manager: at its end, also after an error, all added rows are durable. The
+    caller holds the set, and the matrices of `layers` exist. The last bits of features depend on
+    `numerics`, so a resumed pass must have the same. `command` resumes the pass.
 
     A process that computes a share of a pass names it as `share`, with the share's `chunks` by
-    layer. It writes a journal of its own, which the process that deals out the shares takes over.
-    `check` is called before anything is written; it raises when the share is no longer wanted.
+    layer. It writes a journal of its own, which the coordinating process takes over. `check` is
+    called before each write; it raises if the share is no longer wanted.
     """
 
     def __init__(
@@ -214,11 +214,11 @@ class FeatureWriter:
 
     @property
     def dtypes(self) -> dict[str, str]:
-        """What each layer's features are stored as, ``float32`` or ``float16``."""
+        """The stored type of each layer, ``float32`` or ``float16``."""
         return {name: layer.matrix.dtype for name, layer in self.layers.items()}
 
     def missing_rows(self, n_samples: int) -> np.ndarray:
-        """Return which rows some layer still needs, (n_samples,) bool."""
+        """Return which rows at least one layer lacks, (n_samples,) bool."""
         missing = np.zeros(n_samples, dtype=bool)
         for layer in self.layers.values():
             for start, stop in layer.missing_ranges():
@@ -244,8 +244,8 @@ class FeatureWriter:
     def add(self, start: int, features: Mapping[str, np.ndarray], masked: dict[int, str]) -> None:
         """Add the features of rows that begin at `start`, each (k, n_features) float32.
 
-        Waits while too many rows are still to be written. Raises StoreError when earlier rows
-        could not be written.
+        Waits while too many rows are in the queue. Raises StoreError if earlier rows could not be
+        written.
         """
         began = time.perf_counter()
         nbytes = sum(rows.nbytes for rows in features.values())
@@ -298,7 +298,7 @@ class FeatureWriter:
         paths = sorted(self.feature_set.journal_path.glob(f"{SHARE}{share}.json"))
         for path in paths:
             for name, own in _read_layers(path, self.feature_set.n_samples).items():
-                # A layer may have been begun anew since the share was computed.
+                # The layer may have been started again since the share was computed.
                 if name in self.layers and own.numerics == self.numerics:
                     self.layers[name].take(own.chunks)
                     self.masked |= own.masked
@@ -332,9 +332,9 @@ class FeatureWriter:
             layer.drop_outdated()
 
     def finish(self, records: Mapping[str, Mapping[str, Any]]) -> None:
-        """Complete the layers, once all their chunks are durable.
+        """Write the records of the layers, once all their chunks are durable.
 
-        `records` holds what each layer's record says beside its numerics and its files' hashes.
+        `records` holds the content of each layer's record but its numerics and files.
         """
         for name, layer in self.layers.items():
             if layer.pending:
@@ -357,7 +357,7 @@ def _read_share(feature_set: SetFolder, share: str) -> dict[str, LayerJournal]:
 
 
 def _read_layers(path: Path, n_rows: int) -> dict[str, LayerJournal]:
-    """Return the layers of a share's journal; a journal that is gone or damaged has none."""
+    """Return the layers of a share's journal; none if it is missing or damaged."""
     try:
         return Journal.read(path, n_rows).layers if path.is_file() else {}
     except CorruptionError:

@@ -79,6 +79,13 @@ def test_a_full_batch_of_one_size_is_laid_out_like_any_other():
     assert gray.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_read_only_image_gives_the_same_and_no_warning():
+    image = noise(80, 90, 3)
+    expected = one(RGB, image)
+    image.flags.writeable = False
+    assert torch.equal(one(RGB, image), expected)
+
+
 def test_settings_survive_a_round_trip():
     preprocess = Preprocess(227, "gray", HALF, HALF)
     assert Preprocess.from_dict(preprocess.to_dict()) == preprocess

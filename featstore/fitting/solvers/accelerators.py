@@ -40,7 +40,7 @@ def check(config: FitConfig) -> None:
         if not find_spec("sklearnex"):
             raise FitError(
                 "scikit-learn-intelex is not installed. Get it with: pip install "
-                '"featstore[intelex]", or leave out --intelex.'
+                "scikit-learn-intelex, or leave out --intelex."
             )
     if config.device != "cpu":
         if config.clf not in ("logreg", "ridge", "lda"):

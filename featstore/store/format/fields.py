@@ -1,7 +1,7 @@
-"""Typed fields of records, and the base of records that are refused when they do not fit.
+"""Typed fields of records, and the base class that refuses invalid records.
 
-The digest of a record shows that its bytes are as somebody wrote them. These models make sure that
-featstore could have written the content, before anything is done with it.
+A digest shows that a record's bytes have not changed, but an editor can recompute it. These models
+check that featstore could have written the content, before it is used.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 Name = Annotated[str, StringConstraints(max_length=255, pattern=r"^[^./\\\x00][^/\\\x00]*$")]
-"""Name of a file or folder; it does not lead out of its folder."""
+"""Name of a file or folder that stays in its folder."""
 
 
 def _not_the_groups_file(name: str) -> str:
@@ -74,14 +74,14 @@ LayerName = Annotated[
     StringConstraints(max_length=200, pattern=r"^[!-\-0-\[\]-~][!-.0-\[\]-~]*$"),
     AfterValidator(_not_the_groups_file),
 ]
-"""Name of a layer, its folder and its record."""
+"""Name of a layer, its folder and its record's file."""
 
 
 _PART = r"(?:[^./\\\x00-\x1f]|\.[^./\\\x00-\x1f]|\.\.[^/\\\x00-\x1f])[^/\\\x00-\x1f]*"
 
 
 FileName = Annotated[str, StringConstraints(max_length=1000, pattern=rf"^{_PART}(?:/{_PART})*$")]
-"""Name of a file, relative to the folder of its record; it does not lead out of that."""
+"""Name of a file, relative to the folder of its record, that stays in this folder."""
 
 
 Files = dict[FileName, Sha256]
@@ -98,11 +98,11 @@ def _numbered(value: Any) -> Any:
 
 
 Numbered = Annotated[dict[int, T], BeforeValidator(_numbered)]
-"""A JSON object whose names are numbers of rows or chunks."""
+"""A JSON object whose keys are numbers of rows or chunks."""
 
 
 class Model(BaseModel):
-    """A frozen part of a record. Fields that this featstore does not know are kept."""
+    """A frozen part of a record. Unknown fields are kept."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow", defer_build=True)
 
@@ -112,7 +112,7 @@ class Model(BaseModel):
 
 
 class Record(Model):
-    """The content of one file, which :func:`featstore.io.files.write_json` writes."""
+    """The content of one JSON file; see :func:`featstore.io.files.write_json`."""
 
     CURE: ClassVar[str] = "Put back the file, or remove what it belongs to and make it again."
     FORMAT_CURE: ClassVar[str] = ""
@@ -124,7 +124,7 @@ class Record(Model):
         Raises
         ------
         CorruptionError
-            When its digest does not fit, or it is not what featstore writes.
+            When its digest is wrong, or featstore does not write such content.
         FormatError
             When it has another format.
         StoreError
@@ -153,7 +153,7 @@ class Record(Model):
         return record
 
     def _misfit(self, name: str, n_rows: int | None) -> str | None:
-        """Return which parts of the record do not fit each other, its file's name or its set."""
+        """Return which value contradicts another one, the file's name or the set, or None."""
         return None
 
     def write(self, path: Path) -> None:

@@ -20,7 +20,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from featstore.errors import CorruptionError
 
 CHUNK_NBYTES = 4 * 2**20
-"""Aimed size of a chunk. Chunks of one row write at 25 MB/s, chunks of 4 MB at over 400."""
+"""Target size of a chunk. Chunks of one row write at 25 MB/s, chunks of 4 MB at over 400."""
 
 
 # Threads of Blosc write blocks in the order in which they finish, so the same rows would not always
@@ -142,12 +142,12 @@ class Matrix:
         return self.chunk_path(index)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return rows `start` to `stop` as float32, every chunk's checksum checked.
+        """Return rows `start` to `stop` as float32, and check every chunk's checksum.
 
         Raises
         ------
         CorruptionError
-            When a chunk of these rows is missing, or its bytes are not those written.
+            When a chunk of these rows is missing or damaged.
         """
         self._refuse_missing(start, stop)
         try:
@@ -155,7 +155,7 @@ class Matrix:
         except (ValueError, RuntimeError, OSError) as error:
             index = self._first_bad(start, stop)
             raise CorruptionError(self._damage(index, str(error))) from error
-        # Of a set that is removed meanwhile, zarr reads NaN.
+        # If the set was removed meanwhile, zarr reads NaN.
         self._refuse_missing(start, stop)
         return rows
 
@@ -182,9 +182,9 @@ class Matrix:
         )
 
     def dask(self) -> dask.array.Array:
-        """Return the matrix as a lazy float32 Dask array, one block a chunk.
+        """Return the matrix as a lazy float32 Dask array, with one block for each chunk.
 
-        Computing it raises a CorruptionError where :meth:`read` would.
+        Computing it raises the same errors as :meth:`read`.
         """
         import dask.array
 
@@ -219,7 +219,7 @@ def read_vector(group: Path, name: str) -> np.ndarray:
     Raises
     ------
     CorruptionError
-        When it is missing or its bytes are not those written.
+        When it is missing or damaged.
     """
     try:
         values = np.asarray(zarr.open_array(group / name, mode="r")[:])

@@ -39,7 +39,7 @@ class FitSettings(Model):
 
 
 class SearchResult(Model):
-    """What a search for parameters tried and found."""
+    """The settings that a search for parameters tried, and the best one."""
 
     kind: Text
     cv: Count
@@ -51,7 +51,7 @@ class SearchResult(Model):
 
 
 class FeatureSpec(Model):
-    """All that is needed to compute the features of one layer for other images."""
+    """The settings that compute the features of one layer for other images."""
 
     set_id: Name
     layer: Name
@@ -81,7 +81,7 @@ class SelectionInfo(Model):
 
 
 class RowCounts(Model):
-    """How many rows a run was fitted to and judged on."""
+    """Numbers of rows that a run was fitted to and tested on."""
 
     n_train: Count
     n_test: Count
@@ -95,7 +95,7 @@ class RowCounts(Model):
 
 
 MAX_DENSE_CLASSES = 100
-"""Largest number of classes for which a confusion matrix has a count of every pair."""
+"""Largest number of classes for which a confusion matrix counts every pair."""
 
 
 def _wrong_pair(pairs: tuple[tuple[int, ...], ...], n_classes: int) -> str | None:
@@ -128,7 +128,7 @@ class Scores(Model):
     kappa : float or None
         Cohen's; None if true and predicted labels are all of one class.
     majority_accuracy : float
-        Accuracy of naming the most frequent class for every row.
+        Accuracy of always predicting the most frequent class.
     per_class : tuple of ClassScores
         ``name``, ``precision``, ``recall``, ``f1``, ``support`` of each class.
     confusion : tuple of tuple of int
@@ -211,7 +211,7 @@ class RunRecord(Record):
     n_constant_features : int
     metrics : Metrics
     score_kind : str
-        What the scores of the predictions are.
+        ``probability`` or ``decision value``: the kind of the predictions' scores.
     source : str or None
         Digest of the code of the user's own classifier.
     converged : bool

@@ -66,7 +66,7 @@ class BackboneInfo(Model):
 
 
 class PreprocessInfo(Model):
-    """How images became the network's input."""
+    """The preprocessing of the images."""
 
     image_size: Width | None
     bands: Text
@@ -77,7 +77,7 @@ class PreprocessInfo(Model):
 
 
 class SetRecord(Record):
-    """What a feature set is, in ``set.json``.
+    """The record of a feature set, in ``set.json``.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class SetRecord(Record):
 
 
 class Numerics(Model):
-    """What the last bits of features depend on."""
+    """The settings on which the last bits of features depend."""
 
     device: Text
     engine: Text
@@ -137,7 +137,7 @@ class MaskedRow(Model):
 
 
 class LayerRecord(Record):
-    """A complete matrix, in ``layers/<layer>.json``.
+    """The record of a complete layer, in ``layers/<layer>.json``.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ class LayerRecord(Record):
     default : bool
         Whether it is the network's feature layer.
     pool : str or None
-        How a map became a vector.
+        The pooling of a map to a vector.
     shape : tuple of int
         Shape of the layer's output for one image.
     n_features : int
@@ -158,7 +158,7 @@ class LayerRecord(Record):
     numerics : Numerics
         What the last bits depend on: ``device``, ``engine``, ``batch_size``, ``nodes``.
     request : dict
-        The settings that were asked for.
+        The requested settings.
     masked : tuple of MaskedRow
         Rows whose images can't be read: ``row``, ``sample_id``, ``error``.
     command : str
@@ -219,7 +219,7 @@ class LayerRecord(Record):
 
 
 class Spool(Model):
-    """Rows of a chunk that is not whole yet."""
+    """The durable rows of an unfinished chunk."""
 
     chunk: Count
     n_rows: Width
@@ -227,7 +227,7 @@ class Spool(Model):
 
 
 class LayerJournal(Model):
-    """What is durable of one unfinished layer; `damaged` names the chunks of a damaged one."""
+    """The durable chunks of one unfinished layer; `damaged` names damaged chunks."""
 
     chunks: Numbered[Sha256]
     spool: Spool | None
@@ -239,7 +239,7 @@ class LayerJournal(Model):
 
 
 class Journal(Record):
-    """``journal/journal.json``, and those of shares: what is durable of unfinished layers."""
+    """The durable chunks of unfinished layers, in ``journal/journal.json`` or a share's journal."""
 
     CURE: ClassVar[str] = (
         "Delete the file: extract computes its layers again, and complete layers stay."

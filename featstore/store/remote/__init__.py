@@ -1,1 +1,1 @@
-"""Stores on object storage."""
+"""Stores on object storage: client, lease, working folder, upload."""

@@ -17,7 +17,7 @@ from featstore.store.set_folder import RUNS, SetFolder, record_of
 
 
 class RemoteBackend(LocalBackend):
-    """A store on object storage. What was not sent yet is in the working folder alone."""
+    """A store on object storage. Files that are not uploaded yet are only in the working folder."""
 
     def __init__(self, mirror: Mirror) -> None:
         super().__init__(mirror.folder)
@@ -30,22 +30,22 @@ class RemoteBackend(LocalBackend):
         return f"{self.address}/{place}" if place else self.address
 
     def pull(self, kind: Kind, *, now: bool = False) -> None:
-        """Bring the records of all sets or runs up to date; `now` skips no look as recent."""
+        """Update the local records of all sets or runs; with `now`, even if they are recent."""
         self.mirror.pull(kind, now=now)
 
     def fetch(
         self, place: str, files: Mapping[str, str], *, below: str = "", strict: bool = True
     ) -> dict[str, Path]:
-        """Fetch the files that the working folder lacks, and return the paths of all."""
+        """Download the files that the working folder lacks, and return the paths of all."""
         self.mirror.fetch(place, files, below=below, strict=strict)
         return super().fetch(place, files, below=below)
 
     def missing(self, place: str, names: Iterable[str], below: str = "") -> list[str]:
-        """Return no file: a record is sent after its files."""
+        """Return no file: a record is uploaded after its files, so none can be missing."""
         return []
 
     def sizes(self, place: str) -> dict[str, int]:
-        """Return the bytes of each file of a place, on object storage if the place was sent."""
+        """Return the bytes of each file of a place, in the bucket if the place was uploaded."""
         if not self.mirror.knows(record_of(place)):
             return super().sizes(place)
         found = self.mirror.sizes(place)
@@ -53,7 +53,7 @@ class RemoteBackend(LocalBackend):
         return {name: nbytes for name, nbytes in found.items() if name in sent}
 
     def _sent(self, place: str, names: Iterable[str]) -> set[str]:
-        """Return the files whose records were sent; another machine may be sending others."""
+        """Return the files whose records are in the bucket; others may still be on their way."""
         owners: dict[str, list[str]] = {}
         for name in names:
             owners.setdefault(record_of(f"{place}/{name}"), []).append(name)
@@ -62,7 +62,7 @@ class RemoteBackend(LocalBackend):
     def problems(
         self, place: str, files: Mapping[str, str], below: str = ""
     ) -> Iterator[tuple[str, str | None]]:
-        """Read files, those that were sent from object storage, and yield what is wrong."""
+        """Read files, from the bucket if they were uploaded, and yield what is wrong with each."""
         sent = self._sent(place, files)
         there = {name: sha256 for name, sha256 in files.items() if name in sent}
         yield from self.mirror.problems(place, there, below)
@@ -73,7 +73,7 @@ class RemoteBackend(LocalBackend):
     def working_on(
         self, set_id: str, progress: Progress = SILENT, *, wait: bool = True
     ) -> Iterator[None]:
-        """Hold a set, against the processes of this machine and against other machines."""
+        """Hold a set against other processes and other machines."""
         name = f"locks/{set_id[-DIGEST_LENGTH:]}.json"
         with (
             super().working_on(set_id, progress, wait=wait),
@@ -90,7 +90,7 @@ class RemoteBackend(LocalBackend):
                 del self._leases[held]
 
     def push_set(self, feature_set: SetFolder, progress: Progress = SILENT) -> None:
-        """Send the complete layers of a set that were not sent yet."""
+        """Upload the complete layers of a set that the bucket lacks."""
         if not push.unpushed_layers(self.mirror, feature_set):
             return
         held = feature_set.set_id[-DIGEST_LENGTH:], threading.get_ident()
@@ -101,16 +101,17 @@ class RemoteBackend(LocalBackend):
             push.push_set(self.mirror, feature_set, self._leases[held], progress)
 
     def push_run(self, run_id: str, progress: Progress = SILENT) -> None:
-        """Send a run that was not sent yet."""
+        """Upload a run that the bucket lacks."""
         push.push_run(self.mirror, run_id, progress)
 
     @contextmanager
     def replacing_run(self, run_id: str) -> Iterator[str]:
-        """Let a run that is written within take the place of an old one.
+        """Let the block write a run that replaces an old one.
 
-        Yields a folder beside the files of the old run, which stay until the new run is sent.
+        Yields the name of a folder beside the files of the old run, which stay until the new run is
+        uploaded.
         """
-        # A run that is being sent must not be replaced meanwhile.
+        # A run must not be replaced while it is uploaded.
         with (
             locked(self.mirror.lock_path(run_id), run_id),
             self.mirror.atomic_write(f"{RUNS}/{run_id}/metrics.json") as below,
@@ -118,11 +119,11 @@ class RemoteBackend(LocalBackend):
             yield below
 
     def unpublish(self, feature_set: SetFolder, chunks: Mapping[str, Sequence[int]]) -> None:
-        """Make sent layers unfinished, whose named chunks are damaged; the caller holds the set."""
+        """Make uploaded layers with damaged chunks unfinished; the caller holds the set."""
         self.mirror.unpublish(feature_set, chunks)
 
     def remove_set(self, set_id: str) -> None:
-        """Delete a set on object storage and here; the caller holds it."""
+        """Delete a set in the bucket and in the working folder; the caller holds it."""
         push.remove_set(self.mirror, set_id)
         super().remove_set(set_id)
 

@@ -1,7 +1,7 @@
-"""Remotes: object storage by its URL, the one file that knows obstore's API.
+"""Object storage by its URL; the only file that imports obstore.
 
-Objects are there whole or not at all. What a service answers becomes a value, or one error that
-says what to do.
+An object exists whole or not at all. Every failure of the service becomes a StoreError that says
+what to do.
 """
 
 from __future__ import annotations
@@ -35,30 +35,23 @@ N_AT_A_TIME = 16
 
 
 RETRIES = 5
-"""How often a request is tried again that the network or a busy service failed."""
+"""How often a failed request is repeated."""
 
 
 RETRY_S = 60.0
 
 
 WHOLE_NBYTES = 16 * 2**20
-"""Size up to which a file is sent in one request; larger ones go in parts."""
+"""Largest file that is uploaded in one request; larger files are uploaded in parts."""
 
 
 BEHIND_DOTS = "0"
-"""Sorts behind "." and "..", and before all but odd names; no object has this one."""
+"""Sorts after "." and "..", and before nearly all other names; no object has this name."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a listing says of an object.
-
-    Parameters
-    ----------
-    nbytes : int
-    etag : str or None
-        Changes whenever the object does.
-    """
+    """Size and etag of an object; the etag changes whenever the object does."""
 
     nbytes: int
     etag: str | None
@@ -68,11 +61,11 @@ SERVICE = re.compile(
     r"AWS_ENDPOINT(_URL)?(_S3)?|AZURE_(STORAGE_)?(ACCOUNT_NAME|ENDPOINT|USE_EMULATOR)"
     r"|GOOGLE_BASE_URL"
 )
-"""Variables of the environment that say where a bucket of a URL's name is."""
+"""Variables of the environment that decide which service has a URL's bucket."""
 
 
 def service_of(url: str) -> dict[str, str]:
-    """Return what of the environment decides which bucket a URL names; it may hold secrets."""
+    """Return the variables that decide which bucket a URL names; they may hold secrets."""
     family = {"s": "AWS", "g": "GOOGLE", "a": "AZURE"}.get(url[:1].lower(), "-")
     return {
         name: value.rstrip("/")
@@ -82,18 +75,14 @@ def service_of(url: str) -> dict[str, str]:
 
 
 def is_url(text: str) -> bool:
-    """Return whether a store's name is a URL and no folder."""
+    """Return whether a store's name is a URL, not a folder."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
 
 
 class ObjectStorage:
-    """A prefix of a bucket, whose objects go by their names below it. See :func:`open_storage`.
+    """The objects below a prefix of a bucket. Made by :func:`open_storage`.
 
-    Parameters
-    ----------
-    url : str
-    store : ObjectStore
-        obstore's.
+    Names of objects are relative to the prefix. `store` is obstore's.
     """
 
     def __init__(self, url: str, store: ObjectStore) -> None:
@@ -101,9 +90,9 @@ class ObjectStorage:
         self.is_conditional = True
         """Whether the service has conditional writes, as far as is known; see :meth:`create`."""
         self.is_proven = False
-        """Whether it was seen to refuse to create what is there."""
+        """Whether the service has refused to create an object that exists."""
         self.foreign: set[str] = set()
-        """Objects that listings passed over, for obstore takes no such name."""
+        """Objects that listings skipped, because obstore can't take their names."""
         self._store = store
         import obstore
         from obstore import exceptions as errors
@@ -125,12 +114,12 @@ class ObjectStorage:
             raise StoreError(explain(self.url, str(error))) from error
 
     def get(self, name: str) -> bytes | None:
-        """Return an object's bytes; None when it is not there."""
+        """Return an object's bytes; None if it does not exist."""
         found = self.read(name)
         return None if found is None else found[0]
 
     def read(self, name: str) -> tuple[bytes, str] | None:
-        """Return an object's bytes and their etag; None when it is not there."""
+        """Return an object's bytes and etag; None if it does not exist."""
         with self._explained():
             try:
                 found = self._obs.get(self._store, name)
@@ -140,13 +129,9 @@ class ObjectStorage:
                 return None
 
     def sha256(self, name: str, copy: Path | None = None) -> str | None:
-        """Return the sha256 (hex) of an object's bytes; None when it is not there.
+        """Return the sha256 (hex) of an object's bytes; None if it does not exist.
 
-        Parameters
-        ----------
-        name : str
-        copy : Path, optional
-            File that the bytes are written to on the way.
+        With `copy`, the bytes are also written to that file.
         """
         digest = hashlib.sha256()
         with self._explained():
@@ -166,14 +151,14 @@ class ObjectStorage:
         return digest.hexdigest()
 
     def put(self, name: str, data: bytes | Path) -> str | None:
-        """Write an object, in place of one that is there; return its etag."""
+        """Write an object, over an old one if it exists; return its etag."""
         return self._put(name, data, "overwrite")
 
     def create(self, name: str, data: bytes) -> str | None:
-        """Write an object unless there is one; return its etag, None when there is one.
+        """Write an object and return its etag; return None if the object exists.
 
-        A service that has no conditional writes is asked before, which leaves others a moment to
-        come in between, and :attr:`is_conditional` says so from then on.
+        If the service has no conditional writes, :attr:`is_conditional` becomes false, and the
+        object is looked up first, so another machine may still write in between.
         """
         if self.is_conditional:
             try:
@@ -187,14 +172,14 @@ class ObjectStorage:
         return self.put(name, data) or ""
 
     def replace(self, name: str, data: bytes, etag: str) -> str | None:
-        """Write an object in place of the one that had `etag`; None when that is gone."""
+        """Replace the object with this `etag`; return the new etag, or None if it has changed."""
         if self.is_conditional:
             try:
                 return self._put(name, data, {"e_tag": etag}) or ""
             except _TakenError:
                 return self._etag_of(name, data)
             except _UnableError:
-                # Local disks create conditionally and can't replace so.
+                # Local disks create conditionally, but can't replace conditionally.
                 pass
         found = self.entry(name)
         if found is None or found.etag != etag:
@@ -202,9 +187,9 @@ class ObjectStorage:
         return self.put(name, data) or ""
 
     def _etag_of(self, name: str, data: bytes) -> str | None:
-        """Return the etag of an object that has just these bytes; None if it has others.
+        """Return the etag of an object if it has exactly these bytes, else None.
 
-        A request whose answer was lost is sent again, and then meets what it wrote itself.
+        A request whose answer was lost is repeated, and then finds its own object.
         """
         found = self.read(name)
         return found[1] if found is not None and found[0] == data else None
@@ -220,7 +205,7 @@ class ObjectStorage:
                 raise _UnableError from None
             except self._absent as error:
                 self._check_bucket(error)
-                # Of an object that was to be replaced.
+                # The object that was to be replaced is gone.
                 raise _TakenError from None
             except self._failures as error:
                 if mode != "overwrite" and _lacks_conditions(str(error)):
@@ -230,7 +215,7 @@ class ObjectStorage:
         return etag
 
     def entry(self, name: str) -> Entry | None:
-        """Return what is known of an object; None when it is not there."""
+        """Return size and etag of an object; None if it does not exist."""
         with self._explained():
             try:
                 found = self._obs.head(self._store, name)
@@ -239,27 +224,22 @@ class ObjectStorage:
         return Entry(found["size"], found["e_tag"])
 
     def entries(self, prefix: str, after: str | None = None) -> dict[str, Entry]:
-        """Return all objects below a prefix, by name; foreign ones are passed over.
+        """Return all objects below a prefix that ends in a slash; foreign ones are skipped.
 
-        Parameters
-        ----------
-        prefix : str
-            Ends in a slash.
-        after : str, optional
-            Objects whose names don't come after this are left out.
+        With `after`, only objects whose names sort after it.
         """
         with self._explained():
             try:
                 return self._list(prefix, after)
             except self._misnamed as error:
                 self.foreign.add(_misnamed(str(error)))
-            # A page in which there is such a name is no page: what sorts behind it is asked for.
+            # obstore drops the whole page of such a name, so list again behind odd names.
             behind = f"{prefix}{BEHIND_DOTS}"
             try:
                 return self._list(prefix, max(behind, after or ""))
             except self._misnamed as error:
                 self.foreign.add(_misnamed(str(error)))
-            # It lies deeper.
+            # The odd name is in a deeper folder.
             files, folders = self._level(prefix)
             found = {name: entry for name, entry in files.items() if name > (after or "")}
             for folder in folders:
@@ -267,7 +247,7 @@ class ObjectStorage:
             return found
 
     def folders(self, prefix: str) -> list[str]:
-        """Return the names that stand between a prefix and the next slash."""
+        """Return the names of the folders right below a prefix."""
         with self._explained():
             try:
                 return self._level(prefix)[1]
@@ -286,7 +266,7 @@ class ObjectStorage:
         return {m["path"]: Entry(m["size"], m["e_tag"]) for page in pages for m in page}
 
     def _level(self, prefix: str) -> tuple[dict[str, Entry], list[str]]:
-        """Return the objects between a prefix and the next slash, and the folders."""
+        """Return the objects and the folders right below a prefix."""
         try:
             found = self._obs.list_with_delimiter(self._store, prefix)
         except self._absent as error:
@@ -297,13 +277,13 @@ class ObjectStorage:
         return files, sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
 
     def delete(self, names: Sequence[str]) -> None:
-        """Delete objects; those that are not there are deleted already."""
+        """Delete objects; objects that do not exist are no error."""
         with self._explained():
             try:
                 if names:
                     self._obs.delete(self._store, list(names))
             except self._absent:
-                # Local disks stop at the first one that is not there.
+                # Local disks stop at the first missing object.
                 for name in names:
                     self._delete_one(name)
 
@@ -314,7 +294,7 @@ class ObjectStorage:
             return
 
     def each(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Yield what a function of the network gives for each item, several at a time, in order."""
+        """Yield the function's result for each item, in order; several requests run at a time."""
         pool = ThreadPoolExecutor(N_AT_A_TIME)
         try:
             yield from pool.map(function, items)
@@ -327,7 +307,7 @@ class ObjectStorage:
 
 
 class _TakenError(StoreError):
-    """There is an object already, or not the one that was to be replaced."""
+    """The object exists already, or the object to be replaced has changed."""
 
 
 class _UnableError(StoreError):
@@ -335,7 +315,7 @@ class _UnableError(StoreError):
 
 
 def _misnamed(text: str) -> str:
-    """Return the name that obstore does not take."""
+    """Return the name that obstore refuses, from its error."""
     found = re.search(r'Path "((?:[^"\\]|\\.)*)"', text)
     return found[1] if found else text
 
@@ -349,7 +329,7 @@ def _names_bucket(text: str) -> bool:
 
 
 def explain(url: str, text: str) -> str:
-    """Return for people what an error of obstore's means, and the cure."""
+    """Return the message, with a cure, for an error of obstore."""
     if _names_bucket(text):
         return f"{url}: there is no such bucket. Create it, or name another --store."
     if any(word in text for word in ("InstanceCredentials", "169.254.169.254", "metadata.google")):
@@ -383,22 +363,14 @@ def explain(url: str, text: str) -> str:
 
 
 _in_memory: dict[str, ObjectStorage] = {}
-"""What lies in this process's memory, which opening it again is to find."""
+"""Stores in this process's memory, so that opening one again finds its objects."""
 
 
 def open_storage(url: str) -> ObjectStorage:
-    """Open what lies at a URL, without asking the service anything.
+    """Open the store at a URL without a request to the service.
 
-    Parameters
-    ----------
-    url : str
-        ``s3://bucket/prefix``, ``gs://``, ``az://``, ``file:///folder``, ``memory:///`` or another
-        one that obstore opens.
-
-    Raises
-    ------
-    StoreError
-        When obstore is not installed or knows no such URL.
+    The URL is ``s3://bucket/prefix``, ``gs://``, ``az://``, ``file:///folder``, ``memory:///`` or
+    another one that obstore opens.
     """
     if url in _in_memory:
         return _in_memory[url]
@@ -416,8 +388,7 @@ def open_storage(url: str) -> ObjectStorage:
         from obstore.store import from_url
     except ImportError as error:
         raise StoreError(
-            f"{url} is on object storage, which needs obstore. Install it with: "
-            "pip install 'featstore[s3]'"
+            f"{url} is on object storage, which needs obstore. Install it with: pip install obstore"
         ) from error
     more: dict[str, Any] = {}
     if parts.scheme == "file":

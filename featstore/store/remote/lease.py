@@ -1,7 +1,7 @@
-"""Leases: one machine at a time changes a store on object storage, and the others wait for it.
+"""Leases: locks on object storage that expire when their holder dies.
 
-A lease is an object that its holder writes anew every few seconds. One that no longer changes is
-a dead holder's, and is taken over: by the clock of whoever waits, so that clocks need not agree.
+A lease is an object that its holder rewrites every few seconds. A waiting machine takes over a
+lease that has not changed for a minute by its own clock, so clocks need not agree.
 """
 
 from __future__ import annotations
@@ -30,25 +30,17 @@ RENEW_S = 15.0
 
 
 LOOK_S = 2.0
-"""Seconds between two looks at a lease that another machine holds."""
+"""Seconds between two checks of a lease that another machine holds."""
 
 
 UNKNOWN = "another machine"
-"""What the holder of a lease is called whose note can't be read."""
+"""Name of a holder whose note can't be read."""
 
 
 class Lease:
     """A lease that this process holds. Made by :func:`hold_lease`.
 
-    Parameters
-    ----------
-    remote : Remote
-    name : str
-        The object.
-    etag : str
-        Of the object as this process wrote it last.
-    note : dict
-        What the object says.
+    `name` is the object, `etag` the one of this process's last write, `note` the object's content.
     """
 
     def __init__(self, remote: ObjectStorage, name: str, etag: str, note: dict[str, Any]) -> None:
@@ -61,13 +53,7 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """Make sure that nobody else has taken it over.
-
-        Raises
-        ------
-        StoreError
-            When another machine may have.
-        """
+        """Raise StoreError if another machine may have taken over the lease."""
         if self._is_old():
             self.renew()
         if self._is_lost or self._is_old():
@@ -77,7 +63,7 @@ class Lease:
             )
 
     def _is_old(self) -> bool:
-        # Half of the time is left for the request that is made next.
+        # The other half of the time is for the next request.
         pairs = zip(_clocks(), self._renewed_at, strict=True)
         return any(now - then > LEASE_S / 2 for now, then in pairs)
 
@@ -86,16 +72,16 @@ class Lease:
             self.renew()
 
     def renew(self) -> None:
-        """Write it anew, unless another machine has taken it over."""
+        """Rewrite the object, unless another machine has taken over the lease."""
         with self._renewing:
             began, body = _clocks(), _body(self._note)
             try:
                 etag = self._remote.replace(self._name, body, self._etag)
                 if etag is None and (own := self._own_etag()) is not None:
-                    # An earlier renewal arrived, and its answer did not.
+                    # An earlier renewal arrived, but its answer was lost.
                     etag = self._remote.replace(self._name, body, own)
             except StoreError:
-                # The network may be back before the lease has run out.
+                # The network may recover before the lease expires.
                 return
             if etag is None:
                 self._is_lost = True
@@ -103,7 +89,7 @@ class Lease:
                 self._etag, self._renewed_at = etag, began
 
     def release(self) -> None:
-        """Give it back."""
+        """Delete the object, if this lease still holds it."""
         self._over.set()
         self._thread.join()
         with suppress(StoreError):
@@ -118,12 +104,12 @@ class Lease:
 
 
 def _clocks() -> tuple[float, float]:
-    # The first stands still while a machine sleeps, and the second may be set.
+    # The first clock stops while a machine sleeps; the second may be set.
     return time.monotonic(), time.time()
 
 
 def _body(note: dict[str, Any]) -> bytes:
-    # Another content each time, so that the etag changes whatever it is made of.
+    # Each renewal has other content, so that the etag changes.
     return json.dumps(note | {"renewed": now(), "nonce": secrets.token_hex(4)}).encode()
 
 
@@ -137,27 +123,12 @@ def hold_lease(
     *,
     wait: bool = True,
 ) -> Iterator[Lease | None]:
-    """Hold a lease; yields None where the service has no conditional writes to keep it by.
+    """Hold the lease in the object `name`; yield None if the service has no conditional writes.
 
-    Parameters
-    ----------
-    remote : Remote
-    name : str
-        The object.
-    what : str
-        What it is on, for people.
-    place : str
-        Names the working folder. The caller holds its lock there, so that a lease of the same
-        folder is one that a killed process left.
-    progress : Progress
-        Told whom this waits for.
-    wait : bool
-        Whether to wait for a holder that is alive.
-
-    Raises
-    ------
-    StoreError
-        When another machine holds it and `wait` is false.
+    Messages call the leased thing `what`. `place` is the working folder's token: the caller holds
+    the folder's own lock, so a lease with the same token belongs to a killed process and is taken
+    over. If another machine holds the lease, `progress` says which one, and this process waits;
+    without `wait` it raises StoreError.
     """
     note = {"what": what, "place": place, "lease": secrets.token_hex(8), **this_holder()}
     etag = _acquire(remote, name, note, progress, wait=wait)
@@ -214,7 +185,7 @@ def _acquire(
 
 
 def _keeps_conditions(remote: ObjectStorage, name: str, note: dict[str, Any]) -> bool:
-    """Return whether the service refuses to create what is there; some just overwrite it."""
+    """Return whether the service refuses to create an object that exists; some overwrite it."""
     if remote.is_conditional and not remote.is_proven:
         if remote.create(name, _body(note)) is None and remote.is_conditional:
             remote.is_proven = True

@@ -1,10 +1,9 @@
-"""Mirrors: the working folder of a store on object storage, and what is known of there.
+"""The working folder of a store on object storage: update its records, download its files.
 
-The folder is a store like any other, in which all computing happens. Records are brought when the
-store is looked into, matrices and the files of runs when they are first read. What came from there
-is known by its etag, and the copy of it by its hash, so that it is fetched again when either
-changed, and goes when it is gone; what was made here and not sent yet is not known there, and
-stays.
+The folder is a store like any other, and all computing happens in it. Records are downloaded when
+the store is listed, matrices and the files of runs when they are first read. A record is downloaded
+again if its etag in the bucket or the hash of its local copy changes, and deleted if it is gone
+from the bucket. Work that is not uploaded yet stays.
 """
 
 from __future__ import annotations
@@ -45,29 +44,24 @@ from featstore.store.remote.sync_state import SyncState, sha256_of
 from featstore.store.set_folder import GROUP, JOURNAL_FILE, RUNS, SETS, SetFolder
 
 REFRESH_S = 1.0
-"""Seconds for which a listing is believed."""
+"""Seconds for which a listing counts as current."""
 
 
 RECORD = re.compile(
     r"(?!\w+/\.)"
     r"(runs/[^/\\]+/metrics|sets/[^/\\]+/(set|journal/journal|layers/[^/\\]*))\.json"
 )
-"""The name of a record: of a set or run of its own, whose name leads nowhere else."""
+"""The name of a record of a set or run; the set's or run's name leads to no other folder."""
 
 
 AFTER_MATRICES = f"{GROUP}0"
-"""Sorts behind all files of a set's Zarr group and before its records."""
+"""Sorts after all files of a set's Zarr group and before its records."""
 
 
 class Mirror(SyncState):
-    """A working folder, and the remote that it works for. Made by :func:`open_mirror`.
+    """A working folder and its bucket. Made by :func:`open_mirror`.
 
-    Parameters
-    ----------
-    remote : Remote
-    folder : Path
-    progress : Progress
-        Told of what is brought when that takes a while.
+    `progress` shows large downloads.
     """
 
     def __init__(self, remote: ObjectStorage, folder: Path, progress: Progress = SILENT) -> None:
@@ -78,18 +72,10 @@ class Mirror(SyncState):
         self._told: set[str] = set()
 
     def pull(self, kind: str, *, held: str | None = None, now: bool = False) -> None:
-        """Bring the records of all sets or runs up to date.
+        """Update the local records of all sets or runs.
 
-        Sets that another process of this machine works on are left as they are.
-
-        Parameters
-        ----------
-        kind : str
-            :data:`SETS` or :data:`RUNS`.
-        held : str, optional
-            Set whose lock the caller holds.
-        now : bool
-            Whether to look even when it was looked a moment ago.
+        `held` is the set whose lock the caller holds; sets that another process of this machine
+        works on are skipped. With `now`, the bucket is listed even if the last listing is recent.
         """
         if not now and time.monotonic() - self._seen_at.get(kind, -math.inf) < REFRESH_S:
             return
@@ -97,7 +83,7 @@ class Mirror(SyncState):
             known: dict[str, str] = state["records"]
             found = self._records(kind)
             if kind == RUNS:
-                # What is still to be replaced: as it was there, and with what was made here.
+                # A replacement is void if the bucket's record or the local one has changed.
                 for name, (etag, digest) in list(state["replaced"].items()):
                     is_same = name in found and found[name].etag == etag
                     if not is_same or sha256_of(self.folder / name) != digest:
@@ -163,7 +149,7 @@ class Mirror(SyncState):
             lock.release()
 
     def _install(self, name: str, content: bytes) -> None:
-        """Put a record in the place of the one that is here, if any, and drop what is not its."""
+        """Write a record over the local one, and delete local files that it does not name."""
         path = self.folder / name
         if name.endswith(JOURNAL_FILE):
             _merge_journal(SetFolder(path.parent.parent), content)
@@ -183,7 +169,7 @@ class Mirror(SyncState):
             shutil.rmtree(SetFolder(path.parent.parent).journal_path, ignore_errors=True)
 
     def _drop(self, name: str, known: Mapping[str, str]) -> None:
-        """Delete here what is gone there, unless unfinished work hangs on it."""
+        """Delete a local record that is gone from the bucket, unless unfinished work needs it."""
         path = self.folder / name
         if name.endswith(JOURNAL_FILE) or not path.is_file():
             return
@@ -207,23 +193,11 @@ class Mirror(SyncState):
     def fetch(
         self, place: str, files: Mapping[str, str], *, below: str = "", strict: bool = True
     ) -> None:
-        """Bring the files that are not here yet, each whole and as it was written.
+        """Download the files that the working folder lacks, and compare each with its sha256.
 
-        Parameters
-        ----------
-        place : str
-            Folder, here and there.
-        files : mapping of str to str
-            sha256 by name below it.
-        below : str
-            Folder below `place` that they lie in there, if not in `place` itself.
-        strict : bool
-            Whether a file that is damaged there is an error; else it stays away.
-
-        Raises
-        ------
-        CorruptionError
-            When a file is missing there, or its bytes are not those that were written.
+        `files` holds the sha256 by name below the folder `place`. In the bucket the files may be in
+        a folder `below` it. A missing or damaged file is a CorruptionError; without `strict` it is
+        skipped.
         """
         folder = self.folder / place
         missing = [name for name in files if not (folder / name).is_file()]
@@ -258,9 +232,9 @@ class Mirror(SyncState):
     def problems(
         self, place: str, files: Mapping[str, str], below: str = ""
     ) -> Iterator[tuple[str, str | None]]:
-        """Yield for each file what is wrong with it there, if anything is; it is read for that.
+        """Read each file in the bucket, and yield what is wrong with it, or None.
 
-        A copy here that is not as it was written goes, to be fetched again.
+        A damaged local copy is deleted, so that it is downloaded again.
         """
 
         def problem(name: str) -> str | None:
@@ -275,21 +249,15 @@ class Mirror(SyncState):
         yield from zip(files, self.remote.each(problem, files), strict=True)
 
     def sizes(self, place: str) -> dict[str, int]:
-        """Return the bytes of all files that lie there below a folder."""
+        """Return the bytes of each file of a folder in the bucket."""
         found = self.remote.entries(f"{place}/")
         return {name.removeprefix(f"{place}/"): entry.nbytes for name, entry in found.items()}
 
     def unpublish(self, feature_set: SetFolder, chunks: Mapping[str, Sequence[int]]) -> None:
-        """Let layers be unfinished there too, whose named chunks are to be computed again.
+        """Make layers with damaged chunks unfinished in the bucket, too.
 
-        The journal that says so lies there as well, for whichever machine repairs them.
-
-        Parameters
-        ----------
-        feature_set : SetFolder
-            The caller holds its lock; its own journal has the chunks.
-        chunks : mapping of str to list of int
-            Numbers of the damaged chunks, by layer.
+        The bucket gets a journal of them, so that any machine can repair them. The caller holds the
+        set's lock, and the local journal already names the chunks.
         """
         place = f"{SETS}/{feature_set.set_id}"
         records = {layer: f"{place}/layers/{layer}.json" for layer in chunks}
@@ -313,7 +281,7 @@ class Mirror(SyncState):
 
 
 def object_name(place: str, name: str, below: str = "") -> str:
-    """Return the name there of a file of a set or run, see :meth:`Mirror.fetch`."""
+    """Return the name in the bucket of a file of a set or run, see :meth:`Mirror.fetch`."""
     return f"{place}/{below}/{name}" if below else f"{place}/{name}"
 
 
@@ -328,13 +296,13 @@ def _digest(set_id: str) -> str:
 
 
 def _in_order(names: Iterable[str], owner: str) -> list[str]:
-    """Return one owner's records, those last by which it is there at all."""
+    """Return the records of one set or run, ``set.json`` last: a set counts only with it."""
     own = [name for name in names if name.split("/")[1] == owner]
     return sorted(own, key=lambda name: (name.endswith("/set.json"), name))
 
 
 def _files_of(content: bytes) -> dict[str, str]:
-    """Return a record's files; none where it names what featstore does not write, or elsewhere."""
+    """Return a record's files; none if a name is invalid or leads out of the folder."""
     try:
         return named_files(json.loads(content)["files"])
     except (ValueError, KeyError, TypeError):
@@ -342,7 +310,7 @@ def _files_of(content: bytes) -> dict[str, str]:
 
 
 def journal_of(content: bytes | None) -> dict[str, LayerJournal]:
-    """Return what a journal says of its layers; one that is gone, torn or altered says nothing."""
+    """Return the layers of a journal; a missing, damaged or edited journal has none."""
     try:
         return Journal.model_validate(parse_json(content or b"")).layers
     except ValueError:
@@ -351,7 +319,7 @@ def journal_of(content: bytes | None) -> dict[str, LayerJournal]:
 
 def _merge_journal(feature_set: SetFolder, content: bytes) -> None:
     own = feature_set.journal()
-    # What is computed here stays; what was damaged there may be damaged otherwise by now.
+    # Layers that this machine computes stay; the damage of others may have changed.
     news = {
         name: journal
         for name, journal in journal_of(content).items()
@@ -361,20 +329,15 @@ def _merge_journal(feature_set: SetFolder, content: bytes) -> None:
 
 
 def open_mirror(url: str, progress: Progress = SILENT) -> Mirror:
-    """Open the working folder of the store at a URL; neither it nor the store need be there yet.
+    """Open the working folder of the store at a URL; neither needs to exist yet.
 
-    It lies in the user's cache, or below the folder that the environment names as FEATSTORE_CACHE.
-
-    Raises
-    ------
-    StoreError
-        When the URL can't be opened.
+    The folder is in the user's cache, or below the folder in the variable FEATSTORE_CACHE.
     """
     url = url.rstrip("/")
     remote = open_storage(url)
     named = os.environ.get("FEATSTORE_CACHE")
     parent = Path(named) if named else platformdirs.user_cache_path("featstore") / "stores"
-    # Two services may have buckets of one name.
+    # Two services may have buckets with the same name.
     service = service_of(url)
     name = json.dumps([url, service]) if service else url
     folder = parent.absolute() / sha256(name.encode()).hexdigest()[:16]

@@ -1,9 +1,9 @@
-"""Deliveries: what was finished in a working folder goes up to object storage.
+"""Upload finished sets and runs from the working folder to the bucket.
 
-Files go first and the record comes last, by which they count: killed at any moment, what lies there
-is complete or plainly incomplete, and the next delivery sends what is missing. A record that is
-there already stays, and takes the place of the one that was made here, unless that was to replace
-it: then the new files lie beside the old ones until the new record is in the old one's place.
+The record is uploaded last, and without it the files do not count. After a kill, the next upload
+sends the missing files. A record that the bucket already has stays, and replaces the local one. If
+the local run was fitted again, its files are uploaded to a new folder, and its record replaces the
+old one.
 """
 
 from __future__ import annotations
@@ -27,22 +27,14 @@ from featstore.store.set_folder import JOURNAL_FILE, RUNS, SETS, SetFolder
 from featstore.text import RESUME_HINT
 
 NOTES_S = 1.0
-"""Shortest time between two notes of what was sent."""
+"""Shortest time between two writes of the list of uploaded files."""
 
 
 class Upload:
-    """Files of one set or run on their way.
+    """The upload of one set or run.
 
-    Parameters
-    ----------
-    mirror : Mirror
-    place : str
-        The folder of the set or run, here and there.
-    lease : Lease or None
-        That is checked before anything is written; None where the service can keep none.
-    progress : Progress
-    below : str
-        Folder below `place` that the files go to there, if not to `place` itself.
+    `place` is its folder. In the bucket the files may be in a folder `below` it. `lease` is checked
+    before each write; it is None if the service has no conditional writes.
     """
 
     def __init__(
@@ -67,19 +59,10 @@ class Upload:
             self._lease.check()
 
     def send(self, files: Mapping[str, str], what: str) -> None:
-        """Send the files that are not there as they are here.
+        """Upload the files that the bucket lacks, or has otherwise.
 
-        Parameters
-        ----------
-        files : mapping of str to str
-            sha256 by name below the set's or run's folder.
-        what : str
-            For people.
-
-        Raises
-        ------
-        CorruptionError
-            When a file here is not as it was written; nothing of it is sent.
+        `files` holds the sha256 by name below the folder; messages call them `what`. A local file
+        with another sha256 is not uploaded, and is a DamagedFileError.
         """
         there = self._remote.entries(self._there)
         missing = []
@@ -127,12 +110,12 @@ class Upload:
             write_json(self._notes, {"sent": self._sent})
 
     def _is_same(self, name: str, entry: Entry) -> bool:
-        """Return whether an object is known to be the file that is here.
+        """Return whether an object is certainly the local file.
 
-        Either this machine has sent it, or the service's etag is an MD5.
+        It is if this machine uploaded it, or if its etag is the file's MD5.
         """
         path = self._path(name)
-        # Metadata may be sent to repair it, and is small; a damaged chunk was deleted before.
+        # Metadata is small, and may be uploaded to repair it. Damaged chunks were deleted before.
         if path.name == "zarr.json" or entry.etag is None:
             return False
         if entry.nbytes != path.stat().st_size:
@@ -144,22 +127,18 @@ class Upload:
     def publish(
         self, record: str, content: bytes, files: Mapping[str, str], replaces: str | None = None
     ) -> bool:
-        """Create a record, once all its files are seen to lie there; return if it is ours.
+        """Upload a record after checking that the bucket has its files; return if it was written.
 
-        `content` is what `files` was read from. With `replaces`, it takes the place of the record
-        that has this etag.
-
-        Raises
-        ------
-        StoreError
-            When another machine has written over a file meanwhile.
+        `content` is the record's bytes, `files` the files that it names. With `replaces`, the
+        record replaces the one with this etag. If another machine has overwritten a file, this
+        raises StoreError.
         """
         there = self._remote.entries(self._there)
         for name in files:
             entry = there.get(f"{self._there}{name}")
             if entry is not None and _same(entry.etag, self._etags[name]):
                 continue
-            # Some services spell an etag otherwise in a listing.
+            # Some services spell etags differently in a listing.
             if entry is None or self._remote.sha256(f"{self._there}{name}") != files[name]:
                 raise StoreError(
                     f"{self._mirror.url}/{self._there}{name} was changed by another machine while "
@@ -180,7 +159,7 @@ class Upload:
         return True
 
     def sweep(self, folder: str, names: Collection[str]) -> None:
-        """Delete what others left in a folder there that none of the named objects is."""
+        """Delete all objects of a folder in the bucket but the named ones."""
         kept = set(names)
         strays = [name for name in self._remote.entries(f"{folder}/") if name not in kept]
         if strays:
@@ -188,7 +167,7 @@ class Upload:
             self._remote.delete(strays)
 
     def close(self) -> None:
-        """Forget what was sent, now that the record says it."""
+        """Delete the list of uploaded files, because the record now names them."""
         self._notes.unlink(missing_ok=True)
 
 
@@ -197,7 +176,7 @@ def _same(one: str | None, other: str | None) -> bool:
 
 
 class DamagedFileError(CorruptionError):
-    """A file that was to be sent is not as it was written."""
+    """A local file is damaged, so it is not uploaded."""
 
 
 def _md5(path: Path) -> str:
@@ -206,7 +185,7 @@ def _md5(path: Path) -> str:
 
 
 def unpushed_layers(mirror: Mirror, feature_set: SetFolder) -> list[str]:
-    """Return the layers that are complete here and not known there."""
+    """Return the complete layers that the bucket lacks."""
     place = f"{SETS}/{feature_set.set_id}"
     return [n for n in feature_set.layer_names() if not mirror.knows(f"{place}/layers/{n}.json")]
 
@@ -214,22 +193,10 @@ def unpushed_layers(mirror: Mirror, feature_set: SetFolder) -> list[str]:
 def push_set(
     mirror: Mirror, feature_set: SetFolder, lease: Lease | None, progress: Progress = SILENT
 ) -> None:
-    """Send the layers of a set that are complete here and not there.
+    """Upload the complete layers of a set that the bucket lacks.
 
-    Parameters
-    ----------
-    mirror : Mirror
-    feature_set : SetFolder
-        The caller holds its lock, and its lease where the service can keep one.
-    lease : Lease or None
-    progress : Progress
-
-    Raises
-    ------
-    StoreError
-        When the service fails; what was sent is not sent again.
-    CorruptionError
-        When a file here was damaged before it was sent. Its chunk is marked to be computed again.
+    The caller holds the set's lock, and its lease if the service has conditional writes. A damaged
+    local file is not uploaded: its chunk is marked for repair, and a CorruptionError names it.
     """
     layers = unpushed_layers(mirror, feature_set)
     if not layers:
@@ -282,7 +249,7 @@ def _mark(feature_set: SetFolder, layer: str, name: str) -> None:
 
 
 def _close_journal(mirror: Mirror, place: str, layer: str) -> None:
-    """Take a repaired layer out of the journal that lies there."""
+    """Remove a repaired layer from the bucket's journal."""
     name = f"{place}/{JOURNAL_FILE}"
     if not mirror.knows(name):
         return
@@ -298,9 +265,9 @@ def _close_journal(mirror: Mirror, place: str, layer: str) -> None:
 
 
 def remove_set(mirror: Mirror, set_id: str) -> None:
-    """Delete a set there: its records first, by which it counts, then all else.
+    """Delete a set in the bucket: its records first, then its other files.
 
-    The caller holds its lock, and its lease where the service can keep one.
+    The caller holds the set's lock, and its lease if the service has conditional writes.
     """
     place = f"{SETS}/{set_id}"
     names = list(mirror.remote.entries(f"{place}/"))
@@ -312,14 +279,10 @@ def remove_set(mirror: Mirror, set_id: str) -> None:
 
 
 def push_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> None:
-    """Send a run that is here and not known there; one that is there already takes its place.
+    """Upload a run that the bucket lacks.
 
-    Where it was made to replace that one, it does so once all its files are there.
-
-    Raises
-    ------
-    StoreError
-        When the service fails; the run is kept here, and what was sent is not sent again.
+    If the bucket has a run of that name, it replaces the local one; a run that was fitted again
+    replaces the bucket's instead, once all its files are uploaded.
     """
     place = f"{RUNS}/{run_id}"
     record = f"{place}/metrics.json"
@@ -331,7 +294,7 @@ def push_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> None:
             return
         path = mirror.folder / record
         content = path.read_bytes()
-        # Read once: what lies here may be another machine's run by the time its files are sent.
+        # Read once: a later pull may replace the local run by another machine's.
         run = RunRecord.check(parse_json(content) or {}, path)
         files, below = run.files, run.folder or ""
         delivery = Upload(mirror, place, lease, progress, below)
@@ -345,7 +308,7 @@ def push_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> None:
 
 @contextmanager
 def _run_lease(mirror: Mirror, run_id: str, progress: Progress) -> Iterator[Lease | None]:
-    """Hold a run, against other processes here and other machines."""
+    """Hold a run against other processes and other machines."""
     with (
         locked(mirror.lock_path(run_id), run_id, progress),
         hold_lease(mirror.remote, f"locks/{run_id}.json", run_id, mirror.place, progress) as lease,

@@ -1,7 +1,7 @@
-"""Ledgers: what a working folder knows of the store on object storage that it works for.
+"""The state of a working folder, in ``mirror.json``: which records it shares with the bucket.
 
-Each record there by its etag, and the copy of it here by its hash; and what was made here to take
-the place of one there. It is kept in ``mirror.json``, and changed by one process at a time.
+It holds the etag of each record in the bucket, the hash of its local copy, and the records made on
+this machine to replace one in the bucket. One process at a time changes it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,7 @@ from featstore.io.files import file_sha256, read_json, write_json
 
 
 class SyncState:
-    """What is known of a store at a URL in the folder that works for it.
-
-    Parameters
-    ----------
-    folder : Path
-    url : str
-    """
+    """The state of the working folder of the store at `url`."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
@@ -36,10 +30,10 @@ class SyncState:
 
     @property
     def place(self) -> str:
-        """Name of the working folder, unlike any other's and that of a copy of it."""
+        """Token of the working folder; another folder, or a copy of this one, has another."""
         with self.state() as state:
             token = state.setdefault("place", secrets.token_hex(8))
-        # A copied folder brings the token along, and none of the rest.
+        # A copy of the folder has the same stored token, but nothing else of this.
         own = [token, platform.node(), str(self.folder.resolve()), self.folder.stat().st_ino]
         return sha256(json.dumps(own).encode()).hexdigest()[:16]
 
@@ -51,7 +45,7 @@ class SyncState:
 
     @contextmanager
     def state(self) -> Iterator[dict[str, Any]]:
-        """Yield what is kept of the remote, to be changed by one process at a time."""
+        """Yield the state under a lock; changes to it are written."""
         with filelock.FileLock(self.lock_path("mirror")):
             state = self._read_state()
             before = json.dumps(state, sort_keys=True)
@@ -64,18 +58,18 @@ class SyncState:
         try:
             state = read_json(path) if path.is_file() else {}
         except CorruptionError:
-            # Everything is then compared anew.
+            # Everything is then compared again.
             state = {}
         return {"url": self.url, "records": {}, "copies": {}, "replaced": {}, **state}
 
     def knows(self, record: str) -> bool:
-        """Return whether a record of the working folder is also there."""
+        """Return whether a record is also in the bucket, as far as this folder knows."""
         return record in self._read_state()["records"]
 
     def note(self, records: Mapping[str, str | None], digest: str | None = None) -> None:
-        """Note records as they are there now, by etag; None for those that are not.
+        """Note the etags of records in the bucket; None for records that are gone.
 
-        `digest` is the sha256 (hex) of what was sent, where that is not simply what lies here.
+        `digest` is the sha256 (hex) of the uploaded record, if it may differ from the local file.
         """
         with self.state() as state:
             for name, etag in records.items():
@@ -89,11 +83,10 @@ class SyncState:
 
     @contextmanager
     def atomic_write(self, record: str) -> Iterator[str]:
-        """Let a record that is written here within take the place of the one known there.
+        """Let the block write a local record that is to replace the one in the bucket.
 
-        Nobody fetches that one again meanwhile, nor afterwards, until it is another than now.
-        Yields the folder for the new files there, beside those of the old record; nothing
-        where there is none.
+        The record in the bucket is not downloaded again unless it changes. Yields the name of the
+        folder in the bucket for the new files; empty if the bucket has no old record.
         """
         path = self.folder / record
         with self.state() as state:
@@ -107,21 +100,21 @@ class SyncState:
                 state["replaced"][record] = [etag, after]
 
     def replaced(self, record: str) -> str | None:
-        """Return the etag of the record there that the one here is to replace, if it is."""
+        """Return the etag of the bucket's record that the local record is to replace, or None."""
         found = self._read_state()["replaced"].get(record)
         return None if found is None else str(found[0])
 
     def is_as_it_came(self, name: str, state: Mapping[str, Any]) -> bool:
-        """Return whether the copy of a record is as it was fetched or sent.
+        """Return whether the local copy of a record is as it was downloaded or uploaded.
 
-        Its own digest says no more than that somebody wrote it.
+        The digest in the record itself does not prove that: an editor can recompute it.
         """
         digest = sha256_of(self.folder / name)
         return digest is not None and state["copies"].get(name) == digest
 
 
 def sha256_of(path: Path) -> str | None:
-    """Return the sha256 (hex) of a file's bytes; None when there is none that can be read."""
+    """Return the sha256 (hex) of a file's bytes; None if it is missing or can't be read."""
     try:
         return file_sha256(path) if path.is_file() else None
     except OSError:

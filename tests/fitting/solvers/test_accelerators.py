@@ -21,7 +21,7 @@ def test_what_is_computed_by_scikit_learn_alone_needs_no_check():
 
 def test_a_package_that_is_not_installed_is_named_with_its_cure(monkeypatch):
     monkeypatch.setattr(accelerators, "find_spec", lambda name: None)
-    with pytest.raises(FitError, match=r'pip install "featstore\[intelex\]", or leave out --intel'):
+    with pytest.raises(FitError, match="pip install scikit-learn-intelex, or leave out --intel"):
         accelerators.check(FitConfig("svm", intelex=True))
 
 
