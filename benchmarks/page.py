@@ -29,13 +29,13 @@ PLOT = Path("images") / "benchmarks.png"
 SECTIONS = {
     "extract": (
         "Extraction",
-        "The same image files, network and layer for all: `featstore.extract` from files to the "
-        "store; the bare forward pass, which is the network alone, by featstore's own engine at "
-        "its precision and batch size, on pixels that are in memory already; a script as tutorials "
-        "have it (DataLoader, PIL transforms, float32, `np.save`); and "
-        "[thingsvision](https://github.com/ViCCo-Group/thingsvision). Rates are of the steady "
-        "state. `%` says where featstore's time went. Peak memory is each one's own process, the "
-        "script's loader processes not counted.",
+        "All contenders have the same image files, network and layer. featstore is "
+        "`featstore.extract`, from files to the store. The bare forward pass is the network alone, "
+        "with featstore's engine, precision and batch size, on pixels that are already in memory. "
+        "The usual script is that of tutorials (DataLoader, PIL transforms, float32, `np.save`). "
+        "The last one is [thingsvision](https://github.com/ViCCo-Group/thingsvision). Rates are of "
+        "the steady state. `%` shows where featstore's time went. Peak memory is of the main "
+        "process, without the script's loader processes.",
     ),
     "gpu": (
         "One GPU",
@@ -45,14 +45,14 @@ SECTIONS = {
     "forward": (
         "Engines",
         "The forward pass alone. Plain PyTorch is torchvision's network in channels_last; "
-        "featstore's engines take pixels as bytes and normalise inside; bare OpenVINO and ONNX "
-        "Runtime sessions are made by hand. `1 - cosine` is of the features with those of plain "
+        "featstore's engines take pixels as bytes and normalise them. Bare OpenVINO and ONNX "
+        "Runtime are plain sessions. `1 - cosine` compares the features with those of plain "
         "PyTorch in float32, for the worst image.",
     ),
     "fidelity": (
         "What half precision costs",
-        "Stored features beside those computed in float32, on real images: `1 - cosine` for the "
-        "worst image, and the test accuracy of a logistic regression on them.",
+        "Stored features compared with float32 features, on real images: `1 - cosine` for the "
+        "worst image, and the test accuracy of a logistic regression.",
     ),
     "decode": (
         "Decoding",
@@ -61,56 +61,56 @@ SECTIONS = {
     ),
     "preprocess": (
         "Preprocessing",
-        "Raw images to the network's square: featstore a batch at a time on the device, Pillow's "
-        "resize, and torchvision's PIL transforms, the latter two in one thread.",
+        "Raw images to the network's square: by featstore in batches on the device, by Pillow's "
+        "resize, and by torchvision's PIL transforms, the latter two in one thread.",
     ),
     "memory": (
         "Memory",
         "Whole commands over files in SAT-4's format. The file's images are in memory once, as "
-        "bytes; beside them, memory should not grow with their number.",
+        "bytes. All other memory should not grow with their number.",
     ),
     "fit-search": (
         "A search",
-        "Logistic regression's C by cross-validation on synthetic features (low rank and noise, "
-        "four classes of which the best rule labels 80 % right). The same rows, folds and "
-        "tolerance for all. `featstore fit --search grid` is the whole command: it decodes the "
-        "store, searches, fits with the best C, judges, and writes the run. GridSearchCV is "
-        "scikit-learn's, of StandardScaler and LogisticRegression, on all cores; "
-        "[dask-ml](https://ml.dask.org)'s, and scikit-learn's under joblib's Dask backend, have a "
-        "cluster of one process a core. `seconds` are from the start of Python to its end; "
+        "A search for logistic regression's C by cross-validation on synthetic features (low rank "
+        "and noise; the best possible rule labels 80 % of the four classes right). All contenders "
+        "have the same rows, folds and tolerance. `featstore fit --search grid` is the whole "
+        "command: it decodes the store, searches, fits with the best C, tests, and writes the run. "
+        "GridSearchCV is scikit-learn's, with StandardScaler and LogisticRegression, on all cores. "
+        "[dask-ml](https://ml.dask.org)'s, and scikit-learn's with joblib's Dask backend, have a "
+        "cluster of one process for each core. `seconds` are from the start of Python to its end; "
         "`inside s` leaves out Python's start, imports, the loading of the peers' arrays and the "
-        "start of their cluster. `peak PSS` is summed over all processes of a contender, shared "
-        "pages counted once. `speed` and `memory` are GridSearchCV's 1. The goals: at least twice "
-        "GridSearchCV's speed with at most 0.6 of its memory, a best cross-validated accuracy "
-        "within 0.2 points of its own, and faster than both that use Dask.",
+        "start of their cluster. `peak PSS` is the sum over all processes of a contender, with "
+        "shared pages counted once. `speed` and `memory` are relative to GridSearchCV. The goals: "
+        "at least twice GridSearchCV's speed with at most 0.6 of its memory, a best "
+        "cross-validated accuracy within 0.2 points of its own, and faster than both that use "
+        "Dask.",
     ),
     "fit-together": (
         "Many fits",
-        "Classifiers on several layers, each fitted and judged, the store's cache warm. `seconds` "
-        "are inside the process, the start of featstore's workers among them; `of one call` "
-        "divides them by those of one call of `featstore.fit_each`, so that it is the speed-up "
-        "over a loop, and `per core` divides that by the cores. The goal: 0.85 per core over the "
-        "same fits in a loop in one process. A loop takes all cores for fits in which threads "
-        "help; the one on a single core shows how well the work is spread. Loops side by side, a "
-        "core each, the layers shared out by hand, are what the machine gives at the most. "
-        "scikit-learn's loop fits and scores only; the others also compute the runs' metrics, "
-        "predictions and figures, and write them.",
+        "Classifiers on several layers are fitted and tested, with a warm cache. `seconds` are "
+        "inside the process, with the start of featstore's workers. `of one call` divides them by "
+        "those of one call of `featstore.fit_each`: it is the speed-up over a loop. `per core` "
+        "divides that by the cores. The goal: 0.85 per core over the same fits in a loop in one "
+        "process. A loop uses all cores for fits in which threads help; the loop on a single core "
+        "shows how well the work is spread. Parallel loops on one core each, with the layers "
+        "divided by hand, show the most that the machine can give. scikit-learn's loop only fits "
+        "and scores; the others also compute the runs' metrics, predictions and figures, and write "
+        "them.",
     ),
     "fit-traffic": (
-        "What goes through Dask's scheduler",
-        "Paths, settings and scores, never features: `sent` and `returned` are the pickled tasks "
-        "and results, `all messages` is what the process of the scheduler and its client reads "
-        "and writes in all, what these two tell each other counted twice and the workers' "
-        "heartbeats, which go by time, included. The goal: under 1 MB, and about the same however "
-        "many rows there are.",
+        "Traffic through Dask's scheduler",
+        "Paths, settings and scores pass through the scheduler, but never features. `sent` and "
+        "`returned` are the pickled tasks and results. `all messages` is everything that the "
+        "process of scheduler and client reads and writes: messages between the two count twice, "
+        "and the workers' heartbeats, whose number depends on the time, count too. The goal: under "
+        "1 MB, and about the same for any number of rows.",
     ),
     "scale": (
         "A matrix of gigabytes",
         "`featstore fit --clf X` as a command, from an undecoded store to the written run. "
-        "Resident memory counts the pages of the mapped files (the decoded matrix and its "
-        "standardised training rows) that happen to be in memory, and that the system takes back "
-        "when it needs them; anonymous memory is what the process keeps for itself. The goals: "
-        "at most 2.2 times the matrix resident, and at most 1,000 MB anonymous.",
+        "Resident memory includes pages of the mapped files (the decoded matrix and its "
+        "standardised training rows), which the system can take back; anonymous memory does not. "
+        "The goals: at most 2.2 times the matrix resident, and at most 1,000 MB anonymous.",
     ),
     "sink": (
         "The store's chunks and codec",
@@ -124,17 +124,16 @@ INTRO = """\
 
 <!-- Written by benchmarks/page.py. -->
 
-Machines are noisy, so that all comparisons are ratios within one run: the contenders take turns,
-several times round, and the tables show medians, with the lowest and the highest rate. `make bench`
-measures anew on the machine at hand and writes this page; the single measurements with their
-provenance are in `benchmarks/results/`. Peers take part where they are installed:
-`pip install -r benchmarks/requirements.txt`.
+Machines are noisy, so all comparisons are ratios within one run: the contenders take turns, several
+times, and the tables show medians, with the lowest and the highest rate. `make bench` measures on
+your machine and writes this page. `benchmarks/results/` has the single measurements with their
+provenance. To include the peers: `pip install -r benchmarks/requirements.txt`.
 """
 
 NO_GPU = """\
 **No GPU has been measured yet**: all figures here are of CPUs. On a machine with a GPU,
-`python benchmarks/bench_gpu.py` measures all there is to measure in under eight minutes, without a
-network. The figure to stand beside is timm's: 12,400 images/s for ResNet50's compiled forward pass
+`python benchmarks/bench_gpu.py` runs all measurements in under eight minutes, without network
+access. The figure to compare with is timm's: 12,400 images/s for ResNet50's compiled forward pass
 on an RTX 5090.
 """
 

@@ -19,7 +19,7 @@ Any other language, or none, is an error. ``featstore`` runs in this process, ``
 ``dask worker`` as processes. ``pip install`` and ``make`` do not run: extras, files and targets
 have to be there, and where a page shows what comes of a target that calls ``featstore``, it runs.
 
-What is put in place of what a page says, for want of the same machine:
+Replaced, because a page was written on another machine:
 
 - ``RUN``, and names and endings of runs with other digits: the newest run that such a name fits,
   and for another one on the same page the newest but one. Likewise ``SET`` and feature sets' names.
@@ -716,7 +716,7 @@ def cut_an_image(page: Page) -> None:
 
 
 def have_sat4_only(page: Page) -> None:
-    """Leave the other datasets out, as the page tells, which takes a third of the time."""
+    """Remove SAT-6, so that the study leaves it out and takes a third of the time."""
     (page.place.parent / "data" / "sat-6-full.mat").unlink()
 
 

@@ -124,7 +124,7 @@ class Preprocess:
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    # The pixels of a single image may be read-only, of which PyTorch warns.
+    # PyTorch warns of read-only arrays, such as the pixels of a single image.
     tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
     if device.type == "cpu":
         return tensor
