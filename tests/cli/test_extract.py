@@ -37,7 +37,7 @@ def test_people_are_told_what_happened_and_what_comes_next(args, capsys, tmp_pat
     out = capsys.readouterr().out
     assert "27 images computed" in out
     assert "arithmetic" in out
-    assert "slowest" in out or "Getting ready took longest" in out
+    assert "slowest" in out or "Preparation took longest" in out
     assert f"featstore fit --clf logreg --store '{tmp_path / 'my store'}'" in out
     assert _run(args) == 0
     assert "nothing was computed" in capsys.readouterr().out

@@ -188,7 +188,7 @@ VOLATILE = ("created", "command", "duration_s", "peak_rss_nbytes", "digest", "fi
 
 def run_content(run: Run) -> dict[str, bytes | str]:
     """Return what a run holds, without times and places."""
-    record = {k: v for k, v in run.record.items() if k not in VOLATILE}
+    record = {k: v for k, v in run.record.to_dict().items() if k not in VOLATILE}
     files = {k: v for k, v in tree_bytes(run.path).items() if k != "metrics.json"}
     # A zip file has the time of its making in it, and skops names objects by their addresses.
     del files["model.skops"]

@@ -79,4 +79,4 @@ class TestFeatures:
         X[:60, :8] = 0.0
         notes = []
         check(X, notes=notes)
-        assert "(columns 0, 1, 2, 3, 4, ...)" in notes[0]
+        assert "(columns 0, 1, 2, 3, 4 and 3 more)" in notes[0]

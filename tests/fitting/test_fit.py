@@ -99,12 +99,12 @@ def test_layers_are_combined_side_by_side_and_in_turn(make_store):
     store = make_store(layers={"fc1000": deep, "conv1": early})
     runs = fit(store, ["logreg", "ridge"], layers=["conv1", "fc1000", "conv1,fc1000"], n_jobs=1)
     assert [(r.selection.layers, r.clf) for r in runs] == [
-        (["conv1"], "logreg"),
-        (["conv1"], "ridge"),
-        (["fc1000"], "logreg"),
-        (["fc1000"], "ridge"),
-        (["conv1", "fc1000"], "logreg"),
-        (["conv1", "fc1000"], "ridge"),
+        (("conv1",), "logreg"),
+        (("conv1",), "ridge"),
+        (("fc1000",), "logreg"),
+        (("fc1000",), "ridge"),
+        (("conv1", "fc1000"), "logreg"),
+        (("conv1", "fc1000"), "ridge"),
     ]
     assert [r.selection.n_features for r in runs] == [7, 7, 20, 20, 27, 27]
     noise, alone, both = (runs[i].metrics.test.accuracy for i in (0, 2, 4))

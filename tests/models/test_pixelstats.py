@@ -177,5 +177,5 @@ def test_large_images_in_blocks_have_the_same_statistics(monkeypatch, bands, siz
     images[1] = images[1] // 64 * 3
     expected = pixel_statistics(images, bands)
     monkeypatch.setattr(pixelstats, "LARGE_PIXELS", 10)
-    monkeypatch.setattr(pixelstats, "BLOCK_NBYTES", 4 * 100)
+    monkeypatch.setattr(pixelstats, "PLANE_NBYTES", 4 * 100)
     np.testing.assert_allclose(pixel_statistics(images, bands), expected, rtol=1e-6, atol=1e-7)

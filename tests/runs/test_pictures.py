@@ -13,6 +13,23 @@ from featstore.runs.run import list_runs, open_run
 from featstore.runs.verification import verify_runs
 
 
+@pytest.fixture(autouse=True)
+def _no_drawings():
+    """Draw the runs' pictures here."""
+
+
+@pytest.fixture
+def store(make_store):
+    """Return a store with one set and no run."""
+    return make_store()
+
+
+@pytest.fixture
+def run(store):
+    """Return a run with its pictures."""
+    return fit(store)[0]
+
+
 def fail(*args):
     raise MemoryError("no room for a picture")
 
