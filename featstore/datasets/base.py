@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from featstore.config import SPLITS
 from featstore.datasets.decode import DECODING, decode
+from featstore.datasets.image_files import LeftOut
 from featstore.errors import ConfigError
 
 RGB = ("red", "green", "blue")
@@ -46,9 +47,14 @@ class Source(ABC):
     bands: tuple[str, ...]
 
     @property
-    def n_ignored(self) -> int:
-        """Number of files that lie among the samples but are none."""
-        return 0
+    def left_out(self) -> LeftOut:
+        """What lies among the samples and is left out."""
+        return LeftOut()
+
+    @property
+    def notes(self) -> list[str]:
+        """What people should know of how the files were read, as sentences."""
+        return []
 
     @property
     @abstractmethod
@@ -136,9 +142,14 @@ class Dataset(ABC):
         return self._source.class_names
 
     @property
-    def n_ignored(self) -> int:
-        """Number of files that lie among the samples but are none."""
-        return self._source.n_ignored
+    def left_out(self) -> LeftOut:
+        """What lies among the samples and is left out."""
+        return self._source.left_out
+
+    @property
+    def notes(self) -> list[str]:
+        """What people should know of how the files were read, as sentences."""
+        return self._source.notes
 
     @cached_property
     def rows(self) -> NDArray[np.int64]:
@@ -299,11 +310,6 @@ class FileDataset(Dataset):
             When it can't be decoded; names the file and the cause.
         """
         return decode(self._source.paths[self.rows[row]], min_size)
-
-
-def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is hidden, or of the resource forks that macOS leaves."""
-    return name.startswith(".") or name == "__MACOSX"
 
 
 def spread(labels: NDArray[np.int32], splits: NDArray[np.uint8], limit: int) -> NDArray[np.int64]:

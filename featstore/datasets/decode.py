@@ -144,7 +144,7 @@ def _decode_tiff(path: Path, file: BinaryIO) -> NDArray[np.uint8]:
         offset, shape = picture.plain
         check_size(path, shape[1], shape[0])
         file.seek(offset)
-        pixels = np.frombuffer(file.read(prod(shape)), np.uint8).reshape(shape)
+        pixels = np.frombuffer(bytearray(file.read(prod(shape))), np.uint8).reshape(shape)
         pixels = pixels if shape[2] == 3 else np.repeat(pixels, 3, axis=2)
     return turned(pixels, picture.orientation)
 
@@ -160,7 +160,8 @@ def _orientation(image: Image.Image) -> int:
 
 def _array(image: Image.Image) -> NDArray[np.uint8]:
     if image.width * image.height <= STRIP_PIXELS:
-        return np.asarray(image)
+        # A copy, since torch wants arrays that can be written.
+        return np.array(image)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     step = max(1, STRIP_PIXELS // image.width)
     for top in range(0, image.height, step):

@@ -120,7 +120,7 @@ def test_other_weights_under_the_same_name_are_refused(images, tmp_path):
     extract(store=store, **tiny(images, weights=str(path)))
     (run,) = featstore.fit(store, "ridge", n_jobs=1)
     torch.save(build_network("resnet18", 32, seed=2).state_dict(), path)
-    with pytest.raises(WeightsError, match="Put the former back"):
+    with pytest.raises(WeightsError, match="Put the first ones back"):
         predict(run, [images / "test"], store=store)
     path.unlink()
     with pytest.raises(WeightsError):

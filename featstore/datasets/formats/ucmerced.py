@@ -63,10 +63,19 @@ class UcMercedSource(FolderSource):
         The folder ``Images``, which holds the 21 class folders.
     seed : int
         Seeds the split; the dataset has no official one.
+    follow_links : bool
+        Whether links may lead out of the root.
     """
 
-    def __init__(self, root: Path, seed: int) -> None:
-        super().__init__(root, seed, name="ucmerced", title="ucmerced", expected=CLASSES)
+    def __init__(self, root: Path, seed: int, *, follow_links: bool = False) -> None:
+        super().__init__(
+            root,
+            seed,
+            name="ucmerced",
+            title="ucmerced",
+            expected=CLASSES,
+            follow_links=follow_links,
+        )
 
 
 def download(

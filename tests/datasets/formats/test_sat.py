@@ -446,7 +446,7 @@ def test_a_full_disk_is_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         sat_csv.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})
     )
-    with pytest.raises(SpaceError, match="0 B are free"):
+    with pytest.raises(SpaceError, match="where 1 kB are free"):
         open_mat(tmp_path).read(0)
 
 
