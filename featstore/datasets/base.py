@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.config import SPLITS
-from featstore.datasets.decode import DECODING, decode
+from featstore.datasets.decode import DECODING, decode, image_shape
 from featstore.datasets.image_files import LeftOut
 from featstore.errors import ConfigError
 
@@ -203,6 +203,10 @@ class Dataset(ABC):
         return record
 
     @abstractmethod
+    def shape(self, row: int) -> tuple[int, int]:
+        """Return the height and width of one image, without decoding it if possible."""
+
+    @abstractmethod
     def read(self, row: int, min_size: int | None = None) -> NDArray[np.uint8]:
         """Return one image, shape (H, W, C).
 
@@ -264,6 +268,10 @@ class ArrayDataset(Dataset):
         """Height, width and number of bands."""
         return self._source.image_shape
 
+    def shape(self, row: int) -> tuple[int, int]:
+        """Return the height and width of all images."""
+        return self.image_shape[:2]
+
     def read_block(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Return samples `start` to `stop`, shape (stop - start, H, W, C), C-contiguous."""
         return self._source.read_rows(self.rows[start:stop])
@@ -292,6 +300,10 @@ class FileDataset(Dataset):
         """Add the version of decoding to a record of settings."""
         decode = [f"version {DECODING}", *([record["decode"]] if "decode" in record else [])]
         return record | {"decode": "; ".join(decode)}
+
+    def shape(self, row: int) -> tuple[int, int]:
+        """Return the height and width of one image."""
+        return image_shape(self._source.paths[self.rows[row]])
 
     def read(self, row: int, min_size: int | None = None) -> NDArray[np.uint8]:
         """Return one image, shape (H, W, 3).

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from featstore.datasets import tiff
-from featstore.datasets.raster import MAX_PIXELS, check_size, read_rgb, scale_bits
+from featstore.datasets.raster import MAX_PIXELS, TOO_LARGE, check_size, read_rgb, scale_bits
 from featstore.errors import ImageError
 from featstore.io.gdal import no_warnings
 
@@ -86,20 +91,35 @@ def decode(path: Path, min_size: int | None = None) -> NDArray[np.uint8]:
         When the file is missing, damaged, no image, or too large, or its tags leave open what its
         pixels mean; names the path and the cause.
     """
-    # Whatever a damaged file makes a decoder raise, from SyntaxError to struct.error, it means
-    # that this file can't be read.
-    try:
+    with _named_errors(path):
         return np.ascontiguousarray(_decode(path, min_size))
+
+
+def image_shape(path: Path) -> tuple[int, int]:
+    """Return the height and width that :func:`decode` gives; of a JPEG, read the head alone."""
+    with _named_errors(path), path.open("rb") as file:
+        if file.read(2) == b"\xff\xd8":
+            file.seek(0)
+            image = _open(path, file)
+            is_turned = _orientation(image) in (5, 6, 7, 8)
+            return (image.width, image.height) if is_turned else (image.height, image.width)
+    height, width, _ = decode(path).shape
+    return height, width
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file makes a decoder raise into an ImageError that names it."""
+    try:
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError(f"{path}: {_what_it_is(path)}.") from None
     except Image.DecompressionBombError:
-        raise ImageError(
-            f"{path}: has more than {2 * MAX_PIXELS:,} pixels; at most {MAX_PIXELS:,} are decoded. "
-            "Tile it."
-        ) from None
+        raise ImageError(f"{path}: has more than {2 * MAX_PIXELS:,} pixels; {TOO_LARGE}") from None
     except Exception as error:
+        # From SyntaxError to struct.error.
         cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
         cause = " ".join(cause.split()) or type(error).__name__
         raise ImageError(f"{path}: can't be read: {cause.rstrip('.')}.") from None
@@ -113,26 +133,56 @@ def _decode(path: Path, min_size: int | None) -> NDArray[np.uint8]:
             return _decode_tiff(path, file)
         if start.startswith(JPEG_2000_MAGICS):
             return read_rgb(path, "JP2OpenJPEG")
-        is_png = start.startswith(PNG_MAGIC)
-        try:
-            with no_warnings():
-                image: Image.Image = Image.open(file, formats=PILLOW_FORMATS)
-        except UnidentifiedImageError:
-            if not is_png:
-                raise
-            # GDAL passes over damaged chunks that hold no pixels.
-            return read_rgb(path, "PNG")
-        check_size(path, image.width, image.height)
-        if is_png and start[24] == 16:
-            return turned(read_rgb(path, "PNG"), _orientation(image))
+        if start.startswith(PNG_MAGIC):
+            return _decode_png(path, file, n_bits=start[24] if len(start) == 25 else 8)
+        image = _open(path, file)
         if min_size is not None:
             # Other decoders than JPEG's ignore it.
             image.draft(None, (min_size, min_size))
-        image.load()
-        orientation = _orientation(image)
-        if image.mode in ("P", "PA"):
-            image = image.convert("RGBA")
-        return turned(_array(image if image.mode == "RGB" else image.convert("RGB")), orientation)
+        return _pixels(image)
+
+
+def _open(path: Path, file: BinaryIO) -> Image.Image:
+    with no_warnings():
+        image = Image.open(file, formats=PILLOW_FORMATS)
+    check_size(path, image.width, image.height)
+    return image
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    image.load()
+    orientation = _orientation(image)
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")
+    return turned(_array(image if image.mode == "RGB" else image.convert("RGB")), orientation)
+
+
+def _decode_png(path: Path, file: BinaryIO, n_bits: int) -> NDArray[np.uint8]:
+    try:
+        image = _open(path, file)
+        pixels = _pixels(image)
+    except (ImageError, Image.DecompressionBombError, MemoryError):
+        raise
+    except Exception:
+        image = _open(path, _without_remarks(file))
+        pixels = _pixels(image)
+    if n_bits < 16:
+        return pixels
+    # Pillow has seen that the pixels are whole: GDAL would pass over a cut.
+    return turned(read_rgb(path, "PNG"), _orientation(image))
+
+
+def _without_remarks(file: BinaryIO) -> BinaryIO:
+    """Return a PNG file of the chunks that hold pixels, and its orientation if that is intact."""
+    file.seek(len(PNG_MAGIC))
+    kept = [PNG_MAGIC]
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        content = file.read(length + 4)
+        is_intact = zlib.crc32(kind + content[:-4]).to_bytes(4) == content[-4:]
+        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND") or (kind == b"eXIf" and is_intact):
+            kept += [head, content]
+    return io.BytesIO(b"".join(kept))
 
 
 def _decode_tiff(path: Path, file: BinaryIO) -> NDArray[np.uint8]:
@@ -144,7 +194,8 @@ def _decode_tiff(path: Path, file: BinaryIO) -> NDArray[np.uint8]:
         offset, shape = picture.plain
         check_size(path, shape[1], shape[0])
         file.seek(offset)
-        pixels = np.frombuffer(bytearray(file.read(prod(shape))), np.uint8).reshape(shape)
+        content = bytearray(file.read(prod(shape)))
+        pixels = np.frombuffer(content, np.uint8).reshape(shape)
         pixels = pixels if shape[2] == 3 else np.repeat(pixels, 3, axis=2)
     return turned(pixels, picture.orientation)
 

@@ -140,13 +140,9 @@ def usual_shape(dataset: Dataset) -> tuple[int, int] | None:
 
     None when none of them can be read.
     """
-    if isinstance(dataset, ArrayDataset):
-        height, width, _ = dataset.image_shape
-        return height, width
     rows = np.unique(np.linspace(0, len(dataset) - 1, N_MEASURED).astype(int))
     found: Counter[tuple[int, int]] = Counter()
     for row in rows.tolist():
         with suppress(ImageError):
-            height, width, _ = dataset.read(row).shape
-            found[height, width] += 1
+            found[dataset.shape(row)] += 1
     return found.most_common(1)[0][0] if found else None

@@ -16,6 +16,9 @@ MAX_PIXELS = 178_956_970
 """Larger images are refused: 512 MiB of RGB, and Pillow's limit for decompression bombs."""
 
 
+TOO_LARGE = f"at most {MAX_PIXELS:,} are decoded. Cut it into tiles (gdal_retile.py)."
+
+
 MIN_MAXIMUM = 2**14
 """16-bit images whose values all lie below this, a quarter of the range, are refused."""
 
@@ -64,9 +67,7 @@ def read_rgb(
 def check_size(path: Path, width: int, height: int) -> None:
     """Refuse an image that is too large to decode."""
     if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{path}: has {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded. Tile it."
-        )
+        raise ImageError(f"{path}: has {width} x {height} pixels; {TOO_LARGE}")
 
 
 def _color_bands(path: Path, raster: Any) -> list[int]:
