@@ -168,7 +168,7 @@ def _decode_png(path: Path, file: BinaryIO, n_bits: int) -> NDArray[np.uint8]:
         pixels = _pixels(image)
     if n_bits < 16:
         return pixels
-    # Pillow has seen that the pixels are whole: GDAL would pass over a cut.
+    # Pillow keeps 8 bits of them.
     return turned(read_rgb(path, "PNG"), _orientation(image))
 
 
