@@ -1,4 +1,4 @@
-"""Decode image files of any common kind to RGB bytes."""
+"""Decode image files of any common format to RGB bytes."""
 
 from __future__ import annotations
 
@@ -53,43 +53,28 @@ STRIP_PIXELS = 2**24
 """Pixels that are copied from Pillow at a time: its own copy takes twice the image's memory."""
 
 
-# Without a handler, Pillow's remarks on odd files would appear on the console.
+# Keeps Pillow's remarks on odd files off the console.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def decode(path: Path, min_size: int | None = None) -> NDArray[np.uint8]:
-    """Decode one image file to the pixels that GDAL shows, turned and scaled as its tags say.
+    """Decode one image file to RGB, (height, width, 3) bytes, C-contiguous.
 
-    Gray is repeated and alpha dropped; of an animation the first frame is read. Of samples of 9
-    to 16 bits the high 8 bits are kept, which maps the full range to 0..255 and undoes an
-    expansion by 257. No image is stretched by its own range: brightness tells classes apart.
+    The pixels are those that GDAL shows, turned as the file's orientation says. Gray is repeated
+    and alpha dropped; of an animation the first frame is read. Of samples of 9 to 16 bits the
+    high 8 bits are kept, which maps the full range to 0..255 and undoes an expansion by 257. No
+    image is stretched by its own range: brightness tells classes apart.
 
-    A JPEG that is to be shrunk anyway can be decoded at 1/2, 1/4 or 1/8 of its size, from the low
-    frequencies of its blocks alone, which takes a fraction of the time and the memory. It is a
-    little sharper: of aerial photographs, measured after Pillow's antialiased bilinear resizing to
-    the wanted side, pixels differ from those of the full image by 0.6 to 1.5 grey levels on
-    average where the reduced side is 2 to 1.1 times the wanted one, and by 2.4 where it equals it.
+    A JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 of its size at which neither side
+    falls below `min_size` pixels; without `min_size`, and of all other files, the full image is
+    decoded. A reduced side of n pixels is ``ceil(n / 2)`` and so on. Reducing takes a fraction of
+    the time and the memory, and is a little sharper: of aerial photographs, measured after
+    Pillow's antialiased bilinear resizing to `min_size`, pixels differ from those of the full
+    image by 0.6 to 1.5 grey levels on average where the reduced side is 2 to 1.1 times as long,
+    and by 2.4 where it is as long.
 
-    Parameters
-    ----------
-    path : Path
-        A JPEG, PNG, TIFF, JPEG 2000, WebP, AVIF, BMP or GIF file.
-    min_size : int, optional
-        Decode a JPEG at the smallest of those sizes at which neither its height nor its width, in
-        pixels, is less than this; at least 1. Without it, and of all other files, the full image
-        is decoded.
-
-    Returns
-    -------
-    ndarray of uint8, shape (height, width, 3)
-        Red, green, blue; C-contiguous. A reduced side of n pixels is ``ceil(n / 2)``,
-        ``ceil(n / 4)`` or ``ceil(n / 8)`` long.
-
-    Raises
-    ------
-    ImageError
-        When the file is missing, damaged, no image, or too large, or its tags leave open what its
-        pixels mean; names the path and the cause.
+    Raises ImageError, with path and cause, when the file is missing, damaged, no image, or too
+    large, or its tags leave open what its pixels mean.
     """
     with _named_errors(path):
         return np.ascontiguousarray(_decode(path, min_size))
@@ -119,7 +104,7 @@ def _named_errors(path: Path) -> Iterator[None]:
     except Image.DecompressionBombError:
         raise ImageError(f"{path}: has more than {2 * MAX_PIXELS:,} pixels; {TOO_LARGE}") from None
     except Exception as error:
-        # From SyntaxError to struct.error.
+        # Damaged files raise anything from SyntaxError to struct.error.
         cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
         cause = " ".join(cause.split()) or type(error).__name__
         raise ImageError(f"{path}: can't be read: {cause.rstrip('.')}.") from None
@@ -168,7 +153,7 @@ def _decode_png(path: Path, file: BinaryIO, n_bits: int) -> NDArray[np.uint8]:
         pixels = _pixels(image)
     if n_bits < 16:
         return pixels
-    # Pillow keeps 8 bits of them.
+    # Pillow keeps 8 bits of each value.
     return turned(read_rgb(path, "PNG"), _orientation(image))
 
 
@@ -190,7 +175,7 @@ def _decode_tiff(path: Path, file: BinaryIO) -> NDArray[np.uint8]:
     if picture.plain is None:
         pixels = read_rgb(path, "GTiff", picture.page, white_is_zero=picture.white_is_zero)
     else:
-        # Several times as fast as through GDAL, and what most small tiles are.
+        # Most small tiles are plain, and GDAL takes several times as long.
         offset, shape = picture.plain
         check_size(path, shape[1], shape[0])
         file.seek(offset)
@@ -222,7 +207,7 @@ def _array(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Return an image as its orientation, 1 to 8 as in EXIF, says that it is to be seen."""
+    """Return an image turned and mirrored as its EXIF orientation, 1 to 8, says."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -237,9 +222,9 @@ def to_bytes(
 ) -> NDArray[np.uint8]:
     """Bring pixels of any type and shape to bytes.
 
-    The ends of `value_range` become 0 and 255, values beyond them the nearer one, NaN 0. Without a
-    range the pixels are unsigned integers of `n_bits` (by default those of their type), which
-    are scaled as :func:`decode` does.
+    The ends of `value_range` become 0 and 255, values beyond them the nearer one, NaN 0. Without
+    a range, pixels are unsigned integers of `n_bits` (by default the bits of their type), scaled
+    as :func:`decode` does.
     """
     if value_range is None:
         return scale_bits(values, n_bits or 8 * values.dtype.itemsize)

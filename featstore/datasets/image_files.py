@@ -26,16 +26,11 @@ IGNORED_FOLDERS = frozenset(
 
 @dataclass
 class LeftOut:
-    """What lies among the images of a folder and is left out.
+    """Counts of what lies among the images of a folder and is left out.
 
-    Parameters
-    ----------
-    endings : Counter of str
-        Files that are not images, by ending; hidden files count as ``hidden``.
-    folders : Counter of str
-        Hidden folders, and folders of the system, by name.
-    n_outside : int
-        Images outside the class folders.
+    `endings` counts files that are not images, by ending, and hidden files as ``hidden``;
+    `folders` counts hidden folders and folders of the system, by name; `n_outside` counts images
+    outside the class folders.
     """
 
     endings: Counter[str] = field(default_factory=Counter)
@@ -107,21 +102,11 @@ def _is_ignored(name: str) -> bool:
 
 
 class ImageWalk:
-    """One walk through a folder and all folders below it.
+    """One walk through a folder and all folders in it.
 
-    Parameters
-    ----------
-    root : Path
-        The folder.
-    follow_links : bool
-        Whether links may lead out of the folder.
-
-    Attributes
-    ----------
-    left_out : LeftOut
-        What the walk has left out so far.
-    dangling : list of (str, Path)
-        Image links to files that do not exist, and these files.
+    With `follow_links`, links may lead out of the folder. `left_out` counts what the walk leaves
+    out. `dangling` holds image links to files that do not exist, as (link, file); the walk yields
+    these links too.
     """
 
     def __init__(self, root: Path, *, follow_links: bool) -> None:
@@ -156,7 +141,7 @@ class ImageWalk:
                     yield prefix + entry.name, entry.path
                     continue
             if not entry.is_file():
-                # To read a pipe would be to wait for ever.
+                # Reading a pipe would wait for ever.
                 raise DatasetError(f"{entry.path}: is a pipe, socket or device; remove it.")
             yield prefix + entry.name, entry.path
         for entry in folders:

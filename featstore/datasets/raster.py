@@ -1,4 +1,4 @@
-"""Read the pixels that GDAL shows of an image file as RGB bytes."""
+"""Read the pixels that GDAL shows of an image file, as RGB bytes."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def read_rgb(
         return colors
     if n_bits == 16 and 0 < (maximum := int(planes.max())) < MIN_MAXIMUM:
         raise ImageError(
-            f"{path}: its 16-bit values end at {maximum:,} of 65,535, so that which of them is "
-            "white is unknown; expected the full range. Scale it (gdal_translate -ot Byte -scale)."
+            f"{path}: its 16-bit values end at {maximum:,} of 65,535, which leaves open what "
+            "is white; expected the full range. Scale it (gdal_translate -ot Byte -scale)."
         )
     pixels = np.empty((*planes.shape[1:], 3), np.uint8)
     for i in range(3):

@@ -48,7 +48,7 @@ class Format:
     marks: tuple[str, ...]
 
     def find(self, root: Path) -> Path | None:
-        """Return the first file or folder that marks the dataset below a root, if there is one."""
+        """Return the first file or folder below a root that marks the dataset, or None."""
         for folder in self.places(root) if root.is_dir() else ():
             for mark in self.marks:
                 if (folder / mark).exists():
@@ -56,7 +56,7 @@ class Format:
         return None
 
     def places(self, root: Path) -> list[Path]:
-        """Return the folders in which the dataset is looked for."""
+        """Return the folders that are searched for the dataset."""
         return [root / folder for folder in self.folders]
 
 
@@ -119,12 +119,12 @@ class Availability:
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Return where datasets are looked for: `root`, else ``FEATSTORE_DATA``, else ``data``."""
+    """Return the folder of datasets: `root`, else ``FEATSTORE_DATA``, else ``data``."""
     return Path(root or os.environ.get("FEATSTORE_DATA") or "data").expanduser()
 
 
 def available_datasets(root: str | Path | None = None) -> list[Availability]:
-    """Return all formats, and the files found of each.
+    """Return all formats, and where each was found.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def available_datasets(root: str | Path | None = None) -> list[Availability]:
     Returns
     -------
     list of Availability
-        One for each format; ``folder`` is found wherever there is a folder.
+        One for each format; ``folder`` is found in every folder.
     """
     base = data_root(root)
     return [
@@ -146,17 +146,13 @@ def available_datasets(root: str | Path | None = None) -> list[Availability]:
 def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str | Path | None]:
     """Return the format and root that a dataset's name means; a folder means ``folder``.
 
-    Raises
-    ------
-    DatasetError
-        When the name is neither a dataset nor a folder; names the nearest dataset.
-    ConfigError
-        When a folder comes with a root.
+    A name that is neither raises DatasetError with the nearest dataset; a folder with another
+    root raises ConfigError.
     """
     if name in FORMATS:
         return name, root
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         # The commands take the environment's root for every dataset.
         if root is not None and str(root) != os.environ.get("FEATSTORE_DATA"):
             raise ConfigError(f"Give the folder {name} or the root {root}, not both.")
@@ -166,7 +162,7 @@ def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str
     guess = f"; did you mean {plain[near[0]]}?" if near else "."
     what = "is a file, not a folder" if folder.is_file() else "is neither a dataset nor a folder"
     raise DatasetError(
-        f"{name} {what}{guess} The datasets are {', '.join(FORMATS)}. For your own images, "
+        f"{name or 'An empty name'} {what}{guess} The datasets are {', '.join(FORMATS)}. For your own images, "
         "give their folder instead of a name."
     )
 
@@ -190,7 +186,7 @@ def open_dataset(
     root : str or Path, optional
         The folder that holds the files, or a parent that has it under the dataset's name; by
         default the environment's ``FEATSTORE_DATA``, else ``data``. For ``folder`` it must be
-        given and is the tree itself. ``demo`` is generated there if it is missing.
+        given and is the tree itself. A missing ``demo`` is generated in it.
     seed : int
         Seeds the split of datasets that have no official one, and the demo's images.
     limit : int, optional

@@ -178,7 +178,7 @@ def test_avif_and_its_orientation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "webp"])
-def test_exif_orientation_is_honored_once(tmp_path: Path, suffix: str) -> None:
+def test_exif_orientation_is_applied_once(tmp_path: Path, suffix: str) -> None:
     scene = np.zeros((40, 60, 3), np.uint8)
     scene[:20, :30] = 255
     exif = Image.Exif()
@@ -192,7 +192,7 @@ def test_exif_orientation_is_honored_once(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_broken_exif_is_no_hindrance_and_no_warning(
+def test_broken_exif_is_passed_over_in_silence(
     tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = saved(tmp_path / f"a.{suffix}", RGB, exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0rubbish")
@@ -238,7 +238,7 @@ def test_cut_short_files_are_named_with_the_cause(tmp_path: Path) -> None:
     ("content", "cause"),
     [(b"", "is empty"), (b"hello, world", "is not an image"), (b"II*\0", "can't be read")],
 )
-def test_what_is_no_image_is_said(tmp_path: Path, content: bytes, cause: str) -> None:
+def test_a_file_that_is_no_image_is_refused(tmp_path: Path, content: bytes, cause: str) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=cause):

@@ -72,6 +72,8 @@ def test_a_folder_stands_for_its_images(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "sat4").mkdir()
     assert resolve_dataset("sat4", "/data") == ("sat4", "/data")
     assert resolve_dataset("./sat4") == ("folder", "sat4")
+    with pytest.raises(DatasetError, match="An empty name is neither"):
+        resolve_dataset("")
     (tmp_path / "images.zip").touch()
     with pytest.raises(DatasetError, match=r"images\.zip is a file, not a folder"):
         resolve_dataset("images.zip")

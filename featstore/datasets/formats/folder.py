@@ -23,7 +23,7 @@ from featstore.errors import DatasetError
 from featstore.text import join_some
 
 TRAIN_FRACTION = 0.7
-"""Share of training images where there is no official split, as in the paper's section 3."""
+"""Share of training images in datasets without an official split, as in the paper's section 3."""
 
 
 class _Sample(NamedTuple):
@@ -47,20 +47,9 @@ class FolderSource(FileSource):
     """Images in a tree of class folders, or in one folder without classes.
 
     Names are compared by Unicode code points, so that the order is the same everywhere. Without
-    split folders, 70 % of each class are drawn for training.
-
-    Parameters
-    ----------
-    root : Path
-        The tree.
-    seed : int
-        Seeds the split where the folders make none.
-    name, title : str, optional
-        The dataset's name, and its name for people, by default the root folder's.
-    expected : tuple of str, optional
-        The class folders that must exist, and no others.
-    follow_links : bool
-        Whether links may lead out of the root.
+    split folders, 70 % of each class are drawn for training, seeded with `seed`. `title` is the
+    name for people, by default the root folder's. `expected` names the class folders that must
+    exist, and no others. With `follow_links`, links may lead out of the root.
     """
 
     bands = RGB
@@ -240,24 +229,11 @@ class FolderSource(FileSource):
 def draw_split(
     sample_ids: Sequence[str], labels: NDArray[np.int32], seed: int
 ) -> NDArray[np.uint8]:
-    """Draw 70 % of each class for training, the rest for testing.
+    """Draw 70 % of each class for training (0), the rest for testing (1), (n_samples,) uint8.
 
     A class's images are put in the order of the hashes of seed and name, so that the draw is the
-    same with every version of NumPy, and does not depend on the other classes.
-
-    Parameters
-    ----------
-    sample_ids : sequence of str
-        Names of the samples.
-    labels : ndarray of int32, shape (n_samples,)
-        Labels.
-    seed : int
-        Another seed is another draw.
-
-    Returns
-    -------
-    ndarray of uint8, shape (n_samples,)
-        0 for train, 1 for test; a class of two or more has both.
+    same with every version of NumPy, and does not depend on the other classes. A class of two or
+    more images has both.
     """
     ranks = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in sample_ids]
     splits = np.zeros(len(labels), np.uint8)

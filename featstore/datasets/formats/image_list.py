@@ -16,13 +16,7 @@ from featstore.errors import DatasetNotFoundError
 
 
 class UnlabelledSource(FileSource):
-    """Image files without labels.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-        The images, in the samples' order.
-    """
+    """Image files without labels, in the order of their paths."""
 
     name = title = "images"
     bands = RGB
@@ -63,12 +57,8 @@ class UnlabelledSource(FileSource):
 def find_images(places: Sequence[str | Path]) -> tuple[list[Path], LeftOut]:
     """Return the images that are named and all in the folders named, and what is left out.
 
-    Links are followed wherever they lead.
-
-    Raises
-    ------
-    DatasetNotFoundError
-        When a place does not exist, or a folder holds no images.
+    Links are followed everywhere. A place that does not exist, or a folder without images, raises
+    DatasetNotFoundError.
     """
     found: list[Path] = []
     left_out = LeftOut()

@@ -346,7 +346,7 @@ def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
     assert len(open_folder(tmp_path / "link")) == 2
 
 
-def test_a_name_that_is_no_unicode_is_refused(tmp_path: Path) -> None:
+def test_a_name_that_is_not_unicode_is_refused(tmp_path: Path) -> None:
     plant(tmp_path, "a/1.png")
     try:
         (tmp_path / "a" / "b\udcff.png").write_bytes(b"x")
@@ -383,7 +383,7 @@ def test_a_broken_image_is_found_when_it_is_read(tmp_path: Path) -> None:
         dataset.read(1)
 
 
-def test_the_root_has_to_be_named_and_to_be_there(tmp_path: Path) -> None:
+def test_the_root_must_be_given_and_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs --root"):
         open_dataset("folder")
     with pytest.raises(DatasetNotFoundError, match="does not exist"):
@@ -427,7 +427,7 @@ def test_ucmerced_is_found_and_split_per_class(tmp_path: Path, where: str) -> No
     assert dataset.identity() != open_dataset("ucmerced", tmp_path, seed=1).identity()
 
 
-def test_ucmerced_with_missing_or_strange_classes_names_them(tmp_path: Path) -> None:
+def test_missing_or_extra_classes_of_ucmerced_are_named(tmp_path: Path) -> None:
     images = plant_ucmerced(tmp_path / "UCMerced_LandUse" / "Images", n=1)
     (images / "river").rename(images / "rivers")
     with pytest.raises(
@@ -436,7 +436,7 @@ def test_ucmerced_with_missing_or_strange_classes_names_them(tmp_path: Path) -> 
         _ = open_dataset("ucmerced", tmp_path).labels
 
 
-def test_ucmerced_absent_says_what_was_looked_for_and_how_to_get_it(tmp_path: Path) -> None:
+def test_an_absent_ucmerced_names_its_folders_and_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFoundError) as caught:
         open_dataset("ucmerced", tmp_path)
     for part in ("UCMerced_LandUse/Images", str(tmp_path), "featstore datasets get ucmerced"):
