@@ -162,8 +162,8 @@ def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str
     guess = f"; did you mean {plain[near[0]]}?" if near else "."
     what = "is a file, not a folder" if folder.is_file() else "is neither a dataset nor a folder"
     raise DatasetError(
-        f"{name or 'An empty name'} {what}{guess} The datasets are {', '.join(FORMATS)}. For your own images, "
-        "give their folder instead of a name."
+        f"{name or 'An empty name'} {what}{guess} The datasets are {', '.join(FORMATS)}. For your "
+        "own images, give their folder instead of a name."
     )
 
 
