@@ -23,9 +23,10 @@ from featstore.io.gdal import no_warnings
 
 IMAGE_SUFFIXES = frozenset(
     (
-        *(".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"),
+        *(".bmp", ".dib", ".gif", ".webp"),
+        *(".btf", ".tf8", ".tif", ".tiff"),
         *(".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"),
-        *(".apng", ".avif", ".png"),
+        *(".apng", ".avif", ".avifs", ".png"),
         *(".j2c", ".j2k", ".jp2", ".jpc", ".jpf", ".jpx"),
     )
 )

@@ -14,7 +14,7 @@ from PIL import Image
 from tiff_files import Page, write_tiff
 from tiff_zoo import noise, picture, smooth
 
-from featstore.datasets.decode import decode, image_shape
+from featstore.datasets.decode import IMAGE_SUFFIXES, PILLOW_FORMATS, decode, image_shape
 from featstore.errors import ImageError
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -26,6 +26,12 @@ ALPHA = RGB[..., 1:2]
 def saved(path: Path, pixels: np.ndarray, **options: object) -> Path:
     Image.fromarray(pixels).save(path, **options)
     return path
+
+
+def test_every_ending_of_the_formats_that_are_read_is_known() -> None:
+    formats = {*PILLOW_FORMATS, "MPO", "TIFF", "JPEG2000"}
+    endings = {e for e, name in Image.registered_extensions().items() if name in formats}
+    assert endings <= IMAGE_SUFFIXES
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "bmp", "webp"])
