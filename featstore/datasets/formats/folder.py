@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from featstore.config import SPLITS
 from featstore.datasets.base import RGB, FileSource
 from featstore.datasets.decode import IMAGE_SUFFIXES
-from featstore.datasets.formats.layout import Layout, check_no_inner_splits, find_layout
+from featstore.datasets.formats.layout import Layout, check_inner_folders, find_layout
 from featstore.datasets.image_files import ImageWalk, LeftOut
 from featstore.errors import DatasetError
 from featstore.text import join_some
@@ -41,6 +41,7 @@ class _Tree(NamedTuple):
     samples: tuple[_Sample, ...]
     class_names: tuple[str, ...]
     left_out: LeftOut
+    notes: list[str]
 
 
 class FolderSource(FileSource):
@@ -95,9 +96,9 @@ class FolderSource(FileSource):
             for split, class_name, name, path in found
         ]
         self._check_links(walk)
-        self._check_classes(classes, samples)
+        notes = [*layout.notes(), *self._check_classes(classes, samples)]
         self._check_names(samples)
-        return _Tree(tuple(sorted(samples)), tuple(sorted(classes)), walk.left_out)
+        return _Tree(tuple(sorted(samples)), tuple(sorted(classes)), walk.left_out, notes)
 
     def _class_folders(
         self, layout: Layout, walk: ImageWalk
@@ -105,14 +106,22 @@ class FolderSource(FileSource):
         """Return split, class, path, and path below the top, of all class folders."""
         for level in layout.levels[:-1]:
             walk.folders(level)
-        tops: list[tuple[str | None, str, Path]] = [(None, "", layout.top)]
-        folders = walk.folders(layout.top)
+        folders: list[tuple[str | None, os.DirEntry[str]]]
+        folders = [(None, folder) for folder in walk.folders(layout.top)]
         if layout.splits:
-            tops = [(layout.splits[f.name], f"{f.name}/", Path(f.path)) for f in folders]
+            folders = []
+            for split, levels in layout.splits.values():
+                for level in levels[:-1]:
+                    walk.folders(level)
+                folders += [(split, folder) for folder in walk.folders(levels[-1])]
         return [
-            (split, self._name(folder.name), folder.path, f"{prefix}{folder.name}/")
-            for split, prefix, top in tops
-            for folder in (walk.folders(top) if layout.splits else folders)
+            (
+                split,
+                self._name(folder.name),
+                folder.path,
+                f"{Path(folder.path).relative_to(layout.top).as_posix()}/",
+            )
+            for split, folder in folders
         ]
 
     def _name(self, name: str) -> str:
@@ -134,9 +143,10 @@ class FolderSource(FileSource):
                 "the links."
             )
 
-    def _check_classes(self, classes: set[str], samples: Sequence[_Sample]) -> None:
+    def _check_classes(self, classes: set[str], samples: Sequence[_Sample]) -> list[str]:
+        """Refuse missing, extra and empty classes; return what people should know of them."""
         if self._layout.is_flat:
-            return
+            return []
         if self._expected is not None:
             missing = sorted(set(self._expected) - classes)
             extra = sorted(classes - set(self._expected))
@@ -153,8 +163,12 @@ class FolderSource(FileSource):
                 f"({' '.join(sorted(IMAGE_SUFFIXES))}); add some or remove it."
             )
         if not self._layout.splits and self._expected is None:
-            inner = {(*sample.name.split("/")[1:-1], "")[0] for sample in samples}
-            check_no_inner_splits(self._layout.top, sorted(classes), inner)
+            inner: dict[str, set[str]] = {name: set() for name in classes}
+            for sample in samples:
+                parts = sample.name.split("/", 2)
+                inner[parts[0]].add(parts[1] if len(parts) > 2 else "")
+            return check_inner_folders(self._layout.top, inner)
+        return []
 
     def _check_names(self, samples: Sequence[_Sample]) -> None:
         counts = Counter(sample.name for sample in samples)
@@ -177,7 +191,7 @@ class FolderSource(FileSource):
     @property
     def notes(self) -> list[str]:
         """What people should know of how the folders were read."""
-        return self._layout.notes()
+        return self._tree.notes
 
     @cached_property
     def labels(self) -> NDArray[np.int32]:

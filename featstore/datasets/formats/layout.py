@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,18 +28,13 @@ _SPLIT = re.compile(
 class Layout:
     """Where the class folders are.
 
-    Parameters
-    ----------
-    levels : tuple of Path
-        The root and the only folder in each, down to the one that holds the classes or splits.
-    splits : dict of str to str
-        The split of each split folder; empty where the class folders make no splits.
-    is_flat : bool
-        Whether the root holds images and no folders.
+    `levels` are the root and the only folder in each, down to the folder that holds the classes or
+    splits. `splits` holds, by the name of each split folder, its split and its own levels; without
+    split folders it is empty. `is_flat` says that the root holds images and no folders.
     """
 
     levels: tuple[Path, ...]
-    splits: dict[str, str]
+    splits: dict[str, tuple[str, tuple[Path, ...]]]
     is_flat: bool = False
 
     @property
@@ -49,12 +44,16 @@ class Layout:
 
     def notes(self) -> list[str]:
         """Return what people should know of the layout."""
-        root = self.levels[0]
         if self.is_flat:
-            return [f"{root} holds no class folders: its images have no labels, which fit needs."]
-        if len(self.levels) > 1:
-            return [f"The classes are the folders in {self.top}, the only folder in {root}."]
-        return []
+            return [f"{self.top} holds no class folders: its images have no labels."]
+        return [
+            f"The folders in {levels[-1]} are the {what}: it is the only folder in {levels[0]}."
+            for what, levels in [
+                ("splits" if self.splits else "classes", self.levels),
+                *(("classes", levels) for _, levels in self.splits.values()),
+            ]
+            if len(levels) > 1
+        ]
 
 
 def find_layout(root: Path) -> Layout:
@@ -65,7 +64,12 @@ def find_layout(root: Path) -> Layout:
             return Layout((root,), {}, is_flat=True)
         raise DatasetError(f"{root}: holds no images and no class folders; {EXAMPLE}.")
     levels = _levels(root, folders)
-    return Layout(levels, _splits(levels[-1], subfolders(levels[-1])))
+    top = levels[-1]
+    splits = {
+        name: (split, _levels(top / name, subfolders(top / name)))
+        for name, split in _splits(top, subfolders(top)).items()
+    }
+    return Layout(levels, splits)
 
 
 def split_of(name: str, *, any_prefix: bool = False) -> str | None:
@@ -142,15 +146,24 @@ def _splits(top: Path, folders: Sequence[os.DirEntry[str]]) -> dict[str, str]:
     return splits
 
 
-def check_no_inner_splits(top: Path, classes: Sequence[str], inner: set[str]) -> None:
+def check_inner_folders(top: Path, inner: Mapping[str, set[str]]) -> list[str]:
     """Refuse class folders that hold only split folders, as CLASS/train and CLASS/test.
 
-    `inner` holds the names of the folders in all classes, and "" where a class holds images.
+    `inner` holds, by class, the names of the folders in it, and "" where it holds images. Returns a
+    note where all classes hold the same folders, which may be the classes that are meant.
     """
-    splits = {split_of(name) for name in inner}
+    names = set().union(*inner.values())
+    shown, classes = join_some(sorted(names)), join_some(sorted(inner))
+    splits = {split_of(name) for name in names}
     if len(splits) > 1 and None not in splits:
         raise DatasetError(
-            f"{top}: do its folders {join_some(classes)} hold splits? They are named "
-            f"{join_some(sorted(inner))}. Put such folders above the classes, or rename them; "
-            f"{EXAMPLE}."
+            f"{top}: do its folders {classes} hold splits? They are named {shown}. Put such "
+            f"folders above the classes, or rename them; {EXAMPLE}."
         )
+    are_alike = all(own == names for own in inner.values())
+    if are_alike and len(inner) > 1 and len(names) > 1 and "" not in names:
+        return [
+            f"The classes are {classes}, and each holds the folders {shown}. If those are the "
+            f"classes, give one folder, e.g. {top / min(inner)}."
+        ]
+    return []

@@ -182,6 +182,32 @@ def test_a_folder_around_the_classes_is_seen_through(tmp_path: Path, inner: str)
     assert direct.notes == []
 
 
+def test_folders_around_the_classes_of_each_split_are_seen_through(tmp_path: Path) -> None:
+    names = ["train/Images/a/1.png", "train/Images/b/1.png", "test/Images/a/1.png"]
+    plant(tmp_path, *names, "test/Images/b/1.png")
+    dataset = open_folder(tmp_path)
+    assert dataset.class_names == ("a", "b")
+    assert list(dataset.sample_ids)[:1] == ["test/Images/a/1.png"]
+    assert dataset.splits.tolist() == [1, 1, 0, 0]
+    assert [
+        str(tmp_path / s / "Images") in n
+        for s, n in zip(("test", "train"), dataset.notes, strict=True)
+    ]
+
+
+def test_classes_that_all_hold_the_same_folders_are_doubted(tmp_path: Path) -> None:
+    plant(tmp_path, "rgb/a/1.png", "rgb/b/1.png", "nir/a/1.png", "nir/b/1.png")
+    dataset = open_folder(tmp_path)
+    assert dataset.class_names == ("nir", "rgb")
+    (note,) = dataset.notes
+    assert (
+        f"each holds the folders a, b. If those are the classes, give one folder, e.g. {tmp_path}"
+        in note
+    )
+    plant(tmp_path, "rgb/2.png")
+    assert open_folder(tmp_path).notes == []
+
+
 @pytest.mark.parametrize("names", [["a/1.png"], ["a/x/1.png"], ["a/1.png", "a/x/1.png"]])
 def test_a_single_class_stays_a_class(tmp_path: Path, names: list[str]) -> None:
     dataset = open_folder(plant(tmp_path, *names))
