@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from featstore.datasets.image_files import is_image_name, list_folder, subfolders
+from featstore.datasets.image_files import ImageWalk, is_image_name, list_folder, subfolders
 from featstore.errors import DatasetError
 from featstore.text import join_some
 
@@ -62,7 +62,10 @@ def find_layout(root: Path) -> Layout:
     if not folders:
         if any(is_image_name(entry.name) for entry in list_folder(root)):
             return Layout((root,), {}, is_flat=True)
-        raise DatasetError(f"{root}: holds no images and no class folders; {EXAMPLE}.")
+        walk = ImageWalk(root, follow_links=False)
+        walk.folders(root)
+        found = " ".join(["", *walk.left_out.lines()])
+        raise DatasetError(f"{root}: holds no images and no class folders; {EXAMPLE}.{found}")
     levels = _levels(root, folders)
     top = levels[-1]
     splits = {
