@@ -64,18 +64,31 @@ def command(ctx: click.Context, root: str | None, as_json: bool) -> None:
 @click.option(
     "--out", type=click.Path(dir_okay=False), metavar="PNG", help="Where to put the contact sheet."
 )
+@click.option(
+    "--follow-links", is_flag=True, help="Read links that lead out of the folder of images."
+)
 @console.json_option
 def show(
-    name: str, root: str | None, seed: int, limit: int | None, out: str | None, as_json: bool
+    name: str,
+    root: str | None,
+    seed: int,
+    limit: int | None,
+    out: str | None,
+    follow_links: bool,
+    as_json: bool,
 ) -> None:
-    """Count a dataset's images per class and split, and draw a contact sheet."""
+    """Count the images of a dataset or folder per class and split, and draw a contact sheet."""
     from pathlib import Path
 
     from featstore.datasets.registry import open_dataset
     from featstore.inference.contact_sheet import write_class_sheet
 
     with console.progress() as progress:
-        dataset = open_dataset(name, root, seed=seed, limit=limit, progress=progress)
+        dataset = open_dataset(
+            name, root, seed=seed, limit=limit, follow_links=follow_links, progress=progress
+        )
+        for note in dataset.notes:
+            progress.say(note)
         sheet = write_class_sheet(dataset, Path(out or f"{dataset.title}-sheet.png"))
     counts = _counts(dataset)
     if as_json:
@@ -86,7 +99,7 @@ def show(
                 "n_samples": len(dataset),
                 "bands": list(dataset.bands),
                 "counts": counts,
-                "n_ignored": dataset.n_ignored,
+                "left_out": dataset.left_out.to_dict(),
                 "sheet": str(sheet),
             }
         )
@@ -97,8 +110,8 @@ def show(
     rows.append(["all classes", *(f"{n:,}" for n in total)])
     click.echo(f"{dataset.title}: {len(dataset):,} images, bands {', '.join(dataset.bands)}")
     console.table(["class", *splits], rows, right=splits)
-    if dataset.n_ignored:
-        click.echo(f"Files left out, being no images of a class: {dataset.n_ignored:,}")
+    for line in dataset.left_out.lines():
+        click.echo(line)
     click.echo(f"Contact sheet: {sheet}")
 
 
@@ -110,7 +123,10 @@ def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
 
     present = [(code, SPLITS[code]) for code in np.unique(dataset.splits)]
     counts = {}
-    for label, name in enumerate(dataset.class_names):
+    labels = list(enumerate(dataset.class_names))
+    if (dataset.labels < 0).any():
+        labels.append((-1, "(no class)"))
+    for label, name in labels:
         codes = dataset.splits[dataset.labels == label]
         by_split = {split: int((codes == code).sum()) for code, split in present}
         counts[name] = by_split | {"total": len(codes)}
@@ -132,7 +148,7 @@ def get(
     """Fetch a dataset (ucmerced), or generate it (demo)."""
     from featstore.datasets.formats.synthetic import write_demo
     from featstore.datasets.formats.ucmerced import download
-    from featstore.datasets.registry import FORMATS, data_root
+    from featstore.datasets.registry import FORMATS, data_root, resolve_dataset
     from featstore.errors import DatasetError
 
     if name != "demo":
@@ -144,8 +160,7 @@ def get(
             path: Any = download(base, progress)
         elif name == "demo":
             path = write_demo(base / "demo", seed, n_train, n_test, progress)
-        elif name in FORMATS:
-            raise DatasetError(f"{name} can't be fetched by featstore.\n{FORMATS[name].cure}")
         else:
-            raise DatasetError(f"There is no dataset {name!r}; there are {', '.join(FORMATS)}.")
+            name, _ = resolve_dataset(name)
+            raise DatasetError(f"{name} can't be fetched by featstore.\n{FORMATS[name].cure}")
     click.echo(path)

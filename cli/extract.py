@@ -37,8 +37,11 @@ def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | None
 
 
 @click.command()
+@click.argument("images", metavar="[FOLDER]", required=False)
 @click.option("--model", required=True, metavar="NAME", help="Network; see `featstore models`.")
-@click.option("--dataset", required=True, metavar="NAME", help="Dataset; see `featstore datasets`.")
+@click.option(
+    "--dataset", metavar="NAME|FOLDER", help="Dataset, see `featstore datasets`; or your images."
+)
 @console.root_option
 @console.store_option
 @click.option(
@@ -119,28 +122,41 @@ def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | None
     show_default=True,
     help="At an unreadable image: stop, or mask its row and continue.",
 )
+@click.option(
+    "--follow-links", is_flag=True, help="Read links that lead out of the folder of images."
+)
 @console.json_option
-def command(store: str, as_json: bool, **settings: Any) -> None:
-    """Turn a dataset's images into features, once.
+def command(
+    images: str | None, dataset: str | None, store: str, as_json: bool, **settings: Any
+) -> None:
+    """Turn images into features, once: those of FOLDER or of a --dataset.
 
     The same command again is answered from the store. After an interruption it continues; with
     other --layers it computes only what is missing.
 
     \b
     featstore extract --model resnet50 --dataset sat4 --root /data
-    featstore extract --model resnet50 --dataset folder --root my-images
+    featstore extract --model resnet50 my-images/
     """  # noqa: D301 - click wants the character itself
     from featstore.extraction.extract import extract
     from featstore.store.feature_store import open_store
     from featstore.store.query import selecting_options
 
+    if (images is None) == (dataset is None):
+        raise click.UsageError("Give either a folder of images or --dataset.")
     with console.progress() as progress:
-        result = extract(store=store, progress=progress, **settings)
+        result = extract(
+            dataset=images or dataset or "", store=store, progress=progress, **settings
+        )
     if as_json:
         console.emit_json(result.to_dict())
         return
     show(result)
     opened = open_store(store)
+    if not opened.get(result.set_id).class_names:
+        words = shlex.join(["featstore", "neighbors", result.set_id])
+        click.echo(f"Next: {words} IMAGE{store_option(store)}")
+        return
     options = selecting_options(opened.sets(), opened.get(result.set_id), result.layers)
     words = shlex.join(["featstore", "fit", "--clf", "logreg", *options])
     click.echo(f"Next: {words}{store_option(store)}")
@@ -168,6 +184,8 @@ def show(result: Extraction) -> None:
             f"{rows} can't be read: masked, and left out by fit. "
             f"`featstore store show {result.set_id}` lists them."
         )
+    for line in result.left_out.lines():
+        click.echo(line)
     if result.n_leaked:
         click.echo(_leaks(result.n_leaked, result.n_by_split))
     click.echo(f"{nbytes_text(result.nbytes)} in {console.shown(result.path)}")

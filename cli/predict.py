@@ -36,13 +36,16 @@ def command(
     \b
     featstore predict feature-store/runs/my-run new-images/
     """  # noqa: D301 - click wants the character itself
+    from featstore.datasets.formats.image_list import find_images
     from featstore.inference.predict import predict
 
+    paths, left_out = find_images(images)
     with console.progress() as progress:
-        found = predict(run, images, store=store, device=device, trusted=trusted, progress=progress)
+        found = predict(run, paths, store=store, device=device, trusted=trusted, progress=progress)
     kind = found[0].score_kind
     if as_json:
-        console.emit_json({"run": run, "predictions": [asdict(p) for p in found]})
+        predictions = [asdict(p) for p in found]
+        console.emit_json({"run": run, "predictions": predictions, "left_out": left_out.to_dict()})
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["path", "class", "score", "score_kind", "error"])
@@ -61,6 +64,8 @@ def command(
             [p.path, p.label or "-", "-" if p.score is None else f"{p.score:.3f}"] for p in found
         ]
         console.table(["image", "class", kind], rows, right=[kind])
+    for line in left_out.lines():
+        console.say(line)
     errors = [p for p in found if p.error is not None]
     for prediction in errors:
         console.say(f"Error: {prediction.error}")

@@ -123,6 +123,8 @@ class ExtractConfig:
         network computes in half precision and no value is too large for it.
     on_error : str
         ``stop`` at an unreadable image, or ``mask`` its row.
+    follow_links : bool
+        Whether links in a tree of images may lead out of it.
 
     Raises
     ------
@@ -148,6 +150,7 @@ class ExtractConfig:
     compile: str = "auto"
     dtype: str = "auto"
     on_error: str = "stop"
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         _one_of("pool", self.pool, POOLS)
@@ -195,7 +198,9 @@ class ExtractConfig:
         words = ["featstore", "extract"]
         for field in fields(self):
             value = getattr(self, field.name)
-            if value != field.default:
+            if value is True:
+                words.append(f"--{field.name.replace('_', '-')}")
+            elif value != field.default:
                 text = ",".join(value) if isinstance(value, tuple) else str(value)
                 words += [f"--{field.name.replace('_', '-')}", text]
         return shlex.join([*words, "--store", str(store)])
@@ -205,7 +210,7 @@ class ExtractConfig:
 
         Left out are the place and speed of the work (root, devices, batch size, compiling), which
         layers are wanted and how the maps are pooled (each layer is stored by itself), the policy
-        for bad images, and what the dataset's own identity covers (limit, seed).
+        for bad images and links, and what the dataset's own identity covers (limit, seed).
         """
         weights = self.weights
         if Path(weights).is_file():

@@ -64,7 +64,16 @@ def test_the_command_asks_for_the_same():
     assert config.command("s") != ExtractConfig("resnet50", "folder", precision="fp32").command("s")
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 9}, {"device": "cpu"}, {"layers": ("conv1",)}])
+def test_the_command_holds_flags_without_values():
+    config = ExtractConfig("resnet50", "folder", follow_links=True)
+    assert "--follow-links --store s" in config.command("s")
+    assert ExtractConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"batch_size": 9}, {"device": "cpu"}, {"layers": ("conv1",)}, {"follow_links": True}],
+)
 def test_what_does_not_decide_a_row_is_not_in_the_request(change):
     base = ExtractConfig("resnet50", "sat4")
     assert ExtractConfig("resnet50", "sat4", **change).request() == base.request()

@@ -1,8 +1,7 @@
-"""What every dataset is: a named, ordered collection of images with labels and splits.
+"""Define what a dataset is: an ordered collection of images with labels and splits.
 
-A format (one module each beside this one) tells what its files hold by a :class:`Source`;
-a :class:`Dataset` is a selection of a source's rows. Sources load lazily and are shared by all
-selections, so that a subset never copies the images.
+A :class:`Source` reads the files of one format; a :class:`Dataset` selects rows of a source.
+Sources load lazily, and all selections share them, so that a subset never copies the images.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.config import SPLITS
-from featstore.datasets.decode import DECODING, decode
+from featstore.datasets.decode import DECODING, decode, image_shape
+from featstore.datasets.image_files import LeftOut
 from featstore.errors import ConfigError
 
 RGB = ("red", "green", "blue")
@@ -29,14 +29,14 @@ RGB_NIR = (*RGB, "nir")
 
 
 class Source(ABC):
-    """The files of one dataset, as its format reads them; nothing is loaded before it is asked.
+    """The files of one dataset, as its format reads them; they load when they are needed.
 
     Attributes
     ----------
     name : str
         The format: ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``.
     title : str
-        The name that people see.
+        The name for people.
     bands : tuple of str
         What each channel of an image is, such as ``("red", "green", "blue")``.
     """
@@ -46,14 +46,19 @@ class Source(ABC):
     bands: tuple[str, ...]
 
     @property
-    def n_ignored(self) -> int:
-        """Number of files that lie among the samples but are none."""
-        return 0
+    def left_out(self) -> LeftOut:
+        """What lies among the samples and is left out."""
+        return LeftOut()
+
+    @property
+    def notes(self) -> list[str]:
+        """What people should know of how the files were read, as sentences."""
+        return []
 
     @property
     @abstractmethod
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes; a label is a position in them."""
+        """Names of the classes; a label is a position among them."""
 
     @property
     @abstractmethod
@@ -76,11 +81,11 @@ class Source(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Return, as JSON-able values, what tells this apart beside the files' content."""
+        """Return, as JSON-able values, what identifies the dataset beside its files' content."""
 
 
 class ArraySource(Source):
-    """A source whose images all have one shape and lie in a few large arrays."""
+    """A source whose images have one shape and lie in a few large arrays."""
 
     image_shape: tuple[int, int, int]
 
@@ -90,7 +95,7 @@ class ArraySource(Source):
 
 
 class FileSource(Source):
-    """A source that holds one image a file."""
+    """A source with one image in each file."""
 
     @property
     @abstractmethod
@@ -104,10 +109,10 @@ class Dataset(ABC):
     Parameters
     ----------
     source : Source
-        What reads the files.
+        Reads the files.
     limit : int, optional
-        Keep only this many samples: spread evenly over each class of each split, all of which
-        stay present.
+        Keep only this many samples, spread evenly over each class of each split; every one of these
+        keeps at least one.
     """
 
     def __init__(self, source: Source, limit: int | None = None) -> None:
@@ -125,7 +130,7 @@ class Dataset(ABC):
 
     @property
     def title(self) -> str:
-        """The name that people see: the format's, or for ``folder`` the root folder's."""
+        """The name for people: the format's, or for ``folder`` the root folder's."""
         return self._source.title
 
     @property
@@ -135,17 +140,22 @@ class Dataset(ABC):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes; a label is a position in them."""
+        """Names of the classes; a label is a position among them."""
         return self._source.class_names
 
     @property
-    def n_ignored(self) -> int:
-        """Number of files that lie among the samples but are none."""
-        return self._source.n_ignored
+    def left_out(self) -> LeftOut:
+        """What lies among the samples and is left out."""
+        return self._source.left_out
+
+    @property
+    def notes(self) -> list[str]:
+        """What people should know of how the files were read, as sentences."""
+        return self._source.notes
 
     @cached_property
     def rows(self) -> NDArray[np.int64]:
-        """Rows of the source that are the samples, increasing, shape (n_samples,)."""
+        """The samples' rows of the source, increasing, shape (n_samples,)."""
         if self._picked is not None:
             return self._picked
         if self._limit is None:
@@ -174,14 +184,14 @@ class Dataset(ABC):
     def files(self) -> list[tuple[str, Path]]:
         """Return all source files as (stable relative name, path), sorted by name.
 
-        A subset has the files of the whole, since they decide which rows it is.
+        A subset has the files of the whole, since they decide which rows it has.
         """
         return self._source.files()
 
     def identity(self) -> dict[str, Any]:
-        """Return, as JSON-able values, what tells this dataset apart beside its files' content.
+        """Return, as JSON-able values, what identifies this dataset beside its files' content.
 
-        Loads nothing. No absolute paths: the same files elsewhere are the same dataset.
+        Loads nothing. It holds no absolute paths: the same files elsewhere are the same dataset.
         """
         identity = self._source.identity()
         if self._limit is not None:
@@ -191,8 +201,12 @@ class Dataset(ABC):
         return identity
 
     def record_decoding(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Add to a record of settings the version by which files become pixels, if any do."""
+        """Add the version of decoding to a record of settings, if the files are images."""
         return record
+
+    @abstractmethod
+    def shape(self, row: int) -> tuple[int, int]:
+        """Return the height and width of one image, without decoding it if possible."""
 
     @abstractmethod
     def read(self, row: int, min_size: int | None = None) -> NDArray[np.uint8]:
@@ -201,11 +215,10 @@ class Dataset(ABC):
         Parameters
         ----------
         row : int
-            Which sample.
+            The sample.
         min_size : int, optional
-            Side in pixels below which neither side of the image may fall where it is read at a
-            reduced size; without it, the full image is read. See
-            :func:`featstore.datasets.decode.decode`.
+            Shortest side in pixels to which a reader may reduce the image; without it, the full
+            image is read. See :func:`featstore.datasets.decode.decode`.
 
         Raises
         ------
@@ -214,7 +227,7 @@ class Dataset(ABC):
         """
 
     def subset(self, rows: NDArray[np.integer[Any]]) -> Self:
-        """Return the dataset of some of the samples; shares the source, copies no image.
+        """Return the dataset of some samples; it shares the source and copies no image.
 
         Parameters
         ----------
@@ -234,7 +247,7 @@ class Dataset(ABC):
                 f"A subset asks for rows {rows[0]} to {rows[-1]}; {self.title} has {len(self)}."
             )
         chosen = copy.copy(self)
-        # Without what the whole has cached of its own rows.
+        # Drops what the whole has cached of its own rows.
         chosen.__dict__ = {
             "_source": self._source,
             "_limit": self._limit,
@@ -244,7 +257,7 @@ class Dataset(ABC):
 
 
 class ArrayDataset(Dataset):
-    """Images of one shape that lie in large arrays; reads in blocks."""
+    """Images of one shape in large arrays; reads blocks."""
 
     _source: ArraySource
 
@@ -256,18 +269,22 @@ class ArrayDataset(Dataset):
         """Height, width and number of bands."""
         return self._source.image_shape
 
+    def shape(self, row: int) -> tuple[int, int]:
+        """Return the height and width of all images."""
+        return self.image_shape[:2]
+
     def read_block(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Return samples `start` to `stop`, shape (stop - start, H, W, C), C-contiguous."""
         return self._source.read_rows(self.rows[start:stop])
 
     def read(self, row: int, min_size: int | None = None) -> NDArray[np.uint8]:
-        """Return one image, shape (H, W, C); always the full one, which is at hand."""
+        """Return one full image, shape (H, W, C)."""
         image: NDArray[np.uint8] = self.read_block(row, row + 1)[0]
         return image
 
 
 class FileDataset(Dataset):
-    """Images of any sizes, one file each; always three bands."""
+    """Images of any size, one in each file; always three bands."""
 
     _source: FileSource
 
@@ -285,16 +302,20 @@ class FileDataset(Dataset):
         decode = [f"version {DECODING}", *([record["decode"]] if "decode" in record else [])]
         return record | {"decode": "; ".join(decode)}
 
+    def shape(self, row: int) -> tuple[int, int]:
+        """Return the height and width of one image."""
+        return image_shape(self._source.paths[self.rows[row]])
+
     def read(self, row: int, min_size: int | None = None) -> NDArray[np.uint8]:
         """Return one image, shape (H, W, 3).
 
         Parameters
         ----------
         row : int
-            Which sample.
+            The sample.
         min_size : int, optional
-            Side in pixels below which neither side of a JPEG image may fall, which is then
-            decoded at 1/2, 1/4 or 1/8 of its size where it is large enough.
+            Shortest side in pixels to which a large JPEG may be reduced: it is decoded at 1/2, 1/4
+            or 1/8 of its size.
 
         Raises
         ------
@@ -304,35 +325,11 @@ class FileDataset(Dataset):
         return decode(self._source.paths[self.rows[row]], min_size)
 
 
-def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is hidden, or of the resource forks that macOS leaves."""
-    return name.startswith(".") or name == "__MACOSX"
-
-
 def spread(labels: NDArray[np.int32], splits: NDArray[np.uint8], limit: int) -> NDArray[np.int64]:
-    """Choose `limit` rows spread evenly over each class of each split.
+    """Choose `limit` rows, spread evenly over each class of each split.
 
-    Every group (a class within a split) keeps at least one row; beyond that, groups shrink in
-    proportion, the left-over rows going to the largest remainders.
-
-    Parameters
-    ----------
-    labels : ndarray of int32, shape (n_samples,)
-        Labels.
-    splits : ndarray of uint8, shape (n_samples,)
-        Splits.
-    limit : int
-        Number of rows to choose; all, when there are no more.
-
-    Returns
-    -------
-    ndarray of int64, shape (min(limit, n_samples),)
-        Rows, increasing.
-
-    Raises
-    ------
-    ConfigError
-        When there are more groups than `limit`.
+    Every group (a class within a split) keeps at least one row. Beyond that, groups shrink in
+    proportion, and the rows left over serve the largest remainders. The rows increase.
     """
     n_samples = len(labels)
     if limit >= n_samples:

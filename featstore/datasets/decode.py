@@ -1,8 +1,13 @@
-"""Decode image files of any common kind to RGB bytes."""
+"""Decode image files of any common format to RGB bytes."""
 
 from __future__ import annotations
 
+import io
 import logging
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,15 +17,16 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from featstore.datasets import tiff
-from featstore.datasets.raster import MAX_PIXELS, check_size, read_rgb, scale_bits
+from featstore.datasets.raster import MAX_PIXELS, TOO_LARGE, check_size, read_rgb, scale_bits
 from featstore.errors import ImageError
 from featstore.io.gdal import no_warnings
 
 IMAGE_SUFFIXES = frozenset(
     (
-        *(".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"),
+        *(".bmp", ".dib", ".gif", ".webp"),
+        *(".btf", ".tf8", ".tif", ".tiff"),
         *(".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"),
-        *(".apng", ".avif", ".png"),
+        *(".apng", ".avif", ".avifs", ".png"),
         *(".j2c", ".j2k", ".jp2", ".jpc", ".jpf", ".jpx"),
     )
 )
@@ -48,58 +54,58 @@ STRIP_PIXELS = 2**24
 """Pixels that are copied from Pillow at a time: its own copy takes twice the image's memory."""
 
 
-# Without a handler, Pillow's remarks on odd files would appear on the console.
+# Keeps Pillow's remarks on odd files off the console.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def decode(path: Path, min_size: int | None = None) -> NDArray[np.uint8]:
-    """Decode one image file to the pixels that GDAL shows, turned and scaled as its tags say.
+    """Decode one image file to RGB, (height, width, 3) bytes, C-contiguous.
 
-    Gray is repeated and alpha dropped; of an animation the first frame is read. Of samples of 9
-    to 16 bits the high 8 bits are kept, which maps the full range to 0..255 and undoes an
-    expansion by 257. No image is stretched by its own range: brightness tells classes apart.
+    The pixels are those that GDAL shows, turned as the file's orientation says. Gray is repeated
+    and alpha dropped; of an animation the first frame is read. Of samples of 9 to 16 bits the
+    high 8 bits are kept, which maps the full range to 0..255 and undoes an expansion by 257. No
+    image is stretched by its own range: brightness tells classes apart.
 
-    A JPEG that is to be shrunk anyway can be decoded at 1/2, 1/4 or 1/8 of its size, from the low
-    frequencies of its blocks alone, which takes a fraction of the time and the memory. It is a
-    little sharper: of aerial photographs, measured after Pillow's antialiased bilinear resizing to
-    the wanted side, pixels differ from those of the full image by 0.6 to 1.5 grey levels on
-    average where the reduced side is 2 to 1.1 times the wanted one, and by 2.4 where it equals it.
+    A JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 of its size at which neither side
+    falls below `min_size` pixels; without `min_size`, and of all other files, the full image is
+    decoded. A reduced side of n pixels is ``ceil(n / 2)`` and so on. Reducing takes a fraction of
+    the time and the memory, and is a little sharper: of aerial photographs, measured after
+    Pillow's antialiased bilinear resizing to `min_size`, pixels differ from those of the full
+    image by 0.6 to 1.5 grey levels on average where the reduced side is 2 to 1.1 times as long,
+    and by 2.4 where it is as long.
 
-    Parameters
-    ----------
-    path : Path
-        A JPEG, PNG, TIFF, JPEG 2000, WebP, AVIF, BMP or GIF file.
-    min_size : int, optional
-        Decode a JPEG at the smallest of those sizes at which neither its height nor its width, in
-        pixels, is less than this; at least 1. Without it, and of all other files, the full image
-        is decoded.
-
-    Returns
-    -------
-    ndarray of uint8, shape (height, width, 3)
-        Red, green, blue; C-contiguous. A reduced side of n pixels is ``ceil(n / 2)``,
-        ``ceil(n / 4)`` or ``ceil(n / 8)`` long.
-
-    Raises
-    ------
-    ImageError
-        When the file is missing, damaged, no image, or too large, or its tags leave open what its
-        pixels mean; names the path and the cause.
+    Raises ImageError, with path and cause, when the file is missing, damaged, no image, or too
+    large, or its tags leave open what its pixels mean.
     """
-    # Whatever a damaged file makes a decoder raise, from SyntaxError to struct.error, it means
-    # that this file can't be read.
-    try:
+    with _named_errors(path):
         return np.ascontiguousarray(_decode(path, min_size))
+
+
+def image_shape(path: Path) -> tuple[int, int]:
+    """Return the height and width that :func:`decode` gives; of a JPEG, read the head alone."""
+    with _named_errors(path), path.open("rb") as file:
+        if file.read(2) == b"\xff\xd8":
+            file.seek(0)
+            image = _open(path, file)
+            is_turned = _orientation(image) in (5, 6, 7, 8)
+            return (image.width, image.height) if is_turned else (image.height, image.width)
+    height, width, _ = decode(path).shape
+    return height, width
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file makes a decoder raise into an ImageError that names it."""
+    try:
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError(f"{path}: {_what_it_is(path)}.") from None
     except Image.DecompressionBombError:
-        raise ImageError(
-            f"{path}: has more than {2 * MAX_PIXELS:,} pixels; at most {MAX_PIXELS:,} are decoded. "
-            "Tile it."
-        ) from None
+        raise ImageError(f"{path}: has more than {2 * MAX_PIXELS:,} pixels; {TOO_LARGE}") from None
     except Exception as error:
+        # Damaged files raise anything from SyntaxError to struct.error.
         cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
         cause = " ".join(cause.split()) or type(error).__name__
         raise ImageError(f"{path}: can't be read: {cause.rstrip('.')}.") from None
@@ -113,26 +119,56 @@ def _decode(path: Path, min_size: int | None) -> NDArray[np.uint8]:
             return _decode_tiff(path, file)
         if start.startswith(JPEG_2000_MAGICS):
             return read_rgb(path, "JP2OpenJPEG")
-        is_png = start.startswith(PNG_MAGIC)
-        try:
-            with no_warnings():
-                image: Image.Image = Image.open(file, formats=PILLOW_FORMATS)
-        except UnidentifiedImageError:
-            if not is_png:
-                raise
-            # GDAL passes over damaged chunks that hold no pixels.
-            return read_rgb(path, "PNG")
-        check_size(path, image.width, image.height)
-        if is_png and start[24] == 16:
-            return turned(read_rgb(path, "PNG"), _orientation(image))
+        if start.startswith(PNG_MAGIC):
+            return _decode_png(path, file, n_bits=start[24] if len(start) == 25 else 8)
+        image = _open(path, file)
         if min_size is not None:
             # Other decoders than JPEG's ignore it.
             image.draft(None, (min_size, min_size))
-        image.load()
-        orientation = _orientation(image)
-        if image.mode in ("P", "PA"):
-            image = image.convert("RGBA")
-        return turned(_array(image if image.mode == "RGB" else image.convert("RGB")), orientation)
+        return _pixels(image)
+
+
+def _open(path: Path, file: BinaryIO) -> Image.Image:
+    with no_warnings():
+        image = Image.open(file, formats=PILLOW_FORMATS)
+    check_size(path, image.width, image.height)
+    return image
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    image.load()
+    orientation = _orientation(image)
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")
+    return turned(_array(image if image.mode == "RGB" else image.convert("RGB")), orientation)
+
+
+def _decode_png(path: Path, file: BinaryIO, n_bits: int) -> NDArray[np.uint8]:
+    try:
+        image = _open(path, file)
+        pixels = _pixels(image)
+    except (ImageError, Image.DecompressionBombError, MemoryError):
+        raise
+    except Exception:
+        image = _open(path, _without_remarks(file))
+        pixels = _pixels(image)
+    if n_bits < 16:
+        return pixels
+    # Pillow keeps 8 bits of each value.
+    return turned(read_rgb(path, "PNG"), _orientation(image))
+
+
+def _without_remarks(file: BinaryIO) -> BinaryIO:
+    """Return a PNG file of the chunks that hold pixels, and its orientation if that is intact."""
+    file.seek(len(PNG_MAGIC))
+    kept = [PNG_MAGIC]
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        content = file.read(length + 4)
+        is_intact = zlib.crc32(kind + content[:-4]).to_bytes(4) == content[-4:]
+        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND") or (kind == b"eXIf" and is_intact):
+            kept += [head, content]
+    return io.BytesIO(b"".join(kept))
 
 
 def _decode_tiff(path: Path, file: BinaryIO) -> NDArray[np.uint8]:
@@ -140,11 +176,12 @@ def _decode_tiff(path: Path, file: BinaryIO) -> NDArray[np.uint8]:
     if picture.plain is None:
         pixels = read_rgb(path, "GTiff", picture.page, white_is_zero=picture.white_is_zero)
     else:
-        # Several times as fast as through GDAL, and what most small tiles are.
+        # Most small tiles are plain, and GDAL takes several times as long.
         offset, shape = picture.plain
         check_size(path, shape[1], shape[0])
         file.seek(offset)
-        pixels = np.frombuffer(file.read(prod(shape)), np.uint8).reshape(shape)
+        content = bytearray(file.read(prod(shape)))
+        pixels = np.frombuffer(content, np.uint8).reshape(shape)
         pixels = pixels if shape[2] == 3 else np.repeat(pixels, 3, axis=2)
     return turned(pixels, picture.orientation)
 
@@ -160,7 +197,8 @@ def _orientation(image: Image.Image) -> int:
 
 def _array(image: Image.Image) -> NDArray[np.uint8]:
     if image.width * image.height <= STRIP_PIXELS:
-        return np.asarray(image)
+        # A copy, since torch wants arrays that can be written.
+        return np.array(image)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     step = max(1, STRIP_PIXELS // image.width)
     for top in range(0, image.height, step):
@@ -170,7 +208,7 @@ def _array(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Return an image as its orientation, 1 to 8 as in EXIF, says that it is to be seen."""
+    """Return an image turned and mirrored as its EXIF orientation, 1 to 8, says."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -185,9 +223,9 @@ def to_bytes(
 ) -> NDArray[np.uint8]:
     """Bring pixels of any type and shape to bytes.
 
-    The ends of `value_range` become 0 and 255, values beyond them the nearer one, NaN 0. Without a
-    range the pixels are unsigned integers of `n_bits` (by default those of their type), which
-    are scaled as :func:`decode` does.
+    The ends of `value_range` become 0 and 255, values beyond them the nearer one, NaN 0. Without
+    a range, pixels are unsigned integers of `n_bits` (by default the bits of their type), scaled
+    as :func:`decode` does.
     """
     if value_range is None:
         return scale_bits(values, n_bits or 8 * values.dtype.itemsize)

@@ -1,4 +1,4 @@
-"""Duplicates: which images of a dataset are the same, and which of them make a test too easy.
+"""Find identical images of a dataset.
 
 Only exact copies count: an image that was saved anew, at another size or in another format, is
 another image.
@@ -29,30 +29,13 @@ HASHED_NBYTES = 2**20
 def find_first_rows(
     dataset: Dataset, cache: FingerprintCache, progress: Progress = SILENT
 ) -> NDArray[np.int64]:
-    """Return for each sample of a dataset the first one whose image is identical.
+    """Return for each sample the row of the first identical one, (n_samples,) int64.
 
-    Parameters
-    ----------
-    dataset : Dataset
-        Images of one file each are the same when their files are, byte for byte; images in
-        arrays when all their pixels are, in all bands.
-    cache : FingerprintCache
-        Has the files' hashes, where the dataset's fingerprint was computed before with it; no
-        file is then read again.
-    progress : Progress
-        Told of the images whose pixels are read.
-
-    Returns
-    -------
-    ndarray of int64, shape (n_samples,)
-        Row numbers; a row's own where no earlier image is the same.
-
-    Raises
-    ------
-    DatasetError
-        When a file or the images in it can't be read.
+    A row without an earlier copy has its own number. Images of one file each are identical when
+    their files are, byte for byte; images in arrays when all their pixels are, in all bands.
+    Hashes that `cache` holds of the files are not computed again.
     """
-    # Stage two imports this module, and has no use for what decodes images.
+    # Stage two imports this module, and decodes no images.
     from featstore.datasets.base import ArrayDataset, FileDataset
 
     keys: Sequence[Hashable]

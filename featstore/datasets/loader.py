@@ -1,4 +1,4 @@
-"""Loaders: batches of raw images, read ahead by threads, always in the dataset's order."""
+"""Read batches of images ahead with threads, in the dataset's order."""
 
 from __future__ import annotations
 
@@ -28,16 +28,11 @@ N_MEASURED = 9
 
 @dataclass
 class Batch:
-    """Raw images of rows `start` to `stop` of a dataset.
+    """Images of rows `start` to `stop` of a dataset.
 
-    Parameters
-    ----------
-    start, stop : int
-        First row, and the row after the last.
-    groups : list of (ndarray of shape (k,), ndarray of shape (k, height, width, bands))
-        Images of one size each, uint8, with their positions in the batch.
-    masked : dict of int to str
-        Rows that could not be read, with the cause.
+    `groups` holds pairs for images of one size each: their positions in the batch, (k,), and
+    their pixels, (k, height, width, bands) uint8. `masked` holds the rows that can't be read,
+    with the cause.
     """
 
     start: int
@@ -47,7 +42,7 @@ class Batch:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its images."""
+        """Bytes of the images."""
         return sum(images.nbytes for _, images in self.groups)
 
 
@@ -58,32 +53,16 @@ def batches(
     on_error: str,
     min_size: int | None = None,
 ) -> Iterator[Batch]:
-    """Yield the batches that begin at the given rows, in that order.
+    """Yield the batches that begin at `starts`, of `batch_size` rows or up to the dataset's end.
 
-    Parameters
-    ----------
-    dataset : Dataset
-        What to read.
-    starts : iterable of int
-        First rows of the batches.
-    batch_size : int
-        Rows in a batch; the dataset's last one may have fewer.
-    on_error : str
-        ``stop`` to raise at an unreadable image, ``mask`` to go on and name it in the batch.
-    min_size : int, optional
-        Side in pixels below which neither side of an image may fall where its file can be decoded
-        at a reduced size (:func:`featstore.datasets.decode.decode`); without it, all are
-        read in full.
-
-    Raises
-    ------
-    ImageError
-        When an image can't be read and `on_error` is ``stop``.
+    At an unreadable image, `on_error` ``stop`` raises ImageError, and ``mask`` names it in the
+    batch. Files may be decoded at a reduced size whose sides are at least `min_size` pixels long,
+    see :func:`featstore.datasets.decode.decode`.
     """
     with ThreadPoolExecutor(max(2, available_cores()), thread_name_prefix="loader") as pool:
         ahead: deque[tuple[int, int, list[Future[np.ndarray]]]] = deque()
         try:
-            # How large a batch is shows when the first is there.
+            # The first batch shows how large they are.
             n_ahead = 1
             for start in starts:
                 stop = min(start + batch_size, len(dataset))
@@ -136,17 +115,13 @@ def _collect(
 
 
 def usual_shape(dataset: Dataset) -> tuple[int, int] | None:
-    """Return height and width, in pixels, that most of a few images have, evenly spread.
+    """Return the most frequent height and width, in pixels, of a few evenly spread images.
 
     None when none of them can be read.
     """
-    if isinstance(dataset, ArrayDataset):
-        height, width, _ = dataset.image_shape
-        return height, width
     rows = np.unique(np.linspace(0, len(dataset) - 1, N_MEASURED).astype(int))
     found: Counter[tuple[int, int]] = Counter()
     for row in rows.tolist():
         with suppress(ImageError):
-            height, width, _ = dataset.read(row).shape
-            found[height, width] += 1
+            found[dataset.shape(row)] += 1
     return found.most_common(1)[0][0] if found else None

@@ -1,4 +1,4 @@
-"""Read the pixels that GDAL shows of an image file as RGB bytes."""
+"""Read the pixels that GDAL shows of an image file, as RGB bytes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from featstore.io import gdal
 
 MAX_PIXELS = 178_956_970
 """Larger images are refused: 512 MiB of RGB, and Pillow's limit for decompression bombs."""
+
+
+TOO_LARGE = f"at most {MAX_PIXELS:,} are decoded. Cut it into tiles (gdal_retile.py)."
 
 
 MIN_MAXIMUM = 2**14
@@ -51,8 +54,8 @@ def read_rgb(
         return colors
     if n_bits == 16 and 0 < (maximum := int(planes.max())) < MIN_MAXIMUM:
         raise ImageError(
-            f"{path}: its 16-bit values end at {maximum:,} of 65,535, so that which of them is "
-            "white is unknown; expected the full range. Scale it (gdal_translate -ot Byte -scale)."
+            f"{path}: its 16-bit values end at {maximum:,} of 65,535, which leaves open what "
+            "is white; expected the full range. Scale it (gdal_translate -ot Byte -scale)."
         )
     pixels = np.empty((*planes.shape[1:], 3), np.uint8)
     for i in range(3):
@@ -64,9 +67,7 @@ def read_rgb(
 def check_size(path: Path, width: int, height: int) -> None:
     """Refuse an image that is too large to decode."""
     if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{path}: has {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded. Tile it."
-        )
+        raise ImageError(f"{path}: has {width} x {height} pixels; {TOO_LARGE}")
 
 
 def _color_bands(path: Path, raster: Any) -> list[int]:

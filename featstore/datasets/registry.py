@@ -1,18 +1,17 @@
-"""Datasets: named, ordered collections of images with labels and splits.
-
-:func:`open_dataset` finds and opens one, :func:`available_datasets` tells what there is. Each
-format has a module of its own.
-"""
+"""Find and open datasets by name; each format has a module of its own."""
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from featstore.datasets.base import ArrayDataset, Dataset, FileDataset
-from featstore.datasets.formats.folder import EXAMPLE, FolderSource
+from featstore.datasets.formats.folder import FolderSource
+from featstore.datasets.formats.layout import EXAMPLE
 from featstore.datasets.formats.sat_csv import CsvSource
 from featstore.datasets.formats.sat_mat import MatSource
 from featstore.datasets.formats.synthetic import demo_file, write_demo
@@ -23,7 +22,7 @@ from featstore.progress import SILENT, Progress
 
 @dataclass(frozen=True)
 class Format:
-    """What is known of a dataset without its files.
+    """A format of datasets: what it needs, and where its files are looked for.
 
     Attributes
     ----------
@@ -32,13 +31,13 @@ class Format:
     description : str
         One line for people.
     needs : str
-        The files it is read from.
+        The files that the format reads.
     cure : str
         How to get them.
     folders : tuple of str
-        Where they are looked for, below the root.
+        Folders below the root that are searched.
     marks : tuple of str
-        Of these files or folders at least one is in the folder when the dataset is.
+        Files or folders; one of them marks the folder of the dataset.
     """
 
     name: str
@@ -49,7 +48,7 @@ class Format:
     marks: tuple[str, ...]
 
     def find(self, root: Path) -> Path | None:
-        """Return the first file or folder that marks the dataset below a root, if there is one."""
+        """Return the first file or folder below a root that marks the dataset, or None."""
         for folder in self.places(root) if root.is_dir() else ():
             for mark in self.marks:
                 if (folder / mark).exists():
@@ -57,7 +56,7 @@ class Format:
         return None
 
     def places(self, root: Path) -> list[Path]:
-        """Return the folders in which the dataset is looked for."""
+        """Return the folders that are searched for the dataset."""
         return [root / folder for folder in self.folders]
 
 
@@ -92,9 +91,9 @@ FORMATS = {
         ),
         Format(
             "folder",
-            "your own images: JPEG, PNG, TIFF, WebP, BMP, GIF",
-            "CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE",
-            "Name the tree with --root.",
+            "your own images: JPEG, PNG, TIFF, JPEG 2000, WebP, AVIF, BMP, GIF",
+            "CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE, or IMAGE without classes",
+            "Give the folder.",
             (".",),
             (".",),
         ),
@@ -112,7 +111,7 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Availability:
-    """A format, where it is looked for, and where it was found."""
+    """A format, the folders that were searched, and the place found."""
 
     format: Format
     places: tuple[Path, ...]
@@ -120,12 +119,12 @@ class Availability:
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Return where datasets are looked for: `root`, else ``FEATSTORE_DATA``, else ``data``."""
+    """Return the folder of datasets: `root`, else ``FEATSTORE_DATA``, else ``data``."""
     return Path(root or os.environ.get("FEATSTORE_DATA") or "data").expanduser()
 
 
 def available_datasets(root: str | Path | None = None) -> list[Availability]:
-    """Tell which datasets there are, and which of them are found.
+    """Return all formats, and where each was found.
 
     Parameters
     ----------
@@ -135,7 +134,7 @@ def available_datasets(root: str | Path | None = None) -> list[Availability]:
     Returns
     -------
     list of Availability
-        One for each format; ``folder`` is found wherever there is a folder.
+        One for each format; ``folder`` is found in every folder.
     """
     base = data_root(root)
     return [
@@ -144,12 +143,37 @@ def available_datasets(root: str | Path | None = None) -> list[Availability]:
     ]
 
 
+def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str | Path | None]:
+    """Return the format and root that a dataset's name means; a folder means ``folder``.
+
+    A name that is neither raises DatasetError with the nearest dataset; a folder with another
+    root raises ConfigError.
+    """
+    if name in FORMATS:
+        return name, root
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        # The commands take the environment's root for every dataset.
+        if root is not None and str(root) != os.environ.get("FEATSTORE_DATA"):
+            raise ConfigError(f"Give the folder {name} or the root {root}, not both.")
+        return "folder", str(folder)
+    plain = {re.sub(r"\W|_", "", known): known for known in FORMATS}
+    near = difflib.get_close_matches(re.sub(r"\W|_", "", name.lower()), plain, 1)
+    guess = f"; did you mean {plain[near[0]]}?" if near else "."
+    what = "is a file, not a folder" if folder.is_file() else "is neither a dataset nor a folder"
+    raise DatasetError(
+        f"{name or 'An empty name'} {what}{guess} The datasets are {', '.join(FORMATS)}. For your "
+        "own images, give their folder instead of a name."
+    )
+
+
 def open_dataset(
     name: str,
     root: str | Path | None = None,
     *,
     seed: int = 0,
     limit: int | None = None,
+    follow_links: bool = False,
     progress: Progress = SILENT,
 ) -> Dataset:
     """Find a dataset's files and open them; labels and pixels load when they are asked for.
@@ -157,17 +181,20 @@ def open_dataset(
     Parameters
     ----------
     name : str
-        ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``.
+        ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``; or a folder of images, which
+        means ``folder`` with this root.
     root : str or Path, optional
         The folder that holds the files, or a parent that has it under the dataset's name; by
         default the environment's ``FEATSTORE_DATA``, else ``data``. For ``folder`` it must be
-        given and is the tree itself. ``demo`` is generated there if it is missing.
+        given and is the tree itself. A missing ``demo`` is generated in it.
     seed : int
         Seeds the split of datasets that have no official one, and the demo's images.
     limit : int, optional
         Keep this many samples, spread evenly over each class of each split.
+    follow_links : bool
+        Whether links in a tree of images may lead out of it.
     progress : Progress, optional
-        Told about work that is done once: converting CSV files, generating the demo.
+        Receives work that is done once: converting CSV files, generating the demo.
 
     Returns
     -------
@@ -177,24 +204,25 @@ def open_dataset(
     Raises
     ------
     DatasetNotFoundError
-        When the files are not there; says what was expected where, and how to get it.
+        When the files do not exist; names the expected files, the folders, and how to get them.
     DatasetError
-        When there is no such dataset.
+        When the name is neither a dataset nor a folder.
     ConfigError
         When ``folder`` has no root.
 
     Examples
     --------
-    >>> dataset = open_dataset("folder", "~/images/nwpu", limit=500)  # doctest: +SKIP
+    >>> dataset = open_dataset("~/images/nwpu", limit=500)  # doctest: +SKIP
     """
-    if name not in FORMATS:
-        raise DatasetError(
-            f"There is no dataset {name!r}; there are {', '.join(FORMATS)}. For your own images "
-            "take folder and name their tree with --root."
-        )
+    name, root = resolve_dataset(name, root)
     entry, base = FORMATS[name], data_root(root)
     if name == "folder" and root is None:
         raise ConfigError(f"The dataset folder needs --root, the images' tree: {EXAMPLE[9:]}.")
+    if name in ("folder", "ucmerced"):
+        found = _find(entry, base)
+        if name == "folder":
+            return FileDataset(FolderSource(base, seed, follow_links=follow_links), limit)
+        return FileDataset(UcMercedSource(found.parent, seed, follow_links=follow_links), limit)
     return _OPEN[name](entry, base, seed, limit, progress)
 
 
@@ -219,21 +247,8 @@ def _open_sat(
     if found.suffix == ".mat":
         return ArrayDataset(MatSource(entry.name, found), limit)
     source = CsvSource(entry.name, found.parent, progress)
-    source.files()  # All five have to be there.
+    source.files()  # All five have to exist.
     return ArrayDataset(source, limit)
-
-
-def _open_ucmerced(
-    entry: Format, base: Path, seed: int, limit: int | None, progress: Progress
-) -> Dataset:
-    return FileDataset(UcMercedSource(_find(entry, base).parent, seed), limit)
-
-
-def _open_folder(
-    entry: Format, base: Path, seed: int, limit: int | None, progress: Progress
-) -> Dataset:
-    _find(entry, base)
-    return FileDataset(FolderSource(base, seed), limit)
 
 
 def _open_demo(
@@ -250,7 +265,6 @@ def _open_demo(
 _OPEN: dict[str, Callable[[Format, Path, int, int | None, Progress], Dataset]] = {
     "sat4": _open_sat,
     "sat6": _open_sat,
-    "ucmerced": _open_ucmerced,
-    "folder": _open_folder,
     "demo": _open_demo,
 }
+"""How formats of arrays are opened; :func:`open_dataset` opens trees of files itself."""

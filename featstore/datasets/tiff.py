@@ -1,4 +1,4 @@
-"""Find the one picture in a TIFF file, and refuse a file whose tags leave its pixels unclear."""
+"""Find the one picture in a TIFF file, and refuse files whose tags leave its pixels unclear."""
 
 from __future__ import annotations
 
@@ -64,18 +64,10 @@ Tags = dict[str, Sequence[int]]
 
 @dataclass(frozen=True)
 class Picture:
-    """The one full page of a file.
+    """The one full page of a file: its number from 1, and its orientation, 1 to 8 as in EXIF.
 
-    Parameters
-    ----------
-    page : int
-        Its number, from 1.
-    orientation : int
-        1 to 8, as in EXIF.
-    white_is_zero : bool
-        Whether small values are bright.
-    plain : (int, (int, int, int)) or None
-        Where the file holds the pixels as they are, bytes of gray or RGB, and their shape.
+    `white_is_zero` says whether small values are bright. `plain` is, for uncompressed bytes of
+    gray or RGB in one piece, where they begin in the file and their shape; else None.
     """
 
     page: int
@@ -198,7 +190,7 @@ def _page_fault(full: Sequence[Tags]) -> str:
 
 
 def _description_fault(tags: Tags) -> str | None:
-    """Return what is wrong where ImageDescription tells of planes that the tags don't show."""
+    """Return what is wrong where ImageDescription names planes that the tags do not show."""
     text = bytes(tags.get("ImageDescription", b"")).decode("utf-8", "replace").strip("\0 \n")
     n_planes = 1
     if text.startswith("ImageJ="):

@@ -10,6 +10,7 @@ from typing import Any
 from featstore._signatures import settings_of, takes
 from featstore.config import ExtractConfig
 from featstore.datasets.duplicates import find_first_rows
+from featstore.datasets.registry import resolve_dataset
 from featstore.extraction.coordinator import start_workers
 from featstore.extraction.pipeline import compute_layers
 from featstore.extraction.result import Extraction, summarize
@@ -43,7 +44,8 @@ def extract(
     model : str
         The network, such as ``resnet50``.
     dataset : str
-        ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``.
+        ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``; or a folder of images, which
+        means ``folder`` with this root.
     store : str, Path or FeatureStore
         The feature store, created if it does not exist; by default :func:`open_store`'s.
     layers : str or sequence of str
@@ -66,10 +68,11 @@ def extract(
     Examples
     --------
     >>> import featstore
-    >>> featstore.extract("resnet50", "ucmerced", root="data")  # doctest: +SKIP
+    >>> featstore.extract("resnet50", "my-images")  # doctest: +SKIP
     """
     started = time.perf_counter()
     words = layers.split(",") if isinstance(layers, str) else layers
+    dataset, options["root"] = resolve_dataset(dataset, options.get("root"))
     config = ExtractConfig(model, dataset, tuple(word.strip() for word in words), **options)
     store = open_store(store, progress)
     command = config.command(store.address)
@@ -80,7 +83,7 @@ def extract(
         if answer is not None:
             feature_set, names = answer
             store.push(feature_set, progress)
-            return summarize(feature_set, names, started)
+            return summarize(feature_set, names, started, images.dataset.left_out)
 
         with start_workers(config, store, images.fingerprint, progress) as workers:
             open_ = workers.open_model if workers else open_model
@@ -96,7 +99,10 @@ def extract(
                     spec, feature_set, progress, workers.run_pass if workers else None
                 )
                 store.push(feature_set, progress)
-                return summarize(feature_set, spec.layer_names, started, n_computed, times)
+                left_out = images.dataset.left_out
+                return summarize(
+                    feature_set, spec.layer_names, started, left_out, n_computed, times
+                )
 
 
 def _find_answer(

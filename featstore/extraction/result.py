@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from featstore.config import SPLITS
+from featstore.datasets.image_files import LeftOut
 from featstore.environment import machine, now, versions
 from featstore.extraction.spec import ExtractionSpec
 from featstore.models.base import Layer
@@ -79,6 +80,8 @@ class Extraction:
         Seconds of the whole call.
     images_per_s : float
         Images computed per second of the passes; 0 when none were.
+    left_out : LeftOut
+        Files and folders among the images that are no samples.
     times : dict of str to float
         Seconds of each phase.
     """
@@ -105,11 +108,12 @@ class Extraction:
     nbytes: int
     duration_s: float
     images_per_s: float
+    left_out: LeftOut
     times: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON-able values."""
-        return asdict(self)
+        return asdict(self) | {"left_out": self.left_out.to_dict()}
 
     def bottleneck(self) -> str:
         """Return a sentence that names the slowest phase, and what would help."""
@@ -126,6 +130,7 @@ def summarize(
     feature_set: FeatureSet,
     layers: Sequence[str],
     started: float,
+    left_out: LeftOut,
     n_computed: int = 0,
     times: Mapping[str, float] | None = None,
 ) -> Extraction:
@@ -163,6 +168,7 @@ def summarize(
         nbytes=feature_set.nbytes,
         duration_s=round(time.perf_counter() - started, 3),
         images_per_s=round(n_computed / pass_s, 2) if pass_s else 0.0,
+        left_out=left_out,
         times={name: round(seconds, 3) for name, seconds in times.items()},
     )
 

@@ -30,6 +30,8 @@ class Images:
 def open_images(config: ExtractConfig, store: FeatureStore, progress: Progress = SILENT) -> Images:
     """Open the dataset that a config names, and hash its files."""
     dataset = open_config_dataset(config)
+    for note in dataset.notes:
+        progress.say(note)
     cache = FingerprintCache(store.cache_dir / "fingerprints")
     fingerprint = dataset_fingerprint(dataset.identity(), dataset.files(), cache, progress)
     return Images(dataset, fingerprint, Watch(cache.stamps), cache)
@@ -37,7 +39,13 @@ def open_images(config: ExtractConfig, store: FeatureStore, progress: Progress =
 
 def open_config_dataset(config: ExtractConfig) -> Dataset:
     """Open the dataset that a config names."""
-    return open_dataset(config.dataset, config.root, seed=config.seed, limit=config.limit)
+    return open_dataset(
+        config.dataset,
+        config.root,
+        seed=config.seed,
+        limit=config.limit,
+        follow_links=config.follow_links,
+    )
 
 
 def make_request(config: ExtractConfig, images: Images) -> dict[str, Any]:

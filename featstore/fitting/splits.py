@@ -142,6 +142,11 @@ def _check_rows(
             f"A row has the label {y.max()}, but there are only the {len(names)} classes "
             f"{join_some(names)}. Extract the dataset again."
         )
+    if y.size and y.max() < 0:
+        raise FitError(
+            f"None of the {y.size:,} images has a label, so nothing can be fitted. Sort the images "
+            "into class folders (ROOT/CLASS/IMAGE) and extract again."
+        )
     if not rows["train"].size:
         raise FitError(
             f"There are no rows to train on ({left_out}). The dataset needs labelled images in "

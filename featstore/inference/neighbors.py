@@ -201,7 +201,7 @@ def find_neighbors(
         for pairs in zip(rows.tolist(), distances.tolist(), strict=True):
             yield [candidates.neighbor(*pair) for pair in zip(*pairs, strict=True)]
 
-    queries = _queries(images, selection)
+    queries = _queries(images, selection, progress)
     stored = [i for i, query in enumerate(queries) if query.row is not None and not query.error]
     own = np.array([queries[i].row for i in stored], np.int64)
     for i, found in zip(stored, search(X[own], k + 1), strict=True):
@@ -303,11 +303,14 @@ def _open(name: str | Path, store: FeatureStore) -> Run | str:
             ) from no_set
 
 
-def _queries(images: Sequence[str | Path], selection: Selection) -> list[Query]:
+def _queries(images: Sequence[str | Path], selection: Selection, progress: Progress) -> list[Query]:
     queries = []
     for image in images:
         if Path(image).exists():
-            queries += [Query(str(path), None, None) for path in find_images([image])]
+            paths, left_out = find_images([image])
+            for line in left_out.lines():
+                progress.say(line)
+            queries += [Query(str(path), None, None) for path in paths]
             continue
         rows = np.flatnonzero(selection.sample_ids == str(image))
         if not rows.size:

@@ -79,7 +79,7 @@ def predict(
     Raises
     ------
     DatasetNotFoundError
-        When an image or folder does not exist.
+        When an image or folder does not exist, or a folder holds no images.
     RunError
         When the run is not found, or can't be loaded.
     WeightsError
@@ -88,7 +88,10 @@ def predict(
     opened = open_store(store, progress)
     run = run if isinstance(run, Run) else open_run(run, opened)
     model = run.load_model(trusted) if trusted else run.model
-    dataset = FileDataset(UnlabelledSource(find_images(images)))
+    paths, left_out = find_images(images)
+    for line in left_out.lines():
+        progress.say(line)
+    dataset = FileDataset(UnlabelledSource(paths))
     cache = FingerprintCache(opened.cache_dir / "fingerprints")
     encoder = Encoder(run.selection.features, dataset.bands, device, cache, progress)
     predictions = []

@@ -106,4 +106,5 @@ def _open(facets: Facets, root: str | Path | None) -> Dataset:
             raise DatasetNotFoundError(
                 f"demo: found no {demo_file(seed)}; looked in {', '.join(map(str, places))}."
             )
-    return open_dataset(name, root, seed=seed, limit=facets.limit)
+    # The fingerprint tells whether links lead to the same images.
+    return open_dataset(name, root, seed=seed, limit=facets.limit, follow_links=True)

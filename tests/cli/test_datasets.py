@@ -59,7 +59,7 @@ def test_show_counts_and_draws(run, tmp_path: Path) -> None:
     result = run("show", "folder", "--root", "mine")
     assert result.code == 0
     assert "mine: 8 images" in result.out
-    assert "being no images of a class: 1" in result.out
+    assert "Left out 1 file that is not of an image format: 1 .txt." in result.out
     rows = [line.split() for line in result.out.splitlines()]
     assert ["forest", "3", "1", "4"] in rows
     assert ["all", "classes", "6", "2", "8"] in rows
@@ -73,9 +73,18 @@ def test_show_as_json_is_one_object(run, tmp_path: Path) -> None:
     shown = json.loads(result.out)
     assert shown["n_samples"] == 6
     assert shown["counts"]["lake"] == {"train": 2, "test": 1, "total": 3}
-    assert shown["n_ignored"] == 1
+    assert shown["left_out"]["n_files_by_ending"] == {".txt": 1}
     assert shown["sheet"] == "s.png"
     assert (tmp_path / "s.png").is_file()
+
+
+def test_show_counts_images_without_classes(run, tmp_path: Path) -> None:
+    (tmp_path / "flat").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "flat" / "1.png")
+    result = run("show", "flat", "--json")
+    assert json.loads(result.out)["counts"] == {"(no class)": {"train": 1, "total": 1}}
+    assert "have no labels" in result.err
+    assert (tmp_path / "flat-sheet.png").is_file()
 
 
 def test_get_demo_makes_the_size_and_seed_asked_for(run, tmp_path: Path) -> None:
@@ -100,9 +109,9 @@ def test_get_sat_says_in_two_lines_where(run, name: str) -> None:
     ("args", "code", "message"),
     [
         (("show", "sat4"), 1, "root data does not exist"),
-        (("show", "sat5"), 1, "There is no dataset 'sat5'"),
+        (("show", "sat5"), 1, "did you mean sat"),
         (("show", "folder"), 1, "needs --root"),
-        (("get", "nothing"), 1, "There is no dataset 'nothing'"),
+        (("get", "nothing"), 1, "nothing is neither a dataset nor a folder"),
         (("get", "folder"), 1, "can't be fetched"),
         (("get", "ucmerced", "--n-train", "12"), 2, "--n-train is for the demo alone"),
         (("get", "demo", "--n-train", "1"), 1, "n_train is 1"),

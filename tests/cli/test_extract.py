@@ -43,6 +43,76 @@ def test_people_are_told_what_happened_and_what_comes_next(args, capsys, tmp_pat
     assert "nothing was computed" in capsys.readouterr().out
 
 
+def test_a_folder_needs_no_option(args, images, capsys, monkeypatch):
+    monkeypatch.setenv("FEATSTORE_DATA", "elsewhere")
+    options = [*args[:3], *args[7:], "--json"]
+    results = []
+    for form in (
+        ["--dataset", "folder", "--root", str(images)],
+        ["--dataset", f"{images}/"],
+        [str(images)],
+    ):
+        assert _run([*options, *form]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    assert len({result["path"] for result in results}) == 1
+    assert [result["n_computed"] for result in results] == [27, 0, 0]
+    assert {result["dataset"] for result in results} == {"folder"}
+    for form, text in (([], "Give either"), ([str(images), "--dataset", "demo"], "Give either")):
+        assert _run([*options, *form]) == 2
+        assert text in capsys.readouterr().err
+    assert _run([*options, "uc-merced"]) == 1
+    assert "did you mean ucmerced?" in capsys.readouterr().err
+
+
+def test_the_current_folder_can_be_extracted_again(images, capsys, monkeypatch):
+    """The store in it is not a class."""
+    monkeypatch.chdir(images / "train")
+    monkeypatch.delenv("FEATSTORE_STORE", raising=False)
+    for n_computed in (18, 0):
+        assert _run(["extract", "--model", "pixelstats", ".", "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert (result["n_images"], result["n_computed"]) == (18, n_computed)
+
+
+def test_what_is_left_out_is_in_the_summary(args, images, capsys):
+    (images / "train" / "sand" / "notes.txt").touch()
+    (images / "train" / "loose.jpg").touch()
+    (images / "@eaDir").mkdir()
+    for _ in range(2):
+        assert _run(args) == 0
+        out = capsys.readouterr().out
+        assert "Left out 1 file that is not of an image format: 1 .txt." in out
+        assert "Left out 1 image outside the class folders." in out
+        assert "Left out 1 folder, hidden or of the system: 1 @eaDir." in out
+    assert _run([*args, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == {
+        "n_files": 2,
+        "n_files_by_ending": {".txt": 1},
+        "n_images_outside_classes": 1,
+        "n_folders_by_name": {"@eaDir": 1},
+    }
+
+
+def test_links_out_of_the_folder_are_an_option(args, images, capsys, tmp_path):
+    (images / "train" / "sand" / "sand00.png").rename(tmp_path / "blob")
+    (images / "train" / "sand" / "sand00.png").symlink_to(tmp_path / "blob")
+    assert _run(args) == 1
+    assert "Add --follow-links" in capsys.readouterr().err
+    assert _run([*args, "--follow-links", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n_images"] == 27
+
+
+def test_images_without_classes_are_extracted_but_not_fitted(args, images, capsys):
+    flat = images / "test" / "sand"
+    assert _run([*args[:3], *args[7:], str(flat)]) == 0
+    captured = capsys.readouterr()
+    assert "3 images computed" in captured.out
+    assert "have no labels" in captured.err
+    assert "featstore fit" not in captured.out
+    assert _run(["fit", "--clf", "ridge", *args[-2:]]) == 1
+    assert "None of the 3 images has a label" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "layers", [["--layers", "conv1,fc"], ["--layers", "conv1", "--layers", "fc"]]
 )

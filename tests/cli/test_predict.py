@@ -49,3 +49,16 @@ def test_one_bad_image_is_1_and_the_rest_is_printed(args, tmp_path, capsys):
 def test_a_run_that_is_not_there_is_1(args, capsys):
     assert _run(["predict", "nothing", *args[2:]]) == 1
     assert "nothing" in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_counted(args, images, capsys):
+    folder = images / "test" / "sand"
+    (folder / "notes.txt").touch()
+    args[2] = str(folder)
+    for more in ([], ["--csv"]):
+        assert _run([*args, *more]) == 0
+        assert capsys.readouterr().err.count("not of an image format: 1 .txt.") == 1
+    assert _run([*args, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["predictions"]) == 3
+    assert found["left_out"]["n_files_by_ending"] == {".txt": 1}

@@ -50,7 +50,7 @@ def test_subsets_of_subsets_share_the_source_and_keep_the_order() -> None:
     assert whole._source.n_read == 3
 
 
-def test_identity_tells_subsets_apart_and_is_the_same_for_the_same() -> None:
+def test_equal_subsets_have_equal_identities_and_others_not() -> None:
     whole = ArrayDataset(Counting())
     a, b = whole.subset(np.arange(5)), whole.subset(np.arange(1, 6))
     limited = ArrayDataset(Counting(), limit=10)
@@ -78,7 +78,7 @@ def test_limit_keeps_classes_splits_and_proportions() -> None:
     assert [groups.count(g) for g in ((0, 0), (0, 1), (1, 0), (1, 1))] == [7, 7, 3, 3]
 
 
-def test_limit_too_small_for_the_groups_says_how_many() -> None:
+def test_a_limit_too_small_for_the_groups_names_the_least() -> None:
     with pytest.raises(ConfigError, match="give 4 or more"):
         len(ArrayDataset(Counting(), limit=3))
 

@@ -14,7 +14,7 @@ from PIL import Image
 from tiff_files import Page, write_tiff
 from tiff_zoo import noise, picture, smooth
 
-from featstore.datasets.decode import decode
+from featstore.datasets.decode import IMAGE_SUFFIXES, PILLOW_FORMATS, decode, image_shape
 from featstore.errors import ImageError
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -26,6 +26,12 @@ ALPHA = RGB[..., 1:2]
 def saved(path: Path, pixels: np.ndarray, **options: object) -> Path:
     Image.fromarray(pixels).save(path, **options)
     return path
+
+
+def test_every_ending_of_the_formats_that_are_read_is_known() -> None:
+    formats = {*PILLOW_FORMATS, "MPO", "TIFF", "JPEG2000"}
+    endings = {e for e, name in Image.registered_extensions().items() if name in formats}
+    assert endings <= IMAGE_SUFFIXES
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "bmp", "webp"])
@@ -108,15 +114,40 @@ def test_dark_png_of_sixteen_bits_is_refused(tmp_path: Path, n_bands: int) -> No
         chunk(b"eXIf", b"MM\0*")[:-1] + b"?",
         chunk(b"tEXt", b"Comment\0hello")[:-1] + b"?",
         chunk(b"iCCP", b"rubbish"),
+        chunk(b"gAMA", b"?"),
+        chunk(b"pHYs", b"?"),
+        chunk(b"acTL", b"?"),
+        chunk(b"tRNS", b"?")[:-1] + b"?",
     ],
 )
+@pytest.mark.parametrize("where", ["before the pixels", "after the pixels", "with an orientation"])
 def test_png_with_a_damaged_chunk_beside_its_pixels_is_read(
-    tmp_path: Path, bits: int, damaged: bytes, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, bits: int, damaged: bytes, where: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    pixels = noise(3, bits)
-    path = save_png(tmp_path / "a.png", pixels, bits, damaged)
-    np.testing.assert_array_equal(decode(path), picture(pixels, bits))
+    pixels, orientation = noise(3, bits), 1
+    more = [damaged] if where != "after the pixels" else []
+    if where == "with an orientation" and b"eXIf" not in damaged:
+        exif = Image.Exif()
+        exif[0x0112] = orientation = 6
+        more.append(chunk(b"eXIf", exif.tobytes()[6:]))
+    path = save_png(tmp_path / "a.png", pixels, bits, *more)
+    if where == "after the pixels":
+        path.write_bytes(path.read_bytes()[:-12] + damaged + chunk(b"IEND", b""))
+    np.testing.assert_array_equal(decode(path), picture(pixels, bits, orientation=orientation))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(
+    "more", [[], [chunk(b"eXIf", b"MM\0*")[:-1] + b"?"], [chunk(b"gAMA", b"?")]]
+)
+def test_png_with_pixels_cut_short_is_refused(tmp_path: Path, bits: int, more: list[bytes]) -> None:
+    path = save_png(tmp_path / "a.png", noise(3, bits), bits, *more)
+    content = path.read_bytes()
+    for n_cut in (40, len(content) // 2):
+        path.write_bytes(content[:-n_cut])
+        with pytest.raises(ImageError, match="can't be read"):
+            decode(path)
 
 
 def test_png_of_sixteen_bits_is_turned(tmp_path: Path) -> None:
@@ -153,7 +184,7 @@ def test_avif_and_its_orientation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "webp"])
-def test_exif_orientation_is_honored_once(tmp_path: Path, suffix: str) -> None:
+def test_exif_orientation_is_applied_once(tmp_path: Path, suffix: str) -> None:
     scene = np.zeros((40, 60, 3), np.uint8)
     scene[:20, :30] = 255
     exif = Image.Exif()
@@ -167,7 +198,7 @@ def test_exif_orientation_is_honored_once(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_broken_exif_is_no_hindrance_and_no_warning(
+def test_broken_exif_is_passed_over_in_silence(
     tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = saved(tmp_path / f"a.{suffix}", RGB, exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0rubbish")
@@ -213,7 +244,7 @@ def test_cut_short_files_are_named_with_the_cause(tmp_path: Path) -> None:
     ("content", "cause"),
     [(b"", "is empty"), (b"hello, world", "is not an image"), (b"II*\0", "can't be read")],
 )
-def test_what_is_no_image_is_said(tmp_path: Path, content: bytes, cause: str) -> None:
+def test_a_file_that_is_no_image_is_refused(tmp_path: Path, content: bytes, cause: str) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=cause):
@@ -231,7 +262,9 @@ def test_images_that_are_too_large_are_refused_before_they_are_decoded(tmp_path:
     # Pillow has two limits of its own, and another for a warning.
     for side in (14_000, 20_000):
         Image.new("1", (side, side)).save(tmp_path / "large.png")
-        with pytest.raises(ImageError, match=r"large\.png: has .* at most 178,956,970 are decoded"):
+        with pytest.raises(
+            ImageError, match=r"large\.png: has .* 178,956,970 are decoded\. Cut it"
+        ):
             decode(tmp_path / "large.png")
     tags = {256: 60_000, 257: 60_000}
     path = write_tiff(tmp_path / "large.tif", Page(RGB, tiff_files.RGB, tags=tags))
@@ -246,6 +279,22 @@ def test_large_images_are_read_in_strips(tmp_path: Path, monkeypatch: pytest.Mon
     # Pillow warns from 89 million pixels on; that is no reason to refuse, nor to speak.
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", SLOPE.size // 4)
     np.testing.assert_array_equal(decode(path), SLOPE)
+
+
+def test_a_large_jpeg_shows_its_shape_without_being_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain = saved(tmp_path / "a.jpg", RGB)
+    turned = saved(tmp_path / "b.jpg", RGB, exif=exif)
+    other = saved(tmp_path / "c.png", RGB)
+    assert [image_shape(path) for path in (plain, turned, other)] == [(20, 30), (30, 20), (20, 30)]
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
+    assert [image_shape(path) for path in (plain, turned)] == [(20, 30), (30, 20)]
+    (tmp_path / "d.jpg").write_bytes(b"\xff\xd8rubbish")
+    with pytest.raises(ImageError, match=r"d\.jpg: is not an image"):
+        image_shape(tmp_path / "d.jpg")
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_an_image_saved_anew_is_another_image(images, cache):
     assert first_rows.tolist() == list(range(29))
 
 
-def test_files_that_are_no_images_are_compared_all_the_same(images, cache):
+def test_files_that_are_no_images_are_compared_too(images, cache):
     for name in ("train/sand/cut.png", "test/sand/cut.png"):
         (images / name).write_bytes(b"")
     dataset = open_dataset("folder", images)
@@ -85,7 +85,7 @@ def test_files_that_are_no_images_are_compared_all_the_same(images, cache):
     }
 
 
-def test_of_a_subset_only_its_own_rows_count(images, cache):
+def test_a_subset_compares_its_own_rows_only(images, cache):
     # The copies' first is in train/forest, which a subset can lack.
     for name in ("train/water/copy.png", "train/water/copy2.png"):
         shutil.copy(images / "train" / "forest" / "forest00.png", images / name)
@@ -199,7 +199,7 @@ def test_images_in_arrays_are_compared_by_all_their_pixels(
 
 
 @pytest.mark.parametrize("write", [write_v5, write_v73])
-def test_of_a_subset_of_an_array_only_its_own_rows_count(tmp_path, cache, pixels, write):
+def test_a_subset_of_an_array_compares_its_own_rows_only(tmp_path, cache, pixels, write):
     write(tmp_path, *pixels)
     # Without row 2, the first of four.
     subset = open_dataset("sat4", tmp_path).subset(np.array([5, 33, 41, 47, 51]))
@@ -259,7 +259,7 @@ def test_a_leak_is_an_image_that_is_also_trained_on(train, rows, expected):
 
 
 @given(st.data())
-def test_leaks_are_those_of_a_comparison_one_by_one(data):
+def test_leaks_equal_those_of_a_comparison_one_by_one(data):
     pictures = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=30))
     first_rows = np.array([pictures.index(picture) for picture in pictures])
     row = st.integers(0, len(pictures) - 1)

@@ -63,7 +63,7 @@ def test_sizes_may_differ_within_a_batch(images):
     assert sorted(rows_of(batch)) == [0, 1, 2, 3]
 
 
-def test_an_unreadable_image_stops_with_its_path_and_the_way_on(images):
+def test_an_unreadable_image_stops_with_its_path_and_the_cure(images):
     dataset = open_dataset("folder", images)
     dataset.paths[5].write_bytes(b"not an image")
     with pytest.raises(ImageError, match="--on-error mask") as caught:
@@ -71,7 +71,7 @@ def test_an_unreadable_image_stops_with_its_path_and_the_way_on(images):
     assert dataset.paths[5].name in str(caught.value)
 
 
-def test_or_is_masked_and_no_row_moves(images):
+def test_an_unreadable_image_is_masked_and_no_row_moves(images):
     dataset = open_dataset("folder", images)
     dataset.paths[5].write_bytes(b"not an image")
     found = list(batches(dataset, range(0, 27, 4), 4, "mask"))
@@ -148,7 +148,7 @@ def test_leaving_early_leaves_no_threads(images):
     assert threading.active_count() <= before
 
 
-def test_the_usual_shape_is_that_of_most_images_that_can_be_read(images):
+def test_the_usual_shape_is_the_most_frequent_of_readable_images(images):
     dataset = open_dataset("folder", images)
     assert usual_shape(dataset) == (40, 40)
     for path in dataset.paths[:9]:
@@ -161,7 +161,7 @@ def test_the_usual_shape_is_that_of_most_images_that_can_be_read(images):
     assert usual_shape(dataset) is None
 
 
-def test_arrays_tell_their_shape_without_being_read():
+def test_arrays_have_a_shape_without_being_read():
     source = Counting()
     assert usual_shape(ArrayDataset(source)) == (2, 2)
     assert source.n_read == 0

@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from featstore.datasets.registry import FORMATS, available_datasets, data_root, open_dataset
-from featstore.errors import DatasetError, DatasetNotFoundError
+from featstore.datasets.registry import (
+    FORMATS,
+    available_datasets,
+    data_root,
+    open_dataset,
+    resolve_dataset,
+)
+from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError
 
 
 def test_the_root_is_the_argument_then_the_environment_then_data(
@@ -20,7 +26,7 @@ def test_the_root_is_the_argument_then_the_environment_then_data(
     assert data_root() == Path("data")
 
 
-def test_available_datasets_tells_what_is_there(tmp_path: Path) -> None:
+def test_available_datasets_are_found(tmp_path: Path) -> None:
     (tmp_path / "sat4").mkdir()
     (tmp_path / "sat4" / "X_train_sat4.csv.gz").write_bytes(b"")
     (tmp_path / "UCMerced_LandUse" / "Images" / "forest").mkdir(parents=True)
@@ -33,7 +39,7 @@ def test_available_datasets_tells_what_is_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sat4", "sat6"])
-def test_absent_files_are_told_with_place_and_cure(tmp_path: Path, name: str) -> None:
+def test_absent_files_are_named_with_place_and_cure(tmp_path: Path, name: str) -> None:
     with pytest.raises(DatasetNotFoundError) as caught:
         open_dataset(name, tmp_path)
     message = str(caught.value)
@@ -43,12 +49,37 @@ def test_absent_files_are_told_with_place_and_cure(tmp_path: Path, name: str) ->
         open_dataset(name, tmp_path / "absent")
 
 
-def test_an_unknown_name_lists_those_there_are(tmp_path: Path) -> None:
+def test_an_unknown_name_lists_the_datasets(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="sat4, sat6, ucmerced, folder, demo"):
-        open_dataset("sat5", tmp_path)
+        open_dataset("imagenet", tmp_path)
 
 
-def test_every_format_says_what_it_needs_and_how_to_get_it() -> None:
+@pytest.mark.parametrize(
+    ("name", "meant"), [("uc-merced", "ucmerced"), ("UCMerced", "ucmerced"), ("SAT-6", "sat6")]
+)
+def test_a_misspelled_name_is_answered_with_the_nearest(name: str, meant: str) -> None:
+    with pytest.raises(DatasetError, match=f"{name} is neither .* did you mean {meant}?"):
+        resolve_dataset(name)
+
+
+def test_a_folder_stands_for_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_dataset(str(tmp_path)) == ("folder", str(tmp_path))
+    monkeypatch.setenv("FEATSTORE_DATA", "/data")
+    assert resolve_dataset(str(tmp_path), "/data") == ("folder", str(tmp_path))
+    with pytest.raises(ConfigError, match="or the root elsewhere, not both"):
+        resolve_dataset(str(tmp_path), "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sat4").mkdir()
+    assert resolve_dataset("sat4", "/data") == ("sat4", "/data")
+    assert resolve_dataset("./sat4") == ("folder", "sat4")
+    with pytest.raises(DatasetError, match="An empty name is neither"):
+        resolve_dataset("")
+    (tmp_path / "images.zip").touch()
+    with pytest.raises(DatasetError, match=r"images\.zip is a file, not a folder"):
+        resolve_dataset("images.zip")
+
+
+def test_every_format_names_its_files_and_how_to_get_them() -> None:
     for entry in FORMATS.values():
         assert entry.description
         assert entry.needs

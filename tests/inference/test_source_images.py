@@ -96,3 +96,12 @@ def test_an_image_that_was_never_readable(images, tmp_path):
     row = store.sets()[0].sample_ids.tolist().index("train/forest/forest00.png")
     with pytest.raises(ImageError, match=r"forest00\.png"):
         originals.image(row)
+
+
+def test_images_behind_links_out_of_the_folder_are_found(images, tmp_path):
+    linked = images / "test" / "sand" / "sand00.png"
+    linked.rename(tmp_path / "blob")
+    linked.symlink_to(tmp_path / "blob")
+    store = open_store(tmp_path / "store")
+    extract(store=store, **of_pixels(images, follow_links=True))
+    assert Originals(store, only(store)).unavailable_reason() is None

@@ -1,1 +1,1 @@
-"""formats."""
+"""The formats of datasets, one module each."""

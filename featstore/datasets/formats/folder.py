@@ -1,4 +1,4 @@
-"""Any tree of class folders, with or without ``train``, ``test`` and ``val`` folders above them."""
+"""Read a tree of class folders, with or without split folders above them, or a flat folder."""
 
 from __future__ import annotations
 
@@ -6,56 +6,51 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featstore.config import SPLITS
-from featstore.datasets.base import RGB, FileSource, is_hidden
+from featstore.datasets.base import RGB, FileSource
 from featstore.datasets.decode import IMAGE_SUFFIXES
+from featstore.datasets.formats.layout import Layout, check_inner_folders, find_layout
+from featstore.datasets.image_files import ImageWalk, LeftOut
 from featstore.errors import DatasetError
 from featstore.text import join_some
 
 TRAIN_FRACTION = 0.7
-"""Share of training images where there is no official split, as in the paper's section 3."""
+"""Share of training images in datasets without an official split, as in the paper's section 3."""
 
 
-SPLIT_WORDS = ("train", "training", "test", "testing", "val", "valid", "validation")
+class _Sample(NamedTuple):
+    """One image; a flat folder gives it no class, and class folders without splits no split."""
+
+    name: str
+    path: Path
+    class_name: str | None
+    split: str | None
 
 
-EXAMPLE = "expected ROOT/CLASS/IMAGE, or ROOT/train/CLASS/IMAGE and ROOT/test/CLASS/IMAGE"
+class _Tree(NamedTuple):
+    """The result of a walk; samples are sorted by their names."""
 
-
-@dataclass(frozen=True)
-class _Tree:
-    """What a walk through the root found; samples are sorted by their names."""
-
-    samples: tuple[tuple[str, Path, str, str | None], ...]  # (name, path, class, split)
+    samples: tuple[_Sample, ...]
     class_names: tuple[str, ...]
-    n_ignored: int
+    left_out: LeftOut
+    notes: list[str]
 
 
 class FolderSource(FileSource):
-    """Images in a tree of class folders.
+    """Images in a tree of class folders, or in one folder without classes.
 
     Names are compared by Unicode code points, so that the order is the same everywhere. Without
-    a ``train`` or ``test`` folder, 70 % of each class are drawn for training.
-
-    Parameters
-    ----------
-    root : Path
-        The tree.
-    seed : int
-        Seeds the split where the folders make none.
-    name, title : str, optional
-        The dataset's name, and the one that people see, by default the root folder's.
-    expected : tuple of str, optional
-        The class folders that there must be, and no others.
+    split folders, 70 % of each class are drawn for training, seeded with `seed`. `title` is the
+    name for people, by default the root folder's. `expected` names the class folders that must
+    exist, and no others. With `follow_links`, links may lead out of the root.
     """
 
     bands = RGB
@@ -68,60 +63,66 @@ class FolderSource(FileSource):
         name: str = "folder",
         title: str | None = None,
         expected: tuple[str, ...] | None = None,
+        follow_links: bool = False,
     ) -> None:
         self.name = name
         self.root = root
         self.title = title or unicodedata.normalize("NFC", Path(os.path.abspath(root)).name)
         self._seed = seed
         self._expected = expected
+        self._follow_links = follow_links
 
     @cached_property
-    def _split_folders(self) -> tuple[str, ...]:
-        """The split folders right under the root; none when classes are there."""
-        if self._expected is not None:
-            return ()
-        folders = [entry for entry in _entries(self.root) if entry.is_dir()]
-        splits = {
-            folder.name for folder in folders if folder.name in SPLITS and _holds_folders(folder)
-        }
-        rest = [folder for folder in folders if folder.name not in splits]
-        others = sorted(folder.name for folder in rest)
-        if len(folders) > 1 and rest and all(map(_is_like_split, rest)):
-            raise DatasetError(
-                f"{self.root}: holds {', '.join(others)}, which seem to be splits and no classes; "
-                f"{EXAMPLE}."
-            )
-        if splits and others:
-            raise DatasetError(
-                f"{self.root}: holds {', '.join(sorted(splits))} beside other folders "
-                f"({join_some(others)}); {EXAMPLE}."
-            )
-        if splits and "train" not in splits:
-            raise DatasetError(
-                f"{self.root}: holds {', '.join(sorted(splits))} but no train folder; {EXAMPLE}."
-            )
-        return tuple(sorted(splits))
+    def _layout(self) -> Layout:
+        return find_layout(self.root) if self._expected is None else Layout((self.root,), {})
 
     @cached_property
     def _tree(self) -> _Tree:
-        real_root = self.root.resolve()
-        samples, classes, n_ignored = [], set(), 0
-        for split in self._split_folders or (None,):
-            top = self.root / split if split else self.root
-            for folder in _entries(top):
-                if not folder.is_dir():
-                    n_ignored += 1
-                    continue
-                class_name = self._name(folder.name)
-                classes.add(class_name)
-                prefix = f"{split}/{folder.name}/" if split else f"{folder.name}/"
-                for name, path in _walk(folder, prefix, real_root, (top.resolve(),)):
-                    if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                        samples.append((self._name(name), Path(path), class_name, split))
-                    else:
-                        n_ignored += 1
-        self._check(classes, samples)
-        return _Tree(tuple(sorted(samples)), tuple(sorted(classes)), n_ignored)
+        layout, walk = self._layout, ImageWalk(self.root, follow_links=self._follow_links)
+        found: list[tuple[str | None, str | None, str, str]]
+        if layout.is_flat:
+            classes: set[str] = set()
+            found = [(None, None, name, path) for name, path in walk.images(self.root)]
+        else:
+            folders = self._class_folders(layout, walk)
+            classes = {class_name for _, class_name, _, _ in folders}
+            found = [
+                (split, class_name, name, path)
+                for split, class_name, folder, prefix in folders
+                for name, path in walk.images(folder, prefix)
+            ]
+        samples = [
+            _Sample(self._name(name), Path(path), class_name, split)
+            for split, class_name, name, path in found
+        ]
+        self._check_links(walk)
+        notes = [*layout.notes(), *self._check_classes(classes, samples)]
+        self._check_names(samples)
+        return _Tree(tuple(sorted(samples)), tuple(sorted(classes)), walk.left_out, notes)
+
+    def _class_folders(
+        self, layout: Layout, walk: ImageWalk
+    ) -> list[tuple[str | None, str, str, str]]:
+        """Return split, class, path, and path below the top, of all class folders."""
+        for level in layout.levels[:-1]:
+            walk.folders(level)
+        folders: list[tuple[str | None, os.DirEntry[str]]]
+        folders = [(None, folder) for folder in walk.folders(layout.top)]
+        if layout.splits:
+            folders = []
+            for split, levels in layout.splits.values():
+                for level in levels[:-1]:
+                    walk.folders(level)
+                folders += [(split, folder) for folder in walk.folders(levels[-1])]
+        return [
+            (
+                split,
+                self._name(folder.name),
+                folder.path,
+                f"{Path(folder.path).relative_to(layout.top).as_posix()}/",
+            )
+            for split, folder in folders
+        ]
 
     def _name(self, name: str) -> str:
         name = unicodedata.normalize("NFC", name)
@@ -133,27 +134,44 @@ class FolderSource(FileSource):
             ) from None
         return name
 
-    def _check(
-        self, classes: set[str], samples: Sequence[tuple[str, Path, str, str | None]]
-    ) -> None:
+    def _check_links(self, walk: ImageWalk) -> None:
+        if walk.dangling:
+            path, target = walk.dangling[0]
+            raise DatasetError(
+                f"{path}: is a link to {target}, which does not exist (links of this kind: "
+                f"{len(walk.dangling):,}). Fetch the files (git annex get, dvc pull), or remove "
+                "the links."
+            )
+
+    def _check_classes(self, classes: set[str], samples: Sequence[_Sample]) -> list[str]:
+        """Refuse missing, extra and empty classes; return what people should know of them."""
+        if self._layout.is_flat:
+            return []
         if self._expected is not None:
             missing = sorted(set(self._expected) - classes)
             extra = sorted(classes - set(self._expected))
             if missing or extra:
                 faults = [f"lacks {join_some(missing)}"] * bool(missing)
-                faults += [f"has {join_some(extra)}, which {self.name} has not"] * bool(extra)
+                faults += [f"has {join_some(extra)}, which {self.name} does not have"] * bool(extra)
                 raise DatasetError(
                     f"{self.root}: {' and '.join(faults)}; expected {len(self._expected)} class "
                     "folders."
                 )
-        if not classes:
-            raise DatasetError(f"{self.root}: holds no class folders; {EXAMPLE}.")
-        if empty := sorted(classes - {class_name for _, _, class_name, _ in samples}):
+        if empty := sorted(classes - {sample.class_name for sample in samples}):
             raise DatasetError(
-                f"{self.root}: no images ({' '.join(sorted(IMAGE_SUFFIXES))}) are in the class "
-                f"folder {join_some(empty)}; add some or remove it."
+                f"{self.root}: the class folder {join_some(empty)} holds no images "
+                f"({' '.join(sorted(IMAGE_SUFFIXES))}); add some or remove it."
             )
-        counts = Counter(name for name, _, _, _ in samples)
+        if not self._layout.splits and self._expected is None:
+            inner: dict[str, set[str]] = {name: set() for name in classes}
+            for sample in samples:
+                parts = sample.name.split("/", 2)
+                inner[parts[0]].add(parts[1] if len(parts) > 2 else "")
+            return check_inner_folders(self._layout.top, inner)
+        return []
+
+    def _check_names(self, samples: Sequence[_Sample]) -> None:
+        counts = Counter(sample.name for sample in samples)
         if twice := sorted(name for name, n in counts.items() if n > 1):
             raise DatasetError(
                 f"{self.root}: two files are named {twice[0]}, apart from how Unicode composes "
@@ -162,42 +180,53 @@ class FolderSource(FileSource):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the class folders, sorted; of all splits together."""
+        """Names of the class folders of all splits, sorted; none of a flat folder."""
         return self._tree.class_names
 
     @property
-    def n_ignored(self) -> int:
-        """Number of files that are no images or lie outside the class folders."""
-        return self._tree.n_ignored
+    def left_out(self) -> LeftOut:
+        """What lies in the root and is no sample."""
+        return self._tree.left_out
+
+    @property
+    def notes(self) -> list[str]:
+        """What people should know of how the folders were read."""
+        return self._tree.notes
 
     @cached_property
     def labels(self) -> NDArray[np.int32]:
-        """Labels, shape (n_samples,)."""
-        position = {name: i for i, name in enumerate(self.class_names)}
-        return np.array(
-            [position[class_name] for _, _, class_name, _ in self._tree.samples], np.int32
-        )
+        """Labels, shape (n_samples,); all -1 of a flat folder."""
+        position: dict[str | None, int] = {name: i for i, name in enumerate(self.class_names)}
+        labels = [position.get(sample.class_name, -1) for sample in self._tree.samples]
+        return np.array(labels, np.int32)
+
+    @property
+    def _is_drawn(self) -> bool:
+        """Whether the split is drawn."""
+        return not self._layout.splits and not self._layout.is_flat
 
     @cached_property
     def splits(self) -> NDArray[np.uint8]:
-        """Splits, shape (n_samples,), as positions in :data:`featstore.config.SPLITS`."""
-        if not self._split_folders:
+        """Splits, shape (n_samples,), as positions in :data:`featstore.config.SPLITS`.
+
+        Images without classes are all in the first.
+        """
+        if self._is_drawn:
             return draw_split(self.sample_ids, self.labels, self._seed)
-        codes = [SPLITS.index(split) for _, _, _, split in self._tree.samples if split]
-        return np.array(codes, np.uint8)
+        return np.array([SPLITS.index(s.split or SPLITS[0]) for s in self._tree.samples], np.uint8)
 
     @cached_property
     def sample_ids(self) -> Sequence[str]:
-        """Paths below the root, with slashes, sorted."""
-        return [name for name, _, _, _ in self._tree.samples]
+        """Paths below the folder of the classes or splits, with slashes, sorted."""
+        return [sample.name for sample in self._tree.samples]
 
     @cached_property
     def paths(self) -> Sequence[Path]:
         """Files of the samples."""
-        return [path for _, path, _, _ in self._tree.samples]
+        return [sample.path for sample in self._tree.samples]
 
     def files(self) -> list[tuple[str, Path]]:
-        """Return the images, sorted by their paths below the root."""
+        """Return the images, sorted by their names."""
         return list(zip(self.sample_ids, self.paths, strict=True))
 
     def identity(self) -> dict[str, Any]:
@@ -206,7 +235,7 @@ class FolderSource(FileSource):
         The root's name is not in it: renamed, it is the same dataset.
         """
         identity: dict[str, Any] = {"dataset": self.name, "format": 1}
-        if not self._split_folders:
+        if self._is_drawn:
             identity["split"] = {"train_fraction": TRAIN_FRACTION, "seed": self._seed}
         return identity
 
@@ -214,24 +243,11 @@ class FolderSource(FileSource):
 def draw_split(
     sample_ids: Sequence[str], labels: NDArray[np.int32], seed: int
 ) -> NDArray[np.uint8]:
-    """Draw 70 % of each class for training, the rest for testing.
+    """Draw 70 % of each class for training (0), the rest for testing (1), (n_samples,) uint8.
 
     A class's images are put in the order of the hashes of seed and name, so that the draw is the
-    same with every version of NumPy, and does not depend on the other classes.
-
-    Parameters
-    ----------
-    sample_ids : sequence of str
-        Names of the samples.
-    labels : ndarray of int32, shape (n_samples,)
-        Labels.
-    seed : int
-        Another seed is another draw.
-
-    Returns
-    -------
-    ndarray of uint8, shape (n_samples,)
-        0 for train, 1 for test; a class of two or more has both.
+    same with every version of NumPy, and does not depend on the other classes. A class of two or
+    more images has both.
     """
     ranks = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in sample_ids]
     splits = np.zeros(len(labels), np.uint8)
@@ -240,58 +256,3 @@ def draw_split(
         n_train = min(max(round(TRAIN_FRACTION * len(rows)), 1), max(len(rows) - 1, 1))
         splits[rows[n_train:]] = 1
     return splits
-
-
-def _holds_folders(folder: os.DirEntry[str]) -> bool:
-    return any(entry.is_dir() for entry in _entries(folder.path))
-
-
-def _is_like_split(folder: os.DirEntry[str]) -> bool:
-    """Return whether a folder has a split's name, written otherwise, and classes inside."""
-    return folder.name.lower() in SPLIT_WORDS and _holds_folders(folder)
-
-
-def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """List a folder without hidden entries, nor the resource forks in archives made by macOS."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not is_hidden(entry.name)]
-    except OSError as error:
-        raise DatasetError(f"{folder}: can't be listed: {error.strerror}.") from None
-
-
-def _walk(
-    folder: os.DirEntry[str], prefix: str, root: Path, above: tuple[Path, ...]
-) -> Iterator[tuple[str, str]]:
-    """Yield (name below the root, path) of all files below a folder.
-
-    Links may lead anywhere within the root, but not to a folder above them.
-    """
-    here = _inside(folder, root)
-    if here in above:
-        raise DatasetError(f"{folder.path}: is a link to a folder above it; remove it.")
-    for entry in _entries(folder.path):
-        if entry.is_dir():
-            yield from _walk(entry, f"{prefix}{entry.name}/", root, (*above, here))
-        else:
-            if entry.is_symlink():
-                _inside(entry, root)
-            is_image = os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
-            if is_image and not entry.is_file():
-                # To read a pipe would be to wait for ever.
-                raise DatasetError(
-                    f"{entry.path}: is a pipe, socket or device, and no image file; remove it."
-                )
-            yield prefix + entry.name, entry.path
-
-
-def _inside(entry: os.DirEntry[str], root: Path) -> Path:
-    """Return the real path, which must exist below the root."""
-    real = Path(entry.path).resolve()
-    if not real.is_relative_to(root):
-        raise DatasetError(
-            f"{entry.path}: is a link out of {root}, to {real}; put the files there."
-        )
-    if not real.exists():
-        raise DatasetError(f"{entry.path}: is a link to {real}, which does not exist.")
-    return real

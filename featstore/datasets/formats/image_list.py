@@ -1,4 +1,4 @@
-"""Image files without labels, wherever they lie."""
+"""Read image files without labels, from any folders."""
 
 from __future__ import annotations
 
@@ -10,19 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.datasets.base import RGB, FileSource, is_hidden
-from featstore.datasets.decode import IMAGE_SUFFIXES
+from featstore.datasets.base import RGB, FileSource
+from featstore.datasets.image_files import ImageWalk, LeftOut
 from featstore.errors import DatasetNotFoundError
 
 
 class UnlabelledSource(FileSource):
-    """Image files without labels.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-        The images, in the samples' order.
-    """
+    """Image files without labels, in the order of their paths."""
 
     name = title = "images"
     bands = RGB
@@ -60,32 +54,25 @@ class UnlabelledSource(FileSource):
         return {"name": self.name}
 
 
-def find_images(places: Sequence[str | Path]) -> list[Path]:
-    """Return the images that are named, and all that lie in the folders named, in order.
+def find_images(places: Sequence[str | Path]) -> tuple[list[Path], LeftOut]:
+    """Return the images that are named and all in the folders named, and what is left out.
 
-    Raises
-    ------
-    DatasetNotFoundError
-        When a place is not there, or a folder holds no images.
+    Links are followed everywhere. A place that does not exist, or a folder without images, raises
+    DatasetNotFoundError.
     """
     found: list[Path] = []
+    left_out = LeftOut()
     for place in map(Path, places):
         if place.is_dir():
-            inside = sorted(
-                (
-                    p
-                    for p in place.rglob("*")
-                    if p.suffix.lower() in IMAGE_SUFFIXES
-                    and not any(map(is_hidden, p.relative_to(place).parts))
-                    and p.is_file()
-                ),
-                key=lambda p: p.as_posix(),
-            )
+            walk = ImageWalk(place, follow_links=True)
+            inside = sorted(path for _, path in walk.images(place))
             if not inside:
-                raise DatasetNotFoundError(f"{place} holds no image files.")
-            found += inside
+                reasons = " ".join(["", *walk.left_out.lines()])
+                raise DatasetNotFoundError(f"{place} holds no image files.{reasons}")
+            found += map(Path, inside)
+            left_out += walk.left_out
         elif place.exists():
             found.append(place)
         else:
-            raise DatasetNotFoundError(f"{place} is not there; name an image or a folder of them.")
-    return found
+            raise DatasetNotFoundError(f"{place} does not exist; name an image or a folder.")
+    return found, left_out

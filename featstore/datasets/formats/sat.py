@@ -1,7 +1,8 @@
-"""What SAT-4's and SAT-6's files have in common, MATLAB or CSV.
+"""Read what the MATLAB and CSV files of SAT-4 and SAT-6 share.
 
-Images of 28 x 28 pixels and four bands (red, green, blue, near infrared; uint8), one-hot labels,
-and annotations that name the classes: Basu et al. 2015, doi:10.1145/2820783.2820816.
+They hold images of 28 x 28 pixels and four bands (red, green, blue, near infrared; uint8),
+one-hot labels, and annotations that name the classes: Basu et al. 2015,
+doi:10.1145/2820783.2820816.
 """
 
 from __future__ import annotations
@@ -38,10 +39,7 @@ class Pixels(Protocol):
 class SatSource(ArraySource):
     """Training images in the file's order, then test images.
 
-    Parameters
-    ----------
-    name : str
-        ``sat4``, ``sat6``, or ``demo``, which has SAT-4's format.
+    `name` is ``sat4``, ``sat6``, or ``demo``, which has SAT-4's format.
     """
 
     bands = RGB_NIR
@@ -107,7 +105,7 @@ class SatSource(ArraySource):
         ]
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells the dataset apart beside its files: its name and reader's version."""
+        """Return the dataset's name and its reader's version."""
         return {"dataset": self.name, "format": 1}
 
     @property
@@ -119,13 +117,7 @@ class SatSource(ArraySource):
             return self._opened
 
     def read_rows(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the images of some rows, shape (len(rows), 28, 28, 4), C-contiguous.
-
-        Raises
-        ------
-        DatasetError
-            When the file holds no such images, or is cut short.
-        """
+        """Return the images of some rows, shape (len(rows), 28, 28, 4), C-contiguous."""
         train, test = self._pixels
         n_train = train.shape[0]
         border = int(np.searchsorted(rows, n_train))
@@ -149,24 +141,9 @@ def _as_slice(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
 
 
 def from_one_hot(rows: NDArray[Any], where: str) -> NDArray[np.int32]:
-    """Turn one-hot rows into labels.
+    """Turn one-hot rows, (n_samples, n_classes), into labels, (n_samples,) int32.
 
-    Parameters
-    ----------
-    rows : ndarray, shape (n_samples, n_classes)
-        Exactly one 1 in each row, else 0.
-    where : str
-        The file, and the variable in it, that messages name.
-
-    Returns
-    -------
-    ndarray of int32, shape (n_samples,)
-        Positions of the ones.
-
-    Raises
-    ------
-    DatasetError
-        When a row is not one-hot.
+    `where` is the file, and the variable in it, that messages name.
     """
     is_one = rows == 1
     bad = np.flatnonzero((is_one.sum(axis=1) != 1) | ((rows != 0) != is_one).any(axis=1))
@@ -183,25 +160,9 @@ def from_one_hot(rows: NDArray[Any], where: str) -> NDArray[np.int32]:
 def class_order(rows: Sequence[Sequence[Any]], n_classes: int, where: str) -> tuple[str, ...]:
     """Read the classes' names from annotations, in the order of the one-hot labels.
 
-    Parameters
-    ----------
-    rows : sequence of sequences
-        For each class, in any order: its name and its code, in either order. The code is a
-        one-hot vector or a position (from 0 or 1), as numbers or as text such as ``[1 0 0 0]``.
-    n_classes : int
-        Number of classes to expect.
-    where : str
-        The file, and the variable in it, that messages name.
-
-    Returns
-    -------
-    tuple of str
-        The names.
-
-    Raises
-    ------
-    DatasetError
-        When the annotations don't name each class once.
+    Each row holds a class's name and its code, in either order. The code is a one-hot vector or a
+    position (from 0 or 1), as numbers or as text such as ``[1 0 0 0]``. `where` is the file, and
+    the variable in it, that messages name.
     """
     if len(rows) != n_classes:
         raise DatasetError(f"{where}: names {len(rows)} classes; expected {n_classes}.")

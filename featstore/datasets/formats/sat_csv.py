@@ -1,8 +1,8 @@
-"""SAT-4 and SAT-6 as CSV files without a header, as they are republished on Kaggle.
+"""Read SAT-4 and SAT-6 from CSV files without a header, as Kaggle has them.
 
-An image is a row of 3,136 numbers: pixels row by row, the four bands of a pixel side by side
-(28, 28, 4). SAT-4's training images are several gigabytes of text: they are converted once, in
-blocks, to an array beside the CSV that is opened as a memory map.
+An image is a row of 3,136 numbers: pixels row by row, the four bands of a pixel side by side (28,
+28, 4). SAT-4's training images are several gigabytes of text: they are converted once, in blocks,
+to an array beside the CSV that is opened as a memory map.
 """
 
 from __future__ import annotations
@@ -39,17 +39,7 @@ CACHE_FOLDER = ".featstore"
 
 
 class CsvSource(SatSource):
-    """A SAT dataset in CSV files.
-
-    Parameters
-    ----------
-    name : str
-        ``sat4`` or ``sat6``.
-    folder : Path
-        Holds ``X_train_sat4.csv`` (or ``.csv.gz``) and its companions.
-    progress : Progress, optional
-        Told about the conversion.
-    """
+    """A SAT dataset in a folder with ``X_train_sat4.csv`` (or ``.csv.gz``) and its companions."""
 
     def __init__(self, name: str, folder: Path, progress: Progress = SILENT) -> None:
         super().__init__(name)
@@ -114,7 +104,7 @@ class CsvSource(SatSource):
 
 @contextmanager
 def _open_bytes(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """Open a file, gzip or not, as (its text, the file on disk, whose position tells how far)."""
+    """Open a file, gzip or not, as (its text, the file on disk, whose position shows progress)."""
     with path.open("rb") as raw:
         try:
             yield (cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw), raw
@@ -123,32 +113,11 @@ def _open_bytes(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
 
 
 def as_memory_map(path: Path, n_rows: int, progress: Progress = SILENT) -> NDArray[np.uint8]:
-    """Convert a CSV file of images to an array on disk, or open what was converted before.
+    """Convert a CSV file of `n_rows` images to an array on disk, or open an earlier conversion.
 
-    The array lies in a folder ``.featstore`` beside the CSV or, where that can't be written, in
-    the user's cache. It is made anew when the CSV was changed or moved, or the array is not as it
-    was written.
-
-    Parameters
-    ----------
-    path : Path
-        The CSV file.
-    n_rows : int
-        Number of images that it must hold, that of the labels.
-    progress : Progress, optional
-        Told about the conversion, in bytes of the file.
-
-    Returns
-    -------
-    ndarray of uint8, shape (n_rows, 3136)
-        A read-only memory map.
-
-    Raises
-    ------
-    DatasetError
-        When a line doesn't hold 3,136 numbers from 0 to 255, or there are not `n_rows` lines.
-    SpaceError
-        When the disk can't hold the array.
+    The array, (n_rows, 3136) uint8, lies in a folder ``.featstore`` beside the CSV or, where that
+    can't be written, in the user's cache. It is made anew when the CSV was changed or moved, or
+    the array was damaged. Progress counts bytes of the CSV file.
     """
     key = json_digest([path.name, *file_stamp(path), n_rows])[:16]
     folders = (
@@ -191,7 +160,7 @@ def _convert(path: Path, n_rows: int, converted: Path, progress: Progress) -> No
             f"Converting {path} takes {nbytes_text(nbytes)} in {converted.parent}, where "
             f"{nbytes_text(free)} are free."
         )
-    # One name, since the lock admits one writer: what a killed one leaves is overwritten.
+    # The lock admits one writer, so one name serves: the next writer overwrites a killed one's.
     unfinished = converted.parent / f"{path.name}.tmp"
     found = 0
     progress.start(f"converting {path.name}", path.stat().st_size, "bytes")
@@ -217,26 +186,10 @@ def _convert(path: Path, n_rows: int, converted: Path, progress: Progress) -> No
 def read_csv(
     path: Path, n_columns: int, progress: Progress = SILENT
 ) -> Iterator[NDArray[np.uint8]]:
-    """Read numbers from 0 to 255 out of a CSV file without a header, block by block.
+    """Yield blocks, (n, n_columns) uint8, of a CSV file without a header, gzip or not.
 
-    Parameters
-    ----------
-    path : Path
-        The file, gzip or not.
-    n_columns : int
-        Numbers in each line.
-    progress : Progress, optional
-        Told about the bytes read of the file on disk.
-
-    Yields
-    ------
-    ndarray of uint8, shape (n, n_columns)
-        The next lines.
-
-    Raises
-    ------
-    DatasetError
-        Names the file, the line and what is wrong in it.
+    Progress counts bytes of the file on disk. A DatasetError names the line and what is wrong in
+    it.
     """
     line, done, rest = 1, 0, b""
     with _open_bytes(path) as (file, raw):
@@ -286,7 +239,7 @@ def _parse(text: bytes, n_columns: int) -> NDArray[np.uint8] | None:
 
 
 def _fault(text: bytes, n_columns: int, first_line: int) -> str:
-    """Describe the first line that is not what it should be."""
+    """Describe the first line that is wrong."""
     for number, line in enumerate(text.splitlines(), first_line):
         cells = line.split(b",")
         if len(cells) != n_columns:

@@ -1,9 +1,9 @@
-"""SAT-4 and SAT-6 as MATLAB files: version 5 through SciPy, version 7.3 through h5py.
+"""Read SAT-4 and SAT-6 from MATLAB files: version 5 through SciPy, version 7.3 through h5py.
 
-Both hold ``train_x`` and ``test_x`` (28, 28, 4, N) uint8, ``train_y`` and ``test_y``
-(n_classes, N) one-hot, and ``annotations``, a cell array (n_classes, 2). MATLAB stores the first
-axis fastest; here arrays have their axes reversed, (N, 4, 28, 28), which is the same bytes in C
-order. So images lie one after the other, and nothing is copied.
+Both hold ``train_x`` and ``test_x`` (28, 28, 4, N) uint8, ``train_y`` and ``test_y`` (n_classes,
+N) one-hot, and ``annotations``, a cell array (n_classes, 2). MATLAB stores the first axis
+fastest; here arrays have their axes reversed, (N, 4, 28, 28), which is the same bytes in C order.
+So images lie one after the other, and nothing is copied.
 """
 
 from __future__ import annotations
@@ -96,15 +96,7 @@ class _Version73:
 
 
 class MatSource(SatSource):
-    """A SAT dataset in a MATLAB file.
-
-    Parameters
-    ----------
-    name : str
-        ``sat4``, ``sat6`` or ``demo``.
-    path : Path
-        The file, such as ``sat-4-full.mat``.
-    """
+    """A SAT dataset in one MATLAB file, such as ``sat-4-full.mat``."""
 
     def __init__(self, name: str, path: Path) -> None:
         super().__init__(name)
@@ -119,7 +111,7 @@ class MatSource(SatSource):
 
     @cached_property
     def _mat(self) -> _MatFile:
-        """The file, all of its variables checked to be there in their types and shapes."""
+        """The file, after a check that all variables exist with their types and shapes."""
         n = self._n_classes
         try:
             import h5py

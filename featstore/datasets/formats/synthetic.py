@@ -79,33 +79,10 @@ def write_demo(
     n_test: int = 400,
     progress: Progress = SILENT,
 ) -> Path:
-    """Generate a dataset as a MATLAB version 5 file like ``sat-4-full.mat``.
+    """Generate a dataset as a MATLAB version 5 file like ``sat-4-full.mat``; return its path.
 
     The same arguments give the same bytes on the same kind of machine. An existing file is
     replaced once the new one is whole.
-
-    Parameters
-    ----------
-    folder : Path
-        Where to put the file; made when it is missing.
-    seed : int
-        Seeds the images.
-    n_train, n_test : int
-        Number of training and test images.
-    progress : Progress, optional
-        Told about each block of images.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    ConfigError
-        When there would be fewer images than classes, or more than a file of this version holds.
-    DatasetError
-        When the folder can't be written.
     """
     from scipy.io import savemat
 
@@ -152,19 +129,9 @@ def write_demo(
 
 
 def land_cover(labels: NDArray[np.integer], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Draw one image of each label.
+    """Draw one image of each label, (n, 28, 28, 4) uint8: red, green, blue and near infrared.
 
-    Parameters
-    ----------
-    labels : ndarray of int, shape (n,)
-        Positions in :data:`CLASS_NAMES`.
-    rng : numpy.random.Generator
-        Where chance comes from.
-
-    Returns
-    -------
-    ndarray of uint8, shape (n, 28, 28, 4)
-        Red, green, blue and near infrared.
+    Labels are positions in :data:`CLASS_NAMES`.
     """
     n = len(labels)
     # A neighbor of another class covers up to two fifths of half of the images.
@@ -221,7 +188,7 @@ def _grassland(rng: np.random.Generator, n: int) -> Array:
 
 
 def _none(rng: np.random.Generator, n: int) -> Array:
-    """Draw what people build, and water: roads and roofs on open ground."""
+    """Draw the class ``none``: roads and roofs on open ground, and water."""
     scene = _scenes(rng.integers(0, 3, n), rng)
     is_paved = (rng.random(n) < 0.35)[:, None, None, None]
     paved = _between(rng, n, ASPHALT, CONCRETE, 0.4)
@@ -249,7 +216,7 @@ _DRAW: tuple[Callable[[np.random.Generator, int], Array], ...] = (
 
 
 def _noise(rng: np.random.Generator, n: int, cells: int) -> Array:
-    """Draw smooth noise of unit variance with so many cells a side, shape (n, 28, 28)."""
+    """Draw smooth noise of unit variance with this many cells a side, shape (n, 28, 28)."""
     grid: Array = rng.standard_normal((n, cells, cells), np.float32)
     spread = _INTERPOLATE[cells]
     noise: Array = np.matmul(np.matmul(spread, grid), spread.T)

@@ -1,4 +1,4 @@
-"""UC Merced Land Use: 21 class folders of 100 aerial images (Yang and Newsam 2010).
+"""Read Land Use: 21 class folders of 100 aerial images (Yang and Newsam 2010).
 
 doi:10.1145/1869790.1869829. Most images are 256 x 256 pixels, 44 are slightly smaller.
 """
@@ -55,18 +55,17 @@ MD5 = "md5:5b7ec56793786b6dc8a908e8854ac0e4"
 
 
 class UcMercedSource(FolderSource):
-    """UC Merced's images, of which 70 % of each class are drawn for training.
+    """UC Merced's images, in its folder ``Images``; 70 % of each class are drawn for training."""
 
-    Parameters
-    ----------
-    root : Path
-        The folder ``Images``, which holds the 21 class folders.
-    seed : int
-        Seeds the split; the dataset has no official one.
-    """
-
-    def __init__(self, root: Path, seed: int) -> None:
-        super().__init__(root, seed, name="ucmerced", title="ucmerced", expected=CLASSES)
+    def __init__(self, root: Path, seed: int, *, follow_links: bool = False) -> None:
+        super().__init__(
+            root,
+            seed,
+            name="ucmerced",
+            title="ucmerced",
+            expected=CLASSES,
+            follow_links=follow_links,
+        )
 
 
 def download(
@@ -76,30 +75,11 @@ def download(
     urls: Sequence[str] = URLS,
     known_hash: str = MD5,
 ) -> Path:
-    """Fetch and unpack the dataset (332 MB), unless it is there already.
+    """Fetch the dataset (332 MB) and unpack it into `root`, unless it exists; return ``Images``.
 
-    Parameters
-    ----------
-    root : Path
-        Gets the folder ``UCMerced_LandUse``.
-    progress : Progress, optional
-        Told about the bytes.
-    urls : sequence of str, optional
-        Where the archive is, tried in turn.
-    known_hash : str, optional
-        The archive's checksum.
-
-    Returns
-    -------
-    Path
-        The folder of the 21 class folders.
-
-    Raises
-    ------
-    DownloadError
-        When it can't be fetched; names the URLs, what happened, and how to do it by hand.
-    DatasetError
-        When an incomplete folder is in the way, or the archive holds something else.
+    The `urls` are tried in turn, and `known_hash` is the archive's checksum. When it can't be
+    fetched, DownloadError names the URLs, what happened, and how to fetch it by hand. An
+    incomplete folder in the way, or an archive of something else, is a DatasetError.
     """
     images = root / IMAGES
     if images.is_dir():

@@ -128,7 +128,7 @@ def test_matlab_files_give_the_images_as_matlab_sees_them(
     images.check(open_mat(tmp_path, n_classes))
 
 
-def test_it_is_found_under_its_name_too(tmp_path: Path) -> None:
+def test_it_is_found_in_a_folder_of_its_name(tmp_path: Path) -> None:
     (tmp_path / "sat4").mkdir()
     save_v5(tmp_path / "sat4" / "sat-4-full.mat", Images().variables())
     dataset = open_mat(tmp_path)
@@ -356,7 +356,7 @@ def test_blocks_smaller_than_a_line_and_odd_ends_are_read(
     images.check(open_mat(tmp_path))
 
 
-def test_conversion_happens_once_and_is_heard(tmp_path: Path) -> None:
+def test_conversion_happens_once_and_reports_progress(tmp_path: Path) -> None:
     write_sat_csv(tmp_path, Images())
     sizes = sum((tmp_path / f"X_{split}_sat4.csv").stat().st_size for split in ("train", "test"))
     first, second = Heard(), Heard()
@@ -419,7 +419,7 @@ def test_a_damaged_conversion_is_made_anew(tmp_path: Path, damage: str) -> None:
     images.check(open_mat(tmp_path))
 
 
-def test_where_the_folder_cant_be_written_the_users_cache_serves(
+def test_a_read_only_folder_is_converted_into_the_users_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, cache = tmp_path / "data", tmp_path / "cache"
@@ -434,7 +434,7 @@ def test_where_the_folder_cant_be_written_the_users_cache_serves(
     assert heard.started == []
 
 
-def test_what_a_killed_conversion_left_is_no_hindrance(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_conversion_are_overwritten(tmp_path: Path) -> None:
     write_sat_csv(tmp_path, Images())
     (tmp_path / ".featstore").mkdir()
     (tmp_path / ".featstore" / "X_train_sat4.csv.tmp").write_bytes(b"half")
@@ -446,7 +446,7 @@ def test_a_full_disk_is_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         sat_csv.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})
     )
-    with pytest.raises(SpaceError, match="1 kB are free"):
+    with pytest.raises(SpaceError, match="where 1 kB are free"):
         open_mat(tmp_path).read(0)
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from featstore.datasets.registry import ArrayDataset, open_dataset
 from featstore.errors import ConfigError, DatasetError
 
 
-def test_it_is_a_sat4_file_to_matlabs_eyes(tmp_path: Path) -> None:
+def test_matlab_would_see_a_sat4_file(tmp_path: Path) -> None:
     path = write_demo(tmp_path / "demo", seed=3, n_train=40, n_test=12)
     assert path == tmp_path / "demo" / "demo-seed3-full.mat"
     variables = scipy.io.loadmat(path)
@@ -46,11 +45,14 @@ def test_opening_generates_it_once(tmp_path: Path) -> None:
     assert [entry.name for entry in (tmp_path / "demo").iterdir()] == ["demo-full.mat"]
 
 
-def test_same_seed_same_bytes_other_seed_other_images(tmp_path: Path) -> None:
+def test_same_seed_same_bytes_other_seed_other_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     contents = []
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         contents.append(write_demo(tmp_path / folder, seed, 40, 12).read_bytes())
-        time.sleep(1.1 if folder == "a" else 0)
+        # SciPy would write the time into the file.
+        monkeypatch.setattr("time.asctime", lambda: "later")
     assert contents[0] == contents[1] != contents[2]
 
 
@@ -61,7 +63,7 @@ def test_seeds_have_files_of_their_own(tmp_path: Path) -> None:
     assert (first.read(0) != second.read(0)).any()
 
 
-def test_pixel_statistics_tell_neither_nothing_nor_all(tmp_path: Path) -> None:
+def test_pixel_statistics_are_right_for_some_images_and_not_all(tmp_path: Path) -> None:
     """Hard enough: the mean color and contrast of an image leave much in doubt."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -76,14 +78,8 @@ def test_pixel_statistics_tell_neither_nothing_nor_all(tmp_path: Path) -> None:
     assert 0.5 < model.score(X[~train], dataset.labels[~train]) < 0.9
 
 
-def test_two_thousand_images_take_a_moment(tmp_path: Path) -> None:
-    began = time.perf_counter()
-    write_demo(tmp_path, n_train=1600, n_test=400)
-    assert time.perf_counter() - began < 10
-
-
 @pytest.mark.parametrize(("n_train", "n_test"), [(3, 10), (10, 0), (700_000, 10)])
-def test_sizes_that_cant_be_are_refused(tmp_path: Path, n_train: int, n_test: int) -> None:
+def test_impossible_sizes_are_refused(tmp_path: Path, n_train: int, n_test: int) -> None:
     with pytest.raises(ConfigError, match=r"n_(train|test) is"):
         write_demo(tmp_path, 0, n_train, n_test)
 
