@@ -21,10 +21,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.pipeline import Pipeline
 
 from featstore.errors import CorruptionError, FormatError, RunError, StoreError
 from featstore.io.files import json_digest
@@ -34,6 +33,9 @@ from featstore.store.backend import Backend, LocalBackend
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.run_schema import Metrics, RunRecord, SelectionInfo
 from featstore.text import matches
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 REPLACED_S = 1.0
 """Longest wait for a run that another process is replacing."""
