@@ -43,8 +43,8 @@ def command(
     \b
     featstore report --dataset sat4 --out sat4.html
     """  # noqa: D301 - click wants the character itself
-    from featstore.report.summaries import runs_on
     from featstore.report.write import write_report
+    from featstore.runs.ranking import runs_on
     from featstore.runs.run import list_runs
     from featstore.store.feature_store import open_store
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -20,6 +19,7 @@ from featstore.models.base import Layer
 from featstore.models.engines import Cost
 from featstore.models.layer_names import FEATURE_LAYERS, other_names, paper_layers
 from featstore.models.weights import architecture
+from featstore.text import did_you_mean
 
 
 def backbone_names() -> list[str]:
@@ -238,8 +238,7 @@ def find_layers(model: str, names: Sequence[str], image_size: int) -> tuple[Laye
     by_name |= {name: layer for layer in layers for name in layer.names}
     unknown = [name for name in names if name not in by_name]
     if unknown:
-        close = difflib.get_close_matches(unknown[0], by_name, n=3, cutoff=0.5)
-        hint = f" Similar names: {', '.join(close)}." if close else ""
+        hint = did_you_mean(unknown[0], by_name)
         raise BackboneError(
             f"{model} has no layer {unknown[0]!r}.{hint} `featstore models show {model}` lists "
             "its layers."

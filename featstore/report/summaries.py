@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from featstore.errors import RunError
 from featstore.report import paper
-from featstore.report.names import short_name
-from featstore.report.ranking import Line, Ranking
-from featstore.report.table import percent
+from featstore.runs.names import short_name
+from featstore.runs.ranking import Line, Ranking, group_by_images
 from featstore.runs.run import Run
 from featstore.store.format.run_schema import RowCounts, SearchResult
-from featstore.text import is_random, nbytes_text
+from featstore.text import is_random, nbytes_text, percent
 
 
 def summarize(runs: Sequence[Run]) -> list[Line]:
@@ -73,31 +70,6 @@ def best_fits(runs: Sequence[Run]) -> list[BestFit]:
         ranking = Ranking(own)
         found.append(BestFit(title, ranking.run(ranking.choice.best), ranking.choice.text))
     return found
-
-
-def runs_on(runs: Sequence[Run], dataset: str) -> list[Run]:
-    """Return the runs on a dataset or folder; refuse a name that has none."""
-    own = [run for run in runs if dataset in (run.selection.title, run.selection.dataset)]
-    if not own:
-        titles = sorted({run.selection.title for run in runs})
-        found = f"There are runs on {', '.join(titles)}." if titles else "There are none."
-        raise RunError(f"No runs are on {dataset!r}. {found}")
-    return own
-
-
-def group_by_images(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Return the runs by the images that they are on, under a unique title for each.
-
-    Folders of one name may hold different images; digits in their titles tell them apart.
-    """
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        groups.setdefault((run.selection.title, run.selection.fingerprint), []).append(run)
-    n_of_title = Counter(title for title, _ in groups)
-    return {
-        title if n_of_title[title] == 1 else f"{title} (images {images[:6]})": own
-        for (title, images), own in groups.items()
-    }
 
 
 def compare_published(dataset: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
