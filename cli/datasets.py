@@ -53,7 +53,7 @@ def command(ctx: click.Context, root: str | None, as_json: bool) -> None:
             ]
         )
     console.table(["dataset", "what it is", "needs", "looked for in", "found"], rows)
-    click.echo(f"ROOT is {data_root(root)}; set it with --root DIR or FEATSTORE_DATA.")
+    console.echo(f"ROOT is {data_root(root)}; set it with --root DIR or FEATSTORE_DATA.")
 
 
 @command.command()
@@ -95,11 +95,11 @@ def show(
     rows = [[label, *(f"{n:,}" for n in by_split.values())] for label, by_split in counts.items()]
     total = [sum(by_split[split] for by_split in counts.values()) for split in splits]
     rows.append(["all classes", *(f"{n:,}" for n in total)])
-    click.echo(f"{dataset.title}: {len(dataset):,} images, bands {', '.join(dataset.bands)}")
+    console.echo(f"{dataset.title}: {len(dataset):,} images, bands {', '.join(dataset.bands)}")
     console.table(["class", *splits], rows, right=splits)
     if dataset.n_ignored:
-        click.echo(f"Files left out, being no images of a class: {dataset.n_ignored:,}")
-    click.echo(f"Contact sheet: {sheet}")
+        console.echo(f"Files left out, being no images of a class: {dataset.n_ignored:,}")
+    console.echo(f"Contact sheet: {sheet}")
 
 
 def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
@@ -148,4 +148,4 @@ def get(
             raise DatasetError(f"{name} can't be fetched by featstore.\n{FORMATS[name].cure}")
         else:
             raise DatasetError(f"There is no dataset {name!r}; there are {', '.join(FORMATS)}.")
-    click.echo(path)
+    console.echo(path)

@@ -8,12 +8,18 @@ from dataclasses import asdict
 
 import click
 
-from . import console
+from . import completion, console
 
 
 @click.command()
-@click.argument("run")
-@click.argument("images", metavar="IMAGE_OR_FOLDER...", nargs=-1, required=True)
+@console.run_argument
+@click.argument(
+    "images",
+    metavar="IMAGE_OR_FOLDER...",
+    nargs=-1,
+    required=True,
+    shell_complete=completion.files,
+)
 @console.store_option
 @console.device_option
 @console.trust_option
@@ -28,21 +34,28 @@ def command(
     as_csv: bool,
     as_json: bool,
 ) -> None:
-    """Label new images with the model of RUN, a run's folder or name.
+    """Label new images with the model of RUN.
 
-    The images take the model's own preprocessing, backbone and layers. Folders are searched for
+    RUN is the id of a run, part of its id, a tag, last, best, best:DATASET or a run's folder. The
+    images take the model's own preprocessing, backbone and layers. Folders are searched for
     images. If an image can't be read, the others are still labelled, and the exit code is 1.
 
     \b
     featstore predict feature-store/runs/my-run new-images/
     """  # noqa: D301 - click wants the character itself
-    from featstore.inference.predict import predict
+    from featstore.store.feature_store import open_store
 
     with console.progress() as progress:
-        found = predict(run, images, store=store, device=device, trusted=trusted, progress=progress)
+        opened = open_store(store, progress)
+        chosen = console.open_run(run, opened)
+        from featstore.inference.predict import predict
+
+        found = predict(
+            chosen, images, store=opened, device=device, trusted=trusted, progress=progress
+        )
     kind = found[0].score_kind
     if as_json:
-        console.emit_json({"run": run, "predictions": [asdict(p) for p in found]})
+        console.emit_json({"run": chosen.run_id, "predictions": [asdict(p) for p in found]})
     elif as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["path", "class", "score", "score_kind", "error"])

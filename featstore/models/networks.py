@@ -18,15 +18,9 @@ from featstore.errors import BackboneError
 from featstore.models.base import Layer
 from featstore.models.engines import Cost
 from featstore.models.layer_names import FEATURE_LAYERS, other_names, paper_layers
+from featstore.models.names import check_model
 from featstore.models.weights import architecture
 from featstore.text import did_you_mean
-
-
-def backbone_names() -> list[str]:
-    """Return all networks: the paper's four, ``resnet50_v1``, and the rest of torchvision's."""
-    paper = ["alexnet", "vgg19", "googlenet", "resnet50", "resnet50_v1"]
-    others = torchvision.models.list_models(module=torchvision.models)
-    return paper + [name for name in others if name not in paper]
 
 
 def build_network(model: str, image_size: int, seed: int = 0, *, heads: bool = False) -> nn.Module:
@@ -36,11 +30,7 @@ def build_network(model: str, image_size: int, seed: int = 0, *, heads: bool = F
     Inception's auxiliary classifiers, which torchvision's weight files hold and inference does
     not use. An unknown name raises BackboneError.
     """
-    if model not in backbone_names():
-        raise BackboneError(
-            f"There is no network {model!r}. `featstore models` lists all networks, for example "
-            "resnet50, vgg19, mobilenet_v2."
-        )
+    check_model(model)
     options = _size_options(model, image_size)
     if model in ("googlenet", "inception_v3"):
         options = {"aux_logits": heads, "init_weights": False, "transform_input": False}

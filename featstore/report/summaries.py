@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from featstore.progress import SILENT, Progress
 from featstore.report import paper
 from featstore.runs.names import short_name
-from featstore.runs.ranking import Line, Ranking, group_by_images
-from featstore.runs.run import Run
+from featstore.runs.ranking import Line, Ranking, group_by_images, runs_on
+from featstore.runs.run import Run, list_runs
+from featstore.runs.tags import tags_of
+from featstore.store.feature_store import FeatureStore
 from featstore.store.format.run_schema import RowCounts, SearchResult
 from featstore.text import is_random, nbytes_text, percent
 
@@ -52,6 +55,40 @@ def summary_rows(title: str, ranking: Ranking) -> list[Line]:
         line | {"title": title, "is_best": line is choice.best, "is_equal": line["series"] in equal}
         for line in ranking.lines
     ]
+
+
+def list_by_accuracy(
+    store: FeatureStore, dataset: str | None = None, progress: Progress = SILENT
+) -> list[Line]:
+    """Return the summary of each run of a store by images, the most accurate first.
+
+    Beside what :meth:`.Run.summary` returns, a line has the run's ``tags``, ``is_best``, and
+    ``short_id``, the least end of its id that no other run has.
+    """
+    runs = list_runs(store, progress)
+    if dataset is not None:
+        runs = runs_on(runs, dataset)
+    tags, ids = tags_of(store), [run.run_id for run in runs]
+    lines = []
+    for title, own in sorted(group_by_images(runs).items()):
+        ranking = Ranking(own)
+        best = ranking.choice.best["run_id"]
+        lines += [
+            run.summary()
+            | {
+                "title": title,
+                "tags": tags.get(run.run_id, []),
+                "is_best": run.run_id == best,
+                "short_id": _short_id(run.run_id, ids),
+            }
+            for run in sorted(own, key=lambda run: (-run.metrics.test.accuracy, run.run_id))
+        ]
+    return lines
+
+
+def _short_id(run_id: str, ids: Sequence[str]) -> str:
+    end = run_id[-8:]
+    return end if sum(one.endswith(end) for one in ids) == 1 else run_id
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featstore.errors import RunError
-from featstore.runs.run import list_runs
+from featstore.errors import RunError, SelectionError
+from featstore.runs.run import Run, list_runs, open_run
 from featstore.runs.tags import read_tags
 from featstore.store.feature_store import FeatureStore
 from featstore.text import did_you_mean, join_some, matches
@@ -20,6 +20,11 @@ LAST, BEST = "last", "best"
 def is_alias(name: str, store: FeatureStore) -> bool:
     """Return whether a name is ``last``, ``best`` or a tag."""
     return name.partition(":")[0] in (LAST, BEST) or name in read_tags(store)
+
+
+def known_names(store: FeatureStore) -> list[str]:
+    """Return all names of runs: tags, ids, ``last`` and ``best``."""
+    return [LAST, BEST, *read_tags(store), *(path.name for path in store.run_folders())]
 
 
 def find_run_folder(name: str, store: FeatureStore) -> Path:
@@ -80,3 +85,16 @@ def _best(store: FeatureStore, dataset: str) -> Path:
     (own,) = groups.values()
     ranking = Ranking(own)
     return ranking.run(ranking.choice.best).path
+
+
+def open_run_or_set(name: str | Path, store: FeatureStore) -> Run | str:
+    """Return the run that a name means, or else the full name of a feature set."""
+    try:
+        return open_run(name, store)
+    except RunError as no_run:
+        try:
+            return store.get(str(name)).set_id
+        except SelectionError as no_set:
+            raise SelectionError(
+                f"{name} is neither a run nor a feature set. {no_run}\n{no_set}"
+            ) from no_set

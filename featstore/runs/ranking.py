@@ -12,9 +12,9 @@ from typing import Any
 
 from scipy import stats
 
-from featstore.config import CLASSIFIER_NAMES
+from featstore.config import CLASSIFIER_NAMES, LEVEL
 from featstore.errors import ConfigError, RunError
-from featstore.runs.compare import LEVEL, compare, mcnemar
+from featstore.runs.compare import compare, mcnemar
 from featstore.runs.names import name_fits
 from featstore.runs.run import Run
 from featstore.text import did_you_mean, join_some, percent
