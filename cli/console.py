@@ -209,7 +209,7 @@ def confirm_removal(question: str) -> None:
             raise
         click.echo(file=sys.stderr)
     say("Nothing was removed.")
-    sys.exit(1)
+    raise click.exceptions.Exit(1)
 
 
 def open_run(name: str, store: FeatureStore) -> Run:
@@ -255,7 +255,7 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
-    lines = [[printable(cell) for cell in row] for row in (columns, *rows)]
+    lines = [[_encodable(printable(cell)) for cell in row] for row in (columns, *rows)]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     # Two blanks between columns, and one on either side.
     frame = 2 * len(columns)
@@ -277,6 +277,12 @@ def table(
     for row in body:
         drawn.add_row(*row)
     Console(file=sys.stdout, width=max(sum(widths) + frame, room or 0)).print(drawn)
+
+
+def _encodable(text: str) -> str:
+    """Return a text as stdout shows it: what it can't encode is escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _fit_widths(widths: Sequence[int], is_short: Sequence[bool], room: int) -> list[int]:

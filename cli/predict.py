@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from dataclasses import asdict
 
@@ -48,7 +47,7 @@ def command(
     with console.progress() as progress:
         opened = open_store(store, progress)
         chosen = console.open_run(run, opened)
-        from featstore.inference.predict import predict
+        from featstore.inference.predict import predict, write_csv
 
         found = predict(
             chosen, images, store=opened, device=device, trusted=trusted, progress=progress
@@ -57,18 +56,7 @@ def command(
     if as_json:
         console.emit_json({"run": chosen.run_id, "predictions": [asdict(p) for p in found]})
     elif as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["path", "class", "score", "score_kind", "error"])
-        writer.writerows(
-            [
-                p.path,
-                p.label or "",
-                "" if p.score is None else f"{p.score:.6g}",
-                p.score_kind,
-                p.error or "",
-            ]
-            for p in found
-        )
+        write_csv(found, sys.stdout)
     else:
         rows = [
             [p.path, p.label or "-", "-" if p.score is None else f"{p.score:.3f}"] for p in found

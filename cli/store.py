@@ -257,6 +257,6 @@ def export(
 
     export(selection, path)
     console.echo(
-        f"{selection.n_samples} rows of {selection.n_features} features "
-        f"({nbytes_text(path.stat().st_size)}) in {path}"
+        f"{selection.n_samples} rows of {selection.n_features} features of "
+        f"{', '.join(selection.layers)} ({nbytes_text(path.stat().st_size)}) in {path}"
     )

@@ -23,8 +23,9 @@ def is_random(weights: object) -> bool:
 
 
 def matches(full: str, name: str) -> bool:
-    """Return whether `name` begins or ends the full name of a set or run."""
-    return bool(name) and (full.startswith(name) or full.endswith(name))
+    """Return whether `name` begins or ends the full name of a set or run, or begins its key."""
+    key = full.rpartition("-")[2]
+    return bool(name) and (full.startswith(name) or full.endswith(name) or key.startswith(name))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -40,7 +41,9 @@ MIN_END = 6
 
 def refuse_short_name(full: str, name: str) -> None:
     """Refuse to remove a set or run by too small a part of its id."""
-    if name != full and (len(name) < MIN_END or not full.endswith(name)):
+    key = full.rpartition("-")[2]
+    is_part = full.endswith(name) or key.startswith(name)
+    if name != full and (len(name) < MIN_END or not is_part):
         raise SelectionError(
             f"{name!r} is too little of a name to remove by; give all of {full}, or at least the "
             f"last {MIN_END} characters."
@@ -119,6 +122,14 @@ def parse_integers(text: str) -> list[int]:
 def store_option(address: str) -> str:
     """Return the option by which a command finds a store; empty for the default one."""
     return "" if address == "feature-store" else f" --store {shlex.quote(address)}"
+
+
+def no_formula(text: str) -> str:
+    """Return a text for a CSV file with a ' in front if a spreadsheet would take it for a formula.
+
+    https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def file_name(text: str, limit: int = 80) -> str:

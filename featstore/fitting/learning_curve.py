@@ -184,7 +184,7 @@ def learning_curve(
         )
     check_repeats(repeats)
     (config,) = fit_configs(clf, params, None, settings)
-    selections = select_all(store, dataset, model, layers, facets)
+    selections = select_all(store, dataset, model, layers, facets, progress)
     with (
         with_resume_hint(store.path, command()),
         scratch_folder(store.cache_dir / "scratch") as scratch,

@@ -124,7 +124,8 @@ class Preprocess:
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    tensor = torch.from_numpy(array)
+    # Pillow's own bytes, of which a batch of one image may be, are read-only.
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
     if device.type == "cpu":
         return tensor
     # Pinned memory and a separate stream let the copy overlap with the forward pass before it.

@@ -291,7 +291,8 @@ class FeatureStore:
             A network's name, or several with commas to put their features side by side.
         layers : str, optional
             A layer's name, or several with commas to put them side by side;
-            ``model:layer`` names one model's.
+            ``model:layer`` names one model's. By default the network's feature layer, or the only
+            layer.
         **facets
             ``weights``, ``bands``, ``image_size``, ``precision``, ``dtype`` or ``set_id``.
 

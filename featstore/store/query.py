@@ -283,9 +283,11 @@ def _several(found: list[FeatureSet]) -> str:
 def _one_layer(feature_set: FeatureSet, name: str | None) -> str | None:
     if name is not None:
         return feature_set.find_layer(name)
-    complete = list(feature_set.layers())
-    if len(complete) == 1:
-        return complete[0]
+    records = feature_set.layers()
+    complete = list(records)
+    chosen = [layer for layer, record in records.items() if record.default] or complete
+    if len(chosen) == 1:
+        return chosen[0]
     raise SelectionError(
         f"{feature_set.set_id} has the layers {', '.join(complete)}. Choose with --layers; "
         f"with a comma they are put side by side: --layers {','.join(complete[:2])}"
