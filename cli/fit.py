@@ -124,7 +124,8 @@ def command(
 
     \b
     featstore fit --clf logreg --clf linear-svm --search grid
-    featstore fit --clf mlp --param hidden_layer_sizes=(512,128) --layers conv1,fc1000
+    featstore fit --clf mlp --param hidden_layer_sizes=(512,128)
+    featstore fit --clf logreg --layers conv1 --layers conv1,fc1000
     featstore fit --clf all --repeats 10
     """  # noqa: D301 - click wants the character itself
     for name, option in console.given(ctx, SEARCH_SETTINGS).items():

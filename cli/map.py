@@ -85,7 +85,7 @@ def command(
 
     \b
     featstore map my-run scene.tif
-    featstore map my-run scene.tif --window 64 --stride 16 --bands 4,3,2 --range 0,3000
+    featstore map my-run scene.tif --window 64 --stride 16 --bands 4,3,2
     """  # noqa: D301 - click wants the character itself
     from featstore.store.feature_store import open_store
 

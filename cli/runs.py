@@ -93,7 +93,6 @@ def show(run: str, store: str, as_json: bool) -> None:
 
     RUN is the id of a run, the beginning or end of its id, a tag, last, best or best:DATASET.
     """
-    from featstore.report.summaries import describe_run
     from featstore.runs.tags import tags_of
 
     opened = _open(store)
@@ -102,6 +101,8 @@ def show(run: str, store: str, as_json: bool) -> None:
     if as_json:
         console.emit_json({"run_id": found.run_id, "tags": tags, **found.record.to_dict()})
         return
+    from featstore.report.summaries import describe_run
+
     described = describe_run(found)
     test, train = found.metrics.test, found.metrics.train
     facts: dict[str, Any] = {
