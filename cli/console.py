@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -266,7 +267,7 @@ def table(
         ]
         widths = _fit_widths(widths, is_short, room - frame)
     if title:
-        echo(title)
+        echo(textwrap.fill(title, room) if room else title)
     drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     head, *body = [
         [Text(shorten(cell, width)) for cell, width in zip(line, widths, strict=True)]
