@@ -192,7 +192,7 @@ def _cells(summary: dict[str, Any]) -> list[str]:
         f"{100 * summary['train_accuracy']:.1f}",
         "-" if cv is None else f"{100 * cv:.1f}",
         duration_text(summary["duration_s"]),
-        "best" if summary["is_best"] else "equal" if summary["is_equal"] else "",
+        "best" if summary["is_best"] else "",
     ]
 
 
