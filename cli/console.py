@@ -62,7 +62,7 @@ seed_option: Decorator = click.option(
     default=0,
     show_default=True,
     metavar="N",
-    help="Seed of all that is drawn at random.",
+    help="Seed of the random numbers.",
 )
 
 device_option: Decorator = click.option(
@@ -73,8 +73,7 @@ trust_option: Decorator = click.option(
     "trusted",
     multiple=True,
     metavar="TYPE",
-    help="Type of a classifier of your own, as package.module.Class, whose code may run. May be "
-    "repeated.",
+    help="Type in your own classifier, package.module.Class, whose code may run. May be repeated.",
 )
 projection_option: Decorator = click.option(
     "--projection",
@@ -143,7 +142,7 @@ def names_of(
 
 
 def given(ctx: click.Context, names: Iterable[str]) -> dict[str, str]:
-    """Return those parameters that stand on the command line, each with its option's text."""
+    """Return the parameters that the command line gives, each with its option."""
     return {
         name: f"--{name.replace('_', '-')}"
         for name in names
@@ -174,7 +173,7 @@ def prepare_streams() -> None:
 
 
 def discard(stream: Any) -> None:
-    """Let a stream that can't be written end nowhere, so that closing it is no error."""
+    """Send what is left in a broken stream to the null device."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
@@ -338,7 +337,7 @@ def rate_text(rate: float, unit: str) -> str:
 
 
 def shown(path: str | Path) -> str:
-    """Return a path as it is named from the current folder, where it lies below it."""
+    """Return a path relative to the current folder, if it lies in it."""
     if "://" not in str(path) and Path(path).is_relative_to(Path.cwd()):
         return str(Path(path).relative_to(Path.cwd()))
     return str(path)
@@ -367,7 +366,7 @@ class _Phase:
 
 
 class Lines:
-    """A progress for logs: a line at the start, every quarter minute, and at the end."""
+    """Progress for logs: a line every quarter minute, and one at the end of a phase."""
 
     PERIOD_S = 15.0
 
@@ -379,7 +378,7 @@ class Lines:
         self._phases.append(_Phase(what, total, unit, len(self._phases)))
 
     def advance(self, n: int) -> None:
-        """Note progress; speak now and then."""
+        """Count progress, and print a line every quarter minute."""
         phase = self._phases[-1]
         phase.done += n
         now = time.monotonic()
@@ -402,7 +401,7 @@ class Lines:
 
 
 class Bars:
-    """A progress for terminals: a bar with rate and time left, for each phase within another."""
+    """Progress for terminals: a bar with rate and time left for each phase."""
 
     def __init__(self, bars: RichProgress) -> None:
         self._bars = bars
@@ -422,7 +421,7 @@ class Bars:
         self._bars.update(phase.bar, advance=n, amount=phase.amount, rate=phase.rate)
 
     def stop(self) -> None:
-        """Leave the bar as it stands; that of a phase within another goes."""
+        """Stop the bar, and remove that of an inner phase."""
         phase = self._phases.pop()
         self._bars.stop_task(phase.bar)
         if self._phases:

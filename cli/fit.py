@@ -1,4 +1,4 @@
-"""``featstore fit``: stored features -> trained and evaluated classifiers."""
+"""``featstore fit``: train and evaluate classifiers on stored features."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ GROUPS = {
 @click.option(
     "--search",
     type=click.Choice(SEARCHES),
-    help="Choose parameters by cross-validation on the training rows: among all values, some drawn "
-    "at random, or many tried on few rows first.",
+    help="Choose parameters by cross-validation on the training rows: all values, some drawn at "
+    "random, or many tried on few rows first.",
 )
 @click.option(
     "--cv",
@@ -76,8 +76,8 @@ GROUPS = {
     default=1,
     show_default=True,
     metavar="N",
-    help="Fits of each, with seeds that count up, and with new random splits if the dataset has no "
-    "official one; the table shows mean and deviation.",
+    help="Repeat each fit with seeds that count up, and with new random splits where the dataset "
+    "has no official one. The table shows mean and deviation.",
 )
 @click.option(
     "--baselines",

@@ -31,7 +31,7 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called, so that help comes at once."""
+    """A group that imports a command when it is called, which keeps help quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order in which they are used."""
@@ -54,7 +54,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or name those there are."""
+        """Find the command, or list all commands."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError:
@@ -107,7 +107,7 @@ def _call(args: Sequence[str] | None) -> int:
     try:
         result: Any = cli.main(args=args, prog_name="featstore", standalone_mode=False)
     except click.exceptions.Abort as error:
-        # Any EOFError, of which click makes this too, is a fault and no Ctrl-C.
+        # click turns an EOFError into an Abort as well, which is a fault and no Ctrl-C.
         if isinstance(error.__cause__, EOFError):
             raise error.__cause__ from None
         return _interrupted()

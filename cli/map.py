@@ -1,4 +1,4 @@
-"""``featstore map``: a scene -> a map of its classes."""
+"""``featstore map``: map the classes of a scene."""
 
 from __future__ import annotations
 

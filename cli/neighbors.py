@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     "--layers",
     metavar="NAME[,NAME...]",
     shell_complete=completion.stored_layers,
-    help="Layer of a feature set with several layers; a comma puts several side by side.",
+    help="Layers of the feature set; commas put several side by side.  "
+    "[default: its feature layer]",
 )
 @click.option(
     "--metric",

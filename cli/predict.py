@@ -1,4 +1,4 @@
-"""``featstore predict``: new images -> labels."""
+"""``featstore predict``: label new images."""
 
 from __future__ import annotations
 

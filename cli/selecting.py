@@ -47,9 +47,11 @@ OPTIONS = (
     ),
     click.option("--weights", metavar="NAME", help="Weights, if the store has several."),
     click.option("--bands", metavar="NAME", help="rgb or gray, if the store has both."),
-    click.option("--image-size", type=int, metavar="PX", help="If the store has several."),
-    click.option("--precision", metavar="NAME", help="If the store has several."),
-    click.option("--dtype", metavar="NAME", help="If the store has several."),
+    click.option(
+        "--image-size", type=int, metavar="PX", help="Image size, if the store has several."
+    ),
+    click.option("--precision", metavar="NAME", help="Precision, if the store has several."),
+    click.option("--dtype", metavar="NAME", help="Stored type, if the store has several."),
     console.set_option,
     click.option(
         "--param",

@@ -1,4 +1,4 @@
-"""``featstore store``: what is in the store, whether it is intact, and getting it out."""
+"""``featstore store``: list, show, verify, remove and export feature sets."""
 
 from __future__ import annotations
 

@@ -814,6 +814,7 @@ BEFORE: dict[tuple[str, str], list[str | Callable[[Page], None]]] = {
         f"{MOBILENET} demo",
         "featstore fit --clf logreg",
     ],
+    ("runs.md", "$ featstore fit --clf logreg,knn"): [f"{MOBILENET} demo --limit 200"],
     ("searching.md", "$ featstore fit --clf logreg,ridge,lda"): [f"{RESNET} fc1000"],
     ("searching.md", "$ featstore fit --clf logreg,linear-svm"): [
         new_store,
