@@ -13,6 +13,22 @@ from featstore.runs.run import list_runs, open_run
 from featstore.runs.verification import verify_runs
 
 
+@pytest.fixture(autouse=True)
+def _no_drawings():
+    """Let pictures be drawn, against what this folder's other tests do."""
+
+
+@pytest.fixture
+def store(make_store):
+    """Return a store without runs."""
+    return make_store()
+
+
+@pytest.fixture
+def run(store):
+    return fit(store)[0]
+
+
 def fail(*args):
     raise MemoryError("no room for a picture")
 
