@@ -1,4 +1,4 @@
-"""``featstore compare``: two runs on the same test images."""
+"""``featstore compare``: runs on the same test images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import console
+from featstore.config import LEVEL
+
+from . import completion, console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,30 +18,63 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run_a", metavar="RUN")
-@click.argument("run_b", metavar="RUN")
+@click.argument("names", metavar="RUN RUN...", nargs=-1, shell_complete=completion.run_names)
 @console.store_option
 @console.json_option
-def command(run_a: str, run_b: str, store: str, as_json: bool) -> None:
-    """Test whether one of two runs is better than the other by more than chance.
+def command(names: tuple[str, ...], store: str, as_json: bool) -> None:
+    """Test whether one run is better than another by more than chance.
 
-    Each RUN is a run's folder or name. Both must have been judged on the same test images;
-    McNemar's test looks at those that only one of them gets right.
+    Each RUN is the id of a run, part of its id, a tag, last, best or a run's folder. All must have
+    been judged on the same test images; McNemar's test looks at those that only one of two runs
+    gets right. Of more than two runs, each is compared with the first.
 
     \b
     featstore compare 5f148603 0c9e21d7
+    featstore compare best 5f148603 0c9e21d7
     """  # noqa: D301 - click wants the character itself
-    from featstore.runs.compare import compare
-    from featstore.runs.run import open_run
+    if len(names) < 2:
+        raise click.UsageError("Missing argument 'RUN': give two runs or more.")
     from featstore.store.feature_store import open_store
 
     opened = open_store(store)
-    runs = [open_run(run, opened) for run in (run_a, run_b)]
+    runs = [console.open_run(name, opened) for name in names]
+    from featstore.runs.compare import compare, compare_all
+
+    if len(runs) > 2:
+        found = compare_all(runs[0], runs[1:])
+        if as_json:
+            compared = [one.to_dict() | {"p_value_holm": p_value} for one, p_value in found]
+            console.emit_json({"reference": runs[0].run_id, "comparisons": compared})
+        else:
+            show_all(runs, found)
+        return
     comparison = compare(*runs)
     if as_json:
         console.emit_json(comparison.to_dict())
     else:
         show(runs, comparison)
+
+
+def show_all(runs: Sequence[Run], found: Sequence[tuple[Comparison, float]]) -> None:
+    """Print each run beside the first, the most accurate first."""
+    reference = runs[0].run_id
+    rows = [(found[0][0].accuracy_b, [reference, _percent(found[0][0].accuracy_b), *"----"])]
+    for one, p_value in found:
+        low, high = one.interval
+        interval = f"{_points(low)} to {_points(high)}"
+        verdict = "yes" if p_value < LEVEL else "no"
+        cells = [one.run_a, _percent(one.accuracy_a), _points(one.difference), interval]
+        rows.append((one.accuracy_a, [*cells, f"{p_value:.3g}", verdict]))
+    rows.sort(key=lambda row: -row[0])
+    columns = ["run", "accuracy", "difference", "95 % interval", "p", "significant"]
+    title = f"Accuracy in %, and its difference from {reference} in points"
+    console.table(columns, [cells for _, cells in rows], title, right=columns[1:])
+    for caution in dict.fromkeys(one.caution for one, _ in found if one.caution):
+        console.echo(caution)
+    console.echo(
+        f"p: McNemar's test with Holm's correction for {len(found)} comparisons; significant at "
+        f"{100 * LEVEL:.0f} %."
+    )
 
 
 def show(runs: Sequence[Run], comparison: Comparison) -> None:
@@ -77,13 +112,13 @@ def show(runs: Sequence[Run], comparison: Comparison) -> None:
         columns = ["class", "images", "recall of A", "of B", "A - B"]
         console.table(columns, rows, right=columns[1:])
     low, high = c.interval
-    click.echo(
+    console.echo(
         f"Accuracy of A less B: {_points(c.difference)} points, 95 % confidence interval "
         f"{_points(low)} to {_points(high)}"
     )
     if c.caution:
-        click.echo(c.caution)
-    click.echo(c.sentence)
+        console.echo(c.caution)
+    console.echo(c.sentence)
 
 
 def _percent(fraction: float) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import re
+import shutil
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +22,15 @@ from click.core import ParameterSource
 from featstore.config import PROJECTIONS
 from featstore.text import duration_text, nbytes_text
 
+from . import completion
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
     from featstore.progress import Progress
     from featstore.report.table import Table
+    from featstore.runs.run import Run
+    from featstore.store.feature_store import FeatureStore
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -32,6 +41,7 @@ store_option: Decorator = click.option(
     show_default=True,
     show_envvar=True,
     metavar="DIR|URL",
+    shell_complete=completion.folders,
     help="Folder of the feature store, or its URL, as in s3://bucket/prefix.",
 )
 root_option: Decorator = click.option(
@@ -39,6 +49,7 @@ root_option: Decorator = click.option(
     envvar="FEATSTORE_DATA",
     show_envvar=True,
     metavar="DIR",
+    shell_complete=completion.folders,
     help="Folder that holds the dataset's files, or a parent that has it under its name.  "
     "[default: data]",
 )
@@ -51,7 +62,7 @@ seed_option: Decorator = click.option(
     default=0,
     show_default=True,
     metavar="N",
-    help="Seed of all that is drawn at random.",
+    help="Seed of the random numbers.",
 )
 
 device_option: Decorator = click.option(
@@ -62,8 +73,7 @@ trust_option: Decorator = click.option(
     "trusted",
     multiple=True,
     metavar="TYPE",
-    help="Type of a classifier of your own, as package.module.Class, whose code may run. May be "
-    "repeated.",
+    help="Type in your own classifier, package.module.Class, whose code may run. May be repeated.",
 )
 projection_option: Decorator = click.option(
     "--projection",
@@ -73,10 +83,66 @@ projection_option: Decorator = click.option(
     help="How features are drawn in two dimensions; umap compiles for some 20 s and needs "
     "umap-learn.",
 )
+yes_option: Decorator = click.option("--yes", "-y", is_flag=True, help="Remove without asking.")
+run_argument: Decorator = click.argument("run", shell_complete=completion.run_names)
+
+set_option: Decorator = click.option(
+    "--set",
+    "set_id",
+    metavar="SET",
+    shell_complete=completion.set_names,
+    help="Feature set, by its name or path; see `featstore store ls`.",
+)
+
+
+def dataset_option(text: str = "Dataset, or the folder that was extracted.") -> Decorator:
+    """Return the option ``--dataset`` of commands that read the store."""
+    return click.option("--dataset", metavar="NAME", help=text, shell_complete=completion.titles)
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists its options in groups, by :attr:`groups`."""
+
+    groups: Mapping[str, Sequence[str]] = {}
+    """Headings, and the names of the parameters below each."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, a section for each group."""
+        records = {
+            str(param.name): record
+            for param in self.get_params(ctx)
+            if (record := param.get_help_record(ctx)) is not None
+        }
+        for heading, names in self.groups.items():
+            with formatter.section(heading):
+                formatter.write_dl([records.pop(name) for name in names])
+        with formatter.section("Other options"):
+            formatter.write_dl(list(records.values()))
+
+
+def grouped(groups: Mapping[str, Sequence[str]]) -> type[GroupedCommand]:
+    """Return the class of a command whose help lists its options in these groups."""
+    return type("Grouped", (GroupedCommand,), {"groups": groups})
+
+
+def names_of(
+    check: Callable[[str], object] | None = None,
+) -> Callable[[click.Context, click.Parameter, Any], list[str]]:
+    """Return a callback that splits names at commas, and checks each."""
+
+    def callback(ctx: click.Context, param: click.Parameter, value: Any) -> list[str]:
+        values = [value] if isinstance(value, str) else value or ()
+        names = [name.strip() for text in values for name in text.split(",")]
+        for name in names:
+            if check is not None:
+                check(name)
+        return names
+
+    return callback
 
 
 def given(ctx: click.Context, names: Iterable[str]) -> dict[str, str]:
-    """Return those parameters that stand on the command line, each with its option's text."""
+    """Return the parameters that the command line gives, each with its option."""
     return {
         name: f"--{name.replace('_', '-')}"
         for name in names
@@ -84,14 +150,92 @@ def given(ctx: click.Context, names: Iterable[str]) -> dict[str, str]:
     }
 
 
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Characters that move a terminal's cursor, change its state, or hide what a line says."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return a text with control characters escaped, except those in `keep`."""
+    return _UNSAFE.sub(
+        lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(),
+        text,
+    )
+
+
+def prepare_streams() -> None:
+    """Let stdout and stderr take every text: what they can't encode is escaped."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # Otherwise the next file that is opened gets the descriptor, and what C code prints.
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def discard(stream: Any) -> None:
+    """Send what is left in a broken stream to the null device."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def echo(text: object = "") -> None:
+    """Print text on stdout."""
+    click.echo(printable(str(text), "\n"), file=sys.stdout)
+
+
 def emit_json(value: Any) -> None:
     """Print one JSON object on stdout."""
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=1)
+    click.echo(text, file=sys.stdout)
 
 
 def say(line: str) -> None:
-    """Print a line for people on stderr."""
-    click.echo(line, err=True)
+    """Print a line for people on stderr; a reader that is gone stops nothing."""
+    with suppress(BrokenPipeError):
+        click.echo(printable(line, "\n"), file=sys.stderr)
+
+
+def confirm_removal(question: str) -> None:
+    """Ask before something is removed; end with 1 if the answer is no."""
+    try:
+        if click.confirm(printable(question), err=True):
+            return
+    except click.Abort:
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise
+        click.echo(file=sys.stderr)
+    say("Nothing was removed.")
+    raise click.exceptions.Exit(1)
+
+
+def open_run(name: str, store: FeatureStore) -> Run:
+    """Open the run that a name means, and say which one it is."""
+    from featstore.runs.find import is_alias
+    from featstore.runs.run import open_run
+
+    run = open_run(name, store)
+    if is_alias(name, store):
+        say(f"{name} is {run.run_id}")
+    return run
+
+
+MIN_WIDTH = 6
+"""Least width of a column that is shortened."""
+
+NUMBER_WIDTH = 13
+"""Width up to which a column of numbers is never shortened."""
+
+
+def output_width() -> int | None:
+    """Return the columns of stdout: COLUMNS, or those of the terminal; None for a file or pipe."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def table(
@@ -103,27 +247,71 @@ def table(
 ) -> None:
     """Print a table on stdout; the columns named in `right` are set flush right.
 
-    On a terminal it takes the terminal's width; elsewhere nothing is cut.
+    A table wider than the output has its longest texts shortened in the middle.
     """
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(soft_wrap=False) if sys.stdout.isatty() else Console(width=200)
-    drawn = Table(
-        title=title,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-        collapse_padding=True,
-        pad_edge=False,
-    )
-    for column in columns:
-        drawn.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
-    console.print(drawn)
+    lines = [[_encodable(printable(cell)) for cell in row] for row in (columns, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    # Two blanks between columns, and one on either side.
+    frame = 2 * len(columns)
+    if (room := output_width()) is not None:
+        is_short = [
+            name in right and width <= NUMBER_WIDTH
+            for name, width in zip(columns, widths, strict=True)
+        ]
+        widths = _fit_widths(widths, is_short, room - frame)
+    if title:
+        echo(textwrap.fill(title, room) if room else title)
+    drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    head, *body = [
+        [Text(shorten(cell, width)) for cell, width in zip(line, widths, strict=True)]
+        for line in lines
+    ]
+    for column, cell in zip(columns, head, strict=True):
+        drawn.add_column(cell, justify="right" if column in right else "left", no_wrap=True)
+    for row in body:
+        drawn.add_row(*row)
+    Console(file=sys.stdout, width=max(sum(widths) + frame, room or 0)).print(drawn)
+
+
+def _encodable(text: str) -> str:
+    """Return a text as stdout shows it: what it can't encode is escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _fit_widths(widths: Sequence[int], is_short: Sequence[bool], room: int) -> list[int]:
+    """Return widths of columns that need no more than the room, taken from the widest."""
+    found = list(widths)
+    while sum(found) > room:
+        at = max(
+            (i for i, short in enumerate(is_short) if not short),
+            key=found.__getitem__,
+            default=None,
+        )
+        if at is None or found[at] <= MIN_WIDTH:
+            break
+        found[at] -= 1
+    return found
+
+
+def shorten(text: str, width: int) -> str:
+    """Return a text of at most `width` columns: a longer one has its middle left out."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) <= width:
+        return text
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    mark = "…" if encoding.lower().startswith("utf") else "..."
+    n_tail = (width - len(mark)) // 2
+    n_head = width - len(mark) - n_tail
+    tail = set_cell_size(text[::-1], n_tail)[::-1]
+    return f"{set_cell_size(text, n_head)}{mark}{tail}"
 
 
 def show_table(full: Table) -> None:
@@ -131,8 +319,7 @@ def show_table(full: Table) -> None:
     shown = full.shown()
     rows = [[cell.whole_text for cell in row] for row in shown.rows]
     numbers = [name for name, is_number in shown.columns if is_number]
-    click.echo(shown.title)
-    table([name for name, _ in shown.columns], rows, right=numbers)
+    table([name for name, _ in shown.columns], rows, shown.title, right=numbers)
 
 
 def amount_text(done: float, total: float, unit: str) -> str:
@@ -150,7 +337,7 @@ def rate_text(rate: float, unit: str) -> str:
 
 
 def shown(path: str | Path) -> str:
-    """Return a path as it is named from the current folder, where it lies below it."""
+    """Return a path relative to the current folder, if it lies in it."""
     if "://" not in str(path) and Path(path).is_relative_to(Path.cwd()):
         return str(Path(path).relative_to(Path.cwd()))
     return str(path)
@@ -179,7 +366,7 @@ class _Phase:
 
 
 class Lines:
-    """A progress for logs: a line at the start, every quarter minute, and at the end."""
+    """Progress for logs: a line every quarter minute, and one at the end of a phase."""
 
     PERIOD_S = 15.0
 
@@ -191,7 +378,7 @@ class Lines:
         self._phases.append(_Phase(what, total, unit, len(self._phases)))
 
     def advance(self, n: int) -> None:
-        """Note progress; speak now and then."""
+        """Count progress, and print a line every quarter minute."""
         phase = self._phases[-1]
         phase.done += n
         now = time.monotonic()
@@ -214,7 +401,7 @@ class Lines:
 
 
 class Bars:
-    """A progress for terminals: a bar with rate and time left, for each phase within another."""
+    """Progress for terminals: a bar with rate and time left for each phase."""
 
     def __init__(self, bars: RichProgress) -> None:
         self._bars = bars
@@ -223,7 +410,7 @@ class Bars:
     def start(self, what: str, total: int, unit: str) -> None:
         """Begin a phase with a bar."""
         phase = _Phase(what, total, unit, len(self._phases))
-        indented = "  " * phase.depth + what
+        indented = "  " * phase.depth + printable(what)
         phase.bar = self._bars.add_task(indented, total=total, amount="", rate="")
         self._phases.append(phase)
 
@@ -234,7 +421,7 @@ class Bars:
         self._bars.update(phase.bar, advance=n, amount=phase.amount, rate=phase.rate)
 
     def stop(self) -> None:
-        """Leave the bar as it stands; that of a phase within another goes."""
+        """Stop the bar, and remove that of an inner phase."""
         phase = self._phases.pop()
         self._bars.stop_task(phase.bar)
         if self._phases:
@@ -242,7 +429,7 @@ class Bars:
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
-        self._bars.console.print(line, markup=False, highlight=False)
+        self._bars.console.print(printable(line, "\n"), markup=False, highlight=False)
 
 
 @contextmanager
@@ -260,7 +447,7 @@ def progress() -> Iterator[Progress]:
     from rich.progress import Progress as RichProgress
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.fields[amount]}"),
         TextColumn("{task.fields[rate]}"),

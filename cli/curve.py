@@ -60,15 +60,16 @@ def command(
     featstore curve --clf logreg --layers fc1000
     featstore curve --clf lda --sizes 100,200,400 --repeats 10
     """  # noqa: D301 - click wants the character itself
-    from featstore.fitting.curve_chart import write_figure
-    from featstore.fitting.learning_curve import learning_curve
-    from featstore.fitting.parameters import parse_param
-    from featstore.plotting import check_png
-
-    check_png(out, "--out")
     with console.progress() as progress:
+        opened = selecting.check_names(store, options, progress)
+        from featstore.fitting.curve_chart import write_figure
+        from featstore.fitting.learning_curve import learning_curve
+        from featstore.fitting.parameters import parse_param
+        from featstore.plotting import check_png
+
+        check_png(out, "--out")
         curves = learning_curve(
-            store,
+            opened,
             params=dict(map(parse_param, params)),
             sizes=sizes or (),
             progress=progress,
@@ -81,7 +82,7 @@ def command(
         show(curves)
     write_figure(curves, out)
     if not as_json:
-        click.echo(f"The figure: {out}")
+        console.echo(f"The figure: {out}")
 
 
 def show(curves: Sequence[LearningCurve]) -> None:

@@ -53,7 +53,7 @@ def command(ctx: click.Context, root: str | None, as_json: bool) -> None:
             ]
         )
     console.table(["dataset", "what it is", "needs", "looked for in", "found"], rows)
-    click.echo(f"ROOT is {data_root(root)}; set it with --root DIR or FEATSTORE_DATA.")
+    console.echo(f"ROOT is {data_root(root)}; set it with --root DIR or FEATSTORE_DATA.")
 
 
 @command.command()
@@ -108,11 +108,11 @@ def show(
     rows = [[label, *(f"{n:,}" for n in by_split.values())] for label, by_split in counts.items()]
     total = [sum(by_split[split] for by_split in counts.values()) for split in splits]
     rows.append(["all classes", *(f"{n:,}" for n in total)])
-    click.echo(f"{dataset.title}: {len(dataset):,} images, bands {', '.join(dataset.bands)}")
+    console.echo(f"{dataset.title}: {len(dataset):,} images, bands {', '.join(dataset.bands)}")
     console.table(["class", *splits], rows, right=splits)
     for line in dataset.left_out.lines():
-        click.echo(line)
-    click.echo(f"Contact sheet: {sheet}")
+        console.echo(line)
+    console.echo(f"Contact sheet: {sheet}")
 
 
 def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
@@ -163,4 +163,4 @@ def get(
         else:
             name, _ = resolve_dataset(name)
             raise DatasetError(f"{name} can't be fetched by featstore.\n{FORMATS[name].cure}")
-    click.echo(path)
+    console.echo(path)

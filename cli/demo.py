@@ -53,10 +53,10 @@ def command(
     else:
         from . import reproduce
 
-        click.echo(f"Weights: {demo.weights}.\n")
+        console.echo(f"Weights: {demo.weights}.\n")
         reproduce.show(demo.outcome, demo.report)
         options = store_option(store)
-        click.echo(
+        console.echo(
             "\nNow your own images, one folder a class (fit prints the RUN's name):\n"
             "  featstore extract --model mobilenet_v2 --dataset folder --root MY_IMAGES"
             f"{options}\n"

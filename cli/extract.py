@@ -19,15 +19,17 @@ from featstore.config import (
 from featstore.environment import store_option
 from featstore.text import duration_text, nbytes_text
 
-from . import console
+from . import completion, console
 
 if TYPE_CHECKING:
     from featstore.extraction import Extraction
 
 
-def _split(_: click.Context, __: click.Parameter, value: str | tuple[str, ...] | None) -> list[str]:
-    values = [value] if isinstance(value, str) else value or ()
-    return [name.strip() for text in values for name in text.split(",")]
+def _check_model(ctx: click.Context, param: click.Parameter, name: str) -> str:
+    """Refuse a wrong name before torch is imported."""
+    from featstore.models.names import check_model
+
+    return check_model(name)
 
 
 def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | None:
@@ -36,11 +38,39 @@ def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | None
     return None if value == "auto" else int(value)
 
 
-@click.command()
-@click.argument("images", metavar="[FOLDER]", required=False)
-@click.option("--model", required=True, metavar="NAME", help="Network; see `featstore models`.")
+GROUPS = {
+    "Features": ("model", "layers", "weights", "pool", "bands", "image_size"),
+    "Images": ("dataset", "root", "follow_links", "limit", "seed", "on_error"),
+    "Machine": (
+        "device",
+        "devices",
+        "scheduler",
+        "batch_size",
+        "precision",
+        "compile",
+        "dtype",
+    ),
+    "Output": ("store", "as_json"),
+}
+"""Headings of the help."""
+
+
+@click.command(cls=console.grouped(GROUPS))
+@click.argument("images", metavar="[FOLDER]", required=False, shell_complete=completion.files)
 @click.option(
-    "--dataset", metavar="NAME|FOLDER", help="Dataset, see `featstore datasets`; or your images."
+    "--model",
+    required=True,
+    metavar="NAME",
+    is_eager=True,
+    callback=_check_model,
+    shell_complete=completion.models,
+    help="Network; see `featstore models`.",
+)
+@click.option(
+    "--dataset",
+    metavar="NAME|FOLDER",
+    shell_complete=completion.datasets,
+    help="Dataset, see `featstore datasets`; or your images.",
 )
 @console.root_option
 @console.store_option
@@ -48,7 +78,8 @@ def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | None
     "--layers",
     multiple=True,
     metavar="NAME[,NAME...]",
-    callback=_split,
+    shell_complete=completion.network_layers,
+    callback=console.names_of(),
     help="Layers, by the papers' or torchvision's names; see `featstore models show NAME`.  "
     "[default: the network's feature layer]",
 )
@@ -57,6 +88,7 @@ def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | None
     default=ExtractConfig.weights,
     show_default=True,
     metavar="SPEC",
+    shell_complete=completion.weights,
     help="imagenet, a torchvision weights name, a file (state dict or .safetensors), or "
     "random:SEED.",
 )
@@ -83,7 +115,7 @@ def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | None
 @click.option(
     "--devices",
     metavar="LIST",
-    callback=_split,
+    callback=console.names_of(),
     help="Several devices of this machine: GPUs by number, as in 0,1.",
 )
 @click.option(
@@ -92,7 +124,12 @@ def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | None
     help="The workers of a Dask scheduler, as in tcp://10.0.0.1:8786.",
 )
 @click.option(
-    "--batch-size", default="auto", show_default=True, metavar="N|auto", callback=_batch_size
+    "--batch-size",
+    default="auto",
+    show_default=True,
+    metavar="N|auto",
+    callback=_batch_size,
+    help="Images of one forward pass.",
 )
 @click.option(
     "--precision",
@@ -159,36 +196,36 @@ def command(
         return
     options = selecting_options(opened.sets(), opened.get(result.set_id), result.layers)
     words = shlex.join(["featstore", "fit", "--clf", "logreg", *options])
-    click.echo(f"Next: {words}{store_option(store)}")
+    console.echo(f"Next: {words}{store_option(store)}")
 
 
 def show(result: Extraction) -> None:
     """Print an extraction's result for people."""
     layers = ", ".join(f"{name} ({n} features)" for name, n in result.n_features.items())
     weights = "" if result.weights == "none" else f" ({result.weights})"
-    click.echo(f"{result.model}{weights} over {result.title}: {layers}")
+    console.echo(f"{result.model}{weights} over {result.title}: {layers}")
     if not result.n_computed:
-        click.echo(f"All {result.n_images} rows were in the store; nothing was computed.")
+        console.echo(f"All {result.n_images} rows were in the store; nothing was computed.")
     else:
         kept = f", {result.n_reused} were in the store" if result.n_reused else ""
-        click.echo(
+        console.echo(
             f"{result.n_computed} images computed in {duration_text(result.duration_s)} "
             f"({result.images_per_s:,.1f} images/s on {result.device}, {result.engine}, "
             f"{result.precision}, batches of {result.batch_size}){kept}."
         )
-        click.echo(_shares_of_time(result.times))
-        click.echo(result.bottleneck())
+        console.echo(_shares_of_time(result.times))
+        console.echo(result.bottleneck())
     if result.n_masked:
         rows = "1 image" if result.n_masked == 1 else f"{result.n_masked} images"
-        click.echo(
+        console.echo(
             f"{rows} can't be read: masked, and left out by fit. "
             f"`featstore store show {result.set_id}` lists them."
         )
     for line in result.left_out.lines():
         click.echo(line)
     if result.n_leaked:
-        click.echo(_leaks(result.n_leaked, result.n_by_split))
-    click.echo(f"{nbytes_text(result.nbytes)} in {console.shown(result.path)}")
+        console.echo(_leaks(result.n_leaked, result.n_by_split))
+    console.echo(f"{nbytes_text(result.nbytes)} in {console.shown(result.path)}")
 
 
 def _leaks(n_leaked: int, n_by_split: dict[str, int]) -> str:

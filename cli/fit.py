@@ -1,4 +1,4 @@
-"""``featstore fit``: stored features -> trained and evaluated classifiers."""
+"""``featstore fit``: train and evaluate classifiers on stored features."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from featstore.config import FOLDS, SEARCH_SETTINGS, SEARCHES, FitConfig
 from featstore.environment import store_option
 from featstore.text import duration_text
 
-from . import console, selecting
+from . import completion, console, selecting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,14 +18,35 @@ if TYPE_CHECKING:
     from featstore.fitting.results import Fit
 
 
-@click.command()
+GROUPS = {
+    "Features": (
+        "dataset",
+        "model",
+        "layers",
+        "weights",
+        "bands",
+        "image_size",
+        "precision",
+        "dtype",
+        "set_id",
+    ),
+    "Classifier": ("clf", "params", "n_epochs", "baselines", "root"),
+    "Search": ("search", "cv", "grids", "n_candidates"),
+    "Splits and repeats": ("split_seed", "drop_leaks", "repeats", "seed"),
+    "Machine": ("memory_nbytes", "scheduler", "n_jobs", "device", "intelex", "force"),
+    "Output": ("refit", "store", "as_json"),
+}
+"""Headings of the help."""
+
+
+@click.command(cls=console.grouped(GROUPS))
 @selecting.clf_option()
 @selecting.selecting_options
 @click.option(
     "--search",
     type=click.Choice(SEARCHES),
-    help="Choose parameters by cross-validation on the training rows: among all values, some drawn "
-    "at random, or many tried on few rows first.",
+    help="Choose parameters by cross-validation on the training rows: all values, some drawn at "
+    "random, or many tried on few rows first.",
 )
 @click.option(
     "--cv",
@@ -56,8 +77,8 @@ if TYPE_CHECKING:
     default=1,
     show_default=True,
     metavar="N",
-    help="Fits of each, with seeds that count up, and with new random splits if the dataset has no "
-    "official one; the table shows mean and deviation.",
+    help="Repeat each fit with seeds that count up, and with new random splits where the dataset "
+    "has no official one. The table shows mean and deviation.",
 )
 @click.option(
     "--baselines",
@@ -68,6 +89,7 @@ if TYPE_CHECKING:
 @click.option(
     "--root",
     metavar="DIR",
+    shell_complete=completion.folders,
     help="Folder of the images, for --baselines.  [default: the one they were extracted from]",
 )
 @click.option(
@@ -87,7 +109,7 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context,
     /,
-    clf: tuple[str, ...],
+    clf: list[str],
     params: tuple[str, ...],
     grids: tuple[str, ...],
     baselines: bool,
@@ -103,25 +125,26 @@ def command(
 
     \b
     featstore fit --clf logreg --clf linear-svm --search grid
-    featstore fit --clf mlp --param hidden_layer_sizes=(512,128) --layers conv1,fc1000
+    featstore fit --clf mlp --param hidden_layer_sizes=(512,128)
+    featstore fit --clf logreg --layers conv1 --layers conv1,fc1000
     featstore fit --clf all --repeats 10
     """  # noqa: D301 - click wants the character itself
     for name, option in console.given(ctx, SEARCH_SETTINGS).items():
         if options["search"] not in SEARCH_SETTINGS[name]:
             searches = " or ".join(SEARCH_SETTINGS[name])
             raise click.UsageError(f"{option} is for --search {searches}.")
-    from featstore.fitting.fit import fit_each
-    from featstore.fitting.parameters import parse_grid, parse_param
-    from featstore.fitting.results import raise_failures
-
-    names = [name.strip() for value in clf for name in value.split(",")]
-    options |= {"params": dict(map(parse_param, params)), "grid": dict(map(parse_grid, grids))}
     with console.progress() as progress:
-        fits = fit_each(store, names, progress=progress, **options)
+        opened = selecting.check_names(store, options, progress)
+        from featstore.fitting.fit import fit_each
+        from featstore.fitting.parameters import parse_grid, parse_param
+        from featstore.fitting.results import raise_failures
+
+        options |= {"params": dict(map(parse_param, params)), "grid": dict(map(parse_grid, grids))}
+        fits = fit_each(opened, clf, progress=progress, **options)
         if baselines:
             from featstore.baselines import fit_baselines
 
-            fits += fit_baselines(store, fits, names, root=root, progress=progress, **options)
+            fits += fit_baselines(opened, fits, clf, root=root, progress=progress, **options)
     runs = [one.run for one in fits if one.run]
     if as_json:
         reused = {one.run.run_id: one.reused for one in fits if one.run}
@@ -139,7 +162,17 @@ MAX_CHOICES = 12
 MAX_NOTES = 6
 """Notes that are printed."""
 
-COLUMNS = ("model", "layers", "clf", "accuracy", "average", "kappa", "train", "cv", "time")
+COLUMNS = ("model", "layers", "clf", "accuracy", "average", "kappa", "train", "cv", "time", "")
+
+
+def _says_more(column: str, group: Sequence[dict[str, Any]]) -> bool:
+    """Return whether a column says something that the others do not."""
+    if column == "cv":
+        return any(line["cv_accuracy"] is not None for line in group)
+    if column == "":
+        return len(group) > 1
+    same = all(abs(line["average_accuracy"] - line["accuracy"]) < 1e-9 for line in group)
+    return column != "average" or not same
 
 
 def _cells(summary: dict[str, Any]) -> list[str]:
@@ -160,6 +193,7 @@ def _cells(summary: dict[str, Any]) -> list[str]:
         f"{100 * summary['train_accuracy']:.1f}",
         "-" if cv is None else f"{100 * cv:.1f}",
         duration_text(summary["duration_s"]),
+        "best" if summary["is_best"] else "",
     ]
 
 
@@ -170,7 +204,7 @@ def _percent(summary: dict[str, Any], name: str) -> str:
 
 
 def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
-    """Print what :func:`featstore.report.summaries.summarize` returns, a table a dataset."""
+    """Print rows of :func:`featstore.report.summaries.summarize`, a table for each dataset."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for summary in summaries:
         counts = summary["n_train_of_class"]
@@ -182,27 +216,22 @@ def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
         )
         groups.setdefault(title, []).append(summary)
     for title, group in groups.items():
-        columns, rows = list(COLUMNS), [_cells(s) for s in group]
-        if all(s["cv_accuracy"] is None for s in group):
-            at = columns.index("cv")
-            columns.pop(at)
-            for row in rows:
-                row.pop(at)
-        # As the table's own title it would be broken to the table's width.
-        click.echo(title)
-        console.table(columns, rows, right=COLUMNS[3:])
+        rows = [_cells(summary) for summary in group]
+        kept = [name for name in COLUMNS if _says_more(name, group)]
+        cells = [[row[COLUMNS.index(name)] for name in kept] for row in rows]
+        console.table(kept, cells, title, right=COLUMNS[3:-1])
         _say_leaks(group)
     if not all(s["converged"] for s in summaries):
-        click.echo("* stopped before it had converged")
+        console.echo("* stopped before it had converged")
 
 
 def _say_leaks(group: Sequence[dict[str, Any]]) -> None:
     n_leaked = max(s["n_leaked"] for s in group)
     n_dropped = max(s["n_dropped"] for s in group)
     if n_dropped:
-        click.echo(f"{n_dropped:,} test images that are also training images were left out.")
+        console.echo(f"{n_dropped:,} test images that are also training images were left out.")
     elif n_leaked:
-        click.echo(
+        console.echo(
             f"{n_leaked:,} of the test images are also among the training images; --drop-leaks "
             "leaves them out."
         )
@@ -213,22 +242,20 @@ def show(fits: Sequence[Fit], store: str) -> None:
     from featstore.report.summaries import best_fits, summarize
 
     runs = [one.run for one in fits if one.run]
-    ids = [run.run_id for run in runs]
-    # In the order of the fits, not of the scores.
-    show_tables(sorted(summarize(runs), key=lambda line: ids.index(line["run_ids"][0])))
+    show_tables(summarize(runs))
     notes: dict[str, list[str]] = {}
     for run in runs:
         for note in run.record.notes:
             notes.setdefault(note, []).append(run.run_id)
     for note, ids in list(notes.items())[:MAX_NOTES]:
         more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
-        click.echo(f"{ids[0]}{more}: {note}")
+        console.echo(f"{ids[0]}{more}: {note}")
     if len(notes) > MAX_NOTES:
-        click.echo(f"{len(notes) - MAX_NOTES} more notes are in the runs' metrics.json.")
+        console.echo(f"{len(notes) - MAX_NOTES} more notes are in the runs' metrics.json.")
     for run in runs if len(runs) <= MAX_CHOICES else []:
         if search := run.record.search:
             chosen = ", ".join(f"{k}={v}" for k, v in search.best.items())
-            click.echo(
+            console.echo(
                 f"{run.run_id}: {chosen} of {len(search.candidates)} settings, by "
                 f"{search.cv}-fold cross-validation"
             )
@@ -236,8 +263,8 @@ def show(fits: Sequence[Fit], store: str) -> None:
     bests = best_fits(runs)
     for best in bests:
         which = f" on {best.title}" if len(bests) > 1 else ""
-        click.echo(f"The best run{which} is {console.shown(best.run.path)}")
+        console.echo(f"The best run{which} is {console.shown(best.run.path)}")
         if best.text:
-            click.echo(best.text)
-    click.echo(f"Next: featstore predict {best.run.run_id} IMAGE_OR_FOLDER{option}")
-    click.echo(f"      featstore report{option}")
+            console.echo(best.text)
+    console.echo(f"Next: featstore predict {best.run.run_id} IMAGE_OR_FOLDER{option}")
+    console.echo(f"      featstore report{option}")

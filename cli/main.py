@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import os
+import io
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
+
+from . import console
 
 COMMANDS = {
     "extract": "Turn a dataset's images into features, once.",
@@ -18,6 +20,7 @@ COMMANDS = {
     "neighbors": "Show the stored images that are most like others.",
     "curve": "Show how accuracy grows with the number of training images.",
     "compare": "Test whether one of two runs is better than the other.",
+    "runs": "List, show, tag and remove runs.",
     "report": "Show all runs, and write them as one HTML page.",
     "reproduce": "Run the paper's comparison of networks and layers, and report it.",
     "datasets": "List, show and get datasets.",
@@ -28,7 +31,7 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called, so that help comes at once."""
+    """A group that imports a command when it is called, which keeps help quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order in which they are used."""
@@ -51,13 +54,17 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or name those there are."""
+        """Find the command, or list all commands."""
         try:
             return super().resolve_command(ctx, args)
-        except click.UsageError as error:
+        except click.UsageError:
             if args and args[0] not in COMMANDS:
-                names = ", ".join(COMMANDS)
-                raise click.UsageError(f"{error.message} Commands are {names}.", ctx) from None
+                from featstore.text import did_you_mean
+
+                hint = did_you_mean(args[0], COMMANDS)
+                raise click.UsageError(
+                    f"No such command {args[0]!r}.{hint} Commands are {', '.join(COMMANDS)}.", ctx
+                ) from None
             raise
 
 
@@ -78,36 +85,51 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(args: Sequence[str] | None) -> int:
+    console.prepare_streams()
+    try:
+        try:
+            return _call(args)
+        finally:
+            # A full disk or a closed pipe shows here, and not while the process ends.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        console.discard(sys.stdout)
+        return 1
+    except OSError as error:
+        console.discard(sys.stdout)
+        console.say(f"Error: stdout: {error.strerror or error}.")
+        return 1
+
+
+def _call(args: Sequence[str] | None) -> int:
     from featstore.errors import FeatstoreError
 
     try:
         result: Any = cli.main(args=args, prog_name="featstore", standalone_mode=False)
     except click.exceptions.Abort as error:
-        # Any EOFError, of which click makes this too, is a fault and no Ctrl-C.
+        # click turns an EOFError into an Abort as well, which is a fault and no Ctrl-C.
         if isinstance(error.__cause__, EOFError):
             raise error.__cause__ from None
         return _interrupted()
     except KeyboardInterrupt:
         return _interrupted()
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        console.say(shown.getvalue().rstrip("\n"))
         return error.exit_code
     except FeatstoreError as error:
-        click.echo(f"Error: {error}", err=True)
+        console.say(f"Error: {error}")
         return 1
     except BrokenPipeError:
-        # Whoever read the output has what it wanted; there is nowhere left to write to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        raise
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"Error: {place}{error.strerror or error}.", err=True)
+        console.say(f"Error: {place}{error.strerror or error}.")
         return 1
     return result if isinstance(result, int) else 0
 
 
 def _interrupted() -> int:
-    click.echo(
-        "Interrupted. What is in the store is kept; the same command goes on from there.", err=True
-    )
+    console.say("Interrupted. What is in the store is kept; the same command goes on from there.")
     return 130

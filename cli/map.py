@@ -1,4 +1,4 @@
-"""``featstore map``: a scene -> a map of its classes."""
+"""``featstore map``: map the classes of a scene."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import click
 
 from featstore.text import duration_text
 
-from . import console
+from . import completion, console
 
 if TYPE_CHECKING:
     from featstore.inference.maps.map_scene import SceneMap
 
 
 @click.command()
-@click.argument("run")
-@click.argument("scene")
+@console.run_argument
+@click.argument("scene", shell_complete=completion.files)
 @click.option(
     "--out",
     metavar="FILE",
@@ -85,20 +85,25 @@ def command(
 
     \b
     featstore map my-run scene.tif
-    featstore map my-run scene.tif --window 64 --stride 16 --bands 4,3,2 --range 0,3000
+    featstore map my-run scene.tif --window 64 --stride 16 --bands 4,3,2
     """  # noqa: D301 - click wants the character itself
-    from featstore.inference.maps.map_scene import map_scene
+    from featstore.store.feature_store import open_store
 
+    numbers, ends = _numbers(bands), _ends(value_range)
     with console.progress() as progress:
+        opened = open_store(store, progress)
+        chosen = console.open_run(run, opened)
+        from featstore.inference.maps.map_scene import map_scene
+
         done = map_scene(
-            run,
+            chosen,
             scene,
             out,
-            store=store,
+            store=opened,
             window=window,
             stride=stride,
-            bands=_numbers(bands),
-            value_range=_ends(value_range),
+            bands=numbers,
+            value_range=ends,
             probability=probability,
             colors=colors,
             preview=preview,
@@ -136,7 +141,7 @@ def _ends(text: str | None) -> tuple[float, float] | None:
 def show(done: SceneMap) -> None:
     """Print the result of mapping a scene."""
     n_classified = sum(done.counts)
-    click.echo(
+    console.echo(
         f"{done.n_rows:,} x {done.n_cols:,} cells of {done.stride} x {done.stride} pixels, from "
         f"windows of {done.window} x {done.window}: {n_classified:,} classified"
         + (f", {done.n_empty:,} beyond the scene or without data." if done.n_empty else ".")
@@ -145,9 +150,9 @@ def show(done: SceneMap) -> None:
     rows = [[name, f"{count:,}", f"{100 * share:.1f}"] for count, share, name in ranked if count]
     columns = ["class", "cells", "share of the area (%)"]
     console.table(columns, rows, right=columns[1:])
-    click.echo(
+    console.echo(
         f"{duration_text(done.duration_s)}, {console.rate_text(done.windows_per_s, 'windows')}"
     )
-    click.echo(f"The map: {done.path} (class names: {done.sidecar}; QGIS style: {done.style})")
-    click.echo(f"The picture: {done.preview}")
-    click.echo("Next: open the map in QGIS, upon the scene.")
+    console.echo(f"The map: {done.path} (class names: {done.sidecar}; QGIS style: {done.style})")
+    console.echo(f"The picture: {done.preview}")
+    console.echo("Next: open the map in QGIS, upon the scene.")

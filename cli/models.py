@@ -8,7 +8,7 @@ import click
 
 from featstore.config import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, USUAL_IMAGE_SIZE
 
-from . import console
+from . import completion, console
 
 
 @click.group(invoke_without_command=True)
@@ -18,9 +18,8 @@ def command(ctx: click.Context, as_json: bool) -> None:
     """List networks; `featstore models show NAME` lists a network's layers."""
     if ctx.invoked_subcommand is not None:
         return
-    from featstore.models import backbone_names
     from featstore.models.layer_names import FEATURE_LAYERS, NOTES
-    from featstore.models.pixelstats import PIXEL_MODEL
+    from featstore.models.names import PIXEL_MODEL, backbone_names
 
     names = backbone_names()
     if as_json:
@@ -29,12 +28,12 @@ def command(ctx: click.Context, as_json: bool) -> None:
     rows = [[name, layer, NOTES.get(name, "")] for name, layer in FEATURE_LAYERS.items()]
     console.table(["network", "feature layer", "note"], rows, "The paper's networks")
     others = [name for name in names if name not in FEATURE_LAYERS]
-    click.echo("torchvision's other networks: " + ", ".join(others))
-    click.echo(f"{PIXEL_MODEL}: statistics of each image's pixels, all bands, without a network.")
+    console.echo("torchvision's other networks: " + ", ".join(others))
+    console.echo(f"{PIXEL_MODEL}: statistics of each image's pixels, all bands, without a network.")
 
 
 @command.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.models)
 @click.option(
     "--image-size",
     type=click.IntRange(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
@@ -46,13 +45,13 @@ def command(ctx: click.Context, as_json: bool) -> None:
 @console.json_option
 def show(name: str, image_size: int, as_json: bool) -> None:
     """List a network's layers, from the image on."""
-    from featstore.models import network_layers
     from featstore.models.layer_names import NOTES
-    from featstore.models.pixelstats import PIXEL_MODEL
+    from featstore.models.names import PIXEL_MODEL, check_model
 
-    if name == PIXEL_MODEL:
+    if check_model(name) == PIXEL_MODEL:
         _show_pixel_statistics(as_json)
         return
+    from featstore.models import network_layers
 
     layers = network_layers(name, image_size)
     if as_json:
@@ -87,13 +86,14 @@ def show(name: str, image_size: int, as_json: bool) -> None:
         right=["shape", "features (pooled)", "unpooled"],
     )
     if name in NOTES:
-        click.echo(NOTES[name])
+        console.echo(NOTES[name])
 
 
 def _show_pixel_statistics(as_json: bool) -> None:
     from featstore.datasets.base import RGB, RGB_NIR
     from featstore.models import feature_names
-    from featstore.models.pixelstats import LAYER, PIXEL_MODEL
+    from featstore.models.names import PIXEL_MODEL
+    from featstore.models.pixelstats import LAYER
 
     features = {"rgb": feature_names(RGB), "rgb and nir": feature_names(RGB_NIR)}
     if as_json:
@@ -101,4 +101,4 @@ def _show_pixel_statistics(as_json: bool) -> None:
         console.emit_json({"model": PIXEL_MODEL, "layers": [layer]})
         return
     for bands, names in features.items():
-        click.echo(f"{LAYER}, {len(names)} features of {bands}: {', '.join(names)}")
+        console.echo(f"{LAYER}, {len(names)} features of {bands}: {', '.join(names)}")

@@ -9,15 +9,17 @@ import click
 
 from featstore.config import METRICS, SPLITS
 
-from . import console
+from . import completion, console
 
 if TYPE_CHECKING:
     from featstore.inference.neighbors import Query
 
 
 @click.command()
-@click.argument("run_or_set", metavar="RUN_OR_SET")
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.argument("run_or_set", metavar="RUN_OR_SET", shell_complete=completion.runs_or_sets)
+@click.argument(
+    "images", metavar="IMAGE...", nargs=-1, required=True, shell_complete=completion.files
+)
 @click.option(
     "-k",
     "--k",
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
 @click.option(
     "--layers",
     metavar="NAME[,NAME...]",
-    help="Layer of a feature set with several layers; a comma puts several side by side.",
+    shell_complete=completion.stored_layers,
+    help="Layers of the feature set; commas put several side by side.  "
+    "[default: its feature layer]",
 )
 @click.option(
     "--metric",
@@ -54,6 +58,7 @@ if TYPE_CHECKING:
 @click.option(
     "--root",
     metavar="DIR",
+    shell_complete=completion.folders,
     help="Folder of the stored images.  [default: the one they were extracted from]",
 )
 @console.device_option
@@ -82,15 +87,20 @@ def command(
     featstore neighbors my-run new.jpg
     featstore neighbors my-set train/forest/forest_012.jpg --layers pool5 -k 10
     """  # noqa: D301 - click wants the character itself
-    from featstore.inference.neighbors import find_neighbors, write_sheets
-    from featstore.plotting import check_png
+    from featstore.runs.find import open_run_or_set
+    from featstore.store.feature_store import open_store
 
-    check_png(out, "--out")
     with console.progress() as progress:
+        opened = open_store(store, progress)
+        chosen = open_run_or_set(run_or_set, opened)
+        from featstore.inference.neighbors import find_neighbors, write_sheets
+        from featstore.plotting import check_png
+
+        check_png(out, "--out")
         found = find_neighbors(
-            run_or_set,
+            chosen,
             images,
-            store=store,
+            store=opened,
             k=k,
             layers=layers,
             metric=metric,
@@ -98,7 +108,7 @@ def command(
             device=device,
             progress=progress,
         )
-        sheets = write_sheets(found, out, store=store, root=root, progress=progress)
+        sheets = write_sheets(found, out, store=opened, root=root, progress=progress)
     if as_json:
         console.emit_json({**found.to_dict(), "figures": [str(path) for path in sheets]})
     else:
@@ -106,7 +116,7 @@ def command(
             if query.error is None:
                 show(query)
         for path in sheets:
-            click.echo(f"The contact sheet: {path}")
+            console.echo(f"The contact sheet: {path}")
     errors = [query.error for query in found.queries if query.error is not None]
     for error in errors:
         console.say(f"Error: {error}")
@@ -124,4 +134,4 @@ def show(query: Query) -> None:
     title = f"{query.name} ({query.label})" if query.label else query.name
     console.table(columns, rows, title, right=columns[:2])
     shares = ", ".join(f"{label} {100 * share:.0f} %" for label, share in query.shares.items())
-    click.echo(f"Classes: {shares or 'none'}\n")
+    console.echo(f"Classes: {shares or 'none'}\n")

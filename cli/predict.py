@@ -1,19 +1,24 @@
-"""``featstore predict``: new images -> labels."""
+"""``featstore predict``: label new images."""
 
 from __future__ import annotations
 
-import csv
 import sys
 from dataclasses import asdict
 
 import click
 
-from . import console
+from . import completion, console
 
 
 @click.command()
-@click.argument("run")
-@click.argument("images", metavar="IMAGE_OR_FOLDER...", nargs=-1, required=True)
+@console.run_argument
+@click.argument(
+    "images",
+    metavar="IMAGE_OR_FOLDER...",
+    nargs=-1,
+    required=True,
+    shell_complete=completion.files,
+)
 @console.store_option
 @console.device_option
 @console.trust_option
@@ -28,37 +33,35 @@ def command(
     as_csv: bool,
     as_json: bool,
 ) -> None:
-    """Label new images with the model of RUN, a run's folder or name.
+    """Label new images with the model of RUN.
 
-    The images take the model's own preprocessing, backbone and layers. Folders are searched for
+    RUN is the id of a run, part of its id, a tag, last, best, best:DATASET or a run's folder. The
+    images take the model's own preprocessing, backbone and layers. Folders are searched for
     images. If an image can't be read, the others are still labelled, and the exit code is 1.
 
     \b
     featstore predict feature-store/runs/my-run new-images/
     """  # noqa: D301 - click wants the character itself
-    from featstore.datasets.formats.image_list import find_images
-    from featstore.inference.predict import predict
+    from featstore.store.feature_store import open_store
 
-    paths, left_out = find_images(images)
     with console.progress() as progress:
-        found = predict(run, paths, store=store, device=device, trusted=trusted, progress=progress)
+        opened = open_store(store, progress)
+        chosen = console.open_run(run, opened)
+        from featstore.datasets.formats.image_list import find_images
+        from featstore.inference.predict import predict, write_csv
+
+        paths, left_out = find_images(images)
+        found = predict(
+            chosen, paths, store=opened, device=device, trusted=trusted, progress=progress
+        )
     kind = found[0].score_kind
     if as_json:
         predictions = [asdict(p) for p in found]
-        console.emit_json({"run": run, "predictions": predictions, "left_out": left_out.to_dict()})
-    elif as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["path", "class", "score", "score_kind", "error"])
-        writer.writerows(
-            [
-                p.path,
-                p.label or "",
-                "" if p.score is None else f"{p.score:.6g}",
-                p.score_kind,
-                p.error or "",
-            ]
-            for p in found
+        console.emit_json(
+            {"run": chosen.run_id, "predictions": predictions, "left_out": left_out.to_dict()}
         )
+    elif as_csv:
+        write_csv(found, sys.stdout)
     else:
         rows = [
             [p.path, p.label or "-", "-" if p.score is None else f"{p.score:.3f}"] for p in found

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
-from . import console
+from . import completion, console
 
 
 @click.command()
+@click.argument("names", metavar="[RUN]...", nargs=-1, shell_complete=completion.run_names)
 @click.option(
     "--out",
     default="report.html",
@@ -24,12 +25,14 @@ from . import console
 @click.option(
     "--root",
     metavar="DIR",
+    shell_complete=completion.folders,
     help="Folder of the images that the page shows.  [default: the one they were extracted from]",
 )
-@click.option("--dataset", metavar="NAME", help="Only the runs on this dataset or folder.")
+@console.dataset_option("Only the runs on this dataset or folder.")
 @console.store_option
 @console.json_option
 def command(
+    names: tuple[str, ...],
     out: str,
     files: str | None,
     projection: str,
@@ -38,21 +41,25 @@ def command(
     store: str,
     as_json: bool,
 ) -> None:
-    """Show all runs, and write them as one HTML page.
+    """Show all runs, or the named ones, and write them as one HTML page.
+
+    RUN is the id of a run, part of its id, a tag, last, best, best:DATASET or a run's folder.
 
     \b
     featstore report --dataset sat4 --out sat4.html
     """  # noqa: D301 - click wants the character itself
-    from featstore.report.summaries import runs_on
-    from featstore.report.write import write_report
-    from featstore.runs.run import list_runs
     from featstore.store.feature_store import open_store
 
     from .fit import show_tables
 
     with console.progress() as progress:
         opened = open_store(store, progress)
-        runs = list_runs(opened, progress)
+        named = {run.run_id: run for run in (console.open_run(n, opened) for n in names)}
+        from featstore.report.write import write_report
+        from featstore.runs.ranking import runs_on
+        from featstore.runs.run import list_runs
+
+        runs = list(named.values()) or list_runs(opened, progress)
         if dataset is not None:
             runs = runs_on(runs, dataset)
         report = write_report(
@@ -63,9 +70,9 @@ def command(
         return
     show_tables(report["runs"])
     for title, best in report["best"].items():
-        click.echo(f"The best run on {title} is {best['run_id']}")
+        console.echo(f"The best run on {title} is {best['run_id']}")
         if best["choice"]:
-            click.echo(best["choice"])
-    click.echo(f"The page: {out}")
+            console.echo(best["choice"])
+    console.echo(f"The page: {out}")
     if files:
-        click.echo(f"Its figures and tables: {files}")
+        console.echo(f"Its figures and tables: {files}")

@@ -123,7 +123,7 @@ def command(
         console.emit_json(outcome.report | {"failures": outcome.failures})
     else:
         show(outcome, page)
-        click.echo(f"Its tables and figures: {out}")
+        console.echo(f"Its tables and figures: {out}")
     if outcome.failures:
         sys.exit(1)
 
@@ -140,14 +140,14 @@ def show(outcome: Outcome, page: Path) -> None:
     for table in study_tables(outcome.runs):
         console.show_table(table)
     for title, best in outcome.report["best"].items():
-        click.echo(f"The best run on {title}: {best['name']}. {best['choice']}".rstrip())
+        console.echo(f"The best run on {title}: {best['name']}. {best['choice']}".rstrip())
     n_runs = len(outcome.runs)
-    click.echo(
+    console.echo(
         f"{n_runs} run{'s' if n_runs > 1 else ''}, {n_runs - outcome.n_reused} of them new; pixel "
         "statistics and everything else are in the report."
     )
     for one in outcome.left_out:
-        click.echo(f"Left out: {one}")
+        console.echo(f"Left out: {one}")
     for one in outcome.failures:
-        click.echo(f"Failed: {one}")
-    click.echo(f"The report: {page.absolute()}")
+        console.echo(f"Failed: {one}")
+    console.echo(f"The report: {page.absolute()}")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.config import CLASSIFIER_NAMES
+from featstore.config import CLASSIFIER_NAMES, check_classifier
 from featstore.text import parse_nbytes
 
-from . import console
+from . import completion, console
+
+if TYPE_CHECKING:
+    from featstore.progress import Progress
+    from featstore.store.feature_store import FeatureStore
 
 
 def parsed_by(parse: Callable[[str], Any]) -> Callable[[Any, Any, str | None], Any]:
@@ -26,25 +30,29 @@ def parsed_by(parse: Callable[[str], Any]) -> Callable[[Any, Any, str | None], A
 
 
 OPTIONS = (
-    click.option("--dataset", metavar="NAME", help="Dataset, or the folder that was extracted."),
+    console.dataset_option(),
     click.option(
         "--model",
         multiple=True,
         metavar="NAME[,NAME...]",
+        shell_complete=completion.stored_models,
         help="Network that made the features; commas put several side by side. May be repeated.",
     ),
     click.option(
         "--layers",
         multiple=True,
         metavar="NAME[,NAME...]",
+        shell_complete=completion.stored_layers,
         help="Layer to use; commas put several side by side. May be repeated.",
     ),
     click.option("--weights", metavar="NAME", help="Weights, if the store has several."),
     click.option("--bands", metavar="NAME", help="rgb or gray, if the store has both."),
-    click.option("--image-size", type=int, metavar="PX", help="If the store has several."),
-    click.option("--precision", metavar="NAME", help="If the store has several."),
-    click.option("--dtype", metavar="NAME", help="If the store has several."),
-    click.option("--set", "set_id", metavar="SET", help="Feature set; see `featstore store ls`."),
+    click.option(
+        "--image-size", type=int, metavar="PX", help="Image size, if the store has several."
+    ),
+    click.option("--precision", metavar="NAME", help="Precision, if the store has several."),
+    click.option("--dtype", metavar="NAME", help="Stored type, if the store has several."),
+    console.set_option,
     click.option(
         "--param",
         "params",
@@ -96,6 +104,25 @@ OPTIONS = (
 )
 
 
+def _check_classifiers(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
+    """Split names at commas where several may be given, and refuse a wrong one."""
+    if not isinstance(value, str):
+        return console.names_of(lambda name: name == "all" or check_classifier(name))(
+            ctx, option, value
+        )
+    return check_classifier(value)
+
+
+def check_names(store: str, options: Mapping[str, Any], progress: Progress) -> FeatureStore:
+    """Open the store, and refuse a name that it lacks before slow modules are imported."""
+    from featstore.store.feature_store import open_store
+
+    opened = open_store(store, progress)
+    names = ("dataset", "model", "layers", "set_id")
+    opened.check_names(**{name: options[name] for name in names})
+    return opened
+
+
 def clf_option(default: str = "logreg", *, multiple: bool = True) -> console.Decorator:
     """Return the option ``--clf``."""
     names = ", ".join(CLASSIFIER_NAMES)
@@ -103,6 +130,8 @@ def clf_option(default: str = "logreg", *, multiple: bool = True) -> console.Dec
     return click.option(
         "--clf",
         multiple=multiple,
+        callback=_check_classifiers,
+        shell_complete=completion.classifiers,
         default=(default,) if multiple else default,
         metavar="NAME[,NAME...]" if multiple else "NAME",
         help=f"Classifier: {names}, or package.module:function for one of your own"

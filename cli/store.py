@@ -1,4 +1,4 @@
-"""``featstore store``: what is in the store, whether it is intact, and getting it out."""
+"""``featstore store``: list, show, verify, remove and export feature sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from featstore.environment import store_option
 from featstore.text import nbytes_text
 
-from . import console
+from . import completion, console
 
 if TYPE_CHECKING:
     from featstore.store.feature_set import FeatureSet
@@ -63,7 +63,7 @@ def ls(store: str, as_json: bool) -> None:
         columns = ["set", "dataset", "backbone", "layers", "images", "precision", "size"]
         console.table(columns, rows, right=["images", "size"])
     else:
-        click.echo(
+        console.echo(
             f"{store} holds no feature sets yet. Make one: featstore extract --model resnet50 "
             "--dataset sat4"
         )
@@ -82,12 +82,17 @@ def _describe(feature_set: FeatureSet) -> dict[str, Any]:
 
 
 @command.command("show")
-@click.argument("set_id", metavar="SET")
+@click.argument("set_id", metavar="SET", shell_complete=completion.set_names)
 @console.store_option
 @console.json_option
 def show(set_id: str, store: str, as_json: bool) -> None:
-    """Show all that is known of one feature set; any part of its name's end will do."""
-    feature_set = _open(store).get(set_id)
+    """Show all that is known of one feature set.
+
+    SET is the id of a set, the beginning or end of its id, or the path of its folder or Zarr group.
+    """
+    from featstore.store.feature_store import find_set
+
+    _, feature_set = find_set(set_id, store)
     records = feature_set.layers()
     if as_json:
         console.emit_json(
@@ -99,22 +104,22 @@ def show(set_id: str, store: str, as_json: bool) -> None:
         )
         return
     info = feature_set.info
-    click.echo(f"{feature_set.set_id}: {nbytes_text(feature_set.nbytes)}")
-    click.echo(f"  Zarr group   {console.shown(feature_set.address)}")
-    click.echo(
+    console.echo(f"{feature_set.set_id}: {nbytes_text(feature_set.nbytes)}")
+    console.echo(f"  Zarr group   {console.shown(feature_set.address)}")
+    console.echo(
         f"  dataset      {info.facets.title} ({info.facets.dataset}), "
         f"{feature_set.n_samples} images, {len(feature_set.class_names)} classes"
     )
-    click.echo(f"  fingerprint  {info.dataset.fingerprint}")
-    click.echo(
+    console.echo(f"  fingerprint  {info.dataset.fingerprint}")
+    console.echo(
         f"  backbone     {info.backbone.model}, {info.facets.weights}, "
         f"{info.backbone.precision}, stored as {info.facets.dtype}"
     )
-    click.echo(f"  weights      sha256 {info.backbone.weights_sha256}")
+    console.echo(f"  weights      sha256 {info.backbone.weights_sha256}")
     size = info.preprocess.image_size
     resized = f"{size} px {info.preprocess.resize}" if size else "none"
-    click.echo(f"  preprocess   {resized}; bands {info.preprocess.bands}")
-    click.echo(f"  made by      {info.command}")
+    console.echo(f"  preprocess   {resized}; bands {info.preprocess.bands}")
+    console.echo(f"  made by      {info.command}")
     rows = [
         [
             name,
@@ -133,27 +138,27 @@ def show(set_id: str, store: str, as_json: bool) -> None:
         right=["features"],
     )
     for name in feature_set.unfinished():
-        click.echo(feature_set.why_unfinished(name))
+        console.echo(feature_set.why_unfinished(name))
     masked = {one.sample_id: one.error for r in records.values() for one in r.masked}
     for sample_id, cause in masked.items():
-        click.echo(f"masked: {sample_id}: {cause}")
+        console.echo(f"masked: {sample_id}: {cause}")
 
 
 @command.command("verify")
-@click.argument("set_ids", metavar="[SET]...", nargs=-1)
+@click.argument("set_ids", metavar="[SET]...", nargs=-1, shell_complete=completion.set_names)
 @console.store_option
 @console.json_option
 def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
     """Compare every stored byte with its hash; exit with 1 if any is wrong.
 
-    Without names it looks at all feature sets and runs. Damaged chunks are marked, so that the
-    set's own extract command computes just them.
+    SET is the id or the path of a set; without one, all feature sets and runs are verified.
+    Damaged chunks are marked, so that the set's own extract command computes just them.
     """
-    from featstore.store.verification import verify_store
+    from featstore.store.verification import verify_sets, verify_store
 
     opened = _open(store)
     with console.progress() as progress:
-        found = verify_store(opened, set_ids, progress)
+        found = verify_sets(set_ids, store, progress) if set_ids else verify_store(opened, progress)
     damages, n_runs = found.damages, 0
     if not set_ids:
         from featstore.runs.verification import verify_runs
@@ -172,15 +177,15 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
         )
     else:
         for damage in damages:
-            click.echo(str(damage))
+            console.echo(str(damage))
         for repair in found.repairs:
-            click.echo(f"Repair with: {repair}")
+            console.echo(f"Repair with: {repair}")
         for set_id in found.broken:
-            click.echo(
+            console.echo(
                 f"Extract {set_id} again, after: featstore store rm {set_id}{store_option(store)}"
             )
         if not damages:
-            click.echo(_intact_text(store, found.n_sets, n_runs))
+            console.echo(_intact_text(store, found.n_sets, n_runs))
     if damages:
         sys.exit(1)
 
@@ -193,40 +198,44 @@ def _intact_text(store: str, n_sets: int, n_runs: int) -> str:
     return f"{sets}{runs} {'is' if n_sets == 1 and not n_runs else 'are'} intact."
 
 
-MIN_END = 6
-"""Characters of a set's name, from its end, that are enough to remove it."""
-
-
 @command.command("rm")
-@click.argument("set_ids", metavar="SET...", nargs=-1, required=True)
-@click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+@click.argument(
+    "set_ids", metavar="SET...", nargs=-1, required=True, shell_complete=completion.set_names
+)
+@console.yes_option
 @console.store_option
 def rm(set_ids: tuple[str, ...], yes: bool, store: str) -> None:
-    """Remove feature sets; runs that were fitted on them stay."""
-    from featstore.errors import SelectionError
+    """Remove feature sets; runs that were fitted on them stay.
 
-    opened = _open(store)
-    found = [opened.get(set_id) for set_id in set_ids]
-    for feature_set, name in zip(found, set_ids, strict=True):
-        if len(name) < MIN_END or not feature_set.set_id.endswith(name):
-            raise SelectionError(
-                f"{name!r} is too little of a name to remove by; give all of {feature_set.set_id}, "
-                f"or at least the last {MIN_END} characters."
-            )
-    for feature_set in found:
-        size = nbytes_text(feature_set.nbytes)
-        if not yes:
-            click.confirm(f"Remove {feature_set.set_id} ({size})?", abort=True, err=True)
+    SET is the path of a set, its id, or at least the last 6 characters of its id.
+    """
+    from featstore.store.feature_store import find_set_to_remove
+
+    found = {s.path: (opened, s) for opened, s in (find_set_to_remove(n, store) for n in set_ids)}
+    texts = [f"{s.set_id} ({nbytes_text(s.nbytes)})" for _, s in found.values()]
+    if not yes:
+        console.confirm_removal(f"Remove {', '.join(texts)}?")
+    for (opened, feature_set), text in zip(found.values(), texts, strict=True):
         opened.remove(feature_set)
-        click.echo(f"Removed {feature_set.set_id} ({size}).")
+        console.echo(f"Removed {text}.")
 
 
 @command.command("export")
 @click.argument("path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--dataset", metavar="NAME", help="Dataset, if the store has several.")
-@click.option("--model", metavar="NAME[,NAME...]", help="Network, if the store has several.")
-@click.option("--layers", metavar="NAME[,NAME...]", help="Layers, side by side.")
-@click.option("--set", "set_id", metavar="SET", help="The feature set by its name.")
+@console.dataset_option("Dataset, if the store has several.")
+@click.option(
+    "--model",
+    metavar="NAME[,NAME...]",
+    shell_complete=completion.stored_models,
+    help="Network, if the store has several.",
+)
+@click.option(
+    "--layers",
+    metavar="NAME[,NAME...]",
+    shell_complete=completion.stored_layers,
+    help="Layers, side by side.",
+)
+@console.set_option
 @console.store_option
 def export(
     path: Path,
@@ -236,12 +245,19 @@ def export(
     set_id: str | None,
     store: str,
 ) -> None:
-    """Write features with labels and sample ids to FILE: .npz, .npy, .parquet or .csv."""
+    """Write features with labels and sample ids to FILE: .npz, .npy, .parquet or .csv.
+
+    In a .csv file, class names and sample ids that begin with =, +, -, @ or a tab get a ' in front,
+    so that no spreadsheet takes them for formulas.
+    """
+    from featstore.store.feature_store import find_set
+
+    opened = find_set(set_id, store)[0] if set_id else _open(store)
+    selection = opened.select(dataset, model, layers, set_id=set_id)
     from featstore.store.exports import export
 
-    selection = _open(store).select(dataset, model, layers, set_id=set_id)
     export(selection, path)
-    click.echo(
-        f"{selection.n_samples} rows of {selection.n_features} features "
-        f"({nbytes_text(path.stat().st_size)}) in {path}"
+    console.echo(
+        f"{selection.n_samples} rows of {selection.n_features} features of "
+        f"{', '.join(selection.layers)} ({nbytes_text(path.stat().st_size)}) in {path}"
     )

@@ -16,7 +16,7 @@ from featstore.errors import FeatstoreError, FitError
 from featstore.extraction.extract import extract
 from featstore.fitting.fit import fit_each
 from featstore.fitting.results import Fit
-from featstore.models.pixelstats import PIXEL_MODEL
+from featstore.models.names import PIXEL_MODEL
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store

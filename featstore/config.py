@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from featstore.errors import ConfigError
+from featstore.errors import ConfigError, FitError
 from featstore.io.files import json_digest
+from featstore.text import did_you_mean
 
 SPLITS = ("train", "test", "val")
 """Names of the splits; a sample's split is stored as its position here."""
@@ -36,6 +37,10 @@ ON_ERROR = ("stop", "mask")
 
 
 SEARCHES = ("grid", "random", "halving")
+
+
+LEVEL = 0.05
+"""Level of significance of all tests."""
 
 
 METRICS = ("cosine", "euclidean")
@@ -246,6 +251,16 @@ CLASSIFIER_NAMES = (
 
 SET_FACETS = ("weights", "bands", "image_size", "precision", "dtype", "set_id")
 """What tells feature sets of the same images and model apart; see :class:`FitConfig` for fits."""
+
+
+def check_classifier(name: str) -> str:
+    """Return the name of a classifier, or of a user's own; refuse one that does not exist."""
+    if ":" not in name and name not in CLASSIFIER_NAMES:
+        raise FitError(
+            f"There is no classifier {name!r}.{did_you_mean(name, CLASSIFIER_NAMES)} There are "
+            f"{', '.join(CLASSIFIER_NAMES)}, and package.module:function for one of your own."
+        )
+    return name
 
 
 SEARCH_SETTINGS = {"cv": SEARCHES, "n_candidates": ("random", "halving")}

@@ -24,7 +24,7 @@ from featstore.errors import (
 from featstore.extraction.extract import extract
 from featstore.fitting.classifiers import find_classifier
 from featstore.fitting.fit import fit_each
-from featstore.models.pixelstats import PIXEL_MODEL
+from featstore.models.names import PIXEL_MODEL
 from featstore.progress import SILENT, Progress
 from featstore.report import paper
 from featstore.report.write import write_report

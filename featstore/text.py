@@ -1,10 +1,17 @@
-"""Sizes, durations, lists, names of runs and safe file names as text."""
+"""Sizes, durations, lists, names and their misspellings as text."""
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from featstore.errors import SelectionError
+
+NONE = "–"
+"""Stands in a table for a value that is not there."""
+
 
 RESUME_HINT = "What is finished is kept; the same command goes on from there."
 
@@ -15,8 +22,31 @@ def is_random(weights: object) -> bool:
 
 
 def matches(full: str, name: str) -> bool:
-    """Return whether `name` begins or ends the full name of a set or run."""
-    return bool(name) and (full.startswith(name) or full.endswith(name))
+    """Return whether `name` begins or ends the full name of a set or run, or begins its key."""
+    key = full.rpartition("-")[2]
+    return bool(name) and (full.startswith(name) or full.endswith(name) or key.startswith(name))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a sentence that names the known names most like a wrong one; empty without any."""
+    by_fold = {one.casefold(): one for one in known}
+    close = difflib.get_close_matches(name.casefold(), by_fold, n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(by_fold[one] for one in close)}?" if close else ""
+
+
+MIN_END = 6
+"""Characters of an id, from its end, that are enough to remove what it names."""
+
+
+def refuse_short_name(full: str, name: str) -> None:
+    """Refuse to remove a set or run by too small a part of its id."""
+    key = full.rpartition("-")[2]
+    is_part = full.endswith(name) or key.startswith(name)
+    if name != full and (len(name) < MIN_END or not is_part):
+        raise SelectionError(
+            f"{name!r} is too little of a name to remove by; give all of {full}, or at least the "
+            f"last {MIN_END} characters."
+        )
 
 
 def as_list(value: str | Sequence[str] | None) -> list[Any]:
@@ -41,6 +71,11 @@ def join_some(names: Sequence[object], limit: int = 5) -> str:
     shown = ", ".join(map(str, names[:limit]))
     n_left = len(names) - limit
     return f"{shown} and {n_left:,} more" if n_left > 0 else shown
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction as percent with one decimal."""
+    return NONE if value is None else f"{100 * value:.1f}"
 
 
 def duration_text(duration_s: float) -> str:
@@ -81,6 +116,14 @@ def parse_integers(text: str) -> list[int]:
         return [int(word) for word in text.split(",")]
     except ValueError:
         raise ValueError(f"{text!r} is not a list of whole numbers; use e.g. 100,200.") from None
+
+
+def no_formula(text: str) -> str:
+    """Return a text for a CSV file with a ' in front if a spreadsheet would take it for a formula.
+
+    https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
 def file_name(text: str, limit: int = 80) -> str:

@@ -53,7 +53,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,6 +211,10 @@ _MASKS = [
 ]
 
 
+FIT_ROW = re.compile(r"(# s)(?: best)?$")
+"""The end of a table's row about a fit."""
+
+
 def mask(line: str) -> str:
     """Return a line without what may be otherwise another time, or on another machine."""
     for pattern, instead in _MASKS:
@@ -218,10 +222,27 @@ def mask(line: str) -> str:
     return line.strip()
 
 
+def sorted_fits(lines: Iterable[str]) -> list[str]:
+    """Return lines with the rows of tables of fits in one order, and without the best's mark.
+
+    Rows are ordered by accuracy, which other images and machines change.
+    """
+    found: list[str] = []
+    start: int | None = None
+    for line in lines:
+        if start is not None and (not line or not FIT_ROW.search(line)):
+            found[start:] = sorted(found[start:])
+            start = None if line != "─" else len(found) + 1
+        if line.startswith("model layers clf"):
+            start = len(found) + 1
+        found.append(FIT_ROW.sub(r"\1", line))
+    return found
+
+
 def masked(lines: Sequence[str]) -> list[str]:
     """Return masked lines, no empty ones, and one of like ones that follow each other."""
     found: list[str] = []
-    for line in map(mask, lines):
+    for line in sorted_fits(map(mask, lines)):
         if line and line != "─" and found[-1:] != [line]:
             found.append(line)
     return found
@@ -796,6 +817,7 @@ BEFORE: dict[tuple[str, str], list[str | Callable[[Page], None]]] = {
         f"{MOBILENET} demo",
         "featstore fit --clf logreg",
     ],
+    ("runs.md", "$ featstore fit --clf logreg,knn"): [f"{MOBILENET} demo --limit 200"],
     ("searching.md", "$ featstore fit --clf logreg,ridge,lda"): [f"{RESNET} fc1000"],
     ("searching.md", "$ featstore fit --clf logreg,linear-svm"): [
         new_store,

@@ -23,6 +23,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
+from featstore.config import check_classifier
 from featstore.errors import FitError
 
 RESERVED = {
@@ -255,14 +256,8 @@ def find_classifier(name: str) -> Classifier:
 
     The function, or class, is called without arguments and gives a scikit-learn classifier.
     """
-    if ":" in name:
-        return _imported(name)
-    if name not in CLASSIFIERS:
-        raise FitError(
-            f"There is no classifier {name!r}; there are {', '.join(CLASSIFIERS)}, and "
-            "package.module:function for one of your own."
-        )
-    return CLASSIFIERS[name]
+    check_classifier(name)
+    return _imported(name) if ":" in name else CLASSIFIERS[name]
 
 
 @functools.cache

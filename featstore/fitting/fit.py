@@ -100,7 +100,7 @@ def fit_each(
         with_resume_hint(store.path, command()),
         scratch_folder(store.cache_dir / "scratch") as scratch,
     ):
-        selections = plan.select_all(store, dataset, model, layers, facets)
+        selections = plan.select_all(store, dataset, model, layers, facets, progress)
         shared = plan.PlanOptions(facets, str(scratch), refit, force, memory_nbytes)
         planned = plan.plan_fits(selections, configs, repeats, shared, progress)
         dispatch.answer_from_runs(planned, store, progress)

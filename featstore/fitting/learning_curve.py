@@ -182,7 +182,7 @@ def learning_curve(
     settings, facets = split_options(options)
     check_repeats(repeats)
     (config,) = fit_configs(clf, params, None, settings)
-    selections = select_all(store, dataset, model, layers, facets)
+    selections = select_all(store, dataset, model, layers, facets, progress)
     with (
         with_resume_hint(store.path, command()),
         scratch_folder(store.cache_dir / "scratch") as scratch,

@@ -24,7 +24,7 @@ from featstore.fitting.solvers.epochs import trains_by_epochs
 from featstore.fitting.splits import Split, check_folds, n_rows, split_rows
 from featstore.fitting.worker import FitTask
 from featstore.io.files import json_digest
-from featstore.progress import Progress
+from featstore.progress import SILENT, Progress
 from featstore.runs.run import Run
 from featstore.runs.writer import make_run_id
 from featstore.store.feature_store import FeatureStore
@@ -119,11 +119,20 @@ def select_all(
     model: str | Sequence[str] | None,
     layers: str | Sequence[str] | None,
     facets: Mapping[str, Any],
+    progress: Progress = SILENT,
 ) -> list[Selection]:
     """Return the selection of each model and layers, each selection once."""
     pairs = itertools.product(as_list(model), as_list(layers))
     found = [store.select(dataset, *pair, **facets) for pair in pairs]
-    return list({selection.parts: selection for selection in found}.values())
+    selections = list({selection.parts: selection for selection in found}.values())
+    if as_list(layers) == [None]:
+        for feature_set, layer in (source for one in selections for source in one.sources):
+            if len(stored := feature_set.layer_names()) > 1:
+                progress.say(
+                    f"{feature_set.facets.model} has the layers {', '.join(stored)}. Using its "
+                    f"feature layer {layer}; choose others with --layers."
+                )
+    return selections
 
 
 def plan_fits(

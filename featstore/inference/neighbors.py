@@ -15,7 +15,7 @@ from featstore.config import METRICS, SPLITS
 from featstore.datasets.base import FileDataset
 from featstore.datasets.decode import decode
 from featstore.datasets.formats.image_list import UnlabelledSource, find_images
-from featstore.errors import ConfigError, DatasetNotFoundError, ImageError, RunError, SelectionError
+from featstore.errors import ConfigError, DatasetNotFoundError, ImageError, SelectionError
 from featstore.extraction.encode import Encoder
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import fit_scaler
@@ -26,7 +26,8 @@ from featstore.inference.source_images import Originals
 from featstore.io.fingerprints import FingerprintCache
 from featstore.plotting import write_png
 from featstore.progress import SILENT, Progress
-from featstore.runs.run import Run, open_run
+from featstore.runs.find import open_run_or_set
+from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.selection import Selection
 
@@ -259,7 +260,7 @@ def _find_candidates(
 ) -> _Candidates:
     if split not in (None, ALL, *SPLITS):
         raise ConfigError(f"split is {split!r}; it must be one of {', '.join((ALL, *SPLITS))}.")
-    found = run_or_set if isinstance(run_or_set, Run) else _open(run_or_set, store)
+    found = run_or_set if isinstance(run_or_set, Run) else open_run_or_set(run_or_set, store)
     if isinstance(found, Run):
         if layers is not None:
             raise ConfigError(
@@ -288,19 +289,6 @@ def _find_candidates(
             else f"{name} has no rows with features: none of its images could be read."
         )
     return _Candidates(selection, rows, np.flatnonzero(fitted), splits, split)
-
-
-def _open(name: str | Path, store: FeatureStore) -> Run | str:
-    """Return the run of a name, or else the full name of a feature set."""
-    try:
-        return open_run(name, store)
-    except RunError as no_run:
-        try:
-            return store.get(str(name)).set_id
-        except SelectionError as no_set:
-            raise SelectionError(
-                f"{name} is neither a run nor a feature set. {no_run}\n{no_set}"
-            ) from no_set
 
 
 def _queries(images: Sequence[str | Path], selection: Selection, progress: Progress) -> list[Query]:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
 from featstore.datasets.base import FileDataset
 from featstore.datasets.formats.image_list import UnlabelledSource, find_images
-from featstore.extraction.encode import Encoder
+from featstore.extraction.encode import Block, Encoder
 from featstore.fitting.evaluate import predict_blocks
 from featstore.fitting.solvers.blocks import Samples
+from featstore.inference.piped_images import seekable
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import SILENT, Progress
 from featstore.runs.run import Run, open_run
 from featstore.store.feature_store import FeatureStore, open_store
+from featstore.text import no_formula
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -91,19 +98,37 @@ def predict(
     paths, left_out = find_images(images)
     for line in left_out.lines():
         progress.say(line)
-    dataset = FileDataset(UnlabelledSource(paths))
-    cache = FingerprintCache(opened.cache_dir / "fingerprints")
-    encoder = Encoder(run.selection.features, dataset.bands, device, cache, progress)
-    predictions = []
-    for block in encoder.blocks(dataset, "Predicting", progress):
-        readable = block.readable
-        predicted = predict_blocks(model, Samples(block.X, np.flatnonzero(readable)))
-        found = zip(predicted.labels.tolist(), predicted.scores.tolist(), strict=True)
-        for row in range(block.start, block.stop):
-            label, score = next(found) if readable[row - block.start] else (None, None)
-            # Your own classifier may give no score.
-            score = None if score is None or np.isnan(score) else score
-            name = None if label is None else run.class_names[label]
-            path, error = str(dataset.paths[row]), block.errors.get(row)
-            predictions.append(Prediction(path, name, score, predicted.score_kind, error))
-    return predictions
+    with seekable(paths) as files:
+        dataset = FileDataset(UnlabelledSource(files))
+        cache = FingerprintCache(opened.cache_dir / "fingerprints")
+        encoder = Encoder(run.selection.features, dataset.bands, device, cache, progress)
+        blocks = encoder.blocks(dataset, "Predicting", progress)
+        return [one for block in blocks for one in _predict_block(run, model, block, paths, files)]
+
+
+def write_csv(predictions: Iterable[Prediction], stream: TextIO) -> None:
+    """Write predictions as CSV; no text in it is a formula to a spreadsheet."""
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["path", "class", "score", "score_kind", "error"])
+    for one in predictions:
+        score = "" if one.score is None else f"{one.score:.6g}"
+        texts = [no_formula(text or "") for text in (one.path, one.label, one.error)]
+        writer.writerow([texts[0], texts[1], score, one.score_kind, texts[2]])
+
+
+def _predict_block(
+    run: Run, model: Pipeline, block: Block, paths: Sequence[Path], files: Sequence[Path]
+) -> Iterator[Prediction]:
+    """Yield the labels of a block of images; `files` is where the images of `paths` are read."""
+    readable = block.readable
+    predicted = predict_blocks(model, Samples(block.X, np.flatnonzero(readable)))
+    found = zip(predicted.labels.tolist(), predicted.scores.tolist(), strict=True)
+    for row in range(block.start, block.stop):
+        label, score = next(found) if readable[row - block.start] else (None, None)
+        # Your own classifier may give no score.
+        score = None if score is None or np.isnan(score) else score
+        name = None if label is None else run.class_names[label]
+        error = block.errors.get(row)
+        if error is not None:
+            error = error.replace(str(files[row]), str(paths[row]))
+        yield Prediction(str(paths[row]), name, score, predicted.score_kind, error)

@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = attach(
         "Backbone": "featstore.models.backbone",
         "Layer": "featstore.models.base",
         "Preprocess": "featstore.models.preprocess",
-        "backbone_names": "featstore.models.networks",
+        "backbone_names": "featstore.models.names",
         "choose_engine": "featstore.models.engines",
         "feature_names": "featstore.models.pixelstats",
         "find_layers": "featstore.models.networks",

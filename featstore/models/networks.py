@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -19,14 +18,9 @@ from featstore.errors import BackboneError
 from featstore.models.base import Layer
 from featstore.models.engines import Cost
 from featstore.models.layer_names import FEATURE_LAYERS, other_names, paper_layers
+from featstore.models.names import check_model
 from featstore.models.weights import architecture
-
-
-def backbone_names() -> list[str]:
-    """Return all networks: the paper's four, ``resnet50_v1``, and the rest of torchvision's."""
-    paper = ["alexnet", "vgg19", "googlenet", "resnet50", "resnet50_v1"]
-    others = torchvision.models.list_models(module=torchvision.models)
-    return paper + [name for name in others if name not in paper]
+from featstore.text import did_you_mean
 
 
 def build_network(model: str, image_size: int, seed: int = 0, *, heads: bool = False) -> nn.Module:
@@ -36,11 +30,7 @@ def build_network(model: str, image_size: int, seed: int = 0, *, heads: bool = F
     Inception's auxiliary classifiers, which torchvision's weight files hold and inference does
     not use. An unknown name raises BackboneError.
     """
-    if model not in backbone_names():
-        raise BackboneError(
-            f"There is no network {model!r}. `featstore models` lists all networks, for example "
-            "resnet50, vgg19, mobilenet_v2."
-        )
+    check_model(model)
     options = _size_options(model, image_size)
     if model in ("googlenet", "inception_v3"):
         options = {"aux_logits": heads, "init_weights": False, "transform_input": False}
@@ -238,8 +228,7 @@ def find_layers(model: str, names: Sequence[str], image_size: int) -> tuple[Laye
     by_name |= {name: layer for layer in layers for name in layer.names}
     unknown = [name for name in names if name not in by_name]
     if unknown:
-        close = difflib.get_close_matches(unknown[0], by_name, n=3, cutoff=0.5)
-        hint = f" Similar names: {', '.join(close)}." if close else ""
+        hint = did_you_mean(unknown[0], by_name)
         raise BackboneError(
             f"{model} has no layer {unknown[0]!r}.{hint} `featstore models show {model}` lists "
             "its layers."

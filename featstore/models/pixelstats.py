@@ -20,12 +20,9 @@ from featstore.environment import available_cores
 from featstore.errors import BackboneError, ConfigError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Layer, Model
+from featstore.models.names import PIXEL_MODEL
 from featstore.progress import SILENT, Progress
 from featstore.store.format.run_schema import FeatureSpec
-
-PIXEL_MODEL = "pixelstats"
-"""The model's name."""
-
 
 LAYER = "stats"
 """The name of its one layer."""

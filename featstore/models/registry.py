@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from featstore.config import ExtractConfig
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Model, ModelSource
-from featstore.models.pixelstats import PIXEL_MODEL, PixelSource
+from featstore.models.names import PIXEL_MODEL, check_model
+from featstore.models.pixelstats import PixelSource
 from featstore.progress import SILENT, Progress
 from featstore.store.format.run_schema import FeatureSpec
 
@@ -48,6 +49,7 @@ def reopen_model(
 def _source(model: str) -> ModelSource:
     if model == PIXEL_MODEL:
         return PixelSource()
+    check_model(model)
     # The module imports torch, which an answer from the store does without.
     from featstore.models.network_source import NetworkSource
 

@@ -7,21 +7,21 @@ from typing import Any
 
 from featstore.errors import FeatstoreError
 from featstore.report import paper
-from featstore.report.names import (
+from featstore.report.summaries import compare_published
+from featstore.report.table import Cell, Table
+from featstore.runs.names import (
     differing_settings,
     features_settings,
     fit_settings,
     join,
     rows_text,
 )
-from featstore.report.ranking import Line, Ranking
-from featstore.report.summaries import compare_published
-from featstore.report.table import NONE, Cell, Table, percent
+from featstore.runs.ranking import Line, Ranking
 from featstore.runs.run import Run
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.schema import LayerRecord
-from featstore.text import model_text, nbytes_text
+from featstore.text import NONE, model_text, nbytes_text, percent
 
 SHORT_TITLES = {"sat4": "SAT-4", "sat6": "SAT-6", "ucmerced": "UC Merced"}
 """The paper's datasets in headings."""

@@ -25,10 +25,10 @@ from featstore.progress import Progress
 from featstore.report import paper, result_tables
 from featstore.report.charts import draw_accuracies, draw_projection, project
 from featstore.report.misclassified import Mistake, find_mistakes, thumbnail_uri
-from featstore.report.ranking import Line, Ranking
 from featstore.report.summaries import compare_published, describe_run
 from featstore.report.table import Table
 from featstore.runs.charts import draw_confusion, draw_curves
+from featstore.runs.ranking import Line, Ranking
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
 from featstore.text import file_name, is_random

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from featstore.errors import RunError
+from featstore.progress import SILENT, Progress
 from featstore.report import paper
-from featstore.report.names import short_name
-from featstore.report.ranking import Line, Ranking
-from featstore.report.table import percent
-from featstore.runs.run import Run
+from featstore.runs.names import short_name
+from featstore.runs.ranking import Line, Ranking, group_by_images, runs_on
+from featstore.runs.run import Run, list_runs
+from featstore.runs.tags import tags_of
+from featstore.store.feature_store import FeatureStore
 from featstore.store.format.run_schema import RowCounts, SearchResult
-from featstore.text import is_random, nbytes_text
+from featstore.text import is_random, nbytes_text, percent
 
 
 def summarize(runs: Sequence[Run]) -> list[Line]:
@@ -57,6 +57,40 @@ def summary_rows(title: str, ranking: Ranking) -> list[Line]:
     ]
 
 
+def list_by_accuracy(
+    store: FeatureStore, dataset: str | None = None, progress: Progress = SILENT
+) -> list[Line]:
+    """Return the summary of each run of a store by images, the most accurate first.
+
+    Beside what :meth:`.Run.summary` returns, a line has the run's ``tags``, ``is_best``, and
+    ``short_id``, the least end of its id that no other run has.
+    """
+    runs = list_runs(store, progress)
+    if dataset is not None:
+        runs = runs_on(runs, dataset)
+    tags, ids = tags_of(store), [run.run_id for run in runs]
+    lines = []
+    for title, own in sorted(group_by_images(runs).items()):
+        ranking = Ranking(own)
+        best = ranking.choice.best["run_id"]
+        lines += [
+            run.summary()
+            | {
+                "title": title,
+                "tags": tags.get(run.run_id, []),
+                "is_best": run.run_id == best,
+                "short_id": _short_id(run.run_id, ids),
+            }
+            for run in sorted(own, key=lambda run: (-run.metrics.test.accuracy, run.run_id))
+        ]
+    return lines
+
+
+def _short_id(run_id: str, ids: Sequence[str]) -> str:
+    end = run_id[-8:]
+    return end if sum(one.endswith(end) for one in ids) == 1 else run_id
+
+
 @dataclass(frozen=True)
 class BestFit:
     """The best run on some images, and how it was chosen."""
@@ -73,31 +107,6 @@ def best_fits(runs: Sequence[Run]) -> list[BestFit]:
         ranking = Ranking(own)
         found.append(BestFit(title, ranking.run(ranking.choice.best), ranking.choice.text))
     return found
-
-
-def runs_on(runs: Sequence[Run], dataset: str) -> list[Run]:
-    """Return the runs on a dataset or folder; refuse a name that has none."""
-    own = [run for run in runs if dataset in (run.selection.title, run.selection.dataset)]
-    if not own:
-        titles = sorted({run.selection.title for run in runs})
-        found = f"There are runs on {', '.join(titles)}." if titles else "There are none."
-        raise RunError(f"No runs are on {dataset!r}. {found}")
-    return own
-
-
-def group_by_images(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Return the runs by the images that they are on, under a unique title for each.
-
-    Folders of one name may hold different images; digits in their titles tell them apart.
-    """
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        groups.setdefault((run.selection.title, run.selection.fingerprint), []).append(run)
-    n_of_title = Counter(title for title, _ in groups)
-    return {
-        title if n_of_title[title] == 1 else f"{title} (images {images[:6]})": own
-        for (title, images), own in groups.items()
-    }
 
 
 def compare_published(dataset: str, runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -10,8 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from featstore.io.files import atomic_write
-
-NONE = "–"
+from featstore.text import NONE
 
 
 @dataclass(frozen=True)
@@ -157,8 +156,3 @@ def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
                 temporary.write_text(text, encoding="utf-8")
             written.append(path)
     return written
-
-
-def percent(value: float | None) -> str:
-    """Return a fraction as percent with one decimal."""
-    return NONE if value is None else f"{100 * value:.1f}"

@@ -19,13 +19,14 @@ from featstore.io.files import atomic_write, resolve_link
 from featstore.progress import SILENT, Progress
 from featstore.report import result_tables
 from featstore.report.charts import check_projection
-from featstore.report.ranking import Ranking
 from featstore.report.sections import Sections, n_steps
-from featstore.report.summaries import group_by_images, summary_rows
-from featstore.report.table import percent, write_tables
+from featstore.report.summaries import summary_rows
+from featstore.report.table import write_tables
 from featstore.runs.pictures import draw_missing_pictures
+from featstore.runs.ranking import Ranking, group_by_images
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
+from featstore.text import percent
 
 
 def write_report(

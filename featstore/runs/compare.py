@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from featstore.config import LEVEL
 from featstore.errors import ConfigError
 from featstore.runs.run import Run
 from featstore.text import run_text
@@ -21,9 +23,6 @@ EXACT = "exact McNemar test"
 
 
 CHI_SQUARED = "McNemar's chi-squared test with continuity correction"
-
-
-LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -202,6 +201,22 @@ def compare(a: Run, b: Run) -> Comparison:
         per_class=_per_class(a.class_names, true, right_a, right_b),
         same_images=a.selection.fingerprint == b.selection.fingerprint,
     )
+
+
+def compare_all(reference: Run, others: Sequence[Run]) -> list[tuple[Comparison, float]]:
+    """Compare several runs with one, each with its p-value by Holm's correction.
+
+    Of many comparisons at 5 % some are significant by chance alone. Holm 1979,
+    https://www.jstor.org/stable/4615733: the k-th smallest of n p-values is multiplied by
+    n - k + 1, and is at least as large as the one before it.
+    """
+    found = [compare(other, reference) for other in others]
+    adjusted, largest = [0.0] * len(found), 0.0
+    order = sorted(range(len(found)), key=lambda i: found[i].p_value)
+    for place, i in enumerate(order):
+        largest = max(largest, min(1.0, found[i].p_value * (len(found) - place)))
+        adjusted[i] = largest
+    return list(zip(found, adjusted, strict=True))
 
 
 def mcnemar(n_only_a: int, n_only_b: int) -> tuple[str, float | None, float]:

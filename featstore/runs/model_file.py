@@ -8,10 +8,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-
-from sklearn.pipeline import Pipeline
+from typing import TYPE_CHECKING
 
 from featstore.errors import RunError, StoreError
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 TRUSTED_TYPES = (
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
@@ -70,6 +72,8 @@ def load_model(data: bytes, trusted: Sequence[str] = ()) -> Pipeline:
         model = skops.loads(data, trusted=sorted(allowed))
     except Exception as error:
         raise RunError(f"{type(error).__name__}: {error}") from error
+    from sklearn.pipeline import Pipeline
+
     if not isinstance(model, Pipeline):
         raise RunError(f"it holds a {type(model).__name__}, not a pipeline")
     return model

@@ -21,10 +21,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.pipeline import Pipeline
 
 from featstore.errors import CorruptionError, FormatError, RunError, StoreError
 from featstore.io.files import json_digest
@@ -33,7 +32,9 @@ from featstore.runs.model_file import load_model
 from featstore.store.backend import Backend, LocalBackend
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.run_schema import Metrics, RunRecord, SelectionInfo
-from featstore.text import matches
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 REPLACED_S = 1.0
 """Longest wait for a run that another process is replacing."""
@@ -260,7 +261,8 @@ def open_run(run: str | Path, store: FeatureStore | None = None) -> Run:
     Parameters
     ----------
     run : str or Path
-        The run's folder; or, with a store, its name, or the beginning or end of its name.
+        The run's folder; or, with a store, its id, the beginning or end of its id, a tag,
+        ``last``, ``best`` or ``best:DATASET``.
     store : FeatureStore, optional
         The store of the run.
 
@@ -272,7 +274,9 @@ def open_run(run: str | Path, store: FeatureStore | None = None) -> Run:
     path = Path(run)
     is_ours = store is not None and path.is_dir() and path.absolute().parent == store.runs_dir
     if store is not None and not is_ours and not (path / "metrics.json").is_file():
-        path = _find(str(run).removeprefix(f"{store.address}/runs/"), store)
+        from featstore.runs.find import find_run_folder
+
+        path = find_run_folder(str(run).removeprefix(f"{store.address}/runs/"), store)
     is_ours = store is not None and path.absolute().parent == store.runs_dir
     backend = store.backend if store is not None and is_ours else LocalBackend(path.parent)
     until = time.monotonic() + REPLACED_S
@@ -300,7 +304,7 @@ def folder_number(path: Path) -> tuple[int, int] | None:
 
 def _read(path: Path, backend: Backend) -> Run:
     if not path.is_dir():
-        raise RunError(f"{path} is not a run's folder. List the runs with: featstore report")
+        raise RunError(f"{path} is not a run's folder. List the runs with: featstore runs ls")
     try:
         record = RunRecord.read(path / "metrics.json")
     except FormatError as error:
@@ -314,23 +318,6 @@ def _read(path: Path, backend: Backend) -> Run:
     if missing := backend.missing(run.place, record.files, run.below):
         raise RunError(f"{path} lacks {', '.join(missing)}. Remove the folder and fit again.")
     return run
-
-
-def _find(name: str, store: FeatureStore) -> Path:
-    folders = store.run_folders()
-    found = [p for p in folders if p.name == name] or [p for p in folders if matches(p.name, name)]
-    if len(found) == 1:
-        return found[0]
-    if not folders:
-        raise RunError(
-            f"{store.address} holds no runs. Make one first, for example with: "
-            "featstore fit --clf logreg"
-        )
-    shown = [p.name for p in found or folders]
-    raise RunError(
-        f"{'Several runs are' if found else 'No run is'} named {name!r} in {store.address}. There "
-        f"{'is' if len(shown) == 1 else 'are'}:\n  " + "\n  ".join(shown[:20])
-    )
 
 
 def list_runs(store: FeatureStore, progress: Progress = SILENT) -> list[Run]:

@@ -11,10 +11,9 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.pipeline import Pipeline
 
 from featstore.errors import RunError, StoreError
 from featstore.io.files import (
@@ -31,6 +30,9 @@ from featstore.runs.run import Run, open_run
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.fields import FORMAT
 from featstore.store.format.run_schema import RunRecord, SelectionInfo
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 
 def make_run_id(selection: SelectionInfo, clf: str, key: str) -> str:

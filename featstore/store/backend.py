@@ -12,7 +12,7 @@ from featstore.errors import StoreError
 from featstore.io.files import file_sha256, rename_for_deletion, sweep_deleted
 from featstore.io.locks import locked
 from featstore.progress import SILENT, Progress
-from featstore.store.set_folder import SETS, SetFolder
+from featstore.store.set_folder import RUNS, SETS, SetFolder
 from featstore.text import file_name
 
 Kind = Literal["sets", "runs"]
@@ -90,6 +90,9 @@ class Backend(Protocol):
 
     def remove_set(self, set_id: str) -> None:
         """Delete a set; the caller holds it."""
+
+    def remove_run(self, run_id: str) -> None:
+        """Delete a run."""
 
 
 class LocalBackend:
@@ -175,13 +178,20 @@ class LocalBackend:
 
     def remove_set(self, set_id: str) -> None:
         """Delete a set; the caller holds it."""
-        path = self.folder / SETS / set_id
+        self._delete(SETS, set_id)
+
+    def remove_run(self, run_id: str) -> None:
+        """Delete a run."""
+        self._delete(RUNS, run_id)
+
+    def _delete(self, kind: str, name: str) -> None:
+        path = self.folder / kind / name
         if not path.exists():
             return
         doomed = rename_for_deletion(path)
         sweep_deleted(path.parent)
         if doomed.exists():
-            raise StoreError(f"{set_id} is removed, but not all of its files: see {doomed}.")
+            raise StoreError(f"{name} is removed, but not all of its files: see {doomed}.")
 
 
 def file_problem(path: Path, sha256: str) -> str | None:

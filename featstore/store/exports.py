@@ -12,6 +12,7 @@ from featstore.config import SPLITS
 from featstore.errors import ConfigError
 from featstore.io.files import atomic_write, resolve_link
 from featstore.store.selection import Selection
+from featstore.text import no_formula
 
 CSV_ROWS = 10_000
 """Rows of a Parquet or CSV file that are in memory at a time."""
@@ -115,5 +116,7 @@ def _parquet(selection: Selection, path: Path) -> None:
 def _csv(selection: Selection, path: Path) -> None:
     for start in range(0, selection.n_samples, CSV_ROWS):
         frame = _frame(selection, start, min(start + CSV_ROWS, selection.n_samples))
+        for column in ("sample_id", "class"):
+            frame[column] = frame[column].map(no_formula)
         # Python quotes a name with a line end only if the file has the same line ends.
         frame.to_csv(path, mode="a", header=start == 0, index=False, lineterminator="\r\n")

@@ -15,6 +15,7 @@ A store on object storage has such a folder on each machine, see :mod:`featstore
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -45,8 +46,8 @@ from featstore.store.format import matrix
 from featstore.store.format.fields import FORMAT
 from featstore.store.format.schema import SetRecord
 from featstore.store.selection import Selection
-from featstore.store.set_folder import SetFolder
-from featstore.text import file_name, matches
+from featstore.store.set_folder import GROUP, SETS, SetFolder
+from featstore.text import as_list, did_you_mean, file_name, matches, refuse_short_name
 
 
 class FeatureStore:
@@ -119,7 +120,7 @@ class FeatureStore:
         return [s for s in self.sets() if query.read_error(s) is None]
 
     def get(self, set_id: str) -> FeatureSet:
-        """Return a feature set by its name, or by the beginning or end of its name.
+        """Return a feature set by its path, its name, or the beginning or end of its name.
 
         Raises
         ------
@@ -127,14 +128,16 @@ class FeatureStore:
             When no set or several sets have such a name.
         """
         sets = self.sets()
+        set_id = self._own_set_id(set_id)
         found = [s for s in sets if s.set_id == set_id] or [
             s for s in sets if matches(s.set_id, set_id)
         ]
         if len(found) != 1:
             names = [s.set_id for s in (found or sets)]
+            hint = "" if found else did_you_mean(set_id, names)
             raise SelectionError(
                 f"{'Several feature sets are' if found else 'No feature set is'} named "
-                f"{set_id!r} in {self.address}; there {'are' if names else 'is'} "
+                f"{set_id!r} in {self.address}.{hint} There {'are' if names else 'is'} "
                 f"{', '.join(names) or 'none'}."
             )
         return found[0]
@@ -287,7 +290,8 @@ class FeatureStore:
             A network's name, or several with commas to put their features side by side.
         layers : str, optional
             A layer's name, or several with commas to put them side by side;
-            ``model:layer`` names one model's.
+            ``model:layer`` names one model's. By default the network's feature layer, or the only
+            layer.
         **facets
             ``weights``, ``bands``, ``image_size``, ``precision``, ``dtype`` or ``set_id``.
 
@@ -300,13 +304,69 @@ class FeatureStore:
         FormatError
             When the sets of the store were written by another version of featstore.
         """
+        if name := facets.get("set_id"):
+            facets["set_id"] = self._own_set_id(name)
         return query.select(self.sets(), self.address, dataset, model, layers, facets)
+
+    def check_names(
+        self,
+        dataset: str | None = None,
+        model: str | Sequence[str] | None = None,
+        layers: str | Sequence[str] | None = None,
+        set_id: str | None = None,
+    ) -> None:
+        """Refuse names that :meth:`select` would find in no set."""
+        models, names = ([one for one in as_list(value) if one] for value in (model, layers))
+        set_id = self._own_set_id(set_id) if set_id else None
+        query.check_names(self.sets(), self.address, dataset, models, names, set_id)
+
+    def _own_set_id(self, name: str) -> str:
+        """Return the name of a set of this store, if `name` is the path of one."""
+        if (found := split_set_path(name)) is None:
+            return name
+        address, set_id = found
+        is_own = address in (self.address, self.absolute_address) or (
+            "://" not in address and os.path.realpath(address) == os.path.realpath(self.path)
+        )
+        if not is_own:
+            raise SelectionError(
+                f"{name} is not in {self.address}. Give its store: --store {shlex.quote(address)}"
+            )
+        return set_id
 
     def reopen(self, parts: Iterable[tuple[str, str]]) -> Selection:
         """Return the selection of (set_id, layer) pairs."""
         wanted = list(parts)
         sets = {set_id: self.get(set_id) for set_id in dict.fromkeys(name for name, _ in wanted)}
         return Selection(tuple((sets[set_id], layer) for set_id, layer in wanted))
+
+
+def split_set_path(name: str) -> tuple[str, str] | None:
+    """Return the store and the name of the set whose folder or Zarr group a path or URL is."""
+    text = name.rstrip("/")
+    if "://" not in text:
+        if os.sep not in name and name not in (".", GROUP):
+            return None
+        text = os.path.abspath(text)
+    found = re.fullmatch(rf"(.+)/{SETS}/([^/]+)(/{re.escape(GROUP)})?", text)
+    return (found[1], found[2]) if found else None
+
+
+def find_set(name: str, store: str | Path | FeatureStore) -> tuple[FeatureStore, FeatureSet]:
+    """Return a feature set and its store, which a path names by itself."""
+    found = split_set_path(name)
+    opened = open_store(store if found is None else found[0])
+    return opened, opened.get(name)
+
+
+def find_set_to_remove(
+    name: str, store: str | Path | FeatureStore
+) -> tuple[FeatureStore, FeatureSet]:
+    """Return a feature set and its store; too short a part of its id is refused."""
+    opened, feature_set = find_set(name, store)
+    if split_set_path(name) is None:
+        refuse_short_name(feature_set.set_id, name)
+    return opened, feature_set
 
 
 def open_store(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from featstore.errors import (
@@ -15,7 +15,7 @@ from featstore.errors import (
 )
 from featstore.store.feature_set import FeatureSet
 from featstore.store.selection import Selection
-from featstore.text import is_random, matches
+from featstore.text import did_you_mean, is_random, matches
 
 OPTIONS = {
     "title": "--dataset",
@@ -57,6 +57,14 @@ def select(
             f"{address} holds no feature sets. Make one first, for example with: "
             "featstore extract --model resnet50 --dataset sat4"
         )
+    check_names(
+        sets,
+        address,
+        dataset,
+        [model] if model else [],
+        [layers] if layers else [],
+        facets.get("set_id"),
+    )
     errors = [read_error(s) for s in sets]
     readable = [s for s, error in zip(sets, errors, strict=True) if error is None]
     if not readable and isinstance(errors[0], FormatError):
@@ -101,6 +109,43 @@ def select(
             "with the same --limit and --seed."
         )
     return Selection(tuple(dict.fromkeys(sources)))
+
+
+def check_names(
+    sets: Sequence[FeatureSet],
+    address: str,
+    dataset: str | None,
+    models: Iterable[str],
+    layers: Iterable[str],
+    set_id: str | None,
+) -> None:
+    """Refuse a name that no set has, and say which names are like it."""
+    readable = [s for s in sets if read_error(s) is None]
+    if not readable:
+        return
+    facets = [s.facets for s in readable]
+    titles = [name for one in facets for name in (one.title, one.dataset)]
+    of_layers = [
+        name
+        for s in readable
+        for layer, record in s.layers().items()
+        for name in (layer, *record.names)
+    ] + [name for s in readable for name in s.unfinished()]
+    set_ids = [s.set_id for s in sets]
+    wanted = [
+        ("--dataset", titles, [unicodedata.normalize("NFC", dataset)] if dataset else []),
+        ("--model", [one.model for one in facets], [w for text in models for w in _words(text)]),
+        ("--layers", of_layers, [w.split(":")[-1] for text in layers for w in _words(text)]),
+        ("--set", set_ids, [set_id] if set_id else []),
+    ]
+    for option, known, names in wanted:
+        for name in names:
+            if name in known or (option == "--set" and any(matches(one, name) for one in known)):
+                continue
+            raise SelectionError(
+                f"No feature set fits {option} {name}.{did_you_mean(name, known)} {address} "
+                f"holds:\n{_listing(sets)}"
+            )
 
 
 def selecting_options(
@@ -238,9 +283,11 @@ def _several(found: list[FeatureSet]) -> str:
 def _one_layer(feature_set: FeatureSet, name: str | None) -> str | None:
     if name is not None:
         return feature_set.find_layer(name)
-    complete = list(feature_set.layers())
-    if len(complete) == 1:
-        return complete[0]
+    records = feature_set.layers()
+    complete = list(records)
+    chosen = [layer for layer, record in records.items() if record.default] or complete
+    if len(chosen) == 1:
+        return chosen[0]
     raise SelectionError(
         f"{feature_set.set_id} has the layers {', '.join(complete)}. Choose with --layers; "
         f"with a comma they are put side by side: --layers {','.join(complete[:2])}"

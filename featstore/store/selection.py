@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import dask.array
 import numpy as np
 
 from featstore.errors import CorruptionError, SelectionError
@@ -16,6 +15,9 @@ from featstore.store.feature_set import FeatureSet
 from featstore.store.format.run_schema import FeatureSpec, SelectionInfo
 from featstore.store.format.schema import LayerRecord
 from featstore.store.memmap_cache import cached_memmap
+
+if TYPE_CHECKING:
+    import dask.array
 
 
 @dataclass(frozen=True)

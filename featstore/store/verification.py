@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from featstore.errors import SelectionError, StoreError
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
-from featstore.store.feature_store import FeatureStore
+from featstore.store.feature_store import FeatureStore, find_set
 from featstore.store.set_folder import GROUP, JOURNAL_FILE
 
 
@@ -206,26 +206,36 @@ class Verification:
     """Sets that must be removed and extracted again."""
 
 
-def verify_store(
-    store: FeatureStore, set_ids: Sequence[str] = (), progress: Progress = SILENT
+def verify_store(store: FeatureStore, progress: Progress = SILENT) -> Verification:
+    """Verify all sets, and mark damaged chunks for repair."""
+    found = _verify_and_mark([(store, s) for s in store.sets()], progress)
+    problem = "the file is missing; remove the folder and extract again"
+    lost = [Damage(set_id, "set.json", problem) for set_id in store.lost_sets()]
+    return replace(found, damages=found.damages + lost)
+
+
+def verify_sets(
+    names: Sequence[str], store: str | FeatureStore, progress: Progress = SILENT
 ) -> Verification:
-    """Verify the named sets, or all, and mark damaged chunks for repair."""
-    sets = [store.get(set_id) for set_id in set_ids] if set_ids else store.sets()
-    damages: list[Damage] = []
-    repairs: list[str] = []
-    for feature_set in sets:
-        found, commands = _verify_and_mark(store, feature_set, progress)
-        damages += found
-        repairs += commands
-    whole = {d.set_id for d in damages if d.layer is None and d.file != JOURNAL_FILE}
-    broken = [s.set_id for s in sets if s.set_id in whole]
-    if not set_ids:
-        problem = "the file is missing; remove the folder and extract again"
-        damages += [Damage(set_id, "set.json", problem) for set_id in store.lost_sets()]
-    return Verification(len(sets), damages, list(dict.fromkeys(repairs)), broken)
+    """Verify sets by their names in a store, or by their paths, as :func:`verify_store` does."""
+    return _verify_and_mark([find_set(name, store) for name in names], progress)
 
 
 def _verify_and_mark(
+    sets: Sequence[tuple[FeatureStore, FeatureSet]], progress: Progress
+) -> Verification:
+    damages: list[Damage] = []
+    repairs: list[str] = []
+    for store, feature_set in sets:
+        found, commands = _verify_and_mark_set(store, feature_set, progress)
+        damages += found
+        repairs += commands
+    whole = {d.set_id for d in damages if d.layer is None and d.file != JOURNAL_FILE}
+    broken = [s.set_id for _, s in sets if s.set_id in whole]
+    return Verification(len(sets), damages, list(dict.fromkeys(repairs)), broken)
+
+
+def _verify_and_mark_set(
     store: FeatureStore, feature_set: FeatureSet, progress: Progress
 ) -> tuple[list[Damage], list[str]]:
     """Return the damages of a set, and the commands that repair the marked ones."""

@@ -114,3 +114,21 @@ def test_an_empty_store_and_one_run_alone(runs, tmp_path, capsys):
     assert "featstore fit" in capsys.readouterr().err
     assert call(runs, runs[0].run_id) == 2
     assert "Missing argument 'RUN'" in capsys.readouterr().err
+
+
+def test_several_runs_are_a_table_against_the_first(own_runs, capsys):
+    runs = own_runs
+    with blank_figures():
+        runs += fit(open_store(runs[0].path.parent.parent), ["ridge"], n_jobs=1)
+    names = [run.run_id for run in runs]
+    assert call(runs, *names, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["reference"] == names[0]
+    assert [one["run_a"] for one in found["comparisons"]] == names[1:]
+    for one in found["comparisons"]:
+        assert one["run_b"] == names[0]
+        assert one["p_value"] <= one["p_value_holm"] <= 1
+    assert call(runs, "best", *names[1:]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in names[1:])
+    assert "Holm's correction for 2 comparisons" in out

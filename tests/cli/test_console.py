@@ -3,6 +3,9 @@ from __future__ import annotations
 import io
 import json
 
+import pytest
+from rich.cells import cell_len
+
 from featstore.cli import console
 
 
@@ -16,6 +19,51 @@ def test_json_is_one_object_on_stdout(capsys):
 def test_nothing_is_cut_where_there_is_no_terminal(capsys):
     console.table(["run", "n"], [["a" * 120, "1"]], right=["n"])
     assert "a" * 120 in capsys.readouterr().out
+
+
+def test_control_characters_in_names_are_escaped(capsys):
+    console.table(["name"], [["a\x1b[31m\nb\u202e"]])
+    console.echo("c\x1b[0m\nd")
+    console.say("e\x9b1m")
+    out, err = capsys.readouterr()
+    assert "a\\x1b[31m\\nb\\u202e" in out
+    assert "c\\x1b[0m\nd\n" in out
+    assert err == "e\\x9b1m\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_names_that_stdout_can_t_encode_are_escaped(monkeypatch, encoding):
+    raw = io.BytesIO()
+    monkeypatch.setattr(console.sys, "stdout", io.TextIOWrapper(raw, encoding))
+    console.prepare_streams()
+    name = "wälder 中 \udcff"
+    console.table(["name"], [[name], ["x" * 30]])
+    console.echo(name)
+    console.emit_json({"name": name})
+    console.sys.stdout.flush()
+    table, text = raw.getvalue().decode(encoding).split("{")
+    assert "\\udcff" in table
+    assert ("中" in table) == (encoding == "utf-8")
+    assert json.loads("{" + text) == {"name": name}
+    bars = [line.rindex("|") for line in table.splitlines() if line.startswith("|")]
+    assert len(set(bars)) == (encoding != "utf-8")
+
+
+def test_a_table_fits_the_columns_that_are_asked_for(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    rows = [["a-long-name-of-a-run-0a1b2c3d", "resnet50", "97.5"], ["中" * 30, "x", "1.0"]]
+    console.table(["run", "model", "accuracy"], rows, right=["accuracy"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(cell_len, lines)) <= 40
+    (line,) = (line for line in lines if "97.5" in line)
+    assert line.split()[0].startswith("a-long")
+    assert line.split()[0].endswith("2c3d")
+    assert "…" in line
+
+
+def test_a_short_text_is_not_shortened():
+    assert console.shorten("abc", 3) == "abc"
+    assert console.shorten("abcdefghij", 5) == "ab…ij"
 
 
 def test_markup_in_names_is_only_text(capsys):

@@ -90,7 +90,7 @@ def test_what_failed_is_reported_beside_what_is_kept(store, capsys):
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["--clf", "cnn"], 1, "there are logreg, linear-svm"),
+        (["--clf", "cnn"], 1, "There are logreg, linear-svm"),
         (["--param", "gamma=1"], 1, "logreg has no parameter gamma. It has C, "),
         (["--param", "C=-1"], 1, "'C' parameter"),
         (["--param", "C"], 1, "not name=value"),
@@ -172,6 +172,32 @@ def test_repeats_of_an_official_split_say_that_they_keep_it(store, capsys):
     assert call("--store", store.path, "--clf", "lda", "--repeats", 2) == 0
     assert "demo has an official split, which the repeats keep" in capsys.readouterr().err
     assert {run.record.fit.split_seed for run in list_runs(store)} == {None}
+
+
+def test_the_table_is_sorted_and_fits_80_columns(make_store, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    X, y = blobs(320, 20)
+    store = make_store(layers={"a.long.name.of.a.layer": X, "another.layer": X[:, :2]}, y=y)
+    layers = "a.long.name.of.a.layer,another.layer"
+    assert call("--store", store.path, "--layers", layers, "--layers", "another.layer") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[:8])) <= 80
+    rows = [line.split() for line in lines if " logreg " in line]
+    accuracies = [next(float(word) for word in row[3:] if word[0].isdigit()) for row in rows]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert [row[-1] for row in rows].count("best") == 1
+
+
+def test_of_several_layers_the_feature_layer_is_used_and_said(make_store, capsys):
+    X, y = blobs(320, 20)
+    store = make_store(layers={"fc1000": X, "conv1": X[:, :2]}, y=y)
+    assert call("--store", store.path, "--json") == 0
+    out, err = capsys.readouterr()
+    (run,) = json.loads(out)["runs"]
+    assert run["layers"] == ["fc1000"]
+    assert "resnet50 has the layers conv1, fc1000. Using its feature layer fc1000" in err
+    (run,) = featstore.fit(store, "ridge", n_jobs=1)
+    assert run.selection.layers == ("fc1000",)
 
 
 def test_leaks_are_told_and_dropped(make_store, capsys):

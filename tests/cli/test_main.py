@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -29,9 +30,70 @@ def test_wrong_usage_is_2(args, capsys):
     assert "Usage" in capsys.readouterr().err
 
 
-def test_an_unknown_command_is_answered_with_those_there_are(capsys):
+def test_an_unknown_command_is_answered_with_the_commands(capsys):
     _run(["extrakt"])
-    assert "extract, fit, predict" in capsys.readouterr().err
+    assert "Did you mean extract? Commands are extract, fit, predict" in capsys.readouterr().err
+
+
+def commands(command=main.cli, path=()):
+    """Return the words of every command and group."""
+    found = [path]
+    if isinstance(command, click.Group):
+        ctx = click.Context(command)
+        for name in command.list_commands(ctx):
+            found += commands(command.get_command(ctx, name), (*path, name))
+    return found
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_page_of_help_fits_80_columns(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert _run([*words, "--help"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", ["extract", "fit"])
+def test_the_groups_of_a_help_hold_every_option_once(name, capsys):
+    command = main.cli.get_command(click.Context(main.cli), name)
+    grouped = [param for names in command.groups.values() for param in names]
+    assert sorted(grouped) == sorted(param.name for param in command.params)
+    assert _run([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n{heading}:\n" in out for heading in command.groups)
+
+
+@pytest.mark.parametrize(
+    ("args", "hint"),
+    [
+        (["extract", "--model", "resnet05", "--dataset", "demo"], "resnet50"),
+        (["models", "show", "resnet05"], "resnet50"),
+        (["fit", "--clf", "logrg"], "logreg"),
+        (["curve", "--clf", "logrg"], "logreg"),
+        (["fit", "--model", "resnet5"], "resnet50"),
+        (["fit", "--layers", "fc100"], "fc1000"),
+        (["fit", "--dataset", "dmo"], "demo"),
+        (["curve", "--layers", "fc100"], "fc1000"),
+        (["predict", "bets", "x.png"], "best"),
+        (["map", "bets", "x.tif"], "best"),
+        (["compare", "bets", "last"], "best"),
+        (["report", "bets"], "best"),
+        (["runs", "show", "bets"], "best"),
+        (["store", "export", "x.csv", "--layers", "fc100"], "fc1000"),
+        (["fit", "--modle", "x"], "--model"),
+        (["store", "lss"], "ls"),
+    ],
+)
+def test_a_wrong_name_is_answered_before_slow_modules_load(run, args, hint):
+    code = (
+        "import sys\nfrom featstore.cli.main import _run\n_run(sys.argv[1:])\n"
+        "print([m for m in ('torch', 'sklearn', 'scipy', 'zarr', 'dask') if m in sys.modules])"
+    )
+    env = os.environ | {"FEATSTORE_STORE": str(run.path.parent.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args], capture_output=True, text=True, env=env
+    )
+    assert f"Did you mean {hint}" in done.stderr.replace("'", "")
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize(
@@ -61,6 +123,36 @@ def test_the_end_of_a_file_is_no_ctrl_c(monkeypatch):
     monkeypatch.setattr(main.cli, "main", fail)
     with pytest.raises(EOFError, match="a file ended"):
         _run([])
+
+
+LISTED = "from featstore.cli.main import main; main(['runs', 'ls'])"
+
+
+def shell(command, store, **env):
+    """Run a shell's line, in which python is this one, on a store."""
+    env = os.environ | {"FEATSTORE_STORE": str(store), "PYTHON": sys.executable, **env}
+    return subprocess.run(["bash", "-c", command], capture_output=True, env=env, text=True)
+
+
+def test_a_reader_that_is_gone_is_no_fault(run):
+    store = run.path.parent.parent
+    command = f'"$PYTHON" -c "{LISTED}" | head -0; echo ${{PIPESTATUS[0]}}'
+    done = shell(command, store)
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_a_full_disk_at_stdout_is_an_error(run):
+    done = shell(f'"$PYTHON" -c "{LISTED}" > /dev/full', run.path.parent.parent)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.endswith("No space left on device.\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_closed_streams_are_no_fault(run, closed):
+    done = shell(f'"$PYTHON" -c "{LISTED}" {closed}', run.path.parent.parent)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_installed_command_answers():

@@ -3,10 +3,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
+import subprocess
+import sys
 
 import pytest
 
 from featstore.cli.main import _run
+from featstore.inference.predict import Prediction, write_csv
 
 
 @pytest.fixture
@@ -62,3 +66,27 @@ def test_what_is_left_out_is_counted(args, images, capsys):
     found = json.loads(capsys.readouterr().out)
     assert len(found["predictions"]) == 3
     assert found["left_out"]["n_files_by_ending"] == {".txt": 1}
+
+
+def test_an_image_may_come_through_a_pipe(args, network_sample):
+    image = next((network_sample.images / "test").rglob("*.png"))
+    words = shlex.join([*args[:2], "--store", args[-1], "--json"])
+    python = "import sys; from featstore.cli.main import main; main()"
+    command = f"{shlex.quote(sys.executable)} -c '{python}' {words}"
+    command += f" <(cat {shlex.quote(str(image))}) /dev/stdin < {shlex.quote(str(image))}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads(done.stdout)["predictions"]
+    assert first["path"].startswith("/dev/fd/")
+    assert second["path"] == "/dev/stdin"
+    assert first["label"] == second["label"] is not None
+
+
+def test_no_text_of_a_csv_file_is_a_formula():
+    names = ["=1+1", "+a", "-a", "@a", "\ta", "a=1"]
+    stream = io.StringIO()
+    write_csv([Prediction(name, name, -1.5, "decision value") for name in names], stream)
+    rows = list(csv.DictReader(io.StringIO(stream.getvalue())))
+    expected = [f"'{name}" for name in names[:-1]] + ["a=1"]
+    assert [row["path"] for row in rows] == [row["class"] for row in rows] == expected
+    assert rows[0]["score"] == "-1.5"

@@ -69,7 +69,10 @@ def test_verify_is_0_or_1(store, option, capsys):
 def test_rm_asks_first(store, option, capsys, monkeypatch):
     set_id = store.sets()[0].set_id
     monkeypatch.setattr("sys.stdin.readline", lambda *_: "n\n")
-    assert _run(["store", "rm", set_id, *option]) in (1, 130)
+    assert _run(["store", "rm", set_id, *option]) == 1
+    err = capsys.readouterr().err
+    assert err.endswith("Nothing was removed.\n")
+    assert "Interrupted" not in err
     assert store.sets()
     assert _run(["store", "rm", set_id, "--yes", *option]) == 0
     assert store.sets() == []
@@ -84,6 +87,34 @@ def test_rm_refuses_a_short_part_of_a_name(store, option, capsys, name):
     (feature_set,) = store.sets()
     assert _run(["store", "rm", feature_set.set_id[-8:], "--yes", *option]) == 0
     assert store.sets() == []
+
+
+@pytest.mark.parametrize("inner", ["", "features.zarr"])
+def test_the_path_of_a_set_is_as_good_as_its_name_and_its_store(
+    store, tmp_path, monkeypatch, capsys, inner
+):
+    (feature_set,) = store.sets()
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    path = str(feature_set.path / inner)
+    assert _run(["store", "show", path]) == 0
+    assert capsys.readouterr().out.startswith(feature_set.set_id)
+    assert _run(["store", "verify", path]) == 0
+    assert "1 feature set is intact" in capsys.readouterr().out
+    assert _run(["store", "export", "x.npy", "--set", path]) == 0
+    assert (folder / "x.npy").is_file()
+    monkeypatch.chdir(feature_set.path.parent)
+    assert _run(["store", "show", f"./{feature_set.set_id}/{inner}"]) == 0
+    assert _run(["store", "rm", path, "--yes"]) == 0
+    assert store.sets() == []
+
+
+def test_a_set_of_another_store_is_named_with_its_store(store, tmp_path, capsys):
+    (feature_set,) = store.sets()
+    option = ["--store", str(tmp_path / "other")]
+    assert _run(["fit", "--set", str(feature_set.path), *option]) == 1
+    assert f"Give its store: --store {store.path}" in capsys.readouterr().err
 
 
 def test_export_writes_a_file(store, option, tmp_path, capsys):

@@ -158,8 +158,8 @@ def test_identical_images_leave_out_only_the_sample_itself(make_store):
 def test_layers_are_chosen_and_put_side_by_side(make_store):
     X, _ = blobs(320, 20)
     store = make_store(layers={"conv1": X, "fc": -X})
-    with pytest.raises(SelectionError, match="Choose with --layers"):
-        find_neighbors(set_id(store), ["train/0000001"], store=store)
+    # The feature layer.
+    assert find_neighbors(set_id(store), ["train/0000001"], store=store).layers == ("conv1",)
     found = find_neighbors(set_id(store), ["train/0000001"], store=store, layers="fc,conv1")
     assert found.layers == ("fc", "conv1")
     (run,) = featstore.fit(store, "lda", layers="fc", n_jobs=1)

@@ -5,9 +5,9 @@ import copy
 import pytest
 from makers import altered, recorded
 
-from featstore.report.names import features_settings, fit_settings, name_fits
-from featstore.report.ranking import Ranking
 from featstore.report.summaries import describe_run
+from featstore.runs.names import features_settings, fit_settings, name_fits
+from featstore.runs.ranking import Ranking
 
 
 def names_of(*runs):

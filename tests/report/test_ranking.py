@@ -10,8 +10,8 @@ from scipy import stats
 
 from featstore.errors import RunError
 from featstore.fitting.fit import fit
-from featstore.report.ranking import Ranking, resampled_p_value
 from featstore.report.summaries import compare_published, summarize
+from featstore.runs.ranking import Ranking, resampled_p_value
 
 LUCKY = (73, 70, 71, 71, 70, 72, 70, 69, 71, 73)
 """Of 80 test images, how many are right in each of ten splits."""
@@ -105,7 +105,7 @@ def test_predictions_are_read_only_where_they_can_decide(run, monkeypatch):
     top = altered(run, n_right=79, digest="top")
     read = []
     monkeypatch.setattr(
-        "featstore.report.ranking.compare",
+        "featstore.runs.ranking.compare",
         lambda a, b: read.append(b.run_id) or type("C", (), {"significant": False}),
     )
     assert len(Ranking([top, near, far]).choice.equal) == 1
@@ -116,7 +116,7 @@ def test_runs_on_other_test_images_are_compared_by_their_intervals(run, monkeypa
     def damaged(a, b):
         raise RunError("predictions.csv is not what fit wrote")
 
-    monkeypatch.setattr("featstore.report.ranking.compare", damaged)
+    monkeypatch.setattr("featstore.runs.ranking.compare", damaged)
     runs = [altered(run, n_right=n, digest=str(n)) for n in (76, 74, 66)]
     assert [round(80 * line["accuracy"]) for line in Ranking(runs).choice.equal] in ([76], [74])
     # With repeats the deviation counts.

@@ -7,8 +7,8 @@ from makers import altered, recorded
 from featstore.fitting.fit import fit
 from featstore.report import result_tables
 from featstore.report.paper import ROLES, study_layers
-from featstore.report.ranking import Ranking
-from featstore.report.summaries import compare_published, group_by_images
+from featstore.report.summaries import compare_published
+from featstore.runs.ranking import Ranking, group_by_images
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from makers import recorded
 
 from featstore.progress import SILENT
 from featstore.report import sections
-from featstore.report.ranking import Ranking
 from featstore.report.sections import Sections
+from featstore.runs.ranking import Ranking
 
 CURVES = {"loss": [1.0, 0.5], "accuracy": [0.5, 0.9], "validation_accuracy": []}
 FINAL = {"resnet50": "fc1000", "alexnet": "fc8", "vgg19": "fc8", "pixelstats": "stats"}

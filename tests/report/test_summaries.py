@@ -7,7 +7,8 @@ from makers import altered
 
 from featstore.errors import RunError
 from featstore.fitting.fit import fit
-from featstore.report.summaries import best_fits, group_by_images, runs_on, summarize
+from featstore.report.summaries import best_fits, summarize
+from featstore.runs.ranking import group_by_images, runs_on
 
 
 def test_rows_are_ordered_by_dataset_the_best_first(run):

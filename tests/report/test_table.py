@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from featstore.report.table import NONE, Cell, Table, percent, write_tables
+from featstore.report.table import Cell, Table, write_tables
+from featstore.text import NONE, percent
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from sklearn.pipeline import Pipeline
 import featstore
 from featstore.errors import ConfigError, RunError
 from featstore.fitting.fit import fit
+from featstore.runs import compare as compare_module
 from featstore.runs.compare import CHI_SQUARED, EXACT, compare, difference_interval, mcnemar
 from featstore.runs.writer import write_run
 from featstore.store.feature_store import open_store
@@ -268,3 +269,15 @@ def test_all_rows_of_a_split_that_was_drawn_anew_are_judged(make_store):
     assert [found.accuracy_a, found.accuracy_b] == [s.accuracy for s in scores]
     assert {row.split("/")[0] for row in runs[0].predictions["sample_id"]} == {"train", "test"}
     assert set(runs[0].predictions["split"]) == {"test"}
+
+
+def test_holms_correction_is_that_of_his_paper(monkeypatch):
+    class One:
+        def __init__(self, p_value):
+            self.p_value = p_value
+
+    p_values = [0.04, 0.01, 0.03, 0.5]
+    monkeypatch.setattr(compare_module, "compare", lambda other, reference: One(other))
+    adjusted = [p for _, p in compare_module.compare_all(None, p_values)]
+    # R: p.adjust(c(0.04, 0.01, 0.03, 0.5), "holm")
+    assert adjusted == pytest.approx([0.09, 0.04, 0.09, 0.5])

@@ -84,3 +84,15 @@ def test_a_link_is_written_through(selection, tmp_path):
     export(selection, tmp_path / "a.npy")
     assert (tmp_path / "a.npy").is_symlink()
     np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), selection.memmap())
+
+
+def test_no_class_name_of_a_csv_file_is_a_formula(make_store, tmp_path):
+    names = ("=1+1", "+a", "-b", "@c")
+    selection = make_store(n_samples=8, n_features=2, class_names=names).select()
+    export(selection, tmp_path / "a.csv")
+    with (tmp_path / "a.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["class"] for row in rows} == {f"'{name}" for name in names}
+    export(selection, tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as found:
+        assert tuple(found["class_names"]) == names

@@ -112,10 +112,37 @@ def test_sets_that_differ_in_nothing_asked_are_told_apart_by_name(store):
     assert store.select(set_id=set_id).parts[0][0] == set_id
 
 
-def test_several_layers_have_to_be_chosen_from(store):
+def test_without_a_feature_layer_several_layers_have_to_be_chosen_from(store):
     add(store, layers=("conv1", "fc1000"))
-    with pytest.raises(SelectionError, match="conv1, fc1000.*--layers"):
+    (feature_set,) = store.sets()
+    for layer in ("conv1", "fc1000"):
+        path = feature_set.layer_path(layer)
+        write_json(path, read_json(path) | {"default": False})
+    with pytest.raises(SelectionError, match=r"conv1, fc1000\. Choose with --layers"):
         store.select()
+
+
+def test_of_several_layers_the_feature_layer_is_selected(store):
+    add(store, layers=("conv1", "fc1000"))
+    (feature_set,) = store.sets()
+    for layer in ("conv1", "fc1000"):
+        path = feature_set.layer_path(layer)
+        write_json(path, read_json(path) | {"default": layer == "fc1000"})
+    assert store.select().layers == ("fc1000",)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "hint"),
+    [
+        ({"model": "resnet5"}, "resnet50"),
+        ({"dataset": "dmo"}, "demo"),
+        ({"layers": "fc100"}, "fc1000"),
+    ],
+)
+def test_a_wrong_name_is_answered_with_those_like_it(store, wanted, hint):
+    add(store, layers=("fc1000",))
+    with pytest.raises(SelectionError, match=f"Did you mean {hint}"):
+        store.select(**wanted)
 
 
 def test_an_empty_store_says_how_to_begin(store):

@@ -25,7 +25,7 @@ from featstore.inference.maps.styles import write_names, write_qgis_style
 from featstore.inference.maps.windows import Grid, SceneWindows, find_windows
 from featstore.io.files import atomic_write, resolve_link
 from featstore.io.fingerprints import FingerprintCache
-from featstore.models.pixelstats import PIXEL_MODEL
+from featstore.models.names import PIXEL_MODEL
 from featstore.plotting import check_png, to_png
 from featstore.progress import SILENT, Progress
 from featstore.runs.run import Run, open_run

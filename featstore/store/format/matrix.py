@@ -8,27 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
-import dask.array
-import numcodecs.blosc
 import numpy as np
-import zarr
-import zarr.errors
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from featstore.errors import CorruptionError
+
+if TYPE_CHECKING:
+    import dask.array
 
 CHUNK_NBYTES = 4 * 2**20
 """Target size of a chunk. Chunks of one row write at 25 MB/s, chunks of 4 MB at over 400."""
 
 
-# Threads of Blosc write blocks in the order in which they finish, so the same rows would not always
-# give the same bytes.
-numcodecs.blosc.use_threads = False
-
-
 DTYPES = ("float32", "float16")
+
+
+def _import_zarr() -> ModuleType:
+    """Import zarr, which takes a second that an answer from the records alone does without."""
+    import numcodecs.blosc
+    import zarr
+    import zarr.errors
+
+    # Threads of Blosc write blocks in the order in which they finish, so the same rows would not
+    # always give the same bytes.
+    numcodecs.blosc.use_threads = False
+    return zarr
 
 
 def chunk_rows(n_samples: int, n_features: int, dtype: str = "float32") -> int:
@@ -41,26 +47,31 @@ def _codecs(dtype: str) -> list[Any]:
     # Measured by benchmarks/bench_sink.py: byte shuffle and fast zstd compress features computed in
     # bfloat16 to 0.39 of their size, and sparse features (after a ReLU) to 0.19. Plain zstd
     # compresses the former to 0.46. Dense float32 features hardly compress (0.92) with any codec.
+    codecs = _import_zarr().codecs
     size = np.dtype(dtype).itemsize
-    return [BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=size), Crc32cCodec()]
+    return [
+        codecs.BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=size),
+        codecs.Crc32cCodec(),
+    ]
 
 
 def create_group(path: Path, attributes: Mapping[str, Any]) -> None:
     """Create an empty Zarr v3 group at `path`."""
-    zarr.create_group(path, zarr_format=3, attributes=dict(attributes))
+    _import_zarr().create_group(path, zarr_format=3, attributes=dict(attributes))
 
 
 def create_vector(
     group: Path, name: str, values: np.ndarray, attributes: Mapping[str, Any]
 ) -> None:
     """Write `values` (n_samples,) of any integer dtype or of str as one array of the group."""
+    zarr = _import_zarr()
     text = values.dtype.kind in "UTO"
     array = zarr.create_array(
         group / name,
         shape=values.shape,
         chunks=(max(1, min(len(values), 100_000)),),
         dtype=str if text else values.dtype,
-        compressors=[BloscCodec(cname="zstd", clevel=1), Crc32cCodec()],
+        compressors=[zarr.codecs.BloscCodec(cname="zstd", clevel=1), zarr.codecs.Crc32cCodec()],
         dimension_names=("sample",),
         attributes=dict(attributes),
         config={"write_empty_chunks": True},
@@ -80,7 +91,7 @@ def create_matrix(
     `dtype` is one of :data:`DTYPES`; readers get float32 from either.
     """
     rows = chunk_rows(*shape, dtype)
-    zarr.create_array(
+    _import_zarr().create_array(
         group / name,
         shape=shape,
         chunks=(rows, shape[1]),
@@ -99,6 +110,7 @@ class Matrix:
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
         self.path = path
+        zarr = _import_zarr()
         try:
             # All-zero chunks are written too, so that a chunk without a file is a missing chunk.
             self._array = zarr.open_array(
@@ -108,8 +120,8 @@ class Matrix:
             raise CorruptionError(
                 f"{path} is not a readable Zarr array ({error}). Run `featstore store verify`."
             ) from error
-        self.n_samples, self.n_features = self._array.shape
-        self.chunk_rows = self._array.chunks[0]
+        self.n_samples, self.n_features = map(int, self._array.shape)
+        self.chunk_rows = int(self._array.chunks[0])
         self.dtype = str(self._array.dtype)
 
     @property
@@ -221,6 +233,7 @@ def read_vector(group: Path, name: str) -> np.ndarray:
     CorruptionError
         When it is missing or damaged.
     """
+    zarr = _import_zarr()
     try:
         values = np.asarray(zarr.open_array(group / name, mode="r")[:])
     except (ValueError, RuntimeError, OSError, KeyError, zarr.errors.BaseZarrError) as error:

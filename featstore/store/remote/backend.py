@@ -127,6 +127,11 @@ class RemoteBackend(LocalBackend):
         push.remove_set(self.mirror, set_id)
         super().remove_set(set_id)
 
+    def remove_run(self, run_id: str) -> None:
+        """Delete a run on object storage and here."""
+        push.remove_run(self.mirror, run_id)
+        super().remove_run(run_id)
+
 
 def open_remote(url: str, progress: Progress = SILENT) -> RemoteBackend:
     """Open the store at a URL."""

@@ -306,6 +306,18 @@ def push_run(mirror: Mirror, run_id: str, progress: Progress = SILENT) -> None:
         delivery.close()
 
 
+def remove_run(mirror: Mirror, run_id: str) -> None:
+    """Delete a run there: its record first, by which it counts, then all else."""
+    place = f"{RUNS}/{run_id}"
+    record = f"{place}/metrics.json"
+    with _run_lease(mirror, run_id, SILENT) as lease:
+        if lease is not None:
+            lease.check()
+        mirror.remote.delete([record])
+        mirror.remote.delete([name for name in mirror.remote.entries(f"{place}/")])
+        mirror.note({record: None})
+
+
 @contextmanager
 def _run_lease(mirror: Mirror, run_id: str, progress: Progress) -> Iterator[Lease | None]:
     """Hold a run against other processes and other machines."""

@@ -31,6 +31,7 @@ from featstore.io.files import file_sha256, json_bytes, write_json
 from featstore.progress import Silent
 from featstore.runs import writer
 from featstore.runs.run import list_runs, open_run
+from featstore.runs.tags import remove_run, tag_run
 from featstore.runs.verification import verify_runs
 from featstore.runs.writer import write_run
 from featstore.store.feature_store import open_store
@@ -502,6 +503,21 @@ def test_a_run_that_is_there_stays_unless_it_is_fitted_again(url, monkeypatch, t
     with pytest.raises(RunError, match="was fitted again"):
         _ = held.model
     check_whole(objects(store))
+
+
+def test_a_removed_run_is_gone_on_every_machine(url, monkeypatch, tmp_path):
+    store = store_at(url)
+    (run,) = featstore.fit(store, n_jobs=1)
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(url)
+    (same,) = list_runs(other)
+    with pytest.raises(RunError, match="can't be tagged: tags are kept for stores in a folder"):
+        tag_run(other, same, "paper")
+    remove_run(other, same)
+    assert list_runs(other) == list_runs(store) == []
+    assert not [name for name in objects(store) if name.startswith(f"runs/{run.run_id}/")]
+    (again,) = featstore.fit(store, n_jobs=1)
+    assert [one.run_id for one in list_runs(other)] == [again.run_id]
 
 
 def test_a_run_that_another_machine_finished_meanwhile_is_used(url, monkeypatch, tmp_path):

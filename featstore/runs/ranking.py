@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,13 +12,12 @@ from typing import Any
 
 from scipy import stats
 
+from featstore.config import CLASSIFIER_NAMES, LEVEL
 from featstore.errors import ConfigError, RunError
-from featstore.fitting.classifiers import CLASSIFIERS
-from featstore.report.names import name_fits
-from featstore.report.table import percent
-from featstore.runs.compare import LEVEL, compare, mcnemar
+from featstore.runs.compare import compare, mcnemar
+from featstore.runs.names import name_fits
 from featstore.runs.run import Run
-from featstore.text import join_some
+from featstore.text import did_you_mean, join_some, percent
 
 Line = dict[str, Any]
 """One fit as a row of a table: :meth:`featstore.runs.run.Run.summary` and more, JSON-able."""
@@ -155,6 +155,34 @@ class Ranking:
         return not compare(a, b).significant
 
 
+def runs_on(runs: Sequence[Run], dataset: str) -> list[Run]:
+    """Return the runs on a dataset or folder; refuse a name that has none."""
+    groups = group_by_images(runs)
+    if dataset in groups:
+        return groups[dataset]
+    own = [run for run in runs if dataset in (run.selection.title, run.selection.dataset)]
+    if not own:
+        titles = sorted({run.selection.title for run in runs})
+        found = f"There are runs on {', '.join(titles)}." if titles else "There are none."
+        raise RunError(f"No runs are on {dataset!r}.{did_you_mean(dataset, titles)} {found}")
+    return own
+
+
+def group_by_images(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Return the runs by the images that they are on, under a unique title for each.
+
+    Folders of one name may hold different images; digits in their titles tell them apart.
+    """
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.selection.title, run.selection.fingerprint), []).append(run)
+    n_of_title = Counter(title for title, _ in groups)
+    return {
+        title if n_of_title[title] == 1 else f"{title} (images {images[:6]})": own
+        for (title, images), own in groups.items()
+    }
+
+
 def resampled_p_value(differences: Sequence[float], test_share: float) -> float:
     """Return the p-value of equal means over repeats that draw their splits anew.
 
@@ -198,8 +226,8 @@ def _line(repeats: Sequence[Run], name: str, settings: str) -> Line:
 
 
 def _classifier_rank(clf: str) -> int:
-    names = list(CLASSIFIERS)
-    return names.index(clf) if clf in names else len(names)
+    is_known = clf in CLASSIFIER_NAMES
+    return CLASSIFIER_NAMES.index(clf) if is_known else len(CLASSIFIER_NAMES)
 
 
 def _score(line: Line) -> float:

@@ -1,0 +1,100 @@
+"""Find the run that a name means: its id, a part of its id, a tag, ``last`` or ``best``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from featstore.errors import RunError, SelectionError
+from featstore.runs.run import Run, list_runs, open_run
+from featstore.runs.tags import read_tags
+from featstore.store.feature_store import FeatureStore
+from featstore.text import did_you_mean, join_some, matches
+
+LAST, BEST = "last", "best"
+"""The run that was made last; the best one, as :class:`featstore.runs.ranking.Ranking` chooses it.
+
+``best:NAME`` and ``last:NAME`` are those on one dataset.
+"""
+
+
+def is_alias(name: str, store: FeatureStore) -> bool:
+    """Return whether a name is ``last``, ``best`` or a tag."""
+    return name.partition(":")[0] in (LAST, BEST) or name in read_tags(store)
+
+
+def known_names(store: FeatureStore) -> list[str]:
+    """Return all names of runs: tags, ids, ``last`` and ``best``."""
+    return [LAST, BEST, *read_tags(store), *(path.name for path in store.run_folders())]
+
+
+def find_run_folder(name: str, store: FeatureStore) -> Path:
+    """Return the folder of the run that a name means."""
+    folders = {path.name: path for path in store.run_folders()}
+    if not folders:
+        raise RunError(
+            f"{store.address} holds no runs. Make one first, for example with: "
+            "featstore fit --clf logreg"
+        )
+    if name in folders:
+        return folders[name]
+    tags = read_tags(store)
+    if tags.get(name) in folders:
+        return folders[tags[name]]
+    word, _, dataset = name.partition(":")
+    if word in (LAST, BEST):
+        return _last(store, dataset) if word == LAST else _best(store, dataset)
+    found = [folder for run_id, folder in folders.items() if matches(run_id, name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = "\n  ".join(path.name for path in found[:20])
+        raise RunError(f"Several runs are named {name!r} in {store.address}. They are:\n  {listed}")
+    hint = did_you_mean(name, [*folders, *tags, LAST, BEST])
+    raise RunError(
+        f"No run is named {name!r} in {store.address}.{hint} It has "
+        f"{join_some([*tags, *folders], 8)}. List the runs with: featstore runs ls"
+    )
+
+
+def _last(store: FeatureStore, dataset: str) -> Path:
+    from featstore.runs.ranking import runs_on
+
+    runs = list_runs(store)
+    runs = runs_on(runs, dataset) if dataset else runs
+    if not runs:
+        raise RunError(f"No run of {store.address} can be read. See: featstore store verify")
+    # Several runs may be made within one second.
+    return max(
+        runs, key=lambda run: (run.record.created, (run.path / "metrics.json").stat().st_mtime_ns)
+    ).path
+
+
+def _best(store: FeatureStore, dataset: str) -> Path:
+    from featstore.runs.ranking import Ranking, group_by_images, runs_on
+
+    runs = list_runs(store)
+    groups = group_by_images(runs_on(runs, dataset) if dataset else runs)
+    if not groups:
+        raise RunError(f"No run of {store.address} can be read. See: featstore store verify")
+    if len(groups) > 1:
+        choices = ", ".join(f"best:{title}" for title in sorted(groups))
+        raise RunError(
+            f"The runs of {store.address} are on several datasets, each with a best run. Choose "
+            f"one: {choices}"
+        )
+    (own,) = groups.values()
+    ranking = Ranking(own)
+    return ranking.run(ranking.choice.best).path
+
+
+def open_run_or_set(name: str | Path, store: FeatureStore) -> Run | str:
+    """Return the run that a name means, or else the full name of a feature set."""
+    try:
+        return open_run(name, store)
+    except RunError as no_run:
+        try:
+            return store.get(str(name)).set_id
+        except SelectionError as no_set:
+            raise SelectionError(
+                f"{name} is neither a run nor a feature set. {no_run}\n{no_set}"
+            ) from no_set
