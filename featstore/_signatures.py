@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar, cast
+
+from featstore.text import did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,8 +50,7 @@ def takes(*settings: Setting) -> Callable[[F], F]:
         @functools.wraps(function)
         def call(*args: Any, **options: Any) -> Any:
             if unknown := [name for name in options if name not in known]:
-                near = difflib.get_close_matches(unknown[0], known, 1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(unknown[0], known)
                 raise TypeError(
                     f"{function.__name__}() got an unexpected argument {unknown[0]!r}.{hint}"
                 )

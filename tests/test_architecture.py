@@ -14,10 +14,10 @@ from makers import ROOT
 
 ORDER = (
     "_lazy",
-    "_signatures",
     "errors",
     "progress",
     "text",
+    "_signatures",
     "environment",
     "io",
     "plotting",

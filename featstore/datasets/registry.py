@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from featstore.datasets.formats.synthetic import demo_file, write_demo
 from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource
 from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError
 from featstore.progress import SILENT, Progress
+from featstore.text import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -157,12 +156,10 @@ def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str
         if root is not None and str(root) != os.environ.get("FEATSTORE_DATA"):
             raise ConfigError(f"Give the folder {name} or the root {root}, not both.")
         return "folder", str(folder)
-    plain = {re.sub(r"\W|_", "", known): known for known in FORMATS}
-    near = difflib.get_close_matches(re.sub(r"\W|_", "", name.lower()), plain, 1)
-    guess = f"; did you mean {plain[near[0]]}?" if near else "."
+    guess = did_you_mean(name, FORMATS)
     what = "is a file, not a folder" if folder.is_file() else "is neither a dataset nor a folder"
     raise DatasetError(
-        f"{name or 'An empty name'} {what}{guess} The datasets are {', '.join(FORMATS)}. For your "
+        f"{name or 'An empty name'} {what}.{guess} The datasets are {', '.join(FORMATS)}. For your "
         "own images, give their folder instead of a name."
     )
 

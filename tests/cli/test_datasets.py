@@ -109,7 +109,7 @@ def test_get_sat_says_in_two_lines_where(run, name: str) -> None:
     ("args", "code", "message"),
     [
         (("show", "sat4"), 1, "root data does not exist"),
-        (("show", "sat5"), 1, "did you mean sat"),
+        (("show", "sat5"), 1, "Did you mean sat"),
         (("show", "folder"), 1, "needs --root"),
         (("get", "nothing"), 1, "nothing is neither a dataset nor a folder"),
         (("get", "folder"), 1, "can't be fetched"),

@@ -62,7 +62,7 @@ def test_a_folder_needs_no_option(args, images, capsys, monkeypatch):
         assert _run([*options, *form]) == 2
         assert text in capsys.readouterr().err
     assert _run([*options, "uc-merced"]) == 1
-    assert "did you mean ucmerced?" in capsys.readouterr().err
+    assert "Did you mean ucmerced?" in capsys.readouterr().err
 
 
 def test_the_current_folder_can_be_extracted_again(images, capsys, monkeypatch):

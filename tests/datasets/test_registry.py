@@ -58,7 +58,7 @@ def test_an_unknown_name_lists_the_datasets(tmp_path: Path) -> None:
     ("name", "meant"), [("uc-merced", "ucmerced"), ("UCMerced", "ucmerced"), ("SAT-6", "sat6")]
 )
 def test_a_misspelled_name_is_answered_with_the_nearest(name: str, meant: str) -> None:
-    with pytest.raises(DatasetError, match=f"{name} is neither .* did you mean {meant}?"):
+    with pytest.raises(DatasetError, match=f"{name} is neither .* Did you mean .*{meant}"):
         resolve_dataset(name)
 
 
