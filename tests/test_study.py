@@ -176,7 +176,7 @@ def test_the_papers_study_is_the_default():
     [
         ({"models": ()}, "models is empty"),
         ({"datasets": ("sat5",)}, "no dataset 'sat5'"),
-        ({"clf": ("logreg", "nosuch")}, "no classifier 'nosuch'; there are logreg"),
+        ({"clf": ("logreg", "nosuch")}, "no classifier 'nosuch'. There are logreg"),
         ({"clf": ("no_such_module:Clf",)}, "no_such_module:Clf can't be used"),
         ({"limit": 0}, "limit is 0; it must be a whole number from 1"),
         ({"seed": -1}, "seed is -1"),

@@ -75,7 +75,7 @@ def test_a_value_that_scikit_learn_refuses_is_refused(name, value):
 
 
 def test_an_unknown_classifier_is_refused_with_those_there_are():
-    with pytest.raises(FitError, match="no classifier 'randomforest'; there are logreg, .* own"):
+    with pytest.raises(FitError, match="no classifier 'randomforest'. There are logreg, .* own"):
         find_classifier("randomforest")
 
 

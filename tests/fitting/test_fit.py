@@ -221,7 +221,7 @@ def test_parameters_do_what_they_say(make_store):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"clf": "cnn"}, "no classifier 'cnn'; there are logreg"),
+        ({"clf": "cnn"}, "no classifier 'cnn'. Did you mean knn\\? There are logreg"),
         ({"params": {"gamma": 1}}, "logreg has no parameter gamma"),
         ({"params": {"C": "x"}}, "'C' parameter"),
     ],

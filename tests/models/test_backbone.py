@@ -11,9 +11,9 @@ from featstore.io.files import file_sha256
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.backbone import Backbone, pool_map
 from featstore.models.layer_names import paper_layers
+from featstore.models.names import backbone_names
 from featstore.models.networks import (
     _channel_axes,
-    backbone_names,
     build_network,
     cost_per_image,
     find_layers,
