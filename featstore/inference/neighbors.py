@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ import numpy as np
 from featstore.config import METRICS, SPLITS
 from featstore.datasets.base import FileDataset
 from featstore.datasets.decode import decode
-from featstore.datasets.formats.image_list import UnlabelledSource, find_images
+from featstore.datasets.formats.image_list import UnlabelledSource
 from featstore.errors import ConfigError, DatasetNotFoundError, ImageError, SelectionError
 from featstore.extraction.encode import Encoder
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import fit_scaler
 from featstore.fitting.splits import features_of
 from featstore.inference.contact_sheet import N_COLUMNS, SIDE_PX, Strip, Tile, draw_sheet
+from featstore.inference.given_images import GivenImage, ImageFile, as_files, each_image
 from featstore.inference.nearest_rows import nearest
 from featstore.inference.source_images import Originals
 from featstore.io.fingerprints import FingerprintCache
@@ -135,7 +137,7 @@ class NeighborSearch:
 
 def find_neighbors(
     run_or_set: Run | str | Path,
-    images: Sequence[str | Path],
+    images: GivenImage | Iterable[GivenImage],
     *,
     store: str | Path | FeatureStore | None = None,
     k: int = 8,
@@ -153,8 +155,8 @@ def find_neighbors(
     ----------
     run_or_set : Run, str or Path
         A run, its name or its folder; or the name of a feature set.
-    images : sequence of str or Path
-        Images, folders of images, or ids of stored samples.
+    images : str, Path, ndarray, PIL.Image.Image, binary file, or several of these
+        Images, folders of images, or ids of stored samples; see :func:`featstore.predict`.
     store : str, Path or FeatureStore
         The store of the run or feature set.
     k : int
@@ -202,23 +204,25 @@ def find_neighbors(
         for pairs in zip(rows.tolist(), distances.tolist(), strict=True):
             yield [candidates.neighbor(*pair) for pair in zip(*pairs, strict=True)]
 
-    queries = _queries(images, selection, progress)
-    stored = [i for i, query in enumerate(queries) if query.row is not None and not query.error]
-    own = np.array([queries[i].row for i in stored], np.int64)
-    for i, found in zip(stored, search(X[own], k + 1), strict=True):
-        others = [one for one in found if one.row != queries[i].row]
-        queries[i] = replace(queries[i], neighbors=tuple(others[:k]))
-    new = [i for i, query in enumerate(queries) if query.row is None]
-    if new:
-        dataset = FileDataset(UnlabelledSource([Path(queries[i].name) for i in new]))
-        cache = FingerprintCache(opened.cache_dir / "fingerprints")
-        encoder = Encoder(selection.feature_specs, dataset.bands, device, cache, progress)
-        for block in encoder.blocks(dataset, "Encoding", progress):
-            found_next = search(block.X[block.readable], k)
-            for row in range(block.start, block.stop):
-                error = block.errors.get(row)
-                neighbors = tuple(next(found_next)) if error is None else ()
-                queries[new[row]] = replace(queries[new[row]], neighbors=neighbors, error=error)
+    with ExitStack() as stack:
+        queries, files = _queries(images, selection, stack, progress)
+        stored = [i for i, query in enumerate(queries) if query.row is not None and not query.error]
+        own = np.array([queries[i].row for i in stored], np.int64)
+        for i, found in zip(stored, search(X[own], k + 1), strict=True):
+            others = [one for one in found if one.row != queries[i].row]
+            queries[i] = replace(queries[i], neighbors=tuple(others[:k]))
+        if files:
+            dataset = FileDataset(UnlabelledSource([file.path for _, file in files]))
+            cache = FingerprintCache(opened.cache_dir / "fingerprints")
+            encoder = Encoder(selection.feature_specs, dataset.bands, device, cache, progress)
+            for block in encoder.blocks(dataset, "Encoding", progress):
+                found_next = search(block.X[block.readable], k)
+                for row in range(block.start, block.stop):
+                    i, file = files[row]
+                    error = block.errors.get(row)
+                    neighbors = tuple(next(found_next)) if error is None else ()
+                    error = error and error.replace(str(file.path), file.name)
+                    queries[i] = replace(queries[i], neighbors=neighbors, error=error)
     return NeighborSearch(
         selection.parts[0][0],
         selection.layers,
@@ -291,26 +295,39 @@ def _find_candidates(
     return _Candidates(selection, rows, np.flatnonzero(fitted), splits, split)
 
 
-def _queries(images: Sequence[str | Path], selection: Selection, progress: Progress) -> list[Query]:
-    queries = []
-    for image in images:
-        if Path(image).exists():
-            paths, left_out = find_images([image])
-            for line in left_out.lines():
-                progress.say(line)
-            queries += [Query(str(path), None, None) for path in paths]
+def _queries(
+    images: GivenImage | Iterable[GivenImage],
+    selection: Selection,
+    stack: ExitStack,
+    progress: Progress,
+) -> tuple[list[Query], list[tuple[int, ImageFile]]]:
+    """Return a query for each image, and the new images' files, each with its query's position.
+
+    Temporary files are there until the stack is closed.
+    """
+    queries: list[Query] = []
+    files: list[tuple[int, ImageFile]] = []
+    for image in each_image(images):
+        if isinstance(image, str | Path) and not Path(image).exists():
+            queries.append(_stored_query(str(image), selection))
             continue
-        rows = np.flatnonzero(selection.sample_ids == str(image))
-        if not rows.size:
-            raise DatasetNotFoundError(
-                f"{image} does not exist. Name an image, a folder of images, or a sample of "
-                f"{selection.parts[0][0]}, such as {selection.sample_ids[0]}."
-            )
-        row = int(rows[0])
-        masked = f"{image} has no features: its image could not be read."
-        error = None if selection.valid[row] else masked
-        queries.append(Query(str(image), row, _label(selection, row), error=error))
-    return queries
+        for file in stack.enter_context(as_files([image], progress, len(files))):
+            files.append((len(queries), file))
+            queries.append(Query(file.name, None, None))
+    return queries, files
+
+
+def _stored_query(sample_id: str, selection: Selection) -> Query:
+    rows = np.flatnonzero(selection.sample_ids == sample_id)
+    if not rows.size:
+        raise DatasetNotFoundError(
+            f"{sample_id} does not exist. Name an image, a folder of images, or a sample of "
+            f"{selection.parts[0][0]}, such as {selection.sample_ids[0]}."
+        )
+    row = int(rows[0])
+    masked = f"{sample_id} has no features: its image could not be read."
+    error = None if selection.valid[row] else masked
+    return Query(sample_id, row, _label(selection, row), error=error)
 
 
 def write_sheets(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, TextIO
 import numpy as np
 
 from featstore.datasets.base import FileDataset
-from featstore.datasets.formats.image_list import UnlabelledSource, find_images
+from featstore.datasets.formats.image_list import UnlabelledSource
 from featstore.extraction.encode import Block, Encoder
 from featstore.fitting.evaluate import predict_blocks
 from featstore.fitting.solvers.blocks import Samples
-from featstore.inference.piped_images import seekable
+from featstore.inference.given_images import GivenImage, ImageFile, as_files
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import SILENT, Progress
 from featstore.runs.run import Run, open_run
@@ -33,7 +33,7 @@ class Prediction:
     Parameters
     ----------
     path : str
-        The image.
+        The image; of arrays and files without a name ``image 0``, ``image 1``, ...
     label : str or None
         Name of the class; None if the image can't be read.
     score : float or None
@@ -53,7 +53,7 @@ class Prediction:
 
 def predict(
     run: Run | str | Path,
-    images: Sequence[str | Path],
+    images: GivenImage | Iterable[GivenImage],
     *,
     store: str | Path | FeatureStore | None = None,
     device: str = "auto",
@@ -68,8 +68,9 @@ def predict(
     ----------
     run : Run, str or Path
         A run, its name, or its folder.
-    images : sequence of str or Path
-        Images, or folders of images.
+    images : str, Path, ndarray, PIL.Image.Image, binary file, or several of these
+        Images, or folders of images. An array is (height, width) or (height, width, 3) uint8, or
+        several of these stacked.
     store : str, Path or FeatureStore
         The store of the run.
     device : str
@@ -85,6 +86,8 @@ def predict(
 
     Raises
     ------
+    ConfigError
+        When an image is something else.
     DatasetNotFoundError
         When an image or folder does not exist, or a folder holds no images.
     RunError
@@ -95,15 +98,12 @@ def predict(
     opened = open_store(store, progress)
     run = run if isinstance(run, Run) else open_run(run, opened)
     model = run.load_model(trusted) if trusted else run.model
-    paths, left_out = find_images(images)
-    for line in left_out.lines():
-        progress.say(line)
-    with seekable(paths) as files:
-        dataset = FileDataset(UnlabelledSource(files))
+    with as_files(images, progress) as files:
+        dataset = FileDataset(UnlabelledSource([file.path for file in files]))
         cache = FingerprintCache(opened.cache_dir / "fingerprints")
         encoder = Encoder(run.selection.features, dataset.bands, device, cache, progress)
         blocks = encoder.blocks(dataset, "Predicting", progress)
-        return [one for block in blocks for one in _predict_block(run, model, block, paths, files)]
+        return [one for block in blocks for one in _predict_block(run, model, block, files)]
 
 
 def write_csv(predictions: Iterable[Prediction], stream: TextIO) -> None:
@@ -117,9 +117,9 @@ def write_csv(predictions: Iterable[Prediction], stream: TextIO) -> None:
 
 
 def _predict_block(
-    run: Run, model: Pipeline, block: Block, paths: Sequence[Path], files: Sequence[Path]
+    run: Run, model: Pipeline, block: Block, files: Sequence[ImageFile]
 ) -> Iterator[Prediction]:
-    """Yield the labels of a block of images; `files` is where the images of `paths` are read."""
+    """Yield the labels of a block of images."""
     readable = block.readable
     predicted = predict_blocks(model, Samples(block.X, np.flatnonzero(readable)))
     found = zip(predicted.labels.tolist(), predicted.scores.tolist(), strict=True)
@@ -130,5 +130,5 @@ def _predict_block(
         name = None if label is None else run.class_names[label]
         error = block.errors.get(row)
         if error is not None:
-            error = error.replace(str(files[row]), str(paths[row]))
-        yield Prediction(str(paths[row]), name, score, predicted.score_kind, error)
+            error = error.replace(str(files[row].path), files[row].name)
+        yield Prediction(files[row].name, name, score, predicted.score_kind, error)

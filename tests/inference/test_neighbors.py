@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.preprocessing import StandardScaler
 
 import featstore
+from featstore.datasets.decode import decode
 from featstore.errors import BackboneError, ConfigError, DatasetNotFoundError, SelectionError
 from featstore.extraction import encode
 from featstore.extraction.extract import extract
@@ -285,3 +286,12 @@ def test_real_images_lie_near_their_class(real_sample):
     hits = [query.majority == query.name.split("/")[-2] for query in found.queries]
     assert len(hits) == 60
     assert np.mean(hits) > 0.7
+
+
+def test_images_in_memory_have_the_neighbors_of_their_files(store, images):
+    path = next((images / "test" / "sand").glob("*.png"))
+    (feature_set,) = store.sets()
+    given = [decode(path), str(feature_set.sample_ids[0]), path]
+    found = find_neighbors(feature_set.set_id, given, store=store, k=3)
+    assert [query.name for query in found.queries] == ["image 0", given[1], str(path)]
+    assert found.queries[0].neighbors == found.queries[2].neighbors

@@ -6,6 +6,7 @@ import pytest
 from makers import of_pixels, tiny, write_images
 
 import featstore
+from featstore.datasets.decode import decode
 from featstore.errors import RunError, WeightsError
 from featstore.extraction import encode
 from featstore.extraction.extract import extract
@@ -165,3 +166,10 @@ def test_real_images_are_labelled(real_sample):
     true = [p.path.split("/")[-2] for p in found]
     hits = sum(a == b for a, b in zip(labels(found), true, strict=True))
     assert hits / len(found) > 0.7
+
+
+def test_images_in_memory_get_the_labels_of_their_files(run, store, images):
+    path = next((images / "test" / "sand").glob("*.png"))
+    (expected,) = predict(run, str(path), store=store)
+    (found,) = predict(run, decode(path), store=store)
+    assert (found.path, found.label, found.score) == ("image 0", expected.label, expected.score)
