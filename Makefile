@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # One pytest worker for each core, at most four.
-PARALLEL := --numprocesses auto --dist loadfile
+PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: install demo test test-oldest soak coverage check bench docs lock clean
 

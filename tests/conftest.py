@@ -19,7 +19,7 @@ for _name in ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR"):
 
 import numpy as np
 import pytest
-from makers import BACKBONE, PREPROCESS, of_pixels, real_file, tiny, write_images
+from makers import BACKBONE, PREPROCESS, ROOT, of_pixels, real_file, tiny, write_images
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -44,6 +44,20 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(MAX_WORKERS, available_cores())
 
 
+LONG = ("test_docs.py", "faults", "extraction", "fitting", "parallel", "models", "store", "cli")
+"""Parts of tests that take longest, which begin first: no pytest worker ends with a long one."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let long tests begin first."""
+
+    def rank(item: pytest.Item) -> int:
+        part = item.path.relative_to(ROOT / "tests").parts[0]
+        return LONG.index(part) if part in LONG else len(LONG)
+
+    items.sort(key=rank)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give each pytest worker whole files, and one of them all tests that share a zygote."""
@@ -64,6 +78,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the user's stores, data and downloaded weights out of the tests."""
     monkeypatch.delenv("FEATSTORE_STORE", raising=False)
     monkeypatch.delenv("FEATSTORE_DATA", raising=False)
+    # pytest-xdist passes the terminal's width on to its workers.
+    monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch-home"))
 
 
