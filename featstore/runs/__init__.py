@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = attach(
         "Run": "featstore.runs.run",
         "RunRecord": "featstore.store.format.run_schema",
         "Scores": "featstore.store.format.run_schema",
+        "accuracy_interval": "featstore.runs.compare",
         "difference_interval": "featstore.runs.compare",
         "list_runs": "featstore.runs.run",
         "mcnemar": "featstore.runs.compare",

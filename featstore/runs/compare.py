@@ -248,6 +248,28 @@ def mcnemar(n_only_a: int, n_only_b: int) -> tuple[str, float | None, float]:
     return CHI_SQUARED, statistic, float(stats.chi2.sf(statistic, df=1))
 
 
+def accuracy_interval(accuracy: float, n_test: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval of an accuracy, for other images of the same kind.
+
+    The score interval of Wilson 1927, doi:10.1080/01621459.1927.10502953. It holds for the
+    classifier as it was trained; it does not include the luck of the training images.
+
+    Parameters
+    ----------
+    accuracy : float
+        A fraction.
+    n_test : int
+        Test rows, at least 1.
+
+    Returns
+    -------
+    tuple of (float, float)
+        Bounds, as fractions.
+    """
+    found = stats.binomtest(round(accuracy * n_test), n_test).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
 def difference_interval(n_only_a: int, n_only_b: int, n_test: int) -> tuple[float, float]:
     """Return the 95 % confidence interval of the difference of two accuracies on the same rows.
 

@@ -14,7 +14,7 @@ from scipy import stats
 
 from featstore.config import CLASSIFIER_NAMES, LEVEL
 from featstore.errors import ConfigError, RunError
-from featstore.runs.compare import compare, mcnemar
+from featstore.runs.compare import accuracy_interval, compare, mcnemar
 from featstore.runs.names import name_fits
 from featstore.runs.run import Run
 from featstore.text import did_you_mean, join_some, percent
@@ -209,6 +209,7 @@ def _line(repeats: Sequence[Run], name: str, settings: str) -> Line:
         "ranked_by": BY_TEST,
         "run_ids": [one["run_id"] for one in lines],
         "accuracies": accuracies,
+        "accuracy_interval": [*accuracy_interval(nearest["accuracy"], nearest["n_test"])],
     }
     if len(lines) > 1:
         # Seeds of the classifier alone leave the luck of one split.
@@ -220,6 +221,8 @@ def _line(repeats: Sequence[Run], name: str, settings: str) -> Line:
             line[f"{score}_deviation"] = statistics.stdev(one[score] for one in lines)
         line["duration_s"] = sum(one["duration_s"] for one in lines)
         line["converged"] = all(one["converged"] for one in lines)
+        # The deviation over the repeats says more.
+        line["accuracy_interval"] = None
     if line["cv_accuracy"] is not None:
         line["ranked_by"] = BY_CV
     return line

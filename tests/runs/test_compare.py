@@ -12,7 +12,14 @@ import featstore
 from featstore.errors import ConfigError, RunError
 from featstore.fitting.fit import fit
 from featstore.runs import compare as compare_module
-from featstore.runs.compare import CHI_SQUARED, EXACT, compare, difference_interval, mcnemar
+from featstore.runs.compare import (
+    CHI_SQUARED,
+    EXACT,
+    accuracy_interval,
+    compare,
+    difference_interval,
+    mcnemar,
+)
 from featstore.runs.writer import write_run
 from featstore.store.feature_store import open_store
 
@@ -281,3 +288,19 @@ def test_holms_correction_is_that_of_his_paper(monkeypatch):
     adjusted = [p for _, p in compare_module.compare_all(None, p_values)]
     # R: p.adjust(c(0.04, 0.01, 0.03, 0.5), "holm")
     assert adjusted == pytest.approx([0.09, 0.04, 0.09, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("n_right", "n_test", "bounds"),
+    [
+        # Newcombe 1998, doi:10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E,
+        # Table I, method 3.
+        (81, 263, (0.2553, 0.3662)),
+        (15, 148, (0.0624, 0.1605)),
+        (0, 20, (0.0, 0.1611)),
+        (1, 29, (0.0061, 0.1718)),
+    ],
+)
+def test_the_interval_of_an_accuracy_is_newcombes(n_right, n_test, bounds):
+    found = accuracy_interval(n_right / n_test, n_test)
+    assert found == pytest.approx(bounds, abs=5e-5)
