@@ -5,14 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import shutil
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +17,12 @@ import click
 from click.core import ParameterSource
 
 from featstore.config import PROJECTIONS
-from featstore.text import duration_text, nbytes_text
+from featstore.progress_bars import Lines, open_bars
+from featstore.text import printable
 
 from . import completion
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-
     from featstore.progress import Progress
     from featstore.report.table import Table
     from featstore.runs.run import Run
@@ -148,18 +144,6 @@ def given(ctx: click.Context, names: Iterable[str]) -> dict[str, str]:
         for name in names
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
-
-
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-"""Characters that move a terminal's cursor, change its state, or hide what a line says."""
-
-
-def printable(text: str, keep: str = "") -> str:
-    """Return a text with control characters escaped, except those in `keep`."""
-    return _UNSAFE.sub(
-        lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(),
-        text,
-    )
 
 
 def prepare_streams() -> None:
@@ -322,20 +306,6 @@ def show_table(full: Table) -> None:
     table([name for name, _ in shown.columns], rows, shown.title, right=numbers)
 
 
-def amount_text(done: float, total: float, unit: str) -> str:
-    """Return how much is done, for people."""
-    if unit == "bytes":
-        return f"{nbytes_text(done)} of {nbytes_text(total)}"
-    return f"{done:.0f} of {total:.0f} {unit}"
-
-
-def rate_text(rate: float, unit: str) -> str:
-    """Return how much gets done in a second, for people."""
-    if unit == "bytes":
-        return f"{nbytes_text(rate)}/s"
-    return f"{rate:.1f} {unit}/s" if rate >= 1 or not rate else f"{1 / rate:.1f} s each"
-
-
 def shown(path: str | Path) -> str:
     """Return a path relative to the current folder, if it lies in it."""
     if "://" not in str(path) and Path(path).is_relative_to(Path.cwd()):
@@ -343,115 +313,13 @@ def shown(path: str | Path) -> str:
     return str(path)
 
 
-@dataclass
-class _Phase:
-    """One phase of work; another may begin within it."""
-
-    what: str
-    total: int
-    unit: str
-    depth: int
-    done: int = 0
-    began: float = field(default_factory=lambda: time.monotonic())
-    told: float = field(default_factory=lambda: time.monotonic())
-    bar: Any = None
-
-    @property
-    def rate(self) -> str:
-        return rate_text(self.done / max(time.monotonic() - self.began, 1e-9), self.unit)
-
-    @property
-    def amount(self) -> str:
-        return amount_text(self.done, self.total, self.unit)
-
-
-class Lines:
-    """Progress for logs: a line every quarter minute, and one at the end of a phase."""
-
-    PERIOD_S = 15.0
-
-    def __init__(self) -> None:
-        self._phases: list[_Phase] = []
-
-    def start(self, what: str, total: int, unit: str) -> None:
-        """Begin a phase."""
-        self._phases.append(_Phase(what, total, unit, len(self._phases)))
-
-    def advance(self, n: int) -> None:
-        """Count progress, and print a line every quarter minute."""
-        phase = self._phases[-1]
-        phase.done += n
-        now = time.monotonic()
-        if now - phase.told < self.PERIOD_S or not phase.done:
-            return
-        phase.told = now
-        left = (now - phase.began) * max(0, phase.total - phase.done) / phase.done
-        say(f"{phase.what}: {phase.amount}, {phase.rate}, {duration_text(left)} left")
-
-    def stop(self) -> None:
-        """End the phase."""
-        phase = self._phases.pop()
-        if phase.done:
-            duration_s = max(time.monotonic() - phase.began, 1e-9)
-            say(f"{phase.what}: {phase.amount} in {duration_text(duration_s)}, {phase.rate}")
-
-    def say(self, line: str) -> None:
-        """Print a line."""
-        say(line)
-
-
-class Bars:
-    """Progress for terminals: a bar with rate and time left for each phase."""
-
-    def __init__(self, bars: RichProgress) -> None:
-        self._bars = bars
-        self._phases: list[_Phase] = []
-
-    def start(self, what: str, total: int, unit: str) -> None:
-        """Begin a phase with a bar."""
-        phase = _Phase(what, total, unit, len(self._phases))
-        indented = "  " * phase.depth + printable(what)
-        phase.bar = self._bars.add_task(indented, total=total, amount="", rate="")
-        self._phases.append(phase)
-
-    def advance(self, n: int) -> None:
-        """Move the bar."""
-        phase = self._phases[-1]
-        phase.done += n
-        self._bars.update(phase.bar, advance=n, amount=phase.amount, rate=phase.rate)
-
-    def stop(self) -> None:
-        """Stop the bar, and remove that of an inner phase."""
-        phase = self._phases.pop()
-        self._bars.stop_task(phase.bar)
-        if self._phases:
-            self._bars.remove_task(phase.bar)
-
-    def say(self, line: str) -> None:
-        """Print a line above the bars."""
-        self._bars.console.print(printable(line, "\n"), markup=False, highlight=False)
-
-
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Yield a progress that writes to stderr: bars on a terminal, quiet lines elsewhere."""
     if not sys.stderr.isatty():
-        yield Lines()
+        yield Lines(say)
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as RichProgress
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.fields[amount]}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-    )
-    with RichProgress(*columns, console=Console(stderr=True)) as bars:
-        yield Bars(bars)
+    with open_bars(Console(stderr=True)) as bars:
+        yield bars

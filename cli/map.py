@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from featstore.progress_bars import rate_text
 from featstore.text import duration_text
 
 from . import completion, console
@@ -150,9 +151,7 @@ def show(done: SceneMap) -> None:
     rows = [[name, f"{count:,}", f"{100 * share:.1f}"] for count, share, name in ranked if count]
     columns = ["class", "cells", "share of the area (%)"]
     console.table(columns, rows, right=columns[1:])
-    console.echo(
-        f"{duration_text(done.duration_s)}, {console.rate_text(done.windows_per_s, 'windows')}"
-    )
+    console.echo(f"{duration_text(done.duration_s)}, {rate_text(done.windows_per_s, 'windows')}")
     console.echo(f"The map: {done.path} (class names: {done.sidecar}; QGIS style: {done.style})")
     console.echo(f"The picture: {done.preview}")
     console.echo("Next: open the map in QGIS, upon the scene.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featstore.progress_bars import Lines
 from featstore.text import model_text, percent
 
 from . import completion, console
@@ -41,7 +42,7 @@ def ls(dataset: str | None, store: str, as_json: bool) -> None:
     from featstore.report.summaries import list_by_accuracy
 
     opened = _open(store)
-    lines = list_by_accuracy(opened, dataset, _Lines())
+    lines = list_by_accuracy(opened, dataset, Lines(console.say))
     if as_json:
         console.emit_json({"store": store, "runs": lines})
         return
@@ -78,10 +79,6 @@ def show_columns(columns: tuple[str, ...], rows: list[list[str]], title: str) ->
         title,
         right=("seed", "accuracy", "cv"),
     )
-
-
-class _Lines(console.Lines):
-    """Progress of a listing: lines about runs that can't be read, and no phases."""
 
 
 @command.command("show")

@@ -25,7 +25,8 @@ from featstore.extraction.extract import extract
 from featstore.fitting.classifiers import find_classifier
 from featstore.fitting.fit import fit_each
 from featstore.models.names import PIXEL_MODEL
-from featstore.progress import SILENT, Progress
+from featstore.progress import Progress
+from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.report import paper
 from featstore.report.write import write_report
 from featstore.runs.run import Run
@@ -177,7 +178,7 @@ def reproduce(
     files: str | Path | None = None,
     projection: str = PROJECTIONS[0],
     command: str | None = None,
-    progress: Progress = SILENT,
+    progress: Progress = IN_NOTEBOOKS,
 ) -> Outcome:
     """Extract features, fit classifiers and write the report of a study.
 

@@ -126,6 +126,18 @@ def no_formula(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Characters that move a terminal's cursor, change its state, or hide what a line says."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return a text with control characters escaped, except those in `keep`."""
+    return _UNSAFE.sub(
+        lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(),
+        text,
+    )
+
+
 def file_name(text: str, limit: int = 80) -> str:
     """Return `text` as a name that every file system takes."""
     return re.sub(r"[^\w.@+=-]+", "-", text, flags=re.ASCII).strip("-.")[:limit] or "unnamed"

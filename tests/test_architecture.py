@@ -18,6 +18,7 @@ ORDER = (
     "progress",
     "text",
     "_signatures",
+    "progress_bars",
     "environment",
     "io",
     "plotting",

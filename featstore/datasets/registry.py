@@ -15,7 +15,8 @@ from featstore.datasets.formats.sat_mat import MatSource
 from featstore.datasets.formats.synthetic import demo_file, write_demo
 from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource
 from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError
-from featstore.progress import SILENT, Progress
+from featstore.progress import Progress
+from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.text import did_you_mean
 
 
@@ -171,7 +172,7 @@ def open_dataset(
     seed: int = 0,
     limit: int | None = None,
     follow_links: bool = False,
-    progress: Progress = SILENT,
+    progress: Progress = IN_NOTEBOOKS,
 ) -> Dataset:
     """Find a dataset's files and open them; labels and pixels load when they are asked for.
 

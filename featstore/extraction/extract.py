@@ -22,7 +22,8 @@ from featstore.extraction.spec import (
 )
 from featstore.io.files import with_resume_hint
 from featstore.models.registry import open_model
-from featstore.progress import SILENT, Progress
+from featstore.progress import Progress
+from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store
 
@@ -34,7 +35,7 @@ def extract(
     *,
     store: str | Path | FeatureStore | None = None,
     layers: str | Sequence[str] = (),
-    progress: Progress = SILENT,
+    progress: Progress = IN_NOTEBOOKS,
     **options: Any,
 ) -> Extraction:
     """Extract features, unless the store has them.

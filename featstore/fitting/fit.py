@@ -17,7 +17,8 @@ from featstore.fitting.solvers.scaling import scratch_folder
 from featstore.io.files import with_resume_hint
 from featstore.io.locks import remove_shared
 from featstore.parallel.cluster import TaskPool
-from featstore.progress import SILENT, Progress
+from featstore.progress import Progress
+from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore, open_store
 
@@ -41,7 +42,7 @@ def fit_each(
     memory_nbytes: int | None = None,
     refit: bool = False,
     force: bool = False,
-    progress: Progress = SILENT,
+    progress: Progress = IN_NOTEBOOKS,
     **options: Any,
 ) -> list[Fit]:
     """Fit and evaluate classifiers on stored features; a fit that fails does not stop the others.
@@ -131,11 +132,7 @@ def fit(
     """Fit and evaluate classifiers on stored features.
 
     Takes the options of :func:`featstore.fitting.fit_each`, which returns failures beside the runs.
-
-    Returns
-    -------
-    list of Run
-        One for each selection, classifier and repeat, in that order.
+    Returns a run for each selection, classifier and repeat, in that order.
 
     Raises
     ------

@@ -29,7 +29,8 @@ from featstore.io.files import with_resume_hint
 from featstore.io.locks import remove_shared
 from featstore.parallel.cluster import TaskPool
 from featstore.parallel.worker_pool import TaskResult
-from featstore.progress import SILENT, Progress
+from featstore.progress import Progress
+from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.selection import Selection
 
@@ -146,7 +147,7 @@ def learning_curve(
     scheduler: str | None = None,
     memory_nbytes: int | None = None,
     force: bool = False,
-    progress: Progress = SILENT,
+    progress: Progress = IN_NOTEBOOKS,
     **options: Any,
 ) -> list[LearningCurve]:
     """Train on growing parts of the training rows, and test each on all test rows.

@@ -28,6 +28,7 @@ from featstore.inference.source_images import Originals
 from featstore.io.fingerprints import FingerprintCache
 from featstore.plotting import write_png
 from featstore.progress import SILENT, Progress
+from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.runs.find import open_run_or_set
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore, open_store
@@ -145,7 +146,7 @@ def find_neighbors(
     metric: str = METRICS[0],
     split: str | None = None,
     device: str = "auto",
-    progress: Progress = SILENT,
+    progress: Progress = IN_NOTEBOOKS,
 ) -> NeighborSearch:
     """Find the stored images whose features are most like those of each image.
 

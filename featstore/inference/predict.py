@@ -17,7 +17,8 @@ from featstore.fitting.evaluate import predict_blocks
 from featstore.fitting.solvers.blocks import Samples
 from featstore.inference.given_images import GivenImage, ImageFile, as_files
 from featstore.io.fingerprints import FingerprintCache
-from featstore.progress import SILENT, Progress
+from featstore.progress import Progress
+from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.runs.run import Run, open_run
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.text import no_formula
@@ -58,7 +59,7 @@ def predict(
     store: str | Path | FeatureStore | None = None,
     device: str = "auto",
     trusted: Sequence[str] = (),
-    progress: Progress = SILENT,
+    progress: Progress = IN_NOTEBOOKS,
 ) -> list[Prediction]:
     """Label new images with a run's model.
 

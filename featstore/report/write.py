@@ -16,7 +16,8 @@ from featstore.config import PROJECTIONS
 from featstore.environment import now, store_option, versions
 from featstore.errors import FeatstoreError, RunError, StoreError
 from featstore.io.files import atomic_write, resolve_link
-from featstore.progress import SILENT, Progress
+from featstore.progress import Progress
+from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.report import result_tables
 from featstore.report.charts import check_projection
 from featstore.report.sections import Sections, n_steps
@@ -39,7 +40,7 @@ def write_report(
     root: str | None = None,
     command: str | None = None,
     left_out: Sequence[str] = (),
-    progress: Progress = SILENT,
+    progress: Progress = IN_NOTEBOOKS,
 ) -> dict[str, Any]:
     """Write runs as one HTML page, and return the same as JSON-able values.
 

@@ -39,6 +39,7 @@ from featstore.io.files import (
     sync_folder,
 )
 from featstore.progress import SILENT, Progress
+from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.store import query
 from featstore.store.backend import DIGEST_LENGTH, Backend, LocalBackend
 from featstore.store.feature_set import FeatureSet
@@ -370,7 +371,7 @@ def find_set_to_remove(
 
 
 def open_store(
-    path: str | Path | FeatureStore | None = None, progress: Progress = SILENT
+    path: str | Path | FeatureStore | None = None, progress: Progress = IN_NOTEBOOKS
 ) -> FeatureStore:
     """Open the feature store in a folder, or on object storage.
 

@@ -6,6 +6,7 @@ import json
 import pytest
 from rich.cells import cell_len
 
+from featstore import progress_bars
 from featstore.cli import console
 
 
@@ -73,7 +74,7 @@ def test_markup_in_names_is_only_text(capsys):
 
 def test_logs_get_a_line_at_the_end_and_now_and_then(capsys, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress_bars.time, "monotonic", lambda: clock[0])
     with console.progress() as progress:
         progress.start("Extracting", 100, "images")
         for _ in range(5):

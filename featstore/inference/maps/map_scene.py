@@ -27,7 +27,8 @@ from featstore.io.files import atomic_write, resolve_link
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.names import PIXEL_MODEL
 from featstore.plotting import check_png, to_png
-from featstore.progress import SILENT, Progress
+from featstore.progress import Progress
+from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.runs.run import Run, open_run
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.format.run_schema import FeatureSpec
@@ -124,7 +125,7 @@ def map_scene(
     preview: str | Path | None = None,
     device: str = "auto",
     trusted: Sequence[str] = (),
-    progress: Progress = SILENT,
+    progress: Progress = IN_NOTEBOOKS,
 ) -> SceneMap:
     """Classify a scene window by window and write the classes as a GeoTIFF.
 
