@@ -21,7 +21,7 @@ Completer = Callable[["click.Context", "click.Parameter", str], list[CompletionI
 
 
 def _completer(names: Callable[[click.Context], Iterable[str]]) -> Completer:
-    """Return a completer of names, of which commas may put several together."""
+    """Return a completer of names, several of them joined by commas."""
 
     def complete(
         ctx: click.Context, param: click.Parameter, incomplete: str

@@ -131,5 +131,5 @@ def _call(args: Sequence[str] | None) -> int:
 
 
 def _interrupted() -> int:
-    console.say("Interrupted. What is in the store is kept; the same command goes on from there.")
+    console.say("Interrupted. What is in the store is kept; the same command continues.")
     return 130

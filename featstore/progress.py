@@ -1,4 +1,4 @@
-"""How long work tells that it goes on, without knowing who listens."""
+"""The protocol by which long work reports its progress, without knowing who listens."""
 
 from __future__ import annotations
 

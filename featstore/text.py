@@ -13,7 +13,7 @@ NONE = "–"
 """Stands in a table for a value that is not there."""
 
 
-RESUME_HINT = "What is finished is kept; the same command goes on from there."
+RESUME_HINT = "What is finished is kept; the same command continues."
 
 
 def is_random(weights: object) -> bool:

@@ -1,6 +1,6 @@
 """Find identical images of a dataset.
 
-Only exact copies count: an image that was saved anew, at another size or in another format, is
+Only exact copies count: an image that was saved again, at another size or in another format, is
 another image.
 """
 

@@ -162,7 +162,7 @@ class WorkerGroup:
 
 def _worker_died() -> FeatstoreError:
     return SchedulerError(
-        "A worker died twice at the same rows; most often the system ended it for want of memory. "
+        "A worker died twice at the same rows; most often the system ends it when memory is short. "
         f"Use a smaller --batch-size or fewer workers. {RESUME_HINT}"
     )
 

@@ -83,7 +83,7 @@ def n_rows(rows: Rows) -> int:
 def split_rows(
     selection: Labelled, split_seed: int | None = None, *, drop_leaks: bool = False
 ) -> Split:
-    """Split a selection's rows as its dataset does, or, with a `split_seed`, anew.
+    """Split a selection's rows as its dataset does; a `split_seed` draws a new split.
 
     Masked and unlabelled rows are left out. Without test rows, the validation rows are the test.
     A new split has as many test rows of each class as the dataset's has.

@@ -326,7 +326,7 @@ class PixelSource:
         if trained_on != ",".join(bands):
             raise BackboneError(
                 f"The model was trained on pixel statistics of the bands {trained_on}; these "
-                f"images have {','.join(bands)}."
+                f"images have {','.join(bands)}. Scenes of those bands: featstore map."
             )
         return _model([feature.node for feature in features], bands, None)
 

@@ -184,7 +184,7 @@ def group_by_images(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def resampled_p_value(differences: Sequence[float], test_share: float) -> float:
-    """Return the p-value of equal means over repeats that draw their splits anew.
+    """Return the p-value of equal means over repeats that draw new splits.
 
     The corrected resampled t-test: repeats share most of their rows, so that their plain variance
     is too small. Nadeau and Bengio 2003, doi:10.1023/A:1024068626366. `test_share` is the number

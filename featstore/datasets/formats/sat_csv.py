@@ -116,7 +116,7 @@ def as_memory_map(path: Path, n_rows: int, progress: Progress = SILENT) -> NDArr
     """Convert a CSV file of `n_rows` images to an array on disk, or open an earlier conversion.
 
     The array, (n_rows, 3136) uint8, lies in a folder ``.featstore`` beside the CSV or, where that
-    can't be written, in the user's cache. It is made anew when the CSV was changed or moved, or
+    can't be written, in the user's cache. It is made again when the CSV was changed or moved, or
     the array was damaged. Progress counts bytes of the CSV file.
     """
     key = json_digest([path.name, *file_stamp(path), n_rows])[:16]
