@@ -615,9 +615,9 @@ class Page:
 
     def close(self) -> None:
         self.stack.close()
-        for process in self.processes[::-1]:
-            process.terminate()
         for process in self.processes:
+            # A worker whose scheduler is gone may not heed a request to end.
+            process.kill()
             process.wait(PATIENCE_S)
 
     def real_word(self, word: str) -> str:
