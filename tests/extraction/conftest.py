@@ -101,9 +101,9 @@ def scheduler(tmp_path_factory):
             while not file.exists():
                 time.sleep(0.05)
         with Client(scheduler_file=str(file)) as client:
-            client.wait_for_workers(2, timeout=60)
+            client.wait_for_workers(2, timeout=600)
             address = client.scheduler.address
         yield address
         for process in reversed(running):
-            process.terminate()
-            process.wait(30)
+            process.kill()
+            process.wait()
