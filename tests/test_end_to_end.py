@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
-import tifffile
+from PIL import Image
 
 from featstore.cli.main import _run
 from featstore.datasets.formats.ucmerced import CLASSES
@@ -89,7 +89,7 @@ def write_ucmerced(root):
             height = 256 if i else 253
             color = np.array([label % 3, label // 3 % 3, label // 9]) * 85
             pixels = np.clip(color + rng.normal(0, 20, (height, 256, 3)), 0, 255)
-            tifffile.imwrite(folder / f"{name}{i:02d}.tif", pixels.astype(np.uint8))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}{i:02d}.tif")
 
 
 def run_json(capsys, *args):

@@ -62,7 +62,7 @@ class Cluster:
         threads += ["--local-directory", str(folder), "--preload", str(folder / "slowly.py")]
         self.workers = [self._run("worker", *threads) for _ in range(2)]
         with Client(scheduler_file=str(self._file)) as client:
-            client.wait_for_workers(2, timeout=60)
+            client.wait_for_workers(2, timeout=600)
             self.address = client.scheduler.address
 
     def _run(self, what, *options):

@@ -165,6 +165,6 @@ def test_a_process_that_fits_and_reports_never_imports_torch(make_store, pytestc
         [sys.executable, "-W", action, "-c", SCRIPT, str(make_store().path)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=600,
     )
     assert (done.stdout, done.stderr) == ("0 1 2 3\n", "")

@@ -123,5 +123,5 @@ def test_products_get_one_thread_each_and_their_own_back():
 
 def test_as_many_threads_work_as_the_libraries_may_use():
     with threadpoolctl.threadpool_limits(2), shared_threads() as threads:
-        barrier = threading.Barrier(2, timeout=20)
+        barrier = threading.Barrier(2, timeout=600)
         threads.map(lambda _: barrier.wait(), range(2))
