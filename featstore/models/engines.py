@@ -63,7 +63,7 @@ Forward = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
 
 @dataclass(frozen=True)
-class Cost:
+class ForwardCost:
     """The cost of one image in a network."""
 
     flops: float
@@ -83,7 +83,7 @@ class Plan:
 
 
 def choose_engine(
-    compile_: str, device: torch.device, precision: str, cost: Cost, n_images: int
+    compile_: str, device: torch.device, precision: str, cost: ForwardCost, n_images: int
 ) -> Plan:
     """Return the engine for a pass, by its size and the installed packages, never by a timing.
 
@@ -95,8 +95,8 @@ def choose_engine(
         Runs the network.
     precision : str
         ``fp32``, ``bf16`` or ``fp16``.
-    cost : Cost
-        Cost of one image: ``flops``, ``nbytes`` and ``n_operations``.
+    cost : ForwardCost
+        ForwardCost of one image: ``flops``, ``nbytes`` and ``n_operations``.
     n_images : int
         Images to compute.
 

@@ -16,7 +16,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from featstore.errors import BackboneError
 from featstore.models.base import Layer
-from featstore.models.engines import Cost
+from featstore.models.engines import ForwardCost
 from featstore.models.layer_names import FEATURE_LAYERS, other_names, paper_layers
 from featstore.models.names import check_model
 from featstore.models.weights import architecture
@@ -165,14 +165,14 @@ def cut_network(network: nn.Module, nodes: Sequence[str]) -> GraphModule:
 
 
 @lru_cache(maxsize=8)
-def cost_per_image(model: str, layers: tuple[Layer, ...], image_size: int) -> Cost:
+def cost_per_image(model: str, layers: tuple[Layer, ...], image_size: int) -> ForwardCost:
     """Return the cost of one image, without computing anything."""
     network = cut_network(_without_data(model, image_size), [layer.node for layer in layers])
     images = torch.empty(2, 3, image_size, image_size, device="meta")
     results, operations = _ResultCounter(), FlopCounterMode(display=False)
     with results, operations:
         network(images)
-    return Cost(operations.get_total_flops() / 2, results.nbytes / 2, results.n_operations)
+    return ForwardCost(operations.get_total_flops() / 2, results.nbytes / 2, results.n_operations)
 
 
 class _ResultCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]

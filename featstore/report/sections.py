@@ -27,7 +27,7 @@ from featstore.report.charts import draw_accuracies, draw_projection, project
 from featstore.report.misclassified import Mistake, find_mistakes, thumbnail_uri
 from featstore.report.summaries import compare_published, describe_run
 from featstore.report.table import Table
-from featstore.runs.charts import draw_confusion, draw_curves
+from featstore.runs.charts import MAX_COUNTED, draw_confusion, draw_curves
 from featstore.runs.ranking import Line, Ranking
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
@@ -43,10 +43,6 @@ MAX_BARS = 30
 
 MAX_CELLS = 8_000
 """Cells of all confusion matrices that the page shows of one dataset."""
-
-
-MAX_COUNTED = 21
-"""Classes up to which a confusion matrix in the page shows its counts as text."""
 
 
 MAX_POINTS = 2_000

@@ -10,13 +10,13 @@ from torch import fx, nn
 
 from featstore.errors import BackboneError
 from featstore.models import engines
-from featstore.models.engines import Cost, build, choose_engine, fold_batch_norms
+from featstore.models.engines import ForwardCost, build, choose_engine, fold_batch_norms
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda", 0)
 
 
-RESNET50 = Cost(flops=8.2e9, nbytes=1.5e8, n_operations=278)
+RESNET50 = ForwardCost(flops=8.2e9, nbytes=1.5e8, n_operations=278)
 """Of an image of 224 px."""
 
 

@@ -101,7 +101,7 @@ Numbered = Annotated[dict[int, T], BeforeValidator(_numbered)]
 """A JSON object whose keys are numbers of rows or chunks."""
 
 
-class Model(BaseModel):
+class RecordPart(BaseModel):
     """A frozen part of a record. Unknown fields are kept."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow", defer_build=True)
@@ -111,7 +111,7 @@ class Model(BaseModel):
         return self.model_dump(mode="json", exclude_unset=True)
 
 
-class Record(Model):
+class Record(RecordPart):
     """The content of one JSON file; see :func:`featstore.io.files.write_json`."""
 
     CURE: ClassVar[str] = "Put back the file, or remove what it belongs to and make it again."

@@ -11,9 +11,9 @@ from featstore.store.format.fields import (
     Files,
     Fraction,
     Items,
-    Model,
     Name,
     Record,
+    RecordPart,
     Seconds,
     Text,
     Width,
@@ -21,7 +21,7 @@ from featstore.store.format.fields import (
 from featstore.store.format.schema import BackboneInfo, PreprocessInfo
 
 
-class FitSettings(Model):
+class FitSettings(RecordPart):
     """The settings of a fit, as :meth:`featstore.config.FitConfig.to_dict` returns them."""
 
     clf: Text
@@ -38,7 +38,7 @@ class FitSettings(Model):
     intelex: bool
 
 
-class SearchResult(Model):
+class SearchResult(RecordPart):
     """The settings that a search for parameters tried, and the best one."""
 
     kind: Text
@@ -50,7 +50,7 @@ class SearchResult(Model):
     candidates: Items[dict[str, Any]]
 
 
-class FeatureSpec(Model):
+class FeatureSpec(RecordPart):
     """The settings that compute the features of one layer for other images."""
 
     set_id: Name
@@ -63,7 +63,7 @@ class FeatureSpec(Model):
     preprocess: PreprocessInfo
 
 
-class SelectionInfo(Model):
+class SelectionInfo(RecordPart):
     """The features of a selection; `digest` changes when the features do."""
 
     dataset: Text
@@ -80,7 +80,7 @@ class SelectionInfo(Model):
     digest: Text
 
 
-class RowCounts(Model):
+class RowCounts(RecordPart):
     """Numbers of rows that a run was fitted to and tested on."""
 
     n_train: Count
@@ -105,7 +105,7 @@ def _wrong_pair(pairs: tuple[tuple[int, ...], ...], n_classes: int) -> str | Non
     return None
 
 
-class ClassScores(Model):
+class ClassScores(RecordPart):
     """The scores of one class."""
 
     name: Text
@@ -115,7 +115,7 @@ class ClassScores(Model):
     support: Count
 
 
-class Scores(Model):
+class Scores(RecordPart):
     """The scores of one split, as :func:`featstore.fitting.evaluate.score` returns them.
 
     Parameters
@@ -145,14 +145,14 @@ class Scores(Model):
     confusion: Items[Items[Count]]
 
 
-class TrainScores(Model):
+class TrainScores(RecordPart):
     """The accuracy on training rows."""
 
     accuracy: Fraction
     n_samples: Count
 
 
-class Metrics(Model):
+class Metrics(RecordPart):
     """The scores of a run.
 
     Parameters
@@ -169,14 +169,14 @@ class Metrics(Model):
     train: TrainScores
 
 
-class Machine(Model):
+class Machine(RecordPart):
     """The machine of a fit."""
 
     processor: Text
     n_cores: Count
 
 
-class Provenance(Model):
+class Provenance(RecordPart):
     """The versions and the machine of a fit."""
 
     versions: dict[str, Text]

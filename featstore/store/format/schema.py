@@ -10,9 +10,9 @@ from featstore.store.format.fields import (
     Files,
     Items,
     LayerName,
-    Model,
     Numbered,
     Record,
+    RecordPart,
     Seconds,
     Sha256,
     Text,
@@ -26,7 +26,7 @@ def _row_beyond(place: str, rows: list[int], n_rows: int | None) -> str | None:
     return None
 
 
-class Facets(Model):
+class Facets(RecordPart):
     """The settings by which a user tells sets apart."""
 
     dataset: Text
@@ -42,7 +42,7 @@ class Facets(Model):
     seed: Count
 
 
-class DatasetInfo(Model):
+class DatasetInfo(RecordPart):
     """The images of a set."""
 
     n_samples: Width
@@ -54,7 +54,7 @@ class DatasetInfo(Model):
     image_shape: Items[Width] | None = None
 
 
-class BackboneInfo(Model):
+class BackboneInfo(RecordPart):
     """The network of a set, and its weights."""
 
     model: Text
@@ -65,7 +65,7 @@ class BackboneInfo(Model):
     precision: Text
 
 
-class PreprocessInfo(Model):
+class PreprocessInfo(RecordPart):
     """The preprocessing of the images."""
 
     image_size: Width | None
@@ -118,7 +118,7 @@ class SetRecord(Record):
     files: Files
 
 
-class Numerics(Model):
+class Numerics(RecordPart):
     """The settings on which the last bits of features depend."""
 
     device: Text
@@ -128,7 +128,7 @@ class Numerics(Model):
     n_threads: Width | None = None
 
 
-class MaskedRow(Model):
+class MaskedRow(RecordPart):
     """A row whose image can't be read."""
 
     row: Count
@@ -218,7 +218,7 @@ class LayerRecord(Record):
         return _row_beyond("masked", self.masked_rows, n_rows)
 
 
-class Spool(Model):
+class Spool(RecordPart):
     """The durable rows of an unfinished chunk."""
 
     chunk: Count
@@ -226,7 +226,7 @@ class Spool(Model):
     crc32: Count
 
 
-class LayerJournal(Model):
+class LayerJournal(RecordPart):
     """The durable chunks of one unfinished layer; `damaged` names damaged chunks."""
 
     chunks: Numbered[Sha256]
