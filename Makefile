@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# One pytest worker more than there are cores, at most four.
+# One pytest worker for each core, at most four.
 PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: install develop demo test test-oldest soak coverage check bench docs lock clean

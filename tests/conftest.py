@@ -40,11 +40,8 @@ CLASSES = ("barren land", "trees", "grassland", "none of these")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the number of pytest workers of ``--numprocesses auto``.
-
-    One more than there are cores, because many tests wait for other processes.
-    """
-    return min(MAX_WORKERS, available_cores() + 1)
+    """Return the number of pytest workers of ``--numprocesses auto``."""
+    return min(MAX_WORKERS, available_cores())
 
 
 LONG = ("test_docs.py", "faults", "extraction", "fitting", "parallel", "models", "store", "cli")

@@ -148,7 +148,7 @@ def test_ctrl_c_is_130_and_says_how_to_go_on(args, capsys, monkeypatch):
 
     monkeypatch.setattr(writer.FeatureWriter, "add", interrupt)
     assert _run(args) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
 
 
 def test_masked_images_are_counted_and_listed(args, images, capsys):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -63,37 +64,44 @@ def test_the_groups_of_a_help_hold_every_option_once(name, capsys):
     assert all(f"\n{heading}:\n" in out for heading in command.groups)
 
 
-@pytest.mark.parametrize(
-    ("args", "hint"),
-    [
-        (["extract", "--model", "resnet05", "--dataset", "demo"], "resnet50"),
-        (["models", "show", "resnet05"], "resnet50"),
-        (["fit", "--clf", "logrg"], "logreg"),
-        (["curve", "--clf", "logrg"], "logreg"),
-        (["fit", "--model", "resnet5"], "resnet50"),
-        (["fit", "--layers", "fc100"], "fc1000"),
-        (["fit", "--dataset", "dmo"], "demo"),
-        (["curve", "--layers", "fc100"], "fc1000"),
-        (["predict", "bets", "x.png"], "best"),
-        (["map", "bets", "x.tif"], "best"),
-        (["compare", "bets", "last"], "best"),
-        (["report", "bets"], "best"),
-        (["runs", "show", "bets"], "best"),
-        (["store", "export", "x.csv", "--layers", "fc100"], "fc1000"),
-        (["fit", "--modle", "x"], "--model"),
-        (["store", "lss"], "ls"),
-    ],
-)
-def test_a_wrong_name_is_answered_before_slow_modules_load(run, args, hint):
+WRONG_NAMES = [
+    (["extract", "--model", "resnet05", "--dataset", "demo"], "resnet50"),
+    (["models", "show", "resnet05"], "resnet50"),
+    (["fit", "--clf", "logrg"], "logreg"),
+    (["curve", "--clf", "logrg"], "logreg"),
+    (["fit", "--model", "resnet5"], "resnet50"),
+    (["fit", "--layers", "fc100"], "fc1000"),
+    (["fit", "--dataset", "dmo"], "demo"),
+    (["curve", "--layers", "fc100"], "fc1000"),
+    (["predict", "bets", "x.png"], "best"),
+    (["map", "bets", "x.tif"], "best"),
+    (["compare", "bets", "last"], "best"),
+    (["report", "bets"], "best"),
+    (["runs", "show", "bets"], "best"),
+    (["store", "export", "x.csv", "--layers", "fc100"], "fc1000"),
+    (["fit", "--modle", "x"], "--model"),
+    (["store", "lss"], "ls"),
+]
+
+
+def test_wrong_names_are_answered_before_slow_modules_load(run):
+    # In one process, since each takes a second to start.
     code = (
-        "import sys\nfrom featstore.cli.main import _run\n_run(sys.argv[1:])\n"
+        "import json, sys\nfrom featstore.cli.main import _run\n"
+        "for args in json.loads(sys.argv[1]):\n"
+        "    print('# ', *args, file=sys.stderr)\n"
+        "    _run(args)\n"
         "print([m for m in ('torch', 'sklearn', 'scipy', 'zarr', 'dask') if m in sys.modules])"
     )
     env = os.environ | {"FEATSTORE_STORE": str(run.path.parent.parent)}
+    words = json.dumps([args for args, _ in WRONG_NAMES])
     done = subprocess.run(
-        [sys.executable, "-c", code, *args], capture_output=True, text=True, env=env
+        [sys.executable, "-c", code, words], capture_output=True, text=True, env=env
     )
-    assert f"Did you mean {hint}" in done.stderr.replace("'", "")
+    answers = done.stderr.split("# ")[1:]
+    assert len(answers) == len(WRONG_NAMES)
+    for answer, (args, hint) in zip(answers, WRONG_NAMES, strict=True):
+        assert f"Did you mean {hint}" in answer.replace("'", ""), args
     assert done.stdout == "[]\n"
 
 
@@ -102,7 +110,7 @@ def test_a_wrong_name_is_answered_before_slow_modules_load(run, args, hint):
     [
         (ConfigError("limit is 0."), 1, "Error: limit is 0."),
         (OSError(28, "No space left on device", "/data/x"), 1, "/data/x: No space left"),
-        (KeyboardInterrupt(), 130, "the same command goes on"),
+        (KeyboardInterrupt(), 130, "the same command continues"),
     ],
 )
 def test_errors_become_exit_codes_and_one_paragraph(monkeypatch, capsys, error, code, text):

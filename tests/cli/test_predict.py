@@ -68,9 +68,10 @@ def test_what_is_left_out_is_counted(args, images, capsys):
     assert found["left_out"]["n_files_by_ending"] == {".txt": 1}
 
 
-def test_an_image_may_come_through_a_pipe(args, network_sample):
-    image = next((network_sample.images / "test").rglob("*.png"))
-    words = shlex.join([*args[:2], "--store", args[-1], "--json"])
+def test_an_image_may_come_through_a_pipe(pixel_sample):
+    image = next((pixel_sample.images / "test").rglob("*.png"))
+    store = str(pixel_sample.store.path)
+    words = shlex.join(["predict", pixel_sample.run.run_id, "--store", store, "--json"])
     python = "import sys; from featstore.cli.main import main; main()"
     command = f"{shlex.quote(sys.executable)} -c '{python}' {words}"
     command += f" <(cat {shlex.quote(str(image))}) /dev/stdin < {shlex.quote(str(image))}"

@@ -243,7 +243,9 @@ def test_a_network_that_fails_keeps_what_was_computed(url, images, monkeypatch, 
 
     with monkeypatch.context() as patch:
         patch.setattr(client.ObjectStorage, "put", fails)
-        with pytest.raises(StoreError, match="does not answer.*is kept; the same command goes on"):
+        with pytest.raises(
+            StoreError, match="does not answer.*is kept; the same command continues"
+        ):
             extract(store=url, **settings)
     store = open_store(url)
     assert not any("/layers/" in name for name in objects(store))
