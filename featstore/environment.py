@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ DISTRIBUTION = "rs-featstore"
 """The name that pip knows: ``featstore`` is a stranger's package on PyPI."""
 
 
+@cache
 def _version(distribution: str) -> str:
     try:
         return metadata.version(distribution)

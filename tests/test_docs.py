@@ -861,7 +861,15 @@ def run_page(page: Page) -> None:
 # The tests.
 
 
-@pytest.mark.parametrize("path", PAGES, ids=page_ids)
+SOAKED = ("clusters.md", "study.md")
+"""Pages of long commands, each of which other tests run as well."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.soak if path.name in SOAKED else ()) for path in PAGES],
+    ids=page_ids,
+)
 def test_every_block_runs(
     path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

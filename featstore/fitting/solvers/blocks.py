@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -126,7 +127,7 @@ def shared_threads() -> Iterator[Threads]:
     The libraries' own threads would split a product by their number, which changes its last bits.
     """
     n_threads = available_threads()
-    with threadpoolctl.threadpool_limits(1), ThreadPoolExecutor(n_threads) as pool:
+    with _controller().limit(limits=1), ThreadPoolExecutor(n_threads) as pool:
         yield Threads(pool, n_threads)
 
 
@@ -136,12 +137,27 @@ def one_thread() -> Any:
     Several threads split a product by their number, which changes its last bits; and the products
     of an epoch's batches are too small for them.
     """
-    return threadpoolctl.threadpool_limits(1, user_api="blas")
+    return _controller().limit(limits=1, user_api="blas")
+
+
+_controllers: dict[int, threadpoolctl.ThreadpoolController] = {}
+
+
+def _controller() -> threadpoolctl.ThreadpoolController:
+    """Return what limits the threads of the loaded libraries.
+
+    Looking for libraries takes 8 ms, and importing a module is what loads one.
+    """
+    n_modules = len(sys.modules)
+    if n_modules not in _controllers:
+        _controllers.clear()
+        _controllers[n_modules] = threadpoolctl.ThreadpoolController()
+    return _controllers[n_modules]
 
 
 def available_threads() -> int:
     """Return how many threads numerical libraries may use in this process now."""
-    counts = [int(library["num_threads"]) for library in threadpoolctl.threadpool_info()]
+    counts = [int(library["num_threads"]) for library in _controller().info()]
     return max(counts, default=1)
 
 
