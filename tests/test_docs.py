@@ -78,6 +78,7 @@ from torch import nn
 from torchvision.models import vgg
 
 from featstore.cli.main import _run, cli
+from featstore.datasets import registry
 from featstore.datasets.formats import ucmerced
 from featstore.datasets.formats.synthetic import CLASS_NAMES, land_cover, write_demo
 from featstore.extraction.result import BOTTLENECKS, ENGINE_HINT
@@ -425,6 +426,17 @@ def archive_url(world: Path) -> Iterator[str]:
 
 
 @pytest.fixture
+def own_datasets() -> Iterator[None]:
+    """Let a page add datasets that other tests do not see."""
+    tables = (registry.FORMATS, registry._OPEN)
+    before = [dict(table) for table in tables]
+    yield
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
+
+
+@pytest.fixture
 def place(
     world: Path,
     archive_url: str,
@@ -432,6 +444,7 @@ def place(
     monkeypatch: pytest.MonkeyPatch,
     blank_pictures: None,
     small_inputs: None,
+    own_datasets: None,
 ) -> Path:
     """Make a page's own folder the current one, and let the code find the world."""
     folder = tmp_path / "place"
