@@ -416,8 +416,12 @@ class _Pictures:
     def _query_image(self, query: Query) -> np.ndarray | None:
         if query.row is not None:
             return self._stored_image(query.row)
+        path = Path(query.name)
+        # What came through a pipe or from memory can't be read a second time.
+        if not path.is_file():
+            return None
         try:
-            return decode(Path(query.name), SIDE_PX)
+            return decode(path, SIDE_PX)
         except ImageError:
             return None
 

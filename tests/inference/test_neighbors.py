@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -295,3 +297,17 @@ def test_images_in_memory_have_the_neighbors_of_their_files(store, images):
     found = find_neighbors(feature_set.set_id, given, store=store, k=3)
     assert [query.name for query in found.queries] == ["image 0", given[1], str(path)]
     assert found.queries[0].neighbors == found.queries[2].neighbors
+
+
+def test_an_image_from_a_pipe_is_read_once(store, images, tmp_path):
+    path = next((images / "test" / "sand").glob("*.png"))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(path.read_bytes()))
+    writer.start()
+    (feature_set,) = store.sets()
+    found = find_neighbors(feature_set.set_id, pipe, store=store, k=3)
+    writer.join()
+    assert found.queries[0].neighbors
+    (sheet,) = write_sheets(found, tmp_path / "sheet.png", store=store)
+    assert sheet.is_file()
