@@ -20,8 +20,6 @@ myst_heading_anchors = 3
 # Two hyphens are an option, not a dash.
 smartquotes = False
 
-# A default that is an object would be shown with its address, another one at each build.
-autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 80
 # Members are listed by autodoc; numpydoc would list them a second time.
