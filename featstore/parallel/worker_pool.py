@@ -28,7 +28,7 @@ GATHER_S = 30.0
 
 
 SETTLE_S = 60.0
-"""Longest wait for the running tasks to end after they are told to."""
+"""Longest wait for running tasks to end after a request to stop."""
 
 
 N_TRIES = 2

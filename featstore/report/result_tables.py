@@ -191,8 +191,7 @@ def published_table(published: Mapping[str, Sequence[Mapping[str, Any]]]) -> Tab
     note = (
         "Accuracy in %; difference in points. Published: Table 4 of Kadhim and Abed. Ours: the "
         "paper's method, early, deep and final layers side by side, or without such a run the "
-        "final layer; of several fits the one that cross-validation or the mean of repeats puts "
-        "first."
+        "final layer. Of several fits, cross-validation chooses, or the mean over repeats."
     )
     if partial:
         note += f" Not on all of the paper's images: {', '.join(partial)}."

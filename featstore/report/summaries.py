@@ -113,8 +113,8 @@ def compare_published(dataset: str, runs: Sequence[Run]) -> list[dict[str, Any]]
     """Set the paper's Table 4 beside ours.
 
     Ours is the paper's method: the early, deep and final layers side by side; without such a run
-    the final layer, and without either the other layers. Of several fits the one that
-    cross-validation or the mean of repeats puts first.
+    the final layer, and without either the other layers. Of several fits, cross-validation chooses,
+    or the mean over repeats.
 
     Parameters
     ----------

@@ -37,9 +37,9 @@ def start_reader(children, store, expected):
 
 
 def start_held(children, store, n, words):
-    """Start several of one extraction; the one that computes stops half way, until a file exists.
+    """Start one extraction in several processes, and let it stop half way until a file exists.
 
-    Returns the one that computes, those that wait, and the file.
+    Returns the process that computes, the processes that wait for it, and the file.
     """
     go = store.with_name(f"{store.name} go")
     held = {"row": 16, "until": str(go)}

@@ -98,7 +98,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def own_scratch(scratch: str, cache_dir: Path) -> Path:
-    """Return this machine's folder for copies; `scratch` may lie on the one that began the fit."""
+    """Return the folder for copies: `scratch`, or on another machine one in its own cache."""
     path = Path(scratch)
     if path.is_dir():
         return path
