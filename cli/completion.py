@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from click.shell_completion import CompletionItem
 
 from featstore.config import CLASSIFIER_NAMES
+from featstore.environment import default_store
 
 if TYPE_CHECKING:
     import click
@@ -45,7 +46,7 @@ def _model_names(ctx: click.Context) -> list[str]:
 def _store(ctx: click.Context) -> FeatureStore | None:
     from featstore.store.feature_store import open_store
 
-    address = ctx.params.get("store") or "feature-store"
+    address = ctx.params.get("store") or default_store()
     # A service takes longer to answer than anybody waits for the Tab key.
     return None if "://" in address else open_store(address)
 

@@ -17,6 +17,7 @@ import click
 from click.core import ParameterSource
 
 from featstore.config import PROJECTIONS
+from featstore.environment import DEFAULT_STORE
 from featstore.progress_bars import Lines, open_bars
 from featstore.text import printable
 
@@ -33,7 +34,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 store_option: Decorator = click.option(
     "--store",
     envvar="FEATSTORE_STORE",
-    default="feature-store",
+    default=DEFAULT_STORE,
     show_default=True,
     show_envvar=True,
     metavar="DIR|URL",
@@ -194,6 +195,13 @@ def confirm_removal(question: str) -> None:
         click.echo(file=sys.stderr)
     say("Nothing was removed.")
     raise click.exceptions.Exit(1)
+
+
+def open_store(store: str) -> FeatureStore:
+    """Open a store; its module is imported when a command needs it."""
+    from featstore.store.feature_store import open_store
+
+    return open_store(store)
 
 
 def open_run(name: str, store: FeatureStore) -> Run:

@@ -12,18 +12,12 @@ from featstore.text import model_text, percent
 from . import completion, console
 
 if TYPE_CHECKING:
-    from featstore.store.feature_store import FeatureStore
+    pass
 
 
 @click.group()
 def command() -> None:
     """List, show, tag and remove runs."""
-
-
-def _open(store: str) -> FeatureStore:
-    from featstore.store.feature_store import open_store
-
-    return open_store(store)
 
 
 @command.command("ls")
@@ -33,15 +27,15 @@ def _open(store: str) -> FeatureStore:
 def ls(dataset: str | None, store: str, as_json: bool) -> None:
     """List runs, the most accurate first, a table for each dataset.
 
-    The best run is the one that cross-validation or the mean of repeats puts first; without
-    either, the simplest of the runs that no test tells from the highest accuracy.
+    The best run has the highest cross-validation accuracy, or the highest mean over its repeats.
+    If runs have neither, it is the simplest run that no test tells from the highest accuracy.
 
     \b
     featstore runs ls --dataset demo
     """  # noqa: D301 - click wants the character itself
     from featstore.report.summaries import list_by_accuracy
 
-    opened = _open(store)
+    opened = console.open_store(store)
     lines = list_by_accuracy(opened, dataset, Lines(console.say))
     if as_json:
         console.emit_json({"store": store, "runs": lines})
@@ -92,7 +86,7 @@ def show(run: str, store: str, as_json: bool) -> None:
     """
     from featstore.runs.tags import tags_of
 
-    opened = _open(store)
+    opened = console.open_store(store)
     found = console.open_run(run, opened)
     tags = tags_of(opened).get(found.run_id, [])
     if as_json:
@@ -145,7 +139,7 @@ def rm(runs: tuple[str, ...], yes: bool, store: str) -> None:
     """
     from featstore.runs.tags import remove_run, run_to_remove
 
-    opened = _open(store)
+    opened = console.open_store(store)
     found = {run.run_id: run for run in (run_to_remove(name, opened) for name in runs)}
     if not yes:
         console.confirm_removal(f"Remove {', '.join(found)}?")
@@ -171,7 +165,7 @@ def tag(run: str, tag: str | None, remove: bool, store: str) -> None:
 
     if remove == (tag is not None):
         raise click.UsageError("Give RUN and NAME, or the tag to take away and --remove.")
-    opened = _open(store)
+    opened = console.open_store(store)
     if tag is None:
         console.echo(f"{run} no longer names {remove_tag(opened, run)}.")
         return

@@ -15,18 +15,11 @@ from . import completion, console
 
 if TYPE_CHECKING:
     from featstore.store.feature_set import FeatureSet
-    from featstore.store.feature_store import FeatureStore
 
 
 @click.group()
 def command() -> None:
     """List, show, verify, remove and export stored features."""
-
-
-def _open(store: str) -> FeatureStore:
-    from featstore.store.feature_store import open_store
-
-    return open_store(store)
 
 
 @command.command("ls")
@@ -38,7 +31,7 @@ def ls(store: str, as_json: bool) -> None:
 
     rows: list[list[str]] = []
     values: list[dict[str, Any]] = []
-    for feature_set in _open(store).sets():
+    for feature_set in console.open_store(store).sets():
         try:
             value = _describe(feature_set)
         except StoreError as error:
@@ -156,7 +149,7 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
     """
     from featstore.store.verification import verify_sets, verify_store
 
-    opened = _open(store)
+    opened = console.open_store(store)
     with console.progress() as progress:
         found = verify_sets(set_ids, store, progress) if set_ids else verify_store(opened, progress)
     damages, n_runs = found.damages, 0
@@ -252,7 +245,7 @@ def export(
     """
     from featstore.store.feature_store import find_set
 
-    opened = find_set(set_id, store)[0] if set_id else _open(store)
+    opened = find_set(set_id, store)[0] if set_id else console.open_store(store)
     selection = opened.select(dataset, model, layers, set_id=set_id)
     from featstore.store.exports import export
 

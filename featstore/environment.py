@@ -77,9 +77,13 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+DEFAULT_STORE = "feature-store"
+"""Folder of the store of those who name none."""
+
+
 def default_store() -> str:
     """Return the store of those who name none: that of FEATSTORE_STORE, or ``feature-store``."""
-    return os.environ.get("FEATSTORE_STORE") or "feature-store"
+    return os.environ.get("FEATSTORE_STORE") or DEFAULT_STORE
 
 
 def store_option(address: str) -> str:

@@ -7,12 +7,12 @@ import itertools
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 
 from featstore.config import FitConfig
+from featstore.environment import versions
 from featstore.errors import ConfigError, FeatstoreError, FitError
 from featstore.fitting import cost
 from featstore.fitting.classifiers import CLASSIFIERS, Classifier, find_classifier
@@ -301,7 +301,7 @@ def _run_key(
             "params": {**params, **dict(config.params)},
             "candidates": list(found),
             "own": find_classifier(config.clf).identity(),
-            "scikit-learn": metadata.version("scikit-learn"),
+            "scikit-learn": versions()["scikit-learn"],
             "solvers": SOLVERS,
         }
     )

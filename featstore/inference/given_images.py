@@ -24,10 +24,11 @@ GivenImage = str | Path | np.ndarray | Image.Image | IO[bytes]
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file with an image, and the name by which the caller knows the image."""
+    """A file with an image, the caller's name of the image, and which of the given ones it is."""
 
     path: Path
     name: str
+    position: int
 
 
 def each_image(images: GivenImage | Iterable[GivenImage]) -> Iterator[GivenImage]:
@@ -44,52 +45,52 @@ def each_image(images: GivenImage | Iterable[GivenImage]) -> Iterator[GivenImage
 
 @contextmanager
 def as_files(
-    images: GivenImage | Iterable[GivenImage], progress: Progress, n_before: int = 0
+    images: GivenImage | Iterable[GivenImage], progress: Progress
 ) -> Iterator[list[ImageFile]]:
-    """Yield files with the images, temporary ones for those that are not files that can be read.
+    """Yield files with the images; those that are not files that can be read twice are copied.
 
     An array is (height, width) or (height, width, 3) uint8. Folders give all their images;
-    `progress` receives what is left out. `n_before` images have been named before.
+    `progress` receives what is left out. The copies are deleted in the end.
     """
     with tempfile.TemporaryDirectory(prefix="featstore-") as folder:
         files: list[ImageFile] = []
-        for image in each_image(images):
+        for position, image in enumerate(each_image(images)):
+            copy = Path(folder) / f"image-{position}"
             if isinstance(image, str | Path):
                 paths, left_out = find_images([image])
                 for line in left_out.lines():
                     progress.say(line)
-                found = [ImageFile(path, str(path)) for path in paths]
+                files += [ImageFile(_seekable(path, copy), str(path), position) for path in paths]
             else:
-                found = [ImageFile(Path(), f"image {n_before + len(files)}")]
-            for one in found:
-                copy = Path(folder) / f"image-{len(files)}"
-                files.append(_readable(one, image, copy))
+                name = _save(image, copy) or f"image {len(files)}"
+                files.append(ImageFile(copy, name, position))
         yield files
 
 
-def _readable(one: ImageFile, image: Any, copy: Path) -> ImageFile:
-    """Return an image's own file, or else a temporary one: decoders go back in their files."""
-    if isinstance(image, str | Path):
-        if not stat.S_ISFIFO(one.path.stat().st_mode):
-            return one
-        with one.path.open("rb") as source, copy.open("wb") as target:
-            shutil.copyfileobj(source, target)
-        return ImageFile(copy, one.name)
-    name = one.name
+def _seekable(path: Path, copy: Path) -> Path:
+    """Return a file in which a decoder can go back: a copy of a pipe, else the file itself."""
+    if not stat.S_ISFIFO(path.stat().st_mode):
+        return path
+    with path.open("rb") as source, copy.open("wb") as target:
+        shutil.copyfileobj(source, target)
+    return copy
+
+
+def _save(image: Any, path: Path) -> str:
+    """Write an image from memory or from an open file; return its own name, if it has one."""
     if isinstance(image, Image.Image):
-        name = getattr(image, "filename", "") or name
         upright = ImageOps.exif_transpose(image)
-        upright.convert("RGB").save(copy, "PNG", compress_level=1)
-    elif isinstance(image, np.ndarray):
-        _picture(image).save(copy, "PNG", compress_level=1)
-    elif hasattr(image, "read"):
-        own_name = getattr(image, "name", None)
-        name = own_name if isinstance(own_name, str) else name
-        with copy.open("wb") as target:
-            shutil.copyfileobj(image, target)
-    else:
+        upright.convert("RGB").save(path, "PNG", compress_level=1)
+        return str(getattr(image, "filename", ""))
+    if isinstance(image, np.ndarray):
+        _picture(image).save(path, "PNG", compress_level=1)
+        return ""
+    if not hasattr(image, "read"):
         raise ConfigError(f"An image is {_kind(image)}. {EXPECTED}")
-    return ImageFile(copy, name)
+    with path.open("wb") as target:
+        shutil.copyfileobj(image, target)
+    name = getattr(image, "name", "")
+    return name if isinstance(name, str) else ""
 
 
 def _picture(pixels: np.ndarray) -> Image.Image:

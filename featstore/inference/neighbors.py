@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
@@ -205,21 +205,24 @@ def find_neighbors(
         for pairs in zip(rows.tolist(), distances.tolist(), strict=True):
             yield [candidates.neighbor(*pair) for pair in zip(*pairs, strict=True)]
 
-    with ExitStack() as stack:
-        queries, files = _queries(images, selection, stack, progress)
+    given = list(each_image(images))
+    is_stored = [isinstance(image, str | Path) and not Path(image).exists() for image in given]
+    new = [image for image, stored in zip(given, is_stored, strict=True) if not stored]
+    with as_files(new, progress) as files:
+        queries, rows = _queries(given, is_stored, files, selection)
         stored = [i for i, query in enumerate(queries) if query.row is not None and not query.error]
         own = np.array([queries[i].row for i in stored], np.int64)
         for i, found in zip(stored, search(X[own], k + 1), strict=True):
             others = [one for one in found if one.row != queries[i].row]
             queries[i] = replace(queries[i], neighbors=tuple(others[:k]))
         if files:
-            dataset = FileDataset(UnlabelledSource([file.path for _, file in files]))
+            dataset = FileDataset(UnlabelledSource([file.path for file in files]))
             cache = FingerprintCache(opened.cache_dir / "fingerprints")
             encoder = Encoder(selection.feature_specs, dataset.bands, device, cache, progress)
             for block in encoder.blocks(dataset, "Encoding", progress):
                 found_next = search(block.X[block.readable], k)
                 for row in range(block.start, block.stop):
-                    i, file = files[row]
+                    i, file = rows[row], files[row]
                     error = block.errors.get(row)
                     neighbors = tuple(next(found_next)) if error is None else ()
                     error = error and error.replace(str(file.path), file.name)
@@ -297,25 +300,24 @@ def _find_candidates(
 
 
 def _queries(
-    images: GivenImage | Iterable[GivenImage],
+    given: Sequence[GivenImage],
+    is_stored: Sequence[bool],
+    files: Sequence[ImageFile],
     selection: Selection,
-    stack: ExitStack,
-    progress: Progress,
-) -> tuple[list[Query], list[tuple[int, ImageFile]]]:
-    """Return a query for each image, and the new images' files, each with its query's position.
-
-    Temporary files are there until the stack is closed.
-    """
+) -> tuple[list[Query], list[int]]:
+    """Return a query for each image in the given order, and the positions of the files' queries."""
     queries: list[Query] = []
-    files: list[tuple[int, ImageFile]] = []
-    for image in each_image(images):
-        if isinstance(image, str | Path) and not Path(image).exists():
+    positions: list[int] = []
+    own_files = {i: list(own) for i, own in groupby(files, key=lambda file: file.position)}
+    numbers = count()
+    for image, stored in zip(given, is_stored, strict=True):
+        if stored:
             queries.append(_stored_query(str(image), selection))
             continue
-        for file in stack.enter_context(as_files([image], progress, len(files))):
-            files.append((len(queries), file))
+        for file in own_files.get(next(numbers), ()):
+            positions.append(len(queries))
             queries.append(Query(file.name, None, None))
-    return queries, files
+    return queries, positions
 
 
 def _stored_query(sample_id: str, selection: Selection) -> Query:

@@ -56,26 +56,30 @@ def find_run_folder(name: str, store: FeatureStore) -> Path:
     )
 
 
-def _last(store: FeatureStore, dataset: str) -> Path:
+def _runs(store: FeatureStore, dataset: str) -> list[Run]:
+    """Return the readable runs, of one dataset if it is named; at least one."""
     from featstore.runs.ranking import runs_on
 
     runs = list_runs(store)
-    runs = runs_on(runs, dataset) if dataset else runs
+    if dataset:
+        return runs_on(runs, dataset)
     if not runs:
         raise RunError(f"No run of {store.address} can be read. See: featstore store verify")
+    return runs
+
+
+def _last(store: FeatureStore, dataset: str) -> Path:
     # Several runs may be made within one second.
     return max(
-        runs, key=lambda run: (run.record.created, (run.path / "metrics.json").stat().st_mtime_ns)
+        _runs(store, dataset),
+        key=lambda run: (run.record.created, (run.path / "metrics.json").stat().st_mtime_ns),
     ).path
 
 
 def _best(store: FeatureStore, dataset: str) -> Path:
-    from featstore.runs.ranking import Ranking, group_by_images, runs_on
+    from featstore.runs.ranking import Ranking, group_by_images
 
-    runs = list_runs(store)
-    groups = group_by_images(runs_on(runs, dataset) if dataset else runs)
-    if not groups:
-        raise RunError(f"No run of {store.address} can be read. See: featstore store verify")
+    groups = group_by_images(_runs(store, dataset))
     if len(groups) > 1:
         choices = ", ".join(f"best:{title}" for title in sorted(groups))
         raise RunError(

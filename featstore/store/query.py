@@ -57,18 +57,19 @@ def select(
             f"{address} holds no feature sets. Make one first, for example with: "
             "featstore extract --model resnet50 --dataset sat4"
         )
-    check_names(
+    errors = [read_error(s) for s in sets]
+    readable = [s for s, error in zip(sets, errors, strict=True) if error is None]
+    if not readable and isinstance(errors[0], FormatError):
+        raise errors[0]
+    _check_names(
         sets,
+        readable,
         address,
         dataset,
         [model] if model else [],
         [layers] if layers else [],
         facets.get("set_id"),
     )
-    errors = [read_error(s) for s in sets]
-    readable = [s for s, error in zip(sets, errors, strict=True) if error is None]
-    if not readable and isinstance(errors[0], FormatError):
-        raise errors[0]
     fitting = [s for s in readable if _fits(s, {"dataset": dataset, **facets})]
     filters = " ".join(
         f"--{'set' if name == 'set_id' else name.replace('_', '-')} {value}"
@@ -121,6 +122,18 @@ def check_names(
 ) -> None:
     """Refuse a name that no set has, and say which names are like it."""
     readable = [s for s in sets if read_error(s) is None]
+    _check_names(sets, readable, address, dataset, models, layers, set_id)
+
+
+def _check_names(
+    sets: Sequence[FeatureSet],
+    readable: Sequence[FeatureSet],
+    address: str,
+    dataset: str | None,
+    models: Iterable[str],
+    layers: Iterable[str],
+    set_id: str | None,
+) -> None:
     if not readable:
         return
     facets = [s.facets for s in readable]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -140,19 +141,17 @@ def one_thread() -> Any:
     return _controller().limit(limits=1, user_api="blas")
 
 
-_controllers: dict[int, threadpoolctl.ThreadpoolController] = {}
-
-
 def _controller() -> threadpoolctl.ThreadpoolController:
     """Return what limits the threads of the loaded libraries.
 
     Looking for libraries takes 8 ms, and importing a module is what loads one.
     """
-    n_modules = len(sys.modules)
-    if n_modules not in _controllers:
-        _controllers.clear()
-        _controllers[n_modules] = threadpoolctl.ThreadpoolController()
-    return _controllers[n_modules]
+    return _find_libraries(len(sys.modules))
+
+
+@lru_cache(maxsize=1)
+def _find_libraries(n_modules: int) -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController()
 
 
 def available_threads() -> int:

@@ -37,7 +37,7 @@ def color_of(path: str, band: int, description: str | None, meaning: str) -> str
 def choose_bands(
     path: str, names: Sequence[str], descriptions: Sequence[str | None], meanings: Sequence[str]
 ) -> tuple[tuple[int, ...], str]:
-    """Return the numbers, from 1, of the bands that a run needs, and what there is to say of them.
+    """Return the numbers, from 1, of the bands that a run needs, and a message about guesses.
 
     A band that the file names is taken by its name. For the other `names`, such as ``nir``, the
     first bands without a name are taken, an alpha band last. Too few bands raise ConfigError.
@@ -61,14 +61,10 @@ def choose_bands(
     bands = tuple(found[name] if name in found else colors.index(name) + 1 for name in names)
     notes = []
     if bands != tuple(range(1, len(names) + 1)) or (guessed and len(colors) != len(names)):
-        notes.append(f"Bands {_list(bands)} are taken as {_list(names)}.")
+        notes.append(f"Bands {', '.join(map(str, bands))} are taken as {', '.join(names)}.")
     notes += [
         f"Band {band} is tagged alpha and taken as {name}."
         for name, band in found.items()
         if meanings[band - 1] == "alpha"
     ]
     return bands, " ".join([*notes, "Others: --bands"]) if notes else ""
-
-
-def _list(values: Sequence[object]) -> str:
-    return ", ".join(map(str, values))

@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from featstore.datasets.decode import to_bytes
 from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError, StoreError
 from featstore.inference.maps.bands import choose_bands
-from featstore.io.gdal import cause as _cause
-from featstore.io.gdal import failures as _failures
-from featstore.io.gdal import rasterio as _rasterio
+from featstore.io import gdal
 
 SAMPLE_SIDE = 256
 """Side in pixels of each of the 5 x 5 places that sample an unknown range of values."""
@@ -45,7 +43,7 @@ class Scene:
         bands: Sequence[int] | None = None,
         value_range: tuple[float, float] | None = None,
     ) -> None:
-        rasterio = _rasterio()
+        rasterio = gdal.rasterio()
         self.path, self.names, self.value_range = path, tuple(names), value_range
         self.bands_text = ""
         # GDAL allows one thread at a time to use a handle.
@@ -53,10 +51,12 @@ class Scene:
         try:
             with _quiet(), rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
                 self._raster = rasterio.open(path)
-        except _failures() as error:
+        except gdal.failures() as error:
             if not Path(path).exists() and ":" not in path and not path.startswith("/vsi"):
                 raise DatasetNotFoundError(f"{path} does not exist. Name a scene.") from None
-            raise DatasetError(f"GDAL can't read {path} as a raster: {_cause(error)}") from error
+            raise DatasetError(
+                f"GDAL can't read {path} as a raster: {gdal.cause(error)}"
+            ) from error
         try:
             self.height, self.width = self._raster.shape
             self.bands = self._find_bands(bands)
@@ -67,9 +67,9 @@ class Scene:
             self._alpha = self._find_alpha()
             self._is_masked = self._find_mask()
             self._check_values()
-        except _failures() as error:
+        except gdal.failures() as error:
             self._raster.close()
-            raise DatasetError(f"{path} can't be read: {_cause(error)}") from error
+            raise DatasetError(f"{path} can't be read: {gdal.cause(error)}") from error
         except BaseException:
             self._raster.close()
             raise
@@ -185,7 +185,7 @@ class Scene:
         self, top: int, left: int, height: int, width: int
     ) -> tuple[NDArray[Any], NDArray[np.bool] | None]:
         """Return a part's values, (bands, height, width), and which pixels have data; None: all."""
-        rasterio = _rasterio()
+        rasterio = gdal.rasterio()
         part = rasterio.windows.Window(left, top, width, height)
         try:
             with self._lock:
@@ -196,10 +196,10 @@ class Scene:
                     present = self._raster.read_masks(self.bands, window=part).any(axis=0)
                 if self._alpha is not None:
                     present &= self._raster.read(self._alpha, window=part) > 0
-        except _failures() as error:
+        except gdal.failures() as error:
             raise ImageError(
                 f"{self.path} can't be read at rows {top} to {top + height - 1}, columns {left} "
-                f"to {left + width - 1}: {_cause(error)}"
+                f"to {left + width - 1}: {gdal.cause(error)}"
             ) from error
         if values.dtype.kind == "f":
             present &= np.isfinite(values).all(axis=0)
@@ -229,7 +229,7 @@ class Scene:
 
         Pixels without data are black.
         """
-        rasterio = _rasterio()
+        rasterio = gdal.rasterio()
         shrink = max(1.0, self.height / side, self.width / side)
         shape = (max(1, round(self.height / shrink)), max(1, round(self.width / shrink)))
         try:
@@ -242,8 +242,8 @@ class Scene:
                 lacks = np.ma.getmaskarray(values)
                 if self._alpha is not None:
                     lacks = lacks | (self._raster.read(self._alpha, out_shape=shape) == 0)
-        except _failures() as error:
-            raise ImageError(f"{self.path} can't be read: {_cause(error)}") from error
+        except gdal.failures() as error:
+            raise ImageError(f"{self.path} can't be read: {gdal.cause(error)}") from error
         pixels = to_bytes(np.ma.getdata(values), self.value_range, self._n_bits)
         # After the range, which may make 0 another shade than black.
         pixels[lacks] = 0
@@ -272,7 +272,7 @@ class Scene:
 
     def georeference(self, stride: int) -> dict[str, Any]:
         """Return the georeference of a map whose cells are `stride` pixels wide."""
-        rasterio = _rasterio()
+        rasterio = gdal.rasterio()
         raster = self._raster
         placed: dict[str, Any] = {"crs": raster.crs}
         if raster.rpcs is not None:
@@ -315,7 +315,7 @@ def write_map(
     :data:`BLOCK_SIDE` or fewer, columns) at a time; the first band holds classes, and `nodata` in
     cells without one. `tags` are metadata of the file, `class_tags` of the band of classes.
     """
-    rasterio = _rasterio()
+    rasterio = gdal.rasterio()
     n_rows, n_cols = shape
     layout: dict[str, Any] = {"compress": "deflate", "interleave": "band", "bigtiff": "if_safer"}
     if min(shape) >= BLOCK_SIDE:
@@ -353,7 +353,7 @@ def write_map(
 
 
 def _stored_rows(path: Path) -> Iterator[NDArray[Any]]:
-    rasterio = _rasterio()
+    rasterio = gdal.rasterio()
     with rasterio.open(path) as raster:
         for top in range(0, raster.height, BLOCK_SIDE):
             height = min(BLOCK_SIDE, raster.height - top)
@@ -362,7 +362,7 @@ def _stored_rows(path: Path) -> Iterator[NDArray[Any]]:
 
 def read_thinned(path: Path, side: int) -> NDArray[Any]:
     """Return the first band of a map, thinned to at most `side` cells."""
-    rasterio = _rasterio()
+    rasterio = gdal.rasterio()
     with _quiet(), rasterio.open(path) as raster:
         step = max(1, -(-max(raster.shape) // side))
         shape = (-(-raster.height // step), -(-raster.width // step))
@@ -383,7 +383,7 @@ def _scaled_rpcs(rpcs: Any, stride: int) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Allow scenes without georeference; only one thread may open files meanwhile."""
-    kind = _rasterio().errors.NotGeoreferencedWarning
+    kind = gdal.rasterio().errors.NotGeoreferencedWarning
     with warnings.catch_warnings(action="ignore", category=kind):
         yield
 
@@ -392,5 +392,5 @@ def _quiet() -> Iterator[None]:
 def _writing(name: str) -> Iterator[None]:
     try:
         yield
-    except _failures() as error:
-        raise StoreError(f"{name} can't be written: {_cause(error)}") from error
+    except gdal.failures() as error:
+        raise StoreError(f"{name} can't be written: {gdal.cause(error)}") from error
