@@ -874,7 +874,7 @@ def run_page(page: Page) -> None:
 # The tests.
 
 
-SOAKED = ("clusters.md", "study.md")
+SOAKED = ("clusters.md", "own-weights.md", "searching.md", "study.md")
 """Pages of long commands, each of which other tests run as well."""
 
 

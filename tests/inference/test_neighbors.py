@@ -282,6 +282,7 @@ def test_no_sheet_without_neighbors(store, tmp_path):
     assert not (tmp_path / "n.png").exists()
 
 
+@pytest.mark.soak
 def test_real_images_lie_near_their_class(real_sample):
     data, store = real_sample.images, real_sample.store
     held_out = [data / "test" / "desert", data / "test" / "forest"]

@@ -407,6 +407,7 @@ def test_a_run_of_four_bands_wants_four(tmp_path, write, tiles):
         map_scene(run, write(tiles), tmp_path / "map.tif", store=store)
 
 
+@pytest.mark.soak
 def test_a_scene_of_real_images_is_mapped(real_sample, tmp_path, write):
     data, store, run = real_sample.images, real_sample.store, real_sample.run
     names = ("beach", "desert", "forest", "residential")
