@@ -19,6 +19,7 @@ from featstore.extraction.spec import (
     make_request,
     open_config_dataset,
     open_images,
+    with_known_range,
 )
 from featstore.io.files import with_resume_hint
 from featstore.models.registry import open_model
@@ -86,6 +87,7 @@ def extract(
             store.push(feature_set, progress)
             return summarize(feature_set, names, started, images.dataset.left_out)
 
+        config, images = with_known_range(config, images)
         with start_workers(config, store, images.fingerprint, progress) as workers:
             open_ = workers.open_model if workers else open_model
             opened = open_(config, images.dataset.bands, images.cache, progress)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featstore.datasets.decode import decode
-from featstore.errors import ImageError
+from featstore.errors import DatasetError, ImageError
 from featstore.inference.contact_sheet import N_COLUMNS, SIDE_PX, Strip, Tile, draw_sheet
 from featstore.inference.neighbors import NeighborSearch, Query
 from featstore.inference.source_images import Originals
@@ -110,8 +109,8 @@ class _Pictures:
         if not path.is_file():
             return None
         try:
-            return decode(path, SIDE_PX)
-        except ImageError:
+            return self._originals.read_file(path, SIDE_PX)
+        except (DatasetError, ImageError):
             return None
 
     def _stored_image(self, row: int) -> np.ndarray | None:

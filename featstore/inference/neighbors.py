@@ -209,8 +209,8 @@ def find_neighbors(
         if files:
             dataset = FileDataset(UnlabelledSource([file.path for file in files]))
             cache = FingerprintCache(opened.cache_dir / "fingerprints")
-            encoder = Encoder(selection.feature_specs, dataset.bands, device, cache, progress)
-            for block in encoder.blocks(dataset, "Encoding", progress):
+            encoder = Encoder(selection.feature_specs, dataset, device, cache, progress)
+            for block in encoder.blocks("Encoding", progress):
                 found_next = search(block.X[block.readable], k)
                 for row in range(block.start, block.stop):
                     i, file = rows[row], files[row]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from featstore.datasets.base import RGB
+from featstore.datasets.reading import ALL, Reading
 from featstore.errors import ConfigError, DatasetError
 from featstore.extraction.encode import Encoder
 from featstore.inference.maps.colors import class_colors, color_hex, read_colors
@@ -129,10 +130,11 @@ def map_scene(
     stride : int, optional
         Side of the cells in pixels; by default the window's.
     bands : sequence of int, optional
-        The scene's band, from 1, for each of the run's; by default the first ones.
+        The scene's band, from 1, for each of the run's; by default the numbers that the training
+        images were read with, else the bands of those names, else the first ones.
     value_range : tuple of float, optional
-        Values that become black and white. By default bytes stay as they are, and 16-bit values
-        give their high byte; other types need a range.
+        Values that become black and white; by default those of the training images. Without any,
+        bytes stay as they are, and 16-bit values give their high byte; other types need a range.
     probability : bool
         Whether to write the probability of the class, in percent, as a second band.
     colors : str, Path or mapping, optional
@@ -173,9 +175,11 @@ def map_scene(
     given = read_colors(colors, run.class_names) if colors is not None else {}
     palette = class_colors(run.class_names, given)
     specs = run.selection.features
-    names = _wanted_bands(specs)
-    with Scene(str(scene), names, bands, value_range) as opened_scene:
-        if opened_scene.dtype == np.uint16 and value_range is None:
+    names, reading = _wanted_bands(specs), _reading(specs)
+    bands = bands or _numbers(reading, len(names))
+    ranges = (value_range,) if value_range is not None else reading.value_range
+    with Scene(str(scene), names, bands, ranges, reading.nodata) as opened_scene:
+        if opened_scene.dtype == np.uint16 and not ranges:
             _, high = opened_scene.sampled_range()
             if high < DARK:
                 progress.say(
@@ -189,15 +193,15 @@ def map_scene(
         _check_covered(opened_scene, grid, progress)
         targets = MapFiles.find(opened_scene.path, out, preview)
         cache = FingerprintCache(opened.cache_dir / "fingerprints")
-        encoder = Encoder(specs, names, device, cache, progress)
         windows = find_windows(opened_scene, grid, progress)
         if not len(windows):
             raise DatasetError(
                 f"{scene} has {grid.height} x {grid.width} pixels, and no window of {window} has "
                 "data in half of its pixels. If the scene has data, give a smaller --window."
             )
+        encoder = Encoder(specs, windows, device, cache, progress)
         begun = time.perf_counter()
-        blocks = encoder.blocks(windows, "Mapping", progress)
+        blocks = encoder.blocks("Mapping", progress)
         painter = Painter(run, model, grid, windows, probability)
         tags = {
             "FEATSTORE_RUN": run.run_id,
@@ -265,8 +269,31 @@ def _training_side(run: Run, store: FeatureStore) -> int:
 
 
 def _wanted_bands(specs: Sequence[FeatureSpec]) -> tuple[str, ...]:
+    """Return the names of the bands that a run's features need."""
     for spec in specs:
+        if spec.preprocess.reading is not None:
+            return spec.preprocess.reading.names
         if spec.backbone.model == PIXEL_MODEL:
             # A network beside pixel statistics takes the first three.
             return tuple(spec.preprocess.bands.split(","))
     return RGB
+
+
+def _reading(specs: Sequence[FeatureSpec]) -> Reading:
+    """Return how the training images were read; refuse features of several readings."""
+    records = [spec.preprocess.reading for spec in specs]
+    found = {Reading.from_record(one.to_dict()) if one else Reading() for one in records}
+    if len(found) > 1:
+        raise ConfigError(
+            "The run's features are of images that were read in several ways (--bands, --range or "
+            "--nodata). A scene is read in one: map with a run of one feature set."
+        )
+    return found.pop()
+
+
+def _numbers(reading: Reading, n_bands: int) -> Sequence[int] | None:
+    """Return the numbers of the bands that the training images were read with, if they have any."""
+    if reading.bands == (ALL,):
+        return range(1, n_bands + 1)
+    is_numbered = reading.bands and all(word.isdecimal() for word in reading.bands)
+    return [int(word) for word in reading.bands] if is_numbered else None

@@ -65,6 +65,16 @@ class BackboneInfo(RecordPart):
     precision: Text
 
 
+class ReadingInfo(RecordPart):
+    """Bands, range and missing data that were chosen; see :mod:`featstore.datasets.reading`."""
+
+    bands: Items[Text]
+    value_range: Items[Items[float]]
+    nodata: Text | None
+    names: Items[Text] = ()
+    """The bands' own names, in the order of `bands`."""
+
+
 class PreprocessInfo(RecordPart):
     """The preprocessing of the images."""
 
@@ -74,6 +84,7 @@ class PreprocessInfo(RecordPart):
     mean: Items[float] = ()
     std: Items[float] = ()
     decode: Text = ""
+    reading: ReadingInfo | None = None
 
 
 class SetRecord(Record):
