@@ -148,6 +148,13 @@ def printable(text: str, keep: str = "") -> str:
     )
 
 
+def printable_json(text: str) -> str:
+    """Return a JSON text of the same content, in which such characters are escaped."""
+    return _UNSAFE.sub(
+        lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text
+    )
+
+
 def file_name(text: str, limit: int = 80) -> str:
     """Return `text` as a name that every file system takes."""
     return re.sub(r"[^\w.@+=-]+", "-", text, flags=re.ASCII).strip("-.")[:limit] or "unnamed"
