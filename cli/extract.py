@@ -203,7 +203,7 @@ def command(
     opened = open_store(store)
     if not opened.get(result.set_id).class_names:
         words = shlex.join(["featstore", "neighbors", result.set_id])
-        click.echo(f"Next: {words} IMAGE{store_option(store)}")
+        console.echo(f"Next: {words} IMAGE{store_option(store)}")
         return
     options = selecting_options(opened.sets(), opened.get(result.set_id), result.layers)
     words = shlex.join(["featstore", "fit", "--clf", "logreg", *options])
@@ -233,7 +233,7 @@ def show(result: Extraction) -> None:
             f"`featstore store show {result.set_id}` lists them."
         )
     for line in result.left_out.lines():
-        click.echo(line)
+        console.echo(line)
     if result.n_leaked:
         console.echo(_leaks(result.n_leaked, result.n_by_split))
     console.echo(f"{nbytes_text(result.nbytes)} in {console.shown(result.path)}")

@@ -20,6 +20,18 @@ FILE_OPTIONS = {
 }
 
 
+DRIVERS = {
+    **dict.fromkeys((".tif", ".tiff", ".btf", ".tf8"), "GTiff"),
+    **dict.fromkeys((".jp2", ".j2k"), "JP2OpenJPEG"),
+    **dict.fromkeys((".jpg", ".jpeg"), "JPEG"),
+    ".png": "PNG",
+}
+"""The driver by the ending of a file that holds its own pixels.
+
+GDAL goes by the content: a virtual raster of another name would read any file or address.
+"""
+
+
 _warnings = threading.Lock()
 
 

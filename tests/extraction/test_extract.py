@@ -16,6 +16,7 @@ from makers import Listener, of_pixels, real_file, tiny, tree_bytes, write_image
 import featstore
 from featstore.cli.main import _run
 from featstore.datasets.base import FileDataset
+from featstore.datasets.formats.folder import FolderSource
 from featstore.errors import (
     ConfigError,
     DatasetError,
@@ -49,6 +50,14 @@ def lose_first_chunk(store):
     (feature_set,) = store.sets()
     (feature_set.group / "stats" / "c" / "0" / "0").unlink()
     return feature_set
+
+
+def test_a_sample_id_that_no_reader_would_take_is_refused(tmp_path, monkeypatch):
+    images = write_images(tmp_path / "images", n=2, size=8)
+    ids = ["train/" + "é" * 2050, *map(str, range(8))]
+    monkeypatch.setattr(FolderSource, "sample_ids", ids)
+    with pytest.raises(DatasetError, match=r"a sample id of 4,106 bytes, 'train/é.*at most 4,096"):
+        extract(store=tmp_path / "store", **of_pixels(images))
 
 
 def test_rows_are_what_the_network_gives_for_the_dataset_in_order(extracted):

@@ -30,7 +30,8 @@ BLOCK_SIDE = 256
 class Scene:
     """An open raster.
 
-    `path` is anything that GDAL opens. `names` are the bands to read, such as ``("red", "green",
+    `path` is anything that GDAL opens; a file whose ending is of :data:`.DRIVERS` must be of that
+    kind. `names` are the bands to read, such as ``("red", "green",
     "blue")``, and `bands` their numbers in the scene, from 1, by default the first ones. The values
     of `ranges`, one pair for all bands or one for each, become 0 and 255; without one, bytes stay
     as they are, and 16-bit values give their high byte, as in training images. Pixels of the value
@@ -56,14 +57,16 @@ class Scene:
         self.bands_text = ""
         # GDAL allows one thread at a time to use a handle.
         self._lock = threading.Lock()
+        driver = gdal.DRIVERS.get(Path(path).suffix.lower())
+        kind = f" of the kind that its ending says ({driver})" if driver else ""
         try:
             with _quiet(), rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
-                self._raster = rasterio.open(path)
+                self._raster = rasterio.open(path, driver=driver)
         except gdal.failures() as error:
             if not Path(path).exists() and ":" not in path and not path.startswith("/vsi"):
                 raise DatasetNotFoundError(f"{path} does not exist. Name a scene.") from None
             raise DatasetError(
-                f"GDAL can't read {path} as a raster: {gdal.cause(error)}"
+                f"GDAL can't read {path} as a raster{kind}: {gdal.cause(error)}"
             ) from error
         try:
             self.height, self.width = self._raster.shape
@@ -366,7 +369,7 @@ def write_map(
 
 def _stored_rows(path: Path) -> Iterator[NDArray[Any]]:
     rasterio = gdal.rasterio()
-    with rasterio.open(path) as raster:
+    with rasterio.open(path, driver="GTiff") as raster:
         for top in range(0, raster.height, BLOCK_SIDE):
             height = min(BLOCK_SIDE, raster.height - top)
             yield raster.read(window=rasterio.windows.Window(0, top, raster.width, height))
@@ -375,7 +378,7 @@ def _stored_rows(path: Path) -> Iterator[NDArray[Any]]:
 def read_thinned(path: Path, side: int) -> NDArray[Any]:
     """Return the first band of a map, thinned to at most `side` cells."""
     rasterio = gdal.rasterio()
-    with _quiet(), rasterio.open(path) as raster:
+    with _quiet(), rasterio.open(path, driver="GTiff") as raster:
         step = max(1, -(-max(raster.shape) // side))
         shape = (-(-raster.height // step), -(-raster.width // step))
         thinned: NDArray[Any] = raster.read(1, out_shape=shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar, Literal
 
+from featstore.store.format.array_schema import VECTOR_ROWS, VECTORS
 from featstore.store.format.fields import (
     Count,
     Files,
@@ -128,6 +129,16 @@ class SetRecord(Record):
     created: Text
     files: Files
 
+    def _misfit(self, name: str, n_rows: int | None) -> str | None:
+        n_chunks = -(-self.dataset.n_samples // VECTOR_ROWS)
+        own = ["zarr.json", *(f"{vector}/zarr.json" for vector in VECTORS)]
+        own += [f"{vector}/c/{index}" for vector in VECTORS for index in range(n_chunks)]
+        if missing := [file for file in own if file not in self.files]:
+            return f"files: {missing[0]} is missing"
+        if others := self.files.keys() - set(own):
+            return f"files: {min(others)} is not a file of the set"
+        return None
+
 
 class Numerics(RecordPart):
     """The settings on which the last bits of features depend."""
@@ -223,7 +234,7 @@ class LayerRecord(Record):
     def _misfit(self, name: str, n_rows: int | None) -> str | None:
         if f"{name}/zarr.json" not in self.files:
             return f"files: {name}/zarr.json is missing"
-        own = re.compile(rf"{re.escape(name)}/(zarr\.json|c/[0-9]{{1,12}}/0)")
+        own = re.compile(rf"{re.escape(name)}/(zarr\.json|c/(0|[1-9][0-9]{{0,11}})/0)")
         if others := [file for file in self.files if own.fullmatch(file) is None]:
             return f"files: {others[0]} is not a file of {name}"
         return _row_beyond("masked", self.masked_rows, n_rows)

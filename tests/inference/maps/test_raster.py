@@ -57,6 +57,27 @@ def test_a_part_is_read_as_it_is(tmp_path):
     assert present is None
 
 
+@pytest.mark.parametrize("ending", [".vrt", ".tif", ".TIFF", ".jp2", ".png"])
+def test_only_a_raster_that_says_so_takes_its_pixels_from_other_files(tmp_path, ending):
+    write_scene(tmp_path / "secret.tif", noise(3, 8, 8))
+    bands = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{band}"><SimpleSource><SourceFilename>'
+        f"{tmp_path}/secret.tif</SourceFilename><SourceBand>{band}</SourceBand></SimpleSource>"
+        "</VRTRasterBand>"
+        for band in (1, 2, 3)
+    )
+    path = tmp_path / f"scene{ending}"
+    path.write_text(f'<VRTDataset rasterXSize="8" rasterYSize="8">{bands}</VRTDataset>')
+    if ending == ".vrt":
+        with Scene(str(path), RGB) as scene:
+            np.testing.assert_array_equal(scene.read(0, 0, 8, 8)[0], noise(3, 8, 8))
+    else:
+        with pytest.raises(DatasetError, match="as a raster of the kind that its ending says"):
+            Scene(str(path), RGB)
+    with pytest.raises(ImageError, match="is not an image"):
+        decode(path)
+
+
 def test_bands_are_taken_by_number_and_in_order(tmp_path):
     pixels = noise(4, 5, 7)
     path = write_scene(tmp_path / "scene.tif", pixels)
