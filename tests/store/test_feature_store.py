@@ -289,10 +289,10 @@ def test_a_set_is_removed_where_no_note_of_its_lock_can_be_written(make_store, m
         pass
     (note,) = (store.path / "locks").glob("*.json")
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device", str(note))
 
-    monkeypatch.setattr(locks, "atomic_write", full)
+    monkeypatch.setattr(locks.Path, "write_text", full)
     store.remove(feature_set)
     assert store.sets() == []
     # It would name who held it before.
