@@ -29,6 +29,7 @@ from featstore.store.feature_store import FeatureStore
 from featstore.store.format.fields import FORMAT
 from featstore.store.format.run_schema import RunRecord, SelectionInfo
 from featstore.store.removal import move_others, sync_and_sweep
+from featstore.text import no_formula
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -113,4 +114,8 @@ def _write_csv(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(columns)
-        writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+        texts = (
+            column.tolist() if name == "score" else map(no_formula, column.tolist())
+            for name, column in columns.items()
+        )
+        writer.writerows(zip(*texts, strict=True))

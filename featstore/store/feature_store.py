@@ -193,7 +193,7 @@ class FeatureStore:
         names = list(dataset["class_names"])
         matrix.create_vector(draft.group, "label", labels, {"class_names": names})
         matrix.create_vector(draft.group, "split", splits, {"split_names": list(SPLITS)})
-        matrix.create_vector(draft.group, "sample_id", np.array(sample_ids, dtype=str), {})
+        matrix.create_vector(draft.group, "sample_id", np.array(sample_ids, matrix.TEXT), {})
         matrix.create_vector(draft.group, "first_row", first_rows, {})
         sync_tree(draft.group)
         files = sorted(path for path in draft.group.rglob("*") if path.is_file())
