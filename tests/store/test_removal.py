@@ -14,7 +14,6 @@ from featstore.errors import StoreError
 from featstore.fitting.fit import fit
 from featstore.runs.run import open_run
 from featstore.runs.tags import remove_run
-from featstore.store.format import matrix
 
 THESIS = {"thesis.json": b"{}", f"{'0' * 32}.json": b"[]", f"{'0' * 32}.npy": b"rows"}
 """Files of a user; two have names such as featstore gives."""
@@ -123,7 +122,7 @@ def test_an_unfinished_or_damaged_set_is_deleted_whole(make_store):
     store = make_store(n_samples=40)
     (feature_set,) = store.sets()
     feature_set.begin_layer("conv1", 3, {})
-    matrix.Matrix(feature_set.group / "conv1", writable=True).write_chunk(0, np.zeros((40, 3)))
+    feature_set.writable_matrix("conv1").write_chunk(0, np.zeros((40, 3)))
     partial = f"{secrets.token_hex(16)}.partial"
     names = ("set.json", "features.zarr/fc1000/zarr.json", "layers/fc1000.json")
     write(feature_set.path, dict.fromkeys(names, b"damaged"))
