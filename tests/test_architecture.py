@@ -85,6 +85,8 @@ def test_imports_run_one_way(path):
         ("distributed", "cluster.py"),
         ("rasterio", "gdal.py"),
         ("obstore", "client.py"),
+        ("timm", "timm_source.py"),
+        ("huggingface_hub", "hub.py"),
     ],
 )
 def test_one_file_knows_a_package(package, owner):

@@ -85,7 +85,7 @@ from featstore.extraction.result import BOTTLENECKS, ENGINE_HINT
 from featstore.fitting import plan, search
 from featstore.models import networks
 from featstore.models.backbone import Backbone
-from featstore.models.networks import build_network
+from featstore.models.torchvision_source import build_network
 from featstore.store.format import matrix
 from featstore.store.writer import FeatureWriter
 
