@@ -86,6 +86,8 @@ def test_imports_run_one_way(path):
         ("rasterio", "gdal.py"),
         ("obstore", "client.py"),
         ("timm", "timm_source.py"),
+        ("open_clip", "openclip_source.py"),
+        ("torchgeo", "torchgeo_source.py"),
         ("huggingface_hub", "hub.py"),
     ],
 )

@@ -56,6 +56,11 @@ class Trace:
             if node.op == "call_module" and node.args and node.args[0] in names
         }
         """The node that each module reads, by the module's name."""
+        (result,) = (node.args[0] for node in self._graph.nodes if node.op == "output")
+        while isinstance(result, tuple | list) and result:
+            result = result[0]
+        self.output = names[result] if isinstance(result, fx.Node) else self.nodes[-1]
+        """The node of the network's result."""
 
     def cut(self, nodes: Sequence[str]) -> fx.GraphModule:
         """Return the part of the network that computes the nodes; no other cut follows."""
@@ -81,6 +86,7 @@ class Hooks:
         modules = [name for name, _ in module.named_modules() if name]
         self.inputs = {head: f"{head}.input" for head in network.heads if head in modules}
         self.nodes = [*modules, *self.inputs.values(), OUTPUT]
+        self.output = OUTPUT
 
     def cut(self, nodes: Sequence[str]) -> HookedNetwork:
         """Return the whole network, which gives the nodes' outputs."""

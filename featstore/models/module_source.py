@@ -129,11 +129,11 @@ class ModuleNetwork(Network):
             )
         return replace(preset, sha256=_joined(self._digest, source))
 
-    def feature_node(self, nodes: Sequence[str], inputs: Mapping[str, str]) -> str:
+    def feature_node(self, nodes: Sequence[str], inputs: Mapping[str, str], output: str) -> str:
         """Return the node that the function names, or the network's result."""
         wanted = self._settings["feature_layer"]
         if wanted is None:
-            return nodes[-1]
+            return output
         # A module's name means the last operation in it.
         found = [node for node in nodes if node == wanted or node.startswith(f"{wanted}.")]
         if not found:

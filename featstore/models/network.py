@@ -22,7 +22,8 @@ from featstore.models.checkpoints import (
     read_state_dict,
     select_network,
 )
-from featstore.models.weights import Weights
+from featstore.models.names import source_facts
+from featstore.models.weights import Weights, random_seed
 from featstore.progress import SILENT, Progress
 
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
@@ -63,11 +64,31 @@ class Network(ABC):
     def preset(self) -> Weights:
         """Return the input that the network expects; the weights are still to be found."""
 
-    @abstractmethod
     def find_weights(
         self, spec: str, cache: FingerprintCache, progress: Progress = SILENT
     ) -> Weights:
-        """Find, or fetch, the weights that ``--weights`` names."""
+        """Find, or fetch, the weights that ``--weights`` names.
+
+        ``imagenet``, the default, means the weights of the network's name.
+        """
+        preset = self.preset()
+        if (seed := random_seed(spec)) is not None:
+            versions = {"torch": torch.__version__} | source_facts(self.model)
+            digest = " ".join([f"random:{seed}", *(f"{k} {v}" for k, v in versions.items())])
+            return replace(preset, name=f"random:{seed}", sha256=digest, seed=seed)
+        if Path(spec).is_file():
+            return self.file_weights(Path(spec), cache)
+        if spec not in ("imagenet", preset.name):
+            raise WeightsError(
+                f"--weights {spec} is no file. The name {self.model} says its weights: leave out "
+                "--weights, or give a file (state dict or .safetensors), or random:SEED."
+            )
+        path = self.fetch(progress)
+        return replace(preset, path=path, sha256=cache.sha256([path])[0])
+
+    def fetch(self, progress: Progress) -> Path:
+        """Return the file of the weights that the network's name says, downloaded if need be."""
+        raise NotImplementedError
 
     def load(self, weights: Weights, image_size: int) -> nn.Module:
         """Return the network with weights, in eval mode."""
@@ -141,13 +162,14 @@ class Network(ABC):
             )
         return weights
 
-    def feature_node(self, nodes: Sequence[str], inputs: Mapping[str, str]) -> str:
-        """Return the node of the network's own feature: the input of its head.
+    def feature_node(self, nodes: Sequence[str], inputs: Mapping[str, str], output: str) -> str:
+        """Return the node of the network's own feature: the input of its head, or its result.
 
-        `nodes` are in network order; `inputs` gives the node that each module reads.
+        `nodes` are in network order; `inputs` gives the node that each module reads, `output` the
+        node of the network's result.
         """
         read = [inputs[head] for head in self.heads if head in inputs]
-        return next((node for node in read if node in nodes), nodes[-1])
+        return next((node for node in read if node in nodes), output)
 
     def layer_names(self, node: str) -> tuple[str, ...]:
         """Return all names of a node; the first one is the layer's name in the store."""

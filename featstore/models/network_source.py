@@ -41,6 +41,7 @@ class NetworkSource:
         order = _order(network, config.bands, bands)
         # A wrong name is an error before weights are downloaded.
         find_layers(config.model, config.layers, config.image_size or network.preset().image_size)
+        _check_values(network)
         weights = network.find_weights(config.weights, cache, progress)
         image_size = config.image_size or weights.image_size
         layers: dict[Layer, list[str]] = {}
@@ -58,6 +59,7 @@ class NetworkSource:
             weights.std,
             weights.interpolation,
             weights.crop_pct,
+            weights.squash,
             order,
         )
         extractor = NetworkExtractor(
@@ -113,6 +115,16 @@ class NetworkSource:
         )
         return Model(
             extractor, {layer: [] for layer in layers}, backbone, record.preprocess.to_dict()
+        )
+
+
+def _check_values(network: Network) -> None:
+    found = network.preset().max_value
+    if found != 255:
+        expected = "other values" if found is None else f"values up to {found:g}"
+        raise BackboneError(
+            f"{network.model} was trained on {expected}, and featstore reads images as 8 bits, "
+            "from 0 to 255. Use weights for 8-bit images."
         )
 
 

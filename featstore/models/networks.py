@@ -49,7 +49,9 @@ def network_layers(model: str, image_size: int, n_classes: int | None = None) ->
     network = find_network(model)
     module = network.without_data(image_size, n_classes)
     graph, shapes = _read(module, network, image_size, n_classes)
-    feature = network.feature_node([n for n in graph.nodes if n in shapes], graph.inputs)
+    feature = network.feature_node(
+        [node for node in graph.nodes if node in shapes], graph.inputs, graph.output
+    )
     if n_classes == 0:
         end = next((node for node in shapes if node in network.heads), None)
         kept = list(shapes)

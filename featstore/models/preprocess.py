@@ -42,6 +42,8 @@ class Preprocess:
     crop_pct : float or None
         Side of the middle square as a share of the resized image's shorter side; None resizes the
         whole image to the square.
+    squash : bool
+        Whether the image is resized to a square before the middle is cut out.
     order : tuple of int
         Where the images have the network's bands; empty for the first ones. It belongs to the
         images, and is not recorded.
@@ -53,6 +55,7 @@ class Preprocess:
     std: tuple[float, ...]
     interpolation: str = "bilinear"
     crop_pct: float | None = None
+    squash: bool = False
     order: tuple[int, ...] = ()
 
     @property
@@ -65,9 +68,10 @@ class Preprocess:
         """What is done to an image, for people."""
         if self.crop_pct is None:
             return f"{self.interpolation}, antialiased, to a square, in whole grey levels"
+        how = "to a square of" if self.squash else "shorter side to"
         return (
-            f"{self.interpolation}, antialiased, shorter side to {self.resized_size} px and the "
-            "middle square cut out, in whole grey levels"
+            f"{self.interpolation}, antialiased, {how} {self.resized_size} px and the middle "
+            "square cut out, in whole grey levels"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,8 +85,8 @@ class Preprocess:
             "resize": self.method,
         }
         # Sets that were made before there was a choice keep their keys.
-        own = {"interpolation": self.interpolation, "crop_pct": self.crop_pct}
-        usual = {"interpolation": "bilinear", "crop_pct": None}
+        usual = {"interpolation": "bilinear", "crop_pct": None, "squash": False}
+        own = {name: getattr(self, name) for name in usual}
         return settings | {k: v for k, v in own.items() if v != usual[k]}
 
     @classmethod
@@ -95,6 +99,7 @@ class Preprocess:
             tuple(values["std"]),
             values.get("interpolation", "bilinear"),
             values.get("crop_pct"),
+            values.get("squash", False),
         )
 
     @torch.inference_mode()
@@ -154,7 +159,10 @@ class Preprocess:
         height, width = x.shape[-2:]
         short, side = self.resized_size, min(height, width)
         # The longer side is rounded down, and the crop's corner to the nearest, as in torchvision.
-        x = self._resize(x, int(short * height / side), int(short * width / side))
+        if self.squash:
+            x = self._resize(x, short, short)
+        else:
+            x = self._resize(x, int(short * height / side), int(short * width / side))
         top, left = (int(round((length - size) / 2)) for length in x.shape[-2:])
         return x[..., top : top + size, left : left + size]
 

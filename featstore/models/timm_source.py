@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ from torch import nn
 
 from featstore.errors import BackboneError, WeightsError
 from featstore.io.downloads import fetch
-from featstore.io.fingerprints import FingerprintCache
 from featstore.models.checkpoints import difference
 from featstore.models.hub import hub_file
 from featstore.models.network import Network, has_class_token, seeded
-from featstore.models.weights import Weights, checkpoints_folder, random_seed
-from featstore.progress import SILENT, Progress
+from featstore.models.weights import Weights, checkpoints_folder
+from featstore.progress import Progress
 from featstore.text import did_you_mean, join_some
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -111,7 +109,12 @@ class TimmNetwork(Network):
         """Return the input of the tag's weights."""
         cfg = self._cfg
         height, width = cfg.input_size[1:]
-        squashes = cfg.crop_mode == "squash" and cfg.crop_pct == 1.0
+        if cfg.crop_mode == "border":
+            raise BackboneError(
+                f"{self.model} takes images with a border around them, which featstore does not "
+                "add. Use another network."
+            )
+        squash = cfg.crop_mode == "squash"
         return Weights(
             cfg.tag or "",
             None,
@@ -120,27 +123,12 @@ class TimmNetwork(Network):
             tuple(cfg.mean),
             tuple(cfg.std),
             interpolation=cfg.interpolation,
-            crop_pct=None if squashes else cfg.crop_pct,
+            crop_pct=None if squash and cfg.crop_pct == 1 else cfg.crop_pct,
+            squash=squash and cfg.crop_pct != 1,
         )
 
-    def find_weights(
-        self, spec: str, cache: FingerprintCache, progress: Progress = SILENT
-    ) -> Weights:
-        """Find, or fetch, the tag's weights, a file's, or random ones."""
-        if (seed := random_seed(spec)) is not None:
-            digest = f"random:{seed} torch {torch.__version__} timm {timm.__version__}"
-            return replace(self.preset(), name=f"random:{seed}", sha256=digest, seed=seed)
-        if Path(spec).is_file():
-            return self.file_weights(Path(spec), cache)
-        if spec not in ("imagenet", self._cfg.tag):
-            raise WeightsError(
-                f"--weights {spec} is no file. {self.model} has weights in its name: leave out "
-                "--weights, or give a file (state dict or .safetensors), or random:SEED."
-            )
-        path = self._fetch(progress)
-        return replace(self.preset(), path=path, sha256=cache.sha256([path])[0])
-
-    def _fetch(self, progress: Progress) -> Path:
+    def fetch(self, progress: Progress) -> Path:
+        """Return the file of the tag's weights, from the hub, or from the tag's address."""
         cfg = self._cfg
         if cfg.hf_hub_id:
             by_hand = checkpoints_folder() / f"{cfg.architecture}.{cfg.tag}.safetensors"

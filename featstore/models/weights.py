@@ -79,6 +79,10 @@ class Weights:
     crop_pct: float | None = None
     """Share of the resized image's shorter side that the middle square keeps; None: images are
     resized to the square."""
+    squash: bool = False
+    """Whether an image is resized to a square before the middle is cut out."""
+    max_value: float | None = 255.0
+    """Pixel value that counts as 1; None for values below 0, as those of radar in decibels."""
 
 
 def architecture(model: str) -> str:

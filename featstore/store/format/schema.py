@@ -76,6 +76,7 @@ class PreprocessInfo(RecordPart):
     decode: Text = ""
     interpolation: Text = "bilinear"
     crop_pct: float | None = None
+    squash: bool = False
 
 
 class SetRecord(Record):
