@@ -25,7 +25,6 @@ from featstore.inference.maps.styles import write_names, write_qgis_style
 from featstore.inference.maps.windows import Grid, SceneWindows, find_windows
 from featstore.io.files import atomic_write, resolve_link
 from featstore.io.fingerprints import FingerprintCache
-from featstore.models.names import PIXEL_MODEL
 from featstore.plotting import check_png, to_png
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
@@ -284,11 +283,10 @@ def _training_side(run: Run, store: FeatureStore) -> int:
 
 
 def _wanted_bands(specs: Sequence[FeatureSpec]) -> tuple[str, ...]:
-    for spec in specs:
-        if spec.backbone.model == PIXEL_MODEL:
-            # A network beside pixel statistics takes the first three.
-            return tuple(spec.preprocess.bands.split(","))
-    return RGB
+    named = [spec.preprocess.bands.split(",") for spec in specs if "," in spec.preprocess.bands]
+    names = tuple(dict.fromkeys(band for bands in named for band in bands)) or RGB
+    # A network of visible bands takes the first three.
+    return (*RGB, *(band for band in names if band not in RGB)) if set(RGB) <= {*names} else names
 
 
 class _Painter:
