@@ -87,7 +87,7 @@ from featstore.fitting import plan, search
 from featstore.io.gdal import write_tiff
 from featstore.models import networks
 from featstore.models.backbone import Backbone
-from featstore.models.networks import build_network
+from featstore.models.torchvision_source import build_network
 from featstore.store.format import matrix
 from featstore.store.writer import FeatureWriter
 
