@@ -13,6 +13,7 @@ from featstore.errors import CorruptionError
 from featstore.io.files import file_sha256
 from featstore.store.backend import Backend
 from featstore.store.format.matrix import Matrix, read_vector
+from featstore.store.record_index import SetOutline
 from featstore.store.set_folder import SETS, SetFolder
 
 
@@ -32,6 +33,11 @@ class FeatureSet(SetFolder):
 
     def __repr__(self) -> str:
         return f"FeatureSet({self.set_id!r}, {self.n_samples:,} rows, layers {[*self.layers()]})"
+
+    @cached_property
+    def outline(self) -> SetOutline:
+        """What searches need of its records, as they were when the set was listed."""
+        return SetOutline.of(self.info, self.layers())
 
     @property
     def address(self) -> str:

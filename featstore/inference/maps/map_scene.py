@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from featstore.datasets.base import RGB
-from featstore.errors import ConfigError, DatasetError, FeatstoreError, StoreError
+from featstore.errors import ConfigError, DatasetError, FeatstoreError, SelectionError, StoreError
 from featstore.extraction.encode import Block, Encoder
 from featstore.fitting.evaluate import predict_blocks
 from featstore.fitting.solvers.blocks import Samples
@@ -273,10 +274,10 @@ def _check_covered(scene: Scene, grid: Grid, progress: Progress) -> None:
 
 def _training_side(run: Run, store: FeatureStore) -> int:
     """Return the side of a square as large as a run's training images."""
-    set_ids = run.selection.set_ids
-    for feature_set in store.readable_sets():
-        if feature_set.set_id in set_ids and (shape := feature_set.info.dataset.image_shape):
-            return round(math.sqrt(shape[0] * shape[1]))
+    for set_id in run.selection.set_ids:
+        with suppress(SelectionError, StoreError):
+            if shape := store.get(set_id).info.dataset.image_shape:
+                return round(math.sqrt(shape[0] * shape[1]))
     raise ConfigError(
         f"The size of the training images of {run.run_id} is unknown: its features are gone, or "
         "are older than that note. Give the side of the windows in pixels: --window PX"
