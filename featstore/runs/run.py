@@ -32,9 +32,11 @@ from featstore.runs.model_file import load_model
 from featstore.runs.outline import Outline, outline_of
 from featstore.store.backend import Backend, LocalBackend
 from featstore.store.feature_store import FeatureStore
+from featstore.store.format.matrix import TEXT
 from featstore.store.format.run_schema import Metrics, RunRecord, SelectionInfo
 from featstore.store.record_index import index_path
 from featstore.store.set_folder import RUNS
+from featstore.text import from_csv
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -137,7 +139,7 @@ class Run:
 
     @cached_property
     def predictions(self) -> dict[str, np.ndarray]:
-        """Columns of ``predictions.csv``, each (n_rows,): ``score`` float64, the others str.
+        """Columns of ``predictions.csv``, each (n_rows,): ``score`` float64, the others text.
 
         ``sample_id``, ``split``, ``true`` and ``predicted`` (names of classes) and ``score``, of
         test and validation rows.
@@ -151,7 +153,9 @@ class Run:
         names, *lines = csv.reader(io.StringIO(text, newline=""))
         columns = zip(names, zip(*lines, strict=True), strict=True)
         return {
-            name: np.array(column, dtype=np.float64 if name == "score" else np.str_)
+            name: np.array(column, np.float64)
+            if name == "score"
+            else np.array([from_csv(text) for text in column], TEXT)
             for name, column in columns
         }
 

@@ -9,6 +9,8 @@ from featstore.errors import SelectionError, StoreError
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, find_set
+from featstore.store.format.array_schema import VECTORS
+from featstore.store.format.schema import LayerRecord
 from featstore.store.set_folder import GROUP, JOURNAL_FILE
 
 
@@ -84,10 +86,12 @@ def _look(
         return [Damage(feature_set.set_id, "set.json", str(error))]
     found: list[Damage] = []
     unknown: set[str] = set()
+    arrays: dict[str, LayerRecord | None] = dict.fromkeys(VECTORS)
     layers = [path.stem for path in sorted((feature_set.path / "layers").glob("*.json"))]
     for layer in layers:
         try:
-            files |= feature_set.layer(layer).files
+            own = arrays[layer] = feature_set.layer(layer)
+            files |= own.files
         except (StoreError, SelectionError) as error:
             found.append(Damage(feature_set.set_id, f"layers/{layer}.json", str(error)))
             unknown.add(layer)
@@ -106,10 +110,28 @@ def _look(
             progress.advance(1)
     finally:
         progress.stop()
+    changed = {damage.file for damage in found}
+    for name, record in arrays.items():
+        if f"{GROUP}/{name}/zarr.json" not in changed:
+            found += _unsafe(feature_set, name, record, changed)
     # Only the journal names layers that are unfinished, or damaged and marked.
     if is_journal_read:
         found += _lost_layers(feature_set) + _strays(feature_set, files, unknown)
     return found
+
+
+def _unsafe(
+    feature_set: FeatureSet, array: str, record: LayerRecord | None, known: Collection[str]
+) -> list[Damage]:
+    """Return files that are as their record says, but that featstore did not write."""
+    return [
+        # No extract writes such metadata again as the record says: the set must be removed.
+        Damage(feature_set.set_id, f"{GROUP}/{file}", problem)
+        if record is None or file.endswith("/zarr.json")
+        else _damage(feature_set, file, problem)
+        for file, problem in feature_set.unsafe_files(array, record)
+        if f"{GROUP}/{file}" not in known
+    ]
 
 
 def _lost_layers(feature_set: FeatureSet) -> list[Damage]:
