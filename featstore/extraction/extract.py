@@ -116,7 +116,7 @@ def _find_answer(
 ) -> tuple[FeatureSet, list[str]] | None:
     """Return the set and its layers that answer an earlier request, if all are complete."""
     for feature_set in store.readable_sets():
-        if feature_set.info.dataset.fingerprint != fingerprint:
+        if feature_set.outline.fingerprint != fingerprint:
             continue
         records = {
             name: record

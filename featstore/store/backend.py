@@ -134,7 +134,13 @@ class LocalBackend:
 
     def missing(self, place: str, names: Iterable[str], below: str = "") -> list[str]:
         """Return missing files."""
-        return [name for name in names if not self._path(place, name, below).is_file()]
+        # Path's own methods would take most of the time of a list of ten thousand runs.
+        folders = [f"{self.folder}/{place}", f"{self.folder}/{place}/{below}"][: 1 + bool(below)]
+        return [
+            name
+            for name in names
+            if not any(os.path.isfile(f"{folder}/{name}") for folder in folders)
+        ]
 
     def sizes(self, place: str) -> dict[str, int]:
         """Return the bytes of each file of a place."""

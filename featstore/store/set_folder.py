@@ -124,13 +124,6 @@ class SetFolder:
         """Return the names of all complete layers; their records may be damaged."""
         return sorted(path.stem for path in (self.path / "layers").glob("[!.]*.json"))
 
-    def find_layer(self, name: str | None) -> str | None:
-        """Return the complete layer of a name (None: the default layer), if any."""
-        for layer, record in self.layers().items():
-            if record.default if name is None else name in (layer, *record.names):
-                return layer
-        return None
-
     def layer(self, layer: str) -> LayerRecord:
         """Return the record of a complete layer.
 
