@@ -172,7 +172,7 @@ class FeatureSet(SetFolder):
 
     @cached_property
     def sample_ids(self) -> np.ndarray:
-        """Name of each row's sample, (n_samples,) :class:`numpy.dtypes.StringDType`."""
+        """Name of each row's sample, (n_samples,) object, each a str."""
         return self._vector("sample_id")
 
     @cached_property
