@@ -20,6 +20,7 @@ from featstore.extraction.spec import (
     make_request,
     open_config_dataset,
     open_images,
+    with_known_range,
 )
 from featstore.io.files import with_resume_hint
 from featstore.models.registry import open_model
@@ -88,6 +89,7 @@ def extract(
             store.push(feature_set, progress)
             return summarize(feature_set, names, started, images.dataset.left_out)
 
+        config, images = with_known_range(config, images)
         with start_workers(config, store, images.fingerprint, progress) as workers:
             open_ = workers.open_model if workers else open_model
             opened = open_(config, images.dataset.bands, images.cache, progress)
@@ -118,7 +120,7 @@ def _find_answer(
         records = {
             name: record
             for name, record in feature_set.layers().items()
-            if record.request == request and record.pool in (None, config.pool)
+            if record.request == request and record.is_pooled_by(config.pool)
         }
         if config.layers:
             hits = [[n for n, r in records.items() if own in r.names] for own in config.layers]

@@ -80,3 +80,11 @@ def open_file(path: Path, driver: str, page: int = 1) -> Iterator[Any]:
             )
         with raster:
             yield raster
+
+
+def write_tiff(path: Path, values: Any) -> None:
+    """Write values, (n_bands, height, width), as a TIFF file."""
+    n_bands, height, width = values.shape
+    size = {"count": n_bands, "height": height, "width": width, "dtype": values.dtype}
+    with no_warnings(), rasterio().open(path, "w", driver="GTiff", **size) as raster:
+        raster.write(values)

@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Literal, Protocol
 
-from featstore.errors import StoreError
-from featstore.io.files import file_sha256, rename_for_deletion, sweep_deleted
+from featstore.io.files import file_sha256, make_folder
 from featstore.io.locks import locked
 from featstore.progress import SILENT, Progress
+from featstore.store.removal import remove_folder
 from featstore.store.set_folder import RUNS, SETS, SetFolder
 from featstore.text import file_name
 
@@ -111,7 +111,7 @@ class LocalBackend:
     def lock_path(self, name: str) -> Path:
         """Return a lock file of the folder."""
         path = self.folder / "locks" / f"{file_name(name, 120)}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         return path
 
     def locate(self, place: str = "") -> str:
@@ -186,12 +186,8 @@ class LocalBackend:
 
     def _delete(self, kind: str, name: str) -> None:
         path = self.folder / kind / name
-        if not path.exists():
-            return
-        doomed = rename_for_deletion(path)
-        sweep_deleted(path.parent)
-        if doomed.exists():
-            raise StoreError(f"{name} is removed, but not all of its files: see {doomed}.")
+        if os.path.lexists(path):
+            remove_folder(path)
 
 
 def file_problem(path: Path, sha256: str) -> str | None:

@@ -34,9 +34,8 @@ from featstore.errors import CorruptionError, SelectionError, StoreError
 from featstore.io.files import (
     file_sha256,
     json_digest,
-    sweep_deleted,
-    sync_file,
-    sync_folder,
+    make_folder,
+    sync_tree,
 )
 from featstore.progress import SILENT, Progress
 from featstore.progress_bars import IN_NOTEBOOKS
@@ -46,6 +45,7 @@ from featstore.store.feature_set import FeatureSet
 from featstore.store.format import matrix
 from featstore.store.format.fields import FORMAT
 from featstore.store.format.schema import SetRecord
+from featstore.store.removal import remove_decoded, sync_and_sweep
 from featstore.store.selection import Selection
 from featstore.store.set_folder import GROUP, SETS, SetFolder
 from featstore.text import as_list, did_you_mean, file_name, matches, refuse_short_name
@@ -184,11 +184,10 @@ class FeatureStore:
         vectors are (n_samples,): int32, uint8, str and int64.
         """
         set_id = self.set_id(info["identity"])
-        sweep_deleted(self._sets_dir)
         self._sweep_drafts(set_id)
         draft = SetFolder(self._sets_dir / f".new-{set_id}")
         shutil.rmtree(draft.path, ignore_errors=True)
-        draft.path.mkdir(parents=True)
+        make_folder(draft.path)
         facets, dataset = info["identity"]["facets"], info["dataset"]
         matrix.create_group(draft.group, {"featstore": {"format": FORMAT, **facets}})
         names = list(dataset["class_names"])
@@ -196,9 +195,8 @@ class FeatureStore:
         matrix.create_vector(draft.group, "split", splits, {"split_names": list(SPLITS)})
         matrix.create_vector(draft.group, "sample_id", np.array(sample_ids, matrix.TEXT), {})
         matrix.create_vector(draft.group, "first_row", first_rows, {})
+        sync_tree(draft.group)
         files = sorted(path for path in draft.group.rglob("*") if path.is_file())
-        for path in files:
-            sync_file(path)
         record = SetRecord.model_validate(
             {
                 "format": FORMAT,
@@ -212,29 +210,32 @@ class FeatureStore:
         record.write(draft.path / "set.json")
         final = FeatureSet(self._sets_dir / set_id, self.backend)
         draft.path.rename(final.path)
-        sync_folder(self._sets_dir)
+        sync_and_sweep(self._sets_dir)
         return final
 
     def _sweep_drafts(self, set_id: str) -> None:
         """Delete the drafts of killed processes; a living process holds the lock of its set."""
-        for left in self._sets_dir.glob(".new-*"):
+        for left in self._sets_dir.glob(f".new-*-{'[0-9a-f]' * DIGEST_LENGTH}"):
             if self.set_lock(left.name) == self.set_lock(set_id):
                 continue
             with suppress(filelock.Timeout), filelock.FileLock(self.set_lock(left.name), timeout=0):
                 shutil.rmtree(left, ignore_errors=True)
 
     def remove(self, feature_set: FeatureSet) -> None:
-        """Delete a feature set, and all decoded matrices.
+        """Delete a feature set, and its decoded matrices.
+
+        Files that featstore did not write stay, and so does what links lead to.
 
         Raises
         ------
         StoreError
-            When another process works on the set.
+            When another process works on the set, or when files stay.
         """
         with self.working_on(feature_set.set_id, wait=False):
-            self.backend.remove_set(feature_set.set_id)
-            for decoded in [*self.cache_dir.glob("*.npy"), *self.cache_dir.glob("*.json")]:
-                decoded.unlink(missing_ok=True)
+            try:
+                self.backend.remove_set(feature_set.set_id)
+            finally:
+                remove_decoded(self.cache_dir, feature_set.set_id)
 
     def working_on(
         self, set_id: str, progress: Progress = SILENT, *, wait: bool = True

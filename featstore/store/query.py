@@ -177,10 +177,13 @@ def selecting_options(
         {"dataset": facets.title},
         {"model": facets.model},
         {"dataset": facets.title, "model": facets.model},
+        {"bands": facets.bands},
+        {"dataset": facets.title, "model": facets.model, "bands": facets.bands},
     ]
     for way in ways:
+        others = {"bands": way["bands"]} if "bands" in way else {}
         try:
-            found = select(sets, "", way.get("dataset"), way.get("model"), wanted, {})
+            found = select(sets, "", way.get("dataset"), way.get("model"), wanted, others)
             if found.sources == sources:
                 return [word for k, v in way.items() for word in (f"--{k}", v)] + options
         except FeatstoreError:
@@ -192,7 +195,7 @@ def _own_name(name: str | None, model: str | None, models: list[str | None]) -> 
     """Return the layer of `model` that `name` means; empty if it means another model's."""
     if name is None or ":" not in name:
         return name
-    owner, _, layer = name.partition(":")
+    owner, _, layer = name.rpartition(":")
     if models == [None]:
         raise SelectionError(f"The layer {name!r} names the model {owner}: give --model {owner}.")
     return layer if owner == model else ""

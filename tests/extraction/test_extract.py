@@ -31,9 +31,9 @@ from featstore.extraction import extract as stage_one
 from featstore.extraction import pipeline
 from featstore.extraction.extract import extract
 from featstore.io.files import read_json, write_json
-from featstore.models import networks, pixelstats
-from featstore.models.networks import build_network
+from featstore.models import pixelstats, torchvision_source
 from featstore.models.preprocess import Preprocess
+from featstore.models.torchvision_source import build_network
 from featstore.models.weights import IMAGENET_MEAN, IMAGENET_STD
 from featstore.progress import Silent
 from featstore.store import writer
@@ -97,7 +97,7 @@ def test_the_result_counts_and_the_records_say_how(extracted):
 
 
 def test_a_repeated_request_builds_and_reads_nothing(stored, monkeypatch):
-    monkeypatch.setattr(networks, "build_network", lambda *_, **__: pytest.fail("built"))
+    monkeypatch.setattr(torchvision_source, "build_network", lambda *_, **__: pytest.fail("built"))
     monkeypatch.setattr(FileDataset, "read", lambda *_: pytest.fail("read"))
     settings = tiny(stored.images, device="cpu", batch_size=9)
     for layers in ("fc", ["fc"], ()):
@@ -132,11 +132,14 @@ def test_another_layer_computes_only_what_is_missing(stored, monkeypatch):
     read = []
     original = FileDataset.read
     monkeypatch.setattr(
-        FileDataset, "read", lambda d, row, size: read.append(row) or original(d, row, size)
+        FileDataset,
+        "read",
+        lambda d, row, min_size=None: read.append(row) or original(d, row, min_size),
     )
     result = extract(store=stored.store, **tiny(stored.images, layers="fc,conv1,layer2"))
     assert result.layers == ["fc", "conv1", "layer2.1.relu_1"]
-    assert sorted(read) == list(range(27))
+    # The first one is also looked at before the network is opened.
+    assert sorted(read) == [0, *range(27)]
     assert before.items() <= stored.group.items()
     assert len(stored.store.sets()) == 1
     assert stored.store.select(layers="conv1,layer2").n_features == 64 + 128
