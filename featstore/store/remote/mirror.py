@@ -54,10 +54,6 @@ RECORD = re.compile(
 """The name of a record of a set or run; the set's or run's name leads to no other folder."""
 
 
-AFTER_MATRICES = f"{GROUP}0"
-"""Sorts after all files of a set's Zarr group and before its records."""
-
-
 class Mirror(SyncState):
     """A working folder and its bucket. Made by :func:`open_mirror`.
 
@@ -107,7 +103,7 @@ class Mirror(SyncState):
                         content = contents[name]
                         if content is not None:
                             self._install(name, content)
-                            known[name] = found[name].etag or ""
+                            known[name] = found[name].etag
                             state["copies"][name] = sha256(content).hexdigest()
                     for name in _in_order(gone, owner):
                         self._drop(name, known)
@@ -121,14 +117,10 @@ class Mirror(SyncState):
         self._told |= self.remote.foreign
 
     def _records(self, kind: str) -> dict[str, Entry]:
+        found = self.remote.entries(f"{kind}/")
+        records = {name: entry for name, entry in found.items() if _is_record(name)}
         if kind == RUNS:
-            found = self.remote.entries(f"{RUNS}/")
-            return {name: entry for name, entry in found.items() if _is_record(name)}
-        prefixes = [f"{SETS}/{name}/" for name in self.remote.folders(f"{SETS}/")]
-        pages = self.remote.each(
-            lambda prefix: self.remote.entries(prefix, after=prefix + AFTER_MATRICES), prefixes
-        )
-        records = {n: entry for page in pages for n, entry in page.items() if _is_record(n)}
+            return records
         whole = {name.split("/")[1] for name in records if name.endswith("/set.json")}
         return {name: entry for name, entry in records.items() if name.split("/")[1] in whole}
 
@@ -270,7 +262,7 @@ class Mirror(SyncState):
         content = json_bytes(Journal(layers=layers).to_dict())
         etag = self.remote.put(f"{place}/{JOURNAL_FILE}", content)
         self.remote.delete(list(shared.values()))
-        self.note({f"{place}/{JOURNAL_FILE}": etag or "", **dict.fromkeys(shared.values())})
+        self.note({f"{place}/{JOURNAL_FILE}": etag, **dict.fromkeys(shared.values())})
         self.remote.delete(
             [
                 f"{place}/features.zarr/{layer}/c/{index}/0"

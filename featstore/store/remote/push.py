@@ -116,11 +116,11 @@ class Upload:
         """
         path = self._path(name)
         # Metadata is small, and may be uploaded to repair it. Damaged chunks were deleted before.
-        if path.name == "zarr.json" or entry.etag is None:
+        if path.name == "zarr.json":
             return False
         if entry.nbytes != path.stat().st_size:
             return False
-        if entry.etag.strip('"') == _md5(path):
+        if entry.etag == _md5(path):
             return True
         return self._sent.get(name) == f"{file_sha256(path)} {entry.etag}"
 
@@ -136,9 +136,8 @@ class Upload:
         there = self._remote.entries(self._there)
         for name in files:
             entry = there.get(f"{self._there}{name}")
-            if entry is not None and _same(entry.etag, self._etags[name]):
+            if entry is not None and entry.etag == self._etags[name]:
                 continue
-            # Some services spell etags differently in a listing.
             if entry is None or self._remote.sha256(f"{self._there}{name}") != files[name]:
                 raise StoreError(
                     f"{self._mirror.url}/{self._there}{name} was changed by another machine while "
@@ -169,10 +168,6 @@ class Upload:
     def close(self) -> None:
         """Delete the list of uploaded files, because the record now names them."""
         self._notes.unlink(missing_ok=True)
-
-
-def _same(one: str | None, other: str | None) -> bool:
-    return one is not None and other is not None and one.strip('"') == other.strip('"')
 
 
 class DamagedFileError(CorruptionError):
@@ -256,9 +251,7 @@ def _close_journal(mirror: Mirror, place: str, layer: str) -> None:
     layers = journal_of(mirror.remote.get(name))
     layers.pop(layer, None)
     if layers:
-        mirror.note(
-            {name: mirror.remote.put(name, json_bytes(Journal(layers=layers).to_dict())) or ""}
-        )
+        mirror.note({name: mirror.remote.put(name, json_bytes(Journal(layers=layers).to_dict()))})
     else:
         mirror.remote.delete([name])
         mirror.note({name: None})

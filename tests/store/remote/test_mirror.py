@@ -162,7 +162,7 @@ def test_looking_fetches_what_changed_and_nothing_else(filled, url, tmp_path, mo
 def test_a_listing_is_believed_for_a_moment(filled, url, monkeypatch):
     monkeypatch.setattr(mirror, "REFRESH_S", 60.0)
     store = open_store(url)
-    asked = requests_of(store, monkeypatch, "folders")
+    asked = requests_of(store, monkeypatch, "entries")
     for _ in range(3):
         assert len(store.sets()) == 1
     assert len(asked) == 1

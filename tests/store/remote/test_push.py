@@ -645,6 +645,22 @@ def test_a_run_that_is_being_sent_is_not_replaced_under_it(is_first, url, monkey
     assert list_runs(other)[0].predictions
 
 
+def test_google_cloud_storage_serves_as_well(gs_url, monkeypatch, tmp_path, quick):
+    store = store_at(gs_url)
+    (feature_set,) = store.sets()
+    featstore.fit(store, n_jobs=1)
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(gs_url)
+    (again,) = featstore.fit(other, n_jobs=1, refit=True)
+    assert list_runs(store)[0].record == again.record
+    # The lease of a machine that died.
+    name = f"locks/{feature_set.set_id[-12:]}.json"
+    store.backend.mirror.remote.put(name, b'{"pid": 1, "host": "far", "since": "then"}')
+    other.remove(other.get(feature_set.set_id))
+    assert store.sets() == []
+    assert not any(n.startswith("locks/") for n in store.backend.mirror.remote.entries(""))
+
+
 def test_a_copy_of_all_objects_is_a_store(url, monkeypatch, tmp_path):
     store = store_at(url)
     featstore.fit(store, n_jobs=1)
