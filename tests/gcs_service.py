@@ -19,7 +19,7 @@ from xml.sax.saxutils import escape
 import pytest
 from services import BUCKET, serving
 
-PAGE = 100
+PAGE = 1000
 """Objects on a page of a listing."""
 
 

@@ -19,7 +19,8 @@ from moto.server import ThreadedMotoServer
 
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.format import matrix
-from featstore.store.remote import mirror
+from featstore.store.remote import backend
+from featstore.store.set_folder import GROUP, SETS, UPLOADS
 
 BUCKET = "bucket"
 
@@ -62,7 +63,7 @@ def new_bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     point_at(monkeypatch, endpoint)
     empty_bucket(endpoint)
     machine(monkeypatch, tmp_path, 1)
-    monkeypatch.setattr(mirror, "REFRESH_S", 0.0)
+    monkeypatch.setattr(backend, "REFRESH_S", 0.0)
     monkeypatch.setattr(matrix, "CHUNK_NBYTES", 4 * 1000 * 5)
     return f"s3://{BUCKET}"
 
@@ -210,6 +211,20 @@ def store_at(url: str, n_samples: int = 320, n_features: int = 20) -> FeatureSto
     add_features(store, {"fc": X}, y, splits)
     publish(store)
     return store
+
+
+def set_objects(store: FeatureStore, set_id: str) -> dict[str, bytes]:
+    """Return the content of a set's uploaded files, by name below ``features.zarr/``."""
+    prefix = f"{UPLOADS}/{SETS}/{set_id}/"
+    remote = store.backend.remote
+    return {name.split(f"{GROUP}/")[1]: remote.get(name) for name in remote.entries(prefix)}
+
+
+def object_of(store: FeatureStore, set_id: str, name: str) -> str:
+    """Return the name of the object of a set's file below ``features.zarr/``."""
+    prefix = f"{UPLOADS}/{SETS}/{set_id}/"
+    (found,) = [n for n in store.backend.remote.entries(prefix) if n.endswith(f"{GROUP}/{name}")]
+    return found
 
 
 def publish(store: FeatureStore) -> None:

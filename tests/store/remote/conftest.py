@@ -11,7 +11,7 @@ from services import BUCKET, machine, new_bucket, s3_service, store_at
 
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format import matrix
-from featstore.store.remote import client, mirror
+from featstore.store.remote import backend, client
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +25,7 @@ def endpoint() -> Iterator[str]:
 def url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     """Return the URL of an empty store in memory; other processes do not see it."""
     machine(monkeypatch, tmp_path, 1)
-    monkeypatch.setattr(mirror, "REFRESH_S", 0.0)
+    monkeypatch.setattr(backend, "REFRESH_S", 0.0)
     monkeypatch.setattr(matrix, "CHUNK_NBYTES", 4 * 1000 * 5)
     yield f"memory:///{tmp_path.name}/a prefix"
     client._in_memory.clear()
