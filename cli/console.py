@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from click.core import ParameterSource
@@ -19,7 +19,7 @@ from click.core import ParameterSource
 from featstore.config import PROJECTIONS
 from featstore.environment import DEFAULT_STORE
 from featstore.progress_bars import Lines, open_bars
-from featstore.text import printable
+from featstore.text import printable, printable_json
 
 from . import completion
 
@@ -175,7 +175,17 @@ def emit_json(value: Any) -> None:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         text = json.dumps(value, indent=1)
-    click.echo(text, file=sys.stdout)
+    click.echo(printable_json(text), file=sys.stdout)
+
+
+def emit_csv(write: Callable[[TextIO], None]) -> None:
+    """Print what `write` gives to stdout: exactly, but for what a terminal can't show."""
+    if not sys.stdout.isatty():
+        write(sys.stdout)
+        return
+    shown = io.StringIO()
+    write(shown)
+    echo(shown.getvalue().removesuffix("\n"))
 
 
 def say(line: str) -> None:

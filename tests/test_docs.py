@@ -61,6 +61,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import click
+import dask
 import numpy as np
 import pytest
 import rasterio
@@ -504,6 +505,7 @@ class Page:
         self.names: dict[str, str] = {}
         self.processes: list[subprocess.Popen[bytes]] = []
         self.scheduler = ""
+        self.has_worker = False
         self.stack = ExitStack()
 
     def fail(self, block: Block, what: str) -> None:
@@ -566,6 +568,10 @@ class Page:
         elif first == "export":
             name, _, value = rest[0].partition("=")
             self.monkeypatch.setenv(name, self.real_word(value))
+            if name.startswith("DASK_"):
+                # Dask reads its variables when it is imported.
+                key = name.removeprefix("DASK_").lower().replace("__", ".")
+                self.stack.enter_context(dask.config.set({key: value}))
         elif first == "pip":
             check_pip(rest)
         elif first == "make":
@@ -601,12 +607,14 @@ class Page:
 
     def run_dask(self, words: list[str]) -> None:
         """Start a scheduler or its first worker, and wait for it; check the words of others."""
-        if words[0] == "worker" and len(self.processes) > 1:
+        if words[0] == "worker" and self.has_worker:
             dask_worker.main.make_context("dask worker", words[1:])
             return
         file = self.place / "scheduler.json"
         options = ["--host", "127.0.0.1"]
+        self.has_worker = words[0] == "worker"
         if words[0] == "scheduler":
+            file.unlink(missing_ok=True)
             options += ["--port", "0", "--dashboard-address", ":0", "--scheduler-file", str(file)]
         else:
             options += [
@@ -637,7 +645,7 @@ class Page:
         """Return what stands here for a word of a command."""
         if word == DATA or word.startswith(f"{DATA}/"):
             return str(self.place.parent) + word
-        if word == SCHEDULER:
+        if re.sub("^tls", "tcp", word) == SCHEDULER:
             assert self.scheduler, "the page starts no scheduler"
             return self.scheduler
         if re.fullmatch(r"\d(,\d)+", word):
@@ -812,7 +820,7 @@ BEFORE: dict[tuple[str, str], list[str | Callable[[Page], None]]] = {
     ("adding-a-dataset.md", "# labelled.py"): [write_labelled],
     ("backbones.md", "$ featstore extract --model resnet50"): ["export FEATSTORE_DATA=/data"],
     ("clusters.md", "$ featstore extract"): ["export FEATSTORE_DATA=/data"],
-    ("clusters.md", "$ dask scheduler"): [new_store],
+    ("clusters.md", "$ dask scheduler\n"): [new_store],
     ("datasets.md", "$ featstore extract --model mobilenet_v2"): [cut_an_image],
     ("datasets.md", "$ featstore extract --model pixelstats"): [copy_test_images],
     ("fitting.md", "$ featstore fit --clf logreg,mlp"): [
@@ -874,7 +882,7 @@ def run_page(page: Page) -> None:
 # The tests.
 
 
-SOAKED = ("clusters.md", "study.md")
+SOAKED = ("clusters.md", "own-weights.md", "searching.md", "study.md")
 """Pages of long commands, each of which other tests run as well."""
 
 

@@ -47,10 +47,27 @@ def sync_file(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
+def sync_tree(folder: Path) -> None:
+    """Make a folder with all its files and folders durable, but not its own name."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            sync_file(Path(parent, name))
+        sync_folder(Path(parent))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its missing parents, durably."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        # A new file is lost with its folder, however often the file is synced.
+        sync_folder(path.parent)
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path; if no error occurs, its file durably replaces the one at `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     # File systems count bytes, and a letter may take four.
     name = path.name.encode(errors="ignore")[:100].decode(errors="ignore")
     temporary = path.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
@@ -76,13 +93,17 @@ def resolve_link(path: Path) -> Path:
 def rename_for_deletion(path: Path) -> Path:
     """Rename a folder that is to be deleted, so that its name is free at once; return its path.
 
-    If the process is killed before it deletes the folder, :func:`sweep_deleted` deletes it.
+    :func:`sync_and_sweep` deletes it, also after a kill.
     """
     return path.rename(path.with_name(f".old-{path.name}-{secrets.token_hex(4)}"))
 
 
-def sweep_deleted(folder: Path) -> None:
-    """Delete the folders that :func:`rename_for_deletion` renamed in a folder."""
+def sync_and_sweep(folder: Path) -> None:
+    """Make renames in a folder durable, then delete what :func:`rename_for_deletion` renamed.
+
+    After a power loss, a folder with its old name therefore has all its files.
+    """
+    sync_folder(folder)
     for path in folder.glob(".old-*"):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -16,7 +16,6 @@ import filelock
 
 from featstore.environment import now
 from featstore.errors import StoreError
-from featstore.io.files import atomic_write
 from featstore.progress import SILENT, Progress
 
 LOOK_S = 1.0
@@ -50,8 +49,10 @@ def locked(
 def _leave_note(note: Path) -> None:
     """Write who holds a lock, unless the disk is full: removing a set must work then."""
     try:
-        with atomic_write(note) as temporary:
-            temporary.write_text(json.dumps(this_holder()), encoding="utf-8")
+        # The lock admits one writer, so one name serves, and a note need not outlive its process.
+        temporary = note.with_name(f".{note.name}.tmp")
+        temporary.write_text(json.dumps(this_holder()), encoding="utf-8")
+        temporary.replace(note)
     except OSError:
         # The note of the previous holder would be wrong.
         with suppress(OSError):

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from featstore.config import USUAL_IMAGE_SIZE, ExtractConfig
+from featstore.datasets.base import RGB
+from featstore.errors import ConfigError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Layer, Model
 from featstore.models.devices import resolve_device, resolve_precision
@@ -40,7 +42,13 @@ class NetworkSource:
         }
         for name in config.layers:
             layers[find_layers(config.model, [name], image_size)[0]].append(name)
-        preprocess = Preprocess(image_size, config.bands, weights.mean, weights.std)
+        mode = "gray" if config.bands == "gray" else "rgb"
+        if len(bands) not in (1, 3) and tuple(bands[:3]) != RGB:
+            raise ConfigError(
+                f"{config.model} takes three bands, and --bands {config.bands} gives {len(bands)}. "
+                "Choose three, such as --bands 4,3,2, or one."
+            )
+        preprocess = Preprocess(image_size, mode, weights.mean, weights.std)
         extractor = NetworkExtractor(
             config.model,
             weights,

@@ -31,7 +31,9 @@ from featstore.progress import SILENT, Progress
 from featstore.runs.model_file import load_model
 from featstore.store.backend import Backend, LocalBackend
 from featstore.store.feature_store import FeatureStore
+from featstore.store.format.matrix import TEXT
 from featstore.store.format.run_schema import Metrics, RunRecord, SelectionInfo
+from featstore.text import from_csv
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -102,7 +104,7 @@ class Run:
 
     @cached_property
     def predictions(self) -> dict[str, np.ndarray]:
-        """Columns of ``predictions.csv``, each (n_rows,): ``score`` float64, the others str.
+        """Columns of ``predictions.csv``, each (n_rows,): ``score`` float64, the others text.
 
         ``sample_id``, ``split``, ``true`` and ``predicted`` (names of classes) and ``score``, of
         test and validation rows.
@@ -116,7 +118,9 @@ class Run:
         names, *lines = csv.reader(io.StringIO(text, newline=""))
         columns = zip(names, zip(*lines, strict=True), strict=True)
         return {
-            name: np.array(column, dtype=np.float64 if name == "score" else np.str_)
+            name: np.array(column, np.float64)
+            if name == "score"
+            else np.array([from_csv(text) for text in column], TEXT)
             for name, column in columns
         }
 

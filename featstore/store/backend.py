@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from featstore.errors import StoreError
-from featstore.io.files import file_sha256, rename_for_deletion, sweep_deleted
+from featstore.io.files import file_sha256, make_folder, rename_for_deletion, sync_and_sweep
 from featstore.io.locks import locked
 from featstore.progress import SILENT, Progress
 from featstore.store.leftovers import SAFE_AGE_S, Leftover, collect_leftovers
@@ -123,7 +123,7 @@ class LocalBackend:
     def lock_path(self, name: str) -> Path:
         """Return a lock file of the folder."""
         path = self.folder / "locks" / f"{file_name(name, 120)}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         return path
 
     def locate(self, place: str = "", upload: str | None = None) -> str:
@@ -217,7 +217,7 @@ class LocalBackend:
             if not path.exists():
                 continue
             doomed = rename_for_deletion(path)
-            sweep_deleted(path.parent)
+            sync_and_sweep(path.parent)
             if doomed.exists():
                 raise StoreError(f"{name} is removed, but not all of its files: see {doomed}.")
 

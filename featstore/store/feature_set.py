@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +15,9 @@ from featstore.config import SPLITS
 from featstore.errors import CorruptionError, StoreError
 from featstore.io.files import file_sha256, sync_file
 from featstore.store.backend import Backend
-from featstore.store.format.matrix import Matrix, read_vector
+from featstore.store.format.array_schema import VECTORS, read_metadata
+from featstore.store.format.matrix import Matrix, chunk_problem, read_vector
+from featstore.store.format.schema import LayerRecord
 from featstore.store.set_folder import SETS, SetFolder
 
 
@@ -60,17 +62,48 @@ class FeatureSet(SetFolder):
         IncompleteError
             When the layer is not finished.
         """
-        return self._open(layer, self.layer(layer).files)
+        record = self.layer(layer)
+        return self._open(layer, record, record.files)
 
     def shape_of(self, layer: str) -> Matrix:
         """Open the matrix of a complete layer for its shape only; its chunks are not downloaded."""
-        return self._open(layer, [f"{layer}/zarr.json"])
+        return self._open(layer, self.layer(layer), [f"{layer}/zarr.json"])
 
-    def _open(self, layer: str, names: Iterable[str]) -> Matrix:
-        record, metadata = self.layer(layer), f"{layer}/zarr.json"
+    def _open(self, layer: str, record: LayerRecord, names: Iterable[str]) -> Matrix:
+        metadata = f"{layer}/zarr.json"
         paths = self._fetch(names, record.files, record.folder)
         _check(paths, [metadata], record.files)
-        return Matrix(paths[metadata].parent)
+        folder = paths[metadata].parent
+        matrix = Matrix(folder, self.n_samples, record.n_features, record.dtype)
+        if record.chunk_hashes().keys() != set(range(matrix.n_chunks)):
+            raise CorruptionError(
+                f"{self.layer_path(layer)} does not name the {matrix.n_chunks:,} chunks of "
+                f"{matrix.path}. Extract again, after: featstore store rm {self.set_id}"
+            )
+        return matrix
+
+    def unsafe_files(self, array: str, record: LayerRecord | None) -> Iterator[tuple[str, str]]:
+        """Yield files of a layer or vector that featstore did not write, and why each is none.
+
+        `record` is the layer's. Chunks are looked at where they are on this machine.
+        """
+        own, metadata = self.info if record is None else record, f"{array}/zarr.json"
+        try:
+            path = self._fetch([metadata], own.files, own.folder)[metadata]
+            if record is None:
+                found = read_metadata(path.parent, (self.n_samples,), VECTORS[array])
+            else:
+                found = self._open(array, record, [metadata]).metadata
+        except CorruptionError as error:
+            yield metadata, str(error)
+            return
+        for file in own.files:
+            if not file.startswith(f"{array}/c/"):
+                continue
+            for group in dict.fromkeys((path.parent.parent, self.group)):
+                problem = chunk_problem(group / file, found) if (group / file).is_file() else None
+                if problem is not None:
+                    yield file, problem
 
     def missing_chunks(self, layer: str) -> list[int]:
         """Return the chunks of a complete layer whose files are missing."""
@@ -134,9 +167,7 @@ class FeatureSet(SetFolder):
         own = [file for file in files if file.startswith(f"{name}/")]
         paths = self._fetch(own, files, self.info.folder)
         _check(paths, own, files)
-        values = read_vector(paths[f"{name}/zarr.json"].parent.parent, name)
-        if values.shape != (self.n_samples,):
-            raise self._misfit(f"{values.shape} values of {name} for {self.n_samples} rows")
+        values = read_vector(paths[f"{name}/zarr.json"].parent.parent, name, self.n_samples)
         if lowest is not None and values.size:
             for value in (values.min(), values.max()):
                 if not lowest <= value < n_values:
@@ -161,7 +192,7 @@ class FeatureSet(SetFolder):
 
     @cached_property
     def sample_ids(self) -> np.ndarray:
-        """Name of each row's sample, (n_samples,) str."""
+        """Name of each row's sample, (n_samples,) :class:`numpy.dtypes.StringDType`."""
         return self._vector("sample_id")
 
     @cached_property

@@ -34,9 +34,9 @@ from featstore.errors import CorruptionError, SelectionError, StoreError
 from featstore.io.files import (
     file_sha256,
     json_digest,
-    sweep_deleted,
-    sync_file,
-    sync_folder,
+    make_folder,
+    sync_and_sweep,
+    sync_tree,
 )
 from featstore.progress import SILENT, Progress
 from featstore.progress_bars import IN_NOTEBOOKS
@@ -185,21 +185,19 @@ class FeatureStore:
         vectors are (n_samples,): int32, uint8, str and int64.
         """
         set_id = self.set_id(info["identity"])
-        sweep_deleted(self._sets_dir)
         self._sweep_drafts(set_id)
         draft = SetFolder(self._sets_dir / f".new-{set_id}")
         shutil.rmtree(draft.path, ignore_errors=True)
-        draft.path.mkdir(parents=True)
+        make_folder(draft.path)
         facets, dataset = info["identity"]["facets"], info["dataset"]
         matrix.create_group(draft.group, {"featstore": {"format": FORMAT, **facets}})
         names = list(dataset["class_names"])
         matrix.create_vector(draft.group, "label", labels, {"class_names": names})
         matrix.create_vector(draft.group, "split", splits, {"split_names": list(SPLITS)})
-        matrix.create_vector(draft.group, "sample_id", np.array(sample_ids, dtype=str), {})
+        matrix.create_vector(draft.group, "sample_id", np.array(sample_ids, matrix.TEXT), {})
         matrix.create_vector(draft.group, "first_row", first_rows, {})
+        sync_tree(draft.group)
         files = sorted(path for path in draft.group.rglob("*") if path.is_file())
-        for path in files:
-            sync_file(path)
         record = SetRecord.model_validate(
             {
                 "format": FORMAT,
@@ -213,7 +211,7 @@ class FeatureStore:
         record.write(draft.path / "set.json")
         final = FeatureSet(self._sets_dir / set_id, self.backend)
         draft.path.rename(final.path)
-        sync_folder(self._sets_dir)
+        sync_and_sweep(self._sets_dir)
         return final
 
     def _sweep_drafts(self, set_id: str) -> None:

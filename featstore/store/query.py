@@ -177,10 +177,13 @@ def selecting_options(
         {"dataset": facets.title},
         {"model": facets.model},
         {"dataset": facets.title, "model": facets.model},
+        {"bands": facets.bands},
+        {"dataset": facets.title, "model": facets.model, "bands": facets.bands},
     ]
     for way in ways:
+        others = {"bands": way["bands"]} if "bands" in way else {}
         try:
-            found = select(sets, "", way.get("dataset"), way.get("model"), wanted, {})
+            found = select(sets, "", way.get("dataset"), way.get("model"), wanted, others)
             if found.sources == sources:
                 return [word for k, v in way.items() for word in (f"--{k}", v)] + options
         except FeatstoreError:

@@ -103,7 +103,7 @@ class Selection:
 
     @property
     def sample_ids(self) -> np.ndarray:
-        """Names of the samples, (n_samples,) str."""
+        """Names of the samples, (n_samples,) :class:`numpy.dtypes.StringDType`."""
         return self._sets[0].sample_ids
 
     @property
@@ -209,13 +209,6 @@ class Selection:
         column = 0
         for (s, layer), record in zip(self.sources, self._records, strict=True):
             matrix = s.matrix(layer)
-            shape = (self.n_samples, record.n_features)
-            if (matrix.n_samples, matrix.n_features) != shape:
-                raise CorruptionError(
-                    f"{matrix.path} has {matrix.n_samples} rows of {matrix.n_features} features; "
-                    f"its records say {shape[0]} of {shape[1]}. One of them was changed. Extract "
-                    f"again, after: featstore store rm {s.set_id}"
-                )
             masked = set(record.masked_rows)
             for index in range(matrix.n_chunks):
                 start, stop = matrix.chunk_range(index)

@@ -12,6 +12,7 @@ from typing import Any
 
 from featstore.errors import IncompleteError, SelectionError, StoreError
 from featstore.io.files import file_sha256, parse_json
+from featstore.store.format.array_schema import VECTORS
 from featstore.store.format.matrix import Matrix, create_matrix
 from featstore.store.format.schema import Facets, Journal, LayerJournal, LayerRecord, SetRecord
 
@@ -25,10 +26,6 @@ SETS, RUNS = "sets", "runs"
 
 GROUP = "features.zarr"
 """The Zarr group in a set's folder."""
-
-
-VECTORS = ("label", "split", "sample_id", "first_row")
-"""Arrays of a set that belong to no layer."""
 
 
 UPLOADS = "uploads"
@@ -239,7 +236,7 @@ class SetFolder:
 
     def writable_matrix(self, layer: str) -> Matrix:
         """Open the matrix of an unfinished layer to write its chunks."""
-        return Matrix(self.group / layer, writable=True)
+        return Matrix(self.group / layer, self.n_samples, writable=True)
 
     def journal_damage(self, chunks: Mapping[str, Sequence[int]]) -> None:
         """Write damaged chunks of complete layers into the journal; the caller holds the lock.

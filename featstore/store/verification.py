@@ -9,6 +9,8 @@ from featstore.errors import SelectionError, StoreError
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, find_set
+from featstore.store.format.array_schema import VECTORS
+from featstore.store.format.schema import LayerRecord
 from featstore.store.set_folder import GROUP, JOURNAL_FILE
 
 
@@ -97,9 +99,10 @@ def _look(
         return [Damage(set_id, "set.json", str(error))]
     parts = [_Part(feature_set.record_name, None, info.folder, info.files)]
     found: list[Damage] = []
+    arrays: dict[str, LayerRecord | None] = dict.fromkeys(VECTORS)
     for layer in [path.stem for path in sorted((feature_set.path / "layers").glob("*.json"))]:
         try:
-            record = feature_set.layer(layer)
+            record = arrays[layer] = feature_set.layer(layer)
         except (StoreError, SelectionError) as error:
             found.append(Damage(set_id, f"layers/{layer}.json", str(error)))
             continue
@@ -118,6 +121,10 @@ def _look(
             found += _damages(feature_set, part, progress, only)
     finally:
         progress.stop()
+    changed = {damage.file for damage in found}
+    for name, own in arrays.items():
+        if f"{GROUP}/{name}/zarr.json" not in changed:
+            found += _unsafe(feature_set, name, own, changed)
     # Only the journal names layers that are unfinished, or damaged and marked.
     if is_journal_read:
         found += _lost_layers(feature_set) + _strays(feature_set, parts)
@@ -136,6 +143,20 @@ def _damages(
             if problem:
                 yield _damage(feature_set, part.layer, f"{folder}/{name}", problem)
             progress.advance(1)
+
+
+def _unsafe(
+    feature_set: FeatureSet, array: str, record: LayerRecord | None, known: Collection[str]
+) -> list[Damage]:
+    """Return files that are as their record says, but that featstore did not write."""
+    return [
+        # No extract writes such metadata again as the record says: the set must be removed.
+        Damage(feature_set.set_id, f"{GROUP}/{file}", problem)
+        if record is None or file.endswith("/zarr.json")
+        else _damage(feature_set, array, f"{GROUP}/{file}", problem)
+        for file, problem in feature_set.unsafe_files(array, record)
+        if f"{GROUP}/{file}" not in known
+    ]
 
 
 def _lost_layers(feature_set: FeatureSet) -> list[Damage]:

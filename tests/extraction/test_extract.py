@@ -16,6 +16,7 @@ from makers import Listener, of_pixels, real_file, tiny, tree_bytes, write_image
 import featstore
 from featstore.cli.main import _run
 from featstore.datasets.base import FileDataset
+from featstore.datasets.formats.folder import FolderSource
 from featstore.errors import (
     ConfigError,
     DatasetError,
@@ -49,6 +50,14 @@ def lose_first_chunk(store):
     (feature_set,) = store.sets()
     (feature_set.group / "stats" / "c" / "0" / "0").unlink()
     return feature_set
+
+
+def test_a_sample_id_that_no_reader_would_take_is_refused(tmp_path, monkeypatch):
+    images = write_images(tmp_path / "images", n=2, size=8)
+    ids = ["train/" + "é" * 2050, *map(str, range(8))]
+    monkeypatch.setattr(FolderSource, "sample_ids", ids)
+    with pytest.raises(DatasetError, match=r"a sample id of 4,106 bytes, 'train/é.*at most 4,096"):
+        extract(store=tmp_path / "store", **of_pixels(images))
 
 
 def test_rows_are_what_the_network_gives_for_the_dataset_in_order(extracted):
@@ -123,11 +132,14 @@ def test_another_layer_computes_only_what_is_missing(stored, monkeypatch):
     read = []
     original = FileDataset.read
     monkeypatch.setattr(
-        FileDataset, "read", lambda d, row, size: read.append(row) or original(d, row, size)
+        FileDataset,
+        "read",
+        lambda d, row, min_size=None: read.append(row) or original(d, row, min_size),
     )
     result = extract(store=stored.store, **tiny(stored.images, layers="fc,conv1,layer2"))
     assert result.layers == ["fc", "conv1", "layer2.1.relu_1"]
-    assert sorted(read) == list(range(27))
+    # The first one is also looked at before the network is opened.
+    assert sorted(read) == [0, *range(27)]
     assert before.items() <= stored.group.items()
     assert len(stored.store.sets()) == 1
     assert stored.store.select(layers="conv1,layer2").n_features == 64 + 128

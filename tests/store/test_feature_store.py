@@ -246,9 +246,9 @@ def test_a_damaged_record_does_not_stand_in_the_way_of_other_sets(make_store, fi
 @pytest.mark.parametrize(
     ("place", "value", "said"),
     [
-        ("class_names", ["one", "two"], "label has 3; expected -1 to 1"),
-        ("class_names", [], "label has 0; expected -1 to -1"),
-        ("n_samples", 39, "40.* values of label for 39 rows"),
+        ("class_names", ["one", "two"], r"set\.json.*label has 3; expected -1 to 1"),
+        ("class_names", [], r"set\.json.*label has 0; expected -1 to -1"),
+        ("n_samples", 39, r"shape: \(40,\); its record says \(39,\)"),
     ],
 )
 def test_labels_and_splits_out_of_range_are_named(make_store, place, value, said):
@@ -256,7 +256,7 @@ def test_labels_and_splits_out_of_range_are_named(make_store, place, value, said
     path = store.sets()[0].path / "set.json"
     info = read_json(path)
     write_json(path, info | {"dataset": info["dataset"] | {place: value}})
-    with pytest.raises(CorruptionError, match=rf"set\.json.*{said}.*store rm"):
+    with pytest.raises(CorruptionError, match=f"{said}.*store rm"):
         _ = store.sets()[0].labels
 
 
@@ -289,10 +289,10 @@ def test_a_set_is_removed_where_no_note_of_its_lock_can_be_written(make_store, m
         pass
     (note,) = (store.path / "locks").glob("*.json")
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device", str(note))
 
-    monkeypatch.setattr(locks, "atomic_write", full)
+    monkeypatch.setattr(locks.Path, "write_text", full)
     store.remove(feature_set)
     assert store.sets() == []
     # It would name who held it before.
