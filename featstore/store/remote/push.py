@@ -182,20 +182,12 @@ def _damage_explained(
                 f"--store {backend.address}, and extract again."
             ) from error
         command = feature_set.layer(layer).command
-        _mark(feature_set, layer, name)
+        _, is_chunk, rest = name.partition("/c/")
+        chunks = [int(rest.split("/")[0])] if is_chunk else []
+        FeatureSet(feature_set.path, backend).mark_damaged({layer: chunks})
         raise CorruptionError(
             f"{said} It was not sent. Compute just that part again with: {command}"
         ) from error
-
-
-def _mark(feature_set: SetFolder, layer: str, name: str) -> None:
-    _, _, rest = name.partition("/c/")
-    if rest:
-        feature_set.journal_damage({layer: [int(rest.split("/")[0])]})
-        feature_set.reopen_layers([layer])
-    else:
-        feature_set.layer_path(layer).unlink()
-        feature_set.drop_layers([layer])
 
 
 def run_record(run_id: str) -> str:

@@ -416,6 +416,33 @@ def test_an_object_that_can_not_be_passed_over_is_named(s3_url, endpoint, key):
     assert str(caught.value).isprintable()
 
 
+def test_a_set_that_was_uploaded_before_uploads_had_folders_is_read_and_repaired(
+    url, images, tmp_path, monkeypatch, five_rows
+):
+    settings = of_pixels(images, batch_size=4)
+    result = extract(store=url, **settings)
+    there = open_store(url).backend.remote
+    for name, content in {n: there.get(n) for n in there.entries("")}.items():
+        there.delete([name])
+        if name.startswith("uploads/"):
+            there.put(f"sets/{result.set_id}/features.zarr/{name.split('.zarr/')[1]}", content)
+        else:
+            record = json.loads(content)
+            known = {k: v for k, v in record.items() if k not in ("digest", "folder", "nbytes")}
+            there.put(name, json_bytes(known))
+    machine(monkeypatch, tmp_path, 2)
+    store = open_store(url)
+    (feature_set,) = store.sets()
+    assert feature_set.address == f"{url}/sets/{result.set_id}/features.zarr"
+    assert verify(feature_set) == []
+    assert feature_set.nbytes > feature_set.matrix_nbytes("stats") > 0
+    assert store.select().memmap().shape == (27, 29)
+    there.delete([f"sets/{result.set_id}/features.zarr/stats/c/2/0"])
+    machine(monkeypatch, tmp_path, 3)
+    assert extract(store=url, **settings).n_computed == 8
+    assert verify(open_store(url).sets()[0]) == []
+
+
 def test_what_is_gone_there_goes_here(filled, url, tmp_path, monkeypatch):
     machine(monkeypatch, tmp_path, 2)
     other = open_store(url)
