@@ -145,14 +145,14 @@ def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let networks take images of 32 pixels where the weights say 224; AlexNet needs 64."""
-    from featstore.models import network_source, weights
+    from featstore.models import torchvision_source, weights
 
-    find = network_source.find_weights
+    find = torchvision_source.find_weights
 
     def find_small(model: str, *args: Any, **options: Any) -> weights.Weights:
         return replace(find(model, *args, **options), image_size=64 if model == "alexnet" else 32)
 
-    monkeypatch.setattr(network_source, "find_weights", find_small)
+    monkeypatch.setattr(torchvision_source, "find_weights", find_small)
 
 
 @pytest.fixture

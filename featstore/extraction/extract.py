@@ -120,7 +120,7 @@ def _find_answer(
         records = {
             name: record
             for name, record in feature_set.layers().items()
-            if record.request == request and record.pool in (None, config.pool)
+            if record.request == request and record.is_pooled_by(config.pool)
         }
         if config.layers:
             hits = [[n for n, r in records.items() if own in r.names] for own in config.layers]

@@ -6,8 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
-import shutil
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +64,10 @@ def make_folder(path: Path) -> None:
         sync_folder(path.parent)
 
 
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""Names of the temporary files of :func:`atomic_write`."""
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path; if no error occurs, its file durably replaces the one at `path`."""
@@ -93,19 +97,9 @@ def resolve_link(path: Path) -> Path:
 def rename_for_deletion(path: Path) -> Path:
     """Rename a folder that is to be deleted, so that its name is free at once; return its path.
 
-    :func:`sync_and_sweep` deletes it, also after a kill.
+    :func:`featstore.store.removal.sync_and_sweep` deletes it, also after a kill.
     """
     return path.rename(path.with_name(f".old-{path.name}-{secrets.token_hex(4)}"))
-
-
-def sync_and_sweep(folder: Path) -> None:
-    """Make renames in a folder durable, then delete what :func:`rename_for_deletion` renamed.
-
-    After a power loss, a folder with its old name therefore has all its files.
-    """
-    sync_folder(folder)
-    for path in folder.glob(".old-*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def json_bytes(value: dict[str, Any]) -> bytes:
@@ -220,9 +214,9 @@ def notes_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def note_sums(path: Path, sums: list[int]) -> None:
+def note_sums(path: Path, sums: list[int], **facts: Any) -> None:
     """Write a file's checksums, which :func:`sums_of` returned before the file got its name."""
-    write_json(notes_path(path), {"sums": sums})
+    write_json(notes_path(path), {"sums": sums, **facts})
 
 
 def is_intact(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -148,12 +149,13 @@ def remove_shared(name: str) -> None:
 
 
 def sweep_temporary(folder: Path, prefix: str) -> None:
-    """Delete the temporary folders of killed processes.
+    """Delete the temporary folders of killed processes: the prefix, a text, and hex digits.
 
     Their age does not count: clocks jump, and work may take days.
     """
-    found = folder.glob(f"{prefix}*")
-    for path in {path.with_name(path.name.removesuffix(".lock")) for path in found}:
+    found = {path.with_name(path.name.removesuffix(".lock")) for path in folder.glob(f"{prefix}*")}
+    own = re.compile(rf"{re.escape(prefix)}(.+-)?[0-9a-f]{{8,12}}")
+    for path in filter(lambda path: own.fullmatch(path.name), found):
         place = _draft_lock(path)
         try:
             with filelock.FileLock(place).acquire(timeout=0):

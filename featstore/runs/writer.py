@@ -19,7 +19,6 @@ from featstore.io.files import (
     file_sha256,
     make_folder,
     rename_for_deletion,
-    sync_and_sweep,
     sync_file,
     write_error,
 )
@@ -29,6 +28,7 @@ from featstore.runs.run import Run, open_run
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.fields import FORMAT
 from featstore.store.format.run_schema import RunRecord, SelectionInfo
+from featstore.store.removal import move_others, sync_and_sweep
 from featstore.text import no_formula
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def write_run(
 
 def _publish(folder: Path, final: Path, store: FeatureStore, key: str | None) -> None:
     """Rename a run's folder; delete the run that had the name, unless it is intact and of `key`."""
+    doomed: list[Path] = []
     try:
         while True:
             try:
@@ -102,9 +103,11 @@ def _publish(folder: Path, final: Path, store: FeatureStore, key: str | None) ->
                         return
             # Another process may have renamed it first.
             with suppress(FileNotFoundError):
-                rename_for_deletion(final)
+                doomed.append(rename_for_deletion(final))
     finally:
         sync_and_sweep(final.parent)
+        for old in doomed:
+            move_others(old, final)
 
 
 def _write_csv(path: Path, columns: Mapping[str, np.ndarray]) -> None:

@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Literal, Protocol
 
-from featstore.errors import StoreError
-from featstore.io.files import file_sha256, make_folder, rename_for_deletion, sync_and_sweep
+from featstore.io.files import file_sha256, make_folder
 from featstore.io.locks import locked
 from featstore.progress import SILENT, Progress
-from featstore.store.leftovers import SAFE_AGE_S, Leftover, collect_leftovers
+from featstore.store.leftovers import SAFE_AGE_S, Leftover, collect_leftovers, remove_uploads
+from featstore.store.removal import remove_folder
 from featstore.store.set_folder import DIGEST_LENGTH as DIGEST_LENGTH
-from featstore.store.set_folder import RUNS, SETS, UPLOADS, SetFolder, uploaded_to
+from featstore.store.set_folder import RUNS, SETS, SetFolder, uploaded_to
 from featstore.text import file_name
 
 Kind = Literal["sets", "runs"]
@@ -213,13 +213,10 @@ class LocalBackend:
         return collect_leftovers(self.folder, dry_run=dry_run, safe_age_s=safe_age_s)
 
     def _delete(self, kind: str, name: str) -> None:
-        for path in (self.folder / kind / name, self.folder / UPLOADS / kind / name):
-            if not path.exists():
-                continue
-            doomed = rename_for_deletion(path)
-            sync_and_sweep(path.parent)
-            if doomed.exists():
-                raise StoreError(f"{name} is removed, but not all of its files: see {doomed}.")
+        path = self.folder / kind / name
+        if os.path.lexists(path):
+            remove_folder(path)
+        remove_uploads(self.folder, kind, name)
 
 
 def file_problem(path: Path, sha256: str) -> str | None:

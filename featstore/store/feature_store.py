@@ -35,7 +35,6 @@ from featstore.io.files import (
     file_sha256,
     json_digest,
     make_folder,
-    sync_and_sweep,
     sync_tree,
 )
 from featstore.progress import SILENT, Progress
@@ -47,6 +46,7 @@ from featstore.store.format import matrix
 from featstore.store.format.fields import FORMAT
 from featstore.store.format.schema import SetRecord
 from featstore.store.leftovers import Leftover
+from featstore.store.removal import remove_decoded, sync_and_sweep
 from featstore.store.selection import Selection
 from featstore.store.set_folder import GROUP, SETS, UPLOADS, SetFolder
 from featstore.text import as_list, did_you_mean, file_name, matches, refuse_short_name
@@ -216,24 +216,27 @@ class FeatureStore:
 
     def _sweep_drafts(self, set_id: str) -> None:
         """Delete the drafts of killed processes; a living process holds the lock of its set."""
-        for left in self._sets_dir.glob(".new-*"):
+        for left in self._sets_dir.glob(f".new-*-{'[0-9a-f]' * DIGEST_LENGTH}"):
             if self.set_lock(left.name) == self.set_lock(set_id):
                 continue
             with suppress(filelock.Timeout), filelock.FileLock(self.set_lock(left.name), timeout=0):
                 shutil.rmtree(left, ignore_errors=True)
 
     def remove(self, feature_set: FeatureSet) -> None:
-        """Delete a feature set, and all decoded matrices.
+        """Delete a feature set, and its decoded matrices.
+
+        Files that featstore did not write stay, and so does what links lead to.
 
         Raises
         ------
         StoreError
-            When another process works on the set.
+            When another process works on the set, or when files stay.
         """
         with self.working_on(feature_set.set_id, wait=False):
-            self.backend.remove_set(feature_set.set_id)
-            for decoded in [*self.cache_dir.glob("*.npy"), *self.cache_dir.glob("*.json")]:
-                decoded.unlink(missing_ok=True)
+            try:
+                self.backend.remove_set(feature_set.set_id)
+            finally:
+                remove_decoded(self.cache_dir, feature_set.set_id)
 
     def working_on(
         self, set_id: str, progress: Progress = SILENT, *, wait: bool = True

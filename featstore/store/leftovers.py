@@ -7,43 +7,39 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
 
-from featstore.io.files import parse_json
-from featstore.store.set_folder import DIGEST_LENGTH, GROUP, RUNS, SETS, UPLOADS
+from featstore.io.files import TEMPORARY, parse_json
+from featstore.store.removal import DOOMED, own_files
+from featstore.store.set_folder import DIGEST_LENGTH, DRAFT, GROUP, RUNS, SETS, UPLOADS
 
 SAFE_AGE_S = 24 * 3600.0
 """Age from which files that no lock protects count as left."""
 
 
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
-"""Name of a file of :func:`featstore.io.files.atomic_write` that has no name of its own yet."""
-
-
-DOOMED = re.compile(r"\.old-.+-[0-9a-f]{8}")
-"""Name of a folder of :func:`featstore.io.files.rename_for_deletion`."""
-
-
-DRAFT = re.compile(r"\.new-.+-[0-9a-f]{8,12}|fit-[0-9a-f]{12}")
+UNFINISHED = re.compile(r"\.new-.+-[0-9a-f]{8,12}|fit-[0-9a-f]{12}")
 """Name of a set's, a run's or a fit's unfinished folder."""
 
 
 _GROUP = rf"{re.escape(GROUP)}/(zarr\.json|[^/]+/(zarr\.json|c/\d+(/\d+)?))"
+_RUN = r"(metrics|curves)\.json|predictions\.csv|model\.skops|(confusion|curves)\.png"
 
 
 OWN = re.compile(
     rf"sets/[^/]+/(set\.json|layers/[^/]+\.json|journal/journal\.json|{_GROUP})"
-    rf"|uploads/sets/[^/]+/[^/]+/{_GROUP}"
-    r"|(uploads/)?runs/[^/]+/([^/]+/)?[^/]+\.(skops|csv|json|png)"
+    rf"|uploads/sets/[^/]+/[^/]+/{_GROUP}|(uploads/)?runs/[^/]+/([^/]+/)?({_RUN})"
 )
 """Name of a file of a set or run that featstore writes to object storage, or once wrote there."""
+
+
+_DRAFT = re.compile(rf".*/(set\.json|{_GROUP}|{_RUN}|[^/]+/zarr\.json|[^/]+\.(npy|lock|tmp))")
+"""Path of a file in an unfinished folder."""
 
 
 KILLED, UNNAMED = "a killed process left it", "no record names it"
@@ -71,14 +67,23 @@ def collect_leftovers(folder: Path, *, dry_run: bool, safe_age_s: float) -> list
         with _unlocked(lock) as is_free:
             if not is_free or path.is_symlink():
                 continue
-            files = [one for one in (path, *path.rglob("*")) if one.is_file()]
+            files = _own_files(path)
+            if not files and _files(path, bool):
+                # What others wrote stays.
+                continue
             nbytes = sum(one.lstat().st_size for one in files)
             found.append(Leftover(path.relative_to(folder).as_posix(), why, len(files), nbytes))
-            if path.is_file() and not dry_run:
-                path.unlink()
-            elif not dry_run:
-                shutil.rmtree(path)
+            if not dry_run:
+                _delete(path, files)
     return found
+
+
+def _own_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if DOOMED.fullmatch(path.name):
+        return own_files(path)
+    return _files(path, lambda name: _DRAFT.fullmatch(name) is not None)
 
 
 def _drafts(folder: Path) -> Iterator[tuple[Path, str, Path | None]]:
@@ -87,11 +92,11 @@ def _drafts(folder: Path) -> Iterator[tuple[Path, str, Path | None]]:
         for path in (folder / place).glob("*"):
             if DOOMED.fullmatch(path.name):
                 yield path, KILLED, None
-            elif DRAFT.fullmatch(path.name):
+            elif UNFINISHED.fullmatch(path.name):
                 own = path.with_name(f"{path.name}.lock")
                 yield path, KILLED, _set_lock(folder, path.name) if place == SETS else own
     for record in folder.glob(f"{SETS}/*/set.json"):
-        for path in record.parent.glob("new-*"):
+        for path in record.parent.glob(f"{DRAFT}????????"):
             yield path, KILLED, _set_lock(folder, record.parent.name)
 
 
@@ -109,13 +114,38 @@ def _old_files(folder: Path, safe_age_s: float) -> Iterator[tuple[Path, str, Pat
     for path in folder.glob(f"{UPLOADS}/*/*/*"):
         kind, owner = path.relative_to(folder).parts[1:3]
         named = named_uploads(p.read_bytes() for p in local_records(folder, kind, owner))
-        files = [one for one in path.rglob("*") if not one.is_dir()]
-        if (
-            (named is not None and path.name not in named)
-            and all(is_own(one.relative_to(folder).as_posix()) for one in files)
-            and (path.is_dir() and _age_s(files) >= safe_age_s)
-        ):
+        files = upload_files(folder, path)
+        if named is not None and path.name not in named and files and _age_s(files) >= safe_age_s:
             yield path, UNNAMED, None
+
+
+def upload_files(folder: Path, path: Path) -> list[Path]:
+    """Return the files below an uploads' folder of a store that featstore wrote."""
+    return _files(path, lambda name: is_own(Path(name).relative_to(folder).as_posix()))
+
+
+def remove_uploads(folder: Path, kind: str, owner: str) -> None:
+    """Delete what was uploaded of a set or run, in a copy of a bucket or a working folder."""
+    path = folder / UPLOADS / kind / owner
+    _delete(path, upload_files(folder, path))
+
+
+def _files(folder: Path, is_ours: Callable[[str], bool]) -> list[Path]:
+    """Return the files below a folder whose paths are ours; links are not followed."""
+    if folder.is_symlink():
+        return []
+    found = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    return [path for path in found if is_ours(path.as_posix())]
+
+
+def _delete(folder: Path, files: Iterable[Path]) -> None:
+    """Delete files, and the folders that are empty then."""
+    for path in files:
+        path.unlink(missing_ok=True)
+    if folder.is_dir() and not folder.is_symlink():
+        for parent, _, _ in os.walk(folder, topdown=False):
+            with suppress(OSError):
+                os.rmdir(parent)
 
 
 def _age_s(paths: Iterable[Path]) -> float:
@@ -153,6 +183,6 @@ def _unlocked(lock: Path | None) -> Iterator[bool]:
     try:
         yield True
     finally:
-        if DRAFT.fullmatch(lock.stem):
+        if UNFINISHED.fullmatch(lock.stem):
             lock.unlink(missing_ok=True)
         held.release()

@@ -195,7 +195,7 @@ def _own_name(name: str | None, model: str | None, models: list[str | None]) -> 
     """Return the layer of `model` that `name` means; empty if it means another model's."""
     if name is None or ":" not in name:
         return name
-    owner, _, layer = name.partition(":")
+    owner, _, layer = name.rpartition(":")
     if models == [None]:
         raise SelectionError(f"The layer {name!r} names the model {owner}: give --model {owner}.")
     return layer if owner == model else ""

@@ -192,7 +192,11 @@ class Selection:
         name = f"{self.describe().digest[:32]}.npy"
         shape = (self.n_samples, self.n_features)
         return cached_memmap(
-            self.backend.cache_dir / name, lambda: self.backend.lock_path(name), shape, self._fill
+            self.backend.cache_dir / name,
+            lambda: self.backend.lock_path(name),
+            shape,
+            self._fill,
+            [s.set_id for s in self._sets],
         )
 
     def _fill(self, X: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,22 @@ def uploaded_to(place: str, folder: str | None) -> str:
         return place
     kind, owner, *rest = place.split("/")
     return "/".join([UPLOADS, kind, owner, folder, *rest])
+
+
+DRAFT = ".new-layer-"
+"""Beginning of the names of a set's temporary folders."""
+
+
+def is_foreign(array: Path) -> bool:
+    """Return whether an array of a group has other dimensions than those that featstore names."""
+    try:
+        names = json.loads((array / "zarr.json").read_bytes())["dimension_names"]
+    except (OSError, ValueError):
+        # Damage; whoever writes an array writes metadata.
+        return False
+    except (KeyError, TypeError):
+        return True
+    return names not in (["sample"], ["sample", f"{array.name}.feature"])
 
 
 @dataclass(frozen=True)
@@ -210,7 +227,7 @@ class SetFolder:
         kept if that gives the metadata under which they were written.
         """
         # The caller holds the set's lock, so a killed process left these.
-        for left in self.path.glob("new-*"):
+        for left in self.path.glob(f"{DRAFT}????????"):
             shutil.rmtree(left, ignore_errors=True)
         journal = self.journal().get(layer)
         known = journal.metadata if journal else None
@@ -218,13 +235,18 @@ class SetFolder:
         if known is not None and path.is_file() and file_sha256(path) == known:
             return
         shape = (self.n_samples, n_features)
-        with tempfile.TemporaryDirectory(prefix="new-", dir=self.path) as folder:
+        with tempfile.TemporaryDirectory(prefix=DRAFT, dir=self.path) as folder:
             create_matrix(Path(folder), layer, shape, attributes, dtype)
             made = Path(folder) / layer / "zarr.json"
             if known is not None and file_sha256(made) == known:
                 path.parent.mkdir(exist_ok=True)
                 made.replace(path)
                 return
+        if is_foreign(self.group / layer):
+            raise StoreError(
+                f"{self.group / layer} is an array that featstore did not write, and has the name "
+                f"of a layer. Rename it, and extract again."
+            )
         create_matrix(self.group, layer, shape, attributes, dtype)
 
     def drop_layers(self, layers: Sequence[str]) -> None:

@@ -7,7 +7,6 @@ ten seconds, so a kill costs only seconds of computing.
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 import zlib
@@ -19,9 +18,17 @@ from typing import Any
 import numpy as np
 
 from featstore.errors import CorruptionError, FeatstoreError, StoreError
-from featstore.io.files import file_sha256, make_folder, sync_file, sync_folder, write_error
+from featstore.io.files import (
+    TEMPORARY,
+    file_sha256,
+    make_folder,
+    sync_file,
+    sync_folder,
+    write_error,
+)
 from featstore.store.format.matrix import Matrix
 from featstore.store.format.schema import Journal, LayerJournal, LayerRecord, Numerics, Spool
+from featstore.store.removal import remove_journal
 from featstore.store.set_folder import SetFolder
 from featstore.text import file_name
 
@@ -239,7 +246,8 @@ class FeatureWriter:
         make_folder(self.feature_set.journal_path)
         if self._share is None:
             for path in (self.feature_set.path / "layers").glob(".*.tmp"):
-                path.unlink()
+                if TEMPORARY.fullmatch(path.name):
+                    path.unlink()
             self.gather()
         self._save_journal()
         self._thread.start()
@@ -357,7 +365,7 @@ class FeatureWriter:
         if self._others:
             self.feature_set.write_journal(self._others)
         else:
-            shutil.rmtree(self.feature_set.journal_path)
+            remove_journal(self.feature_set)
 
 
 def _read_share(feature_set: SetFolder, share: str) -> dict[str, LayerJournal]:

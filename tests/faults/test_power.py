@@ -6,6 +6,7 @@ import functools
 import hashlib
 import random
 import shutil
+import zipfile
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from children import run_content
 from makers import of_pixels, tree_bytes, write_images
 from power import Event, PowerLog, build, moments
 
+from featstore.datasets.formats import ucmerced
 from featstore.extraction.extract import extract
 from featstore.fitting.fit import fit
 from featstore.io.files import parse_json
@@ -265,3 +267,26 @@ def test_work_resumes_after_a_power_loss_and_ends_in_the_same_bytes(
             assert verify_store(open_store(store)).damages == []
             shutil.rmtree(store)
             tally.add(f"power losses, {kind} disk", part, "all resumed to the same bytes")
+
+
+def test_a_power_loss_leaves_a_downloaded_dataset_whole_or_its_archive(tmp_path, monkeypatch):
+    images = {f"{name}/{name}00.tif": name.encode() for name in ucmerced.CLASSES[:3]}
+
+    def fetch(urls, path, known_hash, progress):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in images.items():
+                archive.writestr(f"UCMerced_LandUse/Images/{name}", content)
+        return path
+
+    monkeypatch.setattr(ucmerced, "fetch_first", fetch)
+    log = PowerLog(tmp_path)
+    with log.recording():
+        ucmerced.download(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["UCMerced_LandUse"]
+    for moment in moments(log.events):
+        for tree in (moment.strict, moment.eager, moment.mixed):
+            if "UCMerced_LandUse" in tree:
+                found = {name: file_at(tree, f"UCMerced_LandUse/Images/{name}") for name in images}
+                assert found == images, str(moment.event)
+    assert str(moment.event) == "remove UCMerced_LandUse.zip"
+    assert "UCMerced_LandUse" in moment.strict

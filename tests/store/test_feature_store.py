@@ -187,9 +187,9 @@ def test_leftovers_of_a_killed_creation_are_deleted_by_the_next(make_store):
 
 def test_leftovers_of_a_killed_beginning_of_a_layer_are_deleted_by_the_next(make_store):
     (feature_set,) = make_store(n_samples=40).sets()
-    (feature_set.path / "new-abc" / "conv1").mkdir(parents=True)
+    (feature_set.path / ".new-layer-abcdefgh" / "conv1").mkdir(parents=True)
     feature_set.begin_layer("conv1", 3, {})
-    assert list(feature_set.path.glob("new-*")) == []
+    assert list(feature_set.path.glob(".new-*")) == []
 
 
 def test_damaged_labels_are_refused(make_store):
@@ -274,9 +274,9 @@ def test_masked_rows_that_are_not_there_are_named(make_store):
 
 def test_leftovers_of_a_killed_removal_are_deleted_by_the_next(make_store):
     store = make_store(n_samples=40)
-    left = store.path / "sets" / ".old-another"
+    left = store.path / "sets" / ".old-another-0123abcd"
     left.mkdir()
-    (left / "file").touch()
+    (left / "set.json").touch()
     (feature_set,) = store.sets()
     store.remove(feature_set)
     assert list((store.path / "sets").iterdir()) == []

@@ -20,7 +20,6 @@ from featstore.inference.maps.map_files import MapFiles, Painter
 from featstore.inference.maps.raster import Scene
 from featstore.inference.maps.windows import Grid, find_windows
 from featstore.io.fingerprints import FingerprintCache
-from featstore.models.names import PIXEL_MODEL
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.runs.run import Run, open_run
@@ -273,10 +272,10 @@ def _wanted_bands(specs: Sequence[FeatureSpec]) -> tuple[str, ...]:
     for spec in specs:
         if spec.preprocess.reading is not None:
             return spec.preprocess.reading.names
-        if spec.backbone.model == PIXEL_MODEL:
-            # A network beside pixel statistics takes the first three.
-            return tuple(spec.preprocess.bands.split(","))
-    return RGB
+    named = [spec.preprocess.bands.split(",") for spec in specs if "," in spec.preprocess.bands]
+    names = tuple(dict.fromkeys(band for bands in named for band in bands)) or RGB
+    # A network of visible bands takes the first three.
+    return (*RGB, *(band for band in names if band not in RGB)) if set(RGB) <= {*names} else names
 
 
 def _reading(specs: Sequence[FeatureSpec]) -> Reading:

@@ -87,6 +87,9 @@ class PreprocessInfo(RecordPart):
     std: Items[float] = ()
     decode: Text = ""
     reading: ReadingInfo | None = None
+    interpolation: Text = "bilinear"
+    crop_pct: float | None = None
+    squash: bool = False
 
 
 class SetRecord(Record):
@@ -177,7 +180,9 @@ class LayerRecord(Record):
     default : bool
         Whether it is the network's feature layer.
     pool : str or None
-        The pooling of a map to a vector.
+        The pooling of a map or of tokens to a vector.
+    is_own_pool : bool or None
+        Whether it is the pooling that ``auto`` means for the layer; None in older records.
     shape : tuple of int
         Shape of the layer's output for one image.
     n_features : int
@@ -217,6 +222,7 @@ class LayerRecord(Record):
     names: Items[Text]
     default: bool
     pool: Text | None
+    is_own_pool: bool | None = None
     shape: Items[Width]
     n_features: Width
     dtype: Literal["float32", "float16"]
@@ -233,6 +239,15 @@ class LayerRecord(Record):
     folder: Name | None = None
     nbytes: Count | None = None
     files: Files
+
+    def is_pooled_by(self, pool: str) -> bool:
+        """Return whether a request for a pooling, such as ``auto``, means this one."""
+        if self.pool is None or pool == self.pool:
+            return True
+        if self.is_own_pool is None:
+            # Older featstores averaged the class token in, where a layer has one.
+            return pool == "auto" and self.pool == "avg" and len(self.shape) == 3
+        return pool == "auto" and self.is_own_pool
 
     @property
     def masked_rows(self) -> list[int]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from featstore.io.files import atomic_write, file_sha256, rename_for_deletion
 from featstore.store.format.fields import named_files
-from featstore.store.set_folder import GROUP, RUNS, SETS, UPLOADS, SetFolder
+from featstore.store.leftovers import remove_uploads
+from featstore.store.set_folder import GROUP, RUNS, SETS, SetFolder
 
 RECORD = re.compile(r"(?!\w+/\.)(runs/[^/\\]+/metrics|sets/[^/\\]+/(set|layers/[^/\\]*))\.json")
 """The name of a record of a set or run; the set's or run's name leads to no other folder."""
@@ -68,10 +69,9 @@ def drop_record(folder: Path, name: str, known: Mapping[str, str]) -> None:
     path = folder / name
     if not path.is_file():
         return
-    fetched = folder / UPLOADS / path.parent.relative_to(folder)
     if name.startswith(f"{RUNS}/"):
         shutil.rmtree(path.parent)
-        shutil.rmtree(fetched, ignore_errors=True)
+        remove_uploads(folder, RUNS, owner_of(name))
     elif path.name != "set.json":
         feature_set = SetFolder(path.parent.parent)
         path.unlink()
@@ -83,4 +83,4 @@ def drop_record(folder: Path, name: str, known: Mapping[str, str]) -> None:
         layers = map(feature_set.layer_record_name, feature_set.layer_names())
         if not is_begun and all(record in known for record in layers):
             shutil.rmtree(rename_for_deletion(path.parent))
-            shutil.rmtree(fetched, ignore_errors=True)
+            remove_uploads(folder, SETS, owner_of(name))

@@ -141,7 +141,7 @@ def test_leftovers_of_killed_processes_are_deleted_in_a_folder(make_store, monke
     left = [
         "sets/.new-demo-vgg16-0123456789ab/set.json",
         "sets/.old-demo-vgg16-0123456789ab-01234567/set.json",
-        f"sets/{feature_set.set_id}/new-abcdefgh/x/zarr.json",
+        f"sets/{feature_set.set_id}/.new-layer-abcdefgh/x/zarr.json",
         f"sets/{feature_set.set_id}/layers/.fc1000.json.01234567.tmp",
         "runs/.new-run-01234567/model.skops",
         "runs/.old-run-01234567/model.skops",
@@ -151,6 +151,9 @@ def test_leftovers_of_killed_processes_are_deleted_in_a_folder(make_store, monke
     ]
     kept = [
         "runs/.new-mine/thesis.txt",
+        "runs/.new-run-01234567/thesis.txt",
+        "sets/.old-demo-vgg16-0123456789ab-01234567/thesis.txt",
+        "uploads/sets/none-0123456789ab/01234567/thesis.txt",
         "runs/tensorboard/events.out",
         "cache/thesis.npy",
         "sets/notes.tmp",
