@@ -227,6 +227,31 @@ def rm(set_ids: tuple[str, ...], yes: bool, store: str) -> None:
         console.echo(f"Removed {text}.")
 
 
+@command.command("gc")
+@console.store_option
+@click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+@console.json_option
+def gc(store: str, dry_run: bool, as_json: bool) -> None:
+    """Delete what killed processes left, and uploads that no record names.
+
+    Files that a living process may need are left alone: those of a set or run that is being worked
+    on, and those that are less than a day old.
+    """
+    with console.progress() as progress:
+        found = console.open_store(store).collect(progress, dry_run=dry_run)
+    if as_json:
+        console.emit_json(
+            {"store": store, "dry_run": dry_run, "deleted": [vars(one) for one in found]}
+        )
+        return
+    verb = "Would delete" if dry_run else "Deleted"
+    for one in found:
+        files = f"{one.n_files} file{'s' if one.n_files != 1 else ''}"
+        console.echo(f"{verb} {one.name} ({files}, {nbytes_text(one.nbytes)}): {one.why}.")
+    if not found:
+        console.echo(f"{store} holds nothing to delete.")
+
+
 @command.command("export")
 @click.argument("path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
 @console.dataset_option("Dataset, if the store has several.")

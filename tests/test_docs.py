@@ -863,7 +863,7 @@ BEFORE: dict[tuple[str, str], list[str | Callable[[Page], None]]] = {
     ("searching.md", "import featstore"): [new_store, f"{RESNET} fc1000"],
     ("study.md", "$ featstore reproduce --root"): [have_sat4_only],
     ("store.md", "$ featstore extract"): ["featstore datasets get demo --n-train 64 --n-test 32"],
-    ("store.md", "pip install obstore"): [have_a_bucket],
+    ("object-storage.md", "pip install obstore"): [have_a_bucket],
     ("store.md", "$ featstore store verify"): [
         f"{MOBILENET} demo --limit 100",
         small_chunks,

@@ -201,7 +201,7 @@ class Run:
 
     @property
     def below(self) -> str:
-        """The folder of its files on object storage, if it replaced another run."""
+        """The folder of the files' upload to object storage; empty for a run in a folder."""
         return self.outline.folder
 
     def _bytes(self, name: str) -> bytes:
@@ -232,7 +232,7 @@ class Run:
     def _read(self, name: str) -> bytes:
         files = {name: self.record.files[name]}
         try:
-            path = self.backend.fetch(self.place, files, below=self.below)[name]
+            path = self.backend.fetch(self.place, files, upload=self.below)[name]
         except CorruptionError as error:
             raise RunError(f"{name} is not what fit wrote ({error})") from error
         try:

@@ -47,10 +47,11 @@ from featstore.store.feature_set import FeatureSet
 from featstore.store.format import matrix
 from featstore.store.format.fields import FORMAT
 from featstore.store.format.schema import SetRecord
+from featstore.store.leftovers import Leftover
 from featstore.store.record_index import open_index, outline_sets
 from featstore.store.removal import remove_decoded, sync_and_sweep
 from featstore.store.selection import Selection
-from featstore.store.set_folder import GROUP, SETS, SetFolder
+from featstore.store.set_folder import GROUP, SETS, UPLOADS, SetFolder
 from featstore.text import (
     MAX_LISTED,
     as_list,
@@ -275,6 +276,13 @@ class FeatureStore:
         """Upload the complete layers of a set, if the store is on object storage."""
         self.backend.push_set(feature_set, progress)
 
+    def collect(self, progress: Progress = SILENT, *, dry_run: bool = False) -> list[Leftover]:
+        """Delete what killed processes left, and uploads that no record names; return it.
+
+        With `dry_run`, nothing is deleted. Files that no lock protects must be a day old.
+        """
+        return self.backend.collect(progress, dry_run=dry_run)
+
     def run_path(self, run_id: str, *, now: bool = False) -> Path:
         """Return the folder of a run; it holds the run's record if the run exists.
 
@@ -378,7 +386,10 @@ def split_set_path(name: str) -> tuple[str, str] | None:
         if os.sep not in name and name not in (".", GROUP):
             return None
         text = os.path.abspath(text)
-    found = re.fullmatch(rf"(.+)/{SETS}/([^/]+)(/{re.escape(GROUP)})?", text)
+    group = re.escape(GROUP)
+    found = re.fullmatch(rf"(.+)/{UPLOADS}/{SETS}/([^/]+)/[^/]+/{group}", text) or re.fullmatch(
+        rf"(.+)/{SETS}/([^/]+)(/{group})?", text
+    )
     return (found[1], found[2]) if found else None
 
 

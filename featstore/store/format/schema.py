@@ -11,6 +11,7 @@ from featstore.store.format.fields import (
     Files,
     Items,
     LayerName,
+    Name,
     Numbered,
     Record,
     RecordPart,
@@ -113,6 +114,10 @@ class SetRecord(Record):
         The command that made the set.
     created : str
         Time, UTC, ISO 8601.
+    folder : str or None
+        Folder of the files' upload to object storage.
+    nbytes : int or None
+        Bytes of the files there.
     files : dict of str to str
         sha256 (hex) of the files of labels, splits, ids and the group, by name.
     """
@@ -130,6 +135,8 @@ class SetRecord(Record):
     preprocess: PreprocessInfo
     command: Text
     created: Text
+    folder: Name | None = None
+    nbytes: Count | None = None
     files: Files
 
     def _misfit(self, name: str, n_rows: int | None) -> str | None:
@@ -202,6 +209,10 @@ class LayerRecord(Record):
         Versions of packages.
     machine : dict
         The machine.
+    folder : str or None
+        Folder of the files' upload to object storage.
+    nbytes : int or None
+        Bytes of the files there.
     files : dict of str to str
         sha256 (hex) of its files, by name.
     """
@@ -225,6 +236,8 @@ class LayerRecord(Record):
     device: Text
     versions: dict[str, Text] = {}
     machine: dict[str, Any] = {}
+    folder: Name | None = None
+    nbytes: Count | None = None
     files: Files
 
     def is_pooled_by(self, pool: str) -> bool:
@@ -264,7 +277,10 @@ class Spool(RecordPart):
 
 
 class LayerJournal(RecordPart):
-    """The durable chunks of one unfinished layer; `damaged` names damaged chunks."""
+    """The durable chunks of one unfinished layer; `damaged` names damaged chunks.
+
+    `folder` is the upload on object storage that holds the intact chunks of a damaged layer.
+    """
 
     chunks: Numbered[Sha256]
     spool: Spool | None
@@ -272,6 +288,7 @@ class LayerJournal(RecordPart):
     numerics: Numerics
     masked: Numbered[Text]
     command: Text
+    folder: Name | None = None
     damaged: Items[Count] | None = None
 
 
