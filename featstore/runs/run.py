@@ -94,7 +94,7 @@ class Run:
             )
         return record
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """Name of the run, unique in its store."""
         return self.path.name

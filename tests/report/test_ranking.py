@@ -112,6 +112,31 @@ def test_predictions_are_read_only_where_they_can_decide(run, monkeypatch):
     assert read == [near.run_id]
 
 
+def test_the_best_of_many_equal_runs_needs_one_test(run, monkeypatch):
+    runs = [altered(run, n_right=79 - i % 2, n_features=40 - i, digest=str(i)) for i in range(30)]
+    read = []
+    monkeypatch.setattr("featstore.runs.ranking.p_value_of", lambda a, b: read.append(b) or 1.0)
+    ranking = Ranking(runs)
+    assert ranking.best["n_features"] == 11
+    assert len(read) == 1
+    assert len(ranking.choice.equal) == 29
+    # The top of the table needs none, and no two are tested again.
+    assert len(read) == 29
+
+
+def test_a_limited_ranking_shows_the_first_rows_and_the_best(run):
+    runs = [altered(run, n_right=79 - i, n_features=100 + i, digest=str(i)) for i in range(5)]
+    slim = altered(run, n_right=75, n_features=1, digest="slim")
+    whole, limited = Ranking([*runs, slim]), Ranking([*runs, slim], top=3)
+    assert limited.lines == [*whole.lines[:3], whole.best]
+    assert whole.best["run_id"] == slim.run_id
+    assert (whole.n_left_out, limited.n_left_out) == (0, 2)
+    assert (len(whole.choice.equal), len(limited.choice.equal)) == (5, 3)
+    assert "Equal of the 4 shown, as no test tells them" in limited.choice.text
+    assert "Equal, as no test tells them" in whole.choice.text
+    assert [one.run_id for one in limited.shown_runs] == [x["run_id"] for x in limited.lines]
+
+
 def test_runs_on_other_test_images_are_compared_by_their_intervals(run, monkeypatch):
     def damaged(a, b):
         raise RunError("predictions.csv is not what fit wrote")
