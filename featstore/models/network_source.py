@@ -16,6 +16,7 @@ from featstore.models.network import Network
 from featstore.models.network_extractor import NetworkExtractor
 from featstore.models.networks import find_layers
 from featstore.models.preprocess import Preprocess
+from featstore.models.weights import Weights
 from featstore.progress import SILENT, Progress
 from featstore.store.format.run_schema import FeatureSpec
 
@@ -52,16 +53,7 @@ class NetworkSource:
             layers.setdefault(layer, []).extend([name] if name else [])
             # A pooling that the layer can't have is an error before any image is read.
             layer.pooled_by(config.pool)
-        preprocess = Preprocess(
-            image_size,
-            config.bands if network.bands == RGB else ",".join(network.bands),
-            weights.mean,
-            weights.std,
-            weights.interpolation,
-            weights.crop_pct,
-            weights.squash,
-            order,
-        )
+        preprocess = make_preprocess(network, weights, image_size, config.bands, order)
         extractor = NetworkExtractor(
             config.model,
             weights,
@@ -116,6 +108,26 @@ class NetworkSource:
         return Model(
             extractor, {layer: [] for layer in layers}, backbone, record.preprocess.to_dict()
         )
+
+
+def make_preprocess(
+    network: Network,
+    weights: Weights,
+    image_size: int,
+    bands: str = "rgb",
+    order: tuple[int, ...] = (),
+) -> Preprocess:
+    """Return how images become a network's input; `bands` are rgb or gray for visible bands."""
+    return Preprocess(
+        image_size,
+        bands if network.bands == RGB else ",".join(network.bands),
+        weights.mean,
+        weights.std,
+        weights.interpolation,
+        weights.crop_pct,
+        weights.squash,
+        order,
+    )
 
 
 def _check_values(network: Network) -> None:
