@@ -43,9 +43,9 @@ def _completer(names: Callable[[click.Context], Iterable[str]]) -> Completer:
 
 
 def _model_names(ctx: click.Context) -> list[str]:
-    from featstore.models.names import MODEL_NAMES
+    from featstore.models.names import MODEL_NAMES, SOURCES
 
-    return list(MODEL_NAMES)
+    return [*MODEL_NAMES, *(f"{source}:" for source in SOURCES)]
 
 
 def _store(ctx: click.Context) -> FeatureStore | None:

@@ -18,7 +18,7 @@ class Outline:
     `summary` is that of :meth:`featstore.runs.run.Run.summary` without the run's folder;
     `fingerprint` is that of the images. `features`, `fit` and `rows` say for people what fits of
     the same layers and classifier may differ in, see :func:`outline_of`. `files` are in the run's
-    folder, or on object storage in `folder` below it.
+    folder, or on object storage in the upload that `folder` names.
     """
 
     summary: dict[str, Any]
