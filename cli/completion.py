@@ -11,6 +11,7 @@ from click.shell_completion import CompletionItem
 
 from featstore.config import CLASSIFIER_NAMES
 from featstore.environment import default_store
+from featstore.text import printable
 
 if TYPE_CHECKING:
     import click
@@ -31,7 +32,11 @@ def _completer(names: Callable[[click.Context], Iterable[str]]) -> Completer:
         found: list[str] = []
         # A store that can't be read completes nothing.
         with suppress(Exception):
-            found = [name for name in dict.fromkeys(names(ctx)) if name.startswith(word)]
+            found = [
+                name
+                for name in dict.fromkeys(names(ctx))
+                if name.startswith(word) and name == printable(name)
+            ]
         return [CompletionItem(f"{before}{comma}{name}") for name in found]
 
     return complete
@@ -61,15 +66,15 @@ def _set_names(ctx: click.Context) -> list[str]:
 
 
 def _titles(ctx: click.Context) -> list[str]:
-    return [s.facets.title for s in _sets(ctx)]
+    return [s.outline.facets.title for s in _sets(ctx)]
 
 
 def _stored_models(ctx: click.Context) -> list[str]:
-    return [s.facets.model for s in _sets(ctx)]
+    return [s.outline.facets.model for s in _sets(ctx)]
 
 
 def _stored_layers(ctx: click.Context) -> list[str]:
-    return [layer for s in _sets(ctx) for layer in s.layers()]
+    return [layer for s in _sets(ctx) for layer in s.outline.layers]
 
 
 def _run_names(ctx: click.Context) -> list[str]:

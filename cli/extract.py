@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.config import (
-    BANDS,
     COMPILE,
     FEATURE_DTYPES,
     ON_ERROR,
@@ -101,10 +100,22 @@ GROUPS = {
 )
 @click.option(
     "--bands",
-    type=click.Choice(BANDS),
     default=ExtractConfig.bands,
     show_default=True,
-    help="Visible bands, or their luminance in all three channels.",
+    metavar="NAMES",
+    help="rgb, or gray for their luminance; of image files also all, or numbers or names: 4,3,2.",
+)
+@click.option(
+    "--range",
+    "value_range",
+    metavar="LOW,HIGH",
+    help="Values of image files that become black and white: 0,3000, or percentile:2,98 of the "
+    "training images.",
+)
+@click.option(
+    "--nodata",
+    metavar="V",
+    help="Value of pixels without data, or nan: they get their band's mean.  [default: refuse]",
 )
 @click.option(
     "--image-size", type=int, metavar="PX", help="Side of the network's input.  [default: its own]"
@@ -192,7 +203,7 @@ def command(
     opened = open_store(store)
     if not opened.get(result.set_id).class_names:
         words = shlex.join(["featstore", "neighbors", result.set_id])
-        click.echo(f"Next: {words} IMAGE{store_option(store)}")
+        console.echo(f"Next: {words} IMAGE{store_option(store)}")
         return
     options = selecting_options(opened.sets(), opened.get(result.set_id), result.layers)
     words = shlex.join(["featstore", "fit", "--clf", "logreg", *options])
@@ -222,7 +233,7 @@ def show(result: Extraction) -> None:
             f"`featstore store show {result.set_id}` lists them."
         )
     for line in result.left_out.lines():
-        click.echo(line)
+        console.echo(line)
     if result.n_leaked:
         console.echo(_leaks(result.n_leaked, result.n_by_split))
     console.echo(f"{nbytes_text(result.nbytes)} in {console.shown(result.path)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,7 +82,13 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; the exit code is 0, 1 (error), 2 (usage) or 130 (Ctrl-C)."""
+    sys.excepthook = _show_fault
     sys.exit(_run(args))
+
+
+def _show_fault(*fault: Any) -> None:
+    """Print a traceback, whose message may name files."""
+    console.say("".join(traceback.format_exception(*fault)).rstrip("\n"))
 
 
 def _run(args: Sequence[str] | None) -> int:

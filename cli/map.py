@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 @click.option(
     "--bands",
     metavar="N,N,...",
-    help="The scene's band for each of RUN's, e.g. 4,3,2.  [default: the first ones]",
+    help="The scene's band for each of RUN's, e.g. 4,3,2.  [default: those of the training images]",
 )
 @click.option(
     "--range",
     "value_range",
     metavar="LOW,HIGH",
-    help="Values that become black and white; bytes and 16-bit values need none.",
+    help="Values that become black and white.  [default: those of the training images]",
 )
 @click.option(
     "--probability", is_flag=True, help="Write the class's probability (%) as a second band."

@@ -93,7 +93,8 @@ def command(
     with console.progress() as progress:
         opened = open_store(store, progress)
         chosen = open_run_or_set(run_or_set, opened)
-        from featstore.inference.neighbors import find_neighbors, write_sheets
+        from featstore.inference.neighbor_sheets import write_sheets
+        from featstore.inference.neighbors import find_neighbors
         from featstore.plotting import check_png
 
         check_png(out, "--out")

@@ -61,7 +61,7 @@ def command(
             {"run": chosen.run_id, "predictions": predictions, "left_out": left_out.to_dict()}
         )
     elif as_csv:
-        write_csv(found, sys.stdout)
+        console.emit_csv(lambda stream: write_csv(found, stream))
     else:
         rows = [
             [p.path, p.label or "-", "-" if p.score is None else f"{p.score:.3f}"] for p in found

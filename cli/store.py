@@ -43,7 +43,7 @@ def ls(store: str, as_json: bool) -> None:
             [
                 value["set_id"],
                 value["title"],
-                f"{value['model']} {value['weights']}",
+                " ".join([value["model"], value["weights"], value["reading"]]).strip(),
                 ", ".join(layers),
                 str(value["n_samples"]),
                 value["precision"],
@@ -66,12 +66,24 @@ def _describe(feature_set: FeatureSet) -> dict[str, Any]:
     return {
         "set_id": feature_set.set_id,
         **feature_set.facets.to_dict(),
+        "reading": _reading(feature_set),
         "n_samples": feature_set.n_samples,
         "layers": list(feature_set.layers()),
         "unfinished": feature_set.unfinished(),
         "nbytes": feature_set.nbytes,
         "path": feature_set.address,
     }
+
+
+def _reading(feature_set: FeatureSet) -> str:
+    """Return the bands and values that were chosen, or nothing."""
+    chosen = feature_set.info.preprocess.reading
+    if chosen is None:
+        return ""
+    ranges = [f"{low:g} to {high:g}" for low, high in chosen.value_range]
+    values = f", {ranges[0] if len(ranges) == 1 else f'{len(ranges)} ranges'}" if ranges else ""
+    missing = f", nodata {chosen.nodata}" if chosen.nodata else ""
+    return f"bands {','.join(chosen.bands) or 'rgb'}{values}{missing}"
 
 
 @command.command("show")
@@ -111,7 +123,9 @@ def show(set_id: str, store: str, as_json: bool) -> None:
     console.echo(f"  weights      sha256 {info.backbone.weights_sha256}")
     size = info.preprocess.image_size
     resized = f"{size} px {info.preprocess.resize}" if size else "none"
-    console.echo(f"  preprocess   {resized}; bands {info.preprocess.bands}")
+    console.echo(
+        f"  preprocess   {resized}; {_reading(feature_set) or f'bands {info.preprocess.bands}'}"
+    )
     console.echo(f"  made by      {info.command}")
     rows = [
         [

@@ -25,7 +25,8 @@ TOKEN_POOLS = ("cls", "tokens", "cls+tokens")
 POOLS = ("auto", "avg", "max", "avgmax", "flatten", "gem", *TOKEN_POOLS)
 
 
-BANDS = ("rgb", "gray")
+BANDS = ("rgb", "gray", "all")
+"""Bands that have a name of their own; others are given by number or by the files' names."""
 
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -75,6 +76,23 @@ def _integer(name: str, value: Any, low: int, high: int) -> None:
         raise ConfigError(f"{name} is {value!r}; it must be a whole number from {low} to {high}.")
 
 
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+
+
+def _check_range(text: str) -> None:
+    pairs = text.removeprefix("percentile:").split(";")
+    is_percentile = text.startswith("percentile:")
+    for pair in pairs:
+        ends = [float(end) for end in pair.split(",") if re.fullmatch(_NUMBER, end.strip())]
+        is_pair = pair.count(",") == 1 and len(ends) == 2 and ends[0] < ends[1]
+        if not is_pair or (
+            is_percentile and not (len(pairs) == 1 and 0 <= ends[0] <= ends[1] <= 100)
+        ):
+            raise ConfigError(
+                f"The range is {text!r}; give LOW,HIGH, such as 0,3000, or percentile:2,98."
+            )
+
+
 def _named_fields(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     known = {field.name for field in fields(cls)}
     if unknown := sorted(set(values) - known):
@@ -113,7 +131,14 @@ class ExtractConfig:
         of tokens, ``cls``, ``tokens`` (without class token and registers) or ``cls+tokens``.
         ``auto`` is ``avg`` for a map and the network's own reading of its tokens.
     bands : str
-        ``rgb``, or ``gray`` for luminance replicated to three channels.
+        ``rgb``; ``gray`` for luminance replicated to three channels; or, of image files, ``all``,
+        or numbers from 1 or names with commas, such as ``4,3,2``.
+    value_range : str or None
+        Values of image files that become black and white: ``LOW,HIGH``, one such pair for each
+        band with semicolons, or ``percentile:2,98`` of the training images.
+    nodata : str or None
+        The value of pixels without data, a number or ``nan``, which get their band's mean; None
+        refuses images with such pixels.
     image_size : int or None
         Side, in pixels, to which images are resized; None for the network's own.
     precision : str
@@ -153,6 +178,8 @@ class ExtractConfig:
     seed: int = 0
     pool: str = "auto"
     bands: str = "rgb"
+    value_range: str | None = None
+    nodata: str | None = None
     image_size: int | None = None
     precision: str = "auto"
     device: str = "auto"
@@ -166,7 +193,12 @@ class ExtractConfig:
 
     def __post_init__(self) -> None:
         _one_of("pool", self.pool, POOLS)
-        _one_of("bands", self.bands, BANDS)
+        if not all(word.strip() for word in self.bands.split(",")):
+            raise ConfigError(f"bands is {self.bands!r}; give {', '.join(BANDS)}, or e.g. 4,3,2.")
+        if self.value_range is not None:
+            _check_range(self.value_range)
+        if self.nodata is not None and not re.fullmatch(f"nan|{_NUMBER}", self.nodata):
+            raise ConfigError(f"nodata is {self.nodata!r}; it must be a number or nan.")
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("compile", self.compile, COMPILE)
         _one_of("dtype", self.dtype, FEATURE_DTYPES)
@@ -214,7 +246,8 @@ class ExtractConfig:
                 words.append(f"--{field.name.replace('_', '-')}")
             elif value != field.default:
                 text = ",".join(value) if isinstance(value, tuple) else str(value)
-                words += [f"--{field.name.replace('_', '-')}", text]
+                option = "range" if field.name == "value_range" else field.name.replace("_", "-")
+                words += [f"--{option}", text]
         return shlex.join([*words, "--store", str(store)])
 
     def request(self) -> dict[str, Any]:
@@ -231,6 +264,7 @@ class ExtractConfig:
             "model": self.model,
             "weights": weights,
             "bands": self.bands,
+            **{n: v for n in ("value_range", "nodata") if (v := getattr(self, n)) is not None},
             "image_size": self.image_size,
             "precision": self.precision,
             "dtype": self.dtype,

@@ -29,6 +29,10 @@ class ImageError(FeatstoreError, OSError):
     """One image can't be decoded."""
 
 
+class UnclearImageError(ImageError):
+    """What an image's bands or values mean is open until the user says it."""
+
+
 class DownloadError(FeatstoreError, OSError):
     """A file can't be fetched, or is not the file that was expected."""
 

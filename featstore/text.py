@@ -66,6 +66,10 @@ def run_text(model: object, weights: object, layers: Iterable[str], clf: str) ->
     return f"{model_text(model, weights)} {'+'.join(layers)} · {clf}"
 
 
+MAX_LISTED = 20
+"""Names of sets that a message lists; the others it counts."""
+
+
 def join_some(names: Sequence[object], limit: int = 5) -> str:
     """Return names as a list in a sentence; of more than `limit`, the first ones and a count."""
     shown = ", ".join(map(str, names[:limit]))
@@ -121,9 +125,19 @@ def parse_integers(text: str) -> list[int]:
 def no_formula(text: str) -> str:
     """Return a text for a CSV file with a ' in front if a spreadsheet would take it for a formula.
 
+    So it does with a formula that has such a ' already; :func:`from_csv` gives the text back.
     https://owasp.org/www-community/attacks/CSV_Injection
     """
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
+    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
+
+
+def from_csv(text: str) -> str:
+    """Return the text that :func:`no_formula` was given."""
+    return text.removeprefix("'") if text.lstrip("'").startswith(_FORMULA) else text
+
+
+_FORMULA = ("=", "+", "-", "@", "\t")
+"""First characters of a formula."""
 
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -135,6 +149,13 @@ def printable(text: str, keep: str = "") -> str:
     return _UNSAFE.sub(
         lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(),
         text,
+    )
+
+
+def printable_json(text: str) -> str:
+    """Return a JSON text of the same content, in which such characters are escaped."""
+    return _UNSAFE.sub(
+        lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text
     )
 
 

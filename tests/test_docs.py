@@ -61,6 +61,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import click
+import dask
 import numpy as np
 import pytest
 import rasterio
@@ -83,6 +84,7 @@ from featstore.datasets.formats import ucmerced
 from featstore.datasets.formats.synthetic import CLASS_NAMES, land_cover, write_demo
 from featstore.extraction.result import BOTTLENECKS, ENGINE_HINT
 from featstore.fitting import plan, search
+from featstore.io.gdal import write_tiff
 from featstore.models import networks
 from featstore.models.backbone import Backbone
 from featstore.models.torchvision_source import build_network
@@ -504,6 +506,7 @@ class Page:
         self.names: dict[str, str] = {}
         self.processes: list[subprocess.Popen[bytes]] = []
         self.scheduler = ""
+        self.has_worker = False
         self.stack = ExitStack()
 
     def fail(self, block: Block, what: str) -> None:
@@ -566,6 +569,10 @@ class Page:
         elif first == "export":
             name, _, value = rest[0].partition("=")
             self.monkeypatch.setenv(name, self.real_word(value))
+            if name.startswith("DASK_"):
+                # Dask reads its variables when it is imported.
+                key = name.removeprefix("DASK_").lower().replace("__", ".")
+                self.stack.enter_context(dask.config.set({key: value}))
         elif first == "pip":
             check_pip(rest)
         elif first == "make":
@@ -601,12 +608,14 @@ class Page:
 
     def run_dask(self, words: list[str]) -> None:
         """Start a scheduler or its first worker, and wait for it; check the words of others."""
-        if words[0] == "worker" and len(self.processes) > 1:
+        if words[0] == "worker" and self.has_worker:
             dask_worker.main.make_context("dask worker", words[1:])
             return
         file = self.place / "scheduler.json"
         options = ["--host", "127.0.0.1"]
+        self.has_worker = words[0] == "worker"
         if words[0] == "scheduler":
+            file.unlink(missing_ok=True)
             options += ["--port", "0", "--dashboard-address", ":0", "--scheduler-file", str(file)]
         else:
             options += [
@@ -637,10 +646,10 @@ class Page:
         """Return what stands here for a word of a command."""
         if word == DATA or word.startswith(f"{DATA}/"):
             return str(self.place.parent) + word
-        if word == SCHEDULER:
+        if re.sub("^tls", "tcp", word) == SCHEDULER:
             assert self.scheduler, "the page starts no scheduler"
             return self.scheduler
-        if re.fullmatch(r"\d(,\d)+", word):
+        if re.fullmatch(r"0(,\d)+", word):
             return "cpu"
         return self.real_name(word)
 
@@ -792,6 +801,18 @@ def more_images(page: Page) -> None:
     write_tree(page.place / "my-images", {"train": 16, "test": 8})
 
 
+def write_chips(page: Page) -> None:
+    """Write chips of five bands of 16 bits in class folders."""
+    rng = np.random.default_rng(0)
+    for name, level in (("dry", 2500), ("wet", 500)):
+        folder = page.place / "chips" / name
+        folder.mkdir(parents=True)
+        for i in range(8):
+            values = rng.integers(200, 2000, (5, 16, 16)).astype(np.uint16)
+            values[3] += level
+            write_tiff(folder / f"{i}.tif", values)
+
+
 def small_chunks(page: Page) -> None:
     """Let matrices have several chunks."""
     page.monkeypatch.setattr(matrix, "CHUNK_NBYTES", 4 * 1000 * 8)
@@ -811,8 +832,9 @@ BEFORE: dict[tuple[str, str], list[str | Callable[[Page], None]]] = {
     # (page, how a block begins): what was done before.
     ("adding-a-dataset.md", "# labelled.py"): [write_labelled],
     ("backbones.md", "$ featstore extract --model resnet50"): ["export FEATSTORE_DATA=/data"],
+    ("bands.md", "$ featstore extract chips --model pixelstats\n"): [write_chips],
     ("clusters.md", "$ featstore extract"): ["export FEATSTORE_DATA=/data"],
-    ("clusters.md", "$ dask scheduler"): [new_store],
+    ("clusters.md", "$ dask scheduler\n"): [new_store],
     ("datasets.md", "$ featstore extract --model mobilenet_v2"): [cut_an_image],
     ("datasets.md", "$ featstore extract --model pixelstats"): [copy_test_images],
     ("fitting.md", "$ featstore fit --clf logreg,mlp"): [
@@ -874,7 +896,7 @@ def run_page(page: Page) -> None:
 # The tests.
 
 
-SOAKED = ("clusters.md", "study.md")
+SOAKED = ("clusters.md", "own-weights.md", "searching.md", "study.md")
 """Pages of long commands, each of which other tests run as well."""
 
 

@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from featstore.text import duration_text, join_some, model_text, nbytes_text, run_text
+from featstore.text import (
+    duration_text,
+    from_csv,
+    join_some,
+    model_text,
+    nbytes_text,
+    no_formula,
+    run_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,3 +51,11 @@ def test_random_weights_are_part_of_a_networks_name():
     assert both == "alexnet+resnet18 (IMAGENET1K_V1+random:0)"
     run = run_text("vgg19", "random:0", ["conv1_1", "fc8"], "lda")
     assert run == "vgg19 (random:0) conv1_1+fc8 · lda"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "'=1+1", "''-a", "@", "\tb", "'a", "a=1", "", "'"])
+def test_no_text_is_a_formula_and_each_comes_back(text):
+    shown = no_formula(text)
+    assert not shown.startswith(("=", "+", "-", "@", "\t"))
+    assert from_csv(shown) == text
+    assert (shown != text) == ("'" in shown and text not in ("'a", "'"))

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from featstore.config import SPLITS
 from featstore.datasets.decode import DECODING, decode, image_shape
 from featstore.datasets.image_files import LeftOut
-from featstore.errors import ConfigError
+from featstore.datasets.reading import Reading
+from featstore.errors import ConfigError, ImageError
 
 RGB = ("red", "green", "blue")
 
@@ -76,7 +77,7 @@ class Source(ABC):
         """Unique names of the samples, the same on every platform."""
 
     @abstractmethod
-    def files(self) -> list[tuple[str, Path]]:
+    def files(self) -> Sequence[tuple[str, str | Path]]:
         """Return all source files as (stable relative name, path), sorted by name."""
 
     @abstractmethod
@@ -181,7 +182,7 @@ class Dataset(ABC):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def files(self) -> list[tuple[str, Path]]:
+    def files(self) -> Sequence[tuple[str, str | Path]]:
         """Return all source files as (stable relative name, path), sorted by name.
 
         A subset has the files of the whole, since they decide which rows it has.
@@ -252,7 +253,7 @@ class Dataset(ABC):
             "_source": self._source,
             "_limit": self._limit,
             "_picked": self.rows[rows],
-        }
+        } | {name: self.__dict__[name] for name in ("reading", "bands") if name in self.__dict__}
         return chosen
 
 
@@ -284,12 +285,31 @@ class ArrayDataset(Dataset):
 
 
 class FileDataset(Dataset):
-    """Images of any size, one in each file; always three bands."""
+    """Images of any size, one in each file.
+
+    `reading` says which bands are read, and how their values become bytes.
+    """
 
     _source: FileSource
 
-    def __init__(self, source: FileSource, limit: int | None = None) -> None:
+    def __init__(
+        self, source: FileSource, limit: int | None = None, reading: Reading | None = None
+    ) -> None:
         super().__init__(source, limit)
+        self.reading = reading or Reading()
+
+    @cached_property
+    def bands(self) -> tuple[str, ...]:
+        """What each channel of an image is, as the first file says where bands were chosen."""
+        return self.reading.band_names(self.paths[0]) if self.reading.bands else RGB
+
+    def read_as(self, reading: Reading, bands: Sequence[str] = ()) -> Self:
+        """Return the same images, read in another way; `bands` name what each must have."""
+        other = copy.copy(self)
+        known = {"bands": tuple(bands)} if bands else {}
+        other.__dict__ = {k: v for k, v in self.__dict__.items() if k != "bands"} | known
+        other.reading = reading
+        return other
 
     @cached_property
     def paths(self) -> list[Path]:
@@ -300,14 +320,18 @@ class FileDataset(Dataset):
     def record_decoding(self, record: dict[str, Any]) -> dict[str, Any]:
         """Add the version of decoding to a record of settings."""
         decode = [f"version {DECODING}", *([record["decode"]] if "decode" in record else [])]
-        return record | {"decode": "; ".join(decode)}
+        record = record | {"decode": "; ".join(decode)}
+        if self.reading.is_default:
+            return record
+        return record | {"reading": self.reading.to_record() | {"names": list(self.bands)}}
 
     def shape(self, row: int) -> tuple[int, int]:
         """Return the height and width of one image."""
-        return image_shape(self._source.paths[self.rows[row]])
+        path = self._source.paths[self.rows[row]]
+        return image_shape(path) if self.reading.is_default else self.reading.shape(path)
 
     def read(self, row: int, min_size: int | None = None) -> NDArray[np.uint8]:
-        """Return one image, shape (H, W, 3).
+        """Return one image, shape (H, W, n_bands).
 
         Parameters
         ----------
@@ -322,7 +346,16 @@ class FileDataset(Dataset):
         ImageError
             When it can't be decoded; names the file and the cause.
         """
-        return decode(self._source.paths[self.rows[row]], min_size)
+        path = self._source.paths[self.rows[row]]
+        if self.reading.is_default:
+            return decode(path, min_size)
+        image = self.reading.read(path)
+        if image.shape[2] != len(self.bands):
+            raise ImageError(
+                f"{path}: holds {image.shape[2]} bands; expected {len(self.bands)} as of the other "
+                f"images: {', '.join(self.bands)}."
+            )
+        return image
 
 
 def spread(labels: NDArray[np.int32], splits: NDArray[np.uint8], limit: int) -> NDArray[np.int64]:

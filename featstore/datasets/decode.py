@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from featstore.datasets import tiff
 from featstore.datasets.raster import MAX_PIXELS, TOO_LARGE, check_size, read_rgb, scale_bits
-from featstore.errors import ImageError
+from featstore.errors import ConfigError, ImageError
 from featstore.io.gdal import no_warnings
 
 IMAGE_SUFFIXES = frozenset(
@@ -77,13 +77,13 @@ def decode(path: Path, min_size: int | None = None) -> NDArray[np.uint8]:
     Raises ImageError, with path and cause, when the file is missing, damaged, no image, or too
     large, or its tags leave open what its pixels mean.
     """
-    with _named_errors(path):
+    with named_errors(path):
         return np.ascontiguousarray(_decode(path, min_size))
 
 
 def image_shape(path: Path) -> tuple[int, int]:
     """Return the height and width that :func:`decode` gives; of a JPEG, read the head alone."""
-    with _named_errors(path), path.open("rb") as file:
+    with named_errors(path), path.open("rb") as file:
         if file.read(2) == b"\xff\xd8":
             file.seek(0)
             image = _open(path, file)
@@ -94,11 +94,11 @@ def image_shape(path: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: Path) -> Iterator[None]:
     """Turn whatever a damaged file makes a decoder raise into an ImageError that names it."""
     try:
         yield
-    except ImageError:
+    except (ConfigError, ImageError):
         raise
     except UnidentifiedImageError:
         raise ImageError(f"{path}: {_what_it_is(path)}.") from None
@@ -109,6 +109,11 @@ def _named_errors(path: Path) -> Iterator[None]:
         cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
         cause = " ".join(cause.split()) or type(error).__name__
         raise ImageError(f"{path}: can't be read: {cause.rstrip('.')}.") from None
+
+
+def orientation_of(path: Path, file: BinaryIO) -> int:
+    """Return the orientation, 1 to 8, of a file that Pillow opens."""
+    return _orientation(_open(path, file))
 
 
 def _decode(path: Path, min_size: int | None) -> NDArray[np.uint8]:
@@ -219,11 +224,12 @@ def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def to_bytes(
-    values: NDArray[Any], value_range: tuple[float, float] | None = None, n_bits: int | None = None
+    values: NDArray[Any], value_range: tuple[Any, Any] | None = None, n_bits: int | None = None
 ) -> NDArray[np.uint8]:
     """Bring pixels of any type and shape to bytes.
 
-    The ends of `value_range` become 0 and 255, values beyond them the nearer one, NaN 0. Without
+    The ends of `value_range`, numbers or arrays of them, become 0 and 255, values beyond them the
+    nearer one, NaN 0. Without
     a range, pixels are unsigned integers of `n_bits` (by default the bits of their type), scaled
     as :func:`decode` does.
     """

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.errors import ImageError
+from featstore.errors import ImageError, UnclearImageError
 from featstore.io import gdal
 
 MAX_PIXELS = 178_956_970
@@ -21,6 +21,13 @@ TOO_LARGE = f"at most {MAX_PIXELS:,} are decoded. Cut it into tiles (gdal_retile
 
 MIN_MAXIMUM = 2**14
 """16-bit images whose values all lie below this, a quarter of the range, are refused."""
+
+
+DARK, DARK_SHARE = 2**12, 0.999
+"""And those of which this share lies below a sixteenth of the range."""
+
+
+CURE = "Say what is black and white: --range LOW,HIGH, or --range percentile:2,98."
 
 
 MAX_BANDS = 4
@@ -35,12 +42,11 @@ def read_rgb(
         with gdal.open_file(path, driver, page) as raster:
             check_size(path, raster.width, raster.height)
             dtype = np.dtype(raster.dtypes[0])
+            bands = color_bands(path, raster)
             if dtype not in (np.uint8, np.uint16):
-                raise ImageError(
-                    f"{path}: holds {dtype} values, a range without black and white; expected "
-                    "unsigned integers of up to 16 bits."
+                raise UnclearImageError(
+                    f"{path}: holds {dtype} values, a range without black and white. {CURE}"
                 )
-            bands = _color_bands(path, raster)
             n_bits = int(raster.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8 * dtype.itemsize))
             has_palette = raster.colorinterp[0].name == "palette" and not white_is_zero
             palette = _palette(raster.colormap(1)) if has_palette else None
@@ -52,11 +58,8 @@ def read_rgb(
             raise ImageError(f"{path}: can't be read: its palette lacks color {planes.max()}.")
         colors: NDArray[np.uint8] = palette[planes[0]]
         return colors
-    if n_bits == 16 and 0 < (maximum := int(planes.max())) < MIN_MAXIMUM:
-        raise ImageError(
-            f"{path}: its 16-bit values end at {maximum:,} of 65,535, which leaves open what "
-            "is white; expected the full range. Scale it (gdal_translate -ot Byte -scale)."
-        )
+    if fault := unclear_range(planes, n_bits):
+        raise UnclearImageError(f"{path}: {fault}")
     pixels = np.empty((*planes.shape[1:], 3), np.uint8)
     for i in range(3):
         # Band by band: three times as fast as a copy of the whole.
@@ -70,16 +73,31 @@ def check_size(path: Path, width: int, height: int) -> None:
         raise ImageError(f"{path}: has {width} x {height} pixels; {TOO_LARGE}")
 
 
-def _color_bands(path: Path, raster: Any) -> list[int]:
+def unclear_range(values: NDArray[Any], n_bits: int) -> str | None:
+    """Return why it is open which of an image's values are black and white, or None."""
+    if values.dtype.kind != "u" or n_bits > 16:
+        return f"holds {values.dtype} values, a range without black and white. {CURE}"
+    if n_bits < 16 or not values.size or not (maximum := int(values.max())):
+        return None
+    found = f"its 16-bit values end at {maximum:,} of 65,535"
+    if maximum >= MIN_MAXIMUM:
+        if np.count_nonzero(values < DARK) < DARK_SHARE * values.size:
+            return None
+        found = f"{100 * DARK_SHARE:g} % of its 16-bit values lie below {DARK:,} of 65,535"
+    return f"{found}, which leaves open what is white. {CURE}"
+
+
+def color_bands(path: Path, raster: Any) -> list[int]:
     """Return the numbers, from 1, of red, green and blue, or of gray or palette."""
     meanings = [meaning.name for meaning in raster.colorinterp]
     if all(meanings.count(color) == 1 for color in ("red", "green", "blue")):
         return [meanings.index(color) + 1 for color in ("red", "green", "blue")]
     if raster.count > MAX_BANDS:
-        raise ImageError(
-            f"{path}: holds {raster.count} bands (SamplesPerPixel), and "
-            "PhotometricInterpretation does not say which are red, green and blue; expected 1 to "
-            f"{MAX_BANDS} bands. Choose three (gdal_translate -b RED -b GREEN -b BLUE)."
+        values = "" if raster.dtypes[0] == "uint8" else " --range percentile:2,98"
+        raise UnclearImageError(
+            f"{path}: holds {raster.count} bands of {raster.dtypes[0]}, and "
+            "PhotometricInterpretation does not say which are red, green and blue. Give their "
+            f"numbers, such as --bands 4,3,2{values}; or all, to pixelstats: --bands all{values}."
         )
     # Of two bands the second is no color; of four, the fourth.
     is_gray = raster.count < 3 or meanings[0] == "palette"

@@ -14,6 +14,7 @@ from featstore.datasets.formats.sat_csv import CsvSource
 from featstore.datasets.formats.sat_mat import MatSource
 from featstore.datasets.formats.synthetic import demo_file, write_demo
 from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource
+from featstore.datasets.reading import Reading
 from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
@@ -172,6 +173,7 @@ def open_dataset(
     seed: int = 0,
     limit: int | None = None,
     follow_links: bool = False,
+    reading: Reading | None = None,
     progress: Progress = IN_NOTEBOOKS,
 ) -> Dataset:
     """Find a dataset's files and open them; labels and pixels load when they are asked for.
@@ -191,6 +193,8 @@ def open_dataset(
         Keep this many samples, spread evenly over each class of each split.
     follow_links : bool
         Whether links in a tree of images may lead out of it.
+    reading : Reading, optional
+        Which bands of image files are read, and how their values become bytes.
     progress : Progress, optional
         Receives work that is done once: converting CSV files, generating the demo.
 
@@ -219,8 +223,14 @@ def open_dataset(
     if name in ("folder", "ucmerced"):
         found = _find(entry, base)
         if name == "folder":
-            return FileDataset(FolderSource(base, seed, follow_links=follow_links), limit)
-        return FileDataset(UcMercedSource(found.parent, seed, follow_links=follow_links), limit)
+            return FileDataset(FolderSource(base, seed, follow_links=follow_links), limit, reading)
+        source = UcMercedSource(found.parent, seed, follow_links=follow_links)
+        return FileDataset(source, limit, reading)
+    if reading is not None and not reading.is_default:
+        raise ConfigError(
+            f"{name} has a format of its own: its bands and values can't be chosen. Leave out "
+            "--bands, --range and --nodata."
+        )
     return _OPEN[name](entry, base, seed, limit, progress)
 
 

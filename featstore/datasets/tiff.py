@@ -12,7 +12,8 @@ from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
-from featstore.errors import ImageError
+from featstore.datasets.raster import CURE
+from featstore.errors import ImageError, UnclearImageError
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of TIFF and BigTIFF files, little and big endian."""
@@ -78,6 +79,20 @@ class Picture:
 
 def find_picture(path: Path, file: BinaryIO) -> Picture:
     """Return a file's picture, or refuse the file and name the tag that is the reason."""
+    picture, tags = _find(path, file)
+    if fault := _value_fault(tags):
+        raise UnclearImageError(f"{path}: {fault}")
+    if fault := _color_fault(tags):
+        raise ImageError(f"{path}: {fault}")
+    return picture
+
+
+def find_page(path: Path, file: BinaryIO) -> Picture:
+    """Return a file's one full page, whatever its bands and values are."""
+    return _find(path, file)[0]
+
+
+def _find(path: Path, file: BinaryIO) -> tuple[Picture, Tags]:
     try:
         pages = list(_pages(file))
     except struct.error:
@@ -88,14 +103,11 @@ def find_picture(path: Path, file: BinaryIO) -> Picture:
     if len(full) != 1:
         raise ImageError(f"{path}: {_page_fault([pages[number - 1] for number in full])}")
     tags = pages[full[0] - 1]
-    if fault := _description_fault(tags) or _value_fault(tags) or _color_fault(tags):
+    if fault := _description_fault(tags):
         raise ImageError(f"{path}: {fault}")
-    return Picture(
-        full[0],
-        _orientation(tags),
-        _photometric(tags) == WHITE_IS_ZERO,
-        _plain(tags, os.fstat(file.fileno()).st_size),
-    )
+    plain = _plain(tags, os.fstat(file.fileno()).st_size)
+    is_white_zero = _photometric(tags) == WHITE_IS_ZERO
+    return Picture(full[0], _orientation(tags), is_white_zero, plain), tags
 
 
 def _pages(file: BinaryIO) -> Iterator[Tags]:
@@ -224,16 +236,15 @@ def _n_tifffile_planes(text: str, tags: Tags) -> int:
 def _value_fault(tags: Tags) -> str | None:
     """Return why it is unknown which values are black and white."""
     bits, forms = tags.get("BitsPerSample", (1,)), tags.get("SampleFormat", (1,))
-    cure = "expected unsigned integers of up to 16 bits. Scale it (gdal_translate -ot Byte -scale)."
     if len(set(bits)) > 1:
         return f"BitsPerSample is {', '.join(map(str, bits))}; expected the same in all bands."
     # 4 is "undefined", which readers take for unsigned.
     if unknown := [form for form in forms if form not in (1, 4)]:
         names = {2: "signed integers", 3: "floating point", 5: "complex", 6: "complex"}
         name = names.get(unknown[0], "unknown")
-        return f"SampleFormat is {unknown[0]} ({name}), a range without black and white; {cure}"
+        return f"SampleFormat is {unknown[0]} ({name}), a range without black and white. {CURE}"
     if not bits or not 1 <= bits[0] <= 16:
-        return f"BitsPerSample is {', '.join(map(str, bits[:1]))}; {cure}"
+        return f"BitsPerSample is {', '.join(map(str, bits[:1]))}; expected 1 to 16. {CURE}"
     return None
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featstore.datasets.base import Dataset
+from featstore.datasets.base import Dataset, FileDataset
+from featstore.datasets.reading import Reading
 from featstore.extraction.pipeline import PassTimes, feature_batches
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Model
@@ -45,13 +46,14 @@ class Encoder:
     """Computes the features of new images as those of a selection were computed.
 
     `features` are the records that :attr:`featstore.store.selection.Selection.feature_specs` gives
-    and a run keeps; `bands` are the new images'. See :func:`reopen_model` for the errors.
+    and a run keeps. Of `dataset`, files are read as the features' own were: their bands, range and
+    missing data. See :func:`reopen_model` for the errors.
     """
 
     def __init__(
         self,
         features: Sequence[FeatureSpec],
-        bands: Sequence[str],
+        dataset: Dataset,
         device: str,
         cache: FingerprintCache,
         progress: Progress = SILENT,
@@ -60,34 +62,30 @@ class Encoder:
         for i, record in enumerate(features):
             groups.setdefault((record.set_id, record.pool or "avg"), []).append(i)
         self._n_parts = len(features)
-        self._passes = [
-            _Pass(
-                reopen_model([features[i] for i in parts], bands, device, cache, progress),
-                pool,
-                {i: features[i].node for i in parts},
-            )
-            for (_, pool), parts in groups.items()
-        ]
+        self._n_images = len(dataset)
+        self._passes = []
+        for (_, pool), parts in groups.items():
+            images = read_as(dataset, features[parts[0]])
+            own = [features[i] for i in parts]
+            model = reopen_model(own, images.bands, device, cache, progress)
+            self._passes.append(_Pass(images, model, pool, {i: features[i].node for i in parts}))
 
-    def blocks(
-        self, dataset: Dataset, what: str = "Encoding", progress: Progress = SILENT
-    ) -> Iterator[Block]:
+    def blocks(self, what: str = "Encoding", progress: Progress = SILENT) -> Iterator[Block]:
         """Yield the images' features, in order, in blocks that fit the memory.
 
         `what` names the phase to the user. Features of several sets read each image once for each
         set. A feature that is not finite raises FeatstoreError.
         """
         for one in self._passes:
-            one.open(len(dataset), progress)
-        progress.start(what, len(dataset) * len(self._passes), "images")
+            one.open(self._n_images, progress)
+        progress.start(what, self._n_images * len(self._passes), "images")
         try:
-            for start in range(0, len(dataset), BLOCK_ROWS):
-                stop = min(start + BLOCK_ROWS, len(dataset))
-                images = dataset.subset(np.arange(start, stop))
+            for start in range(0, self._n_images, BLOCK_ROWS):
+                stop = min(start + BLOCK_ROWS, self._n_images)
                 columns: dict[int, np.ndarray] = {}
                 errors: dict[int, str] = {}
                 for one in self._passes:
-                    found, masked = one.encode(images, progress)
+                    found, masked = one.encode(start, stop, progress)
                     columns |= found
                     errors |= {start + row: cause for row, cause in masked.items()}
                 X = np.concatenate([columns[i] for i in range(self._n_parts)], axis=1)
@@ -96,10 +94,21 @@ class Encoder:
             progress.stop()
 
 
+def read_as(dataset: Dataset, features: FeatureSpec) -> Dataset:
+    """Return images of files read as those were that features were computed of."""
+    if not isinstance(dataset, FileDataset):
+        return dataset
+    record = features.preprocess.reading
+    if record is None:
+        return dataset.read_as(Reading())
+    return dataset.read_as(Reading.from_record(record.to_dict()), record.names)
+
+
 @dataclass
 class _Pass:
-    """One model, and the parts of the features that it computes, by their nodes."""
+    """Images, a model, and the parts of the features that it computes, by their nodes."""
 
+    images: Dataset
     model: Model
     pool: str
     nodes: dict[int, str]
@@ -110,8 +119,9 @@ class _Pass:
         self.batch_size = numerics["batch_size"]
 
     def encode(
-        self, images: Dataset, progress: Progress
+        self, start: int, stop: int, progress: Progress
     ) -> tuple[dict[int, np.ndarray], dict[int, str]]:
+        images = self.images.subset(np.arange(start, stop))
         names = {layer.node: layer.stored_name(self.pool) for layer in self.model.layers}
         dtypes = dict.fromkeys(names.values(), "float32")
         starts = range(0, len(images), self.batch_size)

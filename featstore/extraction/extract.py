@@ -11,6 +11,7 @@ from featstore._signatures import settings_of, takes
 from featstore.config import ExtractConfig
 from featstore.datasets.duplicates import find_first_rows
 from featstore.datasets.registry import resolve_dataset
+from featstore.errors import DatasetError
 from featstore.extraction.coordinator import start_workers
 from featstore.extraction.pipeline import compute_layers
 from featstore.extraction.result import Extraction, summarize
@@ -19,6 +20,7 @@ from featstore.extraction.spec import (
     make_request,
     open_config_dataset,
     open_images,
+    with_known_range,
 )
 from featstore.io.files import with_resume_hint
 from featstore.models.registry import open_model
@@ -26,6 +28,8 @@ from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store
+from featstore.store.format.array_schema import MAX_TEXT_NBYTES
+from featstore.store.removal import remove_folder
 
 
 @takes(*settings_of(ExtractConfig, but=("model", "dataset", "layers")))
@@ -86,12 +90,13 @@ def extract(
             store.push(feature_set, progress)
             return summarize(feature_set, names, started, images.dataset.left_out)
 
+        config, images = with_known_range(config, images)
         with start_workers(config, store, images.fingerprint, progress) as workers:
             open_ = workers.open_model if workers else open_model
             opened = open_(config, images.dataset.bands, images.cache, progress)
             spec = ExtractionSpec(config, images, opened, request, command)
             with store.working_on(store.set_id(spec.identity), progress):
-                feature_set = store.find(spec.identity) or _create_set(
+                feature_set = _find_set(store, spec, progress) or _create_set(
                     store, spec, progress, reopen=workers is not None
                 )
                 _reopen_gaps(feature_set, spec.layer_names)
@@ -111,7 +116,7 @@ def _find_answer(
 ) -> tuple[FeatureSet, list[str]] | None:
     """Return the set and its layers that answer an earlier request, if all are complete."""
     for feature_set in store.readable_sets():
-        if feature_set.info.dataset.fingerprint != fingerprint:
+        if feature_set.outline.fingerprint != fingerprint:
             continue
         records = {
             name: record
@@ -129,17 +134,42 @@ def _find_answer(
     return None
 
 
+def _find_set(store: FeatureStore, spec: ExtractionSpec, progress: Progress) -> FeatureSet | None:
+    """Return the set of a spec; one that has lost its group and has no layer gives way."""
+    found = store.find(spec.identity)
+    if found is None or found.group.is_dir() or found.layer_names():
+        return found
+    if any(journal.damaged is not None for journal in found.journal().values()):
+        # The intact chunks are on object storage.
+        return found
+    progress.say(f"All arrays of {found.set_id} are missing; it is begun again.")
+    remove_folder(found.path)
+    return None
+
+
 def _create_set(
     store: FeatureStore, spec: ExtractionSpec, progress: Progress, *, reopen: bool
 ) -> FeatureSet:
     """Create the feature set; `reopen` keeps what is read of the images out of memory."""
     dataset = spec.images.dataset
+    sample_ids = list(dataset.sample_ids)
+    _check_lengths(dataset.title, sample_ids)
     compared = open_config_dataset(spec.config) if reopen else dataset
     first_rows = find_first_rows(compared, spec.images.cache, progress)
     record = spec.set_record()
     spec.images.watch.check()
-    sample_ids = list(dataset.sample_ids)
     return store.create(record, dataset.labels, dataset.splits, sample_ids, first_rows)
+
+
+def _check_lengths(title: str, sample_ids: Sequence[str]) -> None:
+    """Refuse a sample id that readers of the store would refuse."""
+    nbytes = [len(name.encode(errors="replace")) for name in sample_ids]
+    if (longest := max(nbytes)) > MAX_TEXT_NBYTES:
+        name = sample_ids[nbytes.index(longest)]
+        raise DatasetError(
+            f"{title} has a sample id of {longest:,} bytes, {name[:40]!r}...; at most "
+            f"{MAX_TEXT_NBYTES:,} are stored. Give its samples shorter ids."
+        )
 
 
 def _reopen_gaps(feature_set: FeatureSet, layers: Sequence[str]) -> None:

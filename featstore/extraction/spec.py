@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from featstore.config import ExtractConfig
-from featstore.datasets.base import Dataset
+from featstore.datasets.base import Dataset, FileDataset
 from featstore.datasets.loader import usual_shape
+from featstore.datasets.reading import Reading, sampled_range
 from featstore.datasets.registry import data_root, open_dataset
 from featstore.environment import versions
+from featstore.errors import ConfigError, ImageError, UnclearImageError
 from featstore.io.fingerprints import FingerprintCache, Watch, dataset_fingerprint
 from featstore.models.base import Model
 from featstore.models.names import source_facts
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_store import FeatureStore
+
+PICTURES = ("rgb", "gray")
+"""Bands of files that are read as pictures."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,16 @@ def open_images(config: ExtractConfig, store: FeatureStore, progress: Progress =
     return Images(dataset, fingerprint, Watch(cache.stamps), cache)
 
 
+def _check_meaning(dataset: FileDataset) -> None:
+    try:
+        dataset.read(0, min_size=1)
+    except UnclearImageError as error:
+        raise ConfigError(str(error)) from None
+    except ImageError:
+        # Extraction names it, or masks its row.
+        return
+
+
 def open_config_dataset(config: ExtractConfig) -> Dataset:
     """Open the dataset that a config names."""
     return open_dataset(
@@ -46,7 +61,36 @@ def open_config_dataset(config: ExtractConfig) -> Dataset:
         seed=config.seed,
         limit=config.limit,
         follow_links=config.follow_links,
+        reading=reading_of(config),
     )
+
+
+def reading_of(config: ExtractConfig) -> Reading:
+    """Return how a config reads image files."""
+    return Reading.parse(config.bands, config.value_range, config.nodata)
+
+
+def is_percentile(config: ExtractConfig) -> bool:
+    """Return whether a config's range is a percentile of the training images."""
+    return (config.value_range or "").startswith("percentile:")
+
+
+def with_known_range(config: ExtractConfig, images: Images) -> tuple[ExtractConfig, Images]:
+    """Return both with the range of values that a percentile of the training images means.
+
+    A first image that leaves open what its bands or values mean raises ConfigError.
+    """
+    dataset = images.dataset
+    if not isinstance(dataset, FileDataset) or not dataset.paths:
+        return config, images
+    if not is_percentile(config):
+        _check_meaning(dataset)
+        return config, images
+    low, high = map(float, (config.value_range or "").partition(":")[2].split(","))
+    training = [path for path, i in zip(dataset.paths, dataset.splits, strict=True) if i == 0]
+    ends = sampled_range(training or dataset.paths, dataset.reading, low, high)
+    known = replace(config, value_range=";".join(f"{low!r},{high!r}" for low, high in ends))
+    return known, replace(images, dataset=dataset.read_as(reading_of(known)))
 
 
 def make_request(config: ExtractConfig, images: Images) -> dict[str, Any]:
@@ -91,7 +135,7 @@ class ExtractionSpec:
     def identity(self) -> dict[str, Any]:
         """What identifies the feature set: ``key`` by content, ``facets`` for people."""
         backbone, preprocess = self.model.backbone, self.preprocess
-        dataset = self.images.dataset
+        dataset, bands = self.images.dataset, self.config.bands
         return {
             "key": {
                 "dataset": self.images.fingerprint,
@@ -107,7 +151,8 @@ class ExtractionSpec:
                 "model": self.config.model,
                 "weights": backbone["weights_name"],
                 "weights_names": list(self.model.weights_names),
-                "bands": preprocess["bands"],
+                # Chosen bands, as the user wrote them.
+                "bands": preprocess["bands"] if bands in PICTURES else bands,
                 "image_size": preprocess["image_size"],
                 "precision": backbone["precision"],
                 "dtype": self.dtype,

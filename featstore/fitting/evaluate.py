@@ -15,6 +15,7 @@ from featstore.errors import FitError
 from featstore.fitting.solvers.blocks import Samples, one_thread
 from featstore.fitting.splits import Split, n_rows, row_numbers
 from featstore.runs.confusion import count_pairs, to_record
+from featstore.store.format.matrix import TEXT
 from featstore.store.selection import Selection
 from featstore.text import join_some
 
@@ -52,7 +53,7 @@ def evaluate(
     predicts_slowly: bool,
 ) -> Evaluation:
     """Score a fitted pipeline on test, validation and training rows."""
-    names, y = np.array(selection.class_names), selection.y
+    names, y = np.array(selection.class_names, TEXT), selection.y
     metrics: dict[str, Any] = {"val": None}
     columns: dict[str, list[np.ndarray]] = {}
     score_kind = ""

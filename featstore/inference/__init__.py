@@ -11,6 +11,6 @@ __getattr__, __dir__, __all__ = attach(
         "Prediction": "featstore.inference.predict",
         "Query": "featstore.inference.neighbors",
         "nearest": "featstore.inference.nearest_rows",
-        "write_sheets": "featstore.inference.neighbors",
+        "write_sheets": "featstore.inference.neighbor_sheets",
     },
 )

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from featstore.datasets.formats.image_list import find_images
 from featstore.errors import ConfigError
+from featstore.io import gdal
 from featstore.progress import Progress
 
 GivenImage = str | Path | np.ndarray | Image.Image | IO[bytes]
@@ -49,7 +50,7 @@ def as_files(
 ) -> Iterator[list[ImageFile]]:
     """Yield files with the images; those that are not files that can be read twice are copied.
 
-    An array is (height, width) or (height, width, 3) uint8. Folders give all their images;
+    An array is (height, width) or (height, width, n_bands). Folders give all their images;
     `progress` receives what is left out. The copies are deleted in the end.
     """
     with tempfile.TemporaryDirectory(prefix="featstore-") as folder:
@@ -83,7 +84,7 @@ def _save(image: Any, path: Path) -> str:
         upright.convert("RGB").save(path, "PNG", compress_level=1)
         return str(getattr(image, "filename", ""))
     if isinstance(image, np.ndarray):
-        _picture(image).save(path, "PNG", compress_level=1)
+        _save_array(image, path)
         return ""
     if not hasattr(image, "read"):
         raise ConfigError(f"An image is {_kind(image)}. {EXPECTED}")
@@ -93,17 +94,21 @@ def _save(image: Any, path: Path) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _picture(pixels: np.ndarray) -> Image.Image:
-    is_gray = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 1)
-    is_rgb = pixels.ndim == 3 and pixels.shape[2] == 3
-    if pixels.dtype != np.uint8 or not (is_gray or is_rgb) or not pixels.size:
+def _save_array(pixels: np.ndarray, path: Path) -> None:
+    pixels = pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
+    if pixels.ndim != 3 or pixels.dtype.kind not in "uif" or not pixels.size:
         raise ConfigError(f"An image is {_kind(pixels)}. {EXPECTED}")
-    return Image.fromarray(pixels.reshape(pixels.shape[:2]) if is_gray else pixels)
+    if pixels.dtype == np.uint8 and pixels.shape[2] in (1, 3):
+        picture = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+        Image.fromarray(picture).save(path, "PNG", compress_level=1)
+        return
+    # Read with the bands and the range of the run.
+    gdal.write_tiff(path, np.moveaxis(pixels, -1, 0))
 
 
 EXPECTED = (
-    "Give a path, a folder, a Pillow image, an open binary file, an array of shape (height, width) "
-    "or (height, width, 3) of uint8, or several of these."
+    "Give a path, a folder, a Pillow image, an open binary file, an array of numbers of shape "
+    "(height, width) or (height, width, n_bands), or several of these."
 )
 
 

@@ -102,8 +102,8 @@ def predict(
     with as_files(images, progress) as files:
         dataset = FileDataset(UnlabelledSource([file.path for file in files]))
         cache = FingerprintCache(opened.cache_dir / "fingerprints")
-        encoder = Encoder(run.selection.features, dataset.bands, device, cache, progress)
-        blocks = encoder.blocks(dataset, "Predicting", progress)
+        encoder = Encoder(run.selection.features, dataset, device, cache, progress)
+        blocks = encoder.blocks("Predicting", progress)
         return [one for block in blocks for one in _predict_block(run, model, block, files)]
 
 

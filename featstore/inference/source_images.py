@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.datasets.base import Dataset
+from featstore.datasets.base import RGB, Dataset, FileDataset
+from featstore.datasets.decode import decode
 from featstore.datasets.formats.synthetic import demo_file
+from featstore.datasets.reading import Reading
 from featstore.datasets.registry import FORMATS, data_root, open_dataset
 from featstore.errors import DatasetError, DatasetNotFoundError, FeatstoreError
 from featstore.io.fingerprints import FingerprintCache, dataset_fingerprint
@@ -63,9 +66,14 @@ class Originals:
         ImageError
             When this image can't be decoded.
         """
-        image = self._dataset.read(row, min_size)
-        # Red, green and blue are the first bands of every format.
-        return np.ascontiguousarray(image[..., :3])
+        return _picture(self._dataset.read(row, min_size), self._dataset.bands)
+
+    def read_file(self, path: Path, min_size: int | None = None) -> NDArray[np.uint8]:
+        """Return the picture, (H, W, 3), of a file that is read as the set's own images are."""
+        record = self._feature_set.info.preprocess.reading
+        if record is None:
+            return decode(path, min_size)
+        return _picture(Reading.from_record(record.to_dict()).read(path), record.names)
 
     def unavailable_reason(self) -> str | None:
         """Return why the images can't be had, and the cure; None when they can."""
@@ -81,6 +89,9 @@ class Originals:
         root = self._root if self._root is not None else info.root
         try:
             dataset = _open(facets, root)
+            record = self._feature_set.info.preprocess.reading
+            if record is not None and isinstance(dataset, FileDataset):
+                dataset = dataset.read_as(Reading.from_record(record.to_dict()))
             fingerprint = dataset_fingerprint(
                 dataset.identity(), dataset.files(), self._cache, self._progress
             )
@@ -95,6 +106,14 @@ class Originals:
                 "Name the folder that holds them with --root, or extract again."
             )
         return dataset
+
+
+def _picture(image: NDArray[np.uint8], bands: Sequence[str]) -> NDArray[np.uint8]:
+    """Return the red, green and blue bands; the first ones where none has such a name."""
+    if image.shape[2] < 3:
+        return np.repeat(image[..., :1], 3, axis=2)
+    order = [bands.index(color) for color in RGB] if set(RGB) <= set(bands) else [0, 1, 2]
+    return np.ascontiguousarray(image[..., order])
 
 
 def _open(facets: Facets, root: str | Path | None) -> Dataset:

@@ -6,8 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
-import shutil
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,10 +47,31 @@ def sync_file(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
+def sync_tree(folder: Path) -> None:
+    """Make a folder with all its files and folders durable, but not its own name."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            sync_file(Path(parent, name))
+        sync_folder(Path(parent))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its missing parents, durably."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        # A new file is lost with its folder, however often the file is synced.
+        sync_folder(path.parent)
+
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""Names of the temporary files of :func:`atomic_write`."""
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path; if no error occurs, its file durably replaces the one at `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     # File systems count bytes, and a letter may take four.
     name = path.name.encode(errors="ignore")[:100].decode(errors="ignore")
     temporary = path.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
@@ -76,15 +97,9 @@ def resolve_link(path: Path) -> Path:
 def rename_for_deletion(path: Path) -> Path:
     """Rename a folder that is to be deleted, so that its name is free at once; return its path.
 
-    If the process is killed before it deletes the folder, :func:`sweep_deleted` deletes it.
+    :func:`featstore.store.removal.sync_and_sweep` deletes it, also after a kill.
     """
     return path.rename(path.with_name(f".old-{path.name}-{secrets.token_hex(4)}"))
-
-
-def sweep_deleted(folder: Path) -> None:
-    """Delete the folders that :func:`rename_for_deletion` renamed in a folder."""
-    for path in folder.glob(".old-*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def json_bytes(value: dict[str, Any]) -> bytes:
@@ -170,13 +185,13 @@ def reserve(path: Path, nbytes: int) -> None:
                 raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def file_stamp(path: Path) -> list[int]:
+def file_stamp(path: str | Path) -> list[int]:
     """Return the numbers that change when a file does: size, modification time, inode, ctime.
 
     A program can set the modification time, but not the ctime.
     """
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError as error:
         raise DatasetError(f"{path} can't be read: {error.strerror}.") from error
     return [found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns]
@@ -199,9 +214,9 @@ def notes_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def note_sums(path: Path, sums: list[int]) -> None:
+def note_sums(path: Path, sums: list[int], **facts: Any) -> None:
     """Write a file's checksums, which :func:`sums_of` returned before the file got its name."""
-    write_json(notes_path(path), {"sums": sums})
+    write_json(notes_path(path), {"sums": sums, **facts})
 
 
 def is_intact(path: Path) -> bool:

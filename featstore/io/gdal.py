@@ -20,6 +20,18 @@ FILE_OPTIONS = {
 }
 
 
+DRIVERS = {
+    **dict.fromkeys((".tif", ".tiff", ".btf", ".tf8"), "GTiff"),
+    **dict.fromkeys((".jp2", ".j2k"), "JP2OpenJPEG"),
+    **dict.fromkeys((".jpg", ".jpeg"), "JPEG"),
+    ".png": "PNG",
+}
+"""The driver by the ending of a file that holds its own pixels.
+
+GDAL goes by the content: a virtual raster of another name would read any file or address.
+"""
+
+
 _warnings = threading.Lock()
 
 
@@ -68,3 +80,11 @@ def open_file(path: Path, driver: str, page: int = 1) -> Iterator[Any]:
             )
         with raster:
             yield raster
+
+
+def write_tiff(path: Path, values: Any) -> None:
+    """Write values, (n_bands, height, width), as a TIFF file."""
+    n_bands, height, width = values.shape
+    size = {"count": n_bands, "height": height, "width": width, "dtype": values.dtype}
+    with no_warnings(), rasterio().open(path, "w", driver="GTiff", **size) as raster:
+        raster.write(values)

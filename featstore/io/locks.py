@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ import filelock
 
 from featstore.environment import now
 from featstore.errors import StoreError
-from featstore.io.files import atomic_write
 from featstore.progress import SILENT, Progress
 
 LOOK_S = 1.0
@@ -50,8 +50,10 @@ def locked(
 def _leave_note(note: Path) -> None:
     """Write who holds a lock, unless the disk is full: removing a set must work then."""
     try:
-        with atomic_write(note) as temporary:
-            temporary.write_text(json.dumps(this_holder()), encoding="utf-8")
+        # The lock admits one writer, so one name serves, and a note need not outlive its process.
+        temporary = note.with_name(f".{note.name}.tmp")
+        temporary.write_text(json.dumps(this_holder()), encoding="utf-8")
+        temporary.replace(note)
     except OSError:
         # The note of the previous holder would be wrong.
         with suppress(OSError):
@@ -147,12 +149,13 @@ def remove_shared(name: str) -> None:
 
 
 def sweep_temporary(folder: Path, prefix: str) -> None:
-    """Delete the temporary folders of killed processes.
+    """Delete the temporary folders of killed processes: the prefix, a text, and hex digits.
 
     Their age does not count: clocks jump, and work may take days.
     """
-    found = folder.glob(f"{prefix}*")
-    for path in {path.with_name(path.name.removesuffix(".lock")) for path in found}:
+    found = {path.with_name(path.name.removesuffix(".lock")) for path in folder.glob(f"{prefix}*")}
+    own = re.compile(rf"{re.escape(prefix)}(.+-)?[0-9a-f]{{8,12}}")
+    for path in filter(lambda path: own.fullmatch(path.name), found):
         place = _draft_lock(path)
         try:
             with filelock.FileLock(place).acquire(timeout=0):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from featstore.config import ExtractConfig
 from featstore.datasets.base import RGB
-from featstore.errors import BackboneError
+from featstore.datasets.reading import Reading
+from featstore.errors import BackboneError, ConfigError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Layer, Model
 from featstore.models.devices import resolve_device, resolve_precision
@@ -42,7 +43,7 @@ class NetworkSource:
         order = _order(network, config.bands, bands)
         # A wrong name is an error before weights are downloaded.
         find_layers(config.model, config.layers, config.image_size or network.preset().image_size)
-        _check_values(network)
+        _check_values(network, config.value_range)
         weights = network.find_weights(config.weights, cache, progress)
         image_size = config.image_size or weights.image_size
         layers: dict[Layer, list[str]] = {}
@@ -120,7 +121,7 @@ def make_preprocess(
     """Return how images become a network's input; `bands` are rgb or gray for visible bands."""
     return Preprocess(
         image_size,
-        bands if network.bands == RGB else ",".join(network.bands),
+        _mode(network, bands),
         weights.mean,
         weights.std,
         weights.interpolation,
@@ -130,13 +131,26 @@ def make_preprocess(
     )
 
 
-def _check_values(network: Network) -> None:
+def _mode(network: Network, asked: str) -> str:
+    """Return what a preprocessing's record says of the bands."""
+    if network.bands != RGB:
+        return ",".join(network.bands)
+    return "gray" if asked == "gray" else "rgb"
+
+
+def _check_values(network: Network, value_range: str | None) -> None:
+    """Refuse a range of values that is not the one that a network was trained on."""
     found = network.preset().max_value
-    if found != 255:
-        expected = "other values" if found is None else f"values up to {found:g}"
+    if found is None:
         raise BackboneError(
-            f"{network.model} was trained on {expected}, and featstore reads images as 8 bits, "
-            "from 0 to 255. Use weights for 8-bit images."
+            f"{network.model} was trained on values that 8 bits from 0 to 255 can't stand for, and "
+            "featstore reads images as 8 bits. Use other weights."
+        )
+    pairs = Reading.parse("rgb", value_range, None).value_range
+    if found != 255 and pairs != ((0.0, found),):
+        raise ConfigError(
+            f"{network.model} was trained on values from 0 to {found:g}. Give --range 0,{found:g}, "
+            "which reads those values as 8 bits."
         )
 
 
@@ -148,6 +162,11 @@ def _order(network: Network, asked: str, bands: Sequence[str]) -> tuple[int, ...
     """
     own = network.bands
     if own == RGB:
+        if len(bands) not in (1, 3) and tuple(bands[:3]) != RGB:
+            raise ConfigError(
+                f"{network.model} takes three bands, and --bands {asked} gives {len(bands)}. "
+                "Choose three, such as --bands 4,3,2, or one."
+            )
         return ()
     if asked == "gray":
         raise BackboneError(

@@ -297,7 +297,7 @@ class PixelSource:
         precision: str | None = None,
     ) -> Model:
         """Open pixel statistics; settings for networks raise ConfigError."""
-        for_networks = ("weights", "pool", "bands", "image_size", "precision", "compile")
+        for_networks = ("weights", "pool", "image_size", "precision", "compile")
         given = [
             f"--{field.name.replace('_', '-')}"
             for field in fields(config)
@@ -309,6 +309,8 @@ class PixelSource:
                 f"{PIXEL_MODEL} has no network and reads all bands as they are: {named} would "
                 f"change nothing. Leave {named} out."
             )
+        if config.bands == "gray":
+            raise ConfigError(f"{PIXEL_MODEL} reads bands, not their luminance: leave --bands out.")
         # `--weights imagenet` selects a network's features with these beside them.
         names = ("none", config.weights)
         return replace(_model(config.layers, bands, config.batch_size), weights_names=names)

@@ -6,7 +6,9 @@ import logging
 import os
 import platform
 import signal
+import ssl
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +21,7 @@ import dask
 import threadpoolctl
 from distributed import Client, LocalCluster, get_worker
 from distributed.comm.addressing import resolve_address
+from distributed.security import Security
 from distributed.versions import VersionMismatchWarning
 
 from featstore.environment import DISTRIBUTION, __version__, available_cores
@@ -114,7 +117,8 @@ class TaskPool:
             return _run_here(function, tasks, done)
         if self._pool is None:
             self._pool = self._stack.enter_context(self._start())
-            self._progress.say(f"Dask's dashboard: {self._pool.dashboard}")
+            if self._scheduler is not None:
+                self._progress.say(f"Dask's dashboard: {self._pool.dashboard}")
         return self._pool.run(
             function, tasks, done, n_at_a_time=self._n_at_a_time, died=_worker_died
         )
@@ -177,9 +181,10 @@ def scheduler_pool(address: str) -> Iterator[WorkerPool]:
             ):
                 # Dask warns of versions that matter to it; _compare_versions compares those here.
                 warnings.simplefilter("ignore", VersionMismatchWarning)
-                # Dask does not close a client that can't read its address. Its collection, in the
+                # Dask does not close a client that can't use its address. Its collection, in the
                 # thread of the next cluster, would keep that cluster from starting.
                 resolve_address(address)
+                _check_encryption(address)
                 client = Client(  # type: ignore[no-untyped-call]
                     address, timeout=CONNECT_S, set_as_default=False
                 )
@@ -201,6 +206,15 @@ def scheduler_pool(address: str) -> Iterator[WorkerPool]:
                     )
                 time.sleep(0.2)
             yield pool
+
+
+def _check_encryption(address: str) -> None:
+    """Refuse an address that does not suit Dask's configuration, which names the certificates."""
+    found = Security().get_connection_args("client")  # type: ignore[no-untyped-call]
+    if address.startswith("tls:") and found["ssl_context"] is None:
+        raise ValueError("Dask's configuration names no certificates: distributed.comm.tls")
+    if not address.startswith("tls:") and found["require_encryption"]:
+        raise ValueError("Dask's configuration requires encryption, as of tls://")
 
 
 def _compare_versions(client: Client, addresses: list[str]) -> None:
@@ -247,6 +261,18 @@ def _worker_died() -> FitError:
     )
 
 
+class _LocalSecurity(Security):
+    """TLS with a certificate that this process makes, and only its workers get."""
+
+    NO_CHECK_TIME = 0x200000
+    """OpenSSL's X509_V_FLAG_NO_CHECK_TIME: the clock may be set back while workers run."""
+
+    def _get_tls_context(self, tls: Mapping[str, Any], purpose: ssl.Purpose) -> ssl.SSLContext:
+        context: ssl.SSLContext = super()._get_tls_context(tls, purpose)  # type: ignore[no-untyped-call]
+        context.verify_flags |= self.NO_CHECK_TIME
+        return context
+
+
 @contextmanager
 def _cluster(n_workers: int, n_threads: int | None, more: Mapping[str, str]) -> Iterator[Client]:
     # Dask would set one thread.
@@ -262,14 +288,24 @@ def _cluster(n_workers: int, n_threads: int | None, more: Mapping[str, str]) -> 
         # workers on two cores took ten times as long.
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
     environment |= more
+    # Dask imports modules from its scratch folder, which others could make first in /tmp.
+    scratch = tempfile.TemporaryDirectory(
+        prefix="featstore-", dir=dask.config.get("temporary-directory"), ignore_cleanup_errors=True
+    )
     settings = {
+        "temporary-directory": scratch.name,
+        # No page tells others what the workers do.
+        "distributed.scheduler.http.routes": [],
+        "distributed.worker.http.routes": [],
         "distributed.nanny.pre-spawn-environ": environment,
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.comm.timeouts.connect": "60s",
     }
-    with dask.config.set(settings), _environment_kept(more), _script_hidden(), _quiet():
+    kept = _environment_kept(more)
+    with scratch, dask.config.set(settings), kept, _script_hidden(), _quiet():
         cluster = None
         try:
+            security = _LocalSecurity.temporary()  # type: ignore[no-untyped-call]
             with _interrupts_held():
                 cluster = LocalCluster(  # type: ignore[no-untyped-call]
                     n_workers=n_workers,
@@ -277,8 +313,12 @@ def _cluster(n_workers: int, n_threads: int | None, more: Mapping[str, str]) -> 
                     processes=True,
                     # Dask would count the pages of a memory map against a limit, and kill for it.
                     memory_limit=0,
-                    # Any free port: a fixed one may be another cluster's.
+                    # Other users of this machine can connect to its ports, and Dask runs what a
+                    # client sends.
+                    security=security,
+                    # Without an address, Dask would listen at the port of the user's own scheduler.
                     dashboard_address="127.0.0.1:0",
+                    scheduler_kwargs={"dashboard": False},
                     silence_logs=logging.CRITICAL,
                 )
             with Client(cluster) as client:  # type: ignore[no-untyped-call]

@@ -7,7 +7,6 @@ import errno
 import json
 import re
 import secrets
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,10 +17,9 @@ import numpy as np
 from featstore.errors import RunError, StoreError
 from featstore.io.files import (
     file_sha256,
+    make_folder,
     rename_for_deletion,
-    sweep_deleted,
     sync_file,
-    sync_folder,
     write_error,
 )
 from featstore.io.locks import sweep_temporary, temporary_folder
@@ -30,6 +28,8 @@ from featstore.runs.run import Run, open_run
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.fields import FORMAT
 from featstore.store.format.run_schema import RunRecord, SelectionInfo
+from featstore.store.removal import move_others, sync_and_sweep
+from featstore.text import no_formula
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -59,9 +59,8 @@ def write_run(
     and files; `predictions` are the columns of ``predictions.csv``.
     """
     try:
-        store.runs_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(store.runs_dir)
         sweep_temporary(store.runs_dir, ".new-")
-        sweep_deleted(store.runs_dir)
         with temporary_folder(store.runs_dir / f".new-{run_id}-{secrets.token_hex(4)}") as folder:
             save_model(model, folder / "model.skops")
             _write_csv(folder / "predictions.csv", predictions)
@@ -96,7 +95,6 @@ def _publish(folder: Path, final: Path, store: FeatureStore, key: str | None) ->
                 if not final.exists() and error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
             else:
-                sync_folder(final.parent)
                 return
             if key is not None and (final / "metrics.json").is_file():
                 # On object storage, the run's files need not be on this machine.
@@ -107,12 +105,17 @@ def _publish(folder: Path, final: Path, store: FeatureStore, key: str | None) ->
             with suppress(FileNotFoundError):
                 doomed.append(rename_for_deletion(final))
     finally:
+        sync_and_sweep(final.parent)
         for old in doomed:
-            shutil.rmtree(old, ignore_errors=True)
+            move_others(old, final)
 
 
 def _write_csv(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(columns)
-        writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+        texts = (
+            column.tolist() if name == "score" else map(no_formula, column.tolist())
+            for name, column in columns.items()
+        )
+        writer.writerows(zip(*texts, strict=True))

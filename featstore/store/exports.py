@@ -11,11 +11,16 @@ import pandas as pd
 from featstore.config import SPLITS
 from featstore.errors import ConfigError
 from featstore.io.files import atomic_write, resolve_link
+from featstore.store.format.matrix import TEXT
 from featstore.store.selection import Selection
-from featstore.text import no_formula
+from featstore.text import nbytes_text, no_formula
 
 CSV_ROWS = 10_000
 """Rows of a Parquet or CSV file that are in memory at a time."""
+
+
+MAX_TEXT_NBYTES = 2**30
+"""Most bytes of the sample ids in an .npz file, unless the features have more."""
 
 
 def export(selection: Selection, path: Path) -> None:
@@ -35,7 +40,8 @@ def export(selection: Selection, path: Path) -> None:
     Raises
     ------
     ConfigError
-        When the path has another ending, or pyarrow is not installed for ``.parquet``.
+        When the path has another ending, pyarrow is not installed for ``.parquet``, or one sample
+        id is so long that ``.npz``, which gives all the width of the longest, would be huge.
     """
     writers: dict[str, Callable[[Selection, Path], None]] = {
         ".npz": _npz,
@@ -53,13 +59,23 @@ def export(selection: Selection, path: Path) -> None:
 
 
 def _npz(selection: Selection, path: Path) -> None:
+    X, ids = selection.memmap(), selection.sample_ids
+    # NumPy would pickle an array of another type, and readers refuse that.
+    n_characters = max(map(len, ids))
+    nbytes = 4 * n_characters * len(ids)
+    if nbytes > max(MAX_TEXT_NBYTES, X.nbytes):
+        raise ConfigError(
+            f"A sample id has {n_characters:,} characters, and with this width the ids of "
+            f"{len(ids):,} rows take {nbytes_text(nbytes)} as .npz. Export to "
+            ".parquet or .csv."
+        )
     with path.open("wb") as stream:
         np.savez(
             stream,
-            X=selection.memmap(),
+            X=X,
             y=selection.y,
             split=np.array(SPLITS)[selection.splits],
-            sample_id=selection.sample_ids,
+            sample_id=ids.astype(f"U{n_characters}"),
             valid=selection.valid,
             class_names=np.array(selection.class_names),
             first_row=selection.first_rows,
@@ -73,15 +89,15 @@ def _npy(selection: Selection, path: Path) -> None:
 
 def _frame(selection: Selection, start: int, stop: int) -> pd.DataFrame:
     labels = selection.y[start:stop]
-    names = np.array([*selection.class_names, ""])
+    names = np.array([*selection.class_names, ""], TEXT)
     columns = [f"{layer}.{i}" for layer, n in _widths(selection) for i in range(n)]
     X = pd.DataFrame(np.asarray(selection.memmap()[start:stop]), columns=columns)
     about = pd.DataFrame(
         {
-            "sample_id": selection.sample_ids[start:stop],
+            "sample_id": selection.sample_ids[start:stop].tolist(),
             "split": np.array(SPLITS)[selection.splits[start:stop]],
             "label": labels,
-            "class": names[labels],
+            "class": names[labels].tolist(),
             "first_row": selection.first_rows[start:stop],
         }
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,7 +12,10 @@ from featstore.config import SPLITS
 from featstore.errors import CorruptionError
 from featstore.io.files import file_sha256
 from featstore.store.backend import Backend
-from featstore.store.format.matrix import Matrix, read_vector
+from featstore.store.format.array_schema import VECTORS, read_metadata
+from featstore.store.format.matrix import Matrix, chunk_problem, read_vector
+from featstore.store.format.schema import LayerRecord
+from featstore.store.record_index import SetOutline
 from featstore.store.set_folder import SETS, SetFolder
 
 
@@ -33,6 +36,11 @@ class FeatureSet(SetFolder):
     def __repr__(self) -> str:
         return f"FeatureSet({self.set_id!r}, {self.n_samples:,} rows, layers {[*self.layers()]})"
 
+    @cached_property
+    def outline(self) -> SetOutline:
+        """What searches need of its records, as they were when the set was listed."""
+        return SetOutline.of(self.info, self.layers())
+
     @property
     def address(self) -> str:
         """Path or URL of the group, for any Zarr reader."""
@@ -48,19 +56,47 @@ class FeatureSet(SetFolder):
         IncompleteError
             When the layer is not finished.
         """
-        files = self.layer(layer).files
-        self._fetch(files, files)
-        return self._open(layer, files)
+        record = self.layer(layer)
+        self._fetch(record.files, record.files)
+        return self._open(layer, record)
 
     def shape_of(self, layer: str) -> Matrix:
         """Open the matrix of a complete layer for its shape only; its chunks are not downloaded."""
-        files = self.layer(layer).files
-        self._fetch([f"{layer}/zarr.json"], files)
-        return self._open(layer, files)
+        record = self.layer(layer)
+        self._fetch([f"{layer}/zarr.json"], record.files)
+        return self._open(layer, record)
 
-    def _open(self, layer: str, files: Mapping[str, str]) -> Matrix:
-        self._check(layer, [f"{layer}/zarr.json"], files)
-        return Matrix(self.group / layer)
+    def _open(self, layer: str, record: LayerRecord) -> Matrix:
+        self._check(layer, [f"{layer}/zarr.json"], record.files)
+        matrix = Matrix(self.group / layer, self.n_samples, record.n_features, record.dtype)
+        if record.chunk_hashes().keys() != set(range(matrix.n_chunks)):
+            raise CorruptionError(
+                f"{self.layer_path(layer)} does not name the {matrix.n_chunks:,} chunks of "
+                f"{matrix.path}. Extract again, after: featstore store rm {self.set_id}"
+            )
+        return matrix
+
+    def unsafe_files(self, array: str, record: LayerRecord | None) -> Iterator[tuple[str, str]]:
+        """Yield files of a layer or vector that featstore did not write, and why each is none.
+
+        `record` is the layer's. Chunks are looked at where they are on this machine.
+        """
+        files = self.info.files if record is None else record.files
+        metadata = f"{array}/zarr.json"
+        try:
+            self._fetch([metadata], files)
+            if record is None:
+                found = read_metadata(self.group / array, (self.n_samples,), VECTORS[array])
+            else:
+                found = self._open(array, record).metadata
+        except CorruptionError as error:
+            yield metadata, str(error)
+            return
+        for file in files:
+            if file.startswith(f"{array}/c/") and (path := self.group / file).is_file():
+                problem = chunk_problem(path, found)
+                if problem is not None:
+                    yield file, problem
 
     def missing_chunks(self, layer: str) -> list[int]:
         """Return the chunks of a complete layer whose files are missing."""
@@ -111,9 +147,7 @@ class FeatureSet(SetFolder):
         own = [file for file in files if file.startswith(f"{name}/")]
         self._fetch(own, files)
         self._check(name, own, files)
-        values = read_vector(self.group, name)
-        if values.shape != (self.n_samples,):
-            raise self._misfit(f"{values.shape} values of {name} for {self.n_samples} rows")
+        values = read_vector(self.group, name, self.n_samples)
         if lowest is not None and values.size:
             for value in (values.min(), values.max()):
                 if not lowest <= value < n_values:
@@ -138,7 +172,7 @@ class FeatureSet(SetFolder):
 
     @cached_property
     def sample_ids(self) -> np.ndarray:
-        """Name of each row's sample, (n_samples,) str."""
+        """Name of each row's sample, (n_samples,) object, each a str."""
         return self._vector("sample_id")
 
     @cached_property

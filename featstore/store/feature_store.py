@@ -7,7 +7,8 @@
     ``layers/<layer>.json`` the record of a complete layer, with the hashes of its files.
     ``journal/``            the durable chunks of unfinished layers.
 ``runs/``   the runs of fit.
-``cache/``  decoded matrices; may be deleted at any time.
+``cache/``  decoded matrices, hashes of images, and an index of the records; may be deleted at any
+time.
 ``locks/``  locks of sets, with the processes that hold them.
 
 A store on object storage has such a folder on each machine, see :mod:`featstore.store.backend`.
@@ -34,21 +35,31 @@ from featstore.errors import CorruptionError, SelectionError, StoreError
 from featstore.io.files import (
     file_sha256,
     json_digest,
-    sweep_deleted,
-    sync_file,
-    sync_folder,
+    make_folder,
+    sync_tree,
 )
+from featstore.io.stamped_cache import StampedCache
 from featstore.progress import SILENT, Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.store import query
-from featstore.store.backend import DIGEST_LENGTH, Backend, LocalBackend
+from featstore.store.backend import DIGEST_LENGTH, Backend, Kind, LocalBackend
 from featstore.store.feature_set import FeatureSet
 from featstore.store.format import matrix
 from featstore.store.format.fields import FORMAT
 from featstore.store.format.schema import SetRecord
+from featstore.store.record_index import open_index, outline_sets
+from featstore.store.removal import remove_decoded, sync_and_sweep
 from featstore.store.selection import Selection
 from featstore.store.set_folder import GROUP, SETS, SetFolder
-from featstore.text import as_list, did_you_mean, file_name, matches, refuse_short_name
+from featstore.text import (
+    MAX_LISTED,
+    as_list,
+    did_you_mean,
+    file_name,
+    join_some,
+    matches,
+    refuse_short_name,
+)
 
 
 class FeatureStore:
@@ -62,6 +73,7 @@ class FeatureStore:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        self._indexes: dict[Kind, StampedCache] = {}
         self.path = backend.folder
         """Folder of this machine in which all work happens."""
 
@@ -92,15 +104,24 @@ class FeatureStore:
     def __repr__(self) -> str:
         return f"FeatureStore({self.address!r})"
 
+    def index(self, kind: Kind) -> StampedCache:
+        """Return what this store knows of its sets or runs until their records change."""
+        if kind not in self._indexes:
+            self._indexes[kind] = open_index(self.backend, kind)
+        return self._indexes[kind]
+
     def sets(self) -> list[FeatureSet]:
         """Return all feature sets, by name."""
+        found = [FeatureSet(self._sets_dir / name, self.backend) for name in self._set_ids()]
+        outline_sets(found, self.index("sets"))
+        return found
+
+    def _set_ids(self) -> list[str]:
         self.backend.pull("sets")
-        if not self._sets_dir.is_dir():
-            return []
         return [
-            FeatureSet(path, self.backend)
-            for path in sorted(self._sets_dir.iterdir())
-            if not path.name.startswith(".") and (path / "set.json").is_file()
+            name
+            for name in _folders_in(self._sets_dir)
+            if os.path.isfile(f"{self._sets_dir}/{name}/set.json")
         ]
 
     def lost_sets(self) -> list[str]:
@@ -128,20 +149,18 @@ class FeatureStore:
         SelectionError
             When no set or several sets have such a name.
         """
-        sets = self.sets()
+        known = self._set_ids()
         set_id = self._own_set_id(set_id)
-        found = [s for s in sets if s.set_id == set_id] or [
-            s for s in sets if matches(s.set_id, set_id)
-        ]
+        found = [set_id] if set_id in known else [one for one in known if matches(one, set_id)]
         if len(found) != 1:
-            names = [s.set_id for s in (found or sets)]
+            names = found or known
             hint = "" if found else did_you_mean(set_id, names)
             raise SelectionError(
                 f"{'Several feature sets are' if found else 'No feature set is'} named "
                 f"{set_id!r} in {self.address}.{hint} There {'are' if names else 'is'} "
-                f"{', '.join(names) or 'none'}."
+                f"{join_some(names, MAX_LISTED) or 'none'}."
             )
-        return found[0]
+        return FeatureSet(self._sets_dir / found[0], self.backend)
 
     def set_id(self, identity: Mapping[str, Any]) -> str:
         """Return the name of the set with an identity."""
@@ -157,8 +176,11 @@ class FeatureStore:
         """
         digest = json_digest(identity["key"])
         ending = f"-{digest[:DIGEST_LENGTH]}"
-        found = next((s for s in self.sets() if s.set_id.endswith(ending)), None)
-        if found is not None and (own := json_digest(found.info.key)) != digest:
+        name = next((one for one in self._set_ids() if one.endswith(ending)), None)
+        if name is None:
+            return None
+        found = FeatureSet(self._sets_dir / name, self.backend)
+        if (own := json_digest(found.info.key)) != digest:
             raise CorruptionError(
                 f"{found.path} is not the set that its name says: its set.json belongs to "
                 f"{own[:DIGEST_LENGTH]}. Remove it with: featstore store rm {found.set_id} "
@@ -184,21 +206,19 @@ class FeatureStore:
         vectors are (n_samples,): int32, uint8, str and int64.
         """
         set_id = self.set_id(info["identity"])
-        sweep_deleted(self._sets_dir)
         self._sweep_drafts(set_id)
         draft = SetFolder(self._sets_dir / f".new-{set_id}")
         shutil.rmtree(draft.path, ignore_errors=True)
-        draft.path.mkdir(parents=True)
+        make_folder(draft.path)
         facets, dataset = info["identity"]["facets"], info["dataset"]
         matrix.create_group(draft.group, {"featstore": {"format": FORMAT, **facets}})
         names = list(dataset["class_names"])
         matrix.create_vector(draft.group, "label", labels, {"class_names": names})
         matrix.create_vector(draft.group, "split", splits, {"split_names": list(SPLITS)})
-        matrix.create_vector(draft.group, "sample_id", np.array(sample_ids, dtype=str), {})
+        matrix.create_vector(draft.group, "sample_id", np.array(sample_ids, matrix.TEXT), {})
         matrix.create_vector(draft.group, "first_row", first_rows, {})
+        sync_tree(draft.group)
         files = sorted(path for path in draft.group.rglob("*") if path.is_file())
-        for path in files:
-            sync_file(path)
         record = SetRecord.model_validate(
             {
                 "format": FORMAT,
@@ -212,29 +232,32 @@ class FeatureStore:
         record.write(draft.path / "set.json")
         final = FeatureSet(self._sets_dir / set_id, self.backend)
         draft.path.rename(final.path)
-        sync_folder(self._sets_dir)
+        sync_and_sweep(self._sets_dir)
         return final
 
     def _sweep_drafts(self, set_id: str) -> None:
         """Delete the drafts of killed processes; a living process holds the lock of its set."""
-        for left in self._sets_dir.glob(".new-*"):
+        for left in self._sets_dir.glob(f".new-*-{'[0-9a-f]' * DIGEST_LENGTH}"):
             if self.set_lock(left.name) == self.set_lock(set_id):
                 continue
             with suppress(filelock.Timeout), filelock.FileLock(self.set_lock(left.name), timeout=0):
                 shutil.rmtree(left, ignore_errors=True)
 
     def remove(self, feature_set: FeatureSet) -> None:
-        """Delete a feature set, and all decoded matrices.
+        """Delete a feature set, and its decoded matrices.
+
+        Files that featstore did not write stay, and so does what links lead to.
 
         Raises
         ------
         StoreError
-            When another process works on the set.
+            When another process works on the set, or when files stay.
         """
         with self.working_on(feature_set.set_id, wait=False):
-            self.backend.remove_set(feature_set.set_id)
-            for decoded in [*self.cache_dir.glob("*.npy"), *self.cache_dir.glob("*.json")]:
-                decoded.unlink(missing_ok=True)
+            try:
+                self.backend.remove_set(feature_set.set_id)
+            finally:
+                remove_decoded(self.cache_dir, feature_set.set_id)
 
     def working_on(
         self, set_id: str, progress: Progress = SILENT, *, wait: bool = True
@@ -264,10 +287,7 @@ class FeatureStore:
     def run_folders(self) -> list[Path]:
         """Return the folders of all runs, by name."""
         self.backend.pull("runs")
-        if not self.runs_dir.is_dir():
-            return []
-        found = (path for path in self.runs_dir.iterdir() if path.is_dir())
-        return sorted(path for path in found if not path.name.startswith("."))
+        return [self.runs_dir / name for name in _folders_in(self.runs_dir)]
 
     def push_run(self, run_id: str, progress: Progress = SILENT) -> None:
         """Upload a run, if the store is on object storage."""
@@ -340,6 +360,15 @@ class FeatureStore:
         wanted = list(parts)
         sets = {set_id: self.get(set_id) for set_id in dict.fromkeys(name for name, _ in wanted)}
         return Selection(tuple((sets[set_id], layer) for set_id, layer in wanted))
+
+
+def _folders_in(folder: Path) -> list[str]:
+    """Return the names of the visible folders in a folder, sorted; none if it does not exist."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(e.name for e in entries if e.name[0] != "." and e.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def split_set_path(name: str) -> tuple[str, str] | None:

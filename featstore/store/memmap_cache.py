@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,20 +31,21 @@ def cached_memmap(
     lock: Callable[[], Path],
     shape: tuple[int, int],
     fill: Callable[[np.ndarray], None],
+    set_ids: Sequence[str],
 ) -> np.ndarray:
     """Return a float32 matrix as a read-only memory map of a file that all processes share.
 
     `fill` writes the rows if the file is missing or damaged; meanwhile the file that `lock` returns
-    is locked. Each process compares the file with its checksums once, and again after a change. If
-    the cache is read-only, the matrix is decoded into memory. Raises SpaceError when the disk can't
-    hold the file.
+    is locked. The file is removed with any of the sets `set_ids`. Each process compares the file
+    with its checksums once, and again after a change. If the cache is read-only, the matrix is
+    decoded into memory. Raises SpaceError when the disk can't hold the file.
     """
     while True:
         if not _is_intact(path, shape):
             try:
                 with filelock.FileLock(lock()):
                     if not _is_intact(path, shape):
-                        _make(path, shape, fill)
+                        _make(path, shape, fill, set_ids)
             except OSError as error:
                 if isinstance(error, StoreError):
                     raise
@@ -54,13 +55,18 @@ def cached_memmap(
                 fill(X)
                 X.flags.writeable = False
                 return X
-        # Removing a set deletes all files of the cache; files that are mapped stay readable.
+        # Removing a set deletes its files of the cache; files that are mapped stay readable.
         with suppress(FileNotFoundError):
             mapped: np.ndarray = np.load(path, mmap_mode="r")
             return mapped
 
 
-def _make(path: Path, shape: tuple[int, int], fill: Callable[[np.ndarray], None]) -> None:
+def _make(
+    path: Path,
+    shape: tuple[int, int],
+    fill: Callable[[np.ndarray], None],
+    set_ids: Sequence[str],
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # This process holds the lock, so a killed process left these.
     for left in path.parent.glob(f".{path.stem}.*.tmp"):
@@ -75,8 +81,8 @@ def _make(path: Path, shape: tuple[int, int], fill: Callable[[np.ndarray], None]
         fill(X)
         X.flush()
         del X
-        sums = sums_of(temporary)
-    note_sums(path, sums)
+        # Before the file has its name: no removal of a set finds a file without notes.
+        note_sums(path, sums_of(temporary), sets=list(set_ids))
 
 
 def _space_text(path: Path, shape: tuple[int, int], cause: str) -> str:

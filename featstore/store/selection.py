@@ -103,7 +103,7 @@ class Selection:
 
     @property
     def sample_ids(self) -> np.ndarray:
-        """Names of the samples, (n_samples,) str."""
+        """Names of the samples, (n_samples,) object, each a str."""
         return self._sets[0].sample_ids
 
     @property
@@ -192,7 +192,11 @@ class Selection:
         name = f"{self.describe().digest[:32]}.npy"
         shape = (self.n_samples, self.n_features)
         return cached_memmap(
-            self.backend.cache_dir / name, lambda: self.backend.lock_path(name), shape, self._fill
+            self.backend.cache_dir / name,
+            lambda: self.backend.lock_path(name),
+            shape,
+            self._fill,
+            [s.set_id for s in self._sets],
         )
 
     def _fill(self, X: np.ndarray) -> None:
@@ -209,13 +213,6 @@ class Selection:
         column = 0
         for (s, layer), record in zip(self.sources, self._records, strict=True):
             matrix = s.matrix(layer)
-            shape = (self.n_samples, record.n_features)
-            if (matrix.n_samples, matrix.n_features) != shape:
-                raise CorruptionError(
-                    f"{matrix.path} has {matrix.n_samples} rows of {matrix.n_features} features; "
-                    f"its records say {shape[0]} of {shape[1]}. One of them was changed. Extract "
-                    f"again, after: featstore store rm {s.set_id}"
-                )
             masked = set(record.masked_rows)
             for index in range(matrix.n_chunks):
                 start, stop = matrix.chunk_range(index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 from featstore.errors import IncompleteError, SelectionError, StoreError
 from featstore.io.files import file_sha256, parse_json
+from featstore.store.format.array_schema import VECTORS
 from featstore.store.format.matrix import Matrix, create_matrix
 from featstore.store.format.schema import Facets, Journal, LayerJournal, LayerRecord, SetRecord
 
@@ -23,12 +25,24 @@ GROUP = "features.zarr"
 """The Zarr group in a set's folder."""
 
 
-VECTORS = ("label", "split", "sample_id", "first_row")
-"""Arrays of a set that belong to no layer."""
-
-
 JOURNAL_FILE = "journal/journal.json"
 """The one file of a set that can be deleted without losing a complete layer."""
+
+
+DRAFT = ".new-layer-"
+"""Beginning of the names of a set's temporary folders."""
+
+
+def is_foreign(array: Path) -> bool:
+    """Return whether an array of a group has other dimensions than those that featstore names."""
+    try:
+        names = json.loads((array / "zarr.json").read_bytes())["dimension_names"]
+    except (OSError, ValueError):
+        # Damage; whoever writes an array writes metadata.
+        return False
+    except (KeyError, TypeError):
+        return True
+    return names not in (["sample"], ["sample", f"{array.name}.feature"])
 
 
 def record_of(file: str) -> str:
@@ -110,13 +124,6 @@ class SetFolder:
         """Return the names of all complete layers; their records may be damaged."""
         return sorted(path.stem for path in (self.path / "layers").glob("[!.]*.json"))
 
-    def find_layer(self, name: str | None) -> str | None:
-        """Return the complete layer of a name (None: the default layer), if any."""
-        for layer, record in self.layers().items():
-            if record.default if name is None else name in (layer, *record.names):
-                return layer
-        return None
-
     def layer(self, layer: str) -> LayerRecord:
         """Return the record of a complete layer.
 
@@ -146,10 +153,33 @@ class SetFolder:
             if name not in VECTORS and not self.layer_path(name).is_file()
         ]
 
+    def emptied(self, *, damaged: bool = False) -> list[str]:
+        """Return the unfinished layers of which no file is left; a pass begins them again.
+
+        With `damaged`, also layers that are known to be damaged, whose intact chunks may be on
+        object storage alone.
+        """
+        return [
+            layer
+            for layer, own in self.journal().items()
+            if (damaged or own.damaged is None)
+            and not self.layer_path(layer).is_file()
+            and not self._has_files(layer, own)
+        ]
+
+    def _has_files(self, layer: str, journal: LayerJournal) -> bool:
+        folder = self.group / layer
+        return any(folder.glob("c/*/*")) if journal.chunks else folder.is_dir()
+
     def why_unfinished(self, layer: str) -> str:
         """Return why a layer is not complete, and the command that completes it."""
         journal = self.journal().get(layer)
         command = journal.command if journal else self.info.command
+        if layer in self.emptied():
+            return (
+                f"Layer {layer} of {self.set_id} is not finished, and its files are missing. Begin "
+                f"it again with: {command}"
+            )
         if journal and journal.damaged is not None:
             chunks = ", ".join(map(str, journal.damaged)) or "none, but its metadata"
             return (
@@ -199,7 +229,7 @@ class SetFolder:
         kept if that gives the metadata under which they were written.
         """
         # The caller holds the set's lock, so a killed process left these.
-        for left in self.path.glob("new-*"):
+        for left in self.path.glob(f"{DRAFT}????????"):
             shutil.rmtree(left, ignore_errors=True)
         journal = self.journal().get(layer)
         known = journal.metadata if journal else None
@@ -207,13 +237,18 @@ class SetFolder:
         if known is not None and path.is_file() and file_sha256(path) == known:
             return
         shape = (self.n_samples, n_features)
-        with tempfile.TemporaryDirectory(prefix="new-", dir=self.path) as folder:
+        with tempfile.TemporaryDirectory(prefix=DRAFT, dir=self.path) as folder:
             create_matrix(Path(folder), layer, shape, attributes, dtype)
             made = Path(folder) / layer / "zarr.json"
             if known is not None and file_sha256(made) == known:
                 path.parent.mkdir(exist_ok=True)
                 made.replace(path)
                 return
+        if is_foreign(self.group / layer):
+            raise StoreError(
+                f"{self.group / layer} is an array that featstore did not write, and has the name "
+                f"of a layer. Rename it, and extract again."
+            )
         create_matrix(self.group, layer, shape, attributes, dtype)
 
     def drop_layers(self, layers: Sequence[str]) -> None:
@@ -221,11 +256,11 @@ class SetFolder:
         others = {name: own for name, own in self.journal().items() if name not in layers}
         self.write_journal(others)
         for layer in layers:
-            shutil.rmtree(self.group / layer)
+            shutil.rmtree(self.group / layer, ignore_errors=True)
 
     def writable_matrix(self, layer: str) -> Matrix:
         """Open the matrix of an unfinished layer to write its chunks."""
-        return Matrix(self.group / layer, writable=True)
+        return Matrix(self.group / layer, self.n_samples, writable=True)
 
     def journal_damage(self, chunks: Mapping[str, Sequence[int]]) -> None:
         """Write damaged chunks of complete layers into the journal; the caller holds the lock.

@@ -9,7 +9,12 @@ from featstore.errors import SelectionError, StoreError
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, find_set
+from featstore.store.format.array_schema import VECTORS
+from featstore.store.format.schema import LayerRecord
 from featstore.store.set_folder import GROUP, JOURNAL_FILE
+
+EMPTIED = "all files of the unfinished layer are missing"
+"""What is wrong with a layer of :meth:`.SetFolder.emptied`."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +89,12 @@ def _look(
         return [Damage(feature_set.set_id, "set.json", str(error))]
     found: list[Damage] = []
     unknown: set[str] = set()
+    arrays: dict[str, LayerRecord | None] = dict.fromkeys(VECTORS)
     layers = [path.stem for path in sorted((feature_set.path / "layers").glob("*.json"))]
     for layer in layers:
         try:
-            files |= feature_set.layer(layer).files
+            own = arrays[layer] = feature_set.layer(layer)
+            files |= own.files
         except (StoreError, SelectionError) as error:
             found.append(Damage(feature_set.set_id, f"layers/{layer}.json", str(error)))
             unknown.add(layer)
@@ -106,16 +113,34 @@ def _look(
             progress.advance(1)
     finally:
         progress.stop()
+    changed = {damage.file for damage in found}
+    for name, record in arrays.items():
+        if f"{GROUP}/{name}/zarr.json" not in changed:
+            found += _unsafe(feature_set, name, record, changed)
     # Only the journal names layers that are unfinished, or damaged and marked.
     if is_journal_read:
         found += _lost_layers(feature_set) + _strays(feature_set, files, unknown)
     return found
 
 
-def _lost_layers(feature_set: FeatureSet) -> list[Damage]:
-    """Return layers that have rows, and neither a record nor a journal.
+def _unsafe(
+    feature_set: FeatureSet, array: str, record: LayerRecord | None, known: Collection[str]
+) -> list[Damage]:
+    """Return files that are as their record says, but that featstore did not write."""
+    return [
+        # No extract writes such metadata again as the record says: the set must be removed.
+        Damage(feature_set.set_id, f"{GROUP}/{file}", problem)
+        if record is None or file.endswith("/zarr.json")
+        else _damage(feature_set, file, problem)
+        for file, problem in feature_set.unsafe_files(array, record)
+        if f"{GROUP}/{file}" not in known
+    ]
 
-    A journal is written before the first row, so the layer's record was lost.
+
+def _lost_layers(feature_set: FeatureSet) -> list[Damage]:
+    """Return layers with rows and without a record or journal, and those with a journal alone.
+
+    A journal is written before the first row, so the record of the former was lost.
     """
     journal = feature_set.journal()
     return [
@@ -126,7 +151,7 @@ def _lost_layers(feature_set: FeatureSet) -> list[Damage]:
         )
         for layer in feature_set.unfinished()
         if layer not in journal and any((feature_set.group / layer).glob("c/*/*"))
-    ]
+    ] + [Damage(feature_set.set_id, f"{GROUP}/{layer}", EMPTIED) for layer in feature_set.emptied()]
 
 
 def _damage(feature_set: FeatureSet, name: str, problem: str) -> Damage:
@@ -230,7 +255,8 @@ def _verify_and_mark(
         found, commands = _verify_and_mark_set(store, feature_set, progress)
         damages += found
         repairs += commands
-    whole = {d.set_id for d in damages if d.layer is None and d.file != JOURNAL_FILE}
+    curable = (JOURNAL_FILE, EMPTIED)
+    whole = {d.set_id for d in damages if d.layer is None and not {d.file, d.problem} & {*curable}}
     broken = [s.set_id for _, s in sets if s.set_id in whole]
     return Verification(len(sets), damages, list(dict.fromkeys(repairs)), broken)
 
@@ -241,9 +267,13 @@ def _verify_and_mark_set(
     """Return the damages of a set, and the commands that repair the marked ones."""
     damages = verify(feature_set, progress)
     of_layers = [damage for damage in damages if damage.layer]
-    # An intact store may be read-only, and a damaged journal can't hold marks.
-    if not of_layers or any(damage.file == JOURNAL_FILE for damage in damages):
+    if any(damage.file in (JOURNAL_FILE, "set.json") for damage in damages):
         return damages, []
+    journal = feature_set.journal()
+    emptied = [journal[layer].command for layer in feature_set.emptied()]
+    # An intact store may be read-only, and a damaged journal can't hold marks.
+    if not of_layers:
+        return damages, emptied
     others = [damage for damage in damages if damage.layer is None]
     try:
         with store.working_on(feature_set.set_id, progress):
@@ -254,4 +284,5 @@ def _verify_and_mark_set(
     except OSError as error:
         problem = f"can't be marked for repair: {error.filename}: {error.strerror}"
         return [*others, *of_layers, Damage(feature_set.set_id, "layers", problem)], []
-    return others + marked, [journal[str(damage.layer)].command for damage in marked]
+    repairs = [journal[str(damage.layer)].command for damage in marked]
+    return others + marked, repairs + emptied

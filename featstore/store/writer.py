@@ -7,7 +7,6 @@ ten seconds, so a kill costs only seconds of computing.
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 import zlib
@@ -19,9 +18,17 @@ from typing import Any
 import numpy as np
 
 from featstore.errors import CorruptionError, FeatstoreError, StoreError
-from featstore.io.files import file_sha256, sync_file, sync_folder, write_error
+from featstore.io.files import (
+    TEMPORARY,
+    file_sha256,
+    make_folder,
+    sync_file,
+    sync_folder,
+    write_error,
+)
 from featstore.store.format.matrix import Matrix
 from featstore.store.format.schema import Journal, LayerJournal, LayerRecord, Numerics, Spool
+from featstore.store.removal import remove_journal
 from featstore.store.set_folder import SetFolder
 from featstore.text import file_name
 
@@ -58,6 +65,7 @@ class LayerWriter:
         self.matrix: Matrix = feature_set.writable_matrix(layer)
         if chunks is None:
             self.matrix.sweep()
+            self._sync_metadata()
         # Taken now: a later change of the file is damage.
         self.metadata = file_sha256(self.matrix.path / "zarr.json")
         self.hashes = dict(journal.chunks) if journal else {}
@@ -72,6 +80,14 @@ class LayerWriter:
         self._outdated: list[Path] = []
         self.n_rows = 0
         self._spooled = self._load_spool(journal.spool if journal else None)
+
+    def _sync_metadata(self) -> None:
+        """Make the matrix without its chunks durable, before a journal or record names it."""
+        folder = self.matrix.path
+        sync_file(folder / "zarr.json")
+        (folder / "c").mkdir(exist_ok=True)
+        sync_folder(folder)
+        sync_folder(folder.parent)
 
     def _spool_path(self) -> Path:
         return self._folder / f"{file_name(self._layer)}-{self.pending[0]}.spool"
@@ -127,6 +143,7 @@ class LayerWriter:
         path = self.matrix.write_chunk(index, np.concatenate(self._rows))
         sync_file(path)
         sync_folder(path.parent)
+        sync_folder(path.parent.parent)
         self.hashes[index] = file_sha256(path)
         self._outdated.append(spool)
         self.pending.pop(0)
@@ -226,10 +243,11 @@ class FeatureWriter:
         return missing
 
     def __enter__(self) -> FeatureWriter:
-        self.feature_set.journal_path.mkdir(exist_ok=True)
+        make_folder(self.feature_set.journal_path)
         if self._share is None:
             for path in (self.feature_set.path / "layers").glob(".*.tmp"):
-                path.unlink()
+                if TEMPORARY.fullmatch(path.name):
+                    path.unlink()
             self.gather()
         self._save_journal()
         self._thread.start()
@@ -339,7 +357,6 @@ class FeatureWriter:
         for name, layer in self.layers.items():
             if layer.pending:
                 raise StoreError(f"{len(layer.pending)} chunks of {name} are missing")
-            sync_file(layer.matrix.path / "zarr.json")
             files = {f"{name}/zarr.json": layer.metadata} | {
                 f"{name}/c/{index}/0": sha256 for index, sha256 in sorted(layer.hashes.items())
             }
@@ -348,7 +365,7 @@ class FeatureWriter:
         if self._others:
             self.feature_set.write_journal(self._others)
         else:
-            shutil.rmtree(self.feature_set.journal_path)
+            remove_journal(self.feature_set)
 
 
 def _read_share(feature_set: SetFolder, share: str) -> dict[str, LayerJournal]:

@@ -44,6 +44,13 @@ def test_what_the_store_holds_is_offered(run, monkeypatch):
     assert completed("neighbors", "demo")[0] == [run.run_id, feature_set.set_id]
 
 
+def test_names_that_move_the_cursor_are_not_offered(make_store, monkeypatch):
+    store = make_store(n_samples=40, title="a\x1b[2J")
+    monkeypatch.setenv("FEATSTORE_STORE", str(store.path))
+    assert completed("fit", "--dataset", "")[0] == []
+    assert completed("fit", "--layers", "")[0] == ["fc1000"]
+
+
 def test_a_store_that_is_not_there_offers_what_is_always_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert completed("fit", "--layers", "")[0] == []

@@ -35,6 +35,7 @@ def test_the_demo_ends_in_a_report(args, tmp_path, capsys):
     assert (tmp_path / "data" / "demo" / "demo-full.mat").is_file()
 
 
+@pytest.mark.soak
 def test_without_any_weights_it_says_so_plainly(args, capsys, monkeypatch):
     monkeypatch.setattr(weights, "packaged_mobilenet", lambda: None)
     assert _run([*args, "--json"]) == 0

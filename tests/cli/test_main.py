@@ -31,6 +31,17 @@ def test_wrong_usage_is_2(args, capsys):
     assert "Usage" in capsys.readouterr().err
 
 
+def test_a_traceback_moves_no_cursor(capsys):
+    try:
+        raise KeyError("a\x1b[2J") from ValueError("b\x9b2J")
+    except KeyError as error:
+        main._show_fault(type(error), error, error.__traceback__)
+    err = capsys.readouterr().err
+    assert err.replace("\n", "").isprintable()
+    assert "ValueError: b\\x9b2J" in err
+    assert "KeyError" in err
+
+
 def test_an_unknown_command_is_answered_with_the_commands(capsys):
     _run(["extrakt"])
     assert "Did you mean extract? Commands are extract, fit, predict" in capsys.readouterr().err

@@ -8,9 +8,15 @@ import subprocess
 import sys
 
 import pytest
+from makers import write_images
 
 from featstore.cli.main import _run
 from featstore.inference.predict import Prediction, write_csv
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
 @pytest.fixture
@@ -81,6 +87,34 @@ def test_an_image_may_come_through_a_pipe(pixel_sample):
     assert first["path"].startswith("/dev/fd/")
     assert second["path"] == "/dev/stdin"
     assert first["label"] == second["label"] is not None
+
+
+def test_names_of_classes_and_files_move_no_cursor(tmp_path, monkeypatch, capsys):
+    unsafe = "\x1b]0;me\x07\x9b2J\u202e"
+    images = tmp_path / f"i{unsafe}"
+    for path in sorted(write_images(tmp_path / "safe", n=4, size=8).rglob("*.png")):
+        folder = images / path.parts[-3] / f"{path.parts[-2]}{unsafe}"
+        folder.mkdir(parents=True, exist_ok=True)
+        path.rename(folder / f"{path.stem}{unsafe}.png")
+    bad = images / f"bad{unsafe}.png"
+    bad.touch()
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    store = ["--store", str(tmp_path / f"s{unsafe}")]
+    test = [str(images / "test"), str(bad)]
+    assert _run(["extract", "--model", "pixelstats", str(images), *store]) == 0
+    assert _run(["fit", "--clf", "ridge", "--n-jobs", "1", *store]) == 0
+    for words in (
+        *(["predict", "best", *test, *more] for more in ([], ["--csv"], ["--json"])),
+        ["neighbors", "best", *test, "--out", str(tmp_path / "o.png")],
+    ):
+        with pytest.raises(SystemExit, match="1"):
+            _run([*words, *store])
+    assert _run(["datasets", "show", "folder", "--root", f"no{unsafe}"]) == 1
+    shown = terminal.getvalue() + capsys.readouterr().err
+    assert shown.count("bad\\x1b]0;me") > 3
+    # rich itself makes the heads of tables bold.
+    assert not any(part in shown for part in ("\x1b]", "\x07", "\x9b", "\u202e"))
 
 
 def test_no_text_of_a_csv_file_is_a_formula():

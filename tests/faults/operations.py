@@ -162,7 +162,7 @@ class Operations:
         parts = where.split("/")
         if "layers" in parts:
             self._final = True
-        if "c" in parts and not any(part.startswith(".new-") for part in parts):
+        if "c" in parts[:-1] and not any(part.startswith(".new-") for part in parts):
             self._first_chunk = True
         if self._final:
             return "finalise"

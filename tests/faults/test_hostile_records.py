@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import random
 import shutil
+from contextlib import nullcontext
+from pathlib import Path
 
+import numcodecs
+import numpy as np
 import pytest
 from makers import LAYER_JOURNAL, tree_bytes, write_images
 
 from featstore.cli.main import _run
 from featstore.errors import CorruptionError, FormatError
 from featstore.fitting.fit import fit
-from featstore.io.files import read_json, write_json
+from featstore.io.files import file_sha256, read_json, write_json
 from featstore.store.feature_store import open_store
 from featstore.store.format.run_schema import RunRecord
 from featstore.store.format.schema import LayerRecord, SetRecord
@@ -268,6 +273,98 @@ def test_a_journal_with_nodes_that_were_read_otherwise_loses_no_layer(harm):
         write_json(feature_set.journal_path / "journal.json", {"layers": {"stats": journal}})
         harm.run(COMMANDS[-1], str(nodes))
     assert harm.wrong == []
+
+
+class Touching:
+    """An object whose pickle makes a file where it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def rewrite(record, group, own, files):
+    """Write files of an array, and name them in a record instead of the array's others."""
+    for name, content in files.items():
+        (group / own / name).write_bytes(content)
+    content = read_json(record)
+    kept = {k: v for k, v in content["files"].items() if not k.startswith(f"{own}/")}
+    named = {f"{own}/{name}": file_sha256(group / own / name) for name in files}
+    write_json(record, content | {"files": kept | named})
+
+
+def test_no_code_of_a_store_s_metadata_is_run(harm, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(numcodecs.pickles, "ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)
+    harm.fresh()
+    (feature_set,) = open_store(harm.store).sets()
+    ran = tmp_path / "ran"
+    metadata = {
+        **{"zarr_format": 2, "shape": [18], "chunks": [18], "dtype": "|O", "order": "C"},
+        **{"fill_value": "", "filters": [{"id": "vlen-utf8"}]},
+        "compressor": {"id": "pickle", "protocol": 5},
+    }
+    shutil.rmtree(feature_set.group / "sample_id")
+    (feature_set.group / "sample_id").mkdir()
+    files = {".zarray": json.dumps(metadata).encode(), "0": pickle.dumps(Touching(ran))}
+    rewrite(feature_set.path / "set.json", feature_set.group, "sample_id", files)
+    for command in (*COMMANDS[2:6], COMMANDS[8]):
+        words = [harm.places.get(word, word) for word in command]
+        with pytest.raises(SystemExit) if command[1] == "verify" else nullcontext():
+            code = _run([*words, "--store", str(harm.store)])
+        assert not ran.exists(), command
+        said = capsys.readouterr()
+        if command[0] != "report":
+            assert "sample_id/zarr.json is missing" in said.out + said.err, (command, code)
+
+
+def test_arrays_that_featstore_does_not_write_are_damage(harm, capsys):
+    harm.fresh()
+    (feature_set,) = open_store(harm.store).sets()
+    for record, own in (("set.json", "label"), ("layers/stats.json", "stats")):
+        files = {
+            path.relative_to(feature_set.group / own).as_posix(): path.read_bytes()
+            for path in (feature_set.group / own).rglob("*")
+            if path.is_file()
+        }
+        content = json.loads(files["zarr.json"])
+        content["shape"][0] = 10**13
+        files["zarr.json"] = json.dumps(content).encode()
+        rewrite(feature_set.path / record, feature_set.group, own, files)
+    for command in COMMANDS[3:5]:
+        words = [harm.places.get(word, word) for word in command]
+        assert _run([*words, "--store", str(harm.store)]) == 1
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "shape.0: " in said
+    with pytest.raises(SystemExit, match="1"):
+        _run(["store", "verify", "--store", str(harm.store)])
+    said = capsys.readouterr().out
+    for own in ("label", "stats"):
+        assert f"{own}/zarr.json: " in said
+    assert said.count("found 10000000000000") == 2
+    assert f"featstore store rm {feature_set.set_id}" in said
+
+
+def test_a_chunk_that_would_fill_the_memory_is_damage_and_computed_again(harm, capsys):
+    harm.fresh()
+    (feature_set,) = open_store(harm.store).sets()
+    before = np.array(open_store(harm.store).select().memmap())
+    shutil.rmtree(harm.store / "cache")
+    bomb = numcodecs.Blosc("zstd", 9).encode(bytes(2**24))
+    own = feature_set.group / "stats"
+    content = {"zarr.json": (own / "zarr.json").read_bytes(), "c/0/0": bomb + b"\0" * 4}
+    rewrite(feature_set.layer_path("stats"), feature_set.group, "stats", content)
+    words = [harm.places.get(word, word) for word in COMMANDS[3]]
+    assert _run([*words, "--store", str(harm.store)]) == 1
+    assert "its header states 16,777,216 bytes; expected" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="1"):
+        _run(["store", "verify", "--store", str(harm.store)])
+    assert "stats/c/0/0: chunk 0 of stats" in capsys.readouterr().out
+    words = [harm.places.get(word, word) for word in COMMANDS[-1]]
+    assert _run([*words, "--store", str(harm.store)]) == 0
+    np.testing.assert_array_equal(open_store(harm.store).select().memmap(), before)
 
 
 @pytest.mark.parametrize("name", ["set.json", "stats.json", "metrics.json"])

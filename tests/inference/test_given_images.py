@@ -74,8 +74,8 @@ def test_a_pillow_image_is_turned_as_its_file_says(tmp_path, path):
     [
         (3, "images is a int"),
         ([None], "An image is a NoneType"),
-        (np.zeros((4, 5, 3)), r"an array of shape \(4, 5, 3\) of float64"),
-        (np.zeros((4, 5, 2), np.uint8), r"of shape \(4, 5, 2\)"),
+        (np.zeros((4, 5, 3), complex), r"an array of shape \(4, 5, 3\) of complex128"),
+        (np.zeros((4, 5, 3, 2, 1), np.uint8), r"of shape \(4, 5, 3, 2, 1\)"),
         (np.zeros((0, 5, 3), np.uint8), r"of shape \(0, 5, 3\)"),
     ],
 )

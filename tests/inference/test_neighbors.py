@@ -17,8 +17,9 @@ from featstore.datasets.decode import decode
 from featstore.errors import BackboneError, ConfigError, DatasetNotFoundError, SelectionError
 from featstore.extraction import encode
 from featstore.extraction.extract import extract
-from featstore.inference import neighbors
-from featstore.inference.neighbors import Neighbor, Query, find_neighbors, write_sheets
+from featstore.inference import neighbor_sheets
+from featstore.inference.neighbor_sheets import write_sheets
+from featstore.inference.neighbors import Neighbor, Query, find_neighbors
 from featstore.io.files import read_json, write_json
 from featstore.runs.run import open_run
 from featstore.store.feature_store import open_store
@@ -225,8 +226,8 @@ def test_equal_shares_go_to_the_nearer_class():
 def drawn(monkeypatch):
     """Return a list that is filled with the strips of each sheet."""
     sheets = []
-    draw = neighbors.draw_sheet
-    monkeypatch.setattr(neighbors, "draw_sheet", lambda s: sheets.append(s) or draw(s))
+    draw = neighbor_sheets.draw_sheet
+    monkeypatch.setattr(neighbor_sheets, "draw_sheet", lambda s: sheets.append(s) or draw(s))
     return sheets
 
 
@@ -281,6 +282,7 @@ def test_no_sheet_without_neighbors(store, tmp_path):
     assert not (tmp_path / "n.png").exists()
 
 
+@pytest.mark.soak
 def test_real_images_lie_near_their_class(real_sample):
     data, store = real_sample.images, real_sample.store
     held_out = [data / "test" / "desert", data / "test" / "forest"]

@@ -415,6 +415,17 @@ def test_ucmerced_is_fetched_and_unpacked_once(server: Server, tmp_path: Path) -
     assert len(server.asked) == n_asked
 
 
+def test_an_archive_that_was_put_there_by_hand_stays(tmp_path: Path) -> None:
+    content = zipped({"UCMerced_LandUse/Images/river/river00.tif": b"tiff"})
+    archive = tmp_path / "UCMerced_LandUse.zip"
+    archive.write_bytes(content)
+    known_hash = "md5:" + hashlib.md5(content).hexdigest()
+    assert (
+        download(tmp_path, urls=["http://127.0.0.1:1"], known_hash=known_hash) / "river"
+    ).is_dir()
+    assert archive.read_bytes() == content
+
+
 def test_ucmerced_of_strange_content(server: Server, tmp_path: Path) -> None:
     known_hash = serve_zip(server, {"other/readme.txt": b""})
     with pytest.raises(DatasetError, match="holds no folder UCMerced_LandUse/Images"):

@@ -310,6 +310,7 @@ def test_seeds_make_random_weights_and_leave_the_callers_alone():
     assert torch.equal(torch.rand(1), expected)
 
 
+@pytest.mark.soak
 def test_bfloat16_is_near_float32_on_real_weights():
     path = real_file("weights/mobilenet_v2-b0353104.pth")
     x = noise(2, 64)

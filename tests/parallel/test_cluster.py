@@ -1,18 +1,24 @@
 import contextlib
 import gc
+import http.client
 import os
 import platform
 import signal
 import socket
+import ssl
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from importlib import metadata
+from pathlib import Path
 
+import dask
 import psutil
 import pytest
 import threadpoolctl
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Security
 from makers import Listener
 
 from featstore.environment import DISTRIBUTION, available_cores
@@ -74,6 +80,72 @@ def test_here_tasks_use_all_cores_and_leave_the_threads_as_they_were():
         assert task() == 1
 
 
+def what_strangers_get(address):
+    """Return how a port answers somebody without a certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    web = http.client.HTTPConnection(*address, timeout=60)
+    try:
+        web.request("GET", "/info/main/workers.html")
+        return web.getresponse().status
+    except (ConnectionError, http.client.HTTPException):
+        pass
+    finally:
+        web.close()
+    with (
+        socket.create_connection(address, timeout=60) as raw,
+        context.wrap_socket(raw) as stream,
+    ):
+        try:
+            stream.sendall(bytes(64))
+            return stream.recv(1)
+        except (ConnectionError, ssl.SSLError):
+            return b""
+
+
+def listening():
+    """Return the addresses at which this process and those that it started listen."""
+    me = psutil.Process()
+    return {
+        (one.laddr.ip, one.laddr.port)
+        for process in (me, *me.children(recursive=True))
+        for one in process.net_connections(kind="inet")
+        if one.status == psutil.CONN_LISTEN
+    }
+
+
+def test_other_users_of_this_machine_can_not_reach_the_workers(monkeypatch, tmp_path):
+    # Somebody made the folder from which Dask's processes would import modules.
+    (tmp_path / "dask-scratch-space").mkdir()
+    (tmp_path / "dask-scratch-space").chmod(0o777)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def task():
+        import sys
+
+        return sys.path
+
+    others = listening()
+    with TaskPool(1, None, {"FEATSTORE_A_TEST": "7"}, SILENT) as pool:
+        (result,) = pool.run(task, [()])
+        (folder,) = (path for path in tmp_path.iterdir() if path.name != "dask-scratch-space")
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        for path in (*result.value, *sys.path):
+            assert not Path(path).is_relative_to(tmp_path / "dask-scratch-space")
+        addresses = sorted(listening() - others)
+        answers = [what_strangers_get(address) for address in addresses]
+    # Scheduler, nanny and worker; the pages of scheduler and worker.
+    assert {host for host, _ in addresses} == {"127.0.0.1"}
+    assert sorted(answers, key=str) == [404, 404, b"", b"", b""]
+    assert not folder.exists()
+
+
+def test_a_clock_that_is_set_back_closes_no_worker_out():
+    arguments = parallel._LocalSecurity.temporary().get_connection_args("client")
+    # OpenSSL's X509_V_FLAG_NO_CHECK_TIME.
+    assert arguments["ssl_context"].verify_flags & 0x200000
+
+
 def test_workers_are_started_once_with_an_environment_and_serve_all_that_follows(
     capfd, monkeypatch
 ):
@@ -99,25 +171,51 @@ def test_workers_are_started_once_with_an_environment_and_serve_all_that_follows
     found = [result.value for result in first + second]
     assert [(x, value) for x, _, value in found] == [(1, "7"), (2, "7"), (3, "7")]
     assert len({pid for _, pid, _ in found} | {os.getpid()}) == 2
-    assert len(heard.lines) == 1
-    assert heard.lines[0].startswith("Dask's dashboard: http://127.0.0.1:")
+    assert heard.lines == []
     assert "FEATSTORE_A_TEST" not in os.environ
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_scheduler_that_is_running_is_used_and_left_as_it_was():
+@pytest.mark.parametrize("protocol", ["inproc", "tls"])
+def test_a_scheduler_that_is_running_is_used_and_left_as_it_was(protocol, tmp_path, monkeypatch):
     def task(x):
         import os
 
         return x, os.getpid()
 
+    security = Security.temporary() if protocol == "tls" else None
+    settings = {}
+    if security is not None:
+        names = {
+            "ca-file": security.tls_ca_file,
+            "client.key": security.tls_client_key,
+            "client.cert": security.tls_client_cert,
+        }
+        for name, content in names.items():
+            (tmp_path / name).write_text(content)
+            settings[f"distributed.comm.tls.{name}"] = str(tmp_path / name)
     with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+        n_workers=1,
+        threads_per_worker=1,
+        processes=False,
+        dashboard_address="127.0.0.1:0",
+        security=security,
     ) as cluster:
+        address = cluster.scheduler_address
+        assert address.startswith(f"{protocol}://")
         for _ in range(2):
-            with TaskPool(1, cluster.scheduler_address, {}, SILENT) as pool:
+            with dask.config.set(settings), TaskPool(1, address, {}, SILENT) as pool:
                 results = pool.run(task, [(1,)], is_quick=True)
             assert [result.value for result in results] == [(1, os.getpid())]
+        if security is not None:
+            monkeypatch.setattr(parallel, "CONNECT_S", 1)
+            for wrong, place in (({}, address), (settings, address.replace("tls", "tcp"))):
+                with (
+                    dask.config.set(wrong | {"distributed.comm.require-encryption": bool(wrong)}),
+                    TaskPool(1, place, {}, SILENT) as pool,
+                    pytest.raises(SchedulerError, match="answers at 't.*Dask's configuration"),
+                ):
+                    pool.run(task, [(1,)])
         assert len(cluster.workers) == 1
 
 

@@ -113,7 +113,11 @@ def show(browser, page_path):
 
 @pytest.mark.parametrize(
     ("width", "scheme"),
-    [(320, "light"), (390, "dark"), (768, "light"), (1200, "light"), (1920, "dark")],
+    [
+        (320, "light"),
+        (1920, "dark"),
+        *(pytest.param(w, s, marks=pytest.mark.soak) for w, s in [(390, "dark"), (768, "light")]),
+    ],
 )
 def test_the_page_fits_its_screen(show, width, scheme):
     page = show(width, scheme)

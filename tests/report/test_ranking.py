@@ -105,8 +105,8 @@ def test_predictions_are_read_only_where_they_can_decide(run, monkeypatch):
     top = altered(run, n_right=79, digest="top")
     read = []
     monkeypatch.setattr(
-        "featstore.runs.ranking.compare",
-        lambda a, b: read.append(b.run_id) or type("C", (), {"significant": False}),
+        "featstore.runs.ranking.p_value_of",
+        lambda a, b: read.append(b.run_id) or 1.0,
     )
     assert len(Ranking([top, near, far]).choice.equal) == 1
     assert read == [near.run_id]
@@ -116,7 +116,7 @@ def test_runs_on_other_test_images_are_compared_by_their_intervals(run, monkeypa
     def damaged(a, b):
         raise RunError("predictions.csv is not what fit wrote")
 
-    monkeypatch.setattr("featstore.runs.ranking.compare", damaged)
+    monkeypatch.setattr("featstore.runs.ranking.p_value_of", damaged)
     runs = [altered(run, n_right=n, digest=str(n)) for n in (76, 74, 66)]
     assert [round(80 * line["accuracy"]) for line in Ranking(runs).choice.equal] in ([76], [74])
     # With repeats the deviation counts.

@@ -235,14 +235,17 @@ def test_runs_that_differ_in_parameters_only_go_by_their_ids(make_run):
 
 
 def test_predictions_are_read_as_they_were_written(make_run):
-    names = ['say "forest"', "sand, wet", "wäter\nline"]
+    names = ['say "forest"', "sand, wet", "wäter\nline", "=1+1", "'=1+1"]
     run = make_run("a", names, names[::-1])
     with (run.path / "predictions.csv").open(newline="", encoding="utf-8") as stream:
         lines = list(csv.DictReader(stream))
-    assert run.predictions["true"].tolist() == names == [line["true"] for line in lines]
+    # No spreadsheet takes a name for a formula.
+    shown = [*names[:3], "'=1+1", "''=1+1"]
+    assert run.predictions["true"].tolist() == names
+    assert [line["true"] for line in lines] == shown
     assert run.predictions["predicted"].tolist() == names[::-1]
     assert run.predictions["score"].dtype == np.float64
-    assert run.predictions["score"].tolist() == [0.0, 0.5, 1.0]
+    assert run.predictions["score"].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
 def test_fitted_runs_compare_as_their_metrics_say(make_store):

@@ -62,7 +62,9 @@ def test_a_failure_to_draw_costs_the_picture_only_and_is_said(store, monkeypatch
     assert {path.name for path in store.runs_dir.iterdir()} == {one.run.run_id}
 
 
-@pytest.mark.parametrize("way", ["the same fit", "the report"])
+@pytest.mark.parametrize(
+    "way", ["the same fit", pytest.param("the report", marks=pytest.mark.soak)]
+)
 def test_missing_pictures_are_drawn_when_the_run_is_answered_or_reported(
     store, way, tmp_path, no_umap
 ):

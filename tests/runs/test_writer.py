@@ -45,7 +45,7 @@ def test_a_damaged_run_gives_way(run, store):
 
 
 def test_leftovers_of_killed_writers_are_swept_and_those_of_living_ones_are_not(run, store):
-    dead, alive = store.runs_dir / ".new-x-1", store.runs_dir / ".new-x-2"
+    dead, alive = store.runs_dir / ".new-x-00000001", store.runs_dir / ".new-x-00000002"
     dead.mkdir()
     # Whatever the clocks say.
     os.utime(dead, (time.time() + 7200,) * 2)

@@ -96,3 +96,15 @@ def test_no_class_name_of_a_csv_file_is_a_formula(make_store, tmp_path):
     export(selection, tmp_path / "a.npz")
     with np.load(tmp_path / "a.npz") as found:
         assert tuple(found["class_names"]) == names
+
+
+def test_one_long_sample_id_does_not_widen_the_rows_of_a_file(selection, tmp_path, monkeypatch):
+    ids = selection.sample_ids.copy()
+    ids[3] = "a" * 4096
+    vars(selection._sets[0])["sample_ids"] = ids
+    monkeypatch.setattr(exports, "MAX_TEXT_NBYTES", 50 * 4 * 4096 - 1)
+    with pytest.raises(ConfigError, match=r"4,096 characters.*819 kB.*Export to \.parquet or"):
+        export(selection, tmp_path / "a.npz")
+    export(selection, tmp_path / "a.csv")
+    assert pd.read_csv(tmp_path / "a.csv")["sample_id"].tolist() == ids.tolist()
+    assert (tmp_path / "a.csv").stat().st_size < 10_000

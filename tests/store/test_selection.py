@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from conftest import add_features, blobs
@@ -194,7 +196,7 @@ def test_a_damaged_chunk_is_never_decoded(store):
     path.write_bytes(content)
     with pytest.raises(CorruptionError, match="Chunk 0"):
         store.select().memmap()
-    assert not list(store.cache_dir.glob("*"))
+    assert not [path for path in store.cache_dir.iterdir() if path.is_file()]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -204,26 +206,24 @@ def test_rows_that_are_not_finite_are_not_cached(store, value):
     add_features(store, {"fc": X}, y, SPLITS, masked={3: "cut short"})
     with pytest.raises(CorruptionError, match=r"row 30 \(train/0000030\), columns 2\..*store rm"):
         store.select().memmap()
-    assert not list(store.cache_dir.glob("*"))
+    assert not [path for path in store.cache_dir.iterdir() if path.is_file()]
 
 
 def test_a_cached_file_deleted_before_it_is_mapped_is_decoded_again(store, monkeypatch):
     X = add(store)
-    add(store, "alexnet")
     original, calls = np.load, []
 
     def load(path, **options):
         calls.append(path)
         # The first looks at its shape, the second maps it.
         if len(calls) == 2:
-            store.remove(store.select(model="alexnet")._sets[0])
+            shutil.rmtree(store.cache_dir)
         return original(path, **options)
 
     selection = store.select(model="resnet50")
     selection.memmap()
     monkeypatch.setattr(memmap_cache.np, "load", load)
     np.testing.assert_array_equal(selection.memmap(), X)
-    assert len(store.sets()) == 1
     assert len(calls) > 2
 
 
@@ -259,5 +259,5 @@ def test_a_record_that_fits_another_matrix_is_damage(store):
     path = store.sets()[0].layer_path("fc1000")
     record = read_json(path)
     write_json(path, record | {"n_features": record["n_features"] + 1})
-    with pytest.raises(CorruptionError, match=r"its records say .*featstore store rm"):
+    with pytest.raises(CorruptionError, match=r"its record says"):
         store.select().memmap()

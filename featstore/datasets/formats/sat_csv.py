@@ -133,7 +133,8 @@ def as_memory_map(path: Path, n_rows: int, progress: Progress = SILENT) -> NDArr
         if not is_intact(converted):
             _convert(path, n_rows, converted, progress)
             kept = {converted, notes_path(converted)}
-            for stale in set(folder.glob(f"{glob.escape(path.name)}-*")) - kept:
+            own = f"{glob.escape(path.name)}-{'[0-9a-f]' * 16}"
+            for stale in {*folder.glob(f"{own}.npy"), *folder.glob(f"{own}.json")} - kept:
                 stale.unlink()
     return _map(converted)
 

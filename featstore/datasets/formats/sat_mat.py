@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from featstore.datasets.formats.sat import IMAGE_SHAPE, Pixels, SatSource, class_order, from_one_hot
 from featstore.errors import DatasetError
+from featstore.text import join_some
 
 CHUNK_CACHE_NBYTES = 64 * 2**20
 """HDF5's cache of decoded chunks; MATLAB's chunks hold many images, and its 1 MiB too few."""
@@ -78,18 +79,46 @@ class _Version73:
                 "cell" if item.dtype.kind == "O" else str(item.dtype),
                 tuple(reversed(item.shape)),
             )
-            for name, item in self._file.items()
-            if hasattr(item, "dtype")
+            for name in self._file
+            if hasattr(item := self._item(name), "dtype")
         }
 
     def array(self, name: str) -> Any:
-        return self._file[name]
+        return self._item(name)
 
     def cells(self, name: str) -> list[list[Any]]:
-        return [[self._cell(reference) for reference in row] for row in self._file[name][:].T]
+        rows = self._item(name)[:].T
+        return [[self._cell(name, reference) for reference in row] for row in rows]
 
-    def _cell(self, reference: Any) -> Any:
-        cell = self._file[reference]
+    def _item(self, name: str) -> Any:
+        """Return a variable or group of this file; MATLAB links to none of another."""
+        import h5py
+
+        link = self._file.get(name, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise self._foreign(name, f"an external link to {link.filename}")
+        if not isinstance(link, h5py.HardLink):
+            raise self._foreign(name, f"a link to {link.path}")
+        return self._checked(name, self._file[name])
+
+    def _checked(self, name: str, item: Any) -> Any:
+        """Return an item whose values lie in this file: no hash of it covers other files."""
+        if getattr(item, "is_virtual", False):
+            files = dict.fromkeys(source.file_name for source in item.virtual_sources())
+            raise self._foreign(name, f"a virtual dataset of {join_some(list(files))}")
+        if stored := getattr(item, "external", None):
+            files = dict.fromkeys(file for file, _, _ in stored)
+            raise self._foreign(name, f"stored externally, in {join_some(list(files))}")
+        return item
+
+    def _foreign(self, name: str, found: str) -> DatasetError:
+        return DatasetError(
+            f"{self.path}: {name} is {found}; expected its values in this file, as MATLAB writes "
+            "them."
+        )
+
+    def _cell(self, name: str, reference: Any) -> Any:
+        cell = self._checked(name, self._file[reference])
         if cell.attrs.get("MATLAB_class") == b"char":
             return "".join(map(chr, cell[:].ravel()))
         return cell[:]
@@ -118,6 +147,8 @@ class MatSource(SatSource):
 
             mat = _Version73(self.path) if h5py.is_hdf5(self.path) else _Version5(self.path)
             kinds = mat.kinds()
+        except DatasetError:
+            raise
         except Exception as error:
             raise self._unreadable(error) from None
         for x, y in (("train_x", "train_y"), ("test_x", "test_y")):
@@ -177,6 +208,8 @@ class MatSource(SatSource):
         mat = self._mat
         try:
             rows = mat.cells("annotations")
+        except DatasetError:
+            raise
         except Exception as error:
             raise self._unreadable(error) from None
         return class_order(rows, self._n_classes, f"{self.path}: annotations")

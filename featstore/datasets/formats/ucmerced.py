@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from featstore.datasets.formats.folder import FolderSource
 from featstore.errors import DatasetError
 from featstore.io.downloads import fetch_first, unzip
+from featstore.io.files import sync_folder, sync_tree
 from featstore.progress import SILENT, Progress
 
 CLASSES = (
@@ -86,12 +87,18 @@ def download(
         return images
     if images.parent.exists():
         raise DatasetError(f"{images.parent} exists but has no folder Images; move it away.")
+    # One that was put there by hand is the user's.
+    is_own = not (root / f"{FOLDER}.zip").exists()
     archive = fetch_first(urls, root / f"{FOLDER}.zip", known_hash, progress)
     progress.say(f"unpacking {archive}")
     with TemporaryDirectory(dir=root, prefix=f".{FOLDER}-") as temporary:
         unpacked = unzip(archive, Path(temporary) / "content")
         if not (unpacked / IMAGES).is_dir():
             raise DatasetError(f"{archive}: holds no folder {IMAGES}.")
+        sync_tree(unpacked)
         (unpacked / FOLDER).rename(images.parent)
-    archive.unlink()
+    if is_own:
+        # After a power loss, all images or the archive must be there.
+        sync_folder(root)
+        archive.unlink()
     return images

@@ -4,52 +4,35 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.pipeline import Pipeline
 
 from featstore.datasets.base import RGB
-from featstore.errors import ConfigError, DatasetError, FeatstoreError, StoreError
-from featstore.extraction.encode import Block, Encoder
-from featstore.fitting.evaluate import predict_blocks
-from featstore.fitting.solvers.blocks import Samples
-from featstore.inference.maps.colors import Color, class_colors, color_hex, read_colors
-from featstore.inference.maps.preview import draw_map
-from featstore.inference.maps.raster import BLOCK_SIDE, Scene, read_thinned, write_map
-from featstore.inference.maps.styles import write_names, write_qgis_style
-from featstore.inference.maps.windows import Grid, SceneWindows, find_windows
-from featstore.io.files import atomic_write, resolve_link
+from featstore.datasets.reading import ALL, Reading
+from featstore.errors import ConfigError, DatasetError, SelectionError, StoreError
+from featstore.extraction.encode import Encoder
+from featstore.inference.maps.colors import class_colors, color_hex, read_colors
+from featstore.inference.maps.map_files import MapFiles, Painter
+from featstore.inference.maps.raster import Scene
+from featstore.inference.maps.windows import Grid, find_windows
 from featstore.io.fingerprints import FingerprintCache
-from featstore.plotting import check_png, to_png
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.runs.run import Run, open_run
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.format.run_schema import FeatureSpec
 
-PREVIEW_SIDE = 1200
-"""Longest side of a preview at which it shows each cell, and each pixel of the scene."""
-
-
 DARK = 2**14
 """16-bit value below which all of a scene is called dark: a quarter of the range."""
 
 
-COMPANIONS = (".ovr", ".msk", ".msk.ovr")
-"""Endings of files that GDAL puts beside a map: thinned copies for zooming out, a mask."""
-
-
 MIN_EMPTY_SHARE = 0.1
 """Share of a scene without a class from which on a message says what helps."""
-
-
-MAX_BYTE_CLASSES = 254
-"""Most classes of a map whose labels are bytes."""
 
 
 @dataclass(frozen=True)
@@ -147,10 +130,11 @@ def map_scene(
     stride : int, optional
         Side of the cells in pixels; by default the window's.
     bands : sequence of int, optional
-        The scene's band, from 1, for each of the run's; by default the first ones.
+        The scene's band, from 1, for each of the run's; by default the numbers that the training
+        images were read with, else the bands of those names, else the first ones.
     value_range : tuple of float, optional
-        Values that become black and white. By default bytes stay as they are, and 16-bit values
-        give their high byte; other types need a range.
+        Values that become black and white; by default those of the training images. Without any,
+        bytes stay as they are, and 16-bit values give their high byte; other types need a range.
     probability : bool
         Whether to write the probability of the class, in percent, as a second band.
     colors : str, Path or mapping, optional
@@ -191,9 +175,11 @@ def map_scene(
     given = read_colors(colors, run.class_names) if colors is not None else {}
     palette = class_colors(run.class_names, given)
     specs = run.selection.features
-    names = _wanted_bands(specs)
-    with Scene(str(scene), names, bands, value_range) as opened_scene:
-        if opened_scene.dtype == np.uint16 and value_range is None:
+    names, reading = _wanted_bands(specs), _reading(specs)
+    bands = bands or _numbers(reading, len(names))
+    ranges = (value_range,) if value_range is not None else reading.value_range
+    with Scene(str(scene), names, bands, ranges, reading.nodata) as opened_scene:
+        if opened_scene.dtype == np.uint16 and not ranges:
             _, high = opened_scene.sampled_range()
             if high < DARK:
                 progress.say(
@@ -205,18 +191,18 @@ def map_scene(
             progress.say(opened_scene.bands_text)
         grid = Grid(opened_scene.height, opened_scene.width, window, stride)
         _check_covered(opened_scene, grid, progress)
-        targets = _Targets.find(opened_scene.path, out, preview)
+        targets = MapFiles.find(opened_scene.path, out, preview)
         cache = FingerprintCache(opened.cache_dir / "fingerprints")
-        encoder = Encoder(specs, names, device, cache, progress)
         windows = find_windows(opened_scene, grid, progress)
         if not len(windows):
             raise DatasetError(
                 f"{scene} has {grid.height} x {grid.width} pixels, and no window of {window} has "
                 "data in half of its pixels. If the scene has data, give a smaller --window."
             )
+        encoder = Encoder(specs, windows, device, cache, progress)
         begun = time.perf_counter()
-        blocks = encoder.blocks(windows, "Mapping", progress)
-        painter = _Painter(run, model, grid, windows, probability)
+        blocks = encoder.blocks("Mapping", progress)
+        painter = Painter(run, model, grid, windows, probability)
         tags = {
             "FEATSTORE_RUN": run.run_id,
             "FEATSTORE_SCENE": opened_scene.path,
@@ -272,10 +258,10 @@ def _check_covered(scene: Scene, grid: Grid, progress: Progress) -> None:
 
 def _training_side(run: Run, store: FeatureStore) -> int:
     """Return the side of a square as large as a run's training images."""
-    set_ids = run.selection.set_ids
-    for feature_set in store.readable_sets():
-        if feature_set.set_id in set_ids and (shape := feature_set.info.dataset.image_shape):
-            return round(math.sqrt(shape[0] * shape[1]))
+    for set_id in run.selection.set_ids:
+        with suppress(SelectionError, StoreError):
+            if shape := store.get(set_id).info.dataset.image_shape:
+                return round(math.sqrt(shape[0] * shape[1]))
     raise ConfigError(
         f"The size of the training images of {run.run_id} is unknown: its features are gone, or "
         "are older than that note. Give the side of the windows in pixels: --window PX"
@@ -283,136 +269,31 @@ def _training_side(run: Run, store: FeatureStore) -> int:
 
 
 def _wanted_bands(specs: Sequence[FeatureSpec]) -> tuple[str, ...]:
+    """Return the names of the bands that a run's features need."""
+    for spec in specs:
+        if spec.preprocess.reading is not None:
+            return spec.preprocess.reading.names
     named = [spec.preprocess.bands.split(",") for spec in specs if "," in spec.preprocess.bands]
     names = tuple(dict.fromkeys(band for bands in named for band in bands)) or RGB
     # A network of visible bands takes the first three.
     return (*RGB, *(band for band in names if band not in RGB)) if set(RGB) <= {*names} else names
 
 
-class _Painter:
-    """Puts the windows' classes into their cells, some rows at a time."""
-
-    def __init__(
-        self, run: Run, model: Pipeline, grid: Grid, windows: SceneWindows, probability: bool
-    ) -> None:
-        self.class_names, self.grid = run.class_names, grid
-        self._model, self._windows = model, windows
-        self.descriptions = ["class", "probability (%)"][: 2 if probability else 1]
-        self.dtype = "uint8" if len(run.class_names) <= MAX_BYTE_CLASSES else "uint16"
-        self.nodata = int(np.iinfo(self.dtype).max)
-        self.counts = np.zeros(len(run.class_names), np.int64)
-
-    def rows(self, blocks: Iterable[Block]) -> Iterator[NDArray[Any]]:
-        """Yield the map from the top, (bands, n rows, n_cols) at a time."""
-        n_rows, n_cols = self.grid.n_rows, self.grid.n_cols
-        top, part = 0, self._blank(0)
-        for block in blocks:
-            found = predict_blocks(self._model, Samples(block.X, slice(0, len(block.X))))
-            self.counts += np.bincount(found.labels, minlength=len(self.counts))
-            percent = np.rint(100 * found.scores)
-            values = np.stack([found.labels, percent][: len(self.descriptions)])
-            cells = self._windows.cells(block.start, block.stop)
-            while len(cells):
-                n_inside = int(np.searchsorted(cells, (top + part.shape[1]) * n_cols))
-                rows, cols = np.divmod(cells[:n_inside], n_cols)
-                part[:, rows - top, cols] = values[:, :n_inside]
-                cells, values = cells[n_inside:], values[:, n_inside:]
-                if len(cells):
-                    yield part
-                    top += part.shape[1]
-                    part = self._blank(top)
-        while top < n_rows:
-            yield part
-            top += part.shape[1]
-            part = self._blank(top)
-
-    def _blank(self, top: int) -> NDArray[Any]:
-        shape = (len(self.descriptions), min(BLOCK_SIDE, self.grid.n_rows - top), self.grid.n_cols)
-        return np.full(shape, self.nodata, self.dtype)
-
-
-@dataclass(frozen=True)
-class _Targets:
-    """The files of a map, which get their names when all are complete."""
-
-    out: Path
-    sidecar: Path
-    style: Path
-    preview: Path
-
-    @classmethod
-    def find(cls, scene: str, out: str | Path | None, preview: str | Path | None) -> _Targets:
-        path = Path(out or f"{Path(scene).stem}-classes.tif")
-        found = cls(
-            path,
-            path.with_name(f"{path.name}.aux.xml"),
-            path.with_suffix(".qml"),
-            Path(preview or path.with_suffix(".png")),
+def _reading(specs: Sequence[FeatureSpec]) -> Reading:
+    """Return how the training images were read; refuse features of several readings."""
+    records = [spec.preprocess.reading for spec in specs]
+    found = {Reading.from_record(one.to_dict()) if one else Reading() for one in records}
+    if len(found) > 1:
+        raise ConfigError(
+            "The run's features are of images that were read in several ways (--bands, --range or "
+            "--nodata). A scene is read in one: map with a run of one feature set."
         )
-        for target in (found.out, found.sidecar, found.style, found.preview, *found.companions):
-            if target.is_dir():
-                raise ConfigError(f"{target} is a folder. Name a file.")
-            if target.exists() and Path(scene).exists() and target.samefile(scene):
-                raise ConfigError(f"{target} is the scene itself. Name another --out or --preview.")
-        if found.preview.resolve() in (found.out.resolve(), found.sidecar.resolve()):
-            raise ConfigError(f"{found.preview} is a file of the map. Give another --preview.")
-        check_png(found.preview, "--preview" if preview else "--out")
-        return found
+    return found.pop()
 
-    @property
-    def companions(self) -> list[Path]:
-        """Files of an older map of this name, which do not fit the new one."""
-        return [self.out.with_name(f"{self.out.name}{ending}") for ending in COMPANIONS]
 
-    def write(
-        self,
-        scene: Scene,
-        painter: _Painter,
-        blocks: Iterable[Block],
-        colors: Sequence[Color],
-        tags: dict[str, str],
-    ) -> None:
-        """Write all files; they get their names together."""
-        stride = painter.grid.stride
-        try:
-            # The files get their names in the opposite order: the map last.
-            with (
-                atomic_write(resolve_link(self.out)) as out,
-                atomic_write(resolve_link(self.sidecar)) as sidecar,
-                atomic_write(resolve_link(self.style)) as style,
-                atomic_write(resolve_link(self.preview)) as preview,
-            ):
-                write_names(sidecar, painter.class_names, colors)
-                write_qgis_style(style, painter.class_names, colors)
-                write_map(
-                    out,
-                    self.out.name,
-                    scene,
-                    stride,
-                    (painter.grid.n_rows, painter.grid.n_cols),
-                    painter.rows(blocks),
-                    dtype=painter.dtype,
-                    nodata=painter.nodata,
-                    descriptions=painter.descriptions,
-                    colors=colors,
-                    tags=tags,
-                    class_tags={f"CLASS_{i}": name for i, name in enumerate(painter.class_names)},
-                )
-                figure = draw_map(
-                    read_thinned(out, PREVIEW_SIDE),
-                    (painter.grid.n_rows * stride, painter.grid.n_cols * stride),
-                    painter.class_names,
-                    colors,
-                    painter.counts,
-                    scene.thumbnail(PREVIEW_SIDE),
-                    (scene.height, scene.width),
-                    scene.axes,
-                )
-                preview.write_bytes(to_png(figure))
-                # Before the new map has its name: the old map is right without them.
-                for companion in self.companions:
-                    companion.unlink(missing_ok=True)
-        except OSError as error:
-            if isinstance(error, FeatstoreError):
-                raise
-            raise StoreError(f"{self.out} can't be written: {error.strerror or error}.") from error
+def _numbers(reading: Reading, n_bands: int) -> Sequence[int] | None:
+    """Return the numbers of the bands that the training images were read with, if they have any."""
+    if reading.bands == (ALL,):
+        return range(1, n_bands + 1)
+    is_numbered = reading.bands and all(word.isdecimal() for word in reading.bands)
+    return [int(word) for word in reading.bands] if is_numbered else None

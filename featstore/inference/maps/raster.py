@@ -14,9 +14,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.datasets.band_names import choose_bands
 from featstore.datasets.decode import to_bytes
 from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError, StoreError
-from featstore.inference.maps.bands import choose_bands
 from featstore.io import gdal
 
 SAMPLE_SIDE = 256
@@ -30,10 +30,12 @@ BLOCK_SIDE = 256
 class Scene:
     """An open raster.
 
-    `path` is anything that GDAL opens. `names` are the bands to read, such as ``("red", "green",
+    `path` is anything that GDAL opens; a file whose ending is of :data:`.DRIVERS` must be of that
+    kind. `names` are the bands to read, such as ``("red", "green",
     "blue")``, and `bands` their numbers in the scene, from 1, by default the first ones. The values
-    of `value_range` become 0 and 255; without one, bytes stay as they are, and 16-bit values give
-    their high byte, as in training images.
+    of `ranges`, one pair for all bands or one for each, become 0 and 255; without one, bytes stay
+    as they are, and 16-bit values give their high byte, as in training images. Pixels of the value
+    `nodata` have no data, beside those that the file itself tells.
     """
 
     def __init__(
@@ -41,21 +43,30 @@ class Scene:
         path: str,
         names: Sequence[str],
         bands: Sequence[int] | None = None,
-        value_range: tuple[float, float] | None = None,
+        ranges: Sequence[tuple[float, float]] = (),
+        nodata: float | None = None,
     ) -> None:
         rasterio = gdal.rasterio()
-        self.path, self.names, self.value_range = path, tuple(names), value_range
+        self.path, self.names, self._nodata = path, tuple(names), nodata
+        self.value_range: tuple[NDArray[Any], NDArray[Any]] | None = None
+        if ranges:
+            if len(ranges) not in (1, len(names)):
+                raise ConfigError(f"{len(ranges)} ranges are given for {len(names)} bands.")
+            low, high = np.array(ranges, np.float64).T.reshape(2, -1, 1, 1)
+            self.value_range = low, high
         self.bands_text = ""
         # GDAL allows one thread at a time to use a handle.
         self._lock = threading.Lock()
+        driver = gdal.DRIVERS.get(Path(path).suffix.lower())
+        kind = f" of the kind that its ending says ({driver})" if driver else ""
         try:
             with _quiet(), rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
-                self._raster = rasterio.open(path)
+                self._raster = rasterio.open(path, driver=driver)
         except gdal.failures() as error:
             if not Path(path).exists() and ":" not in path and not path.startswith("/vsi"):
                 raise DatasetNotFoundError(f"{path} does not exist. Name a scene.") from None
             raise DatasetError(
-                f"GDAL can't read {path} as a raster: {gdal.cause(error)}"
+                f"GDAL can't read {path} as a raster{kind}: {gdal.cause(error)}"
             ) from error
         try:
             self.height, self.width = self._raster.shape
@@ -126,9 +137,10 @@ class Scene:
         if self.dtype.kind == "c":
             raise ConfigError(f"{self.path} holds complex numbers. Map their magnitude instead.")
         if self.value_range is not None:
-            low, high = self.value_range
-            if not (np.isfinite([low, high]).all() and low < high):
-                raise ConfigError(f"The range is {low:g} to {high:g}; it must go from low to high.")
+            lows, highs = self.value_range
+            if not (np.isfinite([lows, highs]).all() and (lows < highs).all()):
+                ends = f"{lows.flat[0]:g} to {highs.flat[0]:g}"
+                raise ConfigError(f"The range is {ends}; it must go from low to high.")
         elif len(set(self._types)) > 1:
             raise ConfigError(
                 f"{self.path} has bands of different types, {', '.join(self._types)}: their values "
@@ -158,7 +170,8 @@ class Scene:
     @property
     def may_lack_pixels(self) -> bool:
         """Whether any pixel can be without data: by nodata value, mask, alpha or NaN."""
-        return self._is_masked or self._alpha is not None or self.dtype.kind == "f"
+        has_gaps = self._is_masked or self._alpha is not None or self._nodata is not None
+        return has_gaps or self.dtype.kind == "f"
 
     def _find_alpha(self) -> int | None:
         """Return the alpha band that GDAL does not count as a mask, if there is one.
@@ -201,6 +214,8 @@ class Scene:
                 f"{self.path} can't be read at rows {top} to {top + height - 1}, columns {left} "
                 f"to {left + width - 1}: {gdal.cause(error)}"
             ) from error
+        if self._nodata is not None:
+            present &= (values != self._nodata).any(axis=0)
         if values.dtype.kind == "f":
             present &= np.isfinite(values).all(axis=0)
         return values, None if present.all() else present
@@ -354,7 +369,7 @@ def write_map(
 
 def _stored_rows(path: Path) -> Iterator[NDArray[Any]]:
     rasterio = gdal.rasterio()
-    with rasterio.open(path) as raster:
+    with rasterio.open(path, driver="GTiff") as raster:
         for top in range(0, raster.height, BLOCK_SIDE):
             height = min(BLOCK_SIDE, raster.height - top)
             yield raster.read(window=rasterio.windows.Window(0, top, raster.width, height))
@@ -363,7 +378,7 @@ def _stored_rows(path: Path) -> Iterator[NDArray[Any]]:
 def read_thinned(path: Path, side: int) -> NDArray[Any]:
     """Return the first band of a map, thinned to at most `side` cells."""
     rasterio = gdal.rasterio()
-    with _quiet(), rasterio.open(path) as raster:
+    with _quiet(), rasterio.open(path, driver="GTiff") as raster:
         step = max(1, -(-max(raster.shape) // side))
         shape = (-(-raster.height // step), -(-raster.width // step))
         thinned: NDArray[Any] = raster.read(1, out_shape=shape)

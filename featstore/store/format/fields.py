@@ -145,7 +145,7 @@ class Record(RecordPart):
             record = cls.model_validate(content)
             wrong = record._misfit(path.stem, n_rows)
         except ValidationError as error:
-            wrong = _first(error)
+            wrong = first_problem(error)
         if wrong:
             raise CorruptionError(
                 f"{path} holds what featstore does not write: {wrong[:300]}. {cls.CURE}"
@@ -161,7 +161,8 @@ class Record(RecordPart):
         write_json(path, self.to_dict())
 
 
-def _first(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """Return where the first invalid value of a file is, and what is wrong with it."""
     first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"] if part != "[key]")
     message = first["msg"].removeprefix("Value error, ")

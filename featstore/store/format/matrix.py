@@ -6,6 +6,7 @@ ends in a CRC-32C, which every reader checks.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from featstore.errors import CorruptionError
+from featstore.store.format.array_schema import (
+    MAX_TEXT_NBYTES,
+    VECTOR_ROWS,
+    VECTORS,
+    ArrayMetadata,
+    read_metadata,
+)
 
 if TYPE_CHECKING:
     import dask.array
@@ -23,6 +31,15 @@ CHUNK_NBYTES = 4 * 2**20
 
 
 DTYPES = ("float32", "float16")
+
+
+TEXT = np.dtype(object)
+"""Type of arrays of text. One of fixed width would give each row the width of the longest, and
+NumPy's StringDType is searched wrongly: ``np.searchsorted(a, b)`` finds no long text of b in a."""
+
+
+_READ_ERRORS = (ValueError, TypeError, RuntimeError, OSError, KeyError, MemoryError)
+"""What zarr and its codecs raise at damaged files."""
 
 
 def _import_zarr() -> ModuleType:
@@ -63,20 +80,21 @@ def create_group(path: Path, attributes: Mapping[str, Any]) -> None:
 def create_vector(
     group: Path, name: str, values: np.ndarray, attributes: Mapping[str, Any]
 ) -> None:
-    """Write `values` (n_samples,) of any integer dtype or of str as one array of the group."""
+    """Write `values` (n_samples,) as the array of :data:`.VECTORS` that has this name."""
     zarr = _import_zarr()
-    text = values.dtype.kind in "UTO"
+    is_text = VECTORS[name] == "string"
     array = zarr.create_array(
         group / name,
         shape=values.shape,
-        chunks=(max(1, min(len(values), 100_000)),),
-        dtype=str if text else values.dtype,
+        chunks=(max(1, min(len(values), VECTOR_ROWS)),),
+        dtype=str if is_text else VECTORS[name],
+        zarr_format=3,
         compressors=[zarr.codecs.BloscCodec(cname="zstd", clevel=1), zarr.codecs.Crc32cCodec()],
         dimension_names=("sample",),
         attributes=dict(attributes),
         config={"write_empty_chunks": True},
     )
-    array[:] = values.astype(object) if text else values
+    array[:] = values.astype(TEXT) if is_text else values
 
 
 def create_matrix(
@@ -96,6 +114,7 @@ def create_matrix(
         shape=shape,
         chunks=(rows, shape[1]),
         dtype=dtype,
+        zarr_format=3,
         compressors=_codecs(dtype),
         fill_value=np.nan,
         dimension_names=("sample", f"{name}.feature"),
@@ -105,29 +124,76 @@ def create_matrix(
     return rows
 
 
-class Matrix:
-    """A matrix (n_samples, n_features) on disk, read as float32 and written by whole chunks."""
+def _open_array(path: Path, *, writable: bool = False) -> Any:
+    """Open an array whose metadata have been checked."""
+    zarr = _import_zarr()
+    try:
+        # Without a format, zarr would read other metadata of older formats, whose codecs run code.
+        # All-zero chunks are written too, so that a chunk without a file is a missing chunk.
+        return zarr.open_array(
+            path,
+            mode="r+" if writable else "r",
+            zarr_format=3,
+            config={"write_empty_chunks": True},
+        )
+    except (*_READ_ERRORS, zarr.errors.BaseZarrError) as error:
+        raise CorruptionError(
+            f"{path} is not a readable Zarr array ({error}). Run `featstore store verify`."
+        ) from error
 
-    def __init__(self, path: Path, *, writable: bool = False) -> None:
+
+def chunk_problem(path: Path, metadata: ArrayMetadata) -> str | None:
+    """Return why the file of a chunk must not be unpacked, or None.
+
+    Blosc allocates the size that its header states, and reads as many bytes as the header states.
+    """
+    try:
+        with path.open("rb") as stream:
+            header = stream.read(16)
+        nbytes = path.stat().st_size
+    except FileNotFoundError:
+        return "its file is missing"
+    except OSError as error:
+        return f"it can't be read ({error.strerror})"
+    if len(header) < 16:
+        return f"it has {nbytes} bytes"
+    unpacked, _, packed = struct.unpack("<4xIII", header)
+    fewest, most = metadata.chunk_nbytes
+    if not fewest <= unpacked <= most:
+        expected = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+        return f"its header states {unpacked:,} bytes; expected {expected}"
+    # A CRC-32C of four bytes follows.
+    if packed + 4 != nbytes:
+        return f"its header states {packed + 4:,} bytes of its file, which has {nbytes:,}"
+    return None
+
+
+class Matrix:
+    """A matrix (n_samples, n_features) on disk, read as float32 and written by whole chunks.
+
+    Its metadata must have the number of rows, and of columns and the type where they are given.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        n_samples: int,
+        n_features: int | None = None,
+        dtype: str | None = None,
+        *,
+        writable: bool = False,
+    ) -> None:
         self.path = path
-        zarr = _import_zarr()
-        try:
-            # All-zero chunks are written too, so that a chunk without a file is a missing chunk.
-            self._array = zarr.open_array(
-                path, mode="r+" if writable else "r", config={"write_empty_chunks": True}
-            )
-        except (FileNotFoundError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
-            raise CorruptionError(
-                f"{path} is not a readable Zarr array ({error}). Run `featstore store verify`."
-            ) from error
-        self.n_samples, self.n_features = map(int, self._array.shape)
-        self.chunk_rows = int(self._array.chunks[0])
-        self.dtype = str(self._array.dtype)
+        self.metadata = read_metadata(path, (n_samples, n_features), dtype)
+        self._array = _open_array(path, writable=writable)
+        self.n_samples, self.n_features = self.metadata.shape
+        self.chunk_rows = self.metadata.chunk_shape[0]
+        self.dtype: str = self.metadata.data_type
 
     @property
     def n_chunks(self) -> int:
         """Number of chunks that a complete matrix has."""
-        return -(-self.n_samples // self.chunk_rows)
+        return self.metadata.n_chunks
 
     def chunk_range(self, index: int) -> tuple[int, int]:
         """Return the first row of chunk `index` and the row after its last."""
@@ -161,27 +227,27 @@ class Matrix:
         CorruptionError
             When a chunk of these rows is missing or damaged.
         """
-        self._refuse_missing(start, stop)
+        chunks = range(start // self.chunk_rows, -(-stop // self.chunk_rows))
+        for index in chunks:
+            if problem := chunk_problem(self.chunk_path(index), self.metadata):
+                raise CorruptionError(self._damage(index, problem))
         try:
             rows = cast("np.ndarray", self._array[start:stop]).astype(np.float32, copy=False)
-        except (ValueError, RuntimeError, OSError) as error:
+        except _READ_ERRORS as error:
             index = self._first_bad(start, stop)
             raise CorruptionError(self._damage(index, str(error))) from error
-        # If the set was removed meanwhile, zarr reads NaN.
-        self._refuse_missing(start, stop)
-        return rows
-
-    def _refuse_missing(self, start: int, stop: int) -> None:
-        for index in range(start // self.chunk_rows, -(-stop // self.chunk_rows)):
+        for index in chunks:
+            # If the set was removed meanwhile, zarr reads NaN.
             if not self.chunk_path(index).is_file():
                 raise CorruptionError(self._damage(index, "its file is missing"))
+        return rows
 
     def _first_bad(self, start: int, stop: int) -> int:
         first = start // self.chunk_rows
         for index in range(first, -(-stop // self.chunk_rows)):
             try:
                 self._array[slice(*self.chunk_range(index))]
-            except (ValueError, RuntimeError, OSError):
+            except _READ_ERRORS:
                 return index
         return first
 
@@ -225,20 +291,30 @@ class _Rows:
         return f"{self._matrix.path.absolute()} {self._matrix.path.stat().st_mtime_ns}"
 
 
-def read_vector(group: Path, name: str) -> np.ndarray:
-    """Return an array that :func:`create_vector` wrote.
+def read_vector(group: Path, name: str, n_samples: int) -> np.ndarray:
+    """Return an array (n_samples,) that :func:`create_vector` wrote; text as str objects.
 
     Raises
     ------
     CorruptionError
         When it is missing or damaged.
     """
-    zarr = _import_zarr()
+    path = group / name
+    metadata = read_metadata(path, (n_samples,), VECTORS[name])
+    problems = (chunk_problem(path / "c" / str(i), metadata) for i in range(metadata.n_chunks))
+    problem = next(filter(None, problems), None)
     try:
-        values = np.asarray(zarr.open_array(group / name, mode="r")[:])
-    except (ValueError, RuntimeError, OSError, KeyError, zarr.errors.BaseZarrError) as error:
-        raise CorruptionError(
-            f"{group / name} is damaged: {error}. Run `featstore store verify` to see what is, "
-            "then `featstore store rm` and extract again."
-        ) from error
-    return np.array(values.tolist(), dtype=str) if values.dtype.kind in "TO" else values
+        if problem is None:
+            values = np.asarray(_open_array(path)[:])
+            if metadata.data_type != "string":
+                return values
+            values = values.astype(TEXT, copy=False)
+            if max(map(len, values)) <= MAX_TEXT_NBYTES:
+                return values
+            problem = f"a text has more than {MAX_TEXT_NBYTES:,} characters"
+    except _READ_ERRORS as error:
+        problem = str(error)
+    raise CorruptionError(
+        f"{path} is damaged: {problem}. Run `featstore store verify` to see what is, then "
+        "`featstore store rm` and extract again."
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar, Literal
 
+from featstore.store.format.array_schema import VECTOR_ROWS, VECTORS
 from featstore.store.format.fields import (
     Count,
     Files,
@@ -65,6 +66,16 @@ class BackboneInfo(RecordPart):
     precision: Text
 
 
+class ReadingInfo(RecordPart):
+    """Bands, range and missing data that were chosen; see :mod:`featstore.datasets.reading`."""
+
+    bands: Items[Text]
+    value_range: Items[Items[float]]
+    nodata: Text | None
+    names: Items[Text] = ()
+    """The bands' own names, in the order of `bands`."""
+
+
 class PreprocessInfo(RecordPart):
     """The preprocessing of the images."""
 
@@ -74,6 +85,7 @@ class PreprocessInfo(RecordPart):
     mean: Items[float] = ()
     std: Items[float] = ()
     decode: Text = ""
+    reading: ReadingInfo | None = None
     interpolation: Text = "bilinear"
     crop_pct: float | None = None
     squash: bool = False
@@ -119,6 +131,16 @@ class SetRecord(Record):
     command: Text
     created: Text
     files: Files
+
+    def _misfit(self, name: str, n_rows: int | None) -> str | None:
+        n_chunks = -(-self.dataset.n_samples // VECTOR_ROWS)
+        own = ["zarr.json", *(f"{vector}/zarr.json" for vector in VECTORS)]
+        own += [f"{vector}/c/{index}" for vector in VECTORS for index in range(n_chunks)]
+        if missing := [file for file in own if file not in self.files]:
+            return f"files: {missing[0]} is missing"
+        if others := self.files.keys() - set(own):
+            return f"files: {min(others)} is not a file of the set"
+        return None
 
 
 class Numerics(RecordPart):
@@ -227,7 +249,7 @@ class LayerRecord(Record):
     def _misfit(self, name: str, n_rows: int | None) -> str | None:
         if f"{name}/zarr.json" not in self.files:
             return f"files: {name}/zarr.json is missing"
-        own = re.compile(rf"{re.escape(name)}/(zarr\.json|c/[0-9]{{1,12}}/0)")
+        own = re.compile(rf"{re.escape(name)}/(zarr\.json|c/(0|[1-9][0-9]{{0,11}})/0)")
         if others := [file for file in self.files if own.fullmatch(file) is None]:
             return f"files: {others[0]} is not a file of {name}"
         return _row_beyond("masked", self.masked_rows, n_rows)

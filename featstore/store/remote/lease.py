@@ -7,6 +7,7 @@ lease that has not changed for a minute by its own clock, so clocks need not agr
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import threading
 import time
@@ -126,9 +127,10 @@ def hold_lease(
     """Hold the lease in the object `name`; yield None if the service has no conditional writes.
 
     Messages call the leased thing `what`. `place` is the working folder's token: the caller holds
-    the folder's own lock, so a lease with the same token belongs to a killed process and is taken
-    over. If another machine holds the lease, `progress` says which one, and this process waits;
-    without `wait` it raises StoreError.
+    the folder's own lock, so a lease with the same token belongs to a killed process, or to a
+    clone of this machine. It is taken over when its process is dead, or when it misses a renewal.
+    If another machine holds the lease, `progress` says which one, and this process waits; without
+    `wait` it raises StoreError.
     """
     note = {"what": what, "place": place, "lease": secrets.token_hex(8), **this_holder()}
     etag = _acquire(remote, name, note, progress, wait=wait)
@@ -148,7 +150,7 @@ def _acquire(
     was_conditional = remote.is_conditional
     seen: str | None = None
     seen_at = time.monotonic()
-    told = False
+    is_renewed = told = False
     while True:
         etag = remote.create(name, _body(note)) if remote.is_conditional else None
         if etag is not None and _keeps_conditions(remote, name, note):
@@ -166,11 +168,13 @@ def _acquire(
             continue
         other = _parsed(remote.get(name))
         if found.etag != seen:
-            renewals = seen is not None
+            is_renewed = seen is not None
             seen, seen_at = found.etag, time.monotonic()
-            if renewals and not wait:
+            if is_renewed and not wait:
                 raise StoreError(f"{busy_text(note['what'], other, UNKNOWN)}. {BUSY_CURE}")
-        if other.get("place") == note["place"] or time.monotonic() - seen_at > LEASE_S:
+        silent_s = time.monotonic() - seen_at
+        is_own = other.get("place") == note["place"] and not is_renewed
+        if silent_s > LEASE_S or (is_own and (silent_s > 2 * RENEW_S or _is_dead(other))):
             taken = remote.replace(name, _body(note), str(found.etag))
             if taken is not None:
                 return taken
@@ -182,6 +186,21 @@ def _acquire(
                 f"silent for {LEASE_S:.0f} s."
             )
         time.sleep(LOOK_S)
+
+
+def _is_dead(note: dict[str, Any]) -> bool:
+    """Return whether a process of this machine that held a lease is known to be dead."""
+    pid = note.get("pid")
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    # This process holds the folder's lock and no such lease: the number was used again.
+    return pid == os.getpid()
 
 
 def _keeps_conditions(remote: ObjectStorage, name: str, note: dict[str, Any]) -> bool:

@@ -7,10 +7,11 @@ this machine to replace one in the bucket. One process at a time changes it.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ import filelock
 
 from featstore.errors import CorruptionError
 from featstore.io.files import file_sha256, read_json, write_json
+
+MACHINE_ID, BOOT_ID = "/etc/machine-id", "/proc/sys/kernel/random/boot_id"
+"""Files in which Linux keeps the ids of an installation and of its last start."""
 
 
 class SyncState:
@@ -33,9 +37,9 @@ class SyncState:
         """Token of the working folder; another folder, or a copy of this one, has another."""
         with self.state() as state:
             token = state.setdefault("place", secrets.token_hex(8))
-        # A copy of the folder has the same stored token, but nothing else of this.
+        # A copy of the folder has the same token; a cloned disk the same name, path and inode, too.
         own = [token, platform.node(), str(self.folder.resolve()), self.folder.stat().st_ino]
-        return sha256(json.dumps(own).encode()).hexdigest()[:16]
+        return sha256(json.dumps(own + _system_ids()).encode()).hexdigest()[:16]
 
     def lock_path(self, name: str) -> Path:
         """Return a lock file of the working folder."""
@@ -111,6 +115,18 @@ class SyncState:
         """
         digest = sha256_of(self.folder / name)
         return digest is not None and state["copies"].get(name) == digest
+
+
+def _system_ids() -> list[str]:
+    """Return the ids of this machine, its last start and its processes' numbering, if any."""
+    found = []
+    for path in (MACHINE_ID, BOOT_ID):
+        with suppress(OSError, ValueError):
+            found.append(Path(path).read_text(encoding="utf-8").strip())
+    # Two containers of one machine number their processes each for itself.
+    with suppress(OSError):
+        found.append(os.readlink("/proc/self/ns/pid"))
+    return found
 
 
 def sha256_of(path: Path) -> str | None:

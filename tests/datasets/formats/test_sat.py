@@ -109,7 +109,61 @@ def save_v73(path: Path, variables: dict[str, Any]) -> None:
 
 
 Save = Callable[[Path, dict[str, Any]], None]
+Change = Callable[[h5py.File, Path], None]
 savers = pytest.mark.parametrize("save", [save_v5, save_v5_compressed, save_v73])
+
+
+def link(file: h5py.File, folder: Path) -> None:
+    file["test_x"] = h5py.ExternalLink("other.mat", "/test_x")
+
+
+def link_softly(file: h5py.File, folder: Path) -> None:
+    file["#refs#/elsewhere"] = h5py.ExternalLink("other.mat", "/")
+    file["test_x"] = h5py.SoftLink("/#refs#/elsewhere/test_x")
+
+
+def make_virtual(file: h5py.File, folder: Path) -> None:
+    shape = (N_TEST, 4, 28, 28)
+    layout = h5py.VirtualLayout(shape, "u1")
+    layout[:] = h5py.VirtualSource(folder / "other.mat", "test_x", shape)
+    file.create_virtual_dataset("test_x", layout)
+
+
+def store_outside(file: h5py.File, folder: Path) -> None:
+    size = N_TEST * 4 * 28 * 28
+    file.create_dataset(
+        "test_x", (N_TEST, 4, 28, 28), "u1", external=[(str(folder / "other.mat"), 0, size)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (link, r"test_x is an external link to other\.mat"),
+        (link_softly, "test_x is a link to /#refs#/elsewhere/test_x"),
+        (make_virtual, r"test_x is a virtual dataset of .*other\.mat"),
+        (store_outside, r"test_x is stored externally, in .*other\.mat"),
+    ],
+)
+def test_values_in_other_files_are_refused(tmp_path: Path, change: Change, found: str) -> None:
+    save_v73(tmp_path / "other.mat", Images().variables())
+    path = tmp_path / "sat-4-full.mat"
+    save_v73(path, Images().variables())
+    with h5py.File(path, "r+") as file:
+        del file["test_x"]
+        change(file, tmp_path)
+    with pytest.raises(DatasetError, match=f"{found}; expected its values in this file"):
+        _ = open_mat(tmp_path).labels
+
+
+def test_names_of_classes_in_other_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sat-4-full.mat"
+    save_v73(path, Images().variables())
+    with h5py.File(path, "r+") as file:
+        cell = file["#refs#"].create_dataset("x", (2, 1), "u2", external=[("/etc/passwd", 0, 4)])
+        file["annotations"][0, 0] = cell.ref
+    with pytest.raises(DatasetError, match="annotations is stored externally, in /etc/passwd"):
+        _ = open_mat(tmp_path).class_names
 
 
 def open_mat(folder: Path, n_classes: int = 4) -> ArrayDataset:

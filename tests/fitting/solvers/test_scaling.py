@@ -167,7 +167,7 @@ def _interrupted(parent, found):
 
 
 def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
-    for name in ("fit-dead", "other"):
+    for name in ("fit-0123456789ab", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.npy").write_bytes(b"x")
     with scratch_folder(tmp_path) as alive, scratch_folder(tmp_path) as folder:
@@ -180,7 +180,7 @@ def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
 
 def test_a_workers_own_folder_is_left_alone_by_others_until_it_leaves(tmp_path):
     parent = tmp_path / "scratch"
-    (parent / "fit-dead").mkdir(parents=True)
+    (parent / "fit-0123456789ab").mkdir(parents=True)
     folder = own_scratch("/elsewhere/fit-mine", tmp_path)
     assert folder == own_scratch("/elsewhere/fit-mine", tmp_path) == parent / "fit-mine"
     assert {path.name for path in parent.iterdir() if path.is_dir()} == {"fit-mine"}

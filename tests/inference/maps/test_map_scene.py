@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,8 +14,7 @@ import featstore
 from featstore.errors import ConfigError, DatasetError, RunError, StoreError
 from featstore.extraction import encode
 from featstore.extraction.extract import extract
-from featstore.inference.maps import map_scene as mapping
-from featstore.inference.maps import windows
+from featstore.inference.maps import map_files, windows
 from featstore.inference.maps.map_scene import map_scene
 from featstore.io.files import read_json, write_json
 from featstore.runs.run import list_runs
@@ -132,7 +130,7 @@ def test_a_map_does_not_depend_on_its_blocks(run, store, tiles, write, tmp_path,
     options = {"store": store, "stride": 10, "probability": True}
     whole = map_scene(run, scene, tmp_path / "whole.tif", **options)
     monkeypatch.setattr(encode, "BLOCK_ROWS", 37)
-    monkeypatch.setattr(mapping, "BLOCK_SIDE", 3)
+    monkeypatch.setattr(map_files, "BLOCK_SIDE", 3)
     parts = map_scene(run, scene, tmp_path / "parts.tif", **options)
     for band in (1, 2):
         np.testing.assert_array_equal(classes_of(whole, band), classes_of(parts, band))
@@ -300,7 +298,7 @@ def test_an_interrupted_map_leaves_nothing_and_an_old_one_as_it_was(
     done = map_scene(run, scene, out, store=store)
     before = {p: p.read_bytes() for p in tmp_path.glob("map*")}
     assert len(before) == 4
-    original, calls = mapping.predict_blocks, []
+    original, calls = map_files.predict_blocks, []
 
     def interrupt(*args):
         calls.append(args)
@@ -308,7 +306,7 @@ def test_an_interrupted_map_leaves_nothing_and_an_old_one_as_it_was(
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(mapping, "predict_blocks", interrupt)
+    monkeypatch.setattr(map_files, "predict_blocks", interrupt)
     monkeypatch.setattr(encode, "BLOCK_ROWS", 5)
     for target in (out, tmp_path / "new.tif"):
         calls.clear()
@@ -351,7 +349,7 @@ def test_scenes_without_georeference_and_other_formats(
 def test_classes_of_more_than_a_byte(store, run, tiles, write, tmp_path):
     names = [*NAMES, *(f"other {i}" for i in range(252))]
     record = RunRecord.model_validate(run.record.to_dict() | {"class_names": names})
-    many = replace(run, record=record)
+    many = type(run).of(run.path, record, run.backend)
     done = map_scene(many, write(tiles), tmp_path / "map.tif", store=store)
     with rasterio.open(done.path) as raster:
         assert (raster.dtypes, raster.nodata) == (("uint16",), 65_535)
@@ -365,7 +363,7 @@ def test_memory_does_not_grow_with_the_scene(run, store, tmp_path, monkeypatch):
     # A sixteenth of what is usual, so that a smaller scene is large.
     monkeypatch.setattr(windows, "PIECE_NBYTES", windows.PIECE_NBYTES // 16)
     monkeypatch.setattr(encode, "BLOCK_ROWS", encode.BLOCK_ROWS // 16)
-    monkeypatch.setattr(mapping, "PREVIEW_SIDE", mapping.PREVIEW_SIDE // 16)
+    monkeypatch.setattr(map_files, "PREVIEW_SIDE", map_files.PREVIEW_SIDE // 16)
 
     def peak(side):
         path = tmp_path / f"{side}.tif"
@@ -408,6 +406,7 @@ def test_a_run_of_four_bands_wants_four(tmp_path, write, tiles):
         map_scene(run, write(tiles), tmp_path / "map.tif", store=store)
 
 
+@pytest.mark.soak
 def test_a_scene_of_real_images_is_mapped(real_sample, tmp_path, write):
     data, store, run = real_sample.images, real_sample.store, real_sample.run
     names = ("beach", "desert", "forest", "residential")

@@ -57,6 +57,27 @@ def test_a_part_is_read_as_it_is(tmp_path):
     assert present is None
 
 
+@pytest.mark.parametrize("ending", [".vrt", ".tif", ".TIFF", ".jp2", ".png"])
+def test_only_a_raster_that_says_so_takes_its_pixels_from_other_files(tmp_path, ending):
+    write_scene(tmp_path / "secret.tif", noise(3, 8, 8))
+    bands = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{band}"><SimpleSource><SourceFilename>'
+        f"{tmp_path}/secret.tif</SourceFilename><SourceBand>{band}</SourceBand></SimpleSource>"
+        "</VRTRasterBand>"
+        for band in (1, 2, 3)
+    )
+    path = tmp_path / f"scene{ending}"
+    path.write_text(f'<VRTDataset rasterXSize="8" rasterYSize="8">{bands}</VRTDataset>')
+    if ending == ".vrt":
+        with Scene(str(path), RGB) as scene:
+            np.testing.assert_array_equal(scene.read(0, 0, 8, 8)[0], noise(3, 8, 8))
+    else:
+        with pytest.raises(DatasetError, match="as a raster of the kind that its ending says"):
+            Scene(str(path), RGB)
+    with pytest.raises(ImageError, match="is not an image"):
+        decode(path)
+
+
 def test_bands_are_taken_by_number_and_in_order(tmp_path):
     pixels = noise(4, 5, 7)
     path = write_scene(tmp_path / "scene.tif", pixels)
@@ -100,7 +121,7 @@ def test_of_16_bits_the_high_byte_is_taken_unless_there_is_a_range(tmp_path):
     path = write_scene(tmp_path / "scene.tif", pixels)
     with Scene(path, ("pan",)) as scene:
         assert scene.read(0, 0, 2, 3)[0].tolist() == [[[0, 0, 1], [11, 128, 255]]]
-    with Scene(path, ("pan",), value_range=(0, 3000)) as scene:
+    with Scene(path, ("pan",), ranges=[(0, 3000)]) as scene:
         assert scene.read(0, 0, 2, 3)[0].tolist() == [[[0, 22, 22], [255, 255, 255]]]
 
 
@@ -111,7 +132,7 @@ def test_other_types_need_a_range_and_a_sample_helps(tmp_path, dtype):
     path = write_scene(tmp_path / "scene.tif", pixels)
     with pytest.raises(ConfigError, match="from -100 to 899.*--range LOW,HIGH"):
         Scene(path, ("pan",))
-    with Scene(path, ("pan",), value_range=(-100, 900)) as scene:
+    with Scene(path, ("pan",), ranges=[(-100, 900)]) as scene:
         found, _ = scene.read(0, 0, 600, 40)
     np.testing.assert_allclose(found, (pixels + 100) / 1000 * 255, atol=0.51)
 
@@ -120,7 +141,7 @@ def test_other_types_need_a_range_and_a_sample_helps(tmp_path, dtype):
 def test_a_range_has_two_ends(tmp_path, ends):
     path = write_scene(tmp_path / "scene.tif", noise(3, 5, 7))
     with pytest.raises(ConfigError, match="it must go from low to high"):
-        Scene(path, RGB, value_range=ends)
+        Scene(path, RGB, ranges=[ends])
 
 
 def test_bands_of_different_types_need_a_range(tmp_path):
@@ -136,7 +157,7 @@ def test_bands_of_different_types_need_a_range(tmp_path):
     path.write_text(f'<VRTDataset rasterXSize="8" rasterYSize="8">{bands}</VRTDataset>')
     with pytest.raises(ConfigError, match=r"types, uint8, uint16, uint8: .* --range LOW,HIGH"):
         Scene(str(path), RGB)
-    with Scene(str(path), RGB, value_range=(0, 255)) as scene:
+    with Scene(str(path), RGB, ranges=[(0, 255)]) as scene:
         found, _ = scene.read(0, 0, 8, 8)
         assert scene.thumbnail(4)[0, 0].tolist() == found[:, 0, 0].tolist() == [50, 100, 150]
     with Scene(str(path), RGB, bands=(1, 1, 3)) as scene:
@@ -148,7 +169,7 @@ def test_no_data_is_black_in_a_thumbnail_whatever_the_range(tmp_path, dtype):
     pixels = np.full((3, 8, 8), -15, dtype)
     pixels[:, :, 4:] = 99
     path = write_scene(tmp_path / "scene.tif", pixels, nodata=99)
-    with Scene(path, RGB, value_range=(-20, -10)) as scene:
+    with Scene(path, RGB, ranges=[(-20, -10)]) as scene:
         thumbnail = scene.thumbnail(8)
     assert (thumbnail[:, :4] == 128).all()
     assert (thumbnail[:, 4:] == 0).all()
@@ -190,7 +211,7 @@ def test_pixels_without_data_are_known(tmp_path, kind):
         pixels = pixels.astype(np.float32)
         pixels[1, ~present] = np.nan
     path = write_scene(tmp_path / "scene.tif", pixels, **options)
-    with Scene(path, RGB, value_range=(0, 255) if kind == "nan" else None) as scene:
+    with Scene(path, RGB, ranges=[(0, 255)] if kind == "nan" else ()) as scene:
         assert scene.may_lack_pixels
         np.testing.assert_array_equal(scene.read(0, 0, 20, 30)[1], present)
         assert scene.read(6, 0, 10, 30)[1] is None

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import dask.array
+import google_crc32c
+import numcodecs
 import numpy as np
 import pytest
 import xarray
@@ -10,6 +13,7 @@ import zarr
 
 from featstore.errors import CorruptionError
 from featstore.store.format import matrix as matrices
+from featstore.store.format.array_schema import MAX_TEXT_NBYTES
 from featstore.store.format.matrix import Matrix
 
 
@@ -24,7 +28,7 @@ def group(tmp_path):
 def matrix(group, monkeypatch):
     monkeypatch.setattr(matrices, "CHUNK_NBYTES", 4 * 5 * 3)
     matrices.create_matrix(group, "fc", (10, 5), {"node": "fc"})
-    return Matrix(group / "fc", writable=True)
+    return Matrix(group / "fc", 10, writable=True)
 
 
 def fill(matrix):
@@ -58,8 +62,8 @@ def test_chunks_are_whole_rows_of_about_4_MB(n_features):
 def test_rows_come_back(matrix):
     X = fill(matrix)
     assert [matrix.chunk_range(i) for i in range(matrix.n_chunks)][-1] == (9, 10)
-    np.testing.assert_array_equal(Matrix(matrix.path).read(0, 10), X)
-    np.testing.assert_array_equal(Matrix(matrix.path).read(4, 8), X[4:8])
+    np.testing.assert_array_equal(Matrix(matrix.path, 10).read(0, 10), X)
+    np.testing.assert_array_equal(Matrix(matrix.path, 10).read(4, 8), X[4:8])
 
 
 def test_the_same_rows_give_the_same_bytes(matrix):
@@ -100,16 +104,16 @@ def test_a_flipped_bit_is_never_read(matrix, position):
 def test_a_broken_header_is_a_clear_error(matrix):
     (matrix.path / "zarr.json").write_text("{")
     with pytest.raises(CorruptionError, match="not a readable Zarr array"):
-        Matrix(matrix.path)
+        Matrix(matrix.path, 10)
 
 
 def test_text_and_numbers_come_back(group):
     names = np.array(["train/a.jpg", "test/Wald ü/b.tif", ""])
     matrices.create_vector(group, "sample_id", names, {})
     matrices.create_vector(group, "label", np.array([2, -1, 0], np.int32), {"class_names": ["x"]})
-    assert matrices.read_vector(group, "sample_id").tolist() == names.tolist()
-    assert matrices.read_vector(group, "label").dtype == np.int32
-    assert matrices.read_vector(group, "label").tolist() == [2, -1, 0]
+    assert matrices.read_vector(group, "sample_id", 3).tolist() == names.tolist()
+    assert matrices.read_vector(group, "label", 3).dtype == np.int32
+    assert matrices.read_vector(group, "label", 3).tolist() == [2, -1, 0]
 
 
 def test_a_damaged_vector_is_a_clear_error(group):
@@ -119,7 +123,7 @@ def test_a_damaged_vector_is_a_clear_error(group):
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
     with pytest.raises(CorruptionError, match="label is damaged"):
-        matrices.read_vector(group, "label")
+        matrices.read_vector(group, "label", 100)
 
 
 def test_bare_zarr_dask_and_xarray_open_it(matrix, group):
@@ -140,3 +144,122 @@ def test_dask_blocks_are_the_chunks(matrix):
     lazy = matrix.dask()
     assert lazy.chunks == ((3, 3, 3, 1), (5,))
     np.testing.assert_array_equal(lazy.compute(), X)
+
+
+def edit(path, change):
+    """Change the metadata of an array."""
+    file = path / "zarr.json"
+    metadata = json.loads(file.read_text())
+    change(metadata)
+    file.write_text(json.dumps(metadata))
+
+
+def codecs(*own):
+    return lambda m: m.update(codecs=[*own, *m["codecs"][len(own) :]])
+
+
+def chunk_shape(*shape):
+    return lambda m: m["chunk_grid"]["configuration"].update(chunk_shape=shape)
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        (lambda m: m.update(shape=[10**13, 5]), r"shape"),
+        (lambda m: m.update(shape=[11, 5]), r"shape: \(11, 5\); its record says \(10, 5\)"),
+        (lambda m: m.update(shape=[10]), r"shape: \(10,\)"),
+        (lambda m: m.update(data_type="float16"), "data_type: float16; its record says float32"),
+        (lambda m: m.update(data_type="complex128"), "data_type"),
+        (lambda m: m.update(node_type="group"), "node_type"),
+        (lambda m: m.update(zarr_format=2), "zarr_format"),
+        (lambda m: m.update(more=1), "more: Extra inputs"),
+        (chunk_shape(3, 4), r"chunk_shape: \(3, 4\) of an array of shape \(10, 5\)"),
+        (chunk_shape(11, 5), "chunk_shape"),
+        (chunk_shape(0, 5), "chunk_shape"),
+        (lambda m: m["chunk_key_encoding"].update(name="v2"), "chunk_key_encoding.name"),
+        (lambda m: m.update(storage_transformers=[{"name": "x"}]), "storage_transformers"),
+        (codecs({"name": "numcodecs.pickle"}), "codecs.0: .*'numcodecs.pickle'"),
+        (codecs({"name": "vlen-utf8"}), "codec vlen-utf8 is none of float32"),
+        (lambda m: m["codecs"].insert(1, {"name": "transpose"}), "codecs"),
+        (lambda m: m["codecs"].pop(), "codecs.2"),
+        (lambda m: m["codecs"][1]["configuration"].update(cname="lz4"), "cname"),
+    ],
+)
+def test_metadata_that_featstore_does_not_write_are_named_before_zarr_reads_them(
+    matrix, change, wrong, monkeypatch
+):
+    monkeypatch.setattr(matrices, "_open_array", lambda *args, **more: pytest.fail("zarr"))
+    edit(matrix.path, change)
+    with pytest.raises(CorruptionError, match=wrong):
+        Matrix(matrix.path, 10, 5, "float32")
+
+
+def test_nested_metadata_are_refused(matrix):
+    (matrix.path / "zarr.json").write_text("[" * 100_000)
+    with pytest.raises(CorruptionError, match="not a readable Zarr array"):
+        Matrix(matrix.path, 10)
+
+
+def test_a_chunk_of_many_large_rows_is_refused(group):
+    matrices.create_matrix(group, "fc", (10**6, 1000), {})
+    assert Matrix(group / "fc", 10**6).chunk_rows == 1049
+    edit(group / "fc", chunk_shape(20_000, 1000))
+    with pytest.raises(CorruptionError, match="chunk_shape"):
+        Matrix(group / "fc", 10**6)
+
+
+def with_checksum(content):
+    return content + google_crc32c.value(content).to_bytes(4, "little")
+
+
+def test_a_chunk_that_unpacks_to_more_than_its_rows_is_never_unpacked(matrix, monkeypatch):
+    fill(matrix)
+    bomb = numcodecs.Blosc("zstd", 9).encode(bytes(2**24))
+    matrix.chunk_path(1).write_bytes(with_checksum(bomb))
+    monkeypatch.setattr(matrix, "_array", None)
+    with pytest.raises(CorruptionError, match=r"Chunk 1 .*states 16,777,216 bytes; expected 60"):
+        matrix.read(0, 10)
+
+
+def test_a_chunk_that_states_more_bytes_than_its_file_has_is_never_unpacked(matrix, monkeypatch):
+    fill(matrix)
+    content = bytearray(matrix.chunk_path(1).read_bytes()[:-4])
+    content[12:16] = (10**6).to_bytes(4, "little")
+    matrix.chunk_path(1).write_bytes(with_checksum(bytes(content)))
+    monkeypatch.setattr(matrix, "_array", None)
+    with pytest.raises(CorruptionError, match=r"Chunk 1 .*states 1,000,004 bytes of its file"):
+        matrix.read(3, 4)
+
+
+def test_a_vector_without_a_chunk_is_not_read_as_fill(group):
+    matrices.create_vector(group, "label", np.ones(100, np.int32), {})
+    (group / "label" / "c" / "0").unlink()
+    with pytest.raises(CorruptionError, match="label is damaged: its file is missing"):
+        matrices.read_vector(group, "label", 100)
+
+
+def test_one_long_text_does_not_widen_the_others(group):
+    names = ["a" * MAX_TEXT_NBYTES, *"b" * 9999]
+    matrices.create_vector(group, "sample_id", np.array(names, matrices.TEXT), {})
+    tracemalloc.start()
+    found = matrices.read_vector(group, "sample_id", 10_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.tolist() == names
+    assert peak < 10_000 * MAX_TEXT_NBYTES / 10
+
+
+@pytest.mark.parametrize(("n_more", "wrong"), [(1, "4,096 characters"), (10**6, "header states")])
+def test_a_text_that_is_too_long_is_refused(group, n_more, wrong):
+    names = np.array(["a" * (MAX_TEXT_NBYTES + n_more), "b"], matrices.TEXT)
+    matrices.create_vector(group, "sample_id", names, {})
+    with pytest.raises(CorruptionError, match=wrong):
+        matrices.read_vector(group, "sample_id", 2)
+
+
+def test_new_arrays_are_zarr_3_whatever_zarr_is_set_to(group):
+    with zarr.config.set(default_zarr_format=2):
+        matrices.create_matrix(group, "fc", (10, 5), {})
+        matrices.create_vector(group, "label", np.arange(10), {})
+    assert Matrix(group / "fc", 10).n_features == 5
+    assert matrices.read_vector(group, "label", 10).dtype == np.int32

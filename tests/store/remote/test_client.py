@@ -274,7 +274,9 @@ def test_a_dead_holder_is_followed(remote, quick, wait):
 
 
 def test_a_killed_process_of_the_same_folder_is_not_waited_for(remote):
-    remote.put("locks/x.json", b'{"place": "here"}')
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    remote.put("locks/x.json", b'{"place": "here", "pid": %d}' % ended.pid)
     listener = Listener()
     with hold_lease(remote, "locks/x.json", "it", "here", listener):
         assert listener.lines == []

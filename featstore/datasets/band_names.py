@@ -1,4 +1,4 @@
-"""Which bands of a scene are red, green, blue and near infrared: what the file itself says."""
+"""Which bands of a file are red, green, blue and near infrared: what the file itself says."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def choose_bands(
     first bands without a name are taken, an alpha band last. Too few bands raise ConfigError.
     """
     given = zip(descriptions, meanings, strict=True)
-    colors = [color_of(path, band, *of) for band, of in enumerate(given, 1)]
+    colors = [
+        color_of(path, band, *of) or (of[0] if of[0] in names else None)
+        for band, of in enumerate(given, 1)
+    ]
     if twice := [name for name in names if colors.count(name) > 1]:
         same = " and ".join(str(i) for i, color in enumerate(colors, 1) if color == twice[0])
         raise ConfigError(

@@ -1,7 +1,7 @@
 import pytest
 
+from featstore.datasets.band_names import choose_bands
 from featstore.errors import ConfigError
-from featstore.inference.maps.bands import choose_bands
 
 RGB = ("red", "green", "blue")
 RGBN = (*RGB, "nir")

@@ -1,0 +1,135 @@
+"""Delete the folders of sets and runs: the files that featstore wrote, and no others."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from featstore.errors import StoreError
+from featstore.io.files import TEMPORARY, parse_json, rename_for_deletion, sync_folder
+from featstore.store.set_folder import DRAFT, GROUP, SETS, SetFolder, is_foreign
+
+DOOMED = re.compile(r"\.old-.+-[0-9a-f]{8}")
+"""Names of folders that were renamed for deletion."""
+
+
+_PARTIAL = r"\.[0-9a-f]{32}\.partial"
+_ARRAY = rf"(zarr\.json|zarr{_PARTIAL}|c(/[0-9]+(/0)?({_PARTIAL})?)?)"
+_SET = re.compile(
+    r"set\.json|layers(/[^/]+\.json)?|journal(/((journal|share-[^/]+)\.json|[^/]+\.spool|pass))?"
+    rf"|{re.escape(GROUP)}(/({_ARRAY}|[^/]+(/{_ARRAY})?))?"
+    rf"|{re.escape(DRAFT)}[a-z0-9_]{{8}}(/[^/]+(/{_ARRAY})?)?"
+)
+_RUN = re.compile(
+    r"([0-9a-f]{8}/)?((metrics|curves)\.json|predictions\.csv|model\.skops|(confusion|curves)\.png)"
+    r"|[0-9a-f]{8}"
+)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete the folder of a set or run; raise StoreError if files in it stay.
+
+    A link is removed, and what it leads to stays.
+    """
+    if path.is_symlink():
+        target = os.path.realpath(path)
+        path.unlink()
+        raise StoreError(f"{path.name} is removed. It was a link; the files in {target} stay.")
+    doomed = rename_for_deletion(path)
+    sync_and_sweep(path.parent)
+    if doomed.exists():
+        left = sorted(p.relative_to(doomed).as_posix() for p in _files(doomed))
+        raise StoreError(
+            f"{path.name} is removed. Files that featstore did not write, or can't delete, stay in "
+            f"{doomed}: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}"
+        )
+
+
+def sync_and_sweep(folder: Path) -> None:
+    """Make renames in ``sets/`` or ``runs/`` durable, then delete what was renamed for deletion.
+
+    After a power loss, a folder with its old name therefore has all its files.
+    """
+    sync_folder(folder)
+    for path in folder.iterdir():
+        if DOOMED.fullmatch(path.name):
+            _delete(path, _own_in_set(path) if folder.name == SETS else _own_in_run)
+
+
+def _delete(folder: Path, is_own: Callable[[str], bool]) -> None:
+    """Delete what is featstore's of a folder; links are deleted, and never followed."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    # Deep paths come first, and so chunks before the metadata that says whose they are.
+    for parent, folders, names in os.walk(folder, topdown=False):
+        for path in (Path(parent, name) for name in [*names, *folders]):
+            if is_own(path.relative_to(folder).as_posix()):
+                with suppress(OSError):
+                    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def move_others(old: Path, new: Path) -> None:
+    """Move what others wrote into the folder of a run to the folder that takes its place."""
+    with suppress(OSError):
+        for path in old.iterdir():
+            if not os.path.lexists(new / path.name):
+                path.rename(new / path.name)
+        old.rmdir()
+
+
+def remove_decoded(cache: Path, set_id: str) -> None:
+    """Delete the decoded matrices whose notes name a set; a cache that is a link keeps them."""
+    for note in () if cache.is_symlink() else cache.glob(f"{'[0-9a-f]' * 32}.json"):
+        with suppress(OSError):
+            if set_id in (parse_json(note.read_bytes()) or {}).get("sets", ()):
+                note.with_suffix(".npy").unlink(missing_ok=True)
+                note.unlink()
+
+
+def remove_journal(feature_set: SetFolder) -> None:
+    """Delete the journals of a set without unfinished layers."""
+    _delete(feature_set.journal_path, lambda name: _is_own(f"journal/{name}"))
+
+
+def _own_in_run(name: str) -> bool:
+    return _is_temporary(name) or _RUN.fullmatch(name) is not None
+
+
+def _own_in_set(folder: Path) -> Callable[[str], bool]:
+    """Return a function that says whether a path in a set's folder is featstore's."""
+    arrays = {path.name: is_foreign(path) for path in (folder / GROUP).glob("*") if path.is_dir()}
+
+    def is_own(name: str) -> bool:
+        parts = name.split("/")
+        if parts[0] == GROUP and len(parts) > 1 and arrays.get(parts[1]):
+            return False
+        if parts[0] == "layers" and len(parts) == 2 and not _is_temporary(name):
+            return parts[1].removesuffix(".json") in arrays or _is_record(folder / name)
+        return _is_own(name)
+
+    return is_own
+
+
+def _is_own(name: str) -> bool:
+    return _is_temporary(name) or _SET.fullmatch(name) is not None
+
+
+def _is_temporary(name: str) -> bool:
+    return TEMPORARY.fullmatch(name.rpartition("/")[2]) is not None
+
+
+def _is_record(path: Path) -> bool:
+    with suppress(OSError):
+        return parse_json(path.read_bytes()) is not None
+    return False
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent, name) for name in names)
