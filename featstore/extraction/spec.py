@@ -45,7 +45,7 @@ def open_images(config: ExtractConfig, store: FeatureStore, progress: Progress =
 
 def _check_meaning(dataset: FileDataset) -> None:
     try:
-        dataset.read(0, min_size=1)
+        dataset.read(0, 1)
     except UnclearImageError as error:
         raise ConfigError(str(error)) from None
     except ImageError:
