@@ -60,6 +60,7 @@ bench: develop
 	$(BIN)/python benchmarks/bench_sink.py
 	$(BIN)/python benchmarks/bench_fit.py
 	$(BIN)/python benchmarks/bench_scale.py
+	$(BIN)/python benchmarks/bench_scale.py --many
 	$(BIN)/python benchmarks/page.py
 
 docs: develop

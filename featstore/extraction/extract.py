@@ -29,6 +29,7 @@ from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.format.array_schema import MAX_TEXT_NBYTES
+from featstore.store.removal import remove_folder
 
 
 @takes(*settings_of(ExtractConfig, but=("model", "dataset", "layers")))
@@ -95,7 +96,7 @@ def extract(
             opened = open_(config, images.dataset.bands, images.cache, progress)
             spec = ExtractionSpec(config, images, opened, request, command)
             with store.working_on(store.set_id(spec.identity), progress):
-                feature_set = store.find(spec.identity) or _create_set(
+                feature_set = _find_set(store, spec, progress) or _create_set(
                     store, spec, progress, reopen=workers is not None
                 )
                 _reopen_gaps(feature_set, spec.layer_names)
@@ -115,7 +116,7 @@ def _find_answer(
 ) -> tuple[FeatureSet, list[str]] | None:
     """Return the set and its layers that answer an earlier request, if all are complete."""
     for feature_set in store.readable_sets():
-        if feature_set.info.dataset.fingerprint != fingerprint:
+        if feature_set.outline.fingerprint != fingerprint:
             continue
         records = {
             name: record
@@ -130,6 +131,19 @@ def _find_answer(
             names = list(dict.fromkeys(found[0] for found in hits))
             if not any(feature_set.missing_chunks(name) for name in names):
                 return feature_set, names
+    return None
+
+
+def _find_set(store: FeatureStore, spec: ExtractionSpec, progress: Progress) -> FeatureSet | None:
+    """Return the set of a spec; one that has lost its group and has no layer gives way."""
+    found = store.find(spec.identity)
+    if found is None or found.group.is_dir() or found.layer_names():
+        return found
+    if any(journal.damaged is not None for journal in found.journal().values()):
+        # The intact chunks are on object storage.
+        return found
+    progress.say(f"All arrays of {found.set_id} are missing; it is begun again.")
+    remove_folder(found.path)
     return None
 
 

@@ -73,6 +73,12 @@ def compute_layers(
         if not feature_set.layer_path(name).is_file()
     ]
     dtype = spec.dtype
+    if emptied := sorted({*feature_set.emptied(damaged=True)} & {*spec.layer_names}):
+        progress.say(
+            f"The files of {', '.join(emptied)} in {feature_set.set_id} are missing; "
+            f"{'it is' if len(emptied) == 1 else 'they are'} begun again."
+        )
+        feature_set.drop_layers(emptied)
     _check_space(spec, feature_set, layers, dtype, progress)
     n_computed, total, setup_s, pass_s = 0, PassTimes(), 0.0, 0.0
     for begun, group in _by_numerics(spec, feature_set, layers):
@@ -232,7 +238,7 @@ def run_pass(
     return n_to_compute, times
 
 
-def _files_of(dataset: Dataset, batch: Batch) -> Sequence[Path]:
+def _files_of(dataset: Dataset, batch: Batch) -> Sequence[str | Path]:
     if isinstance(dataset, FileDataset):
         return dataset.paths[batch.start : batch.stop]
     return [path for _, path in dataset.files()]

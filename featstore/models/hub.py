@@ -6,21 +6,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from featstore.errors import WeightsError
+from featstore.progress import SILENT, Progress
 from featstore.text import join_some
 
 
-def hub_file(repo: str, names: Sequence[str], by_hand: Path, model: str) -> Path:
+def hub_file(
+    repo: str, names: Sequence[str], by_hand: Path, model: str, progress: Progress = SILENT
+) -> Path:
     """Return the first of several files that a repository has, downloaded if it is not cached.
 
     A file at `by_hand` comes first. If nothing can be fetched, WeightsError names the file and
     where to put it. `repo` may end in ``@REVISION``.
     """
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     if by_hand.is_file():
         return by_hand
     repo, _, revision = repo.partition("@")
+    for name in names:
+        cached = try_to_load_from_cache(repo, name, revision=revision or None)
+        if isinstance(cached, str):
+            return Path(cached)
+    progress.say(f"Fetching the weights of {model} from {constants.ENDPOINT}/{repo} ...")
     cause = f"{repo} has no {join_some(names)}"
     for name in names:
         try:

@@ -69,6 +69,14 @@ def source_of(model: str) -> str:
     return prefix if prefix in SOURCES else "module"
 
 
+def list_sources() -> list[tuple[str, str, bool]]:
+    """Return the sources beside torchvision: name, distribution, and whether it is installed."""
+    found = [(s, name, find_spec(module) is not None) for s, (module, name) in SOURCES.items()]
+    for entry in entry_points(group=ENTRY_POINTS):
+        found.append((entry.name, entry.dist.name if entry.dist else entry.name, True))
+    return found
+
+
 def entry_point(source: str) -> EntryPoint | None:
     """Return the entry point with which a package adds a source, or None."""
     return next(iter(entry_points(group=ENTRY_POINTS, name=source)), None)

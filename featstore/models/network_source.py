@@ -17,6 +17,7 @@ from featstore.models.network import Network
 from featstore.models.network_extractor import NetworkExtractor
 from featstore.models.networks import find_layers
 from featstore.models.preprocess import Preprocess
+from featstore.models.weights import Weights
 from featstore.progress import SILENT, Progress
 from featstore.store.format.run_schema import FeatureSpec
 
@@ -53,16 +54,7 @@ class NetworkSource:
             layers.setdefault(layer, []).extend([name] if name else [])
             # A pooling that the layer can't have is an error before any image is read.
             layer.pooled_by(config.pool)
-        preprocess = Preprocess(
-            image_size,
-            _mode(network, config.bands),
-            weights.mean,
-            weights.std,
-            weights.interpolation,
-            weights.crop_pct,
-            weights.squash,
-            order,
-        )
+        preprocess = make_preprocess(network, weights, image_size, config.bands, order)
         extractor = NetworkExtractor(
             config.model,
             weights,
@@ -119,11 +111,25 @@ class NetworkSource:
         )
 
 
-def _mode(network: Network, asked: str) -> str:
-    """Return what a preprocessing's record says of the bands."""
-    if network.bands != RGB:
-        return ",".join(network.bands)
-    return "gray" if asked == "gray" else "rgb"
+def make_preprocess(
+    network: Network,
+    weights: Weights,
+    image_size: int,
+    bands: str = "rgb",
+    order: tuple[int, ...] = (),
+) -> Preprocess:
+    """Return how images become a network's input; `bands` are those that were asked for."""
+    mode = "gray" if bands == "gray" else "rgb"
+    return Preprocess(
+        image_size,
+        mode if network.bands == RGB else ",".join(network.bands),
+        weights.mean,
+        weights.std,
+        weights.interpolation,
+        weights.crop_pct,
+        weights.squash,
+        order,
+    )
 
 
 def _check_values(network: Network, value_range: str | None) -> None:

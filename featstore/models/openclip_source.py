@@ -127,7 +127,7 @@ class OpenclipNetwork(Network):
         repo, _, name = str(self._pretrained.get("hf_hub", "")).rpartition("/")
         if repo:
             by_hand = checkpoints_folder() / f"{self._name}-{self._tag}.safetensors"
-            return hub_file(repo, _hub_names(name), by_hand, self.model)
+            return hub_file(repo, _hub_names(name), by_hand, self.model, progress)
         if url := self._pretrained.get("url"):
             return fetch(url, checkpoints_folder() / url.rpartition("/")[2], None, progress)
         raise WeightsError(

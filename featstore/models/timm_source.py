@@ -24,9 +24,9 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """The files of timm's repositories on the hub, the safe one first, as timm looks for them."""
 
 
-def list_names(pattern: str = "*") -> list[str]:
-    """Return the names of networks with weights that fit a pattern."""
-    found: list[str] = timm.list_models(pattern, pretrained=True)
+def list_names() -> list[str]:
+    """Return the names of all networks with weights, as ``NAME.TAG``."""
+    found: list[str] = timm.list_models(pretrained=True)
     return found
 
 
@@ -133,7 +133,7 @@ class TimmNetwork(Network):
         if cfg.hf_hub_id:
             by_hand = checkpoints_folder() / f"{cfg.architecture}.{cfg.tag}.safetensors"
             names = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else HUB_FILES
-            return hub_file(cfg.hf_hub_id, names, by_hand, self.model)
+            return hub_file(cfg.hf_hub_id, names, by_hand, self.model, progress)
         if cfg.url:
             path = checkpoints_folder() / cfg.url.rpartition("/")[2]
             return fetch(cfg.url, path, None, progress)

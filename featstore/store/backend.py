@@ -155,7 +155,15 @@ class LocalBackend:
 
     def missing(self, place: str, names: Iterable[str], upload: str | None = None) -> list[str]:
         """Return missing files."""
-        return [name for name in names if not self._path(place, name, upload).is_file()]
+        # Path's own methods would take most of the time of a list of ten thousand runs.
+        folders = [f"{self.folder}/{place}"]
+        if upload:
+            folders.append(f"{self.folder}/{uploaded_to(place, upload)}")
+        return [
+            name
+            for name in names
+            if not any(os.path.isfile(f"{folder}/{name}") for folder in folders)
+        ]
 
     def sizes(self, record: str, place: str, upload: str | None = None) -> dict[str, int]:
         """Return the bytes of each file of a place."""

@@ -18,6 +18,7 @@ from featstore.store.backend import Backend
 from featstore.store.format.array_schema import VECTORS, read_metadata
 from featstore.store.format.matrix import Matrix, chunk_problem, read_vector
 from featstore.store.format.schema import LayerRecord
+from featstore.store.record_index import SetOutline
 from featstore.store.set_folder import SETS, SetFolder
 
 
@@ -37,6 +38,11 @@ class FeatureSet(SetFolder):
 
     def __repr__(self) -> str:
         return f"FeatureSet({self.set_id!r}, {self.n_samples:,} rows, layers {[*self.layers()]})"
+
+    @cached_property
+    def outline(self) -> SetOutline:
+        """What searches need of its records, as they were when the set was listed."""
+        return SetOutline.of(self.info, self.layers())
 
     @property
     def address(self) -> str:
@@ -192,7 +198,7 @@ class FeatureSet(SetFolder):
 
     @cached_property
     def sample_ids(self) -> np.ndarray:
-        """Name of each row's sample, (n_samples,) :class:`numpy.dtypes.StringDType`."""
+        """Name of each row's sample, (n_samples,) object, each a str."""
         return self._vector("sample_id")
 
     @cached_property

@@ -138,13 +138,6 @@ class SetFolder:
         """Return the names of all complete layers; their records may be damaged."""
         return sorted(path.stem for path in (self.path / "layers").glob("[!.]*.json"))
 
-    def find_layer(self, name: str | None) -> str | None:
-        """Return the complete layer of a name (None: the default layer), if any."""
-        for layer, record in self.layers().items():
-            if record.default if name is None else name in (layer, *record.names):
-                return layer
-        return None
-
     def layer(self, layer: str) -> LayerRecord:
         """Return the record of a complete layer.
 
@@ -174,10 +167,33 @@ class SetFolder:
             if name not in VECTORS and not self.layer_path(name).is_file()
         ]
 
+    def emptied(self, *, damaged: bool = False) -> list[str]:
+        """Return the unfinished layers of which no file is left; a pass begins them again.
+
+        With `damaged`, also layers that are known to be damaged, whose intact chunks may be on
+        object storage alone.
+        """
+        return [
+            layer
+            for layer, own in self.journal().items()
+            if (damaged or own.damaged is None)
+            and not self.layer_path(layer).is_file()
+            and not self._has_files(layer, own)
+        ]
+
+    def _has_files(self, layer: str, journal: LayerJournal) -> bool:
+        folder = self.group / layer
+        return any(folder.glob("c/*/*")) if journal.chunks else folder.is_dir()
+
     def why_unfinished(self, layer: str) -> str:
         """Return why a layer is not complete, and the command that completes it."""
         journal = self.journal().get(layer)
         command = journal.command if journal else self.info.command
+        if layer in self.emptied():
+            return (
+                f"Layer {layer} of {self.set_id} is not finished, and its files are missing. Begin "
+                f"it again with: {command}"
+            )
         if journal and journal.damaged is not None:
             chunks = ", ".join(map(str, journal.damaged)) or "none, but its metadata"
             return (
@@ -254,7 +270,7 @@ class SetFolder:
         others = {name: own for name, own in self.journal().items() if name not in layers}
         self.write_journal(others)
         for layer in layers:
-            shutil.rmtree(self.group / layer)
+            shutil.rmtree(self.group / layer, ignore_errors=True)
 
     def writable_matrix(self, layer: str) -> Matrix:
         """Open the matrix of an unfinished layer to write its chunks."""

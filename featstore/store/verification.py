@@ -13,6 +13,9 @@ from featstore.store.format.array_schema import VECTORS
 from featstore.store.format.schema import LayerRecord
 from featstore.store.set_folder import GROUP, JOURNAL_FILE
 
+EMPTIED = "all files of the unfinished layer are missing"
+"""What is wrong with a layer of :meth:`.SetFolder.emptied`."""
+
 
 @dataclass(frozen=True)
 class Damage:
@@ -160,9 +163,9 @@ def _unsafe(
 
 
 def _lost_layers(feature_set: FeatureSet) -> list[Damage]:
-    """Return layers that have rows, and neither a record nor a journal.
+    """Return layers with rows and without a record or journal, and those with a journal alone.
 
-    A journal is written before the first row, so the layer's record was lost.
+    A journal is written before the first row, so the record of the former was lost.
     """
     journal = feature_set.journal()
     return [
@@ -173,7 +176,7 @@ def _lost_layers(feature_set: FeatureSet) -> list[Damage]:
         )
         for layer in feature_set.unfinished()
         if layer not in journal and any((feature_set.group / layer).glob("c/*/*"))
-    ]
+    ] + [Damage(feature_set.set_id, f"{GROUP}/{layer}", EMPTIED) for layer in feature_set.emptied()]
 
 
 def _damage(feature_set: FeatureSet, layer: str | None, file: str, problem: str) -> Damage:
@@ -275,7 +278,8 @@ def _verify_and_mark(
         found, commands = _verify_and_mark_set(store, feature_set, progress)
         damages += found
         repairs += commands
-    whole = {d.set_id for d in damages if d.layer is None and d.file != JOURNAL_FILE}
+    curable = (JOURNAL_FILE, EMPTIED)
+    whole = {d.set_id for d in damages if d.layer is None and not {d.file, d.problem} & {*curable}}
     broken = [s.set_id for _, s in sets if s.set_id in whole]
     return Verification(len(sets), damages, list(dict.fromkeys(repairs)), broken)
 
@@ -286,9 +290,13 @@ def _verify_and_mark_set(
     """Return the damages of a set, and the commands that repair the marked ones."""
     damages = verify(feature_set, progress)
     of_layers = [damage for damage in damages if damage.layer]
-    # An intact store may be read-only, and a damaged journal can't hold marks.
-    if not of_layers or any(damage.file == JOURNAL_FILE for damage in damages):
+    if any(damage.file in (JOURNAL_FILE, "set.json") for damage in damages):
         return damages, []
+    journal = feature_set.journal()
+    emptied = [journal[layer].command for layer in feature_set.emptied()]
+    # An intact store may be read-only, and a damaged journal can't hold marks.
+    if not of_layers:
+        return damages, emptied
     others = [damage for damage in damages if damage.layer is None]
     try:
         with store.working_on(feature_set.set_id, progress):
@@ -299,4 +307,5 @@ def _verify_and_mark_set(
     except OSError as error:
         problem = f"can't be marked for repair: {error.filename}: {error.strerror}"
         return [*others, *of_layers, Damage(feature_set.set_id, "layers", problem)], []
-    return others + marked, [journal[str(damage.layer)].command for damage in marked]
+    repairs = [journal[str(damage.layer)].command for damage in marked]
+    return others + marked, repairs + emptied

@@ -38,6 +38,7 @@ from featstore.models.weights import IMAGENET_MEAN, IMAGENET_STD
 from featstore.progress import Silent
 from featstore.store import writer
 from featstore.store.feature_store import open_store
+from featstore.store.verification import verify_store
 
 
 @pytest.fixture
@@ -388,7 +389,10 @@ def test_features_larger_than_the_free_disk_are_refused(images, store, monkeypat
         extract(store=store, **of_pixels(images))
 
 
-def test_a_set_that_was_begun_on_another_device_is_not_mixed(images, store, monkeypatch):
+@pytest.fixture
+def begun_on_cuda(images, store, monkeypatch):
+    """Return an unfinished set whose journal says that it was begun on another device."""
+
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -396,12 +400,42 @@ def test_a_set_that_was_begun_on_another_device_is_not_mixed(images, store, monk
         patch.setattr(writer.FeatureWriter, "finish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             extract(store=store, **of_pixels(images))
-    path = store.sets()[0].journal_path / "journal.json"
+    (feature_set,) = store.sets()
+    path = feature_set.journal_path / "journal.json"
     journal = read_json(path)
     journal["layers"]["stats"]["numerics"]["device"] = "cuda"
     write_json(path, journal)
+    return feature_set
+
+
+def test_a_set_that_was_begun_on_another_device_is_not_mixed(images, store, begun_on_cuda):
     with pytest.raises(DeviceError, match="begun on cuda"):
         extract(store=store, **of_pixels(images))
+
+
+@pytest.mark.parametrize("part", ["stats", "stats/c", "."])
+def test_an_unfinished_layer_without_files_is_begun_again(
+    part, images, store, begun_on_cuda, capsys, tmp_path
+):
+    shutil.rmtree(begun_on_cuda.group / part)
+    address = ["--store", store.address]
+    assert _run(["store", "show", begun_on_cuda.set_id, *address]) == 0
+    assert (
+        "its files are missing. Begin it again with: featstore extract" in capsys.readouterr().out
+    )
+    with pytest.raises(SystemExit):
+        _run(["store", "verify", *address])
+    said = capsys.readouterr().out
+    assert "features.zarr/stats: all files of the unfinished layer are missing" in said
+    assert "Repair with: featstore extract" in said
+    assert (part == ".") == ("after: featstore store rm" in said)
+    listener = Listener()
+    assert extract(store=store, progress=listener, **of_pixels(images)).n_computed == 27
+    assert [line for line in listener.lines if "missing; it is begun again" in line]
+    assert verify_store(store).damages == []
+    extract(store=tmp_path / "whole", **of_pixels(images))
+    (whole,) = open_store(tmp_path / "whole").sets()
+    assert tree_bytes(store.sets()[0].group) == tree_bytes(whole.group)
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ def test_one_that_does_not_wait_watches_a_clone_for_one_renewal(remote, clock):
         (os.getpid(), 0, 0),
         (2**22 + 1, 0, 0),
     ],
+    ids=["another", "unknown", "own", "dead"],
 )
 def test_a_lease_of_the_own_folder_waits_for_a_renewal_unless_its_process_is_dead(
     pid, least_s, most_s, remote, clock
