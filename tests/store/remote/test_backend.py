@@ -240,7 +240,7 @@ def test_a_listing_of_many_sets_is_one_request(gs_url, gcs, tmp_path, monkeypatc
     (feature_set,) = store_at(gs_url).sets()
     _, bucket = gcs
     prefix = f"a prefix/sets/{feature_set.set_id}/"
-    n_sets = 200
+    n_sets = 40
     for name, value in [n for n in bucket.found.items() if n[0].startswith(prefix)]:
         for i in range(1, n_sets):
             bucket.found[name.replace(feature_set.set_id, f"demo-{i:012x}")] = value

@@ -86,8 +86,8 @@ def started(words: list[str], folder: Path, make_bucket: Callable[[], None]) -> 
                 time.sleep(0.5)
         yield
     finally:
-        process.terminate()
-        process.wait(60)
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture
