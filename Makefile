@@ -60,6 +60,7 @@ bench: develop
 	$(BIN)/python benchmarks/bench_sink.py
 	$(BIN)/python benchmarks/bench_fit.py
 	$(BIN)/python benchmarks/bench_scale.py
+	$(BIN)/python benchmarks/bench_scale.py --many
 	$(BIN)/python benchmarks/page.py
 
 docs: develop
@@ -73,8 +74,8 @@ lock: develop
 	(echo "# Versions with which the tests were run: pip install -c constraints.txt '.[cpu]'"; \
 	echo "# Made by \`make lock\`; the lower bounds are in setup.cfg."; \
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
-	--constraint .venv/frozen.txt --extra cpu --extra intelex --extra parquet --extra s3 \
-	--extra umap --extra test --extra check setup.py) > constraints.txt
+	--constraint .venv/frozen.txt --extra cpu --extra intelex --extra openclip --extra parquet \
+	--extra s3 --extra timm --extra umap --extra test --extra check setup.py) > constraints.txt
 
 clean:
 	rm -rf .venv .venv-oldest build docs/_build *.egg-info

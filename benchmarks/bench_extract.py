@@ -46,7 +46,8 @@ from turns import Turn, in_fresh_process, summary, take_turns, without_empty_col
 import featstore
 from featstore.environment import available_cores
 from featstore.models.devices import describe_device, resolve_device
-from featstore.models.networks import build_network, find_layers
+from featstore.models.networks import find_layers
+from featstore.models.torchvision_source import build_network
 from featstore.models.weights import IMAGENET_MEAN, IMAGENET_STD
 
 PAPER = "alexnet,googlenet,vgg19,resnet50"

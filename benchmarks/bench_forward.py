@@ -39,7 +39,7 @@ from featstore.models.devices import (
     resolve_device,
     resolve_precision,
 )
-from featstore.models.networks import build_network
+from featstore.models.torchvision_source import build_network
 
 COLUMNS = ("precision", "batch", "images/s", "of best", "set-up s", "1 - cosine")
 

@@ -43,9 +43,9 @@ def _completer(names: Callable[[click.Context], Iterable[str]]) -> Completer:
 
 
 def _model_names(ctx: click.Context) -> list[str]:
-    from featstore.models.names import MODEL_NAMES
+    from featstore.models.names import MODEL_NAMES, SOURCES
 
-    return list(MODEL_NAMES)
+    return [*MODEL_NAMES, *(f"{source}:" for source in SOURCES)]
 
 
 def _store(ctx: click.Context) -> FeatureStore | None:
@@ -66,15 +66,15 @@ def _set_names(ctx: click.Context) -> list[str]:
 
 
 def _titles(ctx: click.Context) -> list[str]:
-    return [s.facets.title for s in _sets(ctx)]
+    return [s.outline.facets.title for s in _sets(ctx)]
 
 
 def _stored_models(ctx: click.Context) -> list[str]:
-    return [s.facets.model for s in _sets(ctx)]
+    return [s.outline.facets.model for s in _sets(ctx)]
 
 
 def _stored_layers(ctx: click.Context) -> list[str]:
-    return [layer for s in _sets(ctx) for layer in s.layers()]
+    return [layer for s in _sets(ctx) for layer in s.outline.layers]
 
 
 def _run_names(ctx: click.Context) -> list[str]:

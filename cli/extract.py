@@ -63,7 +63,7 @@ GROUPS = {
     is_eager=True,
     callback=_check_model,
     shell_complete=completion.models,
-    help="Network; see `featstore models`.",
+    help="Network; see `featstore models`: resnet50, timm:NAME, package.module:function, ...",
 )
 @click.option(
     "--dataset",
@@ -79,7 +79,7 @@ GROUPS = {
     metavar="NAME[,NAME...]",
     shell_complete=completion.network_layers,
     callback=console.names_of(),
-    help="Layers, by the papers' or torchvision's names; see `featstore models show NAME`.  "
+    help="Layers, by the papers' or the library's names; see `featstore models show NAME`.  "
     "[default: the network's feature layer]",
 )
 @click.option(
@@ -88,15 +88,15 @@ GROUPS = {
     show_default=True,
     metavar="SPEC",
     shell_complete=completion.weights,
-    help="imagenet, a torchvision weights name, a file (state dict or .safetensors), or "
-    "random:SEED.",
+    help="imagenet (the weights of the model's name), a torchvision weights name, a file (state "
+    "dict or .safetensors), or random:SEED.",
 )
 @click.option(
     "--pool",
     type=click.Choice(POOLS),
     default=ExtractConfig.pool,
     show_default=True,
-    help="How a convolutional map becomes a vector.",
+    help="How a map or tokens become a vector; auto: avg for maps, the network's own for tokens.",
 )
 @click.option(
     "--bands",

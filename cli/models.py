@@ -2,34 +2,96 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.config import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, USUAL_IMAGE_SIZE
+from featstore.config import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 
 from . import completion, console
 
+if TYPE_CHECKING:
+    from featstore.models.base import Layer
+    from featstore.models.network import Network
+    from featstore.models.preprocess import Preprocess
 
-@click.group(invoke_without_command=True)
+
+class SearchGroup(click.Group):
+    """A group that takes a pattern of names in place of a command."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, or the search for a pattern."""
+        found = super().get_command(ctx, cmd_name)
+        if found is None and any(sign in cmd_name for sign in "*?[:"):
+            return _search_for(cmd_name)
+        return found
+
+
+@click.group(cls=SearchGroup, invoke_without_command=True)
 @console.json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """List networks; `featstore models show NAME` lists a network's layers."""
+    """List networks, or search them: `featstore models 'timm:*dinov3*'`.
+
+    `featstore models show NAME` lists a network's layers.
+    """
     if ctx.invoked_subcommand is not None:
         return
     from featstore.models.layer_names import FEATURE_LAYERS, NOTES
-    from featstore.models.names import PIXEL_MODEL, backbone_names
+    from featstore.models.names import PIXEL_MODEL, backbone_names, list_sources
 
-    names = backbone_names()
+    names, sources = backbone_names(), list_sources()
     if as_json:
-        console.emit_json({"models": [PIXEL_MODEL, *names]})
+        console.emit_json(
+            {
+                "models": [PIXEL_MODEL, *names],
+                "sources": [{"source": s, "package": p, "installed": i} for s, p, i in sources],
+            }
+        )
         return
     rows = [[name, layer, NOTES.get(name, "")] for name, layer in FEATURE_LAYERS.items()]
     console.table(["network", "feature layer", "note"], rows, "The paper's networks")
     others = [name for name in names if name not in FEATURE_LAYERS]
     console.echo("torchvision's other networks: " + ", ".join(others))
     console.echo(f"{PIXEL_MODEL}: statistics of each image's pixels, all bands, without a network.")
+    console.table(
+        ["source", "installed", "example"],
+        [
+            [
+                f"{source}:",
+                "yes" if installed else f"no: pip install {package}",
+                EXAMPLES.get(source, f"{source}:NAME"),
+            ]
+            for source, package, installed in sources
+        ],
+        "Other sources of networks",
+    )
+    console.echo("A function of your own that returns a torch.nn.Module: package.module:function")
+
+
+EXAMPLES = {
+    "timm": "timm:vit_small_patch14_dinov2.lvd142m",
+    "openclip": "openclip:ViT-B-32/laion2b_s34b_b79k",
+    "torchgeo": "torchgeo:resnet50/SENTINEL2_RGB_SECO",
+}
+
+
+def _search_for(pattern: str) -> click.Command:
+    @click.command(pattern)
+    @console.json_option
+    def search(as_json: bool) -> None:
+        """List the networks whose names fit a pattern."""
+        from featstore.models.search import search_names
+
+        found = search_names(pattern)
+        if as_json:
+            console.emit_json({"models": found})
+            return
+        for name in found:
+            console.echo(name)
+
+    return search
 
 
 @command.command("show")
@@ -37,22 +99,25 @@ def command(ctx: click.Context, as_json: bool) -> None:
 @click.option(
     "--image-size",
     type=click.IntRange(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
-    default=USUAL_IMAGE_SIZE,
-    show_default=True,
     metavar="PX",
-    help="Side of the input.",
+    help="Side of the input.  [default: the network's own]",
 )
 @console.json_option
-def show(name: str, image_size: int, as_json: bool) -> None:
+def show(name: str, image_size: int | None, as_json: bool) -> None:
     """List a network's layers, from the image on."""
-    from featstore.models.layer_names import NOTES
     from featstore.models.names import PIXEL_MODEL, check_model
 
     if check_model(name) == PIXEL_MODEL:
         _show_pixel_statistics(as_json)
         return
     from featstore.models import network_layers
+    from featstore.models.network_source import make_preprocess
+    from featstore.models.registry import find_network
 
+    network = find_network(name)
+    preset = network.preset()
+    image_size = image_size or preset.image_size
+    preprocess = make_preprocess(network, preset, image_size)
     layers = network_layers(name, image_size)
     if as_json:
         values: list[dict[str, Any]] = [
@@ -61,32 +126,65 @@ def show(name: str, image_size: int, as_json: bool) -> None:
                 "node": layer.node,
                 "names": layer.names,
                 "shape": layer.shape,
-                "n_features": layer.n_features("avg"),
+                "n_features": layer.n_features("auto"),
                 "n_features_flat": layer.n_features("flatten"),
+                "pool": layer.pooled_by("auto"),
                 "default": layer.default,
             }
             for layer in layers
         ]
-        console.emit_json({"model": name, "layers": values})
+        console.emit_json(
+            {
+                "model": name,
+                "preprocess": preprocess.to_dict(),
+                "traced": not layers[0].hooked,
+                "layers": values,
+            }
+        )
         return
     rows = [
         [
             layer.name + (" (default)" if layer.default else ""),
             layer.node,
             "x".join(map(str, layer.shape)),
-            str(layer.n_features("avg")),
+            str(layer.n_features("auto")),
             str(layer.n_features("flatten")),
         ]
         for layer in layers
     ]
     console.table(
-        ["layer", "torchvision node", "shape", "features (pooled)", "unpooled"],
+        ["layer", network.node_title, "shape", "features (pooled)", "unpooled"],
         rows,
         f"{name} at {image_size} px",
         right=["shape", "features (pooled)", "unpooled"],
     )
-    if name in NOTES:
-        console.echo(NOTES[name])
+    for line in _facts(network, preprocess, layers):
+        console.echo(line)
+
+
+def _facts(network: Network, preprocess: Preprocess, layers: Sequence[Layer]) -> Iterator[str]:
+    """Yield what the network expects, and how it reads its own features."""
+    values = [", ".join(f"{v:.4g}" for v in each) for each in (preprocess.mean, preprocess.std)]
+    yield (
+        f"Input: {', '.join(network.bands)}; {preprocess.method}; mean {values[0]}; "
+        f"deviation {values[1]}"
+    )
+    for layer in layers:
+        if layer.default:
+            pool = layer.pooled_by("auto")
+            yield f"Feature layer: {layer.name}" + (f", pooled by {pool}" if pool else "")
+    if own := next((layer.own_pool for layer in layers if layer.n_prefix), None):
+        n = max(layer.n_prefix for layer in layers)
+        yield (
+            f"Tokens: {n} before those of the image; --pool auto is {own}. "
+            "Others: --pool cls, tokens or cls+tokens"
+        )
+    if layers[0].hooked:
+        yield (
+            "torch.fx can't trace this network: modules are read by hooks, and the network always "
+            "runs to its end."
+        )
+    yield from network.notes
 
 
 def _show_pixel_statistics(as_json: bool) -> None:

@@ -29,6 +29,14 @@ from . import completion, console
     help="Folder of the images that the page shows.  [default: the one they were extracted from]",
 )
 @console.dataset_option("Only the runs on this dataset or folder.")
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Fits that the page shows of each dataset, the best first.",
+)
 @console.store_option
 @console.json_option
 def command(
@@ -38,6 +46,7 @@ def command(
     projection: str,
     root: str | None,
     dataset: str | None,
+    top: int,
     store: str,
     as_json: bool,
 ) -> None:
@@ -63,7 +72,14 @@ def command(
         if dataset is not None:
             runs = runs_on(runs, dataset)
         report = write_report(
-            opened, runs, out, files=files, projection=projection, root=root, progress=progress
+            opened,
+            runs,
+            out,
+            files=files,
+            projection=projection,
+            root=root,
+            top=top,
+            progress=progress,
         )
     if as_json:
         console.emit_json(report)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import gc
+from typing import Any
 
 import click
 
@@ -10,9 +11,6 @@ from featstore.progress_bars import Lines
 from featstore.text import model_text, percent
 
 from . import completion, console
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.group()
@@ -35,8 +33,12 @@ def ls(dataset: str | None, store: str, as_json: bool) -> None:
     """  # noqa: D301 - click wants the character itself
     from featstore.report.summaries import list_by_accuracy
 
-    opened = console.open_store(store)
-    lines = list_by_accuracy(opened, dataset, Lines(console.say))
+    # Of thousands of runs, looking for garbage takes a quarter of the time, and finds none.
+    gc.disable()
+    try:
+        lines = list_by_accuracy(console.open_store(store), dataset, Lines(console.say))
+    finally:
+        gc.enable()
     if as_json:
         console.emit_json({"store": store, "runs": lines})
         return

@@ -43,7 +43,7 @@ def ls(store: str, as_json: bool) -> None:
             [
                 value["set_id"],
                 value["title"],
-                f"{value['model']} {value['weights']}",
+                " ".join([value["model"], value["weights"], value["reading"]]).strip(),
                 ", ".join(layers),
                 str(value["n_samples"]),
                 value["precision"],
@@ -66,12 +66,24 @@ def _describe(feature_set: FeatureSet) -> dict[str, Any]:
     return {
         "set_id": feature_set.set_id,
         **feature_set.facets.to_dict(),
+        "reading": _reading(feature_set),
         "n_samples": feature_set.n_samples,
         "layers": list(feature_set.layers()),
         "unfinished": feature_set.unfinished(),
         "nbytes": feature_set.nbytes,
         "path": feature_set.address,
     }
+
+
+def _reading(feature_set: FeatureSet) -> str:
+    """Return the bands and values that were chosen, or nothing."""
+    chosen = feature_set.info.preprocess.reading
+    if chosen is None:
+        return ""
+    ranges = [f"{low:g} to {high:g}" for low, high in chosen.value_range]
+    values = f", {ranges[0] if len(ranges) == 1 else f'{len(ranges)} ranges'}" if ranges else ""
+    missing = f", nodata {chosen.nodata}" if chosen.nodata else ""
+    return f"bands {','.join(chosen.bands) or 'rgb'}{values}{missing}"
 
 
 @command.command("show")
@@ -111,7 +123,9 @@ def show(set_id: str, store: str, as_json: bool) -> None:
     console.echo(f"  weights      sha256 {info.backbone.weights_sha256}")
     size = info.preprocess.image_size
     resized = f"{size} px {info.preprocess.resize}" if size else "none"
-    console.echo(f"  preprocess   {resized}; bands {info.preprocess.bands}")
+    console.echo(
+        f"  preprocess   {resized}; {_reading(feature_set) or f'bands {info.preprocess.bands}'}"
+    )
     console.echo(f"  made by      {info.command}")
     rows = [
         [
@@ -211,6 +225,31 @@ def rm(set_ids: tuple[str, ...], yes: bool, store: str) -> None:
     for (opened, feature_set), text in zip(found.values(), texts, strict=True):
         opened.remove(feature_set)
         console.echo(f"Removed {text}.")
+
+
+@command.command("gc")
+@console.store_option
+@click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+@console.json_option
+def gc(store: str, dry_run: bool, as_json: bool) -> None:
+    """Delete what killed processes left, and uploads that no record names.
+
+    Files that a living process may need are left alone: those of a set or run that is being worked
+    on, and those that are less than a day old.
+    """
+    with console.progress() as progress:
+        found = console.open_store(store).collect(progress, dry_run=dry_run)
+    if as_json:
+        console.emit_json(
+            {"store": store, "dry_run": dry_run, "deleted": [vars(one) for one in found]}
+        )
+        return
+    verb = "Would delete" if dry_run else "Deleted"
+    for one in found:
+        files = f"{one.n_files} file{'s' if one.n_files != 1 else ''}"
+        console.echo(f"{verb} {one.name} ({files}, {nbytes_text(one.nbytes)}): {one.why}.")
+    if not found:
+        console.echo(f"{store} holds nothing to delete.")
 
 
 @command.command("export")

@@ -18,7 +18,11 @@ SPLITS = ("train", "test", "val")
 """Names of the splits; a sample's split is stored as its position here."""
 
 
-POOLS = ("avg", "max", "avgmax", "flatten", "gem")
+TOKEN_POOLS = ("cls", "tokens", "cls+tokens")
+"""Poolings of a layer with a class token: that token, the mean of the image's own, or both."""
+
+
+POOLS = ("auto", "avg", "max", "avgmax", "flatten", "gem", *TOKEN_POOLS)
 
 
 BANDS = ("rgb", "gray", "all")
@@ -106,14 +110,16 @@ class ExtractConfig:
     Parameters
     ----------
     model : str
-        Network: ``alexnet``, ``vgg19``, ``googlenet``, ``resnet50``, ``resnet50_v1`` or the
-        name of any other torchvision classification network.
+        A network of torchvision, such as ``resnet50``, or of another source, such as
+        ``timm:vit_small_patch14_dinov2.lvd142m`` or ``package.module:function``; or
+        ``pixelstats``.
     dataset : str
         ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``.
     layers : tuple of str
         Layers by the papers' or torchvision's names; empty for the network's feature layer.
     weights : str
-        ``imagenet``, a torchvision weights name, a file's path, or ``random:SEED``.
+        ``imagenet`` for the weights that the model's name means, a torchvision weights name, a
+        file's path, or ``random:SEED``.
     root : str or None
         Where the dataset's files are looked for.
     limit : int or None
@@ -121,8 +127,9 @@ class ExtractConfig:
     seed : int
         Seeds the split of datasets that have no official one, and the demo's images.
     pool : str
-        How a convolutional map becomes a vector: ``avg``, ``max``, ``avgmax``, ``flatten``
-        or ``gem``.
+        How a map or tokens become a vector: ``avg``, ``max``, ``avgmax``, ``flatten`` or ``gem``;
+        of tokens, ``cls``, ``tokens`` (without class token and registers) or ``cls+tokens``.
+        ``auto`` is ``avg`` for a map and the network's own reading of its tokens.
     bands : str
         ``rgb``; ``gray`` for luminance replicated to three channels; or, of image files, ``all``,
         or numbers from 1 or names with commas, such as ``4,3,2``.
@@ -169,7 +176,7 @@ class ExtractConfig:
     root: str | None = None
     limit: int | None = None
     seed: int = 0
-    pool: str = "avg"
+    pool: str = "auto"
     bands: str = "rgb"
     value_range: str | None = None
     nodata: str | None = None

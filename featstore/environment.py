@@ -19,14 +19,15 @@ DISTRIBUTION = "rs-featstore"
 
 
 @cache
-def _version(distribution: str) -> str:
+def version(distribution: str) -> str:
+    """Return the version of an installed distribution, or ``not installed``."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return "not installed"
 
 
-__version__ = _version(DISTRIBUTION)
+__version__ = version(DISTRIBUTION)
 
 
 PACKAGES = (
@@ -47,7 +48,13 @@ PACKAGES = (
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version(), "featstore": __version__}
-    return found | {name: _version(name) for name in PACKAGES}
+    return found | {name: version(name) for name in PACKAGES}
+
+
+def import_from(folder: str | None = None) -> None:
+    """Let modules in a folder be imported, by default in the working folder."""
+    if (folder := folder or os.getcwd()) not in sys.path:
+        sys.path.insert(0, folder)
 
 
 def machine() -> dict[str, Any]:

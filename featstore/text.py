@@ -66,6 +66,10 @@ def run_text(model: object, weights: object, layers: Iterable[str], clf: str) ->
     return f"{model_text(model, weights)} {'+'.join(layers)} · {clf}"
 
 
+MAX_LISTED = 20
+"""Names of sets that a message lists; the others it counts."""
+
+
 def join_some(names: Sequence[object], limit: int = 5) -> str:
     """Return names as a list in a sentence; of more than `limit`, the first ones and a count."""
     shown = ", ".join(map(str, names[:limit]))

@@ -6,7 +6,7 @@ import functools
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from featstore.fitting.fit import fit
 from featstore.io.files import json_digest
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore, open_store
-from featstore.store.format import matrix
+from featstore.store.set_folder import SetFolder
 from featstore.store.writer import FeatureWriter
 
 MAX_WORKERS = 4
@@ -145,14 +145,14 @@ def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let networks take images of 32 pixels where the weights say 224; AlexNet needs 64."""
-    from featstore.models import network_source, weights
+    from featstore.models import torchvision_source, weights
 
-    find = network_source.find_weights
+    find = torchvision_source.find_weights
 
     def find_small(model: str, *args: Any, **options: Any) -> weights.Weights:
         return replace(find(model, *args, **options), image_size=64 if model == "alexnet" else 32)
 
-    monkeypatch.setattr(network_source, "find_weights", find_small)
+    monkeypatch.setattr(torchvision_source, "find_weights", find_small)
 
 
 @pytest.fixture
@@ -222,14 +222,25 @@ def add_features(
     if first_rows is None:
         first_rows = np.arange(n_samples)
     feature_set = store.create(info, y, splits, ids, first_rows)
+    write_layers(feature_set, layers, ids, masked)
+
+
+def write_layers(
+    feature_set: SetFolder,
+    layers: Mapping[str, np.ndarray],
+    ids: Sequence[str] = (),
+    masked: Mapping[int, str] | None = None,
+) -> None:
+    """Write layers into a set through the sink, as extraction does."""
+    n_samples, n_before = feature_set.n_samples, len(feature_set.layer_names())
     for layer, X in layers.items():
-        matrix.create_matrix(feature_set.group, layer, X.shape, {})
+        feature_set.begin_layer(layer, X.shape[1], {})
     with FeatureWriter(feature_set, list(layers), NUMERICS, "x") as sink:
         sink.add(0, dict(layers), dict(masked or {}))
     records = {
         layer: {
             "n_features": X.shape[1],
-            "default": i == 0,
+            "default": n_before + i == 0,
             "request": {},
             "shape": [X.shape[1]],
             "names": [layer],
@@ -238,7 +249,7 @@ def add_features(
             "pool": None,
             "dtype": "float32",
             "command": "featstore extract",
-            "completed": f"2024-01-01T00:00:0{i}+00:00",
+            "completed": f"2024-01-01T00:00:0{n_before + i}+00:00",
             "n_computed": n_samples,
             "duration_s": 2.0,
             "device": "cpu (2 threads)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,7 +221,7 @@ def real_file(relative: str) -> Path:
 def recorded(run: Run, record: dict[str, Any], run_id: str | None = None) -> Run:
     """Return a run with another record, and id."""
     path = run.path.with_name(run_id or run.run_id)
-    return replace(run, path=path, record=type(run.record).model_validate(record))
+    return type(run).of(path, type(run.record).model_validate(record), run.backend)
 
 
 def altered(

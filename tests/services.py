@@ -19,9 +19,12 @@ from moto.server import ThreadedMotoServer
 
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.format import matrix
-from featstore.store.remote import mirror
+from featstore.store.remote import backend
+from featstore.store.set_folder import GROUP, SETS, UPLOADS
 
 BUCKET = "bucket"
+
+DELETED = b"<DeleteResult><Deleted><Key>a</Key></Deleted></DeleteResult>"
 
 
 @contextmanager
@@ -60,7 +63,7 @@ def new_bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     point_at(monkeypatch, endpoint)
     empty_bucket(endpoint)
     machine(monkeypatch, tmp_path, 1)
-    monkeypatch.setattr(mirror, "REFRESH_S", 0.0)
+    monkeypatch.setattr(backend, "REFRESH_S", 0.0)
     monkeypatch.setattr(matrix, "CHUNK_NBYTES", 4 * 1000 * 5)
     return f"s3://{BUCKET}"
 
@@ -83,7 +86,37 @@ def refusing_service(status: int, body: str) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with _serving(Handler) as endpoint:
+    with serving(Handler) as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def stammering_service(breaks: list[int]) -> Iterator[str]:
+    """Yield the endpoint of a service whose next answers break off, as many as `breaks` says."""
+    listed = (
+        b"<ListBucketResult><Contents><Key>a</Key><ETag>x</ETag><Size>1</Size>"
+        b"<LastModified>2024-01-01T00:00:00.000Z</LastModified></Contents>"
+        b"<IsTruncated>false</IsTruncated></ListBucketResult>"
+    )
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = DELETED if self.command == "POST" else listed
+            breaks[0] -= 1
+            n_sent = len(body) - 9 if breaks[0] >= 0 else len(body)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
+            self.end_headers()
+            self.wfile.write(body[:n_sent])
+
+        do_GET = do_POST = _answer  # noqa: N815 - http.server's names
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with serving(Handler) as endpoint:
         yield endpoint
 
 
@@ -139,17 +172,18 @@ def forgetful_service(lost: list[str]) -> Iterator[str]:
             # Several objects that are to be deleted.
             self.rfile.read(int(self.headers["Content-Length"]))
             objects.clear()
-            self._answer(200, b"<DeleteResult></DeleteResult>")
+            self._answer(200, DELETED)
 
         def log_message(self, *_: object) -> None:
             pass
 
-    with _serving(Handler) as endpoint:
+    with serving(Handler) as endpoint:
         yield endpoint
 
 
 @contextmanager
-def _serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Yield the endpoint of a service on a free port of the loopback interface."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -177,6 +211,20 @@ def store_at(url: str, n_samples: int = 320, n_features: int = 20) -> FeatureSto
     add_features(store, {"fc": X}, y, splits)
     publish(store)
     return store
+
+
+def set_objects(store: FeatureStore, set_id: str) -> dict[str, bytes]:
+    """Return the content of a set's uploaded files, by name below ``features.zarr/``."""
+    prefix = f"{UPLOADS}/{SETS}/{set_id}/"
+    remote = store.backend.remote
+    return {name.split(f"{GROUP}/")[1]: remote.get(name) for name in remote.entries(prefix)}
+
+
+def object_of(store: FeatureStore, set_id: str, name: str) -> str:
+    """Return the name of the object of a set's file below ``features.zarr/``."""
+    prefix = f"{UPLOADS}/{SETS}/{set_id}/"
+    (found,) = [n for n in store.backend.remote.entries(prefix) if n.endswith(f"{GROUP}/{name}")]
+    return found
 
 
 def publish(store: FeatureStore) -> None:

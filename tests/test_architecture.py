@@ -85,6 +85,10 @@ def test_imports_run_one_way(path):
         ("distributed", "cluster.py"),
         ("rasterio", "gdal.py"),
         ("obstore", "client.py"),
+        ("timm", "timm_source.py"),
+        ("open_clip", "openclip_source.py"),
+        ("torchgeo", "torchgeo_source.py"),
+        ("huggingface_hub", "hub.py"),
     ],
 )
 def test_one_file_knows_a_package(package, owner):

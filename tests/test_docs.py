@@ -84,9 +84,10 @@ from featstore.datasets.formats import ucmerced
 from featstore.datasets.formats.synthetic import CLASS_NAMES, land_cover, write_demo
 from featstore.extraction.result import BOTTLENECKS, ENGINE_HINT
 from featstore.fitting import plan, search
+from featstore.io.gdal import write_tiff
 from featstore.models import networks
 from featstore.models.backbone import Backbone
-from featstore.models.networks import build_network
+from featstore.models.torchvision_source import build_network
 from featstore.store.format import matrix
 from featstore.store.writer import FeatureWriter
 
@@ -648,7 +649,7 @@ class Page:
         if re.sub("^tls", "tcp", word) == SCHEDULER:
             assert self.scheduler, "the page starts no scheduler"
             return self.scheduler
-        if re.fullmatch(r"\d(,\d)+", word):
+        if re.fullmatch(r"0(,\d)+", word):
             return "cpu"
         return self.real_name(word)
 
@@ -800,6 +801,18 @@ def more_images(page: Page) -> None:
     write_tree(page.place / "my-images", {"train": 16, "test": 8})
 
 
+def write_chips(page: Page) -> None:
+    """Write chips of five bands of 16 bits in class folders."""
+    rng = np.random.default_rng(0)
+    for name, level in (("dry", 2500), ("wet", 500)):
+        folder = page.place / "chips" / name
+        folder.mkdir(parents=True)
+        for i in range(8):
+            values = rng.integers(200, 2000, (5, 16, 16)).astype(np.uint16)
+            values[3] += level
+            write_tiff(folder / f"{i}.tif", values)
+
+
 def small_chunks(page: Page) -> None:
     """Let matrices have several chunks."""
     page.monkeypatch.setattr(matrix, "CHUNK_NBYTES", 4 * 1000 * 8)
@@ -819,6 +832,7 @@ BEFORE: dict[tuple[str, str], list[str | Callable[[Page], None]]] = {
     # (page, how a block begins): what was done before.
     ("adding-a-dataset.md", "# labelled.py"): [write_labelled],
     ("backbones.md", "$ featstore extract --model resnet50"): ["export FEATSTORE_DATA=/data"],
+    ("bands.md", "$ featstore extract chips --model pixelstats\n"): [write_chips],
     ("clusters.md", "$ featstore extract"): ["export FEATSTORE_DATA=/data"],
     ("clusters.md", "$ dask scheduler\n"): [new_store],
     ("datasets.md", "$ featstore extract --model mobilenet_v2"): [cut_an_image],
@@ -849,7 +863,7 @@ BEFORE: dict[tuple[str, str], list[str | Callable[[Page], None]]] = {
     ("searching.md", "import featstore"): [new_store, f"{RESNET} fc1000"],
     ("study.md", "$ featstore reproduce --root"): [have_sat4_only],
     ("store.md", "$ featstore extract"): ["featstore datasets get demo --n-train 64 --n-test 32"],
-    ("store.md", "pip install obstore"): [have_a_bucket],
+    ("object-storage.md", "pip install obstore"): [have_a_bucket],
     ("store.md", "$ featstore store verify"): [
         f"{MOBILENET} demo --limit 100",
         small_chunks,

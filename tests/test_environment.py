@@ -9,7 +9,8 @@ import pytest
 from featstore import environment
 from featstore.errors import DatasetError
 from featstore.io import fingerprints
-from featstore.io.fingerprints import RECENT_S, FingerprintCache, dataset_fingerprint
+from featstore.io.fingerprints import FingerprintCache, dataset_fingerprint
+from featstore.io.stamped_cache import RECENT_S
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ class Source(ABC):
         """Unique names of the samples, the same on every platform."""
 
     @abstractmethod
-    def files(self) -> list[tuple[str, Path]]:
+    def files(self) -> Sequence[tuple[str, str | Path]]:
         """Return all source files as (stable relative name, path), sorted by name."""
 
     @abstractmethod
@@ -182,7 +182,7 @@ class Dataset(ABC):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def files(self) -> list[tuple[str, Path]]:
+    def files(self) -> Sequence[tuple[str, str | Path]]:
         """Return all source files as (stable relative name, path), sorted by name.
 
         A subset has the files of the whole, since they decide which rows it has.

@@ -51,9 +51,9 @@ def find_first_rows(
 
 def _file_hashes(dataset: FileDataset, cache: FingerprintCache, progress: Progress) -> list[str]:
     # The cache keeps one list for all files together, so a subset's can't be asked for alone.
-    paths = [path for _, path in dataset.files()]
+    paths = [str(path) for _, path in dataset.files()]
     hashes = dict(zip(paths, cache.sha256(paths, progress), strict=True))
-    return [hashes[path] for path in dataset.paths]
+    return [hashes[str(path)] for path in dataset.paths]
 
 
 def _pixel_hashes(dataset: ArrayDataset, progress: Progress) -> list[bytes]:

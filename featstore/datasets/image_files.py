@@ -23,6 +23,8 @@ IGNORED_FOLDERS = frozenset(
 )
 """Folders of systems and programs, in lower case; hidden folders are ignored too."""
 
+_ENDINGS = tuple(IMAGE_SUFFIXES)
+
 
 @dataclass
 class LeftOut:
@@ -94,7 +96,7 @@ def subfolders(folder: str | Path) -> list[os.DirEntry[str]]:
 
 def is_image_name(name: str) -> bool:
     """Return whether a file's name is visible and ends as that of an image."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return not name.startswith(".") and name.lower().endswith(_ENDINGS)
 
 
 def _is_ignored(name: str) -> bool:

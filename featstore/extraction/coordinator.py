@@ -26,6 +26,7 @@ from featstore.extraction.worker import (
     WorkerContext,
     choose_numerics,
     compute_shard,
+    decisive_versions,
     describe_device,
     release_memory,
     token_path,
@@ -216,7 +217,12 @@ def start_workers(
         return
     from featstore.parallel.cluster import local_pool, scheduler_pool
 
-    context = WorkerContext(_absolute(config).to_dict(), str(store.path.absolute()), fingerprint)
+    context = WorkerContext(
+        _absolute(config).to_dict(),
+        str(store.path.absolute()),
+        fingerprint,
+        versions=decisive_versions(config.model),
+    )
     if config.scheduler is not None:
         with scheduler_pool(config.scheduler) as pool:
             try:

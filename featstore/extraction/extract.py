@@ -116,12 +116,12 @@ def _find_answer(
 ) -> tuple[FeatureSet, list[str]] | None:
     """Return the set and its layers that answer an earlier request, if all are complete."""
     for feature_set in store.readable_sets():
-        if feature_set.info.dataset.fingerprint != fingerprint:
+        if feature_set.outline.fingerprint != fingerprint:
             continue
         records = {
             name: record
             for name, record in feature_set.layers().items()
-            if record.request == request and record.pool in (None, config.pool)
+            if record.request == request and record.is_pooled_by(config.pool)
         }
         if config.layers:
             hits = [[n for n, r in records.items() if own in r.names] for own in config.layers]

@@ -238,7 +238,7 @@ def run_pass(
     return n_to_compute, times
 
 
-def _files_of(dataset: Dataset, batch: Batch) -> Sequence[Path]:
+def _files_of(dataset: Dataset, batch: Batch) -> Sequence[str | Path]:
     if isinstance(dataset, FileDataset):
         return dataset.paths[batch.start : batch.stop]
     return [path for _, path in dataset.files()]

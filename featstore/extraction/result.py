@@ -203,6 +203,7 @@ def layer_record(spec: ExtractionSpec, layer: Layer) -> dict[str, Any]:
         "names": list(dict.fromkeys([*layer.names, *spec.model.layers.get(layer, ())])),
         "default": layer.default,
         "pool": layer.pooled_by(pool),
+        "is_own_pool": layer.pooled_by(pool) == layer.pooled_by("auto"),
         "shape": list(layer.shape),
         "n_features": layer.n_features(pool),
     }

@@ -15,6 +15,7 @@ from featstore.environment import versions
 from featstore.errors import ConfigError, ImageError, UnclearImageError
 from featstore.io.fingerprints import FingerprintCache, Watch, dataset_fingerprint
 from featstore.models.base import Model
+from featstore.models.names import source_facts
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_store import FeatureStore
 
@@ -94,7 +95,7 @@ def with_known_range(config: ExtractConfig, images: Images) -> tuple[ExtractConf
 
 def make_request(config: ExtractConfig, images: Images) -> dict[str, Any]:
     """Return what decides a feature row, without reading the network or downloading weights."""
-    request = images.dataset.record_decoding(config.request())
+    request = images.dataset.record_decoding(config.request()) | source_facts(config.model)
     if Path(config.weights).is_file():
         return request | {"weights": images.cache.sha256([Path(config.weights)])[0]}
     packages = versions()

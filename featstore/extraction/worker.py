@@ -6,6 +6,7 @@ chunks, hashes. Images and features never do.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from featstore.config import ExtractConfig
-from featstore.environment import versions
+from featstore.environment import import_from, versions
 from featstore.errors import DatasetError, DeviceError, SchedulerError
 from featstore.extraction.pipeline import run_pass
 from featstore.extraction.spec import open_images
+from featstore.models.names import source_facts
 from featstore.models.registry import open_model
 from featstore.progress import SILENT, Progress, Silent
 from featstore.store.feature_store import open_store
@@ -32,13 +34,14 @@ _turn = threading.Lock()
 """A process computes one task at a time, however many threads its worker has."""
 
 
-def decisive_versions() -> dict[str, str]:
-    """Return this process's versions of the packages that decide the stored bytes.
+def decisive_versions(model: str = "") -> dict[str, str]:
+    """Return this process's versions of the packages that decide the stored bytes of a model.
 
     PyTorch names its builds ``2.6.0+cpu`` and ``2.6.0+cu124``; both count as 2.6.0.
     """
     found = versions()
-    return {name: found[name].partition("+")[0] for name in DECISIVE}
+    own = {name: found[name].partition("+")[0] for name in DECISIVE}
+    return own | source_facts(model)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class WorkerContext:
     """Hash of the weights; None until the coordinator has found them."""
     versions: dict[str, str] = field(default_factory=decisive_versions)
     """The coordinator's, of :func:`decisive_versions`."""
+    folder: str = field(default_factory=os.getcwd)
+    """The coordinator's working folder, from which modules are imported."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,9 @@ class WorkerState:
 
     def __init__(self, context: WorkerContext, device: str, n_threads: int | None) -> None:
         self.context = context
-        _compare_versions(context.versions, decisive_versions())
         requested = ExtractConfig.from_dict(context.config)
+        import_from(context.folder)
+        _compare_versions(context.versions, decisive_versions(requested.model))
         self.config = replace(requested, device=device, devices=(), scheduler=None)
         self._n_threads = n_threads
         self.images = open_images(self.config, open_store(context.store))

@@ -6,8 +6,6 @@ import functools
 import hashlib
 import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 from featstore.config import check_classifier
+from featstore.environment import import_from
 from featstore.errors import FitError
 
 RESERVED = {
@@ -263,8 +262,7 @@ def find_classifier(name: str) -> Classifier:
 @functools.cache
 def _imported(name: str) -> Classifier:
     module_name, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    import_from()
     try:
         make = getattr(importlib.import_module(module_name), attribute)
         estimator = make()

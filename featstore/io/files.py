@@ -185,13 +185,13 @@ def reserve(path: Path, nbytes: int) -> None:
                 raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def file_stamp(path: Path) -> list[int]:
+def file_stamp(path: str | Path) -> list[int]:
     """Return the numbers that change when a file does: size, modification time, inode, ctime.
 
     A program can set the modification time, but not the ctime.
     """
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError as error:
         raise DatasetError(f"{path} can't be read: {error.strerror}.") from error
     return [found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns]

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from featstore.environment import available_cores
-from featstore.errors import DatasetError, StoreError
-from featstore.io.files import file_sha256, file_stamp, json_digest, read_json, write_json
+from featstore.errors import DatasetError
+from featstore.io.files import file_sha256, json_digest
+from featstore.io.stamped_cache import StampedCache, stamp_text
 from featstore.progress import SILENT, Progress
 
-RECENT_S = 0.02
-"""A file that is this young may change and keep its times, which count in milliseconds."""
+N_AT_A_TIME = 32
+"""Most files that a thread hashes as one task: a task takes longer than a tiny file."""
 
 
 class Watch:
     """Checks that files have not changed since they were fingerprinted.
 
-    `stamps` are those of :func:`file_stamp`, from before their content was read.
+    `stamps` are those of :func:`.stamp_text` by path, from before the files were read.
     """
 
-    def __init__(self, stamps: Mapping[Path, list[int]]) -> None:
+    def __init__(self, stamps: Mapping[str, str]) -> None:
         self._stamps = dict(stamps)
 
-    def check(self, paths: Iterable[Path] | None = None) -> None:
+    def check(self, paths: Iterable[str | Path] | None = None) -> None:
         """Raise DatasetError if one of `paths`, or of all files, was changed or removed."""
-        for path in self._stamps if paths is None else paths:
+        for path in map(str, self._stamps if paths is None else paths):
             try:
-                changed = file_stamp(path) != self._stamps[path]
+                changed = stamp_text(path) != self._stamps[path]
             except DatasetError:
                 changed = True
             if changed:
@@ -52,65 +53,60 @@ class FingerprintCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         # The stamps of the files, from before they were read.
-        self.stamps: dict[Path, list[int]] = {}
-        self._known: dict[str, list[Any]] = {}
+        self.stamps: dict[str, str] = {}
+        self._lists: dict[str, StampedCache] = {}
 
-    def sha256(self, files: Sequence[Path], progress: Progress = SILENT) -> list[str]:
+    def sha256(self, files: Sequence[str | Path], progress: Progress = SILENT) -> list[str]:
         """Return the sha256 (hex) of each file."""
         if not files:
             return []
+        # Path's own methods would take most of the time of a million files.
+        names = [str(path) for path in files]
+        paths = list(map(partial(os.path.join, os.getcwd()), names))
         # One list for each folder, named by the folder's absolute path.
-        common = os.path.commonpath([path.absolute() for path in files])
-        place = self.folder / f"{json_digest(common)}.json"
-        known = self._load(place) | self._known
-        keys = [str(path.absolute()) for path in files]
-        stats = [file_stamp(path) for path in files]
-        self.stamps |= dict(zip(files, stats, strict=True))
-        stale = [i for i, key in enumerate(keys) if known.get(key, [None])[:-1] != stats[i]]
+        common = os.path.commonpath([min(paths), max(paths)])
+        if common not in self._lists:
+            self._lists[common] = StampedCache(self.folder / f"{json_digest(common)}.json")
+        known = self._lists[common]
+        keys = [path[len(common) :] for path in paths]
+        stamps = [stamp_text(name) for name in names]
+        self.stamps |= dict(zip(names, stamps, strict=True))
+        found = [known.get(key, stamp) for key, stamp in zip(keys, stamps, strict=True)]
+        stale = [i for i, digest in enumerate(found) if digest is None]
         if stale:
-            progress.start("Fingerprinting", len(stale), "files")
-            try:
-                with ThreadPoolExecutor(min(8, available_cores())) as pool:
-                    for i, digest in zip(
-                        stale, pool.map(self._hash, (files[i] for i in stale)), strict=True
-                    ):
-                        known[keys[i]] = [*stats[i], digest]
-                        progress.advance(1)
-            finally:
-                progress.stop()
-            # A file this young may change and keep its stamp.
-            settled_ns = time.time_ns() - RECENT_S * 1e9
-            kept = {key: known[key] for key in keys if known[key][3] < settled_ns}
-            self._save(place, kept)
-            self._known |= {key: known[key] for key in keys if key not in kept}
-        return [known[key][-1] for key in keys]
+            for i, digest in zip(stale, _hashes([names[i] for i in stale], progress), strict=True):
+                known.put(keys[i], stamps[i], digest)
+                found[i] = digest
+        known.save(keys)
+        return [str(digest) for digest in found]
 
-    @staticmethod
-    def _hash(path: Path) -> str:
+
+def _hashes(names: Sequence[str], progress: Progress) -> Iterator[str]:
+    progress.start("Fingerprinting", len(names), "files")
+    try:
+        with ThreadPoolExecutor(min(8, available_cores())) as pool:
+            step = min(N_AT_A_TIME, 1 + len(names) // 256)
+            blocks = (names[start : start + step] for start in range(0, len(names), step))
+            for digests in pool.map(_hash_block, blocks):
+                yield from digests
+                progress.advance(len(digests))
+    finally:
+        progress.stop()
+
+
+def _hash_block(names: Sequence[str]) -> list[str]:
+    found = []
+    for name in names:
         try:
-            return file_sha256(path)
+            found.append(file_sha256(Path(name)))
         except OSError as error:
-            raise DatasetError(f"{path} can't be read: {error.strerror}.") from error
-
-    @staticmethod
-    def _load(place: Path) -> dict[str, list[Any]]:
-        # With one wrong bit in a hash, the same files would be another dataset.
-        try:
-            return dict(read_json(place)["files"])
-        except (StoreError, KeyError, ValueError, TypeError):
-            return {}
-
-    @staticmethod
-    def _save(place: Path, known: dict[str, list[Any]]) -> None:
-        try:
-            write_json(place, {"files": known})
-        except OSError:
-            return
+            raise DatasetError(f"{name} can't be read: {error.strerror}.") from error
+    return found
 
 
 def dataset_fingerprint(
     identity: dict[str, Any],
-    files: Sequence[tuple[str, Path]],
+    files: Sequence[tuple[str, str | Path]],
     cache: FingerprintCache,
     progress: Progress = SILENT,
 ) -> str:

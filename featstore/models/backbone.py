@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from featstore.config import TOKEN_POOLS
 from featstore.models.base import Layer
-from featstore.models.checkpoints import load_into, read_state_dict
 from featstore.models.devices import DTYPES
 from featstore.models.engines import build, fold_batch_norms
-from featstore.models.networks import build_network, cut_network
+from featstore.models.networks import cut_network
 from featstore.models.preprocess import Preprocess
+from featstore.models.registry import find_network
 from featstore.models.weights import Weights
 
 GEM_POWER = 3.0
@@ -71,18 +72,24 @@ class Backbone:
         self.names = tuple(layer.stored_name(pool) for layer in layers)
         dtype = DTYPES[precision]
         size = preprocess.image_size
-        network = cut_network(_load(model, weights, size), [layer.node for layer in layers]).eval()
+        described = find_network(model)
+        network = cut_network(described.load(weights, size), layers, described).eval()
         if any(not layer.default for layer in layers):
             # An in-place ReLU after a layer that is read would overwrite the layer's output.
             _stop_overwriting(network)
-        fold_batch_norms(network)
+        if isinstance(network, torch.fx.GraphModule):
+            fold_batch_norms(network)
         reader = _Reader(network, layers, preprocess, pool, dtype).eval()
         # OpenVINO converts the weights to its own precision.
         inner = torch.float32 if engine == "openvino" else dtype
         reader.network.to(dtype=inner)
         reader.compute_dtype = inner
-        reader.to(device=device).to(memory_format=torch.channels_last)
-        shape = (batch_size, 3, size, size)
+        reader.to(device=device)
+        for tensor in (*reader.parameters(), *reader.buffers()):
+            # torch would refuse the buffers of five dimensions that windows of tokens have.
+            if tensor.dim() == 4:
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+        shape = (batch_size, len(preprocess.mean), size, size)
         example = torch.zeros(shape, dtype=torch.uint8, device=device).contiguous(
             memory_format=torch.channels_last
         )
@@ -94,7 +101,7 @@ class Backbone:
 
         Parameters
         ----------
-        images : tensor of shape (batch_size, 3, height, width)
+        images : tensor of shape (batch_size, n_bands, height, width)
             uint8, as :class:`featstore.models.Preprocess` gives them, on the device.
 
         Returns
@@ -123,7 +130,7 @@ class _Reader(nn.Module):
         self.network = network
         self.compute_dtype = dtype
         self._layers, self._pool = tuple(layers), pool
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (preprocess.mean, preprocess.std))
         # (x / 255 - mean) / std in one multiplication and addition.
         self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("shift", -mean / std)
@@ -137,9 +144,22 @@ class _Reader(nn.Module):
         value = value.float()
         if layer.axis != 1:
             value = value.movedim(layer.axis, 1)
-        if value.dim() == 2 or value[0, 0].numel() == 1:
+        pool = layer.pooled_by(self._pool)
+        if pool is None:
             return value.flatten(1)
-        return pool_map(value, self._pool)
+        if pool in TOKEN_POOLS:
+            return pool_tokens(value, pool, layer.n_prefix)
+        return pool_map(value, pool)
+
+
+def pool_tokens(value: torch.Tensor, pool: str, n_prefix: int) -> torch.Tensor:
+    """Return tokens (batch_size, channels, n_tokens) as vectors (batch_size, n_features).
+
+    `pool` is ``cls`` for the first token, ``tokens`` for the mean of those after the first
+    `n_prefix`, or ``cls+tokens`` for both side by side.
+    """
+    parts = {"cls": lambda: value[..., 0], "tokens": lambda: value[..., n_prefix:].mean(2)}
+    return torch.cat([parts[part]() for part in pool.split("+")], dim=1)
 
 
 def pool_map(value: torch.Tensor, pool: str) -> torch.Tensor:
@@ -158,16 +178,6 @@ def pool_map(value: torch.Tensor, pool: str) -> torch.Tensor:
     if pool == "avgmax":
         return torch.cat([flat.mean(2), flat.amax(2)], dim=1)
     return flat.clamp(min=GEM_FLOOR).pow(GEM_POWER).mean(2).pow(1 / GEM_POWER)
-
-
-def _load(model: str, weights: Weights, image_size: int) -> nn.Module:
-    if weights.path is None:
-        return build_network(model, image_size, weights.seed or 0)
-    state = read_state_dict(weights.path)
-    heads = any(name.startswith(("aux1.", "AuxLogits.")) for name in state)
-    network = build_network(model, image_size, heads=heads)
-    load_into(network, state, weights.path)
-    return network
 
 
 def _stop_overwriting(network: nn.Module) -> None:

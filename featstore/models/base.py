@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from featstore.config import ExtractConfig
+from featstore.config import TOKEN_POOLS, ExtractConfig
 from featstore.datasets.loader import Batch
+from featstore.errors import BackboneError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import SILENT, Progress
 from featstore.store.format.run_schema import FeatureSpec
@@ -35,6 +36,15 @@ class Layer:
         Whether it is the network's feature layer.
     axis : int
         Axis of the channels in the network's own output, where axis 0 is the batch.
+    n_prefix : int
+        Tokens before those of the image's parts: the class token and registers.
+    has_class_token : bool
+        Whether the first token is the class token.
+    own_pool : str
+        The pooling that ``auto`` means: ``avg``; of a layer with a class token or registers, the
+        network's own, ``cls`` or ``tokens``.
+    hooked : bool
+        Whether it is read by a hook on a module, because torch.fx can't trace the network.
     """
 
     name: str
@@ -43,6 +53,10 @@ class Layer:
     shape: tuple[int, ...]
     default: bool
     axis: int = 1
+    n_prefix: int = 0
+    has_class_token: bool = False
+    own_pool: str = "avg"
+    hooked: bool = False
 
     def n_features(self, pool: str) -> int:
         """Return the length of the layer's feature vector after pooling.
@@ -52,20 +66,38 @@ class Layer:
         pool : str
             One of :data:`featstore.config.POOLS`.
         """
-        size = math.prod(self.shape)
-        if pool == "flatten":
-            return size
-        channels = self.shape[0]
-        return channels * 2 if pool == "avgmax" and size > channels else channels
+        pooled = self.pooled_by(pool)
+        if pooled in (None, "flatten"):
+            return math.prod(self.shape)
+        return self.shape[0] * (2 if pooled in ("avgmax", "cls+tokens") else 1)
 
     def pooled_by(self, pool: str) -> str | None:
-        """Return `pool`, or None for a layer without a map, which pooling leaves as it is."""
-        is_map = len(self.shape) > 1 and self.n_features("flatten") > self.n_features("avg")
-        return pool if is_map else None
+        """Return the pooling that `pool` means for the layer; None for a layer that is a vector.
+
+        A pooling of tokens that the layer lacks raises BackboneError.
+        """
+        if math.prod(self.shape) == self.shape[0]:
+            return None
+        if pool == "auto":
+            return self.own_pool
+        if pool not in TOKEN_POOLS:
+            return pool
+        if len(self.shape) != 2:
+            raise BackboneError(
+                f"{self.name} is a map of {'x'.join(map(str, self.shape))} and has no tokens for "
+                f"--pool {pool}. Use --pool avg, or a layer of tokens."
+            )
+        if "cls" in pool and not self.has_class_token:
+            raise BackboneError(
+                f"{self.name} has no class token for --pool {pool}. Use --pool tokens."
+            )
+        # Without other tokens it is the mean of all.
+        return pool if self.n_prefix else "avg"
 
     def stored_name(self, pool: str) -> str:
-        """Return the matrix's name: the layer's, with the pooling where it is not the default."""
-        return self.name if self.pooled_by(pool) in (None, "avg") else f"{self.name}@{pool}"
+        """Return the matrix's name: the layer's, with the pooling unless it is ``avg``."""
+        pooled = self.pooled_by(pool)
+        return self.name if pooled in (None, "avg") else f"{self.name}@{pooled}"
 
 
 class Extractor(Protocol):

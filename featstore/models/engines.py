@@ -232,14 +232,17 @@ def fold_batch_norms(extractor: fx.GraphModule) -> None:
     modules = dict(extractor.named_modules())
     n_calls = Counter(str(node.target) for node in extractor.graph.nodes)
     for node in list(extractor.graph.nodes):
-        if not isinstance(modules.get(str(node.target)), nn.BatchNorm2d):
+        norm = modules.get(str(node.target))
+        # A subclass may do more: timm's also applies its activation.
+        if type(norm) is not nn.BatchNorm2d or norm.running_mean is None:
             continue
         before = node.args[0]
         convolution = modules.get(str(before.target))
         shared = len(before.users) > 1 or n_calls[str(before.target)] > 1
-        if not isinstance(convolution, nn.Conv2d) or shared:
+        # Hooks may change the weights, as weight normalisation does.
+        if type(convolution) is not nn.Conv2d or shared or convolution._forward_pre_hooks:
             continue
-        folded = fuse_conv_bn_eval(convolution, modules[str(node.target)])
+        folded = fuse_conv_bn_eval(convolution, norm)
         parent, _, name = str(before.target).rpartition(".")
         setattr(extractor.get_submodule(parent), name, folded)
         node.replace_all_uses_with(before)

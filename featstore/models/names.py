@@ -1,7 +1,14 @@
-"""Names of all models, without importing torch."""
+"""Names of all models and of their sources, without importing torch."""
 
 from __future__ import annotations
 
+import hashlib
+import re
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+from featstore.environment import import_from, version
 from featstore.errors import BackboneError
 from featstore.models.layer_names import FEATURE_LAYERS
 from featstore.text import did_you_mean
@@ -39,11 +46,102 @@ def backbone_names() -> list[str]:
     return list(NETWORK_NAMES)
 
 
+SOURCES = {
+    "timm": ("timm", "timm"),
+    "openclip": ("open_clip", "open_clip_torch"),
+    "torchgeo": ("torchgeo", "torchgeo"),
+}
+"""Sources of networks by the beginning of their names: the module and the distribution."""
+
+
+ENTRY_POINTS = "featstore.models"
+"""Group of entry points by which installed packages add sources.
+
+An entry point's name is the source's, its object a function that takes a network's name.
+"""
+
+
+def source_of(model: str) -> str:
+    """Return the source of a network: ``torchvision``, one of :data:`SOURCES` or ``module``."""
+    prefix, colon, _ = model.partition(":")
+    if not colon:
+        return "torchvision"
+    return prefix if prefix in SOURCES else "module"
+
+
+def list_sources() -> list[tuple[str, str, bool]]:
+    """Return the sources beside torchvision: name, distribution, and whether it is installed."""
+    found = [(s, name, find_spec(module) is not None) for s, (module, name) in SOURCES.items()]
+    for entry in entry_points(group=ENTRY_POINTS):
+        found.append((entry.name, entry.dist.name if entry.dist else entry.name, True))
+    return found
+
+
+def entry_point(source: str) -> EntryPoint | None:
+    """Return the entry point with which a package adds a source, or None."""
+    return next(iter(entry_points(group=ENTRY_POINTS, name=source)), None)
+
+
+def source_facts(model: str) -> dict[str, str]:
+    """Return what else a network's name depends on, beside torch: versions, or the user's code."""
+    source = source_of(model)
+    if source in SOURCES:
+        # OpenCLIP and torchgeo build networks of timm.
+        return {name: version(name) for name in dict.fromkeys([SOURCES[source][1], "timm"])}
+    if source == "torchvision":
+        return {}
+    prefix = model.partition(":")[0]
+    if (entry := entry_point(prefix)) is not None:
+        return {entry.dist.name: entry.dist.version} if entry.dist else {}
+    return {"source": _source_digest(prefix)}
+
+
+def _source_digest(module: str) -> str:
+    """Return the sha256 of a module's file, and of the other files of its package."""
+    import_from()
+    top = module.partition(".")[0]
+    spec = find_spec(top)
+    if spec is None or not (spec.origin or spec.submodule_search_locations):
+        return "unknown"
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    digest = hashlib.sha256()
+    for path in files or [Path(str(spec.origin))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def check_model(name: str) -> str:
-    """Return the name of a model, or refuse one that does not exist."""
-    if name not in MODEL_NAMES:
+    """Return the name of a model, or refuse one that does not exist.
+
+    Of another source than torchvision, only the source is checked: its names need its library.
+    """
+    source = source_of(name)
+    if source == "torchvision" and name not in MODEL_NAMES:
         raise BackboneError(
             f"There is no network {name!r}.{did_you_mean(name, MODEL_NAMES)} `featstore models` "
             "lists all networks, for example resnet50, vgg19, mobilenet_v2."
         )
+    if source in SOURCES:
+        module, distribution = SOURCES[source]
+        if find_spec(module) is None:
+            raise BackboneError(
+                f"{name} needs {distribution}, which is not installed. Install it with: "
+                f"pip install {distribution}"
+            )
+    if source == "module":
+        _check_module(name)
     return name
+
+
+def _check_module(name: str) -> None:
+    prefix, _, rest = name.partition(":")
+    if rest and entry_point(prefix) is not None:
+        return
+    import_from()
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+", name) or find_spec(prefix.partition(".")[0]) is None:
+        raise BackboneError(
+            f"{prefix!r} is neither a source of networks nor a module that can be imported from "
+            f"here.{did_you_mean(prefix, SOURCES)} `featstore models` lists the sources; a network "
+            "of your own is package.module:function."
+        )

@@ -40,14 +40,14 @@ class NetworkExtractor:
         precision: str,
         device: torch.device,
         *,
-        pool: str = "avg",
+        pool: str = "auto",
         batch_size: int | None = None,
         compile_: str = "auto",
     ) -> None:
         self.device_type = device.type
         # Decoded at a third more than the network's size, a JPEG is within about a grey level of
         # what it is from full size: a JPEG's own reduction is sharper than the resize.
-        self.min_size: int | None = preprocess.image_size * 4 // 3
+        self.min_size: int | None = preprocess.resized_size * 4 // 3
         # A GPU computes while the next batch is read and copied; a CPU has nothing to spare.
         self.n_in_flight = BATCHES_IN_FLIGHT if device.type == "cuda" else 1
         self._model, self._weights, self._preprocess = model, weights, preprocess
@@ -63,7 +63,7 @@ class NetworkExtractor:
 
     def find(self, nodes: Sequence[str]) -> tuple[Layer, ...]:
         """Return the layers at the given nodes."""
-        return find_layers(self._model, nodes, self._preprocess.image_size)
+        return find_layers(self._model, nodes, self._preprocess.image_size, self._weights.n_classes)
 
     def use_threads(self, n_threads: int | None) -> int | None:
         """Set torch's threads; return their number on a CPU, where sums are split by it."""
@@ -111,7 +111,8 @@ class NetworkExtractor:
         }
 
     def _plan(self, layers: Sequence[Layer], n_images: int) -> Plan:
-        cost = cost_per_image(self._model, tuple(layers), self._preprocess.image_size)
+        size, n_classes = self._preprocess.image_size, self._weights.n_classes
+        cost = cost_per_image(self._model, tuple(layers), size, n_classes)
         return choose_engine(self._compile, self._device, self._precision, cost, n_images)
 
     def _build(self, layers: Sequence[Layer], engine: str) -> None:

@@ -1,26 +1,32 @@
-"""Open torchvision's networks: weights found, layers named, an extractor for a device."""
+"""Open a network: weights found, layers named, an extractor for a device."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from featstore.config import USUAL_IMAGE_SIZE, ExtractConfig
+from featstore.config import ExtractConfig
 from featstore.datasets.base import RGB
-from featstore.errors import ConfigError
+from featstore.datasets.reading import Reading
+from featstore.errors import BackboneError, ConfigError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Layer, Model
 from featstore.models.devices import resolve_device, resolve_precision
+from featstore.models.network import Network
 from featstore.models.network_extractor import NetworkExtractor
 from featstore.models.networks import find_layers
 from featstore.models.preprocess import Preprocess
-from featstore.models.weights import find_weights, recorded_weights
+from featstore.models.weights import Weights
 from featstore.progress import SILENT, Progress
 from featstore.store.format.run_schema import FeatureSpec
 
 
 class NetworkSource:
-    """torchvision's networks."""
+    """A network of any library."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
 
     def open(
         self,
@@ -31,24 +37,24 @@ class NetworkSource:
         precision: str | None = None,
     ) -> Model:
         """Open the network that a config names."""
+        network = self._network
         device = resolve_device(config.device)
         precision = precision or resolve_precision(config.precision, device)
+        order = _order(network, config.bands, bands)
         # A wrong name is an error before weights are downloaded.
-        find_layers(config.model, config.layers, config.image_size or USUAL_IMAGE_SIZE)
-        weights = find_weights(config.model, config.weights, cache, progress)
+        find_layers(config.model, config.layers, config.image_size or network.preset().image_size)
+        _check_values(network, config.value_range)
+        weights = network.find_weights(config.weights, cache, progress)
         image_size = config.image_size or weights.image_size
-        layers: dict[Layer, list[str]] = {
-            layer: [] for layer in find_layers(config.model, config.layers, image_size)
-        }
-        for name in config.layers:
-            layers[find_layers(config.model, [name], image_size)[0]].append(name)
-        mode = "gray" if config.bands == "gray" else "rgb"
-        if len(bands) not in (1, 3) and tuple(bands[:3]) != RGB:
-            raise ConfigError(
-                f"{config.model} takes three bands, and --bands {config.bands} gives {len(bands)}. "
-                "Choose three, such as --bands 4,3,2, or one."
+        layers: dict[Layer, list[str]] = {}
+        for name in config.layers or ("",):
+            (layer,) = find_layers(
+                config.model, [name] if name else [], image_size, weights.n_classes
             )
-        preprocess = Preprocess(image_size, mode, weights.mean, weights.std)
+            layers.setdefault(layer, []).extend([name] if name else [])
+            # A pooling that the layer can't have is an error before any image is read.
+            layer.pooled_by(config.pool)
+        preprocess = make_preprocess(network, weights, image_size, config.bands, order)
         extractor = NetworkExtractor(
             config.model,
             weights,
@@ -83,15 +89,17 @@ class NetworkSource:
         backbone = record.backbone.to_dict()
         device = resolve_device(device_name)
         preprocess = Preprocess.from_dict(record.preprocess.to_dict())
+        preprocess = replace(preprocess, order=_order(self._network, preprocess.bands, bands))
         precision = backbone["precision"]
         if precision == "fp16" and device.type == "cpu":
             progress.say("The model was trained on fp16 features; a CPU computes them in fp32.")
             precision = "fp32"
+        weights = self._network.recorded_weights(backbone, cache, progress)
         nodes = [feature.node for feature in features]
-        layers = find_layers(backbone["model"], nodes, preprocess.image_size)
+        layers = find_layers(backbone["model"], nodes, preprocess.image_size, weights.n_classes)
         extractor = NetworkExtractor(
             backbone["model"],
-            recorded_weights(backbone, cache, progress),
+            weights,
             preprocess,
             precision,
             device,
@@ -101,6 +109,71 @@ class NetworkSource:
         return Model(
             extractor, {layer: [] for layer in layers}, backbone, record.preprocess.to_dict()
         )
+
+
+def make_preprocess(
+    network: Network,
+    weights: Weights,
+    image_size: int,
+    bands: str = "rgb",
+    order: tuple[int, ...] = (),
+) -> Preprocess:
+    """Return how images become a network's input; `bands` are those that were asked for."""
+    mode = "gray" if bands == "gray" else "rgb"
+    return Preprocess(
+        image_size,
+        mode if network.bands == RGB else ",".join(network.bands),
+        weights.mean,
+        weights.std,
+        weights.interpolation,
+        weights.crop_pct,
+        weights.squash,
+        order,
+    )
+
+
+def _check_values(network: Network, value_range: str | None) -> None:
+    """Refuse a range of values that is not the one that a network was trained on."""
+    found = network.preset().max_value
+    if found is None:
+        raise BackboneError(
+            f"{network.model} was trained on values that 8 bits from 0 to 255 can't stand for, and "
+            "featstore reads images as 8 bits. Use other weights."
+        )
+    pairs = Reading.parse("rgb", value_range, None).value_range
+    if found != 255 and pairs != ((0.0, found),):
+        raise ConfigError(
+            f"{network.model} was trained on values from 0 to {found:g}. Give --range 0,{found:g}, "
+            "which reads those values as 8 bits."
+        )
+
+
+def _order(network: Network, asked: str, bands: Sequence[str]) -> tuple[int, ...]:
+    """Return where the images have the network's bands; empty for the first ones.
+
+    Three bands are the images' visible ones. Images without the network's bands raise
+    BackboneError, and so does gray for a network of other bands.
+    """
+    own = network.bands
+    if own == RGB:
+        if len(bands) not in (1, 3) and tuple(bands[:3]) != RGB:
+            raise ConfigError(
+                f"{network.model} takes three bands, and --bands {asked} gives {len(bands)}. "
+                "Choose three, such as --bands 4,3,2, or one."
+            )
+        return ()
+    if asked == "gray":
+        raise BackboneError(
+            f"{network.model} takes the bands {', '.join(own)}: --bands gray fails."
+        )
+    if set(own) <= set(bands):
+        return tuple(bands.index(band) for band in own)
+    if len(own) != len(bands) or set(bands) & {*RGB, "nir"}:
+        raise BackboneError(
+            f"{network.model} takes {len(own)} bands ({', '.join(own)}), and the images have "
+            f"{len(bands)} ({', '.join(bands)}). Use a network of these bands."
+        )
+    return ()
 
 
 def _weights_names(name: str, requested: str) -> tuple[str, ...]:

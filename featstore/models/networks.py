@@ -1,63 +1,30 @@
-"""Networks by name: build, list and find layers, count operations."""
+"""A network's layers: list and find them, cut the network after them, count operations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
-import torchvision.models
 from torch import nn
-from torch.fx import GraphModule
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from featstore.errors import BackboneError
 from featstore.models.base import Layer
 from featstore.models.engines import ForwardCost
-from featstore.models.layer_names import FEATURE_LAYERS, other_names, paper_layers
-from featstore.models.names import check_model
-from featstore.models.weights import architecture
+from featstore.models.graphs import Hooks, Trace
+from featstore.models.network import Network, has_class_token, n_prefix_tokens
+from featstore.models.registry import find_network
 from featstore.text import did_you_mean
 
-
-def build_network(model: str, image_size: int, seed: int = 0, *, heads: bool = False) -> nn.Module:
-    """Return a network with seeded random weights, in eval mode.
-
-    ViT and MaxVit are built for images of `image_size` pixels a side. `heads` adds GoogLeNet's and
-    Inception's auxiliary classifiers, which torchvision's weight files hold and inference does
-    not use. An unknown name raises BackboneError.
-    """
-    check_model(model)
-    options = _size_options(model, image_size)
-    if model in ("googlenet", "inception_v3"):
-        options = {"aux_logits": heads, "init_weights": False, "transform_input": False}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network: nn.Module = torchvision.models.get_model(
-            architecture(model), weights=None, **options
-        )
-    if model == "resnet50_v1":
-        # He et al. 2015 stride in the first 1x1 convolution of a stage, torchvision in the 3x3.
-        for stage in (network.layer2, network.layer3, network.layer4):
-            stage[0].conv1.stride = (2, 2)  # type: ignore[index, union-attr]
-            stage[0].conv2.stride = (1, 1)  # type: ignore[index, union-attr]
-    return network.eval()
-
-
-def _size_options(model: str, image_size: int) -> dict[str, Any]:
-    """Return the options of a network that takes images of one size only."""
-    if model.startswith("vit_"):
-        return {"image_size": image_size}
-    if model.startswith("maxvit"):
-        return {"input_size": (image_size, image_size)}
-    return {}
+Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+"""Shape of each node's output for two images, and for three of twice the size."""
 
 
 @lru_cache(maxsize=8)
-def network_layers(model: str, image_size: int) -> tuple[Layer, ...]:
+def network_layers(model: str, image_size: int, n_classes: int | None = None) -> tuple[Layer, ...]:
     """Return every layer of a network, in network order, without computing anything.
 
     Parameters
@@ -66,6 +33,9 @@ def network_layers(model: str, image_size: int) -> tuple[Layer, ...]:
         The network's name.
     image_size : int
         Side of the input in pixels.
+    n_classes : int or None
+        Width of the head: None for the usual one, 0 for weights without a head, of which the
+        layers end before the head.
 
     Returns
     -------
@@ -76,102 +46,159 @@ def network_layers(model: str, image_size: int) -> tuple[Layer, ...]:
     BackboneError
         When the name is unknown, or the network can't take images of that size.
     """
-    network = _without_data(model, image_size)
-    _, nodes = get_graph_node_names(network, suppress_diff_warning=True)
-    outputs = _outputs(network, nodes[1:], image_size, model)
-    axes = _channel_axes(outputs)
-    papers = {node: name for name, node in paper_layers(model).items()}
-    others = other_names(model)
-    feature_node = paper_layers(model).get(FEATURE_LAYERS.get(model, ""), nodes[-1])
+    network = find_network(model)
+    module = network.without_data(image_size, n_classes)
+    graph, shapes = _read(module, network, image_size, n_classes)
+    feature = network.feature_node(
+        [node for node in graph.nodes if node in shapes], graph.inputs, graph.output
+    )
+    if n_classes == 0:
+        end = next((node for node in shapes if node in network.heads), None)
+        kept = list(shapes)
+        shapes = {node: shapes[node] for node in kept[: kept.index(end) if end else None]}
+    has_class, own_pool = has_class_token(module), network.own_pool(module)
     layers = []
-    for node, axis in axes.items():
-        shape = list(outputs[node][0][1:])
+    for node, axis in _channel_axes(shapes).items():
+        shape = list(shapes[node][0][1:])
         shape.insert(0, shape.pop(axis - 1))
-        name = papers.get(node, node)
-        known = [name, node, *(other for other, paper in others.items() if paper == name)]
-        names = tuple(dict.fromkeys(known))
-        layers.append(Layer(name, node, names, tuple(shape), node == feature_node, axis))
+        n_prefix = _find_prefix(*shapes[node], axis, n_prefix_tokens(module))
+        names = network.layer_names(node)
+        if node == feature and network.feature_name:
+            names = (network.feature_name, *names)
+        layers.append(
+            Layer(
+                names[0],
+                node,
+                tuple(dict.fromkeys(names)),
+                tuple(shape),
+                node == feature,
+                axis,
+                n_prefix,
+                has_class and n_prefix > 0,
+                own_pool if n_prefix else "avg",
+                graph.hooked,
+            )
+        )
     return tuple(layers)
 
 
-def _without_data(model: str, image_size: int) -> nn.Module:
+def _read(
+    module: nn.Module, network: Network, image_size: int, n_classes: int | None
+) -> tuple[Trace | Hooks, Shapes]:
+    """Return a network's graph, or its modules, and the shapes of each node that is a tensor."""
     try:
-        with torch.device("meta"):
-            return build_network(model, image_size)
-    except NotImplementedError:
-        # RegNets read numbers while they are built: only a real build works.
-        return build_network(model, image_size).to("meta")
-    except BackboneError:
-        raise
-    except (AssertionError, ValueError) as error:
-        raise BackboneError(_wrong_size(model, image_size, error)) from error
-
-
-def _wrong_size(model: str, image_size: int, error: Exception) -> str:
-    reason = str(error).splitlines()[0].rstrip(".")
-    return (
-        f"{model} can't take images of {image_size} px: {reason}. Leave out --image-size for the "
-        "network's own."
-    )
-
-
-def _outputs(
-    network: nn.Module, nodes: list[str], image_size: int, model: str
-) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Return each node's shape for two images, and for three of twice the size."""
-    first = second = cut_network(network, nodes)
-    if _size_options(model, image_size):
-        second = cut_network(_without_data(model, 2 * image_size), nodes)
+        return _read_by(Trace, module, network, image_size, n_classes)
+    except Exception:  # noqa: BLE001 - networks that torch.fx can't trace fail in any way
+        pass
     try:
-        # More than one image: some layers refuse a batch of one.
-        small = first(torch.empty(2, 3, image_size, image_size, device="meta"))
-        large = second(torch.empty(3, 3, 2 * image_size, 2 * image_size, device="meta"))
+        return _read_by(Hooks, module, network, image_size, n_classes)
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise BackboneError(_wrong_size(model, image_size, error)) from error
+        if "meta tensors" in str(error):
+            raise BackboneError(
+                f"{network.model} chooses its computation by the values in a batch, so that an "
+                "image's features may depend on the other images. featstore can't use it."
+            ) from error
+        raise BackboneError(network.wrong_size(image_size, error)) from error
+
+
+def _read_by(
+    kind: type[Trace] | type[Hooks],
+    module: nn.Module,
+    network: Network,
+    image_size: int,
+    n_classes: int | None,
+) -> tuple[Trace | Hooks, Shapes]:
+    graph = kind(module, network)
+    # More than one image: some layers refuse a batch of one.
+    cut = graph.cut(graph.nodes)
+    small = _shapes(cut, network, 2, image_size)
+    try:
+        if network.fixes_size:
+            again = kind(network.without_data(2 * image_size, n_classes), network)
+            cut = again.cut(again.nodes)
+        large = _shapes(cut, network, 3, 2 * image_size)
+    except Exception:  # noqa: BLE001 - the network takes images of one size, and fails in any way
+        large = {node: _enlarged(shape, n_prefix_tokens(module)) for node, shape in small.items()}
+    return graph, {node: (small[node], large[node]) for node in small if node in large}
+
+
+def _enlarged(shape: tuple[int, ...], n_prefix: int) -> tuple[int, ...]:
+    """Return a shape as it is most likely for three images of twice the size."""
+    if len(shape) == 3:
+        return (3, 4 * (shape[1] - n_prefix) + n_prefix, shape[2])
+    if len(shape) == 4 and shape[1] == shape[2] != shape[3]:
+        return (3, 2 * shape[1], 2 * shape[2], shape[3])
+    if len(shape) == 4:
+        return (3, shape[1], 2 * shape[2], 2 * shape[3])
+    return (3, *shape[1:])
+
+
+def _shapes(
+    cut: nn.Module, network: Network, n: int, image_size: int
+) -> dict[str, tuple[int, ...]]:
+    images = torch.empty(n, len(network.bands), image_size, image_size, device="meta")
     return {
-        node: (tuple(small[node].shape), tuple(large[node].shape))
-        for node in nodes
-        if isinstance(small[node], torch.Tensor) and isinstance(large[node], torch.Tensor)
+        node: tuple(value.shape)
+        for node, value in cut(images).items()
+        if isinstance(value, torch.Tensor)
     }
 
 
-def _channel_axes(
-    outputs: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
-) -> dict[str, int]:
+def _channel_axes(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> dict[str, int]:
     """Return the axis of the channels, for each output that has one entry for each image.
 
     Places and tokens grow in number with the image, channels do not. Swin and ConvNeXt have the
     channels last in some of their maps, and tokens may be on either side of them.
     """
     axes = {}
-    for node, (small, large) in outputs.items():
+    for node, (small, large) in shapes.items():
         if not (len(small) == len(large) in (2, 3, 4) and (small[0], large[0]) == (2, 3)):
             continue
         kept = [axis for axis in range(1, len(small)) if small[axis] == large[axis]]
         if 0 < len(kept) < len(small) - 1:
-            # Two are kept in MaxVit's partitions, whose windows have a fixed size.
+            # Two are kept in MaxViT's partitions, whose windows have a fixed size.
             axes[node] = kept[-1]
         else:
             axes[node] = 1 if len(small) == 4 else len(small) - 1
     return axes
 
 
-def cut_network(network: nn.Module, nodes: Sequence[str]) -> GraphModule:
-    """Return the part of a network that computes the given nodes' outputs."""
-    found: GraphModule = create_feature_extractor(
-        network, {node: node for node in nodes}, suppress_diff_warning=True
+def _find_prefix(small: Sequence[int], large: Sequence[int], axis: int, n_prefix: int) -> int:
+    """Return `n_prefix`, the network's number of such tokens, if the layer has them, else 0.
+
+    An image of twice the size has four times as many of the other tokens.
+    """
+    if len(small) != 3:
+        return 0
+    tokens = 3 - axis
+    return (
+        n_prefix
+        if 0 < n_prefix < small[tokens]
+        and (4 * (small[tokens] - n_prefix) == large[tokens] - n_prefix)
+        else 0
     )
-    return found
+
+
+def cut_network(module: nn.Module, layers: Sequence[Layer], network: Network) -> nn.Module:
+    """Return the part of a network that computes layers, as a dict by their nodes.
+
+    Of a network with hooks it is the whole.
+    """
+    kind = Hooks if any(layer.hooked for layer in layers) else Trace
+    return kind(module, network).cut([layer.node for layer in layers])
 
 
 @lru_cache(maxsize=8)
-def cost_per_image(model: str, layers: tuple[Layer, ...], image_size: int) -> ForwardCost:
+def cost_per_image(
+    model: str, layers: tuple[Layer, ...], image_size: int, n_classes: int | None = None
+) -> ForwardCost:
     """Return the cost of one image, without computing anything."""
-    network = cut_network(_without_data(model, image_size), [layer.node for layer in layers])
-    images = torch.empty(2, 3, image_size, image_size, device="meta")
+    network = find_network(model)
+    module = cut_network(network.without_data(image_size, n_classes), layers, network)
+    images = torch.empty(2, len(network.bands), image_size, image_size, device="meta")
     results, operations = _ResultCounter(), FlopCounterMode(display=False)
     with results, operations:
-        network(images)
+        module(images)
     return ForwardCost(operations.get_total_flops() / 2, results.nbytes / 2, results.n_operations)
 
 
@@ -193,7 +220,9 @@ class _ResultCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return found
 
 
-def find_layers(model: str, names: Sequence[str], image_size: int) -> tuple[Layer, ...]:
+def find_layers(
+    model: str, names: Sequence[str], image_size: int, n_classes: int | None = None
+) -> tuple[Layer, ...]:
     """Return the named layers of a network, or its feature layer if `names` is empty.
 
     Parameters
@@ -201,10 +230,12 @@ def find_layers(model: str, names: Sequence[str], image_size: int) -> tuple[Laye
     model : str
         The network's name.
     names : sequence of str
-        Layers by the papers' names, by torchvision's nodes, or by modules, whose last operation
-        is meant.
+        Layers by the papers' names, by the library's nodes, or by modules, whose last operation is
+        meant.
     image_size : int
         Side of the input in pixels.
+    n_classes : int or None
+        Width of the head: None for the usual one, 0 for weights without a head.
 
     Returns
     -------
@@ -216,9 +247,15 @@ def find_layers(model: str, names: Sequence[str], image_size: int) -> tuple[Laye
     BackboneError
         When the network has no layer of a name.
     """
-    layers = network_layers(model, image_size)
+    layers = network_layers(model, image_size, n_classes)
     if not names:
-        return tuple(layer for layer in layers if layer.default)
+        found = tuple(layer for layer in layers if layer.default)
+        if not found:
+            raise BackboneError(
+                f"The feature layer of {model} is its head, and the weights have none. Choose a "
+                f"layer before it: --layers {layers[-1].name}"
+            )
+        return found
     by_name: dict[str, Layer] = {}
     # A module's name means the last operation in it, as in torchvision's own extractor; an
     # operation's own name comes first.

@@ -7,7 +7,7 @@ a GPU as 3 kB. Normalisation is the network's first operation (:mod:`featstore.m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -23,33 +23,71 @@ LUMA = (0.299, 0.587, 0.114)
 class Preprocess:
     """How images become the network's input.
 
-    The visible bands are resized to a square by antialiased bilinear interpolation, in whole grey
-    levels, and normalised; a SAT image's near infrared is dropped, as in the paper's section 4.1.
-    A pixel is within a grey level of Pillow's, on a GPU within two.
+    The bands are resized by antialiased interpolation, in whole grey levels, and normalised; a
+    network of three bands gets a SAT image's visible bands, as in the paper's section 4.1. Images
+    are resized to the square, or so that the middle square is a share of their shorter side. A
+    pixel is within a grey level of Pillow's, on a GPU within two.
 
     Parameters
     ----------
     image_size : int
         Side of the result in pixels.
     bands : str
-        ``rgb``, or ``gray`` for luminance replicated to three channels.
+        ``rgb``, ``gray`` for luminance replicated to three channels, or the names of the network's
+        bands, joined by commas.
     mean, std : tuple of float
         Mean and deviation of each channel, for pixels from 0 to 1.
+    interpolation : str
+        ``bilinear`` or ``bicubic``.
+    crop_pct : float or None
+        Side of the middle square as a share of the resized image's shorter side; None resizes the
+        whole image to the square.
+    squash : bool
+        Whether the image is resized to a square before the middle is cut out.
+    order : tuple of int
+        Where the images have the network's bands; empty for the first ones. It belongs to the
+        images, and is not recorded.
     """
 
     image_size: int
     bands: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: str = "bilinear"
+    crop_pct: float | None = None
+    squash: bool = False
+    order: tuple[int, ...] = ()
+
+    @property
+    def resized_size(self) -> int:
+        """Shorter side of an image after resizing, in pixels, as timm rounds it."""
+        return int(self.image_size / (self.crop_pct or 1))
+
+    @property
+    def method(self) -> str:
+        """What is done to an image, for people."""
+        if self.crop_pct is None:
+            return f"{self.interpolation}, antialiased, to a square, in whole grey levels"
+        how = "to a square of" if self.squash else "shorter side to"
+        return (
+            f"{self.interpolation}, antialiased, {how} {self.resized_size} px and the middle "
+            "square cut out, in whole grey levels"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings, with the method by name, as JSON-able values."""
-        settings = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        return {
-            **settings,
+        settings: dict[str, Any] = {
+            "image_size": self.image_size,
+            "bands": self.bands,
+            "mean": list(self.mean),
+            "std": list(self.std),
             "decode": "JPEG at 1/2, 1/4 or 1/8 where both sides stay 4/3 as long",
-            "resize": "bilinear, antialiased, to a square, in whole grey levels",
+            "resize": self.method,
         }
+        # Sets that were made before there was a choice keep their keys.
+        usual = {"interpolation": "bilinear", "crop_pct": None, "squash": False}
+        own = {name: getattr(self, name) for name in usual}
+        return settings | {k: v for k, v in own.items() if v != usual[k]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocess:
@@ -59,6 +97,9 @@ class Preprocess:
             str(values["bands"]),
             tuple(values["mean"]),
             tuple(values["std"]),
+            values.get("interpolation", "bilinear"),
+            values.get("crop_pct"),
+            values.get("squash", False),
         )
 
     @torch.inference_mode()
@@ -83,12 +124,12 @@ class Preprocess:
 
         Returns
         -------
-        tensor of shape (batch_size, 3, image_size, image_size)
+        tensor of shape (batch_size, n_bands, image_size, image_size)
             uint8, channels last.
         """
-        size = self.image_size
+        size, n_bands = self.image_size, len(self.mean)
         batch = torch.empty(
-            (batch_size, 3, size, size),
+            (batch_size, n_bands, size, size),
             dtype=torch.uint8,
             device=device,
             memory_format=torch.channels_last,
@@ -99,24 +140,41 @@ class Preprocess:
         for positions, images in groups:
             pixels = self._transform(_to_device(images, device))
             if len(groups) == 1 and n_images == batch_size:
-                return pixels.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+                return pixels.expand(-1, n_bands, -1, -1).contiguous(
+                    memory_format=torch.channels_last
+                )
             batch[_to_device(positions, device)] = pixels
         return batch
 
     def _transform(self, images: torch.Tensor) -> torch.Tensor:
-        x = images[..., :3].movedim(-1, 1)
+        x = images[..., list(self.order)] if self.order else images[..., : len(self.mean)]
+        x = x.movedim(-1, 1)
         if self.bands == "gray":
             red, green, blue = x.float().chunk(3, dim=1)
             luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
             x = luma.round_().to(torch.uint8)
-        if x.shape[-2:] == (self.image_size, self.image_size):
+        size = self.image_size
+        if self.crop_pct is None:
+            return self._resize(x, size, size)
+        height, width = x.shape[-2:]
+        short, side = self.resized_size, min(height, width)
+        # The longer side is rounded down, and the crop's corner to the nearest, as in torchvision.
+        if self.squash:
+            x = self._resize(x, short, short)
+        else:
+            x = self._resize(x, int(short * height / side), int(short * width / side))
+        top, left = (int(round((length - size) / 2)) for length in x.shape[-2:])
+        return x[..., top : top + size, left : left + size]
+
+    def _resize(self, x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        if x.shape[-2:] == (height, width):
             return x
         on_cpu = x.device.type == "cpu"
         # Only the CPU's kernel takes bytes, which are six times as fast as floats.
         resized = functional.interpolate(
             x if on_cpu else x.float(),
-            size=(self.image_size, self.image_size),
-            mode="bilinear",
+            size=(height, width),
+            mode=self.interpolation,
             antialias=True,
             align_corners=False,
         )

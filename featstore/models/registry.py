@@ -1,16 +1,22 @@
-"""Open a model by its name."""
+"""Open a model by its name, from the source that the name's beginning names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from featstore.config import ExtractConfig
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Model, ModelSource
-from featstore.models.names import PIXEL_MODEL, check_model
+from featstore.models.names import PIXEL_MODEL, check_model, source_of
 from featstore.models.pixelstats import PixelSource
 from featstore.progress import SILENT, Progress
 from featstore.store.format.run_schema import FeatureSpec
+
+if TYPE_CHECKING:
+    from featstore.models.network import Network
 
 
 def open_model(
@@ -46,11 +52,18 @@ def reopen_model(
     return _source(model).reopen(features, bands, device_name, cache, progress)
 
 
+@lru_cache(maxsize=64)
+def find_network(model: str) -> Network:
+    """Return the network of a name; BackboneError if there is none."""
+    # The modules import torch, which an answer from the store does without.
+    module = import_module(f"featstore.models.{source_of(check_model(model))}_source")
+    network: Network = module.open_network(model)
+    return network
+
+
 def _source(model: str) -> ModelSource:
     if model == PIXEL_MODEL:
         return PixelSource()
-    check_model(model)
-    # The module imports torch, which an answer from the store does without.
     from featstore.models.network_source import NetworkSource
 
-    return NetworkSource()
+    return NetworkSource(find_network(model))

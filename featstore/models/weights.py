@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +72,17 @@ class Weights:
     """Deviation of each channel, for pixels from 0 to 1."""
     seed: int | None = None
     """Seed of random weights."""
+    n_classes: int | None = None
+    """Width of the head: None for the network's usual one, 0 for a file without a head."""
+    interpolation: str = "bilinear"
+    """How images are resized: ``bilinear`` or ``bicubic``."""
+    crop_pct: float | None = None
+    """Share of the resized image's shorter side that the middle square keeps; None: images are
+    resized to the square."""
+    squash: bool = False
+    """Whether an image is resized to a square before the middle is cut out."""
+    max_value: float | None = 255.0
+    """Pixel value that counts as 1; None for values below 0, as those of radar in decibels."""
 
 
 def architecture(model: str) -> str:
@@ -84,6 +94,12 @@ def _enum(model: str) -> Any:
     return torchvision.models.get_model_weights(architecture(model))
 
 
+def random_seed(spec: str) -> int | None:
+    """Return the seed of ``random`` or ``random:SEED``; None for any other weights."""
+    match = re.fullmatch(r"random(?::(\d{1,9}))?", spec)
+    return int(match[1] or 0) if match else None
+
+
 def find_weights(
     model: str, spec: str, cache: FingerprintCache, progress: Progress = SILENT
 ) -> Weights:
@@ -92,8 +108,7 @@ def find_weights(
     `spec` is ``imagenet``, a torchvision weights name such as ``IMAGENET1K_V1``, a file's path, or
     ``random:SEED``. Weights that can't be found or fetched raise WeightsError with what to do.
     """
-    if match := re.fullmatch(r"random(?::(\d{1,9}))?", spec):
-        seed = int(match[1] or 0)
+    if (seed := random_seed(spec)) is not None:
         digest = f"random:{seed} torch {torch.__version__} {torchvision.__version__}"
         return Weights(f"random:{seed}", None, digest, *_preset(model), seed)
     if Path(spec).is_file():
@@ -130,31 +145,15 @@ def find_weights(
     )
 
 
-def recorded_weights(
-    backbone: Mapping[str, Any], cache: FingerprintCache, progress: Progress = SILENT
-) -> Weights:
-    """Find the weights that a feature set records in its `backbone`.
-
-    Weights that are missing or have changed raise WeightsError.
-    """
-    model, sha256 = backbone["model"], backbone["weights_sha256"]
-    recorded = Path(backbone["weights_path"] or "")
-    if recorded.is_file() and cache.sha256([recorded])[0] == sha256:
-        return Weights(recorded.name, recorded, sha256, *_preset(model))
-    weights = find_weights(model, backbone["weights"], cache, progress)
-    if weights.sha256 != sha256:
-        raise WeightsError(
-            f"The features were made with weights of sha256 {sha256}, and "
-            f"{weights.path or weights.name} has {weights.sha256}. Put the first ones back at "
-            f"{recorded}."
-        )
-    return weights
-
-
 def _statistics(
     model: str, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return (HALF, HALF) if model in TRANSFORM_INPUT else (mean, std)
+
+
+def preset(model: str) -> Weights:
+    """Return the input that a network's default weights expect, without weights."""
+    return Weights("", None, "", *_preset(model))
 
 
 def _preset(model: str) -> tuple[int, tuple[float, ...], tuple[float, ...]]:

@@ -87,8 +87,9 @@ def find_mistakes(
     X, ids, y, names = selection.memmap(), selection.sample_ids, selection.y, run.class_names
     found = run.predictions
     wrong = np.flatnonzero(found["true"] != found["predicted"])
-    order = np.argsort(ids, kind="stable")
-    rows = order[np.searchsorted(ids, found["sample_id"][wrong], sorter=order)]
+    # NumPy's searchsorted finds wrong places among strings of variable width.
+    row_of = {name: row for row, name in enumerate(ids.tolist())}
+    rows = np.array([row_of[name] for name in found["sample_id"][wrong].tolist()], np.int64)
     # Validation rows stand among the predictions, too.
     is_test = np.isin(rows, row_numbers(split.test))
     wrong, rows = wrong[is_test], rows[is_test]

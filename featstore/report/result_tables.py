@@ -9,13 +9,7 @@ from featstore.errors import FeatstoreError
 from featstore.report import paper
 from featstore.report.summaries import compare_published
 from featstore.report.table import Cell, Table
-from featstore.runs.names import (
-    differing_settings,
-    features_settings,
-    fit_settings,
-    join,
-    rows_text,
-)
+from featstore.runs.names import differing_settings, join
 from featstore.runs.ranking import Line, Ranking
 from featstore.runs.run import Run
 from featstore.store.feature_set import FeatureSet
@@ -55,7 +49,9 @@ def runs_table(name: str, title: str, ranking: Ranking) -> Table:
     repeated = " ± the deviation of repeats" if any(line["n_repeats"] > 1 for line in lines) else ""
     return Table(
         name,
-        f"All runs on {title}",
+        f"All runs on {title}"
+        if not ranking.n_left_out
+        else f"The best {len(lines):,} of {len(ranking.all_lines):,} fits on {title}",
         tuple((heading, heading != "run") for heading in columns),
         [list(row) for row in zip(*columns.values(), strict=True)],
         f"Accuracy of the test images in %{repeated}. The order is {order}. {BOLD}",
@@ -91,12 +87,12 @@ def layers_table(name: str, title: str, ranking: Ranking) -> Table | None:
     rows the table is None.
     """
     found: dict[tuple[Any, ...], dict[str, Line]] = {}
-    for line in ranking.lines:
+    for line in ranking.all_lines:
         if kind := paper.role(line["model"], line["layers"]):
             run = ranking.run(line)
-            settings = (*features_settings(run).values(), *fit_settings(run).values())
+            settings = (*run.outline.features.values(), *run.outline.fit.values())
             counts = (line["n_train"], line["n_test"])
-            key = (_model(run), run.clf, *counts, rows_text(run), *settings)
+            key = (_model(run), run.clf, *counts, run.outline.rows, *settings)
             own = found.setdefault(key, {})
             if kind not in own or own[kind]["created"] < line["created"]:
                 own[kind] = line
@@ -104,7 +100,7 @@ def layers_table(name: str, title: str, ranking: Ranking) -> Table | None:
     if not groups:
         return None
     first_runs = [ranking.run(next(iter(by_role.values()))) for by_role in groups]
-    images = differing_settings([{(_model(run), run.clf): rows_text(run)} for run in first_runs])
+    images = differing_settings([{(_model(run), run.clf): run.outline.rows} for run in first_runs])
     details = zip(_differing_features(first_runs), _differing_fits(first_runs), images, strict=True)
     rows = []
     for by_role, run, (features, fit, rows_of) in zip(groups, first_runs, details, strict=True):
@@ -135,22 +131,21 @@ def study_tables(runs: Sequence[Run]) -> list[Table]:
     """Return the paper's Table 4 beside ours, and the comparison of layers for each dataset."""
     by_dataset: dict[str, list[Run]] = {}
     for run in runs:
-        by_dataset.setdefault(run.selection.dataset, []).append(run)
+        by_dataset.setdefault(run.outline.summary["dataset"], []).append(run)
     tables = [published_table(published_by_dataset(runs))]
     for own in by_dataset.values():
-        tables.append(layers_table("layers", own[0].selection.title, Ranking(own)))
+        tables.append(layers_table("layers", own[0].title, Ranking(own)))
     return [table for table in tables if table]
 
 
 def published_by_dataset(runs: Sequence[Run]) -> dict[str, list[dict[str, Any]]]:
     """Return :func:`compare_published` of each dataset of the paper that has runs."""
     # Images of one dataset may have come from several folders.
-    names = dict.fromkeys(run.selection.dataset for run in runs)
-    return {
-        name: lines
-        for name in names
-        if (lines := compare_published(name, [r for r in runs if r.selection.dataset == name]))
-    }
+    by_dataset: dict[str, list[Run]] = {}
+    for run in runs:
+        by_dataset.setdefault(run.outline.summary["dataset"], []).append(run)
+    found = {name: compare_published(name, own) for name, own in by_dataset.items()}
+    return {name: lines for name, lines in found.items() if lines}
 
 
 def published_table(published: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table | None:
@@ -209,11 +204,12 @@ def datasets_table(groups: Mapping[str, Sequence[Run]]) -> Table | None:
     rows = []
     seen = set()
     for title, run in ((title, run) for title, runs in groups.items() for run in runs):
-        counts = run.record.rows
-        key = (title, counts.n_train, counts.n_test)
+        told = run.outline.summary
+        key = (title, told["n_train"], told["n_test"])
         if key in seen:
             continue
         seen.add(key)
+        counts = run.record.rows
         theirs = paper.N_ROWS.get(run.selection.dataset)
         n_of_class = counts.n_train_of_class
         each = f"{min(n_of_class):,}"
@@ -236,7 +232,7 @@ def datasets_table(groups: Mapping[str, Sequence[Run]]) -> Table | None:
     note = "Images that classifiers were trained and tested on."
     if has_theirs:
         note += " The paper's: training and test images of its Table 3."
-    if any(runs[0].selection.title != title for title, runs in groups.items()):
+    if any(runs[0].title != title for title, runs in groups.items()):
         note += " Digits tell images of one name apart."
     headings = ("classes", "train", "test", "train of each class", "tested on", "the paper's")
     columns = [("dataset", False)]
@@ -294,14 +290,15 @@ def throughput_table(store: FeatureStore, runs: Sequence[Run]) -> Table | None:
 
 
 def _model(run: Run) -> str:
-    return model_text(run.selection.model, run.selection.weights)
+    told = run.outline.summary
+    return model_text(told["model"], told["weights"])
 
 
 def _differing_features(runs: Sequence[Run]) -> list[str]:
     """For each run, return the settings that tell its features from those of the others."""
     settings = []
     for run in runs:
-        own = features_settings(run)
+        own = run.outline.features
         # Pixel statistics read all bands in the images' own size, and weights belong to a network.
         is_network = bool(own["image_size"])
         settings.append({(_model(run) if k == "weights" else is_network, k): own[k] for k in own})
@@ -311,7 +308,7 @@ def _differing_features(runs: Sequence[Run]) -> list[str]:
 def _differing_fits(runs: Sequence[Run]) -> list[str]:
     """For each run, return the settings that tell it from others of its classifier."""
     return differing_settings(
-        [{(run.clf, name): text for name, text in fit_settings(run).items()} for run in runs]
+        [{(run.clf, name): text for name, text in run.outline.fit.items()} for run in runs]
     )
 
 

@@ -37,6 +37,10 @@ MAX_CURVES = 8
 """Curves that one figure still shows apart."""
 
 
+MAX_ALONE = 24
+"""Fits of one dataset whose curves the page also shows alone: each takes a third of a second."""
+
+
 MAX_BARS = 30
 """Fits that the figure of accuracies shows, the best first."""
 
@@ -111,7 +115,10 @@ class Sections:
             best_run.metrics.test.confusion, best_run.class_names
         )
         self._progress.advance(1)
-        shown = [series for figure in curves for series in figure["series"]]
+        together = {series for figure in curves for series in figure["series"]}
+        rest = [line["series"] for line in ranking.lines if ranking.run(line).curves]
+        rest = [series for series in rest if series not in together]
+        alone = set(rest[:MAX_ALONE])
         n_matrices = max(1, MAX_CELLS // len(best_run.class_names) ** 2)
         return {
             "id": name,
@@ -127,6 +134,7 @@ class Sections:
             "bars": bars,
             "n_bars_left_out": max(0, len(ranking.lines) - MAX_BARS),
             "curves": curves,
+            "n_not_drawn": len(rest) - len(alone),
             "features": features,
             "why_no_features": why_no_features,
             "mistakes": mistakes,
@@ -136,7 +144,7 @@ class Sections:
                     line,
                     ranking.run(line),
                     at < n_matrices or line is best,
-                    line["series"] not in shown,
+                    line["series"] in alone,
                 )
                 for at, line in enumerate(ranking.lines)
             ],
@@ -242,7 +250,7 @@ class Sections:
         details = describe_run(run)
         confusion = run.metrics.test.confusion if has_matrix else None
         curves = Markup()
-        if run.curves and has_curves:
+        if has_curves and run.curves:
             about = f"Training accuracy and loss by epoch of {line['name']} on {line['title']}"
             figure = draw_curves({line["name"]: run.curves})
             curves = self._svg(figure, f"{details['id']}-curves", about)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from featstore.runs.tags import tags_of
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.run_schema import RowCounts, SearchResult
 from featstore.text import is_random, nbytes_text, percent
+
+N_SHORT = 8
+"""Characters of a run's id, from its end, that are enough to name it among a few thousand."""
 
 
 def summarize(runs: Sequence[Run]) -> list[Line]:
@@ -68,27 +72,22 @@ def list_by_accuracy(
     runs = list_runs(store, progress)
     if dataset is not None:
         runs = runs_on(runs, dataset)
-    tags, ids = tags_of(store), [run.run_id for run in runs]
+    tags, ends = tags_of(store), Counter(run.run_id[-N_SHORT:] for run in runs)
     lines = []
     for title, own in sorted(group_by_images(runs).items()):
         ranking = Ranking(own)
-        best = ranking.choice.best["run_id"]
+        best = ranking.best["run_id"]
         lines += [
             run.summary()
             | {
                 "title": title,
                 "tags": tags.get(run.run_id, []),
                 "is_best": run.run_id == best,
-                "short_id": _short_id(run.run_id, ids),
+                "short_id": end if ends[end := run.run_id[-N_SHORT:]] == 1 else run.run_id,
             }
-            for run in sorted(own, key=lambda run: (-run.metrics.test.accuracy, run.run_id))
+            for run in sorted(own, key=lambda r: (-r.outline.summary["accuracy"], r.run_id))
         ]
     return lines
-
-
-def _short_id(run_id: str, ids: Sequence[str]) -> str:
-    end = run_id[-8:]
-    return end if sum(one.endswith(end) for one in ids) == 1 else run_id
 
 
 @dataclass(frozen=True)
@@ -130,13 +129,14 @@ def compare_published(dataset: str, runs: Sequence[Run]) -> list[dict[str, Any]]
         (fractions), ``run_id``, ``name``, ``n_train``, ``n_test``, ``n_runs`` (rows it was chosen
         from) and ``full`` (whether on all images of the paper).
     """
-    known = paper.PUBLISHED.get(dataset, ())
-    own = [run for run in runs if not is_random(run.selection.weights)]
-    ranking = Ranking(own)
+    if dataset not in paper.PUBLISHED:
+        return []
+    ranking = Ranking([run for run in runs if not is_random(run.outline.summary["weights"])])
     lines = []
-    for method, network, published in known:
+    for method, network, published in paper.PUBLISHED[dataset]:
         line: dict[str, Any] = {"method": method, "published": published}
-        ours = [one for one in ranking.lines if network and paper.network(one["model"]) == network]
+        rows = ranking.all_lines if network else []
+        ours = [one for one in rows if paper.network(one["model"]) == network]
         if ours:
             roles = [paper.role(one["model"], one["layers"]) for one in ours]
             wanted = next((kind for kind in (paper.ALL, paper.FINAL) if kind in roles), None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from featstore import plotting
 from featstore.config import PROJECTIONS
 from featstore.environment import now, store_option, versions
-from featstore.errors import FeatstoreError, RunError, StoreError
+from featstore.errors import ConfigError, FeatstoreError, RunError, StoreError
 from featstore.io.files import atomic_write, resolve_link
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
@@ -29,6 +30,9 @@ from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
 from featstore.text import percent
 
+TOP = 100
+"""Fits that a page shows of each dataset: more make a page that is slow to write and to read."""
+
 
 def write_report(
     store: FeatureStore,
@@ -40,6 +44,7 @@ def write_report(
     root: str | None = None,
     command: str | None = None,
     left_out: Sequence[str] = (),
+    top: int | None = TOP,
     progress: Progress = IN_NOTEBOOKS,
 ) -> dict[str, Any]:
     """Write runs as one HTML page, and return the same as JSON-able values.
@@ -63,23 +68,26 @@ def write_report(
         The command that made everything, for the page.
     left_out : sequence of str
         What was left out, and why, for the page.
+    top : int, optional
+        Fits that the page shows of each dataset, by :func:`featstore.report.summarize`'s order; the
+        best is among them. None for all.
     progress : Progress
 
     Returns
     -------
     dict
         ``report`` (the page), ``store``, ``created``, ``versions``, ``command``, ``runs``
-        (:func:`featstore.report.summarize`), ``best`` by dataset (``run_id``, ``name`` and
-        ``choice``, how it was chosen), ``published``
-        (:func:`featstore.report.compare_published` by dataset), ``tables`` by name, ``mistakes``
-        by dataset, ``left_out`` and ``files``.
+        (:func:`featstore.report.summarize`, the fits shown), ``best`` by dataset (``run_id``,
+        ``name`` and ``choice``, how it was chosen), ``published``
+        (:func:`featstore.report.compare_published` by dataset), ``tables`` by name, ``mistakes`` by
+        dataset, ``left_out`` and ``files``.
 
     Raises
     ------
     RunError
         When there are no runs, or all are damaged; some damaged ones are left out.
     ConfigError
-        When the projection is unknown or not installed.
+        When the projection is unknown or not installed, or `top` is below 1.
     StoreError
         When the page can't be written.
     """
@@ -89,19 +97,24 @@ def write_report(
             "featstore fit --clf logreg"
         )
     check_projection(projection)
-    runs, damaged = _split_damaged(runs, progress)
+    if top is not None and top < 1:
+        raise ConfigError(f"top is {top}; it must be 1 or more, or None for all.")
+    whole, rankings, damaged = _rank(runs, top, progress)
+    beyond = _beyond_top(rankings)
+    for text in beyond:
+        progress.say(f"Left out: {text}")
+    shown = {run.run_id for ranking in rankings.values() for run in ranking.shown_runs}
+    runs = [run for run in whole if run.run_id in shown]
     draw_missing_pictures(runs, progress)
     page = Sections(store, projection, root, progress)
-    groups = {title: own for title, own in sorted(group_by_images(runs).items())}
-    rankings = {title: Ranking(own) for title, own in groups.items()}
     progress.start("Reporting", sum(map(n_steps, rankings.values())), "steps")
     try:
         sections = [page.section(title, ranking) for title, ranking in rankings.items()]
     finally:
         progress.stop()
     tables = (
-        result_tables.published_table(result_tables.published_by_dataset(runs)),
-        result_tables.datasets_table(groups),
+        result_tables.published_table(result_tables.published_by_dataset(whole)),
+        result_tables.datasets_table({title: own.shown_runs for title, own in rankings.items()}),
     )
     overview = [page.add_table(table) for table in tables if table]
     costs = result_tables.throughput_table(store, runs)
@@ -113,7 +126,7 @@ def write_report(
         "created": now(),
         "versions": versions(),
         "command": command,
-        "left_out": [*left_out, *damaged],
+        "left_out": [*left_out, *damaged, *beyond],
         "runs": [row for title, own in rankings.items() for row in summary_rows(title, own)],
         "best": {
             s["title"]: {
@@ -161,21 +174,37 @@ def _render(**values: Any) -> str:
     return environment.from_string(template).render(**values)
 
 
-def _split_damaged(runs: Sequence[Run], progress: Progress) -> tuple[list[Run], list[str]]:
-    """Return the runs whose curves can be read, and what is wrong with the others."""
-    whole, damaged = [], []
-    for run in runs:
-        try:
-            # Read now, so that no section ends half made.
-            _ = run.curves
-        except RunError as error:
-            progress.say(f"Passed over: {error}")
-            damaged.append(str(error))
-        else:
-            whole.append(run)
-    if not whole:
-        raise RunError("\n".join(["All runs to report are damaged.", *damaged]))
-    return whole, damaged
+def _rank(
+    runs: Sequence[Run], top: int | None, progress: Progress
+) -> tuple[Sequence[Run], dict[str, Ranking], list[str]]:
+    """Return the runs without damaged ones, their rankings, and what is wrong with the damaged."""
+    damaged: list[str] = []
+    while True:
+        groups = sorted(group_by_images(runs).items())
+        rankings = {title: Ranking(own, top) for title, own in groups}
+        broken = set()
+        for run in (run for ranking in rankings.values() for run in ranking.shown_runs):
+            try:
+                # Read now, so that no section ends half made.
+                _ = run.record, run.curves
+            except RunError as error:
+                progress.say(f"Passed over: {error}")
+                damaged.append(str(error))
+                broken.add(run.run_id)
+        if not broken:
+            return runs, rankings, damaged
+        runs = [run for run in runs if run.run_id not in broken]
+        if not runs:
+            raise RunError("\n".join(["All runs to report are damaged.", *damaged]))
+
+
+def _beyond_top(rankings: Mapping[str, Ranking]) -> list[str]:
+    return [
+        f"{ranking.n_left_out:,} of {len(ranking.all_lines):,} fits on {title}. The page shows the "
+        f"best {len(ranking.lines):,}; --top shows more."
+        for title, ranking in rankings.items()
+        if ranking.n_left_out
+    ]
 
 
 def _write_files(page: Sections, folder: Path, report: dict[str, Any]) -> list[Path]:
@@ -197,14 +226,11 @@ def _predict_commands(store: FeatureStore, sections: Sequence[dict[str, Any]]) -
 
 def _commands(store: FeatureStore, runs: Sequence[Run]) -> list[str]:
     """Return the commands that make the features and runs again, in order, each once."""
-    extracting: list[str] = []
-    for run in runs:
-        for part in run.selection.features:
-            try:
-                record = store.get(part.set_id).layer(part.layer)
-            except FeatstoreError:
-                continue
-            extracting.append(record.command)
+    parts = dict.fromkeys((p.set_id, p.layer) for run in runs for p in run.selection.features)
+    extracting = []
+    for set_id, layer in parts:
+        with suppress(FeatstoreError):
+            extracting.append(store.get(set_id).layer(layer).command)
     return list(dict.fromkeys([*extracting, *(run.record.command for run in runs)]))
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from featstore.config import LEVEL
 from featstore.errors import ConfigError
@@ -17,6 +17,10 @@ from featstore.text import run_text
 
 MIN_DISCORDANT = 25
 """Fewest rows that only one run gets right for the chi-squared distribution."""
+
+
+Z = statistics.NormalDist().inv_cdf(1 - LEVEL / 2)
+"""Standard deviations on either side of the mean that hold 95 % of a normal distribution."""
 
 
 EXACT = "exact McNemar test"
@@ -175,7 +179,7 @@ def compare(a: Run, b: Run) -> Comparison:
     true, predicted_a, predicted_b = _paired(a, b)
     right_a, right_b = predicted_a == true, predicted_b == true
     n_test = true.size
-    n_only_a, n_only_b = int(np.sum(right_a & ~right_b)), int(np.sum(right_b & ~right_a))
+    n_only_a, n_only_b = _only_right(right_a, right_b)
     test, statistic, p_value = mcnemar(n_only_a, n_only_b)
     names = _describe(a), _describe(b)
     if names[0] == names[1]:
@@ -201,6 +205,16 @@ def compare(a: Run, b: Run) -> Comparison:
         per_class=_per_class(a.class_names, true, right_a, right_b),
         same_images=a.selection.fingerprint == b.selection.fingerprint,
     )
+
+
+def p_value_of(a: Run, b: Run) -> float:
+    """Return the p-value of :func:`compare`, in less time."""
+    true, predicted_a, predicted_b = _paired(a, b)
+    return mcnemar(*_only_right(predicted_a == true, predicted_b == true))[2]
+
+
+def _only_right(right_a: np.ndarray, right_b: np.ndarray) -> tuple[int, int]:
+    return int(np.sum(right_a & ~right_b)), int(np.sum(right_b & ~right_a))
 
 
 def compare_all(reference: Run, others: Sequence[Run]) -> list[tuple[Comparison, float]]:
@@ -241,11 +255,13 @@ def mcnemar(n_only_a: int, n_only_b: int) -> tuple[str, float | None, float]:
     """
     n_discordant = n_only_a + n_only_b
     if n_discordant < MIN_DISCORDANT:
-        exact = stats.binomtest(n_only_a, n_discordant).pvalue if n_discordant else 1.0
-        return EXACT, None, float(exact)
+        # Both tails are alike, as the probability is 1/2.
+        tail = sum(math.comb(n_discordant, k) for k in range(min(n_only_a, n_only_b) + 1))
+        return EXACT, None, min(1.0, 2 * tail / 2**n_discordant)
     # The correction must not turn equal numbers into a difference.
     statistic = max(abs(n_only_a - n_only_b) - 1, 0) ** 2 / n_discordant
-    return CHI_SQUARED, statistic, float(stats.chi2.sf(statistic, df=1))
+    # With one degree of freedom, chi-squared is the square of a normal variable.
+    return CHI_SQUARED, statistic, math.erfc(math.sqrt(statistic / 2))
 
 
 def accuracy_interval(accuracy: float, n_test: int) -> tuple[float, float]:
@@ -266,8 +282,11 @@ def accuracy_interval(accuracy: float, n_test: int) -> tuple[float, float]:
     tuple of (float, float)
         Bounds, as fractions.
     """
-    found = stats.binomtest(round(accuracy * n_test), n_test).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
+    p, z_squared = round(accuracy * n_test) / n_test, Z**2
+    middle = p + z_squared / (2 * n_test)
+    half = Z * math.sqrt(p * (1 - p) / n_test + z_squared / (4 * n_test**2))
+    scale = 1 + z_squared / n_test
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
 def difference_interval(n_only_a: int, n_only_b: int, n_test: int) -> tuple[float, float]:
@@ -293,7 +312,7 @@ def difference_interval(n_only_a: int, n_only_b: int, n_test: int) -> tuple[floa
     """
     n = n_test + 2
     more = n_only_a - n_only_b
-    half = stats.norm.ppf(1 - LEVEL / 2) * math.sqrt(n_only_a + n_only_b + 1 - more**2 / n) / n
+    half = Z * math.sqrt(n_only_a + n_only_b + 1 - more**2 / n) / n
     return float(max(more / n - half, -1.0)), float(min(more / n + half, 1.0))
 
 

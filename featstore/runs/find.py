@@ -70,10 +70,10 @@ def _runs(store: FeatureStore, dataset: str) -> list[Run]:
 
 def _last(store: FeatureStore, dataset: str) -> Path:
     # Several runs may be made within one second.
-    return max(
-        _runs(store, dataset),
-        key=lambda run: (run.record.created, (run.path / "metrics.json").stat().st_mtime_ns),
-    ).path
+    runs = _runs(store, dataset)
+    latest = max(run.outline.summary["created"] for run in runs)
+    paths = [run.path for run in runs if run.outline.summary["created"] == latest]
+    return max(paths, key=lambda path: (path / "metrics.json").stat().st_mtime_ns)
 
 
 def _best(store: FeatureStore, dataset: str) -> Path:
@@ -88,7 +88,7 @@ def _best(store: FeatureStore, dataset: str) -> Path:
         )
     (own,) = groups.values()
     ranking = Ranking(own)
-    return ranking.run(ranking.choice.best).path
+    return ranking.run(ranking.best).path
 
 
 def open_run_or_set(name: str | Path, store: FeatureStore) -> Run | str:

@@ -18,6 +18,7 @@ from featstore.plotting import to_png
 from featstore.progress import SILENT, Progress
 from featstore.runs.charts import draw_confusion, draw_curves
 from featstore.runs.run import Run
+from featstore.store.set_folder import uploaded_to
 
 
 def draw_pictures(run: Run) -> str:
@@ -25,7 +26,8 @@ def draw_pictures(run: Run) -> str:
 
     A run on object storage gets its pictures on the machines that hold its files.
     """
-    if not any((run.path / below / "model.skops").is_file() for below in ("", run.below)):
+    folders = (run.path, run.backend.folder / uploaded_to(run.place, run.below))
+    if not any((folder / "model.skops").is_file() for folder in folders):
         return ""
     try:
         for name, draw in _drawings(run).items():

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from scipy import stats
-
 from featstore.config import CLASSIFIER_NAMES, LEVEL
 from featstore.errors import ConfigError, RunError
-from featstore.runs.compare import accuracy_interval, compare, mcnemar
+from featstore.runs.compare import Z, accuracy_interval, mcnemar, p_value_of
 from featstore.runs.names import name_fits
 from featstore.runs.run import Run
 from featstore.text import did_you_mean, join_some, percent
@@ -33,16 +31,22 @@ MEANS = ("accuracy", "average_accuracy", "train_accuracy", "kappa", "cv_accuracy
 
 @dataclass(frozen=True)
 class Choice:
-    """The best of `n_rows` fits, and the others that no test tells from it."""
+    """The best of `n_rows` fits, and the others that no test tells from it.
+
+    The `n_left_out` last of them were not tested.
+    """
 
     best: Line
     equal: list[Line]
     n_rows: int
+    n_left_out: int = 0
 
     @property
     def text(self) -> str:
         """How the best was chosen, and which others are equal to it; empty for a single run."""
         best, texts = self.best, []
+        n_shown = self.n_rows - self.n_left_out
+        shown = f" of the {n_shown:,} shown" if self.n_left_out else ""
         if best["n_repeats"] > 1:
             own = best["accuracies"][best["run_ids"].index(best["run_id"])]
             texts.append(
@@ -58,11 +62,13 @@ class Choice:
                     BY_TEST: "Chosen as the simplest of equal runs, by its number of features.",
                 }[best["ranked_by"]]
                 if self.equal or best["ranked_by"] != BY_TEST
-                else "All others are significantly worse, at 5 %."
+                else f"All others{shown} are significantly worse, at 5 %."
             )
         if self.equal:
             names = join_some([line["name"] for line in self.equal])
-            texts.append(f"Equal, as no test tells them from the top of the table at 5 %: {names}.")
+            texts.append(
+                f"Equal{shown}, as no test tells them from the top of the table at 5 %: {names}."
+            )
         return " ".join(texts)
 
 
@@ -76,58 +82,86 @@ class Ranking:
     ----------
     runs : sequence of Run
         Runs on the same images. Of repeats with the same seeds the newest counts.
+    top : int, optional
+        Rows to show: the first ones, and the best if it comes after them.
     """
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Run], top: int | None = None) -> None:
         names = name_fits(runs)
         fits: dict[str, dict[tuple[Any, Any], Run]] = {}
-        for run in sorted(runs, key=lambda run: str(run.record.created)):
-            seeds = run.record.fit.seed, run.record.fit.split_seed
+        for run in sorted(runs, key=lambda run: str(run.outline.summary["created"])):
+            seeds = run.outline.summary["seed"], run.outline.summary["split_seed"]
             fits.setdefault(run.series, {})[seeds] = run
         self._repeats = fits
         lines = [_line(list(own.values()), *names[series]) for series, own in fits.items()]
-        self.lines = sorted(lines, key=lambda line: (-_score(line), line["name"]))
-        self._places = {line["series"]: place for place, line in enumerate(self.lines)}
+        self.all_lines = sorted(lines, key=lambda line: (-_score(line), line["name"]))
+        self._places = {line["series"]: place for place, line in enumerate(self.all_lines)}
+        self._top = top
+        self._equal: dict[tuple[str, str], bool] = {}
         self.runs = {run.run_id: run for run in runs}
 
     @cached_property
-    def choice(self) -> Choice:
+    def lines(self) -> list[Line]:
+        """The rows to show, in order."""
+        shown = self.all_lines[: self._top]
+        is_beyond = len(shown) < len(self.all_lines) and self.best not in shown
+        return [*shown, self.best] if is_beyond else shown
+
+    @property
+    def n_left_out(self) -> int:
+        """Number of rows that are not shown."""
+        return len(self.all_lines) - len(self.lines)
+
+    @cached_property
+    def shown_runs(self) -> list[Run]:
+        """The runs of the rows to show, with their repeats."""
+        return [self.runs[run_id] for line in self.lines for run_id in line["run_ids"]]
+
+    @cached_property
+    def best(self) -> Line:
         """The best of all rows."""
-        return self.choose(self.lines)
+        return self._best(self.all_lines[0], self.all_lines)
+
+    @cached_property
+    def choice(self) -> Choice:
+        """The best of all rows, and those to show that are equal to it."""
+        equal = self._equals(self.all_lines[0], self.best, self.lines)
+        return Choice(self.best, equal, len(self.all_lines), self.n_left_out)
 
     def run(self, line: Line) -> Run:
         """Return the run that stands for a row."""
         return self.runs[line["run_id"]]
 
     def choose(self, lines: Sequence[Line]) -> Choice:
-        """Return the best of some rows, and those that are equal to it.
+        """Return the best of some rows, and those that are equal to it."""
+        top = min(lines, key=lambda line: self._places[line["series"]])
+        best = self._best(top, lines)
+        return Choice(best, self._equals(top, best, lines), len(lines))
+
+    def _best(self, top: Line, lines: Sequence[Line]) -> Line:
+        """Return the best of some rows, the first of which is `top`.
 
         A row with neither cross-validation nor redrawn splits is never best by its test score
         alone: of all equal to the highest, a row with either comes first, and then the simplest
         that converged, with the fewest features and the first classifier of the list.
         """
-        top, *others = sorted(lines, key=lambda line: self._places[line["series"]])
-        equal = [top, *(line for line in others if self._is_equal(top, line))]
-        best = top
-        if top["ranked_by"] == BY_TEST:
-            best = min(
-                equal,
-                key=lambda line: (
-                    (0, -_score(line), line["name"])
-                    if line["ranked_by"] != BY_TEST
-                    else (
-                        1,
-                        not line["converged"],
-                        line["n_features"],
-                        _classifier_rank(line["clf"]),
-                        line["name"],
-                    )
-                ),
-            )
-        return Choice(best, [line for line in equal if line is not best], 1 + len(others))
+        if top["ranked_by"] != BY_TEST:
+            return top
+        # In this order most rows need no test: the first that is equal is the best.
+        return next(line for line in sorted(lines, key=_simplicity) if self._is_equal(top, line))
 
-    def _is_equal(self, a: Line, b: Line) -> bool:
-        """Return whether no test at 5 % tells two rows apart."""
+    def _equals(self, top: Line, best: Line, lines: Sequence[Line]) -> list[Line]:
+        in_order = sorted(lines, key=lambda line: self._places[line["series"]])
+        return [line for line in in_order if line is not best and self._is_equal(top, line)]
+
+    def _is_equal(self, top: Line, line: Line) -> bool:
+        """Return whether no test at 5 % tells two rows apart; each two are tested once."""
+        pair = top["series"], line["series"]
+        if pair not in self._equal:
+            self._equal[pair] = top is line or self._test_is_equal(top, line)
+        return self._equal[pair]
+
+    def _test_is_equal(self, a: Line, b: Line) -> bool:
         own, other = (self._repeats[line["series"]] for line in (a, b))
         shared = [seeds for seeds in own if seeds in other and seeds[1] is not None]
         if len(shared) > 1:
@@ -142,17 +176,17 @@ class Ranking:
             # Other test images, or damaged predictions.
             gap = abs(a["accuracy"] - b["accuracy"])
             sigma = math.sqrt(_variance(a) + _variance(b))
-            return bool(gap <= stats.norm.ppf(1 - LEVEL / 2) * sigma)
+            return bool(gap <= Z * sigma)
 
     def _mcnemar_is_equal(self, a: Run, b: Run) -> bool:
-        n_test = a.record.rows.n_test
+        n_test = int(a.outline.summary["n_test"])
         n_right = [round(_accuracy(run) * n_test) for run in (a, b)]
         gap = abs(n_right[0] - n_right[1])
         n_most = min(n_test, 2 * n_test - sum(n_right))
         # Too far apart, however many images only one of them gets right.
         if mcnemar((n_most + gap) // 2, (n_most - gap) // 2)[2] < LEVEL:
             return False
-        return not compare(a, b).significant
+        return p_value_of(a, b) >= LEVEL
 
 
 def runs_on(runs: Sequence[Run], dataset: str) -> list[Run]:
@@ -160,9 +194,9 @@ def runs_on(runs: Sequence[Run], dataset: str) -> list[Run]:
     groups = group_by_images(runs)
     if dataset in groups:
         return groups[dataset]
-    own = [run for run in runs if dataset in (run.selection.title, run.selection.dataset)]
+    own = [run for run in runs if dataset in (run.title, run.outline.summary["dataset"])]
     if not own:
-        titles = sorted({run.selection.title for run in runs})
+        titles = sorted({run.title for run in runs})
         found = f"There are runs on {', '.join(titles)}." if titles else "There are none."
         raise RunError(f"No runs are on {dataset!r}.{did_you_mean(dataset, titles)} {found}")
     return own
@@ -175,7 +209,8 @@ def group_by_images(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        groups.setdefault((run.selection.title, run.selection.fingerprint), []).append(run)
+        images = run.title, run.outline.fingerprint
+        groups.setdefault(images, []).append(run)
     n_of_title = Counter(title for title, _ in groups)
     return {
         title if n_of_title[title] == 1 else f"{title} (images {images[:6]})": own
@@ -190,11 +225,14 @@ def resampled_p_value(differences: Sequence[float], test_share: float) -> float:
     is too small. Nadeau and Bengio 2003, doi:10.1023/A:1024068626366. `test_share` is the number
     of test rows over that of training rows.
     """
+    # scipy.stats would take longer to load than ten thousand runs to list.
+    from scipy.special import stdtr
+
     mean, n = statistics.fmean(differences), len(differences)
     variance = statistics.variance(differences) * (1 / n + test_share)
     if not variance:
         return 0.0 if mean else 1.0
-    return float(2 * stats.t.sf(abs(mean) / math.sqrt(variance), df=n - 1))
+    return float(2 * stdtr(n - 1, -abs(mean) / math.sqrt(variance)))
 
 
 def _line(repeats: Sequence[Run], name: str, settings: str) -> Line:
@@ -228,6 +266,14 @@ def _line(repeats: Sequence[Run], name: str, settings: str) -> Line:
     return line
 
 
+def _simplicity(line: Line) -> tuple[Any, ...]:
+    """Return a key that sorts rows which are equal by their tests, the best first."""
+    if line["ranked_by"] != BY_TEST:
+        return 0, -_score(line), line["name"]
+    rank = _classifier_rank(line["clf"])
+    return 1, not line["converged"], line["n_features"], rank, line["name"]
+
+
 def _classifier_rank(clf: str) -> int:
     is_known = clf in CLASSIFIER_NAMES
     return CLASSIFIER_NAMES.index(clf) if is_known else len(CLASSIFIER_NAMES)
@@ -238,7 +284,7 @@ def _score(line: Line) -> float:
 
 
 def _accuracy(run: Run) -> float:
-    return float(run.metrics.test.accuracy)
+    return float(run.outline.summary["accuracy"])
 
 
 def _variance(line: Line) -> float:

@@ -25,14 +25,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featstore.errors import CorruptionError, FormatError, RunError, StoreError
-from featstore.io.files import json_digest
+from featstore.errors import CorruptionError, DatasetError, FormatError, RunError, StoreError
+from featstore.io.stamped_cache import StampedCache, stamp_text
 from featstore.progress import SILENT, Progress
 from featstore.runs.model_file import load_model
+from featstore.runs.outline import Outline, outline_of
 from featstore.store.backend import Backend, LocalBackend
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.matrix import TEXT
 from featstore.store.format.run_schema import Metrics, RunRecord, SelectionInfo
+from featstore.store.record_index import index_path
+from featstore.store.set_folder import RUNS
 from featstore.text import from_csv
 
 if TYPE_CHECKING:
@@ -50,21 +53,48 @@ class Run:
     ----------
     path : Path
         The run's folder.
-    record : RunRecord
-        The content of its ``metrics.json``.
+    outline : Outline
+        What lists and rankings need of its record.
     backend : Backend
         Where its files are.
     """
 
     path: Path
-    record: RunRecord
+    outline: Outline
     backend: Backend = field(compare=False, repr=False)
 
-    def __repr__(self) -> str:
-        test = self.metrics.test
-        return f"Run({self.run_id!r}, {100 * test.accuracy:.1f} % of {test.n_samples:,} test rows)"
+    @classmethod
+    def of(cls, path: Path, record: RunRecord, backend: Backend) -> Run:
+        """Return the run with a record."""
+        run = cls(path, outline_of(record), backend)
+        vars(run)["record"] = record
+        return run
 
-    @property
+    def __repr__(self) -> str:
+        told = self.outline.summary
+        accuracy, n_test = 100 * told["accuracy"], told["n_test"]
+        return f"Run({self.run_id!r}, {accuracy:.1f} % of {n_test:,} test rows)"
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """The content of its ``metrics.json``.
+
+        Raises
+        ------
+        RunError
+            When it is not what fit wrote, or another run has taken the run's place.
+        """
+        record = _read_record(self.path)
+        if outline_of(record) != self.outline:
+            # Should the index be wrong, the next listing reads the records.
+            with suppress(OSError):
+                index_path(self.backend, "runs").unlink()
+            raise RunError(
+                f"{self.path} was fitted again since it was listed. Run the same command again."
+            )
+        return record
+
+    @cached_property
     def run_id(self) -> str:
         """Name of the run, unique in its store."""
         return self.path.name
@@ -72,7 +102,12 @@ class Run:
     @property
     def clf(self) -> str:
         """The classifier's name."""
-        return self.record.fit.clf
+        return str(self.outline.summary["clf"])
+
+    @property
+    def title(self) -> str:
+        """The dataset's name for people."""
+        return str(self.outline.summary["title"])
 
     @property
     def selection(self) -> SelectionInfo:
@@ -166,8 +201,8 @@ class Run:
 
     @property
     def below(self) -> str:
-        """The folder of its files on object storage, if it replaced another run."""
-        return self.record.folder or ""
+        """The folder of the files' upload to object storage; empty for a run in a folder."""
+        return self.outline.folder
 
     def _bytes(self, name: str) -> bytes:
         """Return the bytes of a file, if they are as fit wrote them."""
@@ -197,7 +232,7 @@ class Run:
     def _read(self, name: str) -> bytes:
         files = {name: self.record.files[name]}
         try:
-            path = self.backend.fetch(self.place, files, below=self.below)[name]
+            path = self.backend.fetch(self.place, files, upload=self.below)[name]
         except CorruptionError as error:
             raise RunError(f"{name} is not what fit wrote ({error})") from error
         try:
@@ -211,52 +246,11 @@ class Run:
     @property
     def series(self) -> str:
         """Digest of all settings but the seeds: the same for the repeats of one fit."""
-        fit = self.record.fit
-        settings = {k: v for k, v in fit.to_dict().items() if k not in ("seed", "split_seed")}
-        settings["redrawn"] = fit.split_seed is not None
-        code = {
-            "source": self.record.source,
-            "scikit-learn": self.record.provenance.versions["scikit-learn"],
-        }
-        return json_digest({"fit": settings, "features": self.selection.digest, "code": code})
+        return str(self.outline.summary["series"])
 
     def summary(self) -> dict[str, Any]:
         """Return the run's line in a table, JSON-able; accuracies are fractions."""
-        record, selection, rows = self.record, self.selection, self.record.rows
-        test, train = record.metrics.test, record.metrics.train
-        return {
-            "run_id": self.run_id,
-            "clf": self.clf,
-            "params": record.params,
-            "model": selection.model,
-            "dataset": selection.dataset,
-            "title": selection.title,
-            "layers": list(selection.layers),
-            "weights": selection.weights,
-            "n_features": selection.n_features,
-            "n_train": rows.n_train,
-            "n_test": rows.n_test,
-            "accuracy": test.accuracy,
-            "average_accuracy": test.average_accuracy,
-            "kappa": test.kappa,
-            "majority_accuracy": test.majority_accuracy,
-            "train_accuracy": train.accuracy,
-            "converged": record.converged,
-            "duration_s": record.duration_s["total"],
-            "peak_rss_nbytes": record.peak_rss_nbytes,
-            "n_masked": rows.n_masked,
-            "n_leaked": rows.n_leaked,
-            "n_dropped": rows.n_dropped,
-            "n_train_of_class": list(rows.n_train_of_class),
-            "seed": record.fit.seed,
-            "split_seed": record.fit.split_seed,
-            "created": record.created,
-            "cv_accuracy": record.search.accuracy if record.search else None,
-            "series": self.series,
-            "n_constant_features": record.n_constant_features,
-            "notes": list(record.notes),
-            "run_dir": str(self.path),
-        }
+        return {"run_id": self.run_id, **self.outline.summary, "run_dir": str(self.path)}
 
 
 def open_run(run: str | Path, store: FeatureStore | None = None) -> Run:
@@ -309,8 +303,15 @@ def folder_number(path: Path) -> tuple[int, int] | None:
 def _read(path: Path, backend: Backend) -> Run:
     if not path.is_dir():
         raise RunError(f"{path} is not a run's folder. List the runs with: featstore runs ls")
+    run = Run.of(path, _read_record(path), backend)
+    if missing := backend.missing(run.place, run.outline.files, run.below):
+        raise RunError(f"{path} lacks {', '.join(missing)}. Remove the folder and fit again.")
+    return run
+
+
+def _read_record(path: Path) -> RunRecord:
     try:
-        record = RunRecord.read(path / "metrics.json")
+        return RunRecord.read(path / "metrics.json")
     except FormatError as error:
         raise RunError(str(error)) from error
     except StoreError as error:
@@ -318,18 +319,33 @@ def _read(path: Path, backend: Backend) -> Run:
             f"{path} is not a run as fit wrote it: {path.name}/metrics.json is missing, damaged "
             "or edited. Remove the folder and fit again."
         ) from error
-    run = Run(path, record, backend)
-    if missing := backend.missing(run.place, record.files, run.below):
-        raise RunError(f"{path} lacks {', '.join(missing)}. Remove the folder and fit again.")
-    return run
 
 
 def list_runs(store: FeatureStore, progress: Progress = SILENT) -> list[Run]:
-    """Return all runs, oldest first; `progress` names folders that can't be read as runs."""
-    runs = []
+    """Return all runs, oldest first; `progress` names folders that can't be read as runs.
+
+    The store's index answers for records that have not changed; they are read when a run's
+    ``record`` is.
+    """
+    runs, index = [], store.index("runs")
     for path in store.run_folders():
         try:
-            runs.append(open_run(path, store))
+            runs.append(_listed(path, store, index))
         except RunError as error:
             progress.say(f"Passed over: {error}")
-    return sorted(runs, key=lambda run: (run.record.created, run.run_id))
+    index.save(run.run_id for run in runs)
+    return sorted(runs, key=lambda run: (run.outline.summary["created"], run.run_id))
+
+
+def _listed(path: Path, store: FeatureStore, index: StampedCache) -> Run:
+    try:
+        stamp = stamp_text(f"{path}/metrics.json")
+    except DatasetError:
+        stamp = ""
+    if (known := index.get(path.name, stamp)) is not None:
+        outline = Outline(**known)
+        if not store.backend.missing(f"{RUNS}/{path.name}", outline.files, outline.folder):
+            return Run(path, outline, store.backend)
+    run = open_run(path, store)
+    index.put(run.run_id, stamp, vars(run.outline))
+    return run

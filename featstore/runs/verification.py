@@ -33,5 +33,6 @@ def _verify_run(path: Path, store: FeatureStore) -> list[Damage]:
         run = open_run(path, store)
     except RunError as error:
         return [Damage(path.name, "metrics.json", str(error))]
-    problems = run.backend.problems(run.place, run.record.files, run.below)
+    record = f"{run.place}/metrics.json"
+    problems = run.backend.problems(record, run.place, run.record.files, run.below)
     return [Damage(run.run_id, name, problem) for name, problem in problems if problem]

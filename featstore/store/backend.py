@@ -11,23 +11,22 @@ from typing import Literal, Protocol
 from featstore.io.files import file_sha256, make_folder
 from featstore.io.locks import locked
 from featstore.progress import SILENT, Progress
+from featstore.store.leftovers import SAFE_AGE_S, Leftover, collect_leftovers, remove_uploads
 from featstore.store.removal import remove_folder
-from featstore.store.set_folder import RUNS, SETS, SetFolder
+from featstore.store.set_folder import DIGEST_LENGTH as DIGEST_LENGTH
+from featstore.store.set_folder import RUNS, SETS, SetFolder, uploaded_to
 from featstore.text import file_name
 
 Kind = Literal["sets", "runs"]
-
-
-DIGEST_LENGTH = 12
-"""Hex digits of the content key in a set's name."""
 
 
 class Backend(Protocol):
     """Where the files of a store are. All work happens in one folder of this machine.
 
     A `place` is a folder of the store, such as ``sets/<set_id>/features.zarr`` or
-    ``runs/<run_id>``. `files` holds the sha256 (hex) of files by their names in the place. `below`
-    is a folder in the place: on object storage it holds the files of a run that was fitted again.
+    ``runs/<run_id>``. `files` holds the sha256 (hex) of files by their names in the place, and
+    `record` is the path of the record that names them. `upload` is the folder of their upload to
+    object storage, which the record names.
     """
 
     folder: Path
@@ -43,28 +42,33 @@ class Backend(Protocol):
     def lock_path(self, name: str) -> Path:
         """Return a lock file of the folder."""
 
-    def locate(self, place: str = "") -> str:
+    def locate(self, place: str = "", upload: str | None = None) -> str:
         """Return the absolute path, or the URL, of a place."""
 
     def pull(self, kind: Kind, *, now: bool = False) -> None:
         """Update the local records of all sets or runs; with `now`, even if they are recent."""
 
     def fetch(
-        self, place: str, files: Mapping[str, str], *, below: str = "", strict: bool = True
+        self,
+        place: str,
+        files: Mapping[str, str],
+        *,
+        upload: str | None = None,
+        strict: bool = True,
     ) -> dict[str, Path]:
-        """Bring files into the folder, and return their paths.
+        """Bring files into this machine's folder, and return their paths.
 
         A damaged file is a CorruptionError; without `strict` it is left out.
         """
 
-    def missing(self, place: str, names: Iterable[str], below: str = "") -> list[str]:
+    def missing(self, place: str, names: Iterable[str], upload: str | None = None) -> list[str]:
         """Return missing files, as far as this machine knows without a request."""
 
-    def sizes(self, place: str) -> dict[str, int]:
+    def sizes(self, record: str, place: str, upload: str | None = None) -> dict[str, int]:
         """Return the bytes of each file of a place."""
 
     def problems(
-        self, place: str, files: Mapping[str, str], below: str = ""
+        self, record: str, place: str, files: Mapping[str, str], upload: str | None = None
     ) -> Iterator[tuple[str, str | None]]:
         """Read files, and yield what is wrong with each, or None."""
 
@@ -80,19 +84,27 @@ class Backend(Protocol):
         """Upload a run that is not uploaded yet."""
 
     def replacing_run(self, run_id: str) -> AbstractContextManager[str]:
-        """Let the block write a run that replaces an old one.
+        """Let the block write a run that may replace an old one.
 
-        Yields the folder, below the run's, for its files; empty for the run's folder itself.
+        Yields the folder for the upload of its files; empty if they are not uploaded.
         """
 
     def unpublish(self, feature_set: SetFolder, chunks: Mapping[str, Sequence[int]]) -> None:
-        """Make uploaded layers with damaged chunks unfinished; the caller holds the set."""
+        """Delete damaged chunks of uploaded layers; the caller holds the set."""
 
     def remove_set(self, set_id: str) -> None:
         """Delete a set; the caller holds it."""
 
     def remove_run(self, run_id: str) -> None:
         """Delete a run."""
+
+    def collect(
+        self, progress: Progress = SILENT, *, dry_run: bool = False, safe_age_s: float = SAFE_AGE_S
+    ) -> list[Leftover]:
+        """Delete what no record names and no living process holds, unless `dry_run`; return it.
+
+        What no lock protects must be older than `safe_age_s`.
+        """
 
 
 class LocalBackend:
@@ -114,45 +126,63 @@ class LocalBackend:
         make_folder(path.parent)
         return path
 
-    def locate(self, place: str = "") -> str:
+    def locate(self, place: str = "", upload: str | None = None) -> str:
         """Return the absolute path of a place."""
-        return str(self.folder / place)
+        path = self.folder / place
+        return str(path if path.exists() else self.folder / uploaded_to(place, upload))
 
     def pull(self, kind: Kind, *, now: bool = False) -> None:
         """Do nothing: the records are in the folder."""
 
     def fetch(
-        self, place: str, files: Mapping[str, str], *, below: str = "", strict: bool = True
+        self,
+        place: str,
+        files: Mapping[str, str],
+        *,
+        upload: str | None = None,
+        strict: bool = True,
     ) -> dict[str, Path]:
-        """Return the paths of files."""
-        return {name: self._path(place, name, below) for name in files}
+        """Return the paths of files; all files of an array are in one folder."""
+        here, there = self.folder / place, self.folder / uploaded_to(place, upload)
+        lacking = {n.partition("/")[0] for n in files if upload and not (here / n).is_file()}
+        return {n: (there if n.partition("/")[0] in lacking else here) / n for n in files}
 
-    def _path(self, place: str, name: str, below: str) -> Path:
+    def _path(self, place: str, name: str, upload: str | None) -> Path:
         path = self.folder / place / name
-        # In a copy of a bucket, the files of a run may be one folder deeper.
-        return self.folder / place / below / name if below and not path.is_file() else path
+        # A copy of a bucket has the files where they were uploaded to.
+        is_copy = upload and not path.is_file()
+        return self.folder / uploaded_to(place, upload) / name if is_copy else path
 
-    def missing(self, place: str, names: Iterable[str], below: str = "") -> list[str]:
+    def missing(self, place: str, names: Iterable[str], upload: str | None = None) -> list[str]:
         """Return missing files."""
-        return [name for name in names if not self._path(place, name, below).is_file()]
+        # Path's own methods would take most of the time of a list of ten thousand runs.
+        folders = [f"{self.folder}/{place}"]
+        if upload:
+            folders.append(f"{self.folder}/{uploaded_to(place, upload)}")
+        return [
+            name
+            for name in names
+            if not any(os.path.isfile(f"{folder}/{name}") for folder in folders)
+        ]
 
-    def sizes(self, place: str) -> dict[str, int]:
+    def sizes(self, record: str, place: str, upload: str | None = None) -> dict[str, int]:
         """Return the bytes of each file of a place."""
-        found = {}
-        for parent, _, names in os.walk(self.folder / place):
-            for path in (Path(parent, name) for name in names):
-                # Another process may remove files meanwhile.
-                with suppress(FileNotFoundError):
-                    name = path.relative_to(self.folder / place).as_posix()
-                    found[name] = path.stat().st_size
+        found: dict[str, int] = {}
+        for top in dict.fromkeys((uploaded_to(place, upload), place)):
+            for parent, _, names in os.walk(self.folder / top):
+                for path in (Path(parent, name) for name in names):
+                    # Another process may remove files meanwhile.
+                    with suppress(FileNotFoundError):
+                        name = path.relative_to(self.folder / top).as_posix()
+                        found[name] = path.stat().st_size
         return found
 
     def problems(
-        self, place: str, files: Mapping[str, str], below: str = ""
+        self, record: str, place: str, files: Mapping[str, str], upload: str | None = None
     ) -> Iterator[tuple[str, str | None]]:
         """Read files, and yield what is wrong with each, or None."""
         for name, sha256 in files.items():
-            yield name, file_problem(self._path(place, name, below), sha256)
+            yield name, file_problem(self._path(place, name, upload), sha256)
 
     @contextmanager
     def working_on(
@@ -184,10 +214,17 @@ class LocalBackend:
         """Delete a run."""
         self._delete(RUNS, run_id)
 
+    def collect(
+        self, progress: Progress = SILENT, *, dry_run: bool = False, safe_age_s: float = SAFE_AGE_S
+    ) -> list[Leftover]:
+        """Delete leftovers in the folder, unless `dry_run`; return them."""
+        return collect_leftovers(self.folder, dry_run=dry_run, safe_age_s=safe_age_s)
+
     def _delete(self, kind: str, name: str) -> None:
         path = self.folder / kind / name
         if os.path.lexists(path):
             remove_folder(path)
+        remove_uploads(self.folder, kind, name)
 
 
 def file_problem(path: Path, sha256: str) -> str | None:

@@ -61,7 +61,7 @@ def export(selection: Selection, path: Path) -> None:
 def _npz(selection: Selection, path: Path) -> None:
     X, ids = selection.memmap(), selection.sample_ids
     # NumPy would pickle an array of another type, and readers refuse that.
-    n_characters = int(np.strings.str_len(ids).max())
+    n_characters = max(map(len, ids))
     nbytes = 4 * n_characters * len(ids)
     if nbytes > max(MAX_TEXT_NBYTES, X.nbytes):
         raise ConfigError(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from featstore.config import SPLITS
-from featstore.errors import CorruptionError
-from featstore.io.files import file_sha256
+from featstore.errors import CorruptionError, StoreError
+from featstore.io.files import file_sha256, sync_file
 from featstore.store.backend import Backend
 from featstore.store.format.array_schema import VECTORS, read_metadata
 from featstore.store.format.matrix import Matrix, chunk_problem, read_vector
 from featstore.store.format.schema import LayerRecord
+from featstore.store.record_index import SetOutline
 from featstore.store.set_folder import SETS, SetFolder
 
 
@@ -35,10 +39,24 @@ class FeatureSet(SetFolder):
     def __repr__(self) -> str:
         return f"FeatureSet({self.set_id!r}, {self.n_samples:,} rows, layers {[*self.layers()]})"
 
+    @cached_property
+    def outline(self) -> SetOutline:
+        """What searches need of its records, as they were when the set was listed."""
+        return SetOutline.of(self.info, self.layers())
+
     @property
     def address(self) -> str:
-        """Path or URL of the group, for any Zarr reader."""
-        return self.backend.locate(self.place)
+        """Path or URL of the Zarr group with the newest layer, for any Zarr reader."""
+        layers = list(self.layers())
+        return self.address_of(layers[-1]) if layers else self.backend.locate(self.place)
+
+    def address_of(self, layer: str) -> str:
+        """Return the path or URL of the Zarr group with a complete layer.
+
+        On object storage, each upload has a group of its own: labels, splits, ids and first rows,
+        and the layers that were extracted together.
+        """
+        return self.backend.locate(self.place, self.layer(layer).folder)
 
     def matrix(self, layer: str) -> Matrix:
         """Open the matrix of a complete layer.
@@ -51,18 +69,18 @@ class FeatureSet(SetFolder):
             When the layer is not finished.
         """
         record = self.layer(layer)
-        self._fetch(record.files, record.files)
-        return self._open(layer, record)
+        return self._open(layer, record, record.files)
 
     def shape_of(self, layer: str) -> Matrix:
         """Open the matrix of a complete layer for its shape only; its chunks are not downloaded."""
-        record = self.layer(layer)
-        self._fetch([f"{layer}/zarr.json"], record.files)
-        return self._open(layer, record)
+        return self._open(layer, self.layer(layer), [f"{layer}/zarr.json"])
 
-    def _open(self, layer: str, record: LayerRecord) -> Matrix:
-        self._check(layer, [f"{layer}/zarr.json"], record.files)
-        matrix = Matrix(self.group / layer, self.n_samples, record.n_features, record.dtype)
+    def _open(self, layer: str, record: LayerRecord, names: Iterable[str]) -> Matrix:
+        metadata = f"{layer}/zarr.json"
+        paths = self._fetch(names, record.files, record.folder)
+        _check(paths, [metadata], record.files)
+        folder = paths[metadata].parent
+        matrix = Matrix(folder, self.n_samples, record.n_features, record.dtype)
         if record.chunk_hashes().keys() != set(range(matrix.n_chunks)):
             raise CorruptionError(
                 f"{self.layer_path(layer)} does not name the {matrix.n_chunks:,} chunks of "
@@ -75,44 +93,61 @@ class FeatureSet(SetFolder):
 
         `record` is the layer's. Chunks are looked at where they are on this machine.
         """
-        files = self.info.files if record is None else record.files
-        metadata = f"{array}/zarr.json"
+        own, metadata = self.info if record is None else record, f"{array}/zarr.json"
         try:
-            self._fetch([metadata], files)
+            path = self._fetch([metadata], own.files, own.folder)[metadata]
             if record is None:
-                found = read_metadata(self.group / array, (self.n_samples,), VECTORS[array])
+                found = read_metadata(path.parent, (self.n_samples,), VECTORS[array])
             else:
-                found = self._open(array, record).metadata
+                found = self._open(array, record, [metadata]).metadata
         except CorruptionError as error:
             yield metadata, str(error)
             return
-        for file in files:
-            if file.startswith(f"{array}/c/") and (path := self.group / file).is_file():
-                problem = chunk_problem(path, found)
+        for file in own.files:
+            if not file.startswith(f"{array}/c/"):
+                continue
+            for group in dict.fromkeys((path.parent.parent, self.group)):
+                problem = chunk_problem(group / file, found) if (group / file).is_file() else None
                 if problem is not None:
                     yield file, problem
 
     def missing_chunks(self, layer: str) -> list[int]:
         """Return the chunks of a complete layer whose files are missing."""
-        files = self.layer(layer).files
-        found = self.backend.sizes(f"{self.place}/{layer}")
+        files, metadata = self.layer(layer).files, f"{layer}/zarr.json"
+        found = self._sizes(layer)
         gone = [name for name in files if name.removeprefix(f"{layer}/") not in found]
-        if (self.group / layer / "zarr.json").is_file() or f"{layer}/zarr.json" in gone:
-            self._check(layer, [f"{layer}/zarr.json"], files)
+        if (self.group / metadata).is_file() or metadata in gone:
+            _check({metadata: self.group / metadata}, [metadata], files)
         prefix = f"{layer}/c/"
         chunks = (name.removeprefix(prefix) for name in gone if name.startswith(prefix))
         return sorted(int(name.split("/")[0]) for name in chunks)
 
     def fetch_intact(self) -> None:
-        """Download the intact chunks of damaged layers, so that only the others are computed."""
+        """Complete the group on this machine with what was uploaded from it.
+
+        That is, besides labels and ids, the intact chunks of damaged layers, so that only the
+        others are computed.
+        """
+        if self.info.folder:
+            self._bring(self.info.files, self.info.folder, strict=True)
         for layer, journal in self.journal().items():
             if journal.damaged is not None:
                 files = {f"{layer}/c/{index}/0": sha for index, sha in journal.chunks.items()}
                 files[f"{layer}/zarr.json"] = journal.metadata
-                self.backend.fetch(self.place, files, strict=False)
+                self._bring(files, journal.folder)
+
+    def _bring(self, files: Mapping[str, str], upload: str | None, *, strict: bool = False) -> None:
+        found = self.backend.fetch(self.place, files, upload=upload, strict=strict)
+        for name, path in found.items():
+            own = self.group / name
+            # In a copy of a bucket, the files are where they were uploaded to.
+            if path != own and path.is_file():
+                own.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, own)
+                sync_file(own)
 
     def mark_damaged(self, chunks: Mapping[str, Sequence[int]]) -> None:
-        """Make complete layers with damaged chunks unfinished; the caller holds the set.
+        """Make complete layers with damaged chunks unfinished here; the caller holds the set.
 
         `chunks` holds the numbers of the damaged chunks by layer.
         """
@@ -122,26 +157,23 @@ class FeatureSet(SetFolder):
         self.backend.unpublish(self, chunks)
         self.reopen_layers(list(chunks))
 
-    def _fetch(self, names: Iterable[str], files: Mapping[str, str]) -> None:
-        self.backend.fetch(self.place, {name: files[name] for name in names})
+    def _fetch(
+        self, names: Iterable[str], files: Mapping[str, str], upload: str | None
+    ) -> dict[str, Path]:
+        return self.backend.fetch(self.place, {n: files[n] for n in names}, upload=upload)
 
-    def _check(self, array: str, names: Iterable[str], files: Mapping[str, str]) -> None:
-        """Compare small files with their hashes; a matrix's chunks have checksums of their own."""
-        for name in names:
-            path = self.group / name
-            if not path.is_file() or file_sha256(path) != files[name]:
-                raise CorruptionError(
-                    f"{self.group / array} is damaged: {path.relative_to(self.group)} is not as it "
-                    "was written. Run `featstore store verify`, which says how to repair it."
-                )
+    def _sizes(self, layer: str) -> dict[str, int]:
+        """Return the bytes of each file of a complete layer, by its name in the layer's folder."""
+        record = self.layer_record_name(layer)
+        return self.backend.sizes(record, f"{self.place}/{layer}", self.layer(layer).folder)
 
     def _vector(self, name: str, lowest: int | None = None, n_values: int = 0) -> np.ndarray:
         """Return a vector; with `lowest`, all values must lie from `lowest` to below `n_values`."""
         files = self.info.files
         own = [file for file in files if file.startswith(f"{name}/")]
-        self._fetch(own, files)
-        self._check(name, own, files)
-        values = read_vector(self.group, name, self.n_samples)
+        paths = self._fetch(own, files, self.info.folder)
+        _check(paths, own, files)
+        values = read_vector(paths[f"{name}/zarr.json"].parent.parent, name, self.n_samples)
         if lowest is not None and values.size:
             for value in (values.min(), values.max()):
                 if not lowest <= value < n_values:
@@ -166,7 +198,7 @@ class FeatureSet(SetFolder):
 
     @cached_property
     def sample_ids(self) -> np.ndarray:
-        """Name of each row's sample, (n_samples,) :class:`numpy.dtypes.StringDType`."""
+        """Name of each row's sample, (n_samples,) object, each a str."""
         return self._vector("sample_id")
 
     @cached_property
@@ -180,8 +212,22 @@ class FeatureSet(SetFolder):
     @property
     def nbytes(self) -> int:
         """Bytes on disk, or on object storage."""
-        return sum(self.backend.sizes(f"{SETS}/{self.set_id}").values())
+        with suppress(StoreError):
+            if self.info.nbytes is not None:
+                return self.info.nbytes + sum(map(self.matrix_nbytes, self.layers()))
+        return sum(self.backend.sizes(self.record_name, f"{SETS}/{self.set_id}").values())
 
     def matrix_nbytes(self, layer: str) -> int:
         """Return the bytes of one matrix on disk, or on object storage."""
-        return sum(self.backend.sizes(f"{self.place}/{layer}").values())
+        known = self.layer(layer).nbytes
+        return sum(self._sizes(layer).values()) if known is None else known
+
+
+def _check(paths: Mapping[str, Path], names: Iterable[str], files: Mapping[str, str]) -> None:
+    """Compare small files with their hashes; a matrix's chunks have checksums of their own."""
+    for name in names:
+        if not paths[name].is_file() or file_sha256(paths[name]) != files[name]:
+            raise CorruptionError(
+                f"{paths[name].parents[name.count('/') - 1]} is damaged: {name} is not as it was "
+                "written. Run `featstore store verify`, which says how to repair it."
+            )

@@ -7,7 +7,8 @@
     ``layers/<layer>.json`` the record of a complete layer, with the hashes of its files.
     ``journal/``            the durable chunks of unfinished layers.
 ``runs/``   the runs of fit.
-``cache/``  decoded matrices; may be deleted at any time.
+``cache/``  decoded matrices, hashes of images, and an index of the records; may be deleted at any
+time.
 ``locks/``  locks of sets, with the processes that hold them.
 
 A store on object storage has such a folder on each machine, see :mod:`featstore.store.backend`.
@@ -37,18 +38,29 @@ from featstore.io.files import (
     make_folder,
     sync_tree,
 )
+from featstore.io.stamped_cache import StampedCache
 from featstore.progress import SILENT, Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.store import query
-from featstore.store.backend import DIGEST_LENGTH, Backend, LocalBackend
+from featstore.store.backend import DIGEST_LENGTH, Backend, Kind, LocalBackend
 from featstore.store.feature_set import FeatureSet
 from featstore.store.format import matrix
 from featstore.store.format.fields import FORMAT
 from featstore.store.format.schema import SetRecord
+from featstore.store.leftovers import Leftover
+from featstore.store.record_index import open_index, outline_sets
 from featstore.store.removal import remove_decoded, sync_and_sweep
 from featstore.store.selection import Selection
-from featstore.store.set_folder import GROUP, SETS, SetFolder
-from featstore.text import as_list, did_you_mean, file_name, matches, refuse_short_name
+from featstore.store.set_folder import GROUP, SETS, UPLOADS, SetFolder
+from featstore.text import (
+    MAX_LISTED,
+    as_list,
+    did_you_mean,
+    file_name,
+    join_some,
+    matches,
+    refuse_short_name,
+)
 
 
 class FeatureStore:
@@ -62,6 +74,7 @@ class FeatureStore:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        self._indexes: dict[Kind, StampedCache] = {}
         self.path = backend.folder
         """Folder of this machine in which all work happens."""
 
@@ -92,15 +105,24 @@ class FeatureStore:
     def __repr__(self) -> str:
         return f"FeatureStore({self.address!r})"
 
+    def index(self, kind: Kind) -> StampedCache:
+        """Return what this store knows of its sets or runs until their records change."""
+        if kind not in self._indexes:
+            self._indexes[kind] = open_index(self.backend, kind)
+        return self._indexes[kind]
+
     def sets(self) -> list[FeatureSet]:
         """Return all feature sets, by name."""
+        found = [FeatureSet(self._sets_dir / name, self.backend) for name in self._set_ids()]
+        outline_sets(found, self.index("sets"))
+        return found
+
+    def _set_ids(self) -> list[str]:
         self.backend.pull("sets")
-        if not self._sets_dir.is_dir():
-            return []
         return [
-            FeatureSet(path, self.backend)
-            for path in sorted(self._sets_dir.iterdir())
-            if not path.name.startswith(".") and (path / "set.json").is_file()
+            name
+            for name in _folders_in(self._sets_dir)
+            if os.path.isfile(f"{self._sets_dir}/{name}/set.json")
         ]
 
     def lost_sets(self) -> list[str]:
@@ -128,20 +150,18 @@ class FeatureStore:
         SelectionError
             When no set or several sets have such a name.
         """
-        sets = self.sets()
+        known = self._set_ids()
         set_id = self._own_set_id(set_id)
-        found = [s for s in sets if s.set_id == set_id] or [
-            s for s in sets if matches(s.set_id, set_id)
-        ]
+        found = [set_id] if set_id in known else [one for one in known if matches(one, set_id)]
         if len(found) != 1:
-            names = [s.set_id for s in (found or sets)]
+            names = found or known
             hint = "" if found else did_you_mean(set_id, names)
             raise SelectionError(
                 f"{'Several feature sets are' if found else 'No feature set is'} named "
                 f"{set_id!r} in {self.address}.{hint} There {'are' if names else 'is'} "
-                f"{', '.join(names) or 'none'}."
+                f"{join_some(names, MAX_LISTED) or 'none'}."
             )
-        return found[0]
+        return FeatureSet(self._sets_dir / found[0], self.backend)
 
     def set_id(self, identity: Mapping[str, Any]) -> str:
         """Return the name of the set with an identity."""
@@ -157,8 +177,11 @@ class FeatureStore:
         """
         digest = json_digest(identity["key"])
         ending = f"-{digest[:DIGEST_LENGTH]}"
-        found = next((s for s in self.sets() if s.set_id.endswith(ending)), None)
-        if found is not None and (own := json_digest(found.info.key)) != digest:
+        name = next((one for one in self._set_ids() if one.endswith(ending)), None)
+        if name is None:
+            return None
+        found = FeatureSet(self._sets_dir / name, self.backend)
+        if (own := json_digest(found.info.key)) != digest:
             raise CorruptionError(
                 f"{found.path} is not the set that its name says: its set.json belongs to "
                 f"{own[:DIGEST_LENGTH]}. Remove it with: featstore store rm {found.set_id} "
@@ -253,6 +276,13 @@ class FeatureStore:
         """Upload the complete layers of a set, if the store is on object storage."""
         self.backend.push_set(feature_set, progress)
 
+    def collect(self, progress: Progress = SILENT, *, dry_run: bool = False) -> list[Leftover]:
+        """Delete what killed processes left, and uploads that no record names; return it.
+
+        With `dry_run`, nothing is deleted. Files that no lock protects must be a day old.
+        """
+        return self.backend.collect(progress, dry_run=dry_run)
+
     def run_path(self, run_id: str, *, now: bool = False) -> Path:
         """Return the folder of a run; it holds the run's record if the run exists.
 
@@ -265,10 +295,7 @@ class FeatureStore:
     def run_folders(self) -> list[Path]:
         """Return the folders of all runs, by name."""
         self.backend.pull("runs")
-        if not self.runs_dir.is_dir():
-            return []
-        found = (path for path in self.runs_dir.iterdir() if path.is_dir())
-        return sorted(path for path in found if not path.name.startswith("."))
+        return [self.runs_dir / name for name in _folders_in(self.runs_dir)]
 
     def push_run(self, run_id: str, progress: Progress = SILENT) -> None:
         """Upload a run, if the store is on object storage."""
@@ -343,6 +370,15 @@ class FeatureStore:
         return Selection(tuple((sets[set_id], layer) for set_id, layer in wanted))
 
 
+def _folders_in(folder: Path) -> list[str]:
+    """Return the names of the visible folders in a folder, sorted; none if it does not exist."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(e.name for e in entries if e.name[0] != "." and e.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def split_set_path(name: str) -> tuple[str, str] | None:
     """Return the store and the name of the set whose folder or Zarr group a path or URL is."""
     text = name.rstrip("/")
@@ -350,7 +386,10 @@ def split_set_path(name: str) -> tuple[str, str] | None:
         if os.sep not in name and name not in (".", GROUP):
             return None
         text = os.path.abspath(text)
-    found = re.fullmatch(rf"(.+)/{SETS}/([^/]+)(/{re.escape(GROUP)})?", text)
+    group = re.escape(GROUP)
+    found = re.fullmatch(rf"(.+)/{UPLOADS}/{SETS}/([^/]+)/[^/]+/{group}", text) or re.fullmatch(
+        rf"(.+)/{SETS}/([^/]+)(/{group})?", text
+    )
     return (found[1], found[2]) if found else None
 
 

@@ -15,7 +15,7 @@ from featstore.errors import (
 )
 from featstore.store.feature_set import FeatureSet
 from featstore.store.selection import Selection
-from featstore.text import did_you_mean, is_random, matches
+from featstore.text import MAX_LISTED, did_you_mean, is_random, matches
 
 OPTIONS = {
     "title": "--dataset",
@@ -33,8 +33,7 @@ OPTIONS = {
 def read_error(feature_set: FeatureSet) -> StoreError | None:
     """Return the error of reading a set's records, or None."""
     try:
-        _ = feature_set.info
-        feature_set.layers()
+        _ = feature_set.outline
     except StoreError as error:
         return error
     return None
@@ -103,7 +102,7 @@ def select(
             f"No selected feature set has a layer {', '.join(missing)}. Extract it with: "
             f"featstore extract --layers {','.join(missing)} (other options as before)"
         )
-    if len({s.info.dataset.fingerprint for s in chosen}) > 1:
+    if len({s.outline.fingerprint for s in chosen}) > 1:
         raise SelectionError(
             "The features of " + " and ".join(s.set_id for s in chosen) + " come from different "
             "images, so their rows can't be put side by side. Extract both from the same dataset, "
@@ -136,14 +135,9 @@ def _check_names(
 ) -> None:
     if not readable:
         return
-    facets = [s.facets for s in readable]
+    facets = [s.outline.facets for s in readable]
     titles = [name for one in facets for name in (one.title, one.dataset)]
-    of_layers = [
-        name
-        for s in readable
-        for layer, record in s.layers().items()
-        for name in (layer, *record.names)
-    ] + [name for s in readable for name in s.unfinished()]
+    of_layers = _layer_names(readable) if layers else []
     set_ids = [s.set_id for s in sets]
     wanted = [
         ("--dataset", titles, [unicodedata.normalize("NFC", dataset)] if dataset else []),
@@ -161,6 +155,16 @@ def _check_names(
             )
 
 
+def _layer_names(sets: Iterable[FeatureSet]) -> list[str]:
+    """Return all names of the layers of sets, unfinished ones, too."""
+    return [
+        name
+        for s in sets
+        for layer, own in s.outline.layers.items()
+        for name in (layer, *own.names)
+    ] + [name for s in sets for name in s.unfinished()]
+
+
 def selecting_options(
     sets: Sequence[FeatureSet], feature_set: FeatureSet, layers: Sequence[str]
 ) -> list[str]:
@@ -168,8 +172,8 @@ def selecting_options(
 
     `sets` are all sets of the store. The options put the layers side by side.
     """
-    facets = feature_set.facets
-    wanted = ",".join(layers) if len(feature_set.layers()) > 1 else None
+    facets = feature_set.outline.facets
+    wanted = ",".join(layers) if len(feature_set.outline.layers) > 1 else None
     options = [] if wanted is None else ["--layers", wanted]
     sources = tuple((feature_set, layer) for layer in layers)
     ways: list[dict[str, Any]] = [
@@ -195,14 +199,14 @@ def _own_name(name: str | None, model: str | None, models: list[str | None]) -> 
     """Return the layer of `model` that `name` means; empty if it means another model's."""
     if name is None or ":" not in name:
         return name
-    owner, _, layer = name.partition(":")
+    owner, _, layer = name.rpartition(":")
     if models == [None]:
         raise SelectionError(f"The layer {name!r} names the model {owner}: give --model {owner}.")
     return layer if owner == model else ""
 
 
 def _fits(feature_set: FeatureSet, wanted: Mapping[str, Any]) -> bool:
-    facets = feature_set.facets
+    facets = feature_set.outline.facets
     for name, value in wanted.items():
         if value is None:
             continue
@@ -230,7 +234,7 @@ def _one_set(
     """Return the one set that has layers, or None; `shared` if one of the layers is enough."""
 
     def has(s: FeatureSet, layer: str | None) -> bool:
-        return bool(s.layers()) if layer is None else s.find_layer(layer) is not None
+        return bool(s.outline.layers) if layer is None else bool(s.outline.find_layer(layer))
 
     match = any if shared else all
     found = [s for s in sets if layers and match(has(s, layer) for layer in layers)]
@@ -255,53 +259,58 @@ def _asked(filters: str, model: str | None, layers: Sequence[str | None]) -> str
 
 
 def _is_baseline(feature_set: FeatureSet) -> bool:
-    facets = feature_set.facets
+    facets = feature_set.outline.facets
     return facets.model == "pixelstats" or is_random(facets.weights)
 
 
 def _listing(sets: Sequence[FeatureSet]) -> str:
     lines = []
-    for s in sets:
+    for s in sets[:MAX_LISTED]:
         try:
-            facets = s.facets
+            facets = s.outline.facets
             described = (
                 f"{facets.title} {facets.model} {facets.weights} "
-                f"{','.join(s.layers()) or '(unfinished)'}"
+                f"{','.join(s.outline.layers) or '(unfinished)'}"
             )
         except FeatstoreError as error:
             described = str(error)
         lines.append(f"  {s.set_id}: {described}")
-    return "\n".join(lines)
+    return "\n".join(lines) + _more(sets)
+
+
+def _more(sets: Sequence[FeatureSet]) -> str:
+    n_more = len(sets) - MAX_LISTED
+    return f"\n  and {n_more:,} more; see: featstore store ls" if n_more > 0 else ""
 
 
 def _several(found: list[FeatureSet]) -> str:
     differing = [
         (name, option)
         for name, option in OPTIONS.items()
-        if len({str(getattr(s.facets, name, None)) for s in found}) > 1
+        if len({str(getattr(s.outline.facets, name, None)) for s in found}) > 1
     ]
     options = list(dict.fromkeys(option for _, option in differing)) or ["--set"]
     lines = []
-    for s in found:
+    for s in found[:MAX_LISTED]:
+        facets = s.outline.facets
         values = [
-            f"{option} {getattr(s.facets, name)}" for name, option in differing if name != "dataset"
+            f"{option} {getattr(facets, name)}" for name, option in differing if name != "dataset"
         ]
         # If no option differs, the images differ.
-        images = f"{s.n_samples:,} images of {s.info.dataset.root or s.facets.title}"
+        images = f"{s.n_samples:,} images of {s.info.dataset.root or facets.title}"
         lines.append(f"  {s.set_id}: {' '.join(values) or images}")
     if options != ["--set"]:
         options.append("--set")
-    return f"{len(found)} feature sets fit. Choose one with {' or '.join(options)}:\n" + "\n".join(
-        lines
-    )
+    said = f"{len(found)} feature sets fit. Choose one with {' or '.join(options)}:"
+    return "\n".join([said, *lines]) + _more(found)
 
 
 def _one_layer(feature_set: FeatureSet, name: str | None) -> str | None:
     if name is not None:
-        return feature_set.find_layer(name)
-    records = feature_set.layers()
-    complete = list(records)
-    chosen = [layer for layer, record in records.items() if record.default] or complete
+        return feature_set.outline.find_layer(name)
+    layers = feature_set.outline.layers
+    complete = list(layers)
+    chosen = [layer for layer, own in layers.items() if own.default] or complete
     if len(chosen) == 1:
         return chosen[0]
     raise SelectionError(

@@ -56,7 +56,17 @@ def sync_and_sweep(folder: Path) -> None:
     sync_folder(folder)
     for path in folder.iterdir():
         if DOOMED.fullmatch(path.name):
-            _delete(path, _own_in_set(path) if folder.name == SETS else _own_in_run)
+            _delete(path, _own_in_doomed(path))
+
+
+def _own_in_doomed(path: Path) -> Callable[[str], bool]:
+    return _own_in_set(path) if path.parent.name == SETS else _own_in_run
+
+
+def own_files(doomed: Path) -> list[Path]:
+    """Return the files that featstore wrote in a folder that was renamed for deletion."""
+    is_own = _own_in_doomed(doomed)
+    return [path for path in _files(doomed) if is_own(path.relative_to(doomed).as_posix())]
 
 
 def _delete(folder: Path, is_own: Callable[[str], bool]) -> None:

@@ -103,7 +103,7 @@ class Selection:
 
     @property
     def sample_ids(self) -> np.ndarray:
-        """Names of the samples, (n_samples,) :class:`numpy.dtypes.StringDType`."""
+        """Names of the samples, (n_samples,) object, each a str."""
         return self._sets[0].sample_ids
 
     @property

@@ -17,6 +17,10 @@ from featstore.store.format.array_schema import VECTORS
 from featstore.store.format.matrix import Matrix, create_matrix
 from featstore.store.format.schema import Facets, Journal, LayerJournal, LayerRecord, SetRecord
 
+DIGEST_LENGTH = 12
+"""Hex digits of the content key in a set's name."""
+
+
 SETS, RUNS = "sets", "runs"
 """Folders of a store."""
 
@@ -25,8 +29,20 @@ GROUP = "features.zarr"
 """The Zarr group in a set's folder."""
 
 
+UPLOADS = "uploads"
+"""The folder of object storage in which each upload has a folder of its own."""
+
+
 JOURNAL_FILE = "journal/journal.json"
 """The one file of a set that can be deleted without losing a complete layer."""
+
+
+def uploaded_to(place: str, folder: str | None) -> str:
+    """Return where object storage has the files of a place that an upload's `folder` holds."""
+    if not folder:
+        return place
+    kind, owner, *rest = place.split("/")
+    return "/".join([UPLOADS, kind, owner, folder, *rest])
 
 
 DRAFT = ".new-layer-"
@@ -43,17 +59,6 @@ def is_foreign(array: Path) -> bool:
     except (KeyError, TypeError):
         return True
     return names not in (["sample"], ["sample", f"{array.name}.feature"])
-
-
-def record_of(file: str) -> str:
-    """Return the record that names a file of the store: its run's, layer's or set's."""
-    kind, owner, *rest = file.split("/")
-    if kind == RUNS:
-        return f"{RUNS}/{owner}/metrics.json"
-    array = rest[1] if rest[:1] == [GROUP] and len(rest) > 1 else "zarr.json"
-    if array in ("zarr.json", *VECTORS):
-        return f"{SETS}/{owner}/set.json"
-    return f"{SETS}/{owner}/layers/{array}.json"
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,15 @@ class SetFolder:
         """Names of the classes, by label."""
         return self.info.dataset.class_names
 
+    @property
+    def record_name(self) -> str:
+        """Path of the set's record in the store."""
+        return f"{SETS}/{self.set_id}/set.json"
+
+    def layer_record_name(self, layer: str) -> str:
+        """Return the path of the record of `layer` in the store."""
+        return f"{SETS}/{self.set_id}/layers/{layer}.json"
+
     def layer_path(self, layer: str) -> Path:
         """Return the path of the record of `layer`; the layer is complete if the record exists."""
         return self.path / "layers" / f"{layer}.json"
@@ -123,13 +137,6 @@ class SetFolder:
     def layer_names(self) -> list[str]:
         """Return the names of all complete layers; their records may be damaged."""
         return sorted(path.stem for path in (self.path / "layers").glob("[!.]*.json"))
-
-    def find_layer(self, name: str | None) -> str | None:
-        """Return the complete layer of a name (None: the default layer), if any."""
-        for layer, record in self.layers().items():
-            if record.default if name is None else name in (layer, *record.names):
-                return layer
-        return None
 
     def layer(self, layer: str) -> LayerRecord:
         """Return the record of a complete layer.
@@ -285,6 +292,7 @@ class SetFolder:
                 numerics=record.numerics,
                 masked={one.row: one.error for one in record.masked},
                 command=record.command,
+                folder=record.folder,
                 damaged=tuple(sorted(damaged)),
             )
         self.write_journal(journals)

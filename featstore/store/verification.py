@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from featstore.errors import SelectionError, StoreError
 from featstore.progress import SILENT, Progress
@@ -79,48 +79,73 @@ def _still_wrong(feature_set: FeatureSet, damages: Collection[Damage]) -> list[D
     return [damage for damage in _look(again, only=files) if damage.file in files]
 
 
+@dataclass(frozen=True)
+class _Part:
+    """The files of one record: the set's, or a complete layer's."""
+
+    record: str
+    layer: str | None
+    upload: str | None
+    files: Mapping[str, str]
+    copies: Mapping[str, str] = field(default_factory=dict)
+    """The set's files beside a layer of a later upload, which make its group whole."""
+
+
 def _look(
     feature_set: FeatureSet, progress: Progress = SILENT, only: Collection[str] | None = None
 ) -> list[Damage]:
     """Return the damages of all files, or of the files named in `only`."""
+    set_id = feature_set.set_id
     try:
-        files = dict(feature_set.info.files)
+        info = feature_set.info
     except StoreError as error:
-        return [Damage(feature_set.set_id, "set.json", str(error))]
+        return [Damage(set_id, "set.json", str(error))]
+    parts = [_Part(feature_set.record_name, None, info.folder, info.files)]
     found: list[Damage] = []
-    unknown: set[str] = set()
     arrays: dict[str, LayerRecord | None] = dict.fromkeys(VECTORS)
-    layers = [path.stem for path in sorted((feature_set.path / "layers").glob("*.json"))]
-    for layer in layers:
+    for layer in [path.stem for path in sorted((feature_set.path / "layers").glob("*.json"))]:
         try:
-            own = arrays[layer] = feature_set.layer(layer)
-            files |= own.files
+            record = arrays[layer] = feature_set.layer(layer)
         except (StoreError, SelectionError) as error:
-            found.append(Damage(feature_set.set_id, f"layers/{layer}.json", str(error)))
-            unknown.add(layer)
+            found.append(Damage(set_id, f"layers/{layer}.json", str(error)))
+            continue
+        copies = info.files if record.folder not in (None, info.folder) else {}
+        name = feature_set.layer_record_name(layer)
+        parts.append(_Part(name, layer, record.folder, record.files, copies))
     try:
         feature_set.journal()
         is_journal_read = True
     except StoreError as error:
-        found.append(Damage(feature_set.set_id, JOURNAL_FILE, str(error)))
+        found.append(Damage(set_id, JOURNAL_FILE, str(error)))
         is_journal_read = False
-    wanted = {k: v for k, v in files.items() if only is None or f"{GROUP}/{k}" in only}
-    progress.start(f"Verifying {feature_set.set_id}", len(wanted), "files")
+    progress.start(f"Verifying {set_id}", sum(len(p.files) + len(p.copies) for p in parts), "files")
     try:
-        for name, problem in feature_set.backend.problems(feature_set.place, wanted):
-            if problem:
-                found.append(_damage(feature_set, name, problem))
-            progress.advance(1)
+        for part in parts:
+            found += _damages(feature_set, part, progress, only)
     finally:
         progress.stop()
     changed = {damage.file for damage in found}
-    for name, record in arrays.items():
+    for name, own in arrays.items():
         if f"{GROUP}/{name}/zarr.json" not in changed:
-            found += _unsafe(feature_set, name, record, changed)
+            found += _unsafe(feature_set, name, own, changed)
     # Only the journal names layers that are unfinished, or damaged and marked.
     if is_journal_read:
-        found += _lost_layers(feature_set) + _strays(feature_set, files, unknown)
+        found += _lost_layers(feature_set) + _strays(feature_set, parts)
     return found
+
+
+def _damages(
+    feature_set: FeatureSet, part: _Part, progress: Progress, only: Collection[str] | None
+) -> Iterator[Damage]:
+    """Yield the damages of a record's files, or of those named in `only`."""
+    for files, folder in ((part.files, GROUP), (part.copies, f"{part.upload}/{GROUP}")):
+        wanted = {k: v for k, v in files.items() if only is None or f"{folder}/{k}" in only}
+        for name, problem in feature_set.backend.problems(
+            part.record, feature_set.place, wanted, part.upload
+        ):
+            if problem:
+                yield _damage(feature_set, part.layer, f"{folder}/{name}", problem)
+            progress.advance(1)
 
 
 def _unsafe(
@@ -131,7 +156,7 @@ def _unsafe(
         # No extract writes such metadata again as the record says: the set must be removed.
         Damage(feature_set.set_id, f"{GROUP}/{file}", problem)
         if record is None or file.endswith("/zarr.json")
-        else _damage(feature_set, file, problem)
+        else _damage(feature_set, array, f"{GROUP}/{file}", problem)
         for file, problem in feature_set.unsafe_files(array, record)
         if f"{GROUP}/{file}" not in known
     ]
@@ -154,31 +179,29 @@ def _lost_layers(feature_set: FeatureSet) -> list[Damage]:
     ] + [Damage(feature_set.set_id, f"{GROUP}/{layer}", EMPTIED) for layer in feature_set.emptied()]
 
 
-def _damage(feature_set: FeatureSet, name: str, problem: str) -> Damage:
-    file = f"{GROUP}/{name}"
-    layer, _, rest = name.partition("/")
-    if not feature_set.layer_path(layer).is_file():
-        return Damage(feature_set.set_id, file, problem)
-    if not rest.startswith("c/"):
+def _damage(feature_set: FeatureSet, layer: str | None, file: str, problem: str) -> Damage:
+    _, is_chunk, rest = file.partition(f"{GROUP}/{layer}/c/")
+    if not is_chunk:
         return Damage(feature_set.set_id, file, problem, layer)
-    chunk = int(rest.split("/")[1])
+    chunk = int(rest.split("/")[0])
     try:
-        start, stop = feature_set.shape_of(layer).chunk_range(chunk)
-    except StoreError:
+        start, stop = feature_set.shape_of(str(layer)).chunk_range(chunk)
+    except (StoreError, SelectionError):
         return Damage(feature_set.set_id, file, problem, layer, chunk)
     problem = f"chunk {chunk} of {layer} (rows {start} to {stop - 1}): {problem}"
     return Damage(feature_set.set_id, file, problem, layer, chunk)
 
 
-def _strays(
-    feature_set: FeatureSet, files: Mapping[str, str], unknown: Collection[str]
-) -> list[Damage]:
-    """Return files that no record names; the files of layers in `unknown` can't be told."""
-    unfinished = {*feature_set.unfinished(), *unknown}
+def _strays(feature_set: FeatureSet, parts: Sequence[_Part]) -> list[Damage]:
+    """Return files that no record names; those of layers without a record may become complete."""
+    known = {name for part in parts for name in part.files}
+    arrays = {name.split("/")[0] for name in known}
+    places = {part.upload: part.record for part in reversed(parts)}
     return [
         Damage(feature_set.set_id, f"{GROUP}/{name}", "featstore did not write this file")
-        for name in sorted(feature_set.backend.sizes(feature_set.place))
-        if name not in files and name.split("/")[0] not in unfinished
+        for upload, record in places.items()
+        for name in sorted(feature_set.backend.sizes(record, feature_set.place, upload))
+        if name not in known and ("/" not in name or name.split("/")[0] in arrays)
     ]
 
 

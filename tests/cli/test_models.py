@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+
+import pytest
 
 from featstore.cli.main import _run
+from featstore.models import names
 
 
 def test_networks_are_listed_with_their_feature_layers(capsys):
@@ -26,6 +31,42 @@ def test_layers_are_listed_with_both_names(capsys):
     assert _run(["models", "show", "resnet50", "--json"]) == 0
     layers = json.loads(capsys.readouterr().out)["layers"]
     assert [layer["layer"] for layer in layers if layer["default"]] == ["fc1000"]
+
+
+def test_sources_are_listed_without_loading_them():
+    code = "from featstore.cli.main import _run\nassert _run(['models']) == 0"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+    )
+    assert "timm:vit_small_patch14_dinov2.lvd142m" in done.stdout
+    assert "package.module:function" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_networks_are_searched_and_shown(capsys):
+    pytest.importorskip("timm")
+    pytest.importorskip("tiny_networks")
+    assert _run(["models", "timm:*small*dinov3*lvd*"]) == 0
+    assert "timm:vit_small_patch16_dinov3.lvd1689m" in capsys.readouterr().out.splitlines()
+    assert _run(["models", "timm:*dinov9*"]) == 1
+    assert "No network fits" in capsys.readouterr().err
+    assert _run(["models", "show", "timm:tiny_vit"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "timm:tiny_vit at 32 px" in out
+    assert "bicubic, antialiased, shorter side to 35 px" in out
+    assert "Feature layer: pre_logits" in out
+    assert "Tokens: 5 before those of the image; --pool auto is cls." in out
+    assert _run(["models", "show", "timm:tiny_swin", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["traced"], shown["preprocess"]["interpolation"]) == (True, "bicubic")
+
+
+def test_a_source_that_is_not_installed_says_how_to_get_it(capsys, monkeypatch):
+    monkeypatch.setattr(names, "find_spec", lambda name: None)
+    assert _run(["models", "show", "timm:resnet18"]) == 1
+    assert "pip install timm" in capsys.readouterr().err
 
 
 def test_an_unknown_network_is_1(capsys):

@@ -24,7 +24,7 @@ from featstore.config import ExtractConfig
 from featstore.errors import ConfigError, ImageError, SchedulerError
 from featstore.extraction.coordinator import n_shards, split_chunks
 from featstore.extraction.extract import extract
-from featstore.models.networks import build_network
+from featstore.models.torchvision_source import build_network
 from featstore.parallel import cluster, worker_pool
 from featstore.store.feature_store import open_store
 from featstore.store.verification import verify

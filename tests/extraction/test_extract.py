@@ -31,9 +31,9 @@ from featstore.extraction import extract as stage_one
 from featstore.extraction import pipeline
 from featstore.extraction.extract import extract
 from featstore.io.files import read_json, write_json
-from featstore.models import networks, pixelstats
-from featstore.models.networks import build_network
+from featstore.models import pixelstats, torchvision_source
 from featstore.models.preprocess import Preprocess
+from featstore.models.torchvision_source import build_network
 from featstore.models.weights import IMAGENET_MEAN, IMAGENET_STD
 from featstore.progress import Silent
 from featstore.store import writer
@@ -98,7 +98,7 @@ def test_the_result_counts_and_the_records_say_how(extracted):
 
 
 def test_a_repeated_request_builds_and_reads_nothing(stored, monkeypatch):
-    monkeypatch.setattr(networks, "build_network", lambda *_, **__: pytest.fail("built"))
+    monkeypatch.setattr(torchvision_source, "build_network", lambda *_, **__: pytest.fail("built"))
     monkeypatch.setattr(FileDataset, "read", lambda *_: pytest.fail("read"))
     settings = tiny(stored.images, device="cpu", batch_size=9)
     for layers in ("fc", ["fc"], ()):

@@ -13,7 +13,7 @@ from featstore.datasets.registry import open_dataset
 from featstore.errors import FeatstoreError, SelectionError
 from featstore.extraction import coordinator
 from featstore.extraction.extract import extract
-from featstore.models.networks import build_network
+from featstore.models.torchvision_source import build_network
 from featstore.store.feature_store import open_store
 from featstore.store.format import matrix
 

@@ -113,7 +113,7 @@ def test_an_unknown_run_is_refused(network_sample):
 def test_other_weights_under_the_same_name_are_refused(images, tmp_path):
     import torch
 
-    from featstore.models.networks import build_network
+    from featstore.models.torchvision_source import build_network
 
     path = tmp_path / "mine.pth"
     torch.save(build_network("resnet18", 32, seed=1).state_dict(), path)

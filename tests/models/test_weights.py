@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,11 +10,13 @@ import safetensors.torch
 import torch
 from makers import Listener, real_file
 
-from featstore.errors import DownloadError, WeightsError
+from featstore.errors import BackboneError, DownloadError, WeightsError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models import weights
 from featstore.models.checkpoints import load_into, read_state_dict
-from featstore.models.networks import build_network
+from featstore.models.networks import cut_network, find_layers
+from featstore.models.registry import find_network
+from featstore.models.torchvision_source import build_network
 from featstore.models.weights import checkpoints_folder, find_weights
 
 
@@ -144,14 +147,70 @@ def saved(state, path, wrap):
         ("a.safetensors", lambda s: s),
         ("a.pth", lambda s: {"state_dict": s, "epoch": 3}),
         ("a.pth", lambda s: {"model": {f"module.{k}": v for k, v in s.items()}}),
+        ("a.pth", lambda s: {"model_state_dict": {f"_orig_mod.{k}": v for k, v in s.items()}}),
+        # As Lightning saves a module with a loss, beside its settings.
+        (
+            "a.pth",
+            lambda s: {
+                "args": Namespace(lr=0.1),
+                "state_dict": {f"model.net.{k}": v for k, v in s.items()}
+                | {"loss.weight": torch.ones(3)},
+            },
+        ),
+        # As DINO saves two networks, each with a projection.
+        (
+            "a.pth",
+            lambda s: {
+                "student": {f"module.backbone.{k}": v + 1 for k, v in s.items()},
+                "teacher": {f"module.backbone.{k}": v for k, v in s.items()}
+                | {"head.mlp.weight": torch.ones(3)},
+            },
+        ),
+        (
+            "a.pth",
+            lambda s: (
+                {f"student.net.{k}": v + 1 for k, v in s.items()}
+                | {f"teacher.net.{k}": v for k, v in s.items()}
+            ),
+        ),
     ],
 )
 def test_checkpoints_are_read_in_all_their_wrappings(state, tmp_path, name, wrap):
     path = saved(state, tmp_path / name, wrap)
     network = build_network("squeezenet1_1", 224, seed=4)
-    load_into(network, read_state_dict(path), path)
+    load_into(network, find_network("squeezenet1_1").read(path), path)
     for key, tensor in network.state_dict().items():
         assert torch.equal(tensor, state[key])
+
+
+def test_two_networks_in_a_checkpoint_are_named(state, tmp_path):
+    both = {f"{name}.{k}": v for name in ("first", "second") for k, v in state.items()}
+    path = saved(both, tmp_path / "a.pth", lambda s: s)
+    with pytest.raises(WeightsError, match=r"several networks: first\., second\."):
+        find_network("squeezenet1_1").read(path)
+
+
+def test_a_head_of_another_width_is_loaded_and_no_head_leaves_the_layers_before_it(cache, tmp_path):
+    network = find_network("resnet18")
+    built = network.build(32, 3, n_classes=45)
+    state = built.state_dict()
+    torch.save(state, tmp_path / "a.pth")
+    torch.save({k: v for k, v in state.items() if not k.startswith("fc.")}, tmp_path / "b.pth")
+    wide, headless = (
+        network.find_weights(str(tmp_path / f"{name}.pth"), cache) for name in ("a", "b")
+    )
+    assert (wide.n_classes, headless.n_classes) == (45, 0)
+    (layer,) = find_layers("resnet18", (), 32, wide.n_classes)
+    assert layer.shape == (45,)
+    assert torch.equal(network.load(wide, 32).state_dict()["fc.weight"], state["fc.weight"])
+    with pytest.raises(BackboneError, match="--layers flatten"):
+        find_layers("resnet18", (), 32, headless.n_classes)
+    (pooled,) = find_layers("resnet18", ["avgpool"], 32, headless.n_classes)
+    loaded = cut_network(network.load(headless, 32), [pooled], network)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        expected = cut_network(built, [pooled], network)(x)["avgpool"]
+        assert torch.equal(loaded(x)["avgpool"], expected)
 
 
 def test_what_does_not_match_is_listed(state, tmp_path):
@@ -217,10 +276,11 @@ def test_recorded_weights_must_be_the_same(cache, tmp_path, state):
         "weights_path": str(path),
         "weights_sha256": found.sha256,
     }
-    assert weights.recorded_weights(record, cache).path == path
+    network = find_network("squeezenet1_1")
+    assert network.recorded_weights(record, cache).path == path
     torch.save({**state, "classifier.1.bias": torch.ones(1000)}, path)
     with pytest.raises(WeightsError, match=found.sha256):
-        weights.recorded_weights(record, cache)
+        network.recorded_weights(record, cache)
 
 
 def test_a_presets_size_is_the_networks(cache, monkeypatch):

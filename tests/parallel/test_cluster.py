@@ -103,6 +103,17 @@ def what_strangers_get(address):
             return b""
 
 
+def listening():
+    """Return the addresses at which this process and those that it started listen."""
+    me = psutil.Process()
+    return {
+        (one.laddr.ip, one.laddr.port)
+        for process in (me, *me.children(recursive=True))
+        for one in process.net_connections(kind="inet")
+        if one.status == psutil.CONN_LISTEN
+    }
+
+
 def test_other_users_of_this_machine_can_not_reach_the_workers(monkeypatch, tmp_path):
     # Somebody made the folder from which Dask's processes would import modules.
     (tmp_path / "dask-scratch-space").mkdir()
@@ -114,22 +125,17 @@ def test_other_users_of_this_machine_can_not_reach_the_workers(monkeypatch, tmp_
 
         return sys.path
 
+    others = listening()
     with TaskPool(1, None, {"FEATSTORE_A_TEST": "7"}, SILENT) as pool:
         (result,) = pool.run(task, [()])
         (folder,) = (path for path in tmp_path.iterdir() if path.name != "dask-scratch-space")
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         for path in (*result.value, *sys.path):
             assert not Path(path).is_relative_to(tmp_path / "dask-scratch-space")
-        me = psutil.Process()
-        listening = {
-            (one.laddr.ip, one.laddr.port)
-            for process in (me, *me.children(recursive=True))
-            for one in process.net_connections(kind="inet")
-            if one.status == psutil.CONN_LISTEN
-        }
-        answers = [what_strangers_get(address) for address in sorted(listening)]
+        addresses = sorted(listening() - others)
+        answers = [what_strangers_get(address) for address in addresses]
     # Scheduler, nanny and worker; the pages of scheduler and worker.
-    assert {host for host, _ in listening} == {"127.0.0.1"}
+    assert {host for host, _ in addresses} == {"127.0.0.1"}
     assert sorted(answers, key=str) == [404, 404, b"", b"", b""]
     assert not folder.exists()
 

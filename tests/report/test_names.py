@@ -6,7 +6,7 @@ import pytest
 from makers import altered, recorded
 
 from featstore.report.summaries import describe_run
-from featstore.runs.names import features_settings, fit_settings, name_fits
+from featstore.runs.names import name_fits
 from featstore.runs.ranking import Ranking
 
 
@@ -80,7 +80,7 @@ def test_the_facts_say_how_images_were_read(run):
         f"{part['set_id']}: red,green,blue, 32 px, maps pooled by avg; "
         "other: gray, in their own size, maps pooled by max"
     )
-    assert features_settings(both)["bands"] == "red,green,blue+gray"
+    assert both.outline.features["bands"] == "red,green,blue+gray"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_the_facts_say_what_leaks(run, rows, text):
 
 
 def test_settings_at_their_defaults_are_empty(run):
-    assert set(fit_settings(run).values()) == {""}
+    assert set(run.outline.fit.values()) == {""}
 
 
 def test_names_are_those_of_all_tables_and_figures(run, monkeypatch):

@@ -105,18 +105,43 @@ def test_predictions_are_read_only_where_they_can_decide(run, monkeypatch):
     top = altered(run, n_right=79, digest="top")
     read = []
     monkeypatch.setattr(
-        "featstore.runs.ranking.compare",
-        lambda a, b: read.append(b.run_id) or type("C", (), {"significant": False}),
+        "featstore.runs.ranking.p_value_of",
+        lambda a, b: read.append(b.run_id) or 1.0,
     )
     assert len(Ranking([top, near, far]).choice.equal) == 1
     assert read == [near.run_id]
+
+
+def test_the_best_of_many_equal_runs_needs_one_test(run, monkeypatch):
+    runs = [altered(run, n_right=79 - i % 2, n_features=40 - i, digest=str(i)) for i in range(30)]
+    read = []
+    monkeypatch.setattr("featstore.runs.ranking.p_value_of", lambda a, b: read.append(b) or 1.0)
+    ranking = Ranking(runs)
+    assert ranking.best["n_features"] == 11
+    assert len(read) == 1
+    assert len(ranking.choice.equal) == 29
+    # The top of the table needs none, and no two are tested again.
+    assert len(read) == 29
+
+
+def test_a_limited_ranking_shows_the_first_rows_and_the_best(run):
+    runs = [altered(run, n_right=79 - i, n_features=100 + i, digest=str(i)) for i in range(5)]
+    slim = altered(run, n_right=75, n_features=1, digest="slim")
+    whole, limited = Ranking([*runs, slim]), Ranking([*runs, slim], top=3)
+    assert limited.lines == [*whole.lines[:3], whole.best]
+    assert whole.best["run_id"] == slim.run_id
+    assert (whole.n_left_out, limited.n_left_out) == (0, 2)
+    assert (len(whole.choice.equal), len(limited.choice.equal)) == (5, 3)
+    assert "Equal of the 4 shown, as no test tells them" in limited.choice.text
+    assert "Equal, as no test tells them" in whole.choice.text
+    assert [one.run_id for one in limited.shown_runs] == [x["run_id"] for x in limited.lines]
 
 
 def test_runs_on_other_test_images_are_compared_by_their_intervals(run, monkeypatch):
     def damaged(a, b):
         raise RunError("predictions.csv is not what fit wrote")
 
-    monkeypatch.setattr("featstore.runs.ranking.compare", damaged)
+    monkeypatch.setattr("featstore.runs.ranking.p_value_of", damaged)
     runs = [altered(run, n_right=n, digest=str(n)) for n in (76, 74, 66)]
     assert [round(80 * line["accuracy"]) for line in Ranking(runs).choice.equal] in ([76], [74])
     # With repeats the deviation counts.

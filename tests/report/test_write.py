@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -8,6 +9,7 @@ from makers import Listener, altered, of_pixels
 from featstore.errors import ConfigError, RunError, StoreError
 from featstore.extraction.extract import extract
 from featstore.fitting.fit import fit
+from featstore.io.files import read_json, write_json
 from featstore.report.summaries import compare_published, summarize
 from featstore.report.write import _break_points, write_report
 from featstore.runs.run import list_runs, open_run
@@ -293,6 +295,35 @@ def test_a_damaged_run_is_passed_over_and_named(store, tmp_path):
     assert listener.lines == [f"Passed over: {damaged}"]
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert f"Left out: {mlp.path} is damaged" in page
+
+
+def test_a_page_of_many_runs_shows_the_best_and_counts_the_others(store, tmp_path, monkeypatch):
+    for name in ("MAX_CURVES", "MAX_ALONE"):
+        monkeypatch.setattr(f"featstore.report.sections.{name}", 1)
+    (mlp,) = (run for run in list_runs(store) if run.clf == "mlp")
+    for i in range(4):
+        path = shutil.copytree(mlp.path, mlp.path.with_name(f"mlp-{i}")) / "metrics.json"
+        record = read_json(path)
+        record["fit"]["params"]["copy"] = i
+        record["metrics"]["test"]["accuracy"] = 0.98 if i else 0.25
+        write_json(path, record)
+    listener = Listener()
+    runs = list_runs(store)
+    report = write_report(store, runs, tmp_path / "r.html", top=6, progress=listener)
+    assert len(report["runs"]) == len(report["tables"]["runs-sat4"]["rows"]) == 6
+    assert 0.25 not in [line["accuracy"] for line in report["runs"]]
+    assert sum(line["is_best"] for line in report["runs"]) == 1
+    (left_out,) = report["left_out"]
+    assert left_out == "1 of 7 fits on sat4. The page shows the best 6; --top shows more."
+    assert f"Left out: {left_out}" in listener.lines
+    assert report["tables"]["runs-sat4"]["title"] == "The best 6 of 7 fits on sat4"
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert f"Left out: {left_out}" in page
+    # Of four fits with curves one is drawn with others, and one alone.
+    assert "3 more are below, each by itself, but for the last 2: see curves.png" in page
+    assert page.count("Training accuracy and loss by epoch of") == 1
+    with pytest.raises(ConfigError, match="top is 0; it must be 1 or more"):
+        write_report(store, runs, tmp_path / "r.html", top=0)
 
 
 def test_predictions_that_are_damaged_leave_the_rest(store, tmp_path):

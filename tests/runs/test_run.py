@@ -191,7 +191,8 @@ def test_broken_runs_are_refused_and_passed_over_by_the_list(run, store):
 def test_a_run_that_is_replaced_or_removed_meanwhile_is_no_damage(
     run, store, tmp_path, monkeypatch, is_replaced
 ):
-    other = Run(shutil.copytree(run.path, tmp_path / "other"), run.record, LocalBackend(tmp_path))
+    path = shutil.copytree(run.path, tmp_path / "other")
+    other = Run.of(path, run.record, LocalBackend(tmp_path))
     (other.path / "model.skops").write_bytes(b"another")
     files = run.record.files | {"model.skops": file_sha256(other.path / "model.skops")}
     edit(other, files=files)

@@ -65,8 +65,8 @@ def test_rows_labels_splits_and_ids_stand_side_by_side(make_store):
     assert feature_set.sample_ids[35] == "test/0000035"
     assert feature_set.matrix("fc1000").n_samples == 40
     assert list(feature_set.layers()) == ["fc1000"]
-    assert feature_set.find_layer(None) == "fc1000"
-    assert feature_set.find_layer("nothing") is None
+    assert feature_set.outline.find_layer(None) == "fc1000"
+    assert feature_set.outline.find_layer("nothing") is None
 
 
 def test_the_set_id_depends_on_title_model_and_key():

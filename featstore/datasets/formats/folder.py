@@ -30,7 +30,7 @@ class _Sample(NamedTuple):
     """One image; a flat folder gives it no class, and class folders without splits no split."""
 
     name: str
-    path: Path
+    path: str
     class_name: str | None
     split: str | None
 
@@ -92,7 +92,8 @@ class FolderSource(FileSource):
                 for name, path in walk.images(folder, prefix)
             ]
         samples = [
-            _Sample(self._name(name), Path(path), class_name, split)
+            # As Path writes them.
+            _Sample(self._name(name), path.removeprefix("./"), class_name, split)
             for split, class_name, name, path in found
         ]
         self._check_links(walk)
@@ -125,6 +126,8 @@ class FolderSource(FileSource):
         ]
 
     def _name(self, name: str) -> str:
+        if name.isascii():
+            return name
         name = unicodedata.normalize("NFC", name)
         try:
             name.encode()
@@ -223,11 +226,11 @@ class FolderSource(FileSource):
     @cached_property
     def paths(self) -> Sequence[Path]:
         """Files of the samples."""
-        return [sample.path for sample in self._tree.samples]
+        return [Path(sample.path) for sample in self._tree.samples]
 
-    def files(self) -> list[tuple[str, Path]]:
+    def files(self) -> list[tuple[str, str | Path]]:
         """Return the images, sorted by their names."""
-        return list(zip(self.sample_ids, self.paths, strict=True))
+        return [(sample.name, sample.path) for sample in self._tree.samples]
 
     def identity(self) -> dict[str, Any]:
         """Return what tells the dataset apart beside its files: the drawn split.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,13 @@ import numpy as np
 
 from featstore.datasets.base import RGB
 from featstore.datasets.reading import ALL, Reading
-from featstore.errors import ConfigError, DatasetError
+from featstore.errors import ConfigError, DatasetError, SelectionError, StoreError
 from featstore.extraction.encode import Encoder
 from featstore.inference.maps.colors import class_colors, color_hex, read_colors
 from featstore.inference.maps.map_files import MapFiles, Painter
 from featstore.inference.maps.raster import Scene
 from featstore.inference.maps.windows import Grid, find_windows
 from featstore.io.fingerprints import FingerprintCache
-from featstore.models.names import PIXEL_MODEL
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.runs.run import Run, open_run
@@ -258,10 +258,10 @@ def _check_covered(scene: Scene, grid: Grid, progress: Progress) -> None:
 
 def _training_side(run: Run, store: FeatureStore) -> int:
     """Return the side of a square as large as a run's training images."""
-    set_ids = run.selection.set_ids
-    for feature_set in store.readable_sets():
-        if feature_set.set_id in set_ids and (shape := feature_set.info.dataset.image_shape):
-            return round(math.sqrt(shape[0] * shape[1]))
+    for set_id in run.selection.set_ids:
+        with suppress(SelectionError, StoreError):
+            if shape := store.get(set_id).info.dataset.image_shape:
+                return round(math.sqrt(shape[0] * shape[1]))
     raise ConfigError(
         f"The size of the training images of {run.run_id} is unknown: its features are gone, or "
         "are older than that note. Give the side of the windows in pixels: --window PX"
@@ -273,10 +273,10 @@ def _wanted_bands(specs: Sequence[FeatureSpec]) -> tuple[str, ...]:
     for spec in specs:
         if spec.preprocess.reading is not None:
             return spec.preprocess.reading.names
-        if spec.backbone.model == PIXEL_MODEL:
-            # A network beside pixel statistics takes the first three.
-            return tuple(spec.preprocess.bands.split(","))
-    return RGB
+    named = [spec.preprocess.bands.split(",") for spec in specs if "," in spec.preprocess.bands]
+    names = tuple(dict.fromkeys(band for bands in named for band in bands)) or RGB
+    # A network of visible bands takes the first three.
+    return (*RGB, *(band for band in names if band not in RGB)) if set(RGB) <= {*names} else names
 
 
 def _reading(specs: Sequence[FeatureSpec]) -> Reading:

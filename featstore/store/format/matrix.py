@@ -33,8 +33,9 @@ CHUNK_NBYTES = 4 * 2**20
 DTYPES = ("float32", "float16")
 
 
-TEXT = np.dtypes.StringDType()
-"""Type of arrays of text; one of fixed width would give each row the width of the longest."""
+TEXT = np.dtype(object)
+"""Type of arrays of text. One of fixed width would give each row the width of the longest, and
+NumPy's StringDType is searched wrongly: ``np.searchsorted(a, b)`` finds no long text of b in a."""
 
 
 _READ_ERRORS = (ValueError, TypeError, RuntimeError, OSError, KeyError, MemoryError)
@@ -291,7 +292,7 @@ class _Rows:
 
 
 def read_vector(group: Path, name: str, n_samples: int) -> np.ndarray:
-    """Return an array (n_samples,) that :func:`create_vector` wrote; text as StringDType.
+    """Return an array (n_samples,) that :func:`create_vector` wrote; text as str objects.
 
     Raises
     ------
@@ -308,7 +309,7 @@ def read_vector(group: Path, name: str, n_samples: int) -> np.ndarray:
             if metadata.data_type != "string":
                 return values
             values = values.astype(TEXT, copy=False)
-            if np.strings.str_len(values).max() <= MAX_TEXT_NBYTES:
+            if max(map(len, values)) <= MAX_TEXT_NBYTES:
                 return values
             problem = f"a text has more than {MAX_TEXT_NBYTES:,} characters"
     except _READ_ERRORS as error:

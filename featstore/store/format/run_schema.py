@@ -223,7 +223,7 @@ class RunRecord(Record):
     provenance : Provenance
         ``versions`` and ``machine``.
     folder : str or None
-        Folder of its files on object storage, if it replaced another run.
+        Folder of the files' upload to object storage.
     files : dict of str to str
         sha256 (hex) of its files, by name.
     """

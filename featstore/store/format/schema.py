@@ -11,6 +11,7 @@ from featstore.store.format.fields import (
     Files,
     Items,
     LayerName,
+    Name,
     Numbered,
     Record,
     RecordPart,
@@ -86,6 +87,9 @@ class PreprocessInfo(RecordPart):
     std: Items[float] = ()
     decode: Text = ""
     reading: ReadingInfo | None = None
+    interpolation: Text = "bilinear"
+    crop_pct: float | None = None
+    squash: bool = False
 
 
 class SetRecord(Record):
@@ -110,6 +114,10 @@ class SetRecord(Record):
         The command that made the set.
     created : str
         Time, UTC, ISO 8601.
+    folder : str or None
+        Folder of the files' upload to object storage.
+    nbytes : int or None
+        Bytes of the files there.
     files : dict of str to str
         sha256 (hex) of the files of labels, splits, ids and the group, by name.
     """
@@ -127,6 +135,8 @@ class SetRecord(Record):
     preprocess: PreprocessInfo
     command: Text
     created: Text
+    folder: Name | None = None
+    nbytes: Count | None = None
     files: Files
 
     def _misfit(self, name: str, n_rows: int | None) -> str | None:
@@ -170,7 +180,9 @@ class LayerRecord(Record):
     default : bool
         Whether it is the network's feature layer.
     pool : str or None
-        The pooling of a map to a vector.
+        The pooling of a map or of tokens to a vector.
+    is_own_pool : bool or None
+        Whether it is the pooling that ``auto`` means for the layer; None in older records.
     shape : tuple of int
         Shape of the layer's output for one image.
     n_features : int
@@ -197,6 +209,10 @@ class LayerRecord(Record):
         Versions of packages.
     machine : dict
         The machine.
+    folder : str or None
+        Folder of the files' upload to object storage.
+    nbytes : int or None
+        Bytes of the files there.
     files : dict of str to str
         sha256 (hex) of its files, by name.
     """
@@ -206,6 +222,7 @@ class LayerRecord(Record):
     names: Items[Text]
     default: bool
     pool: Text | None
+    is_own_pool: bool | None = None
     shape: Items[Width]
     n_features: Width
     dtype: Literal["float32", "float16"]
@@ -219,7 +236,18 @@ class LayerRecord(Record):
     device: Text
     versions: dict[str, Text] = {}
     machine: dict[str, Any] = {}
+    folder: Name | None = None
+    nbytes: Count | None = None
     files: Files
+
+    def is_pooled_by(self, pool: str) -> bool:
+        """Return whether a request for a pooling, such as ``auto``, means this one."""
+        if self.pool is None or pool == self.pool:
+            return True
+        if self.is_own_pool is None:
+            # Older featstores averaged the class token in, where a layer has one.
+            return pool == "auto" and self.pool == "avg" and len(self.shape) == 3
+        return pool == "auto" and self.is_own_pool
 
     @property
     def masked_rows(self) -> list[int]:
@@ -249,7 +277,10 @@ class Spool(RecordPart):
 
 
 class LayerJournal(RecordPart):
-    """The durable chunks of one unfinished layer; `damaged` names damaged chunks."""
+    """The durable chunks of one unfinished layer; `damaged` names damaged chunks.
+
+    `folder` is the upload on object storage that holds the intact chunks of a damaged layer.
+    """
 
     chunks: Numbered[Sha256]
     spool: Spool | None
@@ -257,6 +288,7 @@ class LayerJournal(RecordPart):
     numerics: Numerics
     masked: Numbered[Text]
     command: Text
+    folder: Name | None = None
     damaged: Items[Count] | None = None
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -41,6 +43,14 @@ RETRIES = 5
 RETRY_S = 60.0
 
 
+BROKEN = re.compile(r"response body|invalid \w+ response|decoding", re.IGNORECASE)
+"""An answer that broke off; obstore repeats only requests that were not answered at all."""
+
+
+BROKEN_S = 0.5
+"""Seconds until a broken-off request is repeated; doubled each time."""
+
+
 WHOLE_NBYTES = 16 * 2**20
 """Largest file that is uploaded in one request; larger files are uploaded in parts."""
 
@@ -51,10 +61,21 @@ BEHIND_DOTS = "0"
 
 @dataclass(frozen=True)
 class Entry:
-    """Size and etag of an object; the etag changes whenever the object does."""
+    """Size, etag and time of an object; the etag changes whenever the object does."""
 
     nbytes: int
-    etag: str | None
+    etag: str
+    modified: datetime = field(compare=False)
+
+    @classmethod
+    def of(cls, meta: Any) -> Entry:
+        """Return the entry of an object from obstore's description of it."""
+        return cls(meta["size"], _plain(meta["e_tag"]), meta["last_modified"])
+
+
+def _plain(etag: str | None) -> str:
+    """Return an etag without quotes, with which some services list it and others don't."""
+    return (etag or "").strip('"')
 
 
 SERVICE = re.compile(
@@ -72,11 +93,6 @@ def service_of(url: str) -> dict[str, str]:
         for name, value in sorted(os.environ.items())
         if value and name.startswith(family) and SERVICE.fullmatch(name)
     }
-
-
-def is_url(text: str) -> bool:
-    """Return whether a store's name is a URL, not a folder."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
 
 
 class ObjectStorage:
@@ -113,6 +129,17 @@ class ObjectStorage:
         except self._failures as error:
             raise StoreError(explain(self.url, str(error))) from error
 
+    def _whole(self, request: Callable[[], T]) -> T:
+        """Return what a request returns; repeat it if its answer breaks off."""
+        for n in range(RETRIES):
+            try:
+                return request()
+            except self._failures as error:
+                if BROKEN.search(str(error).partition("\n")[0]) is None:
+                    raise
+            time.sleep(BROKEN_S * 2**n)
+        return request()
+
     def get(self, name: str) -> bytes | None:
         """Return an object's bytes; None if it does not exist."""
         found = self.read(name)
@@ -120,10 +147,14 @@ class ObjectStorage:
 
     def read(self, name: str) -> tuple[bytes, str] | None:
         """Return an object's bytes and etag; None if it does not exist."""
+
+        def get() -> tuple[bytes, str]:
+            found = self._obs.get(self._store, name)
+            return bytes(found.bytes()), _plain(found.meta["e_tag"])
+
         with self._explained():
             try:
-                found = self._obs.get(self._store, name)
-                return bytes(found.bytes()), str(found.meta["e_tag"] or "")
+                return self._whole(get)
             except self._absent as error:
                 self._check_bucket(error)
                 return None
@@ -133,24 +164,25 @@ class ObjectStorage:
 
         With `copy`, the bytes are also written to that file.
         """
-        digest = hashlib.sha256()
+
+        def read() -> str:
+            digest = hashlib.sha256()
+            stream = self._obs.get(self._store, name).stream(min_chunk_size=2**20)
+            with copy.open("wb") if copy else nullcontext() as file:
+                for part in stream:
+                    digest.update(part)
+                    if file is not None:
+                        file.write(part)
+            return digest.hexdigest()
+
         with self._explained():
             try:
-                stream = self._obs.get(self._store, name).stream(min_chunk_size=2**20)
+                return self._whole(read)
             except self._absent as error:
                 self._check_bucket(error)
                 return None
-            if copy is None:
-                for part in stream:
-                    digest.update(part)
-                return digest.hexdigest()
-        with self._explained(), copy.open("wb") as file:
-            for part in stream:
-                digest.update(part)
-                file.write(part)
-        return digest.hexdigest()
 
-    def put(self, name: str, data: bytes | Path) -> str | None:
+    def put(self, name: str, data: bytes | Path) -> str:
         """Write an object, over an old one if it exists; return its etag."""
         return self._put(name, data, "overwrite")
 
@@ -162,29 +194,33 @@ class ObjectStorage:
         """
         if self.is_conditional:
             try:
-                return self._put(name, data, "create") or ""
+                return self._put(name, data, "create")
             except _TakenError:
                 return self._etag_of(name, data)
             except _UnableError:
                 self.is_conditional = False
-        if self.get(name) is not None:
+        if self._head(name) is not None:
             return None
-        return self.put(name, data) or ""
+        return self.put(name, data)
 
     def replace(self, name: str, data: bytes, etag: str) -> str | None:
         """Replace the object with this `etag`; return the new etag, or None if it has changed."""
+        found = self._head(name)
+        if found is None or _plain(found["e_tag"]) != etag:
+            return self._etag_of(name, data)
         if self.is_conditional:
+            condition = {"e_tag": found["e_tag"]}
+            if self.url.startswith("gs:"):
+                # Google compares the generation, and lists objects without it.
+                condition["version"] = found["version"]
             try:
-                return self._put(name, data, {"e_tag": etag}) or ""
+                return self._put(name, data, condition)
             except _TakenError:
                 return self._etag_of(name, data)
             except _UnableError:
                 # Local disks create conditionally, but can't replace conditionally.
                 pass
-        found = self.entry(name)
-        if found is None or found.etag != etag:
-            return None
-        return self.put(name, data) or ""
+        return self.put(name, data)
 
     def _etag_of(self, name: str, data: bytes) -> str | None:
         """Return the etag of an object if it has exactly these bytes, else None.
@@ -194,7 +230,7 @@ class ObjectStorage:
         found = self.read(name)
         return found[1] if found is not None and found[0] == data else None
 
-    def _put(self, name: str, data: bytes | Path, mode: Any) -> str | None:
+    def _put(self, name: str, data: bytes | Path, mode: Any) -> str:
         parts = isinstance(data, Path) and data.stat().st_size > WHOLE_NBYTES
         with self._explained():
             try:
@@ -211,81 +247,60 @@ class ObjectStorage:
                 if mode != "overwrite" and _lacks_conditions(str(error)):
                     raise _UnableError from None
                 raise
-        etag: str | None = done["e_tag"]
-        return etag
+        return _plain(done["e_tag"])
 
     def entry(self, name: str) -> Entry | None:
-        """Return size and etag of an object; None if it does not exist."""
+        """Return the entry of an object; None if it does not exist."""
+        found = self._head(name)
+        return None if found is None else Entry.of(found)
+
+    def _head(self, name: str) -> Any:
         with self._explained():
             try:
-                found = self._obs.head(self._store, name)
+                return self._obs.head(self._store, name)
             except self._absent:
                 return None
-        return Entry(found["size"], found["e_tag"])
 
-    def entries(self, prefix: str, after: str | None = None) -> dict[str, Entry]:
-        """Return all objects below a prefix that ends in a slash; foreign ones are skipped.
-
-        With `after`, only objects whose names sort after it.
-        """
+    def entries(self, prefix: str) -> dict[str, Entry]:
+        """Return all objects below a prefix that ends in a slash; foreign ones are skipped."""
         with self._explained():
-            try:
-                return self._list(prefix, after)
-            except self._misnamed as error:
-                self.foreign.add(_misnamed(str(error)))
-            # obstore drops the whole page of such a name, so list again behind odd names.
-            behind = f"{prefix}{BEHIND_DOTS}"
-            try:
-                return self._list(prefix, max(behind, after or ""))
-            except self._misnamed as error:
-                self.foreign.add(_misnamed(str(error)))
+            # obstore drops the whole page of an odd name, so list again behind odd names.
+            for after in (None, f"{prefix}{BEHIND_DOTS}"):
+                try:
+                    pages = self._listed(partial(self._pages, prefix, after), [])
+                    return {meta["path"]: Entry.of(meta) for page in pages for meta in page}
+                except self._misnamed as error:
+                    self.foreign.add(_misnamed(str(error)))
             # The odd name is in a deeper folder.
-            files, folders = self._level(prefix)
-            found = {name: entry for name, entry in files.items() if name > (after or "")}
-            for folder in folders:
-                found |= self.entries(f"{prefix}{folder}/", after)
+            level = self._listed(
+                lambda: self._obs.list_with_delimiter(self._store, prefix),
+                {"objects": [], "common_prefixes": []},
+            )
+            found = {meta["path"]: Entry.of(meta) for meta in level["objects"]}
+            for folder in level["common_prefixes"]:
+                found |= self.entries(f"{folder.rstrip('/')}/")
             return found
 
-    def folders(self, prefix: str) -> list[str]:
-        """Return the names of the folders right below a prefix."""
-        with self._explained():
-            try:
-                return self._level(prefix)[1]
-            except self._misnamed as error:
-                self.foreign.add(_misnamed(str(error)))
-            names = self.entries(prefix, f"{prefix}{BEHIND_DOTS}")
-        below = [name.removeprefix(prefix).split("/") for name in names]
-        return sorted({parts[0] for parts in below if len(parts) > 1})
+    def _pages(self, prefix: str, after: str | None) -> Any:
+        return list(self._obs.list(self._store, prefix, offset=after))
 
-    def _list(self, prefix: str, after: str | None) -> dict[str, Entry]:
+    def _listed(self, request: Callable[[], Any], empty: Any) -> Any:
         try:
-            pages = list(self._obs.list(self._store, prefix, offset=after))
+            return self._whole(request)
         except self._absent as error:
             self._check_bucket(error)
-            return {}
-        return {m["path"]: Entry(m["size"], m["e_tag"]) for page in pages for m in page}
-
-    def _level(self, prefix: str) -> tuple[dict[str, Entry], list[str]]:
-        """Return the objects and the folders right below a prefix."""
-        try:
-            found = self._obs.list_with_delimiter(self._store, prefix)
-        except self._absent as error:
-            self._check_bucket(error)
-            return {}, []
-        files = {m["path"]: Entry(m["size"], m["e_tag"]) for m in found["objects"]}
-        paths = found["common_prefixes"]
-        return files, sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
+            return empty
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects; objects that do not exist are no error."""
         with self._explained():
             try:
                 if names:
-                    self._obs.delete(self._store, list(names))
+                    self._whole(lambda: self._obs.delete(self._store, list(names)))
             except self._absent:
-                # Local disks stop at the first missing object.
-                for name in names:
-                    self._delete_one(name)
+                # Some services and local disks stop at the first missing object.
+                for _ in self.each(self._delete_one, names):
+                    pass
 
     def _delete_one(self, name: str) -> None:
         try:
@@ -353,6 +368,8 @@ def explain(url: str, text: str) -> str:
             f"{url}: the service's endpoint is not encrypted. To use it nevertheless, set "
             "AWS_ALLOW_HTTP=true."
         )
+    if BROKEN.search(text.partition("\n")[0]):
+        return f"{url}: the service's answers broke off {RETRIES + 1} times. {RESUME_HINT}"
     if any(word in text for word in ("HTTP error", "timed out", "error sending request")):
         return (
             f"{url}: the service does not answer. Check the network and, for S3, AWS_ENDPOINT_URL "

@@ -20,7 +20,6 @@ from featstore.errors import StoreError
 from featstore.io.locks import BUSY_CURE, busy_text, this_holder
 from featstore.progress import SILENT, Progress
 from featstore.store.remote.client import ObjectStorage
-from featstore.text import RESUME_HINT
 
 LEASE_S = 60.0
 """Seconds without a renewal after which a lease may be taken over."""
@@ -41,32 +40,15 @@ UNKNOWN = "another machine"
 class Lease:
     """A lease that this process holds. Made by :func:`hold_lease`.
 
-    `name` is the object, `etag` the one of this process's last write, `note` the object's content.
+    `name` is the object, `note` its content. A lease only saves work: a machine that lost it
+    unawares writes over nothing.
     """
 
-    def __init__(self, remote: ObjectStorage, name: str, etag: str, note: dict[str, Any]) -> None:
-        self._remote, self._name, self._etag, self._note = remote, name, etag, note
-        self._renewed_at = _clocks()
-        self._renewing = threading.Lock()
-        self._is_lost = False
+    def __init__(self, remote: ObjectStorage, name: str, note: dict[str, Any]) -> None:
+        self._remote, self._name, self._note = remote, name, note
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
-
-    def check(self) -> None:
-        """Raise StoreError if another machine may have taken over the lease."""
-        if self._is_old():
-            self.renew()
-        if self._is_lost or self._is_old():
-            raise StoreError(
-                f"{self._remote.url}: the lease on {self._note['what']} could not be renewed, and "
-                f"another machine may work on it now. {RESUME_HINT}"
-            )
-
-    def _is_old(self) -> bool:
-        # The other half of the time is for the next request.
-        pairs = zip(_clocks(), self._renewed_at, strict=True)
-        return any(now - then > LEASE_S / 2 for now, then in pairs)
 
     def _keep(self) -> None:
         while not self._over.wait(RENEW_S):
@@ -74,39 +56,24 @@ class Lease:
 
     def renew(self) -> None:
         """Rewrite the object, unless another machine has taken over the lease."""
-        with self._renewing:
-            began, body = _clocks(), _body(self._note)
-            try:
-                etag = self._remote.replace(self._name, body, self._etag)
-                if etag is None and (own := self._own_etag()) is not None:
-                    # An earlier renewal arrived, but its answer was lost.
-                    etag = self._remote.replace(self._name, body, own)
-            except StoreError:
-                # The network may recover before the lease expires.
-                return
-            if etag is None:
-                self._is_lost = True
-            else:
-                self._etag, self._renewed_at = etag, began
+        # The network may recover before the lease expires.
+        with suppress(StoreError):
+            if (etag := self.own_etag()) is not None:
+                self._remote.replace(self._name, _body(self._note), etag)
 
     def release(self) -> None:
         """Delete the object, if this lease still holds it."""
         self._over.set()
         self._thread.join()
         with suppress(StoreError):
-            if self._own_etag() is not None:
+            if self.own_etag() is not None:
                 self._remote.delete([self._name])
 
-    def _own_etag(self) -> str | None:
-        """Return the etag of the object if this lease wrote it last."""
+    def own_etag(self) -> str | None:
+        """Return the etag of the object; None if another machine has taken over the lease."""
         found = self._remote.read(self._name)
         is_own = found is not None and _parsed(found[0]).get("lease") == self._note["lease"]
         return found[1] if found is not None and is_own else None
-
-
-def _clocks() -> tuple[float, float]:
-    # The first clock stops while a machine sleeps; the second may be set.
-    return time.monotonic(), time.time()
 
 
 def _body(note: dict[str, Any]) -> bytes:
@@ -133,11 +100,10 @@ def hold_lease(
     `wait` it raises StoreError.
     """
     note = {"what": what, "place": place, "lease": secrets.token_hex(8), **this_holder()}
-    etag = _acquire(remote, name, note, progress, wait=wait)
-    if etag is None:
+    if not _acquire(remote, name, note, progress, wait=wait):
         yield None
         return
-    lease = Lease(remote, name, etag, note)
+    lease = Lease(remote, name, note)
     try:
         yield lease
     finally:
@@ -146,7 +112,8 @@ def hold_lease(
 
 def _acquire(
     remote: ObjectStorage, name: str, note: dict[str, Any], progress: Progress, *, wait: bool
-) -> str | None:
+) -> bool:
+    """Take the lease; return false if the service has no conditional writes."""
     was_conditional = remote.is_conditional
     seen: str | None = None
     seen_at = time.monotonic()
@@ -154,7 +121,7 @@ def _acquire(
     while True:
         etag = remote.create(name, _body(note)) if remote.is_conditional else None
         if etag is not None and _keeps_conditions(remote, name, note):
-            return etag
+            return True
         if not remote.is_conditional:
             if was_conditional:
                 progress.say(
@@ -162,7 +129,7 @@ def _acquire(
                     "don't see that they do the same work. Let one at a time write there."
                 )
             remote.delete([name])
-            return None
+            return False
         found = remote.entry(name)
         if found is None:
             continue
@@ -175,9 +142,8 @@ def _acquire(
         silent_s = time.monotonic() - seen_at
         is_own = other.get("place") == note["place"] and not is_renewed
         if silent_s > LEASE_S or (is_own and (silent_s > 2 * RENEW_S or _is_dead(other))):
-            taken = remote.replace(name, _body(note), str(found.etag))
-            if taken is not None:
-                return taken
+            if remote.replace(name, _body(note), found.etag) is not None:
+                return True
             continue
         if not told:
             told = True

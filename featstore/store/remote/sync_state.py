@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -20,17 +20,18 @@ import filelock
 
 from featstore.errors import CorruptionError
 from featstore.io.files import file_sha256, read_json, write_json
+from featstore.store.backend import LocalBackend
 
 MACHINE_ID, BOOT_ID = "/etc/machine-id", "/proc/sys/kernel/random/boot_id"
 """Files in which Linux keeps the ids of an installation and of its last start."""
 
 
-class SyncState:
-    """The state of the working folder of the store at `url`."""
+class SyncState(LocalBackend):
+    """The working folder of the store at `url`, and its state."""
 
     def __init__(self, folder: Path, url: str) -> None:
-        self.folder = folder
-        self.url = url
+        super().__init__(folder)
+        self.address = url
 
     @property
     def place(self) -> str:
@@ -40,12 +41,6 @@ class SyncState:
         # A copy of the folder has the same token; a cloned disk the same name, path and inode, too.
         own = [token, platform.node(), str(self.folder.resolve()), self.folder.stat().st_ino]
         return sha256(json.dumps(own + _system_ids()).encode()).hexdigest()[:16]
-
-    def lock_path(self, name: str) -> Path:
-        """Return a lock file of the working folder."""
-        path = self.folder / "locks" / f"{name}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
 
     @contextmanager
     def state(self) -> Iterator[dict[str, Any]]:
@@ -64,7 +59,7 @@ class SyncState:
         except CorruptionError:
             # Everything is then compared again.
             state = {}
-        return {"url": self.url, "records": {}, "copies": {}, "replaced": {}, **state}
+        return {"url": self.address, "records": {}, "copies": {}, "replaced": {}, **state}
 
     def knows(self, record: str) -> bool:
         """Return whether a record is also in the bucket, as far as this folder knows."""
@@ -87,21 +82,22 @@ class SyncState:
 
     @contextmanager
     def atomic_write(self, record: str) -> Iterator[str]:
-        """Let the block write a local record that is to replace the one in the bucket.
+        """Let the block write a local record that may replace one in the bucket.
 
         The record in the bucket is not downloaded again unless it changes. Yields the name of the
-        folder in the bucket for the new files; empty if the bucket has no old record.
+        folder for the upload of the new files.
         """
         path = self.folder / record
         with self.state() as state:
             before = sha256_of(path)
-            is_known = record in state["records"] or record in state["replaced"]
-            yield secrets.token_hex(4) if is_known else ""
-            if is_known and (after := sha256_of(path)) != before:
-                state["copies"].pop(record, None)
-                known = state["records"].pop(record, None)
-                etag = state["replaced"][record][0] if known is None else known
-                state["replaced"][record] = [etag, after]
+            yield new_folder()
+            if (after := sha256_of(path)) != before:
+                _give_way(state, record, after)
+
+    def give_way(self, records: Iterable[str]) -> list[str]:
+        """Let local work replace records in the bucket; return those that the bucket has."""
+        with self.state() as state:
+            return [record for record in records if _give_way(state, record, None)]
 
     def replaced(self, record: str) -> str | None:
         """Return the etag of the bucket's record that the local record is to replace, or None."""
@@ -115,6 +111,21 @@ class SyncState:
         """
         digest = sha256_of(self.folder / name)
         return digest is not None and state["copies"].get(name) == digest
+
+
+def new_folder() -> str:
+    """Return a name for the folder of an upload, which no other upload has."""
+    return secrets.token_hex(4)
+
+
+def _give_way(state: dict[str, Any], record: str, digest: str | None) -> bool:
+    known = state["records"].pop(record, None)
+    state["copies"].pop(record, None)
+    if known is None and record in state["replaced"]:
+        known = state["replaced"][record][0]
+    if known is not None:
+        state["replaced"][record] = [known, digest]
+    return known is not None
 
 
 def _system_ids() -> list[str]:

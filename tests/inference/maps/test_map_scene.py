@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -350,7 +349,7 @@ def test_scenes_without_georeference_and_other_formats(
 def test_classes_of_more_than_a_byte(store, run, tiles, write, tmp_path):
     names = [*NAMES, *(f"other {i}" for i in range(252))]
     record = RunRecord.model_validate(run.record.to_dict() | {"class_names": names})
-    many = replace(run, record=record)
+    many = type(run).of(run.path, record, run.backend)
     done = map_scene(many, write(tiles), tmp_path / "map.tif", store=store)
     with rasterio.open(done.path) as raster:
         assert (raster.dtypes, raster.nodata) == (("uint16",), 65_535)

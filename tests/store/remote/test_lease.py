@@ -72,7 +72,7 @@ def test_a_lease_that_is_renewed_is_never_taken_over(place, remote, clock):
         waiting = hold_lease(remote, NAME, "it", "here" if "clone" in place else "there")
         with pytest.raises(GivenUpError), waiting:
             pass
-        lease.check()
+        assert lease.own_etag()
         assert json.loads(remote.get(NAME))["lease"] == lease._note["lease"]
 
 
@@ -86,7 +86,7 @@ def test_one_that_does_not_wait_watches_a_clone_for_one_renewal(remote, clock):
             hold_lease(remote, NAME, "it", "here", wait=False),
         ):
             pass
-        lease.check()
+        assert lease.own_etag()
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,7 @@ def test_one_that_does_not_wait_watches_a_clone_for_one_renewal(remote, clock):
         (os.getpid(), 0, 0),
         (2**22 + 1, 0, 0),
     ],
+    ids=["another", "unknown", "own", "dead"],
 )
 def test_a_lease_of_the_own_folder_waits_for_a_renewal_unless_its_process_is_dead(
     pid, least_s, most_s, remote, clock
@@ -105,7 +106,7 @@ def test_a_lease_of_the_own_folder_waits_for_a_renewal_unless_its_process_is_dea
     remote.put(NAME, json.dumps({"place": "here", "pid": pid}).encode())
     with hold_lease(remote, NAME, "it", "here", Listener()) as lease:
         assert least_s <= clock.now_s <= most_s
-        lease.check()
+        assert lease.own_etag()
 
 
 @pytest.mark.parametrize("what", ["MACHINE_ID", "BOOT_ID"])

@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 import xarray
 import zarr
-from conftest import add_features, blobs
+from conftest import add_features, blobs, write_layers
 from makers import LAYER_JOURNAL, Listener, of_pixels, tiny, tree_bytes
 from obstore.store import from_url
 from services import (
     BUCKET,
     machine,
+    object_of,
     point_at,
     publish,
+    set_objects,
     store_at,
 )
 from zarr.storage import ObjectStore
@@ -36,28 +38,44 @@ from featstore.io.files import json_bytes, write_json
 from featstore.runs.run import list_runs, open_run
 from featstore.runs.verification import verify_runs
 from featstore.store.feature_store import open_store
+from featstore.store.remote import backend
 from featstore.store.remote import client as remotes
-from featstore.store.remote import mirror
 from featstore.store.verification import schedule_repair, verify
 
 
 def requests_of(store, monkeypatch, method="get"):
     """Return the list to which the names that a store asks the service for are added."""
     names = []
-    original = getattr(store.backend.mirror.remote, method)
+    original = getattr(store.backend.remote, method)
     monkeypatch.setattr(
-        store.backend.mirror.remote,
+        store.backend.remote,
         method,
         lambda name, *rest: names.append(name) or original(name, *rest),
     )
     return names
 
 
+def add_layer(store, name, X):
+    """Add a layer to the only set of a store, as extraction does."""
+    (feature_set,) = store.sets()
+    with store.working_on(feature_set.set_id):
+        feature_set.fetch_intact()
+        write_layers(feature_set, {name: X})
+
+
+def copied(store, folder):
+    """Return a store that is a copy of all objects in a folder."""
+    for name in store.backend.remote.entries(""):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(store.backend.remote.get(name))
+    return open_store(folder)
+
+
 def flip(store, name, position=-9):
     """Change a bit of an object."""
-    content = bytearray(store.backend.mirror.remote.get(name))
+    content = bytearray(store.backend.remote.get(name))
     content[position] ^= 1
-    store.backend.mirror.remote.put(name, bytes(content))
+    store.backend.remote.put(name, bytes(content))
 
 
 def test_the_working_folder_is_where_the_environment_says(url, tmp_path, monkeypatch):
@@ -88,7 +106,7 @@ def test_a_bucket_of_the_same_name_elsewhere_has_its_own_working_folder(
 ):
     for one in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ACCOUNT_NAME"):
         monkeypatch.delenv(one, raising=False)
-    monkeypatch.setattr(mirror, "open_storage", lambda url: remotes.ObjectStorage(url, None))
+    monkeypatch.setattr(backend, "open_storage", lambda url: remotes.ObjectStorage(url, None))
     bare = open_store(address).path
     assert bare.name == hashlib.sha256(address.encode()).hexdigest()[:16]
     monkeypatch.setenv(other, "https://one")
@@ -108,7 +126,8 @@ def test_another_machine_reads_what_the_first_one_wrote_without_torch(
     shutil.copytree(shared_network / "sets", store.path / "sets")
     publish(store)
     (first,) = store.sets()
-    assert first.address == f"{url}/sets/{first.set_id}/features.zarr"
+    assert first.address.startswith(f"{url}/uploads/sets/{first.set_id}/")
+    assert store.get(first.address).set_id == first.set_id
     code = (
         "import json, sys, featstore\n"
         "settings = json.loads(sys.argv[1])\n"
@@ -140,6 +159,54 @@ def test_any_zarr_reader_opens_the_bucket(s3_url):
     assert data["label"].values.tolist() == selection.y.tolist()
 
 
+def test_a_layer_that_is_added_later_has_a_whole_group_of_its_own(
+    filled, url, monkeypatch, tmp_path
+):
+    machine(monkeypatch, tmp_path, 2)
+    other = open_store(url)
+    add_layer(other, "pool", filled.select().memmap()[:, :5])
+    publish(other)
+    (feature_set,) = filled.sets()
+    assert verify(feature_set) == []
+    groups = {name: feature_set.address_of(name) for name in ("fc", "pool")}
+    assert groups["fc"] != groups["pool"] == feature_set.address
+    assert [filled.get(address).set_id for address in groups.values()] == [feature_set.set_id] * 2
+    copy = copied(filled, tmp_path / "copy")
+    for store in (filled, copy):
+        (found,) = store.sets()
+        assert found.nbytes == feature_set.nbytes
+        for name in groups:
+            np.testing.assert_array_equal(
+                store.select(layers=name).memmap(), filled.select(layers=name).memmap()
+            )
+    for name, address in groups.items():
+        path = copy.path / address.removeprefix(f"{url}/")
+        data = xarray.open_zarr(path, consolidated=False)
+        assert {name, "label", "split", "sample_id", "first_row"} == set(data)
+        assert data["label"].values.tolist() == feature_set.labels.tolist()
+    # The copies beside the later layer are verified, and repaired, too.
+    there = groups["pool"].removeprefix(f"{url}/")
+    flip(filled, f"{there}/label/c/0")
+    (damage,) = verify(filled.sets()[0])
+    assert (damage.layer, damage.file.split("/")[1:]) == (
+        "pool",
+        ["features.zarr", "label", "c", "0"],
+    )
+    with filled.working_on(feature_set.set_id):
+        schedule_repair(filled.sets()[0], [damage])
+    assert filled.sets()[0].unfinished() == ["pool"]
+    add_layer(filled, "pool", other.select(layers="pool").memmap())
+    publish(filled)
+    assert verify(filled.sets()[0]) == []
+    # A copy can be worked on like any other store.
+    add_layer(copy, "new", filled.select().memmap()[:, :3])
+    (found,) = copy.sets()
+    assert verify(found) == []
+    assert set(xarray.open_zarr(found.address, consolidated=False)) >= {"new", "label"}
+    copy.remove(found)
+    assert not list((copy.path / "uploads" / "sets").iterdir())
+
+
 def test_looking_fetches_what_changed_and_nothing_else(filled, url, tmp_path, monkeypatch):
     machine(monkeypatch, tmp_path, 2)
     store = open_store(url)
@@ -160,12 +227,36 @@ def test_looking_fetches_what_changed_and_nothing_else(filled, url, tmp_path, mo
 
 
 def test_a_listing_is_believed_for_a_moment(filled, url, monkeypatch):
-    monkeypatch.setattr(mirror, "REFRESH_S", 60.0)
+    monkeypatch.setattr(backend, "REFRESH_S", 60.0)
     store = open_store(url)
-    asked = requests_of(store, monkeypatch, "folders")
+    asked = requests_of(store, monkeypatch, "entries")
     for _ in range(3):
         assert len(store.sets()) == 1
     assert len(asked) == 1
+
+
+def test_a_listing_of_many_sets_is_one_request(gs_url, gcs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(backend, "REFRESH_S", 60.0)
+    (feature_set,) = store_at(gs_url).sets()
+    _, bucket = gcs
+    prefix = f"a prefix/sets/{feature_set.set_id}/"
+    n_sets = 200
+    for name, value in [n for n in bucket.found.items() if n[0].startswith(prefix)]:
+        for i in range(1, n_sets):
+            bucket.found[name.replace(feature_set.set_id, f"demo-{i:012x}")] = value
+
+    def n_requests():
+        bucket.n_requests = 0
+        assert _run(["store", "ls", "--json", "--store", gs_url]) == 0
+        sets = json.loads(capsys.readouterr().out)["sets"]
+        assert len(sets) == n_sets
+        assert all(one["nbytes"] == feature_set.nbytes for one in sets)
+        return bucket.n_requests
+
+    # On another machine, the records are brought once; then the listing says that none is new.
+    machine(monkeypatch, tmp_path, 2)
+    assert n_requests() == 1 + 2 * n_sets
+    assert n_requests() == 1
 
 
 def test_matrices_come_when_they_are_read(filled, url, tmp_path, monkeypatch):
@@ -175,7 +266,7 @@ def test_matrices_come_when_they_are_read(filled, url, tmp_path, monkeypatch):
     selection = store.select()
     assert fetched == []
     assert selection.y.tolist() == filled.select().y.tolist()
-    assert {name.split("/")[3] for name in fetched} == {"label"}
+    assert {name.split("/")[5] for name in fetched} == {"label"}
     np.testing.assert_array_equal(selection.memmap(), filled.select().memmap())
     n_fetched = len(fetched)
     np.testing.assert_array_equal(selection.dask().compute(), filled.select().memmap())
@@ -185,7 +276,7 @@ def test_matrices_come_when_they_are_read(filled, url, tmp_path, monkeypatch):
 
 
 def test_a_long_fetch_is_told_of(filled, url, tmp_path, monkeypatch):
-    monkeypatch.setattr(mirror, "N_AT_A_TIME", 2)
+    monkeypatch.setattr(backend, "N_AT_A_TIME", 2)
     machine(monkeypatch, tmp_path, 2)
     listener = Listener()
     selection = open_store(url, listener).select()
@@ -201,7 +292,7 @@ def test_a_broken_fetch_leaves_nothing_and_goes_on(filled, url, tmp_path, monkey
     machine(monkeypatch, tmp_path, 2)
     store = open_store(url)
     (feature_set,) = store.sets()
-    original = store.backend.mirror.remote.sha256
+    original = store.backend.remote.sha256
     n_left = [n]
 
     def broken(name, copy):
@@ -212,14 +303,14 @@ def test_a_broken_fetch_leaves_nothing_and_goes_on(filled, url, tmp_path, monkey
         return original(name, copy)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.backend.mirror.remote, "sha256", broken)
+        patch.setattr(store.backend.remote, "sha256", broken)
         with pytest.raises(StoreError, match="gone"):
             feature_set.matrix("fc")
     files = feature_set.layer("fc").files
     whole = tree_bytes(filled.sets()[0].group)
-    here = tree_bytes(feature_set.group)
+    here = tree_bytes(store.path / "uploads" / "sets")
     assert len(here) <= n < len(files)
-    assert all(whole[name] == content for name, content in here.items())
+    assert all(whole[n.split("features.zarr/")[1]] == content for n, content in here.items())
     assert feature_set.matrix("fc").read(0, 320).shape == (320, 20)
 
 
@@ -227,7 +318,7 @@ def test_a_record_there_reaches_no_file_outside_of_the_working_folder(
     filled, url, tmp_path, monkeypatch
 ):
     (tmp_path / "mine.txt").write_text("mine")
-    there = filled.backend.mirror.remote
+    there = filled.backend.remote
     files = {str(tmp_path / "mine.txt"): "0" * 64, "../../../mine.txt": "0" * 64}
     record = json.dumps({"files": files}).encode()
     (feature_set,) = filled.sets()
@@ -241,7 +332,7 @@ def test_a_record_there_reaches_no_file_outside_of_the_working_folder(
 
 
 def test_an_object_that_is_no_run_s_takes_no_runs_with_it(filled, url):
-    there = filled.backend.mirror.remote
+    there = filled.backend.remote
     (run,) = fit_each(filled, "lda")
     there.put("runs/metrics.json", b"{}")
     assert len(list_runs(open_store(url))) == 1
@@ -258,7 +349,7 @@ def fitted(tmp_path_factory):
         machine(patch, folder, 1)
         store = store_at(f"memory:///{folder.name}")
         featstore.fit(store, n_jobs=1)
-        remote = store.backend.mirror.remote
+        remote = store.backend.remote
         return {n: remote.get(n) for n in remote.entries("") if not n.startswith("locks/")}
 
 
@@ -279,7 +370,7 @@ def test_an_object_whose_name_leads_elsewhere_is_passed_over(
 ):
     url, filled = s3_url, open_store(s3_url)
     for name, content in fitted.items():
-        filled.backend.mirror.remote.put(name, content)
+        filled.backend.remote.put(name, content)
     (run,) = list_runs(filled)
     (feature_set,) = filled.sets()
     key = key.format(run_id=run.run_id, set_id=feature_set.set_id)
@@ -300,6 +391,7 @@ def test_an_object_whose_name_leads_elsewhere_is_passed_over(
             "outbox",
             "sets",
             "runs",
+            "uploads",
             "mirror.json",
             "locks",
             "cache",
@@ -324,20 +416,31 @@ def test_an_object_that_can_not_be_passed_over_is_named(s3_url, endpoint, key):
     assert str(caught.value).isprintable()
 
 
-def test_a_journal_with_a_flipped_bit_says_nothing():
-    journal = {"fc": LAYER_JOURNAL | {"masked": {"11": "unreadable"}}}
-    content = json_bytes({"layers": journal})
-    assert mirror.journal_of(content)["fc"].masked == {11: "unreadable"}
-    assert mirror.journal_of(content.replace(b'"11"', b'"01"')) == {}
-    assert mirror.journal_of(content[:20]) == mirror.journal_of(None) == {}
-
-
-@pytest.mark.parametrize(
-    "layers",
-    [3, {"fc": []}, {"../../outside": LAYER_JOURNAL}, {"fc": LAYER_JOURNAL | {"command": None}}],
-)
-def test_a_journal_that_featstore_does_not_write_says_nothing(layers):
-    assert mirror.journal_of(json_bytes({"layers": layers})) == {}
+def test_a_set_that_was_uploaded_before_uploads_had_folders_is_read_and_repaired(
+    url, images, tmp_path, monkeypatch, five_rows
+):
+    settings = of_pixels(images, batch_size=4)
+    result = extract(store=url, **settings)
+    there = open_store(url).backend.remote
+    for name, content in {n: there.get(n) for n in there.entries("")}.items():
+        there.delete([name])
+        if name.startswith("uploads/"):
+            there.put(f"sets/{result.set_id}/features.zarr/{name.split('.zarr/')[1]}", content)
+        else:
+            record = json.loads(content)
+            known = {k: v for k, v in record.items() if k not in ("digest", "folder", "nbytes")}
+            there.put(name, json_bytes(known))
+    machine(monkeypatch, tmp_path, 2)
+    store = open_store(url)
+    (feature_set,) = store.sets()
+    assert feature_set.address == f"{url}/sets/{result.set_id}/features.zarr"
+    assert verify(feature_set) == []
+    assert feature_set.nbytes > feature_set.matrix_nbytes("stats") > 0
+    assert store.select().memmap().shape == (27, 29)
+    there.delete([f"sets/{result.set_id}/features.zarr/stats/c/2/0"])
+    machine(monkeypatch, tmp_path, 3)
+    assert extract(store=url, **settings).n_computed == 8
+    assert verify(open_store(url).sets()[0]) == []
 
 
 def test_what_is_gone_there_goes_here(filled, url, tmp_path, monkeypatch):
@@ -346,7 +449,7 @@ def test_what_is_gone_there_goes_here(filled, url, tmp_path, monkeypatch):
     other.select().memmap()
     folder = other.sets()[0].path
     filled.remove(filled.sets()[0])
-    assert filled.backend.mirror.remote.entries("") == {}
+    assert filled.backend.remote.entries("") == {}
     assert filled.sets() == other.sets() == []
     assert not folder.exists()
 
@@ -356,7 +459,7 @@ def test_a_layer_that_is_gone_there_goes_here(filled, url, tmp_path, monkeypatch
     other = open_store(url)
     other.select().memmap()
     (feature_set,) = other.sets()
-    filled.backend.mirror.remote.delete([f"sets/{feature_set.set_id}/layers/fc.json"])
+    filled.backend.remote.delete([f"sets/{feature_set.set_id}/layers/fc.json"])
     (found,) = other.sets()
     assert found.layers() == {}
     assert not (found.group / "fc").exists()
@@ -371,7 +474,7 @@ def test_unfinished_work_stays_whatever_happens_there(filled, url, images, monke
         feature_set.journal_path / "journal.json",
         {"layers": {"conv1": LAYER_JOURNAL}},
     )
-    filled.backend.mirror.remote.delete([f"{place}/layers/fc.json", f"{place}/set.json"])
+    filled.backend.remote.delete([f"{place}/layers/fc.json", f"{place}/set.json"])
     (found,) = filled.sets()
     assert (list(found.layers()), found.unfinished()) == ([], ["conv1"])
     assert found.journal()
@@ -397,8 +500,8 @@ def test_a_flipped_bit_is_found_refused_and_repaired(
     shutil.copytree(shared_network / "sets", store.path / "sets")
     publish(store)
     (result,) = store.sets()
-    intact = tree_there(store, result.set_id)
-    flip(store, f"sets/{result.set_id}/features.zarr/fc/c/2/0")
+    intact = set_objects(store, result.set_id)
+    flip(store, object_of(store, result.set_id, "fc/c/2/0"))
     machine(monkeypatch, tmp_path, 2)
     store = open_store(url)
     with pytest.raises(CorruptionError, match=r"fc/c/2/0 is damaged: its bytes.*store verify"):
@@ -409,16 +512,16 @@ def test_a_flipped_bit_is_found_refused_and_repaired(
     assert "rows 10 to 14" in damage.problem
     with store.working_on(result.set_id):
         assert schedule_repair(store.sets()[0], [damage]) == [damage]
-    assert not any("fc.json" in name for name in store.backend.mirror.remote.entries("sets/"))
+    with pytest.raises(IncompleteError, match=r"damaged \(chunks 2\).*--layers conv1,fc"):
+        store.select(layers="fc")
     # Any machine repairs it, and computes no more than what is damaged.
     machine(monkeypatch, tmp_path, 3)
     store = open_store(url)
-    with pytest.raises(IncompleteError, match=r"damaged \(chunks 2\).*--layers conv1,fc"):
-        store.select(layers="fc")
+    with pytest.raises(CorruptionError, match=r"fc/c/2/0 is damaged: it is missing"):
+        store.select(layers="fc").memmap()
     again = extract(store=url, **tiny(images, layers="conv1,fc"))
     assert again.n_computed == 8
-    assert tree_there(store, result.set_id) == intact
-    assert not any("journal" in name for name in store.backend.mirror.remote.entries("sets/"))
+    assert set_objects(store, result.set_id) == intact
     for number in (1, 2, 3):
         machine(monkeypatch, tmp_path, number)
         (feature_set,) = open_store(url).sets()
@@ -426,18 +529,10 @@ def test_a_flipped_bit_is_found_refused_and_repaired(
         assert feature_set.matrix("fc").read(0, 27).shape == (27, 1000)
 
 
-def tree_there(store, set_id):
-    prefix = f"sets/{set_id}/features.zarr/"
-    return {
-        name: store.backend.mirror.remote.get(name)
-        for name in store.backend.mirror.remote.entries(prefix)
-    }
-
-
 def test_every_object_of_a_set_is_verified(filled):
     (feature_set,) = filled.sets()
-    remote = filled.backend.mirror.remote
-    for name in sorted(remote.entries(f"sets/{feature_set.set_id}/features.zarr/")):
+    remote = filled.backend.remote
+    for name in sorted(remote.entries(f"uploads/sets/{feature_set.set_id}/")):
         content = remote.get(name)
         flip(filled, name, len(content) // 2)
         (damage,) = verify(filled.sets()[0])
@@ -448,7 +543,7 @@ def test_every_object_of_a_set_is_verified(filled):
         assert "missing" in damage.problem
         remote.put(name, content)
     assert verify(filled.sets()[0]) == []
-    remote.put(f"sets/{feature_set.set_id}/features.zarr/fc/c/99/0", b"x")
+    remote.put(name.replace("zarr.json", "fc/c/99/0"), b"x")
     (damage,) = verify(filled.sets()[0])
     assert "did not write" in damage.problem
 
@@ -457,18 +552,18 @@ def test_a_missing_chunk_is_computed_again_without_an_audit(url, images, five_ro
     settings = of_pixels(images, batch_size=4)
     result = extract(store=url, **settings)
     store = open_store(url)
-    intact = tree_there(store, result.set_id)
-    store.backend.mirror.remote.delete([f"sets/{result.set_id}/features.zarr/stats/c/2/0"])
+    intact = set_objects(store, result.set_id)
+    store.backend.remote.delete([object_of(store, result.set_id, "stats/c/2/0")])
     assert extract(store=url, **settings).n_computed == 8
-    assert tree_there(store, result.set_id) == intact
+    assert set_objects(store, result.set_id) == intact
 
 
 def test_damaged_metadata_is_made_again(url, images, tmp_path, monkeypatch, five_rows):
     settings = of_pixels(images, batch_size=4)
     result = extract(store=url, **settings)
     store = open_store(url)
-    intact = tree_there(store, result.set_id)
-    flip(store, f"sets/{result.set_id}/features.zarr/stats/zarr.json", 5)
+    intact = set_objects(store, result.set_id)
+    flip(store, object_of(store, result.set_id, "stats/zarr.json"), 5)
     machine(monkeypatch, tmp_path, 2)
     store = open_store(url)
     (feature_set,) = store.sets()
@@ -477,7 +572,7 @@ def test_damaged_metadata_is_made_again(url, images, tmp_path, monkeypatch, five
         assert (damage.layer, damage.chunk) == ("stats", None)
     assert f"--store '{url}'" in store.sets()[0].why_unfinished("stats")
     assert extract(store=url, **settings).n_computed == 0
-    assert tree_there(store, result.set_id) == intact
+    assert set_objects(store, result.set_id) == intact
 
 
 def test_a_damaged_copy_is_fetched_again(filled):
@@ -531,13 +626,13 @@ def test_runs_come_and_go(filled, url, tmp_path, monkeypatch):
     assert found.model.predict(other.select().memmap()[:5]).shape == (5,)
     assert open_run(f"{url}/runs/{run.run_id}", other).run_id == run.run_id
     assert verify_runs(other) == (1, [])
-    flip(other, f"runs/{run.run_id}/predictions.csv")
+    flip(other, f"uploads/runs/{run.run_id}/{run.below}/predictions.csv")
     n_runs, (damage,) = verify_runs(other)
     assert (n_runs, damage.file) == (1, "predictions.csv")
-    shutil.rmtree(found.path)
+    shutil.rmtree(other.path / "uploads")
     with pytest.raises(RunError, match="predictions.csv is not what fit wrote"):
         _ = list_runs(other)[0].predictions
-    other.backend.mirror.remote.delete([f"runs/{run.run_id}/metrics.json"])
+    other.backend.remote.delete([f"runs/{run.run_id}/metrics.json"])
     assert list_runs(other) == []
     with pytest.raises(RunError, match=f"{url} holds no runs"):
         open_run(run.run_id, other)
@@ -549,7 +644,7 @@ def test_workers_open_the_store_by_its_url(s3_url, monkeypatch):
     monkeypatch.setattr(cost, "QUICK_S", 0.0)
     fits = fit_each(url, ["lda", "ridge"], n_jobs=2)
     assert [one.error for one in fits] == [None, None]
-    there = filled.backend.mirror.remote.entries("runs/")
+    there = filled.backend.remote.entries("runs/")
     for one in fits:
         assert f"runs/{one.run.run_id}/metrics.json" in there
         assert f"--store {url!r}" in one.run.record.command

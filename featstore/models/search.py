@@ -1,0 +1,39 @@
+"""The names of networks that fit a pattern, from all sources whose libraries are installed."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from importlib import import_module
+from importlib.util import find_spec
+
+from featstore.errors import BackboneError
+from featstore.models.names import MODEL_NAMES, SOURCES, check_model
+
+
+def search_names(pattern: str) -> list[str]:
+    """Return the models whose names fit a pattern such as ``timm:*dinov3*``.
+
+    A pattern without a source searches all that are installed. Upper and lower case are the same.
+    Nothing that fits raises BackboneError.
+    """
+    source, colon, name = pattern.rpartition(":")
+    if colon and source not in SOURCES:
+        raise BackboneError(
+            f"{source!r} is not a source that can be searched: {', '.join(SOURCES)}."
+        )
+    if colon:
+        check_model(pattern)
+    found = [] if colon else _fitting(MODEL_NAMES, name)
+    for one, (module, _) in SOURCES.items():
+        if source == one or (not colon and find_spec(module) is not None):
+            names = import_module(f"featstore.models.{one}_source").list_names()
+            found += [f"{one}:{fitting}" for fitting in _fitting(names, name)]
+    if not found:
+        raise BackboneError(
+            f"No network fits {pattern!r}. In a pattern, * stands for any text: 'timm:*dinov3*'."
+        )
+    return found
+
+
+def _fitting(names: tuple[str, ...] | list[str], pattern: str) -> list[str]:
+    return [name for name in names if fnmatchcase(name.casefold(), pattern.casefold())]
