@@ -147,11 +147,23 @@ def given(ctx: click.Context, names: Iterable[str]) -> dict[str, str]:
     }
 
 
+STDERR = 2
+"""The last of the descriptors that a process finds open."""
+
+
 def prepare_streams() -> None:
-    """Let stdout and stderr take every text: what they can't encode is escaped."""
+    """Open closed streams on the null device, and let stdout and stderr take every text.
+
+    What they can't encode is escaped.
+    """
+    # Otherwise the next file that is opened gets the descriptor, and what C code prints.
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    if sys.stdin is None:
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            # Otherwise the next file that is opened gets the descriptor, and what C code prints.
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
         if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -200,7 +212,7 @@ def confirm_removal(question: str) -> None:
         if click.confirm(printable(question), err=True):
             return
     except click.Abort:
-        if sys.stdin is not None and sys.stdin.isatty():
+        if sys.stdin.isatty():
             raise
         click.echo(file=sys.stderr)
     say("Nothing was removed.")

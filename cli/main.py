@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from . import console
+from .shortage import shortage_text
 
 COMMANDS = {
     "extract": "Turn a dataset's images into features, once.",
@@ -130,9 +131,13 @@ def _call(args: Sequence[str] | None) -> int:
         return 1
     except BrokenPipeError:
         raise
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        console.say(f"Error: {place}{error.strerror or error}.")
+    except Exception as error:
+        if (text := shortage_text(error)) is None:
+            if not isinstance(error, OSError):
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            text = f"{place}{error.strerror or error}."
+        console.say(f"Error: {text}")
         return 1
     return result if isinstance(result, int) else 0
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 
@@ -173,6 +175,64 @@ def test_a_full_disk_at_stdout_is_an_error(run):
 def test_closed_streams_are_no_fault(run, closed):
     done = shell(f'"$PYTHON" -c "{LISTED}" {closed}', run.path.parent.parent)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_file_gets_the_descriptor_of_a_closed_stream(tmp_path):
+    code = (
+        "import os, sys; from featstore.cli.console import prepare_streams; prepare_streams();"
+        "file = open(sys.argv[1], 'w'); streams = [f'/proc/self/fd/{n}' for n in range(3)];"
+        "print([*map(os.readlink, streams)], file.fileno() > 2, os.get_inheritable(1),"
+        "sys.stdin.read() == '', file=file)"
+    )
+    shell(f'"$PYTHON" -c "{code}" {tmp_path / "said"} >&- 2>&- <&-', tmp_path)
+    null = repr([os.devnull] * 3)
+    assert (tmp_path / "said").read_text() == f"{null} True True True\n"
+
+
+MAPPED = "lib.so: failed to map segment from shared object"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (MemoryError(), "Memory is short (MemoryError). Its limit, `ulimit -v`, is 1000 kB."),
+        (ImportError(f"read this\n{MAPPED}"), f"Memory is short ({MAPPED})."),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "--batch-size"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "Memory is short"),
+        (RuntimeError("can't start new thread"), "`ulimit -u`, is 1024000. Raise the limit"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "OMP_NUM_THREADS=1"),
+    ],
+)
+def test_a_shortage_of_memory_or_threads_is_told_with_the_cure(error, text, monkeypatch, capsys):
+    def fail(**_):
+        raise ValueError("while that was handled") from error
+
+    monkeypatch.setattr(main.cli, "main", fail)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024_000, 1024_000))
+    assert _run([]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("Error: ")
+    assert text in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+
+
+def test_another_error_is_a_fault(monkeypatch):
+    def fail(**_):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(main.cli, "main", fail)
+    with pytest.raises(RuntimeError, match="a fault"):
+        _run([])
+
+
+def test_a_library_that_finds_no_memory_is_told(tmp_path):
+    code = "from featstore.cli.main import main; main(['models', 'show', 'resnet18'])"
+    done = shell(f'ulimit -v 1000000; "$PYTHON" -c "{code}"', tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: Memory is short (")
+    assert "`ulimit -v`, is 1000000 kB" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_installed_command_answers():
