@@ -63,11 +63,12 @@ def ls(store: str, as_json: bool) -> None:
 
 
 def _describe(feature_set: FeatureSet) -> dict[str, Any]:
+    outline = feature_set.outline
     return {
         "set_id": feature_set.set_id,
-        **feature_set.facets.to_dict(),
-        "n_samples": feature_set.n_samples,
-        "layers": list(feature_set.layers()),
+        **outline.facets.to_dict(),
+        "n_samples": outline.n_samples,
+        "layers": list(outline.layers),
         "unfinished": feature_set.unfinished(),
         "nbytes": feature_set.nbytes,
         "path": feature_set.address,

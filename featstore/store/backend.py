@@ -144,13 +144,12 @@ class LocalBackend:
 
     def sizes(self, place: str) -> dict[str, int]:
         """Return the bytes of each file of a place."""
-        found = {}
-        for parent, _, names in os.walk(self.folder / place):
-            for path in (Path(parent, name) for name in names):
+        found, folder = {}, os.path.join(self.folder, place)
+        for parent, _, names in os.walk(folder):
+            for path in (f"{parent}/{name}" for name in names):
                 # Another process may remove files meanwhile.
                 with suppress(FileNotFoundError):
-                    name = path.relative_to(self.folder / place).as_posix()
-                    found[name] = path.stat().st_size
+                    found[path[len(folder) + 1 :]] = os.stat(path).st_size
         return found
 
     def problems(
