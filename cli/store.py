@@ -43,7 +43,7 @@ def ls(store: str, as_json: bool) -> None:
             [
                 value["set_id"],
                 value["title"],
-                " ".join([value["model"], value["weights"], value["reading"]]).strip(),
+                _backbone(value),
                 ", ".join(layers),
                 str(value["n_samples"]),
                 value["precision"],
@@ -62,13 +62,20 @@ def ls(store: str, as_json: bool) -> None:
         )
 
 
+def _backbone(value: dict[str, Any]) -> str:
+    """Return network, weights and, if they are not a picture's, the bands."""
+    usual = ("rgb", "red,green,blue", "red,green,blue,nir")
+    bands = "" if value["bands"] in usual else f" bands {value['bands']}"
+    return f"{value['model']} {value['weights']}{bands}"
+
+
 def _describe(feature_set: FeatureSet) -> dict[str, Any]:
+    outline = feature_set.outline
     return {
         "set_id": feature_set.set_id,
-        **feature_set.facets.to_dict(),
-        "reading": _reading(feature_set),
-        "n_samples": feature_set.n_samples,
-        "layers": list(feature_set.layers()),
+        **outline.facets.to_dict(),
+        "n_samples": outline.n_samples,
+        "layers": list(outline.layers),
         "unfinished": feature_set.unfinished(),
         "nbytes": feature_set.nbytes,
         "path": feature_set.address,

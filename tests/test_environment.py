@@ -5,10 +5,11 @@ import os
 import time
 
 import pytest
+from makers import Listener
 
 from featstore import environment
 from featstore.errors import DatasetError
-from featstore.io import fingerprints
+from featstore.io import fingerprints, stamped_cache
 from featstore.io.fingerprints import FingerprintCache, dataset_fingerprint
 from featstore.io.stamped_cache import RECENT_S
 
@@ -33,6 +34,26 @@ def test_unchanged_files_are_not_read_again(files, tmp_path, monkeypatch):
     first = dataset_fingerprint({}, files, cache)
     monkeypatch.setattr(fingerprints, "file_sha256", lambda _: pytest.fail("read again"))
     assert dataset_fingerprint({}, files, FingerprintCache(tmp_path / "cache")) == first
+
+
+def test_of_many_files_each_is_looked_at_once_and_only_changed_ones_are_read(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{i // 100}-{i:03d}" for i in range(600)]
+    for path in paths:
+        path.write_text(path.name)
+    expected = [hashlib.sha256(path.name.encode()).hexdigest() for path in paths]
+    time.sleep(2 * RECENT_S)
+    listener = Listener()
+    assert FingerprintCache(tmp_path / "cache").sha256(paths, listener) == expected
+    assert [(one.total, one.n_done) for one in listener.phases] == [(600, 600)]
+    looked, read = [], []
+    stat, sha256 = stamped_cache.file_stamp, fingerprints.file_sha256
+    monkeypatch.setattr(stamped_cache, "file_stamp", lambda p: looked.append(p) or stat(p))
+    monkeypatch.setattr(fingerprints, "file_sha256", lambda p: read.append(p) or sha256(p))
+    assert FingerprintCache(tmp_path / "cache").sha256(paths) == expected
+    assert (len(looked), read) == (600, [])
+    paths[300].write_text("changed")
+    assert FingerprintCache(tmp_path / "cache").sha256(paths)[300] != expected[300]
+    assert read == [paths[300]]
 
 
 def test_a_change_of_same_size_is_noticed(files, tmp_path):

@@ -169,12 +169,12 @@ class LocalBackend:
         """Return the bytes of each file of a place."""
         found: dict[str, int] = {}
         for top in dict.fromkeys((uploaded_to(place, upload), place)):
-            for parent, _, names in os.walk(self.folder / top):
-                for path in (Path(parent, name) for name in names):
+            folder = os.path.join(self.folder, top)
+            for parent, _, names in os.walk(folder):
+                for path in (f"{parent}/{name}" for name in names):
                     # Another process may remove files meanwhile.
                     with suppress(FileNotFoundError):
-                        name = path.relative_to(self.folder / top).as_posix()
-                        found[name] = path.stat().st_size
+                        found[path[len(folder) + 1 :]] = os.stat(path).st_size
         return found
 
     def problems(

@@ -18,7 +18,7 @@ from featstore.store.format.schema import Facets, LayerRecord, SetRecord
 if TYPE_CHECKING:
     from featstore.store.feature_set import FeatureSet
 
-VERSION = f"{__version__} 1"
+VERSION = f"{__version__} 2"
 """Version of what the index holds; another one is built again."""
 
 
@@ -46,13 +46,14 @@ class SetOutline:
 
     facets: Facets
     fingerprint: str
+    n_samples: int
     layers: dict[str, LayerOutline]
 
     @classmethod
     def of(cls, info: SetRecord, layers: Mapping[str, LayerRecord]) -> SetOutline:
         """Return the outline of a set's records."""
         own = {name: LayerOutline(one.names, one.default) for name, one in layers.items()}
-        return cls(info.facets, info.dataset.fingerprint, own)
+        return cls(info.facets, info.dataset.fingerprint, info.dataset.n_samples, own)
 
     def find_layer(self, name: str | None) -> str | None:
         """Return the complete layer of a name (None: the default layer), if any."""
@@ -64,14 +65,14 @@ class SetOutline:
     def to_json(self) -> list[Any]:
         """Return it as JSON-able values."""
         layers = {name: [list(one.names), one.default] for name, one in self.layers.items()}
-        return [self.facets.to_dict(), self.fingerprint, layers]
+        return [self.facets.to_dict(), self.fingerprint, self.n_samples, layers]
 
     @classmethod
     def from_json(cls, value: list[Any]) -> SetOutline:
         """Return what :meth:`to_json` returned the values of."""
-        facets, fingerprint, layers = value
+        facets, fingerprint, n_samples, layers = value
         own = {name: LayerOutline(tuple(names), last) for name, (names, last) in layers.items()}
-        return cls(Facets.model_validate(facets), fingerprint, own)
+        return cls(Facets.model_validate(facets), fingerprint, n_samples, own)
 
 
 def outline_sets(sets: Sequence[FeatureSet], index: StampedCache) -> None:
