@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from featstore.io.files import atomic_write, file_stamp
 
 RECENT_S = 0.02
@@ -65,8 +67,14 @@ class StampedCache:
         kept = [(key, *one) for key, one in wanted.items() if _changed_ns(one[0]) < settled_ns]
         self._known, self._is_saved = wanted, len(kept) == len(wanted)
         body = json.dumps([list(column) for column in zip(*kept, strict=True)]).encode()
-        with suppress(OSError), atomic_write(self._place) as temporary:
-            temporary.write_bytes(self._digest(body) + body)
+        # A process that is saving the same values is not waited for.
+        with suppress(OSError, filelock.Timeout):
+            self._place.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(f"{self._place}.lock", timeout=0):
+                for left in self._place.parent.glob(f".{self._place.name}.*.tmp"):
+                    left.unlink()
+                with atomic_write(self._place) as temporary:
+                    temporary.write_bytes(self._digest(body) + body)
 
     def _load(self) -> dict[str, tuple[str, Any]]:
         # With one wrong bit in a hash, the same files would be another dataset.

@@ -69,6 +69,11 @@ def test_a_disk_that_is_full_from_some_write_on_costs_nothing_that_is_durable(
     for number, phase in growing if which == "all" else one_a_phase(growing):
         store = tmp_path / f"{number}"
         full = children.command(store, *words, fault={"at": number, "error": "ENOSPC"})
+        if full.code == 0:
+            # All was written but the index of records, which can be made again.
+            assert open_store(store).select().n_samples == 36
+            assert verify(open_store(store).sets()[0]) == []
+            continue
         check_message(full, store, "extract")
         check_unfinished(store)
         before = durable(store)
