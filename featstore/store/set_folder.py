@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore.errors import IncompleteError, SelectionError, StoreError
-from featstore.io.files import file_sha256, parse_json
+from featstore.io.files import file_sha256, parse_json, sync_folder
 from featstore.store.format.array_schema import VECTORS
 from featstore.store.format.matrix import Matrix, create_matrix
 from featstore.store.format.schema import Facets, Journal, LayerJournal, LayerRecord, SetRecord
@@ -301,3 +301,5 @@ class SetFolder:
         """Make complete layers unfinished; the journal already names their intact chunks."""
         for layer in layers:
             self.layer_path(layer).unlink()
+        # Otherwise a record could come back after a power loss, with chunks half written.
+        sync_folder(self.path / "layers")
