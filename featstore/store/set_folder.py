@@ -301,5 +301,5 @@ class SetFolder:
         """Make complete layers unfinished; the journal already names their intact chunks."""
         for layer in layers:
             self.layer_path(layer).unlink()
-        # Before a chunk is written again: a power loss must not bring the record back.
+        # Otherwise a record could come back after a power loss, with chunks half written.
         sync_folder(self.path / "layers")

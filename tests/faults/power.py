@@ -175,10 +175,10 @@ class _Folder:
         assert isinstance(node, _Folder)
         return node
 
-    def tree(self, is_strict: Callable[[], bool]) -> Tree:
+    def tree(self, is_kept: Callable[[str], bool], own_name: str = "") -> Tree:
         return {
-            name: node.kept if isinstance(node, _File) else node.tree(is_strict)
-            for name, node in (self.kept if is_strict() else self.now).items()
+            name: node.kept if isinstance(node, _File) else node.tree(is_kept, name)
+            for name, node in (self.kept if is_kept(own_name) else self.now).items()
         }
 
 
@@ -187,27 +187,35 @@ class Moment:
     """A moment at which the power may go: the last event, and what a disk may then hold."""
 
     event: Event
-    strict: Tree
-    """Only what the file system has to keep."""
-    eager: Tree
-    """All names, and only the bytes that the file system has to keep."""
-    mixed: Tree
-    """Each folder as in the one or the other."""
+    trees: dict[str, Tree]
+    """The folder by the kind of disk, see :data:`KINDS`."""
+
+
+RECORDS = ("sets", "runs", "layers", "journal")
+"""Folders of a store that hold records, or what counts by its name."""
+
+
+_rng = random.Random(0)
+
+
+KINDS: dict[str, Callable[[str], bool]] = {
+    "strict": lambda name: True,
+    "eager": lambda name: False,
+    "old records": lambda name: name in RECORDS,
+    "new records": lambda name: name not in RECORDS,
+    "mixed": lambda name: _rng.random() < 0.5,
+}
+"""Whether a disk keeps of a folder only the entries of its last fsync, by the folder's name."""
 
 
 def moments(events: Iterable[Event], lost: str = "") -> Iterator[Moment]:
     """Yield the moments after events; those of the place `lost` do not happen."""
-    top, rng = _Folder(), random.Random(0)
+    top = _Folder()
     for event in events:
         if event.place and event.place == lost:
             continue
         _apply(top, event)
-        yield Moment(
-            event,
-            strict=top.tree(lambda: True),
-            eager=top.tree(lambda: False),
-            mixed=top.tree(lambda: rng.random() < 0.5),
-        )
+        yield Moment(event, {kind: top.tree(is_kept) for kind, is_kept in KINDS.items()})
 
 
 def _apply(top: _Folder, event: Event) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from children import run_content
 from makers import of_pixels, tree_bytes, write_images
-from power import Event, PowerLog, build, moments
+from power import KINDS, Event, PowerLog, build, moments
 
 from featstore.datasets.formats import ucmerced
 from featstore.extraction.extract import extract
@@ -27,9 +27,6 @@ from featstore.store.feature_store import open_store
 from featstore.store.format import matrix
 from featstore.store.set_folder import GROUP
 from featstore.store.verification import verify_store
-
-KINDS = ("strict", "eager", "mixed")
-"""What a disk may keep, see :class:`power.Moment`."""
 
 ROW_NBYTES = 4 * 29
 """Bytes of the statistics of an image of three bands."""
@@ -189,13 +186,13 @@ class Replay:
     def problems(self, lost=""):
         """Yield what a power loss would break, if the fsyncs of a place did not happen."""
         for moment in moments(self.events, lost):
-            trees = {kind: getattr(moment, kind).get("store", {}) for kind in KINDS}
+            trees = {kind: tree.get("store", {}) for kind, tree in moment.trees.items()}
             for kind, tree in trees.items():
                 for problem in problems(tree):
                     yield f"{kind}, after {moment.event}: {problem}"
             journal = "/".join((*moment.event.path, "journal.json"))
             is_written = moment.event.kind == "sync" and moment.event.path[-1] == "journal"
-            if is_written and file_at(moment.strict, journal) is None:
+            if is_written and file_at(moment.trees["strict"], journal) is None:
                 yield f"{journal} is not durable"
             if moment.event.kind == "end":
                 (part,) = moment.event.path
@@ -247,7 +244,7 @@ def moments_by_part(events):
     part = next(parts)
     for moment in moments(events):
         # What a strict file system holds only changes with an fsync.
-        kinds = KINDS if moment.event.kind == "sync" else KINDS[1:]
+        kinds = [kind for kind in KINDS if kind != "strict" or moment.event.kind == "sync"]
         found[part] += [(kind, moment) for kind in kinds]
         if moment.event.kind == "end":
             part = next(parts, part)
@@ -261,7 +258,7 @@ def test_work_resumes_after_a_power_loss_and_ends_in_the_same_bytes(
     rng, store = random.Random(n_each), tmp_path / "store"
     for part, own in moments_by_part(replay.events).items():
         for kind, moment in rng.sample(own, min(n_each, len(own))):
-            build(getattr(moment, kind).get("store", {}), store)
+            build(moment.trees[kind].get("store", {}), store)
             RESUMES.get(part, WORK[part])(pictures, store)
             assert contents(store) == replay.contents[part], (kind, str(moment.event))
             assert verify_store(open_store(store)).damages == []
@@ -284,9 +281,9 @@ def test_a_power_loss_leaves_a_downloaded_dataset_whole_or_its_archive(tmp_path,
         ucmerced.download(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["UCMerced_LandUse"]
     for moment in moments(log.events):
-        for tree in (moment.strict, moment.eager, moment.mixed):
+        for tree in moment.trees.values():
             if "UCMerced_LandUse" in tree:
                 found = {name: file_at(tree, f"UCMerced_LandUse/Images/{name}") for name in images}
                 assert found == images, str(moment.event)
     assert str(moment.event) == "remove UCMerced_LandUse.zip"
-    assert "UCMerced_LandUse" in moment.strict
+    assert "UCMerced_LandUse" in moment.trees["strict"]
