@@ -251,7 +251,7 @@ def moments_by_part(events):
     return found
 
 
-@pytest.mark.parametrize("n_each", [1, pytest.param(150, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("n_each", [1, pytest.param(60, marks=pytest.mark.soak)])
 def test_work_resumes_after_a_power_loss_and_ends_in_the_same_bytes(
     n_each, replay, pictures, tmp_path, tally
 ):
