@@ -38,8 +38,11 @@ def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | None
 
 
 GROUPS = {
-    "Features": ("model", "layers", "weights", "pool", "bands", "image_size"),
-    "Images": ("dataset", "root", "follow_links", "limit", "seed", "on_error"),
+    "Features": ("model", "layers", "weights", "pool", "image_size"),
+    "Images": (
+        *("dataset", "root", "follow_links", "limit", "seed"),
+        *("bands", "value_range", "nodata", "on_error"),
+    ),
     "Machine": (
         "device",
         "devices",

@@ -23,7 +23,7 @@ def test_layers_asked_for_twice_count_once():
     ("name", "value"),
     [
         ("pool", "mean"),
-        ("bands", "nir"),
+        ("bands", "4,,2"),
         ("precision", "int8"),
         ("on_error", "skip"),
         ("device", "gpu"),

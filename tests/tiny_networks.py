@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from timm.layers import Linear
 from timm.models import build_model_with_cfg, register_model
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.mlp_mixer import MlpMixer
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.swin_transformer import SwinTransformer, checkpoint_filter_fn
@@ -38,6 +40,9 @@ default_cfgs = {
     "tiny_vit": _cfg(),
     "tiny_swin": _cfg(classifier="head.fc", crop_mode="squash", crop_pct=1.0),
     "tiny_mixer": _cfg(num_classes=0),
+    "tiny_own_linear": _cfg(),
+    "tiny_hidden_head": _cfg(classifier="head.fc2"),
+    "tiny_distilled": _cfg(classifier=("head", "head_dist")),
 }
 
 
@@ -83,3 +88,45 @@ def tiny_mixer(pretrained: bool = False, **options: Any) -> nn.Module:
     """Return an MLP over patches, whose tokens are mixed by a matrix of their own."""
     shape = {"patch_size": 8, "num_blocks": 2, "embed_dim": 16}
     return build_model_with_cfg(MlpMixer, "tiny_mixer", pretrained, **shape, **options)
+
+
+class OwnLinear(MlpMixer):
+    """A mixer whose head is timm's own kind of linear layer, as GhostNet's is."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.head = Linear(self.num_features, self.num_classes)
+
+
+class HiddenHead(MlpMixer):
+    """A mixer whose head has a hidden layer, as CAFormer's has: what `fc2` reads is no feature."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.head = nn.Sequential()
+        self.head.fc1 = nn.Linear(self.num_features, 24)
+        self.head.act = nn.ReLU()
+        self.head.fc2 = nn.Linear(24, self.num_classes)
+
+
+@register_model
+def tiny_own_linear(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Return a network with a head that torch.fx looks into."""
+    shape = {"patch_size": 8, "num_blocks": 1, "embed_dim": 16}
+    return build_model_with_cfg(OwnLinear, "tiny_own_linear", pretrained, **shape, **options)
+
+
+@register_model
+def tiny_hidden_head(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Return a network with a hidden layer in its head."""
+    shape = {"patch_size": 8, "num_blocks": 1, "embed_dim": 16}
+    return build_model_with_cfg(HiddenHead, "tiny_hidden_head", pretrained, **shape, **options)
+
+
+@register_model
+def tiny_distilled(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Return a network with two heads, which read two tokens."""
+    shape = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    return build_model_with_cfg(
+        VisionTransformerDistilled, "tiny_distilled", pretrained, **shape, **options
+    )

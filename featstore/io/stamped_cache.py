@@ -63,8 +63,13 @@ class StampedCache:
         wanted = {key: self._known[key] for key in keys if key in self._known}
         if self._is_saved and len(wanted) == len(self._known):
             return
-        settled_ns = time.time_ns() - RECENT_S * 1e9
-        kept = [(key, *one) for key, one in wanted.items() if _changed_ns(one[0]) < settled_ns]
+        now_ns, recent_ns = time.time_ns(), RECENT_S * 1e9
+        # A clock that is set back must not make all files recent.
+        kept = [
+            (key, *one)
+            for key, one in wanted.items()
+            if abs(now_ns - _changed_ns(one[0])) > recent_ns
+        ]
         self._known, self._is_saved = wanted, len(kept) == len(wanted)
         body = json.dumps([list(column) for column in zip(*kept, strict=True)]).encode()
         # A process that is saving the same values is not waited for.

@@ -50,12 +50,8 @@ class Trace:
         }
         self.nodes = list(self._nodes)
         names = {node: name for name, node in self._nodes.items()}
-        self.inputs = {
-            str(node.target): names[node.args[0]]
-            for node in self._nodes.values()
-            if node.op == "call_module" and node.args and node.args[0] in names
-        }
-        """The node that each module reads, by the module's name."""
+        self.inputs = {head: _input_of(head, names) for head in network.heads}
+        """The node that each head reads; None for a head that is not run."""
         (result,) = (node.args[0] for node in self._graph.nodes if node.op == "output")
         while isinstance(result, tuple | list) and result:
             result = result[0]
@@ -76,6 +72,20 @@ class Trace:
         return found
 
 
+def _input_of(module: str, names: dict[fx.Node, str]) -> str | None:
+    """Return the node that a module, or the first operation in it, reads."""
+    inside = {node for node, name in names.items() if f"{name}.".startswith(f"{module}.")}
+    read = (
+        one
+        for node in names
+        if node in inside
+        for one in node.all_input_nodes
+        if one in names and one not in inside
+    )
+    first = next(read, None)
+    return names[first] if first is not None else None
+
+
 class Hooks:
     """The modules of a network that torch.fx can't trace."""
 
@@ -84,8 +94,10 @@ class Hooks:
     def __init__(self, module: nn.Module, network: Network) -> None:
         self._module = module
         modules = [name for name, _ in module.named_modules() if name]
-        self.inputs = {head: f"{head}.input" for head in network.heads if head in modules}
-        self.nodes = [*modules, *self.inputs.values(), OUTPUT]
+        self.inputs: dict[str, str | None] = {
+            head: f"{head}.input" for head in network.heads if head in modules
+        }
+        self.nodes = [*modules, *(node for node in self.inputs.values() if node), OUTPUT]
         self.output = OUTPUT
 
     def cut(self, nodes: Sequence[str]) -> HookedNetwork:
@@ -96,7 +108,9 @@ class Hooks:
 class HookedNetwork(nn.Module):
     """A network that always runs to its end, and gives the outputs of modules on the way."""
 
-    def __init__(self, module: nn.Module, nodes: Sequence[str], inputs: dict[str, str]) -> None:
+    def __init__(
+        self, module: nn.Module, nodes: Sequence[str], inputs: dict[str, str | None]
+    ) -> None:
         super().__init__()
         self.network = module
         self._names = tuple(nodes)

@@ -129,7 +129,9 @@ class ModuleNetwork(Network):
             )
         return replace(preset, sha256=_joined(self._digest, source))
 
-    def feature_node(self, nodes: Sequence[str], inputs: Mapping[str, str], output: str) -> str:
+    def feature_node(
+        self, nodes: Sequence[str], inputs: Mapping[str, str | None], output: str
+    ) -> str:
         """Return the node that the function names, or the network's result."""
         wanted = self._settings["feature_layer"]
         if wanted is None:

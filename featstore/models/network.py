@@ -162,14 +162,16 @@ class Network(ABC):
             )
         return weights
 
-    def feature_node(self, nodes: Sequence[str], inputs: Mapping[str, str], output: str) -> str:
+    def feature_node(
+        self, nodes: Sequence[str], inputs: Mapping[str, str | None], output: str
+    ) -> str:
         """Return the node of the network's own feature: the input of its head, or its result.
 
-        `nodes` are in network order; `inputs` gives the node that each module reads, `output` the
+        `nodes` are in network order; `inputs` gives the node that each head reads, `output` the
         node of the network's result.
         """
-        read = [inputs[head] for head in self.heads if head in inputs]
-        return next((node for node in read if node in nodes), output)
+        read = [inputs.get(head) for head in self.heads]
+        return next((node for node in read if node is not None and node in nodes), output)
 
     def layer_names(self, node: str) -> tuple[str, ...]:
         """Return all names of a node; the first one is the layer's name in the store."""

@@ -135,7 +135,9 @@ class OpenclipNetwork(Network):
             "--weights FILE."
         )
 
-    def feature_node(self, nodes: Sequence[str], inputs: Mapping[str, str], output: str) -> str:
+    def feature_node(
+        self, nodes: Sequence[str], inputs: Mapping[str, str | None], output: str
+    ) -> str:
         """Return the node of what encode_image returns."""
         return output
 

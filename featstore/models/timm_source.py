@@ -55,9 +55,7 @@ class TimmNetwork(Network):
         cfg: Any = timm.models.get_pretrained_cfg(self.name)
         self._cfg, self.fixes_size = cfg, bool(cfg.fixed_input_size)
         heads = cfg.classifier or ()
-        heads = (heads,) if isinstance(heads, str) else tuple(heads)
-        self._n_heads = len(heads)
-        self.heads = heads
+        self.heads = (heads,) if isinstance(heads, str) else tuple(heads)
 
     def _options(self, image_size: int, n_classes: int | None) -> dict[str, Any]:
         size = {"img_size": image_size} if self.fixes_size else {}
@@ -72,11 +70,20 @@ class TimmNetwork(Network):
         return self._finish(network)
 
     def _finish(self, network: nn.Module) -> nn.Module:
-        if self._n_heads > 1:
-            # A distilled network's feature is made of what its heads read: end with it.
+        if self._hides_feature(network):
             kind = type(network)
             network.__class__ = type(kind.__name__, (kind,), {"forward": _pre_logits})
         return network.eval()
+
+    def _hides_feature(self, network: nn.Module) -> bool:
+        """Return whether the feature is not what one head reads, so that the network ends with it.
+
+        Distilled networks make it of what two heads read, and some heads have hidden layers.
+        """
+        head = dict(network.named_modules()).get(self.heads[0]) if self.heads else None
+        width = getattr(head, "in_features", getattr(head, "in_channels", None))
+        hidden = getattr(network, "head_hidden_size", width)
+        return len(self.heads) > 1 or (width is not None and width != hidden)
 
     def load(self, weights: Weights, image_size: int) -> nn.Module:
         """Return the network with weights, of which timm converts and resamples what it knows."""

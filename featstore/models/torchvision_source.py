@@ -106,7 +106,9 @@ class TorchvisionNetwork(Network):
         self._load_file(network, weights)
         return network
 
-    def feature_node(self, nodes: Sequence[str], inputs: Mapping[str, str], output: str) -> str:
+    def feature_node(
+        self, nodes: Sequence[str], inputs: Mapping[str, str | None], output: str
+    ) -> str:
         """Return the node of Table 1's layer, or the last one, whose values are the classes'."""
         return paper_layers(self.model).get(FEATURE_LAYERS.get(self.model, ""), nodes[-1])
 

@@ -298,7 +298,7 @@ def test_a_flipped_bit_in_the_list_of_hashes_never_makes_another_dataset(
     rng = random.Random(n)
     words = [*extract_words(pictures), "--json"]
     for _ in range(n):
-        for path in (store / "cache" / "fingerprints").iterdir():
+        for path in (store / "cache" / "fingerprints").glob("*.json"):
             flip(path, rng)
         assert children.command(store, *words).result["n_computed"] == 0
         assert len(open_store(store).sets()) == 1
@@ -352,7 +352,11 @@ def check_run(path, intact):
 
 
 def test_an_intact_store_is_called_intact(store, capsys):
-    before = tree_bytes(store)
+    def kept():
+        # The index of records may be written anew at any time.
+        return {k: v for k, v in tree_bytes(store).items() if not k.startswith("cache/index/")}
+
+    before = kept()
     assert _run(["store", "verify", "--store", str(store)]) == 0
     assert "1 feature set and 2 runs are intact." in capsys.readouterr().out
-    assert tree_bytes(store) == before
+    assert kept() == before

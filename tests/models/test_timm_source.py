@@ -51,7 +51,18 @@ def source_network(name):
     return network
 
 
-@pytest.mark.parametrize("name", ["tiny_resnet", "tiny_vit", "tiny_swin", "tiny_mixer"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tiny_resnet",
+        "tiny_vit",
+        "tiny_swin",
+        "tiny_mixer",
+        "tiny_own_linear",
+        "tiny_hidden_head",
+        "tiny_distilled",
+    ],
+)
 def test_the_default_feature_is_timms_own(name, cache):
     weights = find_network(f"timm:{name}").find_weights("random:3", cache)
     found, x = features(f"timm:{name}", weights)

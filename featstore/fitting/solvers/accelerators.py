@@ -118,7 +118,14 @@ def fit_on_gpu(estimator: Any, X: np.ndarray, y: np.ndarray, device: str) -> Non
 
 def fit_with_intelex(estimator: SVC, X: np.ndarray, y: np.ndarray) -> None:
     """Fit an SVM in place by scikit-learn-intelex."""
-    quick = importlib.import_module("sklearnex.svm").SVC(**estimator.get_params())
+    try:
+        quick = importlib.import_module("sklearnex.svm").SVC(**estimator.get_params())
+    except ImportError as error:
+        # OpenVINO brings another version of a library that both load.
+        raise FitError(
+            f"scikit-learn-intelex can't be loaded ({error}). If this process ran a network "
+            "before, fit in another one; or leave out --intelex."
+        ) from error
     with warnings.catch_warnings():
         # It warns outside the main thread.
         warnings.filterwarnings("ignore", message=".*parallel backend is not supported")

@@ -35,7 +35,8 @@ def test_what_it_does_not_speed_up_is_refused(monkeypatch):
 @pytest.mark.parametrize("n_classes", [2, 4])
 @pytest.mark.parametrize("params", [{}, {"kernel": "linear"}, {"class_weight": "balanced"}])
 def test_an_svm_by_intelex_is_a_plain_one_that_says_the_same(n_classes, params, tmp_path):
-    pytest.importorskip("sklearnex")
+    # Where OpenVINO was loaded first in this process, it can't be loaded.
+    pytest.importorskip("sklearnex", exc_type=ImportError)
     from sklearn.pipeline import Pipeline
 
     rng = np.random.default_rng(0)
@@ -52,6 +53,12 @@ def test_an_svm_by_intelex_is_a_plain_one_that_says_the_same(n_classes, params, 
     save_model(model, tmp_path / "model.skops")
     loaded = load_model((tmp_path / "model.skops").read_bytes())
     np.testing.assert_array_equal(loaded.predict(X), mine.predict(X))
+
+
+def test_one_that_cannot_be_loaded_is_an_error_with_its_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearnex.svm", None)
+    with pytest.raises(FitError, match="can't be loaded .* fit in another one"):
+        accelerators.fit_with_intelex(SVC(), np.ones((4, 2), np.float32), np.arange(4) % 2)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
