@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from featstore.runs.compare import Comparison
     from featstore.runs.run import Run
+    from featstore.runs.score_comparison import ScoreComparison
 
 
 @click.command()
@@ -26,7 +27,8 @@ def command(names: tuple[str, ...], store: str, as_json: bool) -> None:
 
     Each RUN is the id of a run, part of its id, a tag, last, best or a run's folder. All must have
     been judged on the same test images; McNemar's test looks at those that only one of two runs
-    gets right. Of more than two runs, each is compared with the first.
+    gets right. Runs with several classes are compared by their mAP, runs that predict a number by
+    R². Of more than two runs, each is compared with the first.
 
     \b
     featstore compare 5f148603 0c9e21d7
@@ -38,7 +40,7 @@ def command(names: tuple[str, ...], store: str, as_json: bool) -> None:
 
     opened = open_store(store)
     runs = [console.open_run(name, opened) for name in names]
-    from featstore.runs.compare import compare, compare_all
+    from featstore.runs.compare import Comparison, compare, compare_all
 
     if len(runs) > 2:
         found = compare_all(runs[0], runs[1:])
@@ -51,28 +53,36 @@ def command(names: tuple[str, ...], store: str, as_json: bool) -> None:
     comparison = compare(*runs)
     if as_json:
         console.emit_json(comparison.to_dict())
-    else:
+    elif isinstance(comparison, Comparison):
         show(runs, comparison)
+    else:
+        show_scores(runs, comparison)
 
 
-def show_all(runs: Sequence[Run], found: Sequence[tuple[Comparison, float]]) -> None:
-    """Print each run beside the first, the most accurate first."""
-    reference = runs[0].run_id
-    rows = [(found[0][0].accuracy_b, [reference, _percent(found[0][0].accuracy_b), *"----"])]
-    for one, p_value in found:
+def show_all(
+    runs: Sequence[Run], found: Sequence[tuple[Comparison | ScoreComparison, float]]
+) -> None:
+    """Print each run beside the first, the best first."""
+    reference, scoring = runs[0].run_id, runs[0].scoring
+    text, signed = (_percent, _points) if scoring.unit else (_number, _difference)
+    rows = [(runs[0].score, [reference, text(runs[0].score), *"----"])]
+    for run, (one, p_value) in zip(runs[1:], found, strict=True):
         low, high = one.interval
-        interval = f"{_points(low)} to {_points(high)}"
+        interval = f"{signed(low)} to {signed(high)}"
         verdict = "yes" if p_value < LEVEL else "no"
-        cells = [one.run_a, _percent(one.accuracy_a), _points(one.difference), interval]
-        rows.append((one.accuracy_a, [*cells, f"{p_value:.3g}", verdict]))
+        cells = [one.run_a, text(run.score), signed(one.difference), interval]
+        rows.append((run.score, [*cells, f"{p_value:.3g}", verdict]))
     rows.sort(key=lambda row: -row[0])
-    columns = ["run", "accuracy", "difference", "95 % interval", "p", "significant"]
-    title = f"Accuracy in %, and its difference from {reference} in points"
+    columns = ["run", scoring.name, "difference", "95 % interval", "p", "significant"]
+    units = (" in %", " in points") if scoring.unit else ("", "")
+    name = "Accuracy" if scoring.name == "accuracy" else scoring.name
+    title = f"{name}{units[0]}, and its difference from {reference}{units[1]}"
     tables.table(columns, [cells for _, cells in rows], title, right=columns[1:])
     for caution in dict.fromkeys(one.caution for one, _ in found if one.caution):
         console.echo(caution)
+    test = "McNemar's test" if name == "Accuracy" else found[0][0].test
     console.echo(
-        f"p: McNemar's test with Holm's correction for {len(found)} comparisons; significant at "
+        f"p: {test} with Holm's correction for {len(found)} comparisons; significant at "
         f"{100 * LEVEL:.0f} %."
     )
 
@@ -119,6 +129,36 @@ def show(runs: Sequence[Run], comparison: Comparison) -> None:
     if c.caution:
         console.echo(c.caution)
     console.echo(c.sentence)
+
+
+def show_scores(runs: Sequence[Run], comparison: ScoreComparison) -> None:
+    """Print the scores of both runs, their difference, and the outcome."""
+    c, scoring = comparison, runs[0].scoring
+    text, signed = (_percent, _points) if scoring.unit else (_number, _difference)
+    tables.table(
+        ["", "run", "dataset", scoring.name],
+        [
+            [letter, run.run_id, run.selection.title, text(score)]
+            for letter, run, score in zip("AB", runs, (c.score_a, c.score_b), strict=True)
+        ],
+        right=[scoring.name],
+    )
+    low, high = c.interval
+    console.echo(
+        f"{scoring.name} of A less B: {signed(c.difference)}{' points' if scoring.unit else ''}, "
+        f"95 % confidence interval {signed(low)} to {signed(high)}"
+    )
+    if c.caution:
+        console.echo(c.caution)
+    console.echo(c.sentence)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _difference(value: float) -> str:
+    return f"{value:+.4f}"
 
 
 def _percent(fraction: float) -> str:

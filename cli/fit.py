@@ -8,7 +8,7 @@ import click
 
 from featstore.config import FOLDS, SEARCH_SETTINGS, SEARCHES, FitConfig
 from featstore.environment import store_option
-from featstore.text import duration_text
+from featstore.text import duration_text, model_text
 
 from . import completion, console, selecting, tables
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from featstore.fitting.results import Fit
+    from featstore.runs.scoring import Column
 
 
 GROUPS = {
@@ -162,23 +163,8 @@ MAX_CHOICES = 12
 MAX_NOTES = 6
 """Notes that are printed."""
 
-COLUMNS = ("model", "layers", "clf", "accuracy", "average", "kappa", "train", "cv", "time", "")
 
-
-def _says_more(column: str, group: Sequence[dict[str, Any]]) -> bool:
-    """Return whether a column says something that the others do not."""
-    if column == "cv":
-        return any(line["cv_accuracy"] is not None for line in group)
-    if column == "":
-        return len(group) > 1
-    same = all(abs(line["average_accuracy"] - line["accuracy"]) < 1e-9 for line in group)
-    return column != "average" or not same
-
-
-def _cells(summary: dict[str, Any]) -> list[str]:
-    from featstore.text import model_text
-
-    kappa, cv = summary["kappa"], summary["cv_accuracy"]
+def _cells(summary: dict[str, Any], columns: Sequence[Column]) -> list[str]:
     n_repeats = summary["n_repeats"]
     return [
         model_text(summary["model"], summary["weights"]),
@@ -187,39 +173,27 @@ def _cells(summary: dict[str, Any]) -> list[str]:
         + (f" x {n_repeats}" if n_repeats > 1 else "")
         + (f" ({summary['settings']})" if summary.get("settings") else "")
         + ("" if summary["converged"] else " *"),
-        _percent(summary, "accuracy"),
-        _percent(summary, "average_accuracy"),
-        "-" if kappa is None else f"{kappa:.3f}",
-        f"{100 * summary['train_accuracy']:.1f}",
-        "-" if cv is None else f"{100 * cv:.1f}",
+        *("-" if summary[c.key] is None else c.cell(summary) for c in columns),
         duration_text(summary["duration_s"]),
         "best" if summary["is_best"] else "",
     ]
 
 
-def _percent(summary: dict[str, Any], name: str) -> str:
-    deviation = summary.get(f"{name}_deviation")
-    value = f"{100 * summary[name]:.1f}"
-    return value if deviation is None else f"{value} ± {100 * deviation:.1f}"
-
-
 def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
     """Print rows of :func:`featstore.report.summaries.summarize`, a table for each dataset."""
+    from featstore.runs.scoring import find_scoring
+
     groups: dict[str, list[dict[str, Any]]] = {}
     for summary in summaries:
-        counts = summary["n_train_of_class"]
-        each = f"{min(counts):,} to {max(counts):,}" if len(set(counts)) > 1 else f"{counts[0]:,}"
-        title = (
-            f"{summary['title']}: {summary['n_train']:,} rows to train ({len(counts)} classes of "
-            f"{each}), {summary['n_test']:,} to test; accuracies in % (majority class: "
-            f"{100 * summary['majority_accuracy']:.1f})"
-        )
-        groups.setdefault(title, []).append(summary)
+        about = find_scoring(summary["task"]).rows_text(summary)
+        groups.setdefault(f"{summary['title']}: {about}", []).append(summary)
     for title, group in groups.items():
-        rows = [_cells(summary) for summary in group]
-        kept = [name for name in COLUMNS if _says_more(name, group)]
-        cells = [[row[COLUMNS.index(name)] for name in kept] for row in rows]
-        tables.table(kept, cells, title, right=COLUMNS[3:-1])
+        columns = find_scoring(group[0]["task"]).terminal_columns(group)
+        numbers = [*(column.heading for column in columns), "time"]
+        n_kept = None if len(group) > 1 else -1
+        cells = [_cells(summary, columns)[:n_kept] for summary in group]
+        headings = ["model", "layers", "clf", *numbers, ""][:n_kept]
+        tables.table(headings, cells, title, right=numbers)
         _say_leaks(group)
     if not all(s["converged"] for s in summaries):
         console.echo("* stopped before it had converged")

@@ -23,10 +23,11 @@ def command() -> None:
 @console.store_option
 @console.json_option
 def ls(dataset: str | None, store: str, as_json: bool) -> None:
-    """List runs, the most accurate first, a table for each dataset.
+    """List runs, the best test score first, a table for each dataset.
 
-    The best run has the highest cross-validation accuracy, or the highest mean over its repeats.
-    If runs have neither, it is the simplest run that no test tells from the highest accuracy.
+    The best run has the highest cross-validation score, or the highest mean over its repeats. If
+    runs have neither, it is the simplest run that no test tells from the highest score. Scores are
+    accuracy, mAP of runs with several classes, R² of runs that predict a number.
 
     \b
     featstore runs ls --dataset demo
@@ -44,9 +45,14 @@ def ls(dataset: str | None, store: str, as_json: bool) -> None:
         return
     if not lines:
         console.echo(f"{store} holds no runs yet. Make one: featstore fit --clf logreg")
-    columns = ("run", "model", "layers", "clf", "seed", "accuracy", "cv", "made", "tag", "")
+    from featstore.runs.scoring import find_scoring
+
     for title in dict.fromkeys(line["title"] for line in lines):
         own = [line for line in lines if line["title"] == title]
+        scoring = find_scoring(own[0]["task"])
+        score = scoring.score
+        name = scoring.column(score).heading
+        columns = ("run", "model", "layers", "clf", "seed", name, "cv", "made", "tag", "")
         rows = [
             [
                 line["short_id"],
@@ -54,15 +60,15 @@ def ls(dataset: str | None, store: str, as_json: bool) -> None:
                 ",".join(line["layers"]),
                 line["clf"],
                 str(line["seed"]),
-                percent(line["accuracy"]),
-                percent(line["cv_accuracy"]),
+                scoring.text(line[score]),
+                scoring.text(line[f"cv_{score}"]),
                 line["created"][:10],
                 ", ".join(line["tags"]),
                 "best" if line["is_best"] else "",
             ]
             for line in own
         ]
-        show_columns(columns, rows, f"{title}: accuracy of the test images in %")
+        show_columns(columns, rows, f"{title}: {scoring.table_title}")
 
 
 def show_columns(columns: tuple[str, ...], rows: list[list[str]], title: str) -> None:
@@ -73,7 +79,7 @@ def show_columns(columns: tuple[str, ...], rows: list[list[str]], title: str) ->
         [columns[i] for i in kept],
         [[row[i] for i in kept] for row in rows],
         title,
-        right=("seed", "accuracy", "cv"),
+        right=("seed", columns[5], "cv"),
     )
 
 
@@ -97,13 +103,10 @@ def show(run: str, store: str, as_json: bool) -> None:
     from featstore.report.summaries import describe_run
 
     described = describe_run(found)
-    test, train = found.metrics.test, found.metrics.train
     facts: dict[str, Any] = {
         "tags": ", ".join(tags) or "none",
         "dataset": f"{found.selection.title} ({found.selection.dataset})",
-        "accuracy": f"{percent(test.accuracy)} % of {test.n_samples:,} test images, "
-        f"{percent(train.accuracy)} % of the training images",
-        "average": f"{percent(test.average_accuracy)} % over the classes",
+        **found.scoring.facts(found.record),
         **described["facts"],
         "command": described["command"],
     }
@@ -113,17 +116,17 @@ def show(run: str, store: str, as_json: bool) -> None:
         console.echo(f"  {name:<{width}}  {text}")
     for note in described["notes"]:
         console.echo(f"  {'note':<{width}}  {note}")
-    columns = ["class", "train", "test", "precision", "recall", "F1"]
+    if (classes := described["per_class"]) is None:
+        return
+    columns = ["class", "train", "test", *(heading for heading, _ in classes.columns)]
     rows = [
         [
             one["name"],
             f"{one['n_train']:,}",
             f"{one['support']:,}",
-            percent(one["precision"]),
-            percent(one["recall"]),
-            percent(one["f1"]),
+            *(percent(one[key]) for _, key in classes.columns),
         ]
-        for one in described["per_class"]
+        for one in classes.rows
     ]
     tables.table(columns, rows, right=columns[1:])
 

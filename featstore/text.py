@@ -82,6 +82,11 @@ def percent(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.1f}"
 
 
+def number_text(value: float) -> str:
+    """Return a number for people, with at most four digits behind the first one."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def duration_text(duration_s: float) -> str:
     """Return a duration for people, in at most two units."""
     if duration_s < 59.95:

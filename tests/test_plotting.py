@@ -14,7 +14,7 @@ from featstore.errors import ConfigError, StoreError
 from featstore.fitting.curve_chart import draw_learning
 from featstore.fitting.learning_curve import Point
 from featstore.plotting import check_png, to_png, to_svg, write_figure, write_png
-from featstore.report.charts import Projection, draw_accuracies, draw_projection
+from featstore.report.charts import Projection, draw_projection, draw_scores
 from featstore.runs.charts import draw_confusion, draw_curves
 
 
@@ -44,6 +44,9 @@ def test_names_are_drawn_as_they_are_whatever_they_look_like():
     assert shown == [r"\$\foo\$", " _other", r"price \$5_a^b\$"]
 
 
+CLASSES = {"task": "classification"}
+
+
 def test_names_of_lines_and_bars_are_drawn_as_they_are_too():
     names = [r"$\foo$", "_other"]
     learning = draw_learning([(name, [Point(10, (0.5,), (0.6,))]) for name in names])
@@ -52,7 +55,7 @@ def test_names_of_lines_and_bars_are_drawn_as_they_are_too():
         shown = [text.get_text() for text in fig.legends[0].get_texts()]
         assert shown == [r"\$\foo\$", " _other"]
     line = {"name": r"$\foo$ x · lda", "accuracy": 0.5, "majority_accuracy": 0.3}
-    to_png(draw_accuracies([line]))
+    to_png(draw_scores([CLASSES | line]))
 
 
 def test_no_two_classes_look_alike():
@@ -147,7 +150,7 @@ def test_bars_keep_their_order_and_whole_names_and_the_axis_ends_at_100():
         {"name": name, "accuracy": accuracy, "majority_accuracy": 0.25, "accuracy_deviation": d}
         for name, accuracy, d in zip(names, (0.75, 1.0, 0.5), (0.0, 0.0, 0.1), strict=True)
     ]
-    fig = draw_accuracies(lines)
+    fig = draw_scores([CLASSES | line for line in lines])
     ax = fig.axes[0]
     assert [bar.get_width() for bar in ax.patches] == [75.0, 100.0, 50.0]
     labels = [label.get_text() for label in ax.get_yticklabels()]

@@ -73,6 +73,14 @@ CLASSIFIER_NAMES = (
 """Names of :data:`featstore.fitting.classifiers.CLASSIFIERS`, without loading scikit-learn."""
 
 
+REGRESSOR_NAMES = ("ridge", "kernel-ridge", "knn", "mlp")
+"""Names of :data:`featstore.fitting.regressors.REGRESSORS`, which predict a number."""
+
+
+FIT_NAMES = tuple(dict.fromkeys((*CLASSIFIER_NAMES, *REGRESSOR_NAMES)))
+"""All names that ``--clf`` takes."""
+
+
 SET_FACETS = ("weights", "bands", "image_size", "precision", "dtype", "set_id")
 """What tells feature sets of the same images and model apart; see :class:`FitConfig` for fits."""
 

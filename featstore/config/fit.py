@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from featstore.config.checks import check_choice, check_integer, named_fields
-from featstore.config.choices import CLASSIFIER_NAMES, FOLDS, SEARCHES
+from featstore.config.choices import FIT_NAMES, FOLDS, SEARCHES
 from featstore.errors import ConfigError, FitError
 from featstore.io.files import json_digest
 from featstore.text import did_you_mean
@@ -17,10 +17,10 @@ from featstore.text import did_you_mean
 
 def check_classifier(name: str) -> str:
     """Return the name of a classifier, or of a user's own; refuse one that does not exist."""
-    if ":" not in name and name not in CLASSIFIER_NAMES:
+    if ":" not in name and name not in FIT_NAMES:
         raise FitError(
-            f"There is no classifier {name!r}.{did_you_mean(name, CLASSIFIER_NAMES)} There are "
-            f"{', '.join(CLASSIFIER_NAMES)}, and package.module:function for one of your own."
+            f"There is no classifier {name!r}.{did_you_mean(name, FIT_NAMES)} There are "
+            f"{', '.join(FIT_NAMES)}, and package.module:function for one of your own."
         )
     return name
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, is_classifier
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LogisticRegression, RidgeClassifier, SGDClassifier
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
@@ -55,7 +57,7 @@ Space = Callable[[int], dict[str, list[Any]]]
 
 @dataclass(frozen=True)
 class Classifier:
-    """One classifier by name.
+    """One classifier, or regressor, by name.
 
     `defaults` replace scikit-learn's, and `large` replace them beyond :data:`LARGE` training rows.
     `space` gives the values that a search tries, by parameter, for a number of features.
@@ -63,7 +65,7 @@ class Classifier:
     `scaled` says that features are standardised first; `mapped`, that Nystroem's map of the RBF
     kernel comes next; `predicts_slowly`, that predictions cost more with more training rows;
     `by_epochs`, that a number of epochs can be set; `streams`, that training rows need not fit
-    memory.
+    memory. `wrap` puts the estimator into another one, such as OneVsRestClassifier.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Classifier:
     predicts_slowly: bool = False
     by_epochs: bool = False
     streams: bool = False
+    wrap: Callable[[BaseEstimator], BaseEstimator] = lambda estimator: estimator
 
     def param_names(self) -> list[str]:
         """Return the names of the parameters that can be set."""
@@ -96,8 +99,8 @@ class Classifier:
         params = {**self.defaults, **(self.large if n_train > LARGE else {}), **own}
         try:
             for _, step in self.pipeline(params, 0).steps:
-                if hasattr(step, "_parameter_constraints"):
-                    step._validate_params()
+                if hasattr(own_step := unwrapped(step), "_parameter_constraints"):
+                    own_step._validate_params()
         except (ValueError, TypeError) as error:
             hint = f" {CLASS_WEIGHT_HINT}" if "'class_weight'" in str(error) else ""
             raise FitError(f"{self.name} can't take these parameters: {error}{hint}") from error
@@ -114,7 +117,7 @@ class Classifier:
             steps.append(("scale", StandardScaler()))
         if self.mapped:
             steps.append(("map", Nystroem(**of_map, random_state=seed)))
-        return Pipeline([*steps, ("clf", estimator)])
+        return Pipeline([*steps, ("clf", self.wrap(estimator))])
 
     def identity(self) -> dict[str, Any]:
         """Return what else a fit's result depends on, as JSON-able values: the user's own code."""
@@ -128,12 +131,13 @@ class Classifier:
         return {"source": hashlib.sha256(source.encode()).hexdigest()}
 
 
-def _logarithmic(low: float, high: float, n: int) -> list[float]:
+def logarithmic(low: float, high: float, n: int) -> list[float]:
     """Return `n` values from 10^low to 10^high, each to three digits."""
     return [float(f"{value:.3g}") for value in np.logspace(low, high, n)]
 
 
-def _gammas(n_features: int) -> list[float]:
+def gammas(n_features: int) -> list[float]:
+    """Return widths of the RBF kernel to try."""
     # scikit-learn's gamma="scale" is 1 / n_features on standardised features.
     return [float(f"{factor / n_features:.3g}") for factor in (0.25, 0.5, 1.0, 2.0)]
 
@@ -148,7 +152,7 @@ CLASSIFIERS = {
             "logreg",
             LogisticRegression,
             {"C": 0.01, "max_iter": 1000},
-            space=lambda p: {"C": _logarithmic(-5, 0.5, 12)},
+            space=lambda p: {"C": logarithmic(-5, 0.5, 12)},
             streams=True,
         ),
         # The same data: C=0.001 gives 86.1 % and 86.9 %. dual="auto" solves the primal when
@@ -157,7 +161,7 @@ CLASSIFIERS = {
             "linear-svm",
             LinearSVC,
             {"C": 0.001, "dual": "auto"},
-            space=lambda p: {"C": _logarithmic(-6, -0.5, 12)},
+            space=lambda p: {"C": logarithmic(-6, -0.5, 12)},
             streams=True,
         ),
         # The same, 5-fold cross-validation on the training rows: C=10 gives 84.9 % and 85.7 %,
@@ -166,7 +170,7 @@ CLASSIFIERS = {
             "svm",
             SVC,
             {"kernel": "rbf", "C": 10.0},
-            space=lambda p: {"C": [1.0, 3.0, 10.0, 30.0], "gamma": _gammas(p)},
+            space=lambda p: {"C": [1.0, 3.0, 10.0, 30.0], "gamma": gammas(p)},
             predicts_slowly=True,
         ),
         Classifier(
@@ -187,7 +191,7 @@ CLASSIFIERS = {
             SGDClassifier,
             {"loss": "log_loss"},
             {"early_stopping": True},
-            space=lambda p: {"alpha": _logarithmic(-5, 0, 6)},
+            space=lambda p: {"alpha": logarithmic(-5, 0, 6)},
             by_epochs=True,
             streams=True,
         ),
@@ -199,7 +203,7 @@ CLASSIFIERS = {
             MLPClassifier,
             {"hidden_layer_sizes": (), "max_iter": 250, "alpha": 1.0},
             {"early_stopping": True},
-            space=lambda p: {"alpha": _logarithmic(-2, 2, 5)},
+            space=lambda p: {"alpha": logarithmic(-2, 2, 5)},
             by_epochs=True,
             streams=True,
         ),
@@ -210,7 +214,7 @@ CLASSIFIERS = {
             "ridge",
             RidgeClassifier,
             {"alpha": 200.0},
-            space=lambda p: {"alpha": _logarithmic(0, 4.5, 10)},
+            space=lambda p: {"alpha": logarithmic(0, 4.5, 10)},
             streams=True,
         ),
         # The same cross-validation: shrinkage=0.4 gives 88.2 % and 88.3 %.
@@ -243,11 +247,18 @@ CLASSIFIERS = {
             "nystroem-svm",
             LinearSVC,
             {"C": 3.0, "n_components": 1000, "dual": "auto"},
-            space=lambda p: {"C": _logarithmic(-2, 2, 9), "gamma": _gammas(p)},
+            space=lambda p: {"C": logarithmic(-2, 2, 9), "gamma": gammas(p)},
             mapped=True,
         ),
     )
 }
+
+
+def unwrapped(estimator: Any) -> Any:
+    """Return the estimator whose parameters a user sets, without what wraps it."""
+    if isinstance(estimator, OneVsRestClassifier):
+        return estimator.estimator
+    return estimator.regressor if isinstance(estimator, TransformedTargetRegressor) else estimator
 
 
 def find_classifier(name: str) -> Classifier:
@@ -256,11 +267,19 @@ def find_classifier(name: str) -> Classifier:
     The function, or class, is called without arguments and gives a scikit-learn classifier.
     """
     check_classifier(name)
-    return _imported(name) if ":" in name else CLASSIFIERS[name]
+    if ":" in name:
+        return import_estimator(name, is_classifier, "classifier")
+    if name not in CLASSIFIERS:
+        raise FitError(
+            f"{name} predicts numbers, and the images have classes. Choose "
+            f"{', '.join(CLASSIFIERS)}, or package.module:function for one of your own."
+        )
+    return CLASSIFIERS[name]
 
 
 @functools.cache
-def _imported(name: str) -> Classifier:
+def import_estimator(name: str, is_right: Callable[[Any], bool], kind: str) -> Classifier:
+    """Return the user's own classifier or regressor, named as ``package.module:function``."""
     module_name, _, attribute = name.partition(":")
     import_from()
     try:
@@ -271,9 +290,9 @@ def _imported(name: str) -> Classifier:
             f"{name} can't be used: {type(error).__name__}: {error}. It must name a class or a "
             "function, called without arguments, in a module that can be imported from here."
         ) from error
-    if not (isinstance(estimator, BaseEstimator) and is_classifier(estimator)):
+    if not (isinstance(estimator, BaseEstimator) and is_right(estimator)):
         raise FitError(
-            f"{name} gives a {type(estimator).__name__}, which is not a scikit-learn classifier."
+            f"{name} gives a {type(estimator).__name__}, which is not a scikit-learn {kind}."
         )
 
     def build(**params: Any) -> BaseEstimator:

@@ -12,13 +12,12 @@ from typing import Any
 
 import psutil
 from sklearn.linear_model import SGDClassifier
-from sklearn.neural_network import MLPClassifier
 
 from featstore.config import FitConfig
 from featstore.environment import available_cores
 from featstore.errors import FitError
-from featstore.fitting.classifiers import Classifier, find_classifier
-from featstore.fitting.solvers import epochs, linear, ridge_lda
+from featstore.fitting.classifiers import Classifier, unwrapped
+from featstore.fitting.solvers import epochs, linear, ridge_lda, ridge_targets
 from featstore.fitting.solvers.epochs import EPOCH_NBYTES
 from featstore.progress import Progress
 from featstore.text import duration_text, nbytes_text
@@ -70,7 +69,7 @@ FIXED_NBYTES = 150 * 10**6
 
 @dataclass(frozen=True)
 class Shape:
-    """Size of a fit: rows to train on and to predict, features and classes."""
+    """Size of a fit: rows to train on and to predict, features, and classes; 1 for a number."""
 
     n_train: int
     n_predicted: int
@@ -90,13 +89,18 @@ class Cost:
 
 
 def estimate(
-    config: FitConfig, params: Mapping[str, Any], shape: Shape, n_candidates: int = 0
+    classifier: Classifier,
+    config: FitConfig,
+    params: Mapping[str, Any],
+    shape: Shape,
+    n_candidates: int = 0,
 ) -> Cost:
     """Return the cost of one fit with complete `params`, and of a search of `n_candidates`."""
-    classifier = find_classifier(config.clf)
     steps = classifier.pipeline(params, 0).named_steps
     n, p, n_outputs = shape.n_train, shape.n_features, shape.n_classes
-    size, clf = n * p, steps["clf"]
+    size, clf = n * p, unwrapped(steps["clf"])
+    # Of several classes, each has a classifier of its own.
+    n_models = 1 if clf is steps["clf"] else n_outputs
     n_fits = n_candidates * config.cv * (config.cv - 1) / config.cv
     duration_s, nbytes = 0.0, FIXED_NBYTES
     if "map" in steps:
@@ -107,24 +111,28 @@ def estimate(
     if linear.handles(clf):
         duration_s += N_PASSES * PASS_S * n * p * n_outputs
         nbytes += 8 * 24 * p * n_outputs * (config.cv if n_candidates else 1)
-    elif ridge_lda.handles(clf):
+    elif ridge_lda.handles(clf) or ridge_targets.handles(clf):
         side = min(n, p)
-        duration_s += PRODUCT_S * (2 * n * p * side + side**3)
+        n_models = 1 if ridge_targets.handles(steps["clf"]) else n_models
+        duration_s += n_models * PRODUCT_S * (2 * n * p * side + side**3)
         nbytes += 8 * 3 * side**2 + 8 * p * n_outputs * max(1, n_candidates)
         # One pass serves all settings of all folds.
         n_fits = (config.cv if n_candidates else 0) * (1 + n_candidates * side / max(n, p))
     elif epochs.trains_by_epochs(clf):
         n_epochs = config.n_epochs or min(N_EPOCHS, clf.max_iter)
         weights = p * n_outputs
-        if isinstance(clf, MLPClassifier):
+        if hasattr(clf, "hidden_layer_sizes"):
             widths = [p, *_widths(clf.hidden_layer_sizes), n_outputs]
             weights = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
         rate = SGD_S if isinstance(clf, SGDClassifier) else MLP_S
         duration_s += n_epochs * n * weights * rate
         nbytes += 2 * min(4 * size, EPOCH_NBYTES) + 8 * 5 * weights
     elif config.clf == "svm":
-        duration_s += SVC_S * n * size
+        duration_s += n_models * SVC_S * n * size
         nbytes += 8 * size + 8 * n * n_outputs
+    elif config.clf == "kernel-ridge":
+        duration_s += PRODUCT_S * (n * size + n**3)
+        nbytes += 8 * (size + 2 * n**2)
     elif config.clf == "knn":
         nbytes += 4 * size if classifier.scaled else 0
     else:
@@ -140,30 +148,31 @@ def _widths(value: Any) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else tuple(value)
 
 
-def check(config: FitConfig, cost: Cost, shape: Shape, budget: int | None, *, force: bool) -> str:
+def check(
+    classifier: Classifier, cost: Cost, shape: Shape, budget: int | None, *, force: bool
+) -> str:
     """Refuse a fit of over four hours or beyond the memory; return what is worth saying of another.
 
     `budget` is the memory that fits may take, in bytes; None for what is free. `force` refuses
     nothing.
     """
-    classifier = find_classifier(config.clf)
     if cost.duration_s > MAX_S and not force:
         raise FitError(
-            f"{config.clf} on {shape} would take some {cost.duration_s / 3600:,.0f} hours. "
+            f"{classifier.name} on {shape} would take some {cost.duration_s / 3600:,.0f} hours. "
             f"{_alternative(classifier)}--force begins it all the same."
         )
     allowed = _allowed_nbytes(budget)
     if cost.nbytes > allowed and not force:
         whose = "are free" if budget is None else "are allowed by --memory"
         raise FitError(
-            f"{config.clf} on {shape} takes some {nbytes_text(cost.nbytes)} of memory, and "
+            f"{classifier.name} on {shape} takes some {nbytes_text(cost.nbytes)} of memory, and "
             f"{nbytes_text(allowed)} {whose}. {_alternative(classifier)}--force begins it all the "
             "same."
         )
     if cost.duration_s < WORTH_SAYING_S:
         return ""
     return (
-        f"{config.clf} on {shape}: some {duration_text(cost.duration_s)} on one core and "
+        f"{classifier.name} on {shape}: some {duration_text(cost.duration_s)} on one core and "
         f"{nbytes_text(cost.nbytes)} of memory."
     )
 
@@ -206,6 +215,8 @@ def _alternative(classifier: Classifier) -> str:
             "Its time grows with the square of the rows (scikit-learn#13209). Use nystroem-svm, "
             "which approximates its kernel, or linear-svm; "
         )
+    if classifier.name == "kernel-ridge":
+        return "Its time and memory grow with the square of the rows. Use ridge, mlp or knn; "
     if classifier.streams:
         return "Extract fewer images with --limit, or search less; "
     return "Use logreg, linear-svm, sgd, mlp, ridge or lda, which take rows in blocks; "

@@ -9,19 +9,18 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
 
 from featstore.config import FitConfig
 from featstore.errors import FitError
-from featstore.fitting.classifiers import find_classifier
-from featstore.fitting.evaluate import check_features, predict_blocks
-from featstore.fitting.parameters import with_label_weights
-from featstore.fitting.solvers import linear, ridge_lda
+from featstore.fitting.evaluate import Predictions, check_features
+from featstore.fitting.solvers import linear, ridge_lda, ridge_targets
 from featstore.fitting.solvers.blocks import Samples
+from featstore.fitting.solvers.one_vs_rest import base_of
 from featstore.fitting.solvers.scaling import own_scratch, standardised
 from featstore.fitting.solvers.train import explained, map_kernel, train
-from featstore.fitting.splits import draw_folds, row_numbers, split_rows
+from featstore.fitting.splits import row_numbers
+from featstore.fitting.tasks import Task, find_task
 from featstore.store.feature_store import open_store
 from featstore.store.selection import Selection
 
@@ -30,13 +29,14 @@ from featstore.store.selection import Selection
 class CrossValidation:
     """Settings to try on some folds: a task for a worker, which holds names only.
 
-    `candidates` are what each setting adds to the config's parameters; `folds` are held out in
-    turn; `n_rows` training rows are divided into folds; `scratch` is the folder of the
-    standardised rows that tasks share.
+    `kind` is what a label is, one of :data:`featstore.config.TASKS`; `candidates` are what each
+    setting adds to the config's parameters; `folds` are held out in turn; `n_rows` training rows
+    are divided into folds; `scratch` is the folder of the standardised rows that tasks share.
     """
 
     store: str
     parts: tuple[tuple[str, str], ...]
+    kind: str
     config: FitConfig
     candidates: tuple[dict[str, Any], ...]
     folds: tuple[int, ...]
@@ -63,20 +63,21 @@ class CrossValidation:
         ]
 
     def _steps(self) -> dict[str, Any]:
-        classifier = find_classifier(self.config.clf)
+        classifier = find_task(self.kind).find_classifier(self.config.clf)
         params = classifier.params({**dict(self.config.params), **self.candidates[0]})
         return dict(classifier.pipeline(params, self.config.seed).named_steps)
 
 
 def cross_validate_task(task: CrossValidation) -> tuple[np.ndarray, list[str]]:
-    """Return the settings' accuracies on the folds, and why fits failed; workers call this.
+    """Return the settings' scores on the folds, and why fits failed; workers call this.
 
-    The accuracies are (n_candidates, n_folds) float64, NaN where a fit failed.
+    The scores are (n_candidates, n_folds) float64, NaN where a fit failed.
     """
     config = task.config
     selection, rows, folds = _training_rows(
         task.store,
         task.parts,
+        task.kind,
         task.n_rows,
         config.cv,
         config.seed,
@@ -84,12 +85,13 @@ def cross_validate_task(task: CrossValidation) -> tuple[np.ndarray, list[str]]:
         config.drop_leaks,
         task.scratch,
     )
-    y = selection.y[rows]
+    y = find_task(task.kind).y(selection)[rows]
     steps = _pipeline(task, selection, task.candidates[0], len(rows)).named_steps
     penalties = _penalties(steps["clf"], task.candidates)
     in_one_pass = "scale" in steps and "map" not in steps and len(task.folds) == config.cv
     # A fold that holds out a class's only row is a problem of fewer classes than the others.
-    if penalties and in_one_pass and np.bincount(y)[np.unique(y)].min() > 1:
+    n_smallest = find_task(task.kind).n_smallest(y)
+    if penalties and in_one_pass and n_smallest != 1:
         return _all_folds(task, selection, rows, folds, steps["clf"], penalties)
     scores = np.full((len(task.candidates), len(task.folds)), np.nan)
     errors: list[str] = []
@@ -101,31 +103,40 @@ def cross_validate_task(task: CrossValidation) -> tuple[np.ndarray, list[str]]:
 def _pipeline(
     task: CrossValidation, selection: Selection, candidate: dict[str, Any], n_train: int
 ) -> Pipeline:
-    classifier = find_classifier(task.config.clf)
+    kind = find_task(task.kind)
+    classifier = kind.find_classifier(task.config.clf)
     params = classifier.params({**dict(task.config.params), **candidate}, n_train)
-    return classifier.pipeline(with_label_weights(params, selection.class_names), task.config.seed)
+    return classifier.pipeline(kind.with_class_weights(params, selection), task.config.seed)
 
 
 def _penalties(estimator: Any, candidates: Sequence[dict[str, Any]]) -> list[float] | None:
     """Return the penalties of settings that differ in nothing else; None for other settings."""
-    if linear.handles(estimator):
-        name = "C"
-    elif ridge_lda.handles(estimator):
-        name = ridge_lda.penalty_name(estimator)
-    else:
+    if (name := _penalty_name(estimator)) is None:
         return None
     if {k for candidate in candidates for k in candidate} - {name, "gamma", "n_components"}:
         return None
     values = [candidate[name] for candidate in candidates if name in candidate]
     # Some penalties, such as alpha=0 or shrinkage="auto", need another solver.
-    alike = (clone(estimator).set_params(**{name: value}) for value in values)
-    return values if all(linear.handles(one) or ridge_lda.handles(one) for one in alike) else None
+    alike = [clone(estimator) for _ in values]
+    for one, value in zip(alike, values, strict=True):
+        base_of(one).set_params(**{name: value})
+    return values if all(_penalty_name(one) for one in alike) else None
+
+
+def _penalty_name(estimator: Any) -> str | None:
+    """Return the parameter whose further values cost little; None if there is none."""
+    if linear.handles(estimator):
+        return "C"
+    if ridge_lda.handles(estimator):
+        return ridge_lda.penalty_name(estimator)
+    return "alpha" if ridge_targets.handles(estimator) else None
 
 
 @functools.lru_cache(maxsize=2)
 def _training_rows(
     store: str,
     parts: tuple[tuple[str, str], ...],
+    kind: str,
     n_rows: int,
     cv: int,
     seed: int,
@@ -134,18 +145,15 @@ def _training_rows(
     scratch: str,  # noqa: ARG001 - the store may hold other features when another fit begins
 ) -> tuple[Selection, np.ndarray, np.ndarray]:
     """Return the selection, its training rows, and the fold that holds out each of them."""
-    selection = open_store(store).reopen(parts)
-    split = split_rows(selection, split_seed, drop_leaks=drop_leaks)
+    selection, task = open_store(store).reopen(parts), find_task(kind)
+    split = task.split(selection, split_seed, drop_leaks=drop_leaks)
     # Before anything is trained on them.
     X = selection.memmap()
     check_features(selection, split, {u: Samples(X, r) for u, r in split.uses().items()}, [])
     rows = row_numbers(split.train)
     if n_rows < len(rows):
-        rows, _ = train_test_split(
-            rows, train_size=n_rows, stratify=selection.y[rows], random_state=seed
-        )
-        rows.sort()
-    return selection, rows, draw_folds(selection.y[rows], cv, seed, selection.class_names)
+        rows = task.draw_part(selection, rows, n_rows, seed)
+    return selection, rows, task.draw_folds(selection, rows, cv, seed)
 
 
 def _all_folds(
@@ -160,13 +168,22 @@ def _all_folds(
     digest = selection.describe().digest
     scratch = own_scratch(task.scratch, selection.backend.cache_dir)
     X = standardised(Samples(selection.memmap(), rows), len(rows), digest, scratch)
-    solver = linear if linear.handles(estimator) else ridge_lda
+    kind = find_task(task.kind)
+    y = kind.y(selection)[rows]
     try:
         with explained(task.config.clf, *X.shape):
-            y = selection.y[rows]
+            if ridge_targets.handles(estimator):
+                score = functools.partial(_score, kind)
+                return ridge_targets.cross_validate(estimator, X, y, folds, penalties, score), []
+            solver = linear if linear.handles(estimator) else ridge_lda
             return solver.cross_validate(estimator, X, y, folds, penalties), []
     except FitError as error:
         return np.full((len(penalties), task.config.cv), np.nan), [str(error)]
+
+
+def _score(kind: Task, y: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the score of numbers that are both labels and scores."""
+    return kind.score(y, Predictions(predicted, predicted, ""))
 
 
 def _one_fold(
@@ -176,11 +193,11 @@ def _one_fold(
     held_out: np.ndarray,
     errors: list[str],
 ) -> list[float]:
-    """Return each setting's accuracy on the held-out rows, fitted on the others."""
-    config, n_fit = task.config, int(np.sum(~held_out))
+    """Return each setting's score on the held-out rows, fitted on the others."""
+    config, n_fit, kind = task.config, int(np.sum(~held_out)), find_task(task.kind)
     # Rows to fit on first, so that both are slices.
     order = np.concatenate([rows[~held_out], rows[held_out]])
-    y = selection.y[order]
+    y = kind.y(selection)[order]
     samples = Samples(selection.memmap(), order)
     model = _pipeline(task, selection, task.candidates[0], n_fit)
     if "scale" in model.named_steps:
@@ -200,8 +217,7 @@ def _one_fold(
         try:
             with explained(config.clf, *X.shape):
                 train(model, X, y[:n_fit], config, records=False)
-                labels = predict_blocks(model, tested).labels
-            scores.append(float(np.mean(labels == y[n_fit:])))
+                scores.append(kind.score(y[n_fit:], kind.predict(model, tested)))
         except FitError as error:
             errors.append(str(error))
             scores.append(np.nan)
@@ -216,7 +232,8 @@ def _mapped(
     n_fit: int,
     errors: list[str],
 ) -> list[float]:
-    """Return the accuracies of settings that share a kernel's map and differ in C."""
+    """Return the scores of settings that share a kernel's map and differ in C."""
+    kind = find_task(task.kind)
     try:
         with explained(task.config.clf, n_fit, samples.n_features):
             X = map_kernel(model.named_steps["map"], samples, n_fit)
@@ -225,4 +242,6 @@ def _mapped(
     except FitError as error:
         errors.append(str(error))
         return [np.nan] * len(task.candidates)
-    return [float(np.mean(one.predict(X[n_fit:]) == y[n_fit:])) for one in fitted]
+    tested = Samples(X[n_fit:], slice(0, len(X) - n_fit))
+    models = [Pipeline([("clf", one)]) for one in fitted]
+    return [kind.score(y[n_fit:], kind.predict(one, tested)) for one in models]

@@ -78,6 +78,7 @@ def _search_tasks(fit: PlannedFit) -> list[CrossValidation]:
     return CrossValidation(
         fit.task.store,
         fit.task.parts,
+        fit.task.kind,
         config,
         tuple(fit.search.pending),
         tuple(range(config.cv)),

@@ -1,4 +1,4 @@
-"""Evaluate a fitted pipeline: predict rows in blocks, score them, and check features beforehand."""
+"""Predict rows in blocks, score classes, and check features beforehand."""
 
 from __future__ import annotations
 
@@ -13,14 +13,10 @@ from sklearn.svm import SVC
 
 from featstore.errors import FitError
 from featstore.fitting.solvers.blocks import Samples, one_thread
-from featstore.fitting.splits import Split, n_rows, row_numbers
+from featstore.fitting.splits import Split, row_numbers
 from featstore.runs.confusion import count_pairs, to_record
-from featstore.store.format.matrix import TEXT
 from featstore.store.selection import Selection
 from featstore.text import join_some
-
-MAX_SLOW_ROWS = 10_000
-"""Training rows, evenly spread, that classifiers which predict slowly are scored on."""
 
 
 @dataclass(frozen=True)
@@ -28,57 +24,13 @@ class Predictions:
     """Predicted labels of some rows, (n_samples,) int32, and their scores, float32.
 
     `score_kind` is ``probability``, or ``decision value`` for a signed distance from the boundary.
+    Of several classes, labels, bool, and scores are (n_samples, n_classes). Of a number, both are
+    the number, float32, and `score_kind` is ``number``.
     """
 
     labels: np.ndarray
     scores: np.ndarray
     score_kind: str
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics by use of the rows, the columns of ``predictions.csv``, and what its scores are."""
-
-    metrics: dict[str, Any]
-    predictions: dict[str, np.ndarray]
-    score_kind: str
-
-
-def evaluate(
-    model: Pipeline,
-    selection: Selection,
-    split: Split,
-    features: Mapping[str, Samples],
-    *,
-    predicts_slowly: bool,
-) -> Evaluation:
-    """Score a fitted pipeline on test, validation and training rows."""
-    names, y = np.array(selection.class_names, TEXT), selection.y
-    metrics: dict[str, Any] = {"val": None}
-    columns: dict[str, list[np.ndarray]] = {}
-    score_kind = ""
-    for use, rows in split.uses().items():
-        if use == "train":
-            continue
-        predicted = predict_blocks(model, features[use])
-        score_kind = predicted.score_kind
-        metrics[use] = score(y[rows], predicted.labels, selection.class_names)
-        for name, column in (
-            ("sample_id", selection.sample_ids[rows]),
-            ("split", np.full(n_rows(rows), split.test_split if use == "test" else use)),
-            ("true", names[y[rows]]),
-            ("predicted", names[predicted.labels]),
-            ("score", predicted.scores),
-        ):
-            columns.setdefault(name, []).append(column)
-    train, labels = features["train"], y[split.train]
-    if predicts_slowly and len(train) > MAX_SLOW_ROWS:
-        at = np.linspace(0, len(train) - 1, MAX_SLOW_ROWS).astype(int)
-        train, labels = Samples(train.X, row_numbers(train.rows)[at]), labels[at]
-    is_right = predict_blocks(model, train).labels == labels
-    metrics["train"] = {"accuracy": float(is_right.mean()), "n_samples": int(is_right.size)}
-    predictions = {name: np.concatenate(parts) for name, parts in columns.items()}
-    return Evaluation(metrics, predictions, score_kind)
 
 
 def predict_blocks(model: Pipeline, samples: Samples) -> Predictions:

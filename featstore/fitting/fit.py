@@ -14,6 +14,7 @@ from featstore.fitting import cost, dispatch, plan
 from featstore.fitting.results import Fit, raise_failures
 from featstore.fitting.solvers.accelerators import worker_environment
 from featstore.fitting.solvers.scaling import scratch_folder
+from featstore.fitting.tasks import find_task
 from featstore.io.files import with_resume_hint
 from featstore.io.locks import remove_shared
 from featstore.parallel.cluster import TaskPool
@@ -96,12 +97,15 @@ def fit_each(
     store = open_store(store, progress)
     settings, facets = plan.split_options(options)
     plan.check_repeats(repeats)
-    configs = plan.fit_configs(clf, params, grid, settings)
+    selections = plan.select_all(store, dataset, model, layers, facets, progress)
+    configs = {
+        task: plan.fit_configs(clf, params, grid, settings, find_task(task))
+        for task in {selection.task for selection in selections}
+    }
     with (
         with_resume_hint(store.path, command()),
         scratch_folder(store.cache_dir / "scratch") as scratch,
     ):
-        selections = plan.select_all(store, dataset, model, layers, facets, progress)
         shared = plan.PlanOptions(facets, str(scratch), refit, force, memory_nbytes)
         planned = plan.plan_fits(selections, configs, repeats, shared, progress)
         dispatch.answer_from_runs(planned, store, progress)
@@ -115,7 +119,7 @@ def fit_each(
         n_at_a_time = cost.fits_at_a_time(
             nbytes, n_jobs, scheduler, memory_nbytes, force=force, progress=progress
         )
-        environment = worker_environment(configs[0].device)
+        environment = worker_environment(settings.get("device", FitConfig.device))
         leave = partial(remove_shared, scratch.name)
         with TaskPool(n_at_a_time, scheduler, environment, progress, leave) as pool:
             dispatch.run_searches(to_do, pool, progress)

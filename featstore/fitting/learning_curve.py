@@ -10,21 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from featstore._signatures import settings_named, settings_of, takes
 from featstore.config import SET_FACETS, FitConfig
 from featstore.environment import command
-from featstore.errors import ConfigError, FitError
+from featstore.errors import ConfigError
 from featstore.fitting import cost
-from featstore.fitting.classifiers import find_classifier
-from featstore.fitting.evaluate import predict_blocks
-from featstore.fitting.parameters import with_label_weights
 from featstore.fitting.plan import check_repeats, fit_configs, select_all, split_options
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import own_scratch, scale_rows, scratch_folder
 from featstore.fitting.solvers.train import explained, train
-from featstore.fitting.splits import n_rows, row_numbers, split_rows
+from featstore.fitting.splits import n_rows, row_numbers
+from featstore.fitting.tasks import find_task
 from featstore.io.files import with_resume_hint
 from featstore.io.locks import remove_shared
 from featstore.parallel.cluster import TaskPool
@@ -117,6 +114,7 @@ class _Task:
 
     store: str
     parts: tuple[tuple[str, str], ...]
+    kind: str
     config: FitConfig
     n_train: int
     scratch: str
@@ -182,14 +180,17 @@ def learning_curve(
     store = open_store(store, progress)
     settings, facets = split_options(options)
     check_repeats(repeats)
-    (config,) = fit_configs(clf, params, None, settings)
     selections = select_all(store, dataset, model, layers, facets, progress)
+    configs = [
+        fit_configs(clf, params, None, settings, find_task(selection.task))[0]
+        for selection in selections
+    ]
     with (
         with_resume_hint(store.path, command()),
         scratch_folder(store.cache_dir / "scratch") as scratch,
     ):
         curves = []
-        for selection in selections:
+        for selection, config in zip(selections, configs, strict=True):
             curve, notice = _plan(
                 selection, config, sizes, repeats, str(scratch), memory_nbytes, force=force
             )
@@ -214,7 +215,10 @@ def learning_curve(
                 )
         finally:
             progress.stop()
-    return [_curve(curve, config, [next(results) for _ in curve.tasks]) for curve in curves]
+    return [
+        _curve(curve, config, [next(results) for _ in curve.tasks])
+        for curve, config in zip(curves, configs, strict=True)
+    ]
 
 
 def _plan(
@@ -228,20 +232,22 @@ def _plan(
     force: bool,
 ) -> tuple[_PlannedCurve, str]:
     """Return the tasks of one curve with their costs, and what is worth saying beforehand."""
-    split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
+    kind = find_task(selection.task)
+    split = kind.split(selection, config.split_seed, drop_leaks=config.drop_leaks)
     n_train, n_test = n_rows(split.train), n_rows(split.test)
-    shape = cost.Shape(n_train, n_test, selection.n_features, len(selection.class_names))
-    params = find_classifier(config.clf).params(dict(config.params), n_train)
-    with_label_weights(params, selection.class_names)
-    whole = cost.estimate(config, params, shape)
-    notice = cost.check(config, whole, shape, budget, force=force)
+    shape = cost.Shape(n_train, n_test, selection.n_features, kind.n_outputs(selection))
+    classifier = kind.find_classifier(config.clf)
+    params = classifier.params(dict(config.params), n_train)
+    kind.with_class_weights(params, selection)
+    whole = cost.estimate(classifier, config, params, shape)
+    notice = cost.check(classifier, whole, shape, budget, force=force)
     curve = _PlannedCurve(selection, n_test, [], [])
-    for size in _sizes(sizes, selection.y[split.train]):
-        own_cost = cost.estimate(config, params, replace(shape, n_train=size))
+    for size in _sizes(sizes, kind.y(selection)[split.train]):
+        own_cost = cost.estimate(classifier, config, params, replace(shape, n_train=size))
         for repeat in range(repeats if size < n_train else 1):
             own = replace(config, seed=config.seed + repeat)
             curve.tasks.append(
-                _Task(selection.backend.locate(), selection.parts, own, size, scratch)
+                _Task(selection.backend.locate(), selection.parts, kind.name, own, size, scratch)
             )
             curve.costs.append(own_cost)
     return curve, notice
@@ -282,34 +288,28 @@ def _curve(
         selection.layers,
         config.clf,
         planned.n_test,
-        find_classifier(config.clf).params(dict(config.params)),
+        find_task(selection.task).find_classifier(config.clf).params(dict(config.params)),
         tuple(Point(n, *zip(*accuracies[n], strict=True)) for n in sorted(accuracies)),
     )
 
 
 def _train_task(task: _Task) -> tuple[float, float]:
     """Return test and training accuracy of one training; workers call this."""
-    store, config = open_store(task.store), task.config
+    store, config, kind = open_store(task.store), task.config, find_task(task.kind)
     selection = store.reopen(task.parts)
-    split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
-    X, y = selection.memmap(), selection.y
+    split = kind.split(selection, config.split_seed, drop_leaks=config.drop_leaks)
+    X, y = selection.memmap(), kind.y(selection)
     rows = row_numbers(split.train)
     if task.n_train < len(rows):
-        try:
-            rows, _ = train_test_split(
-                rows, train_size=task.n_train, stratify=y[rows], random_state=config.seed
-            )
-        except ValueError as error:
-            raise FitError(f"{task.n_train:,} training rows can't be drawn: {error}") from error
-        rows.sort()
-    classifier = find_classifier(config.clf)
+        rows = kind.draw_part(selection, rows, task.n_train, config.seed)
+    classifier = kind.find_classifier(config.clf)
     params = classifier.params(dict(config.params), len(rows))
-    model = classifier.pipeline(with_label_weights(params, selection.class_names), config.seed)
+    model = classifier.pipeline(kind.with_class_weights(params, selection), config.seed)
     samples = Samples(X, rows)
     with explained(config.clf, len(rows), selection.n_features):
         digest, scratch = selection.describe().digest, own_scratch(task.scratch, store.cache_dir)
         X_train = scale_rows(model, samples, digest, scratch)
         train(model, X_train, y[rows], config, records=False)
-        test = predict_blocks(model, Samples(X, split.test)).labels == y[split.test]
-        own = predict_blocks(model, samples).labels == y[rows]
-    return float(test.mean()), float(own.mean())
+        test = kind.score(y[split.test], kind.predict(model, Samples(X, split.test)))
+        own = kind.score(y[rows], kind.predict(model, samples))
+    return test, own

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from featstore.errors import FitError
-from featstore.fitting.classifiers import find_classifier
+from featstore.fitting.classifiers import Classifier, find_classifier
 
 NO_LITERAL = (ValueError, SyntaxError, MemoryError, RecursionError)
 """What Python raises for text that is no literal."""
@@ -42,11 +42,15 @@ def parse_grid(text: str) -> tuple[str, tuple[Any, ...]]:
 
 
 def assign_params(
-    params: Mapping[str, Any], names: Sequence[str], *, check: bool = True
+    params: Mapping[str, Any],
+    names: Sequence[str],
+    find: Callable[[str], Classifier] = find_classifier,
+    *,
+    check: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Return each classifier's own parameters: those by ``name``, and by ``clf:name`` its own.
 
-    With `check`, scikit-learn checks the values.
+    With `check`, scikit-learn checks the values; `find` finds a classifier by its name.
     """
     assigned: dict[str, dict[str, Any]] = {name: {} for name in names}
     for_one: dict[str, Any] = {}
@@ -66,7 +70,7 @@ def assign_params(
         assigned[clf][param] = value
     for name, own in assigned.items() if check else ():
         try:
-            find_classifier(name).params(own)
+            find(name).params(own)
         except FitError as error:
             if len(names) == 1:
                 raise

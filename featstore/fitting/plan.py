@@ -15,13 +15,13 @@ from featstore.config import FitConfig
 from featstore.environment import versions
 from featstore.errors import ConfigError, FeatstoreError, FitError
 from featstore.fitting import cost
-from featstore.fitting.classifiers import CLASSIFIERS, Classifier, find_classifier
-from featstore.fitting.parameters import assign_params, with_label_weights
+from featstore.fitting.classifiers import Classifier, unwrapped
+from featstore.fitting.parameters import assign_params
 from featstore.fitting.results import Fit
 from featstore.fitting.search import Search, candidates
-from featstore.fitting.solvers import accelerators
 from featstore.fitting.solvers.epochs import trains_by_epochs
-from featstore.fitting.splits import Split, check_folds, n_rows, split_rows
+from featstore.fitting.splits import Split, n_rows, row_numbers
+from featstore.fitting.tasks import Task, find_task
 from featstore.fitting.worker import FitTask
 from featstore.io.files import json_digest
 from featstore.progress import SILENT, Progress
@@ -90,11 +90,13 @@ def fit_configs(
     params: Mapping[str, Any] | None,
     grid: Mapping[str, Sequence[Any]] | None,
     settings: Mapping[str, Any],
+    task: Task,
 ) -> list[FitConfig]:
     """Return one configuration per classifier, with its own parameters and grid."""
-    requested = [name for one in as_list(clf) for name in (CLASSIFIERS if one == "all" else [one])]
+    known = task.classifiers
+    requested = [name for one in as_list(clf) for name in (known if one == "all" else [one])]
     names = list(dict.fromkeys(requested))
-    assigned = assign_params(params or {}, names)
+    assigned = assign_params(params or {}, names, task.find_classifier)
     grids = assign_params(grid or {}, names, check=False)
     return [
         FitConfig(
@@ -137,21 +139,22 @@ def select_all(
 
 def plan_fits(
     selections: Iterable[Selection],
-    configs: Sequence[FitConfig],
+    configs: Mapping[str, Sequence[FitConfig]],
     repeats: int,
     options: PlanOptions,
     progress: Progress,
 ) -> list[PlannedFit]:
-    """Plan each classifier on each selection, with its repeats."""
+    """Plan each classifier on each selection, with its repeats; `configs` are by task."""
     planned = []
     for selection in selections:
-        keeps_split = selection.has_official_split and configs[0].split_seed is None
+        own_configs = configs[selection.task]
+        keeps_split = selection.has_official_split and own_configs[0].split_seed is None
         if repeats > 1 and keeps_split:
             progress.say(
                 f"{selection.title} has an official split, which the repeats keep: they differ "
                 "in their seeds alone. --split-seed 1 draws new splits."
             )
-        for config, repeat in itertools.product(configs, range(repeats)):
+        for config, repeat in itertools.product(own_configs, range(repeats)):
             own = _repeated(config, repeat, keeps_split=keeps_split) if repeats > 1 else config
             planned.append(plan_fit(selection, own, options))
     return planned
@@ -167,9 +170,11 @@ def _repeated(config: FitConfig, repeat: int, *, keeps_split: bool) -> FitConfig
 
 def plan_fit(selection: Selection, config: FitConfig, options: PlanOptions) -> PlannedFit:
     """Plan one fit; what makes it impossible becomes its error."""
+    kind = find_task(selection.task)
     task = FitTask(
         store=selection.backend.locate(),
         parts=selection.parts,
+        kind=kind.name,
         config=config,
         key="",
         run_id="",
@@ -179,22 +184,22 @@ def plan_fit(selection: Selection, config: FitConfig, options: PlanOptions) -> P
     )
     planned = PlannedFit(_name(selection, config), task, cost.Cost(0.0, 0))
     try:
-        split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
+        split = kind.split(selection, config.split_seed, drop_leaks=config.drop_leaks)
         n_train = n_rows(split.train)
-        classifier = find_classifier(config.clf)
+        classifier = kind.find_classifier(config.clf)
         params = classifier.params(dict(config.params), n_train)
-        _check_settings(selection, config, classifier, params)
+        _check_settings(kind, selection, config, classifier, params)
         found: list[dict[str, Any]] = []
         if config.search:
             found = candidates(classifier, config, selection.n_features, n_train)
-            planned.search, planned.notice = _search(selection, config, split, found)
-        key = _run_key(selection, config, params, found)
+            planned.search, planned.notice = _search(kind, selection, config, split, found)
+        key = _run_key(kind, selection, config, params, found)
         run_id = make_run_id(selection.describe(), config.clf, key)
         planned.task = replace(task, key=key, run_id=run_id)
-        n_test, n_classes = n_rows(split.test), len(selection.class_names)
-        shape = cost.Shape(n_train, n_test, selection.n_features, n_classes)
-        planned.cost = cost.estimate(config, params, shape, len(found))
-        notice = cost.check(config, planned.cost, shape, options.budget, force=options.force)
+        n_test, n_outputs = n_rows(split.test), kind.n_outputs(selection)
+        shape = cost.Shape(n_train, n_test, selection.n_features, n_outputs)
+        planned.cost = cost.estimate(classifier, config, params, shape, len(found))
+        notice = cost.check(classifier, planned.cost, shape, options.budget, force=options.force)
         planned.notice = " ".join(filter(None, (planned.notice, notice)))
     except FitError as error:
         planned.error = error
@@ -211,29 +216,38 @@ def _name(selection: Selection, config: FitConfig) -> str:
 
 
 def _check_settings(
-    selection: Selection, config: FitConfig, classifier: Classifier, params: Mapping[str, Any]
+    kind: Task,
+    selection: Selection,
+    config: FitConfig,
+    classifier: Classifier,
+    params: Mapping[str, Any],
 ) -> None:
     """Refuse settings without an effect on the classifier, and parameters that do not fit."""
     for weights in (params.get("class_weight"), *dict(config.grid).get("class_weight", ())):
-        with_label_weights({"class_weight": weights}, selection.class_names)
-    clf = classifier.pipeline(params, 0).named_steps["clf"]
+        kind.with_class_weights({"class_weight": weights}, selection)
+    clf = unwrapped(classifier.pipeline(params, 0).named_steps["clf"])
     if config.n_epochs is not None and not trains_by_epochs(clf):
         how = "" if not classifier.by_epochs else f" with {_text(config.params)}"
         raise FitError(
             f"--epochs is for mlp, sgd and softmax; {config.clf}{how} is not trained by epochs."
         )
-    accelerators.check(config)
+    kind.check_config(config)
 
 
 def _search(
-    selection: Selection, config: FitConfig, split: Split, found: Sequence[dict[str, Any]]
+    kind: Task,
+    selection: Selection,
+    config: FitConfig,
+    split: Split,
+    found: Sequence[dict[str, Any]],
 ) -> tuple[Search, str]:
     """Return a fit's search, and what is worth saying of it."""
-    y = selection.y[split.train]
-    notice = check_folds(y, config.cv, selection.class_names)
-    counts = np.bincount(y)
-    n_smallest = int(counts[counts > 0].min())
-    return Search(config, found, len(y), len(selection.class_names), n_smallest), notice
+    rows = row_numbers(split.train)
+    notice = kind.check_folds(selection, rows, config.cv)
+    n_smallest = kind.n_smallest(kind.y(selection)[rows])
+    n_outputs = kind.n_outputs(selection)
+    score = kind.scoring.score
+    return Search(config, found, len(rows), n_outputs, n_smallest, score), notice
 
 
 def _text(params: Sequence[tuple[str, Any]]) -> str:
@@ -274,13 +288,18 @@ def _command(selection: Selection, config: FitConfig, facets: Mapping[str, Any])
 
 
 def _run_key(
+    kind: Task,
     selection: Selection,
     config: FitConfig,
     params: Mapping[str, Any],
     found: Sequence[dict[str, Any]],
 ) -> str:
     """Return the content key of the run: the digest of all that its result depends on."""
-    vectors = [selection.y, selection.splits, selection.valid]
+    vectors = [kind.y(selection), selection.splits, selection.valid]
+    if selection.targets is not None:
+        # Rows without a label are left out; and groups decide new splits and folds.
+        vectors.append(selection.targets)
+        vectors += [] if selection.groups is None else [selection.groups]
     if config.drop_leaks:
         vectors.append(selection.first_rows)
     rows = hashlib.sha256()
@@ -296,11 +315,12 @@ def _run_key(
         {
             "features": selection.describe().digest,
             "rows": rows.hexdigest(),
-            "class_names": list(selection.class_names),
+            "class_names": list(kind.class_names(selection)),
+            **({"target": selection.target_names[0]} if kind.target_name(selection) else {}),
             **settings,
             "params": {**params, **dict(config.params)},
             "candidates": list(found),
-            "own": find_classifier(config.clf).identity(),
+            "own": kind.find_classifier(config.clf).identity(),
             "scikit-learn": versions()["scikit-learn"],
             "solvers": SOLVERS,
         }

@@ -35,10 +35,9 @@ class Fit:
         """The result in one line."""
         if self.run is None:
             return f"{self.name}: failed: {self.error}"
-        test = self.run.metrics.test
         duration_s = self.run.record.duration_s["total"]
         how = "as fitted before" if self.reused else f"{duration_s:.1f} s"
-        return f"{self.name}: {100 * test.accuracy:.1f} % of {test.n_samples:,} rows, {how}"
+        return f"{self.name}: {self.run.scoring.outcome(self.run.outline.summary)}, {how}"
 
 
 def raise_failures(fits: Sequence[Fit]) -> None:

@@ -71,7 +71,7 @@ class Search:
     """One search, round by round: ask for :attr:`pending`, give :meth:`add_scores` their scores.
 
     `n_smallest` is the number of training rows of the smallest class: each of halving's rounds
-    has at least one of them per fold.
+    has at least one of them per fold. `score` is the name of the scores.
     """
 
     def __init__(
@@ -81,8 +81,9 @@ class Search:
         n_train: int,
         n_classes: int,
         n_smallest: int | None = None,
+        score: str = "accuracy",
     ) -> None:
-        self.config = config
+        self.config, self._score = config, score
         self._entries: list[dict[str, Any]] = [
             {"params": params, "scores": [], "n_rows": 0} for params in found
         ]
@@ -117,7 +118,8 @@ class Search:
     def add_scores(self, scores: np.ndarray, errors: Sequence[str]) -> None:
         """Take this round's scores, and begin the next round.
 
-        `scores` are accuracies, (n_pending, n_folds), NaN where a fit failed for one of `errors`.
+        `scores` are (n_pending, n_folds), the higher the better, NaN where a fit failed for one of
+        `errors`.
         """
         n_rows = self._rounds.pop(0)
         for i, row in zip(self._alive, scores, strict=True):
@@ -129,7 +131,7 @@ class Search:
                 f"all folds. The first error: {errors[0] if errors else 'no score'}"
             )
         # The first of equals; NaN comes last.
-        order = np.argsort(-np.nan_to_num(means, nan=-1.0), kind="stable")
+        order = np.argsort(-np.nan_to_num(means, nan=-np.inf), kind="stable")
         n_kept = max(1, math.ceil(len(order) / FACTOR)) if self._rounds else 1
         self._alive = [self._alive[i] for i in order[:n_kept]]
 
@@ -156,7 +158,7 @@ class Search:
             "cv": self.config.cv,
             "seed": self.config.seed,
             "best": best["params"],
-            "accuracy": best["mean"],
+            self._score: best["mean"],
             "deviation": best["deviation"],
             "candidates": entries,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,11 +11,8 @@ import numpy as np
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
 from featstore.config import SPLITS
-from featstore.errors import FitError, SelectionError
-from featstore.runs.run import Run
-from featstore.store.feature_store import FeatureStore
+from featstore.errors import FitError
 from featstore.store.leaks import leaked
-from featstore.store.selection import Selection
 from featstore.text import join_some
 
 Rows = slice | np.ndarray
@@ -26,10 +23,6 @@ class Labelled(Protocol):
     """What decides the split of a selection."""
 
     @property
-    def y(self) -> np.ndarray:
-        """Labels, (n_samples,) int32; -1 for none."""
-
-    @property
     def splits(self) -> np.ndarray:
         """Splits, (n_samples,) uint8, positions in :data:`featstore.config.SPLITS`."""
 
@@ -38,12 +31,25 @@ class Labelled(Protocol):
         """Rows that have features, (n_samples,) bool."""
 
     @property
-    def class_names(self) -> Sequence[str]:
-        """Names of the classes, by label."""
-
-    @property
     def first_rows(self) -> np.ndarray:
         """First row with the same image as each row, (n_samples,); None where unknown."""
+
+
+class Labels(Protocol):
+    """The labels of a selection's rows, by task: which rows can be split, and how."""
+
+    @property
+    def is_labelled(self) -> np.ndarray:
+        """Rows that have a label, (n_samples,) bool."""
+
+    def check(self, rows: Mapping[str, np.ndarray], test_split: str, left_out: str) -> None:
+        """Refuse rows that nothing can be learned from or tested with."""
+
+    def draw(self, train: np.ndarray, test: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return new training and test rows of the same number."""
+
+    def check_tested(self, rows: Mapping[str, np.ndarray], left_out: str) -> None:
+        """Refuse rows to test whose label can't be learned from the training rows."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +87,14 @@ def n_rows(rows: Rows) -> int:
 
 
 def split_rows(
-    selection: Labelled, split_seed: int | None = None, *, drop_leaks: bool = False
+    selection: Labelled, labels: Labels, split_seed: int | None = None, *, drop_leaks: bool = False
 ) -> Split:
     """Split a selection's rows as its dataset does; a `split_seed` draws a new split.
 
     Masked and unlabelled rows are left out. Without test rows, the validation rows are the test.
-    A new split has as many test rows of each class as the dataset's has.
+    A new split has as many test rows as the dataset's has.
     """
-    y, names = selection.y, selection.class_names
-    labelled = y >= 0
+    labelled = labels.is_labelled
     n_masked = int(np.sum(~selection.valid))
     n_unlabelled = int(np.sum(selection.valid & ~labelled))
     left_out = f"{n_masked} masked and {n_unlabelled} unlabelled rows left out"
@@ -99,24 +104,16 @@ def split_rows(
         for code, name in enumerate(SPLITS)
     }
     test_split = "test" if rows["test"].size else "val"
-    trained = _check_rows(y, rows, test_split, names, left_out)
+    labels.check(rows, test_split, left_out)
     if split_seed is not None:
-        rows["train"], rows[test_split] = _draw_split(
-            y, rows["train"], rows[test_split], names, split_seed
-        )
+        rows["train"], rows[test_split] = labels.draw(rows["train"], rows[test_split], split_seed)
     n_leaked, n_dropped = _take_leaks(selection.first_rows, rows, drop=drop_leaks)
     if not rows[test_split].size:
         raise FitError(
             f"All {n_dropped:,} test images are also among the training images, so --drop-leaks "
             "leaves nothing to test with. Leave it out, or add other test images."
         )
-    tested = np.unique(y[np.concatenate([rows["test"], rows["val"]])])
-    if (untrained := np.setdiff1d(tested, trained)).size:
-        raise FitError(
-            f"No training rows for the class {join_some([names[c] for c in untrained])}, which has "
-            f"test rows ({left_out}). Add training images of it, or remove the class, and extract "
-            "again."
-        )
+    labels.check_tested(rows, left_out)
     return Split(
         train=_compact(rows["train"]),
         test=_compact(rows[test_split]),
@@ -129,24 +126,8 @@ def split_rows(
     )
 
 
-def _check_rows(
-    y: np.ndarray,
-    rows: dict[str, np.ndarray],
-    test_split: str,
-    names: Sequence[str],
-    left_out: str,
-) -> np.ndarray:
-    """Refuse rows that nothing can be learned from or tested with; return the trained classes."""
-    if y.size and y.max() >= len(names):
-        raise FitError(
-            f"A row has the label {y.max()}, but there are only the {len(names)} classes "
-            f"{join_some(names)}. Extract the dataset again."
-        )
-    if y.size and y.max() < 0:
-        raise FitError(
-            f"None of the {y.size:,} images has a label, so nothing can be fitted. Sort the images "
-            "into class folders (ROOT/CLASS/IMAGE) and extract again."
-        )
+def check_rows(rows: Mapping[str, np.ndarray], test_split: str, left_out: str) -> None:
+    """Refuse a dataset without rows to train on, or to test with."""
     if not rows["train"].size:
         raise FitError(
             f"There are no rows to train on ({left_out}). The dataset needs labelled images in "
@@ -157,34 +138,70 @@ def _check_rows(
             f"There are no rows to test with ({left_out}). Put a test/ folder beside train/, or "
             "give class folders alone, which are then split by --seed; and extract again."
         )
-    trained = np.unique(y[rows["train"]])
-    if trained.size < 2:
-        raise FitError(
-            f"All {rows['train'].size:,} training rows are of the class "
-            f"{names[trained[0]]!r}; a classifier needs two classes or more."
-        )
-    return trained
 
 
-def _draw_split(
-    y: np.ndarray, train: np.ndarray, test: np.ndarray, names: Sequence[str], seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return new training and test rows, with each class's shares as they were."""
-    pool = np.sort(np.concatenate([train, test]))
-    if (short := np.flatnonzero(np.bincount(y[pool]) == 1)).size:
-        raise FitError(
-            "A new split needs two images or more of each class; "
-            f"{join_some([names[c] for c in short.tolist()])} has one. Add images, or leave out "
-            "--split-seed."
-        )
-    drawn = StratifiedShuffleSplit(1, test_size=len(test), random_state=seed)
-    try:
-        ((at_train, at_test),) = drawn.split(pool, y[pool])
-    except ValueError as error:
-        raise FitError(
-            f"A new split can't be drawn: {error}. Add images, or leave out --split-seed."
-        ) from error
-    return np.sort(pool[at_train]), np.sort(pool[at_test])
+@dataclass(frozen=True)
+class ClassLabels:
+    """One class of each row: `y`, (n_samples,) int32, positions in `names`; -1 for none."""
+
+    y: np.ndarray
+    names: Sequence[str]
+
+    @property
+    def is_labelled(self) -> np.ndarray:
+        """Rows that have a label, (n_samples,) bool."""
+        return self.y >= 0
+
+    def check(self, rows: Mapping[str, np.ndarray], test_split: str, left_out: str) -> None:
+        """Refuse rows that nothing can be learned from or tested with."""
+        y, names = self.y, self.names
+        if y.size and y.max() >= len(names):
+            raise FitError(
+                f"A row has the label {y.max()}, but there are only the {len(names)} classes "
+                f"{join_some(names)}. Extract the dataset again."
+            )
+        if y.size and y.max() < 0:
+            raise FitError(
+                f"None of the {y.size:,} images has a label, so nothing can be fitted. Sort the "
+                "images into class folders (ROOT/CLASS/IMAGE) and extract again."
+            )
+        check_rows(rows, test_split, left_out)
+        trained = np.unique(y[rows["train"]])
+        if trained.size < 2:
+            raise FitError(
+                f"All {rows['train'].size:,} training rows are of the class "
+                f"{names[trained[0]]!r}; a classifier needs two classes or more."
+            )
+
+    def draw(self, train: np.ndarray, test: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return new training and test rows, with each class's shares as they were."""
+        pool = np.sort(np.concatenate([train, test]))
+        y = self.y[pool]
+        if (short := np.flatnonzero(np.bincount(y) == 1)).size:
+            raise FitError(
+                "A new split needs two images or more of each class; "
+                f"{join_some([self.names[c] for c in short.tolist()])} has one. Add images, or "
+                "leave out --split-seed."
+            )
+        drawn = StratifiedShuffleSplit(1, test_size=len(test), random_state=seed)
+        try:
+            ((at_train, at_test),) = drawn.split(pool, y)
+        except ValueError as error:
+            raise FitError(
+                f"A new split can't be drawn: {error}. Add images, or leave out --split-seed."
+            ) from error
+        return np.sort(pool[at_train]), np.sort(pool[at_test])
+
+    def check_tested(self, rows: Mapping[str, np.ndarray], left_out: str) -> None:
+        """Refuse rows to test of classes that have no training rows."""
+        tested = np.unique(self.y[np.concatenate([rows["test"], rows["val"]])])
+        untrained = np.setdiff1d(tested, self.y[rows["train"]])
+        if untrained.size:
+            raise FitError(
+                f"No training rows for the class {join_some([self.names[c] for c in untrained])}, "
+                f"which has test rows ({left_out}). Add training images of it, or remove the "
+                "class, and extract again."
+            )
 
 
 def _take_leaks(
@@ -244,24 +261,3 @@ def _compact(rows: np.ndarray) -> Rows:
     if rows[-1] - rows[0] + 1 == rows.size:
         return slice(int(rows[0]), int(rows[-1]) + 1)
     return rows
-
-
-def features_of(run: Run, store: FeatureStore) -> tuple[Selection, Split]:
-    """Return the features that a run was fitted on, and their split.
-
-    Raises
-    ------
-    SelectionError
-        When the store has them no longer, or has others than the run was fitted on.
-    IncompleteError, CorruptionError
-        When they are unfinished, or damaged.
-    """
-    parts = run.selection.features
-    selection = store.reopen((part.set_id, part.layer) for part in parts)
-    if selection.describe().digest != run.selection.digest:
-        raise SelectionError(
-            f"The store's features are no longer those that {run.run_id} was fitted on. Fit "
-            f"again: {run.record.command}"
-        )
-    fit = run.record.fit
-    return selection, split_rows(selection, fit.split_seed, drop_leaks=fit.drop_leaks)

@@ -6,21 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sklearn.pipeline import Pipeline
 
 from featstore.config import FitConfig
 from featstore.environment import machine, now, versions
 from featstore.errors import RunError
-from featstore.fitting.classifiers import find_classifier
-from featstore.fitting.evaluate import Evaluation, check_features, evaluate, predict_blocks
+from featstore.fitting.evaluate import check_features
 from featstore.fitting.measure import Clock, peak_memory
-from featstore.fitting.parameters import with_label_weights
 from featstore.fitting.solvers import accelerators
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import own_scratch, scale_rows
 from featstore.fitting.solvers.train import Trained, explained, train
-from featstore.fitting.splits import Split, n_rows, split_rows
+from featstore.fitting.splits import Split, n_rows
+from featstore.fitting.tasks import Evaluation, Task, find_task
 from featstore.io.files import with_resume_hint
 from featstore.progress import SILENT, Progress
 from featstore.runs.pictures import draw_pictures
@@ -34,13 +32,15 @@ from featstore.store.selection import Selection
 class FitTask:
     """One classifier on one selection: a task for a worker, which holds names only.
 
-    `key` is the run's content key, the same for equal results; `command` repeats this one fit;
+    `kind` is what a label is, one of :data:`featstore.config.TASKS`; `key` is the run's content
+    key, the same for equal results; `command` repeats this one fit;
     `scratch` is the folder of the standardised rows that tasks share; `search` is
     :meth:`.Search.to_dict`.
     """
 
     store: str
     parts: tuple[tuple[str, str], ...]
+    kind: str
     config: FitConfig
     key: str
     run_id: str
@@ -88,38 +88,38 @@ def fit_task(task: FitTask) -> FittedRun:
 
 
 def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
-    clock, config = Clock(), task.config
+    clock, config, kind = Clock(), task.config, find_task(task.kind)
     selection = store.reopen(task.parts)
-    split = split_rows(selection, config.split_seed, drop_leaks=config.drop_leaks)
-    X, y, n_train = selection.memmap(), selection.y, n_rows(split.train)
+    split = kind.split(selection, config.split_seed, drop_leaks=config.drop_leaks)
+    X, y, n_train = selection.memmap(), kind.y(selection), n_rows(split.train)
     features = {use: Samples(X, rows) for use, rows in split.uses().items()}
     notes: list[str] = []
     n_constant = check_features(selection, split, features, notes)
 
-    classifier = find_classifier(config.clf)
+    classifier = kind.find_classifier(config.clf)
     chosen = task.search["best"] if task.search else {}
     params = classifier.params({**dict(config.params), **chosen}, n_train)
-    model = classifier.pipeline(with_label_weights(params, selection.class_names), config.seed)
+    model = classifier.pipeline(kind.with_class_weights(params, selection), config.seed)
     digest, scratch = selection.describe().digest, own_scratch(task.scratch, store.cache_dir)
     X_train = scale_rows(model, features["train"], digest, scratch)
     clock.lap("load")
 
     def validate(clf: Any) -> float:
         trained = Pipeline([*model.steps[:-1], ("clf", clf)])
-        return float(np.mean(predict_blocks(trained, features["val"]).labels == y[split.val]))
+        return kind.score(y[split.val], kind.predict(trained, features["val"]))
 
     with peak_memory() as peak, explained(config.clf, n_train, selection.n_features):
         trained = train(
             model, X_train, y[split.train], config, validate if split.val is not None else None
         )
         clock.lap("fit")
-        evaluation = evaluate(
+        evaluation = kind.evaluate(
             model, selection, split, features, predicts_slowly=classifier.predicts_slowly
         )
         clock.lap("evaluate")
 
     record = {
-        **_record(task, selection, split, trained, evaluation, notes),
+        **_record(task, kind, selection, split, trained, evaluation, notes),
         "params": params,
         "n_constant_features": n_constant,
         "source": classifier.identity().get("source"),
@@ -137,6 +137,7 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
 
 def _record(
     task: FitTask,
+    kind: Task,
     selection: Selection,
     split: Split,
     trained: Trained,
@@ -144,8 +145,7 @@ def _record(
     notes: list[str],
 ) -> dict[str, Any]:
     """Return what ``metrics.json`` says of a fit and its outcome."""
-    n_classes = len(selection.class_names)
-    n_train_of_class = np.bincount(selection.y[split.train], minlength=n_classes)
+    class_names = list(kind.class_names(selection))
     return {
         "key": task.key,
         "created": now(),
@@ -153,7 +153,9 @@ def _record(
         "fit": task.config.to_dict(),
         "search": task.search,
         "selection": selection.describe(),
-        "class_names": list(selection.class_names),
+        "task": kind.name,
+        "class_names": class_names,
+        "target_name": kind.target_name(selection),
         "rows": {
             "n_train": n_rows(split.train),
             "n_test": n_rows(split.test),
@@ -163,7 +165,7 @@ def _record(
             "n_unlabelled": split.n_unlabelled,
             "n_leaked": split.n_leaked,
             "n_dropped": split.n_dropped,
-            "n_train_of_class": n_train_of_class.tolist(),
+            "n_train_of_class": kind.n_of_class(kind.y(selection)[split.train], len(class_names)),
         },
         "metrics": evaluation.metrics,
         "score_kind": evaluation.score_kind,

@@ -16,9 +16,9 @@ from featstore.datasets.base import FileDataset
 from featstore.datasets.formats.image_list import UnlabelledSource
 from featstore.errors import ConfigError, DatasetNotFoundError, SelectionError
 from featstore.extraction.encode import Encoder
+from featstore.fitting.run_features import features_of
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import fit_scaler
-from featstore.fitting.splits import features_of
 from featstore.inference.given_images import GivenImage, ImageFile, as_files, each_image
 from featstore.inference.nearest_rows import nearest
 from featstore.io.fingerprints import FingerprintCache

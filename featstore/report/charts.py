@@ -1,4 +1,4 @@
-"""Draw accuracies as bars, and features in two dimensions by PCA or UMAP."""
+"""Draw scores as bars, and features in two dimensions by PCA or UMAP."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from featstore.errors import ConfigError
 from featstore.fitting.solvers.blocks import Samples, one_thread
 from featstore.fitting.solvers.scaling import fit_scaler
 from featstore.plotting import INK, PALETTE, STYLE, class_text, literal_text
+from featstore.runs.scoring import find_scoring
 
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 """Markers of the first classes; further ones are stars of ever more points."""
@@ -28,12 +29,14 @@ NAME_LENGTH = 46
 """Letters of a run's name on one line beside its bar."""
 
 
-def draw_accuracies(lines: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the test accuracies of fits as bars, in their order, with the deviation of repeats.
+def draw_scores(lines: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the test scores of fits as bars, in their order, with the deviation of repeats.
 
     `lines` are those of :func:`featstore.report.summarize` on one dataset. A mark in
-    each bar shows the accuracy of always naming the most frequent class.
+    each bar shows the score to beat, such as that of always naming the most frequent class.
     """
+    scoring = find_scoring(lines[0]["task"])
+    score, factor = scoring.score, 100 if scoring.unit else 1
     names = [_name_lines(line["name"]) for line in lines]
     # One unit is a bar with a name of one line.
     heights = [0.58 + 0.42 * len(name) for name in names]
@@ -42,21 +45,25 @@ def draw_accuracies(lines: Sequence[Mapping[str, Any]]) -> Figure:
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(7.2, 0.85 + 0.3 * ends[-1]), layout="constrained")
         ax = fig.add_subplot()
-        percent = [100 * line["accuracy"] for line in lines]
-        deviations = [100 * line.get("accuracy_deviation", 0.0) for line in lines]
-        ax.barh(places, percent, height=0.62, color=PALETTE[0])
-        for y, value, deviation, line in zip(places, percent, deviations, lines, strict=True):
+        values = [factor * line[score] for line in lines]
+        deviations = [factor * line.get(f"{score}_deviation", 0.0) for line in lines]
+        ax.barh(places, values, height=0.62, color=PALETTE[0])
+        for y, value, deviation, line in zip(places, values, deviations, lines, strict=True):
             if deviation:
                 ax.errorbar(value, y, xerr=deviation, color=INK, linewidth=1.2, capsize=2.5)
-            ax.text(value + deviation + 0.8, y, f"{value:.1f}", va="center_baseline", fontsize=8.5)
-            x = 100 * line["majority_accuracy"]
-            ax.plot([x, x], [y - 0.31, y + 0.31], color=PALETTE[4], linewidth=2.2)
+            # A bar below 0 has its text at the axis.
+            end = max(value + deviation, 0.0) + 0.008 * factor
+            ax.text(end, y, scoring.text(line[score]), va="center_baseline", fontsize=8.5)
+            if scoring.baseline:
+                x = factor * line[scoring.baseline]
+                ax.plot([x, x], [y - 0.31, y + 0.31], color=PALETTE[4], linewidth=2.2)
         ax.set_yticks(places, [literal_text("\n".join(name)) for name in names])
         ax.tick_params(axis="y", length=0)
         ax.set_ylim(ends[-1], 0)
-        ax.set_xlim(0, 100)
-        ax.set_xticks(range(0, 101, 20))
-        ax.set_xlabel("test accuracy (%); orange: always the most frequent class")
+        # Much worse than the mean is as good as out of sight.
+        ax.set_xlim(max(-factor, min(0.0, *values)), factor)
+        ax.set_xticks(factor * np.arange(0, 101, 20) / 100)
+        ax.set_xlabel(scoring.score_axis)
         ax.spines["left"].set_visible(False)
     return fig
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from featstore.fitting.splits import features_of, row_numbers
+from featstore.fitting.run_features import features_of
+from featstore.fitting.splits import row_numbers
 from featstore.inference.nearest_rows import nearest
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore

@@ -12,6 +12,7 @@ from featstore.report.table import Cell, Table
 from featstore.runs.names import differing_settings, join
 from featstore.runs.ranking import Line, Ranking
 from featstore.runs.run import Run
+from featstore.runs.scoring import find_scoring
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.schema import LayerRecord
@@ -28,25 +29,34 @@ def runs_table(name: str, title: str, ranking: Ranking) -> Table:
     """Return the table of all fits on the same images, the best first."""
     choice = ranking.choice
     bold = [choice.best["series"], *(line["series"] for line in choice.equal)]
-    lines = ranking.lines
-    columns = {
-        "run": [_run_cell(line) for line in lines],
-        "accuracy": [_accuracy_cell(line, line["series"] in bold) for line in lines],
-        "average": [_share(line["average_accuracy"]) for line in lines],
-        "CV": [_share(line["cv_accuracy"]) for line in lines],
-        "kappa": [Cell(_kappa_text(line["kappa"]), line["kappa"]) for line in lines],
-        "training": [_share(line["train_accuracy"]) for line in lines],
-        "majority": [_share(line["majority_accuracy"]) for line in lines],
+    lines, scoring = ranking.lines, find_scoring(choice.best["task"])
+    # A score that is the same in all rows as another one says nothing.
+    scores = [c for c in scoring.columns if c.is_optional or c.is_shown(lines)]
+    columns = {"run": [_run_cell(line) for line in lines]}
+    for column in scores:
+        is_ranking = column.key == scoring.score
+        columns[column.title] = [
+            Cell(
+                column.cell(line) if is_ranking else column.text(line[column.key]),
+                line[column.key],
+                is_best=is_ranking and line["series"] in bold,
+            )
+            for line in lines
+        ]
+    columns |= {
         "train": [_count(line["n_train"]) for line in lines],
         "test": [_count(line["n_test"]) for line in lines],
         "time (s)": [Cell(f"{line['duration_s']:,.1f}", line["duration_s"]) for line in lines],
     }
-    # With as many test images of each class both are the same number.
-    if all(abs(line["average_accuracy"] - line["accuracy"]) < 1e-9 for line in lines):
-        del columns["average"]
-    by_cv = any(line["cv_accuracy"] is not None for line in lines)
-    order = "by CV where there is one, otherwise by accuracy" if by_cv else "by accuracy"
+    by_cv = any(line[f"cv_{scoring.score}"] is not None for line in lines)
+    order = (
+        f"by CV where there is one, otherwise by {scoring.name}"
+        if by_cv
+        else (f"by {scoring.name}")
+    )
     repeated = " ± the deviation of repeats" if any(line["n_repeats"] > 1 for line in lines) else ""
+    title_of_score = scoring.table_title[:1].upper() + scoring.table_title[1:]
+    ranked = scoring.column(scoring.score).title
     return Table(
         name,
         f"All runs on {title}"
@@ -54,13 +64,10 @@ def runs_table(name: str, title: str, ranking: Ranking) -> Table:
         else f"The best {len(lines):,} of {len(ranking.all_lines):,} fits on {title}",
         tuple((heading, heading != "run") for heading in columns),
         [list(row) for row in zip(*columns.values(), strict=True)],
-        f"Accuracy of the test images in %{repeated}. The order is {order}. {BOLD}",
-        tuple(heading for heading in columns if heading not in ("run", "accuracy")),
+        f"{title_of_score}{repeated}. The order is {order}. {BOLD}",
+        tuple(heading for heading in columns if heading not in ("run", ranked)),
         {
-            "average": "Average: mean of the classes' accuracies.",
-            "CV": "CV: accuracy of the cross-validation that chose the parameters.",
-            "training": "Training: accuracy of the training images.",
-            "majority": "Majority: accuracy of always naming the most frequent class.",
+            **{column.title: column.legend for column in scores if column.legend},
             "train": "Train: number of training images.",
             "test": "Test: number of test images.",
         },
@@ -73,14 +80,8 @@ def _run_cell(line: Line) -> Cell:
     return Cell(line["name"], None, line["run_id"], join([n_repeats, converged]))
 
 
-def _accuracy_cell(line: Line, is_bold: bool) -> Cell:
-    deviation = line.get("accuracy_deviation")
-    spread = "" if deviation is None else f" ± {percent(deviation)}"
-    return Cell(percent(line["accuracy"]) + spread, line["accuracy"], is_best=is_bold)
-
-
 def layers_table(name: str, title: str, ranking: Ranking) -> Table | None:
-    """Return the accuracies of each network's early, deep and final layers, and of all three.
+    """Return the scores of each network's early, deep and final layers, and of all three.
 
     It is the comparison of the paper's section 5. Only fits with the same settings, trained and
     tested on as many images, share a row; rows with fewer than two layers are left out. Without
@@ -100,6 +101,7 @@ def layers_table(name: str, title: str, ranking: Ranking) -> Table | None:
     if not groups:
         return None
     first_runs = [ranking.run(next(iter(by_role.values()))) for by_role in groups]
+    scoring = first_runs[0].scoring
     images = differing_settings([{(_model(run), run.clf): run.outline.rows} for run in first_runs])
     details = zip(_differing_features(first_runs), _differing_fits(first_runs), images, strict=True)
     rows = []
@@ -112,8 +114,9 @@ def layers_table(name: str, title: str, ranking: Ranking) -> Table | None:
                 cells.append(Cell(NONE))
                 continue
             layer = "" if kind == paper.ALL else own_line["layers"][0]
-            value = own_line["accuracy"]
-            cells.append(Cell(percent(value), value, own_line["run_id"], layer, own_line in bold))
+            value = own_line[scoring.score]
+            text = scoring.text(value)
+            cells.append(Cell(text, value, own_line["run_id"], layer, own_line in bold))
         rows.append(cells)
     columns = (("network", False), ("classifier", False), *((kind, True) for kind in paper.ROLES))
     return Table(
@@ -121,9 +124,9 @@ def layers_table(name: str, title: str, ranking: Ranking) -> Table | None:
         f"Early, deep and final layers on {title}",
         columns,
         rows,
-        f"Test accuracy in %. {BOLD} The paper's claim is that earlier layers beside the final one "
-        "do better than either alone. Maps are averaged over their positions, so that the first "
-        "convolution alone has a few dozen features.",
+        f"Test {scoring.name}{' in %' if scoring.unit else ''}. {BOLD} The paper's claim is that "
+        "earlier layers beside the final one do better than either alone. Maps are averaged over "
+        "their positions, so that the first convolution alone has a few dozen features.",
     )
 
 
@@ -212,16 +215,17 @@ def datasets_table(groups: Mapping[str, Sequence[Run]]) -> Table | None:
         counts = run.record.rows
         theirs = paper.N_ROWS.get(run.selection.dataset)
         n_of_class = counts.n_train_of_class
-        each = f"{min(n_of_class):,}"
-        if max(n_of_class) > min(n_of_class):
+        least = min(n_of_class, default=0)
+        each = f"{least:,}" if n_of_class else NONE
+        if max(n_of_class, default=0) > least:
             each += f" to {max(n_of_class):,}"
         rows.append(
             [
                 Cell(title),
-                _count(len(run.class_names)),
+                _count(len(run.class_names)) if run.class_names else Cell(NONE),
                 _count(counts.n_train),
                 _count(counts.n_test),
-                Cell(each, min(n_of_class)),
+                Cell(each, least),
                 Cell(counts.test_split),
                 Cell(f"{theirs[0]:,} + {theirs[1]:,}" if theirs else NONE),
             ]
@@ -310,14 +314,6 @@ def _differing_fits(runs: Sequence[Run]) -> list[str]:
     return differing_settings(
         [{(run.clf, name): text for name, text in run.outline.fit.items()} for run in runs]
     )
-
-
-def _share(value: float | None) -> Cell:
-    return Cell(percent(value), value)
-
-
-def _kappa_text(value: float | None) -> str:
-    return NONE if value is None else f"{value:.3f}"
 
 
 def _count(n: int) -> Cell:

@@ -19,18 +19,20 @@ from featstore.errors import (
     SelectionError,
     StoreError,
 )
-from featstore.fitting.splits import features_of, row_numbers
+from featstore.fitting.run_features import features_of
+from featstore.fitting.splits import row_numbers
 from featstore.inference.source_images import Originals
 from featstore.progress import Progress
 from featstore.report import paper, result_tables
-from featstore.report.charts import draw_accuracies, draw_projection, project
+from featstore.report.charts import draw_projection, draw_scores, project
 from featstore.report.misclassified import Mistake, find_mistakes, thumbnail_uri
 from featstore.report.summaries import compare_published, describe_run
 from featstore.report.table import Table
-from featstore.runs.charts import MAX_COUNTED, draw_confusion, draw_curves
+from featstore.runs.charts import MAX_COUNTED, draw_curves, draw_predicted
 from featstore.runs.ranking import Line, Ranking
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
+from featstore.store.format.run_scores import Metrics, RegressionMetrics
 from featstore.text import file_name, is_random
 
 MAX_CURVES = 8
@@ -42,7 +44,7 @@ MAX_ALONE = 24
 
 
 MAX_BARS = 30
-"""Fits that the figure of accuracies shows, the best first."""
+"""Fits that the figure of scores shows, the best first."""
 
 
 MAX_CELLS = 8_000
@@ -105,25 +107,24 @@ class Sections:
         features, why_no_features = self._features(best, best_run, name, file)
         self._progress.advance(1)
         bars = self._svg(
-            draw_accuracies(ranking.lines[:MAX_BARS]),
+            draw_scores(ranking.lines[:MAX_BARS]),
             f"{name}-bars",
-            f"Test accuracies on {title}",
+            f"Test {best_run.scoring.plural.removesuffix(' in %')} on {title}",
             f"bars-{file}",
         )
         curves = self._curves(title, file, ranking)
-        self.figures[f"confusion-{file}"] = lambda: draw_confusion(
-            best_run.metrics.test.confusion, best_run.class_names
-        )
+        for picture, draw in best_run.scoring.drawings(best_run).items():
+            self.figures[f"{picture.removesuffix('.png')}-{file}"] = draw
         self._progress.advance(1)
         together = {series for figure in curves for series in figure["series"]}
         rest = [line["series"] for line in ranking.lines if ranking.run(line).curves]
         rest = [series for series in rest if series not in together]
         alone = set(rest[:MAX_ALONE])
-        n_matrices = max(1, MAX_CELLS // len(best_run.class_names) ** 2)
+        n_matrices = max(1, MAX_CELLS // max(1, len(best_run.class_names)) ** 2)
         return {
             "id": name,
             "title": title,
-            "n_classes": len(best_run.class_names),
+            "about": best_run.scoring.about(best),
             "n_runs": sum(line["n_repeats"] for line in ranking.lines),
             "best": best,
             "choice": choice.text,
@@ -201,8 +202,9 @@ class Sections:
         shown: dict[str, Mapping[str, Any]] = {
             line["name"]: ranking.run(line).curves or {} for line in lines[:MAX_CURVES]
         }
-        what = f"Training accuracy and loss, {heading}, on {title}"
-        svg = self._svg(draw_curves(shown), f"f-{len(self.figures)}", what, file)
+        what = f"Training {ranking.run(lines[0]).scoring.name} and loss, {heading}, on {title}"
+        scoring = ranking.run(lines[0]).scoring
+        svg = self._svg(draw_curves(shown, scoring), f"f-{len(self.figures)}", what, file)
         return {
             "heading": heading,
             "svg": svg,
@@ -248,16 +250,23 @@ class Sections:
     def _details(self, line: Line, run: Run, has_matrix: bool, has_curves: bool) -> dict[str, Any]:
         """Return what the page says of one fit, with its confusion matrix and curves if wanted."""
         details = describe_run(run)
-        confusion = run.metrics.test.confusion if has_matrix else None
-        curves = Markup()
+        metrics, name = run.metrics, details["id"]
+        curves, predicted = Markup(), Markup()
         if has_curves and run.curves:
-            about = f"Training accuracy and loss by epoch of {line['name']} on {line['title']}"
-            figure = draw_curves({line["name"]: run.curves})
-            curves = self._svg(figure, f"{details['id']}-curves", about)
+            about = f"Training {run.scoring.name} and loss by epoch of {line['name']}"
+            figure = draw_curves({line["name"]: run.curves}, run.scoring)
+            curves = self._svg(figure, f"{name}-curves", f"{about} on {line['title']}")
+        has_classes = isinstance(metrics, Metrics)
+        confusion = metrics.test.confusion if isinstance(metrics, Metrics) and has_matrix else None
+        if isinstance(metrics, RegressionMetrics) and has_matrix:
+            about = f"Predicted against true numbers of the test images, {line['name']}"
+            predicted = self._svg(draw_predicted(run), f"{name}-predicted", about)
         self._progress.advance(1)
         return details | {
             "line": line,
             "confusion": confusion,
+            "lacks_confusion": has_classes and not has_matrix,
+            "predicted": predicted,
             "is_counted": len(run.class_names) <= MAX_COUNTED,
             "curves": curves,
         }

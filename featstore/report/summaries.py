@@ -12,10 +12,11 @@ from featstore.report import paper
 from featstore.runs.names import short_name
 from featstore.runs.ranking import Line, Ranking, group_by_images, runs_on
 from featstore.runs.run import Run, list_runs
+from featstore.runs.scoring import Scoring
 from featstore.runs.tags import tags_of
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.run_schema import RowCounts, SearchResult
-from featstore.text import is_random, nbytes_text, percent
+from featstore.text import is_random, nbytes_text
 
 N_SHORT = 8
 """Characters of a run's id, from its end, that are enough to name it among a few thousand."""
@@ -41,7 +42,7 @@ def summarize(runs: Sequence[Run]) -> list[Line]:
 
         - ``name``, the fit's name in all tables and figures, and ``settings``, the part of it that
           tells fits of the same layers and classifier apart;
-        - ``n_repeats``, ``run_ids``, ``accuracies``, and of several repeats
+        - ``n_repeats``, ``run_ids``, ``scores``, and of several repeats
           ``accuracy_deviation`` and ``average_accuracy_deviation``, sample standard deviations
           (fractions);
         - ``ranked_by``: ``cross-validation``, ``repeated splits`` or ``test``;
@@ -64,7 +65,7 @@ def summary_rows(title: str, ranking: Ranking) -> list[Line]:
 def list_by_accuracy(
     store: FeatureStore, dataset: str | None = None, progress: Progress = SILENT
 ) -> list[Line]:
-    """Return the summary of each run of a store by images, the most accurate first.
+    """Return the summary of each run of a store by images, the best test score first.
 
     Beside what :meth:`.Run.summary` returns, a line has the run's ``tags``, ``is_best``, and
     ``short_id``, the least end of its id that no other run has.
@@ -85,7 +86,7 @@ def list_by_accuracy(
                 "is_best": run.run_id == best,
                 "short_id": end if ends[end := run.run_id[-N_SHORT:]] == 1 else run.run_id,
             }
-            for run in sorted(own, key=lambda r: (-r.outline.summary["accuracy"], r.run_id))
+            for run in sorted(own, key=lambda r: (-r.score, r.run_id))
         ]
     return lines
 
@@ -159,8 +160,8 @@ def compare_published(dataset: str, runs: Sequence[Run]) -> list[dict[str, Any]]
 def describe_run(run: Run) -> dict[str, Any]:
     """Return what a report says of one run beside its figures.
 
-    ``id`` (unique in the page), ``facts`` (texts by heading), ``command``, ``notes``, ``val``
-    (metrics or None) and ``per_class``.
+    ``id`` (unique in the page), ``facts`` (texts by heading), ``command``, ``notes``, ``val`` (a
+    text, or empty) and ``per_class`` (:class:`.ClassTable` or None).
     """
     record = run.record
     rows, fit, provenance = record.rows, record.fit, record.provenance
@@ -173,7 +174,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         "rows": f"{rows.n_train:,} to train, {rows.n_test:,} to test "
         f"({rows.test_split} split), {rows.n_masked:,} masked and "
         f"{rows.n_unlabelled:,} unlabelled left out{_leaks_text(rows)}",
-        "search": _search_text(record.search),
+        "search": _search_text(record.search, run.scoring),
         "time": ", ".join(f"{name} {value:.2f} s" for name, value in record.duration_s.items()),
         "peak memory": f"{nbytes_text(record.peak_rss_nbytes)} of the process, the features' "
         "memory map included",
@@ -190,11 +191,8 @@ def describe_run(run: Run) -> dict[str, Any]:
         "facts": facts,
         "command": record.command,
         "notes": record.notes,
-        "val": run.metrics.val,
-        "per_class": [
-            {**one.to_dict(), "n_train": n}
-            for one, n in zip(run.metrics.test.per_class, rows.n_train_of_class, strict=True)
-        ],
+        "val": run.scoring.val_text(record),
+        "per_class": run.scoring.class_table(record),
     }
 
 
@@ -221,12 +219,13 @@ def _leaks_text(rows: RowCounts) -> str:
     return ""
 
 
-def _search_text(search: SearchResult | None) -> str:
+def _search_text(search: SearchResult | None, scoring: Scoring) -> str:
     if search is None:
         return "none"
+    mean = scoring.text(getattr(search, scoring.score))
     best = ", ".join(f"{key}={value}" for key, value in search.best.items())
     return (
         f"{search.kind}, {best} of {len(search.candidates):,} settings by {search.cv}"
-        f"-fold cross-validation on the training rows, accuracy {percent(search.accuracy)} % ± "
-        f"{percent(search.deviation)} over the folds"
+        f"-fold cross-validation on the training rows, {scoring.name} {mean}{scoring.unit} ± "
+        f"{scoring.text(search.deviation)} over the folds"
     )

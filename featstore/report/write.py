@@ -27,6 +27,7 @@ from featstore.report.table import write_tables
 from featstore.runs.pictures import draw_missing_pictures
 from featstore.runs.ranking import Ranking, group_by_images
 from featstore.runs.run import Run
+from featstore.runs.scoring import find_scoring
 from featstore.store.feature_store import FeatureStore
 from featstore.text import percent
 
@@ -166,8 +167,11 @@ def _render(**values: Any) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {
         "break_points": _break_points,
-        "kappa": _kappa_text,
+        "capitalize_first": lambda text: text[:1].upper() + text[1:],
+        "interval": lambda line: find_scoring(line["task"]).interval_text(line),
         "percent": percent,
+        "score": lambda line: find_scoring(line["task"]).score_text(line),
+        "scoring": lambda line: find_scoring(line["task"]),
         "zip": zip,
     }
     template = resources.files("featstore").joinpath("report.html").read_text(encoding="utf-8")
@@ -237,7 +241,3 @@ def _commands(store: FeatureStore, runs: Sequence[Run]) -> list[str]:
 def _break_points(text: str) -> list[str]:
     """Split a text into parts between which a line may break: words after a separator."""
     return re.split(r"(?<=[_./+:])(?=[^\W\d_]{3})", text)
-
-
-def _kappa_text(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

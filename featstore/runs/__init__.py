@@ -7,10 +7,10 @@ __getattr__, __dir__, __all__ = attach(
     {
         "ClassDifference": "featstore.runs.compare",
         "Comparison": "featstore.runs.compare",
-        "Metrics": "featstore.store.format.run_schema",
+        "Metrics": "featstore.store.format.run_scores",
         "Run": "featstore.runs.run",
         "RunRecord": "featstore.store.format.run_schema",
-        "Scores": "featstore.store.format.run_schema",
+        "Scores": "featstore.store.format.run_scores",
         "accuracy_interval": "featstore.runs.significance",
         "difference_interval": "featstore.runs.significance",
         "list_runs": "featstore.runs.run",

@@ -1,9 +1,9 @@
-"""Confusion matrix and training curves of a run."""
+"""Confusion matrix, predicted against true numbers, and training curves of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -12,8 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.sparse import csr_array
 
+from featstore.config import TASKS
 from featstore.plotting import DASHES, INK, PALETTE, STYLE, class_text, literal_text
 from featstore.runs.confusion import from_record
+from featstore.runs.scoring import Scoring, find_scoring
+
+if TYPE_CHECKING:
+    from featstore.runs.run import Run
+
+CLASSES = find_scoring(TASKS[0])
+
 
 LOG_RATIO = 50.0
 """Ratio of largest to smallest loss above which the axis is logarithmic."""
@@ -119,11 +127,32 @@ def _count_size(counts: np.ndarray, cell: float, size: float) -> float:
     return float(min(size, 72 * cell / (0.68 * len(f"{counts.max():,}"))))
 
 
-def draw_curves(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Draw training accuracy (%, left) and loss (right) by epoch.
+def draw_predicted(run: Run) -> Figure:
+    """Draw the predicted number of each test image against its true one."""
+    test = run.predictions["split"] == run.record.rows.test_split
+    true, predicted = (run.predictions[name][test] for name in ("true", "predicted"))
+    name = class_text(run.record.target_name, 40)
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(4.2, 4.2), layout="constrained")
+        ax = fig.add_subplot()
+        ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
+        ax.plot(ends, ends, color=INK, linewidth=0.8, alpha=0.6)
+        alpha = float(np.clip(200 / len(true), 0.08, 0.7))
+        ax.scatter(true, predicted, s=14, color=PALETTE[0], alpha=alpha, linewidths=0)
+        ax.set_aspect("equal")
+        ax.set_xlabel(f"true {name}")
+        ax.set_ylabel(f"predicted {name}")
+        ax.set_title(f"{run.scoring.name} {run.scoring.text(run.score)}")
+        ax.grid(alpha=0.18, color=INK)
+    return fig
+
+
+def draw_curves(curves: Mapping[str, Mapping[str, Any]], scoring: Scoring = CLASSES) -> Figure:
+    """Draw the training score (left) and loss (right) by epoch.
 
     `curves` holds the lists of :class:`featstore.fitting.solvers.epochs.Curves` by line's name.
     """
+    factor = 100 if scoring.unit else 1
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(7.2, 2.9), layout="constrained")
         left, right = fig.subplots(1, 2, gridspec_kw={"wspace": 0.1})
@@ -139,12 +168,15 @@ def draw_curves(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
             right.plot(epochs, curve["loss"], **style)
             # The axis ends at 100 %, where lines lie half outside.
             style["clip_on"] = False
-            left.plot(epochs, 100 * np.asarray(curve["accuracy"]), label=label, **style)
-            if held_out := curve.get("validation_accuracy"):
+            own = factor * np.asarray(curve[scoring.score])
+            left.plot(epochs, own, label=label, **style)
+            if held_out := curve.get(f"validation_{scoring.score}"):
                 style["linestyle"] = ":"
-                left.plot(epochs, 100 * np.asarray(held_out), label=f"{label}, held out", **style)
-        left.set_ylim(top=100)
-        left.set_ylabel("training accuracy (%)")
+                left.plot(
+                    epochs, factor * np.asarray(held_out), label=f"{label}, held out", **style
+                )
+        left.set_ylim(top=factor)
+        left.set_ylabel(f"training {scoring.name}{' (%)' if scoring.unit else ''}")
         right.set_ylabel("training loss")
         losses = np.concatenate([curve["loss"] for curve in curves.values()])
         if losses.min() > 0 and losses.max() > LOG_RATIO * losses.min():

@@ -1,4 +1,4 @@
-"""Compare two runs on the same test rows: McNemar's test and a confidence interval."""
+"""Compare two runs on the same test rows: a test, and a confidence interval."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from featstore.config import LEVEL
-from featstore.errors import ConfigError
+from featstore.config import LEVEL, TASKS
+from featstore.runs.paired_rows import OTHER_IMAGES, describe_both, paired_rows
 from featstore.runs.run import Run
+from featstore.runs.score_comparison import ScoreComparison, compare_scores, score_p_value
 from featstore.runs.significance import difference_interval, mcnemar
-from featstore.text import run_text
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,7 @@ class Comparison:
     @property
     def caution(self) -> str:
         """A warning about the images; empty if both runs are of the same images."""
-        if self.same_images:
-            return ""
-        return (
-            "The runs may be of different images (their fingerprints differ): test images were "
-            "matched by name and class alone. The outcome holds if images of one name show the "
-            "same, as in a copy or with another --limit. Otherwise extract the features for both "
-            "from the same images, and fit again."
-        )
+        return "" if self.same_images else OTHER_IMAGES
 
     def most_different(self, n: int = 5) -> list[ClassDifference]:
         """Return the `n` classes whose recalls differ most; equal recalls are left out."""
@@ -146,7 +139,7 @@ class Comparison:
         }
 
 
-def compare(a: Run, b: Run) -> Comparison:
+def compare(a: Run, b: Run) -> Comparison | ScoreComparison:
     """Compare two runs that have the same test rows.
 
     Parameters
@@ -155,21 +148,29 @@ def compare(a: Run, b: Run) -> Comparison:
         Their test rows are matched by sample ids, in any order; see
         :attr:`Comparison.same_images`.
 
+    Returns
+    -------
+    Comparison or ScoreComparison
+        The second of runs that predict several classes or a number.
+
     Raises
     ------
     ConfigError
-        When their test rows, or the true classes of these rows, differ.
+        When their tasks, their test rows, or the true labels of these rows, differ.
     RunError
         When a run's ``predictions.csv`` is not what fit wrote.
     """
+    return compare_classes(a, b) if a.task == TASKS[0] else compare_scores(a, b)
+
+
+def compare_classes(a: Run, b: Run) -> Comparison:
+    """Compare two runs that predict one class of each image; see :func:`compare`."""
     true, predicted_a, predicted_b = _paired(a, b)
     right_a, right_b = predicted_a == true, predicted_b == true
     n_test = true.size
     n_only_a, n_only_b = _only_right(right_a, right_b)
     test, statistic, p_value = mcnemar(n_only_a, n_only_b)
-    names = _describe(a), _describe(b)
-    if names[0] == names[1]:
-        names = a.run_id, b.run_id
+    names = describe_both(a, b)
     return Comparison(
         run_a=a.run_id,
         run_b=b.run_id,
@@ -195,15 +196,32 @@ def compare(a: Run, b: Run) -> Comparison:
 
 def p_value_of(a: Run, b: Run) -> float:
     """Return the p-value of :func:`compare`, in less time."""
+    if a.task != TASKS[0]:
+        return score_p_value(a, b)
     true, predicted_a, predicted_b = _paired(a, b)
     return mcnemar(*_only_right(predicted_a == true, predicted_b == true))[2]
+
+
+def no_test_differs(a: Run, b: Run) -> bool:
+    """Return whether :func:`compare` finds no difference at 5 %; read predictions if need be."""
+    if a.task == TASKS[0]:
+        n_test = int(a.outline.summary["n_test"])
+        n_right = [round(run.score * n_test) for run in (a, b)]
+        gap = abs(n_right[0] - n_right[1])
+        n_most = min(n_test, 2 * n_test - sum(n_right))
+        # Too far apart, however many images only one of them gets right.
+        if mcnemar((n_most + gap) // 2, (n_most - gap) // 2)[2] < LEVEL:
+            return False
+    return p_value_of(a, b) >= LEVEL
 
 
 def _only_right(right_a: np.ndarray, right_b: np.ndarray) -> tuple[int, int]:
     return int(np.sum(right_a & ~right_b)), int(np.sum(right_b & ~right_a))
 
 
-def compare_all(reference: Run, others: Sequence[Run]) -> list[tuple[Comparison, float]]:
+def compare_all(
+    reference: Run, others: Sequence[Run]
+) -> list[tuple[Comparison | ScoreComparison, float]]:
     """Compare several runs with one, each with its p-value by Holm's correction.
 
     Of many comparisons at 5 % some are significant by chance alone. Holm 1979,
@@ -221,37 +239,8 @@ def compare_all(reference: Run, others: Sequence[Run]) -> list[tuple[Comparison,
 
 def _paired(a: Run, b: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return true classes and both runs' predictions of the same rows, (n_test,) str each."""
-    rows_a, rows_b = _test_rows(a), _test_rows(b)
-    n_a, n_b = rows_a["sample_id"].size, rows_b["sample_id"].size
-    shared, at_a, at_b = np.intersect1d(
-        rows_a["sample_id"], rows_b["sample_id"], return_indices=True
-    )
-    true_a, true_b = rows_a["true"][at_a], rows_b["true"][at_b]
-    other = np.flatnonzero(true_a != true_b)
-    if shared.size < max(n_a, n_b) or other.size:
-        found = f"of their {n_a:,} and {n_b:,} test rows they share {shared.size:,}"
-        if other.size:
-            first = other[0]
-            found += (
-                f", and {other.size:,} of these have different true classes, the first being "
-                f"{shared[first]} ({true_a[first]!s} and {true_b[first]!s})"
-            )
-        raise ConfigError(
-            f"{a.run_id} and {b.run_id} can't be compared: {found}. Both must have the same test "
-            "rows: extract the features for both from the same images, with the same "
-            "--dataset, --limit and --seed, and fit again."
-        )
-    return true_a, rows_a["predicted"][at_a], rows_b["predicted"][at_b]
-
-
-def _test_rows(run: Run) -> dict[str, np.ndarray]:
-    test = run.predictions["split"] == run.record.rows.test_split
-    return {name: column[test] for name, column in run.predictions.items()}
-
-
-def _describe(run: Run) -> str:
-    selection = run.selection
-    return run_text(selection.model, selection.weights, selection.layers, run.clf)
+    rows_a, rows_b = paired_rows(a, b)
+    return rows_a["true"], rows_a["predicted"], rows_b["predicted"]
 
 
 def _per_class(

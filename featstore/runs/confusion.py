@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 
-from featstore.store.format.run_schema import MAX_DENSE_CLASSES
+from featstore.store.format.run_scores import MAX_DENSE_CLASSES
 
 
 def count_pairs(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int) -> csr_array:

@@ -10,7 +10,7 @@ from featstore.runs.run import Run
 
 
 def to_pandas(runs: Iterable[Run]) -> pd.DataFrame:
-    """Return runs as a table, one row each, the best test accuracy first.
+    """Return runs as a table, one row each, the best test score first; by task, if there are more.
 
     Parameters
     ----------
@@ -23,7 +23,5 @@ def to_pandas(runs: Iterable[Run]) -> pd.DataFrame:
         The columns of :meth:`Run.summary`; accuracies are fractions, ``duration_s`` is in seconds.
         A test score must not choose a run: see ``cv_accuracy``, and the mean over a ``series``.
     """
-    table = pd.DataFrame([run.summary() for run in runs])
-    return (
-        table.sort_values("accuracy", ascending=False, ignore_index=True) if len(table) else table
-    )
+    ordered = sorted(runs, key=lambda run: (run.task, -run.score))
+    return pd.DataFrame([run.summary() for run in ordered])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from featstore.io.files import json_digest
+from featstore.runs.scoring import find_scoring
 from featstore.store.format.run_schema import RunRecord
 
 
@@ -106,8 +107,9 @@ def _series(record: RunRecord) -> str:
 
 
 def _summary(record: RunRecord) -> dict[str, Any]:
-    selection, rows, test = record.selection, record.rows, record.metrics.test
+    selection, rows, scoring = record.selection, record.rows, find_scoring(record.task)
     return {
+        "task": record.task,
         "clf": record.fit.clf,
         "params": record.params,
         "model": selection.model,
@@ -118,11 +120,7 @@ def _summary(record: RunRecord) -> dict[str, Any]:
         "n_features": selection.n_features,
         "n_train": rows.n_train,
         "n_test": rows.n_test,
-        "accuracy": test.accuracy,
-        "average_accuracy": test.average_accuracy,
-        "kappa": test.kappa,
-        "majority_accuracy": test.majority_accuracy,
-        "train_accuracy": record.metrics.train.accuracy,
+        **scoring.summary(record),
         "converged": record.converged,
         "duration_s": record.duration_s["total"],
         "peak_rss_nbytes": record.peak_rss_nbytes,
@@ -133,7 +131,7 @@ def _summary(record: RunRecord) -> dict[str, Any]:
         "seed": record.fit.seed,
         "split_seed": record.fit.split_seed,
         "created": record.created,
-        "cv_accuracy": record.search.accuracy if record.search else None,
+        f"cv_{scoring.score}": getattr(record.search, scoring.score) if record.search else None,
         "series": _series(record),
         "n_constant_features": record.n_constant_features,
         "notes": list(record.notes),

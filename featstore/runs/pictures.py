@@ -16,7 +16,7 @@ from featstore.io.files import sync_file, sync_folder
 from featstore.io.locks import temporary_folder
 from featstore.plotting import to_png
 from featstore.progress import SILENT, Progress
-from featstore.runs.charts import draw_confusion, draw_curves
+from featstore.runs.charts import draw_curves
 from featstore.runs.run import Run
 from featstore.store.set_folder import uploaded_to
 
@@ -51,10 +51,9 @@ def draw_missing_pictures(runs: Iterable[Run], progress: Progress = SILENT) -> N
 
 def _drawings(run: Run) -> dict[str, Callable[[], Figure]]:
     """Return a function for each picture of a run, which draws it."""
-    confusion = run.metrics.test.confusion
-    drawings = {"confusion.png": lambda: draw_confusion(confusion, run.class_names)}
+    drawings = run.scoring.drawings(run)
     if curves := run.curves:
-        drawings["curves.png"] = lambda: draw_curves({run.clf: curves})
+        drawings["curves.png"] = lambda: draw_curves({run.clf: curves}, run.scoring)
     return drawings
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from featstore.config import CLASSIFIER_NAMES, LEVEL
 from featstore.errors import ConfigError, RunError
-from featstore.runs.compare import p_value_of
+from featstore.runs.compare import no_test_differs
 from featstore.runs.names import name_fits
 from featstore.runs.run import Run
-from featstore.runs.significance import Z, accuracy_interval, mcnemar
-from featstore.text import did_you_mean, join_some, percent
+from featstore.runs.scoring import find_scoring
+from featstore.runs.significance import Z
+from featstore.text import did_you_mean, join_some
 
 Line = dict[str, Any]
 """One fit as a row of a table: :meth:`featstore.runs.run.Run.summary` and more, JSON-able."""
@@ -24,10 +25,6 @@ Line = dict[str, Any]
 
 BY_CV, BY_REPEATS, BY_TEST = "cross-validation", "repeated splits", "test"
 """What a row is ranked by."""
-
-
-MEANS = ("accuracy", "average_accuracy", "train_accuracy", "kappa", "cv_accuracy")
-"""Scores that a row of repeats holds the mean of."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +42,15 @@ class Choice:
     @property
     def text(self) -> str:
         """How the best was chosen, and which others are equal to it; empty for a single run."""
-        best, texts = self.best, []
+        best, texts, scoring = self.best, [], find_scoring(self.best["task"])
         n_shown = self.n_rows - self.n_left_out
         shown = f" of the {n_shown:,} shown" if self.n_left_out else ""
         if best["n_repeats"] > 1:
-            own = best["accuracies"][best["run_ids"].index(best["run_id"])]
+            own = best["scores"][best["run_ids"].index(best["run_id"])]
+            mean = scoring.column(scoring.score).cell(best)
             texts.append(
-                f"Of its {best['n_repeats']} repeats, with a mean of {percent(best['accuracy'])} ± "
-                f"{percent(best['accuracy_deviation'])} %, this is the nearest to the mean "
-                f"({percent(own)} %)."
+                f"Of its {best['n_repeats']} repeats, with a mean of {mean}{scoring.unit}, this is "
+                f"the nearest to the mean ({scoring.text(own)}{scoring.unit})."
             )
         if self.n_rows > 1:
             texts.append(
@@ -76,13 +73,14 @@ class Choice:
 class Ranking:
     """Fits as rows, the best first.
 
-    Rows are ordered by cross-validation accuracy where parameters were searched, otherwise by the
-    mean test accuracy of the repeats. A row's ``run_id`` is the repeat nearest to the mean.
+    Rows are ordered by the cross-validation's score where parameters were searched, otherwise by
+    the mean test score of the repeats: accuracy, mAP or R². A row's ``run_id`` is the repeat
+    nearest to the mean.
 
     Parameters
     ----------
     runs : sequence of Run
-        Runs on the same images. Of repeats with the same seeds the newest counts.
+        Runs on the same images, of one task. Of repeats with the same seeds the newest counts.
     top : int, optional
         Rows to show: the first ones, and the best if it comes after them.
     """
@@ -166,28 +164,18 @@ class Ranking:
         own, other = (self._repeats[line["series"]] for line in (a, b))
         shared = [seeds for seeds in own if seeds in other and seeds[1] is not None]
         if len(shared) > 1:
-            pairs = [(_accuracy(own[seeds]), _accuracy(other[seeds])) for seeds in shared]
+            pairs = [(own[seeds].score, other[seeds].score) for seeds in shared]
             p_value = resampled_p_value(
                 [one - two for one, two in pairs], a["n_test"] / a["n_train"]
             )
             return p_value >= LEVEL
         try:
-            return self._mcnemar_is_equal(self.run(a), self.run(b))
+            return no_test_differs(self.run(a), self.run(b))
         except (ConfigError, RunError):
             # Other test images, or damaged predictions.
-            gap = abs(a["accuracy"] - b["accuracy"])
+            score = find_scoring(a["task"]).score
             sigma = math.sqrt(_variance(a) + _variance(b))
-            return bool(gap <= Z * sigma)
-
-    def _mcnemar_is_equal(self, a: Run, b: Run) -> bool:
-        n_test = int(a.outline.summary["n_test"])
-        n_right = [round(_accuracy(run) * n_test) for run in (a, b)]
-        gap = abs(n_right[0] - n_right[1])
-        n_most = min(n_test, 2 * n_test - sum(n_right))
-        # Too far apart, however many images only one of them gets right.
-        if mcnemar((n_most + gap) // 2, (n_most - gap) // 2)[2] < LEVEL:
-            return False
-        return p_value_of(a, b) >= LEVEL
+            return bool(abs(a[score] - b[score]) <= Z * sigma)
 
 
 def runs_on(runs: Sequence[Run], dataset: str) -> list[Run]:
@@ -206,17 +194,24 @@ def runs_on(runs: Sequence[Run], dataset: str) -> list[Run]:
 def group_by_images(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Return the runs by the images that they are on, under a unique title for each.
 
-    Folders of one name may hold different images; digits in their titles tell them apart.
+    Folders of one name may hold different images; digits in their titles tell them apart. Images
+    of one title may have labels of several tasks, which their titles say.
     """
-    groups: dict[tuple[str, str], list[Run]] = {}
+    groups: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
-        images = run.title, run.outline.fingerprint
+        images = run.title, run.outline.fingerprint, run.task
         groups.setdefault(images, []).append(run)
-    n_of_title = Counter(title for title, _ in groups)
-    return {
-        title if n_of_title[title] == 1 else f"{title} (images {images[:6]})": own
-        for (title, images), own in groups.items()
-    }
+    n_of_title = Counter(title for title, _, _ in groups)
+    n_of_task = Counter((title, task) for title, _, task in groups)
+    found = {}
+    for (title, fingerprint, task), own in groups.items():
+        told = []
+        if n_of_task[title, task] > 1:
+            told.append(f"images {fingerprint[:6]}")
+        if n_of_title[title] > n_of_task[title, task]:
+            told.append(task)
+        found[f"{title} ({', '.join(told)})" if told else title] = own
+    return found
 
 
 def resampled_p_value(differences: Sequence[float], test_share: float) -> float:
@@ -237,32 +232,34 @@ def resampled_p_value(differences: Sequence[float], test_share: float) -> float:
 
 
 def _line(repeats: Sequence[Run], name: str, settings: str) -> Line:
+    scoring = find_scoring(repeats[0].task)
+    score = scoring.score
     lines = [run.summary() for run in repeats]
-    accuracies = [line["accuracy"] for line in lines]
-    mean = statistics.fmean(accuracies)
-    nearest = min(lines, key=lambda line: (abs(line["accuracy"] - mean), line["run_id"]))
+    scores = [line[score] for line in lines]
+    mean = statistics.fmean(scores)
+    nearest = min(lines, key=lambda line: (abs(line[score] - mean), line["run_id"]))
     line = nearest | {
         "name": name,
         "settings": settings,
         "n_repeats": len(lines),
         "ranked_by": BY_TEST,
         "run_ids": [one["run_id"] for one in lines],
-        "accuracies": accuracies,
-        "accuracy_interval": [*accuracy_interval(nearest["accuracy"], nearest["n_test"])],
+        "scores": scores,
+        f"{score}_interval": scoring.interval(nearest),
     }
     if len(lines) > 1:
         # Seeds of the classifier alone leave the luck of one split.
         line["ranked_by"] = BY_TEST if line["split_seed"] is None else BY_REPEATS
-        for score in MEANS:
-            values = [one[score] for one in lines if one[score] is not None]
-            line[score] = statistics.fmean(values) if values else None
-        for score in ("accuracy", "average_accuracy"):
-            line[f"{score}_deviation"] = statistics.stdev(one[score] for one in lines)
+        for name in scoring.means:
+            values = [one[name] for one in lines if one[name] is not None]
+            line[name] = statistics.fmean(values) if values else None
+        for name in scoring.deviations:
+            line[f"{name}_deviation"] = statistics.stdev(one[name] for one in lines)
         line["duration_s"] = sum(one["duration_s"] for one in lines)
         line["converged"] = all(one["converged"] for one in lines)
         # The deviation over the repeats says more.
-        line["accuracy_interval"] = None
-    if line["cv_accuracy"] is not None:
+        line[f"{score}_interval"] = None
+    if line[f"cv_{score}"] is not None:
         line["ranked_by"] = BY_CV
     return line
 
@@ -281,19 +278,15 @@ def _classifier_rank(clf: str) -> int:
 
 
 def _score(line: Line) -> float:
-    return float(line["accuracy"] if line["cv_accuracy"] is None else line["cv_accuracy"])
-
-
-def _accuracy(run: Run) -> float:
-    return float(run.outline.summary["accuracy"])
+    score = find_scoring(line["task"]).score
+    by_cv = line[f"cv_{score}"]
+    return float(line[score] if by_cv is None else by_cv)
 
 
 def _variance(line: Line) -> float:
-    """Return the variance of a row's accuracy as an estimate for other images."""
+    """Return the variance of a row's score as an estimate for other images."""
+    scoring = find_scoring(line["task"])
     if line["n_repeats"] > 1:
         ratio = 1 / line["n_repeats"] + line["n_test"] / line["n_train"]
-        return float(line["accuracy_deviation"] ** 2 * ratio)
-    # Two rows right and two wrong are added: Agresti and Coull 1998, doi:10.2307/2685469.
-    n = line["n_test"] + 4
-    p = (line["accuracy"] * line["n_test"] + 2) / n
-    return float(p * (1 - p) / n)
+        return float(line[f"{scoring.score}_deviation"] ** 2 * ratio)
+    return scoring.variance(line)

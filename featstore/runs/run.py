@@ -4,8 +4,8 @@
     ``metrics.json``     settings, scores, times and provenance, with a digest of itself.
     ``model.skops``      the fitted scikit-learn pipeline; loading it runs no code of the file.
     ``predictions.csv``  one line for each test or validation row.
-    ``curves.json``      loss and accuracy of classifiers that are trained by epochs.
-    ``confusion.png``, ``curves.png``  drawn after all other files are written.
+    ``curves.json``      loss and score of classifiers that are trained by epochs.
+    ``confusion.png``, ``predicted.png``, ``curves.png``  drawn after all other files are written.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import csv
 import glob
 import hashlib
 import io
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -30,16 +31,22 @@ from featstore.io.stamped_cache import StampedCache, stamp_text
 from featstore.progress import SILENT, Progress
 from featstore.runs.model_file import load_model
 from featstore.runs.outline import Outline, outline_of
+from featstore.runs.scoring import Scoring, find_scoring
 from featstore.store.backend import Backend, LocalBackend
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.matrix import TEXT
-from featstore.store.format.run_schema import Metrics, RunRecord, SelectionInfo
+from featstore.store.format.run_schema import RunRecord, SelectionInfo
+from featstore.store.format.run_scores import AnyMetrics
 from featstore.store.record_index import index_path
 from featstore.store.set_folder import RUNS
 from featstore.text import from_csv
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
+
+CSV_ROWS = 10_000
+"""Rows of predictions that are Python's objects at a time."""
+
 
 REPLACED_S = 1.0
 """Longest wait for a run that another process is replacing."""
@@ -71,9 +78,7 @@ class Run:
         return run
 
     def __repr__(self) -> str:
-        told = self.outline.summary
-        accuracy, n_test = 100 * told["accuracy"], told["n_test"]
-        return f"Run({self.run_id!r}, {accuracy:.1f} % of {n_test:,} test rows)"
+        return f"Run({self.run_id!r}, {self.scoring.outcome(self.outline.summary, 'test rows')})"
 
     @cached_property
     def record(self) -> RunRecord:
@@ -105,6 +110,21 @@ class Run:
         return str(self.outline.summary["clf"])
 
     @property
+    def task(self) -> str:
+        """What a label is, one of :data:`featstore.config.TASKS`."""
+        return str(self.outline.summary["task"])
+
+    @property
+    def scoring(self) -> Scoring:
+        """How the runs of its task are scored and shown."""
+        return find_scoring(self.task)
+
+    @property
+    def score(self) -> float:
+        """The test score that ranks it: accuracy, mAP or R²."""
+        return float(self.outline.summary[self.scoring.score])
+
+    @property
     def title(self) -> str:
         """The dataset's name for people."""
         return str(self.outline.summary["title"])
@@ -116,17 +136,17 @@ class Run:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, by the labels that the model predicts."""
+        """Names of the classes, by the labels that the model predicts; none of a regression."""
         return self.record.class_names
 
     @property
-    def metrics(self) -> Metrics:
-        """Scores of the ``test``, ``val`` (or None) and ``train`` rows."""
+    def metrics(self) -> AnyMetrics:
+        """Scores of the ``test``, ``val`` (or None) and ``train`` rows, by the run's task."""
         return self.record.metrics
 
     @cached_property
     def curves(self) -> dict[str, Any] | None:
-        """Loss and accuracy by epoch, see ``epochs.Curves``; None without.
+        """Loss and score by epoch, see ``epochs.Curves``; None without.
 
         Raises
         ------
@@ -139,10 +159,11 @@ class Run:
 
     @cached_property
     def predictions(self) -> dict[str, np.ndarray]:
-        """Columns of ``predictions.csv``, each (n_rows,): ``score`` float64, the others text.
+        """Columns of ``predictions.csv``, each (n_rows,), of test and validation rows.
 
-        ``sample_id``, ``split``, ``true`` and ``predicted`` (names of classes) and ``score``, of
-        test and validation rows.
+        ``sample_id`` and ``split`` are text. ``true`` and ``predicted`` are names of classes with a
+        ``score``, or numbers. Where images have several classes, ``true:CLASS`` is 0 or 1 and
+        ``score:CLASS`` a score for each class. Numbers are float64.
 
         Raises
         ------
@@ -150,14 +171,15 @@ class Run:
             When the file is not what fit wrote.
         """
         text = self._bytes("predictions.csv").decode("utf-8")
-        names, *lines = csv.reader(io.StringIO(text, newline=""))
-        columns = zip(names, zip(*lines, strict=True), strict=True)
-        return {
-            name: np.array(column, np.float64)
-            if name == "score"
-            else np.array([from_csv(text) for text in column], TEXT)
-            for name, column in columns
-        }
+        reader = csv.reader(io.StringIO(text, newline=""))
+        names, is_number = next(reader), self.scoring.is_number
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        # Many classes have many columns: as Python's objects they would fill the memory.
+        while lines := list(itertools.islice(reader, CSV_ROWS)):
+            for name, column in zip(names, zip(*lines, strict=True), strict=True):
+                part = column if is_number(name) else [from_csv(text) for text in column]
+                parts[name].append(np.array(part, np.float64 if is_number(name) else TEXT))
+        return {name: np.concatenate(own) for name, own in parts.items()}
 
     @cached_property
     def model(self) -> Pipeline:
@@ -249,7 +271,7 @@ class Run:
         return str(self.outline.summary["series"])
 
     def summary(self) -> dict[str, Any]:
-        """Return the run's line in a table, JSON-able; accuracies are fractions."""
+        """Return the run's line in a table, JSON-able; accuracies, mAP and F1 are fractions."""
         return {"run_id": self.run_id, **self.outline.summary, "run_dir": str(self.path)}
 
 

@@ -115,7 +115,7 @@ def _write_csv(path: Path, columns: Mapping[str, np.ndarray]) -> None:
         writer = csv.writer(stream)
         writer.writerow(columns)
         texts = (
-            column.tolist() if name == "score" else map(no_formula, column.tolist())
-            for name, column in columns.items()
+            column.tolist() if column.dtype.kind in "fiu" else map(no_formula, column.tolist())
+            for column in columns.values()
         )
         writer.writerows(zip(*texts, strict=True))

@@ -28,7 +28,7 @@ UNFINISHED = re.compile(r"\.new-.+-[0-9a-f]{8,12}|fit-[0-9a-f]{12}")
 
 
 _GROUP = rf"{re.escape(GROUP)}/(zarr\.json|[^/]+/(zarr\.json|c/\d+(/\d+)?))"
-_RUN = r"(metrics|curves)\.json|predictions\.csv|model\.skops|(confusion|curves)\.png"
+_RUN = r"(metrics|curves)\.json|predictions\.csv|model\.skops|(confusion|predicted|curves)\.png"
 
 
 OWN = re.compile(

@@ -24,7 +24,7 @@ _SET = re.compile(
     rf"|{re.escape(DRAFT)}[a-z0-9_]{{8}}(/[^/]+(/{_ARRAY})?)?"
 )
 _RUN = re.compile(
-    r"([0-9a-f]{8}/)?((metrics|curves)\.json|predictions\.csv|model\.skops|(confusion|curves)\.png)"
+    r"([0-9a-f]{8}/)?((metrics|curves)\.json|predictions\.csv|model\.skops|(confusion|predicted|curves)\.png)"
     r"|[0-9a-f]{8}"
 )
 

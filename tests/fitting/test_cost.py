@@ -15,7 +15,8 @@ LARGE = Shape(n_train=324_000, n_predicted=81_000, n_features=4_096, n_classes=6
 
 def cost_of(name, shape=SMALL, params=None, n_candidates=0, **options):
     config = FitConfig(name, **options)
-    return estimate(config, find_classifier(name).params(params or {}), shape, n_candidates)
+    clf = find_classifier(name)
+    return estimate(clf, config, clf.params(params or {}), shape, n_candidates)
 
 
 def more(shape, **changes):
@@ -88,7 +89,7 @@ def test_what_is_left_to_scikit_learns_solver_costs_memory():
 
 
 def check(name, duration_s=1.0, nbytes=10**6, budget=10**9, *, force=False):
-    return cost.check(FitConfig(name), Cost(duration_s, nbytes), SMALL, budget, force=force)
+    return cost.check(find_classifier(name), Cost(duration_s, nbytes), SMALL, budget, force=force)
 
 
 def test_what_takes_seconds_is_not_spoken_of():

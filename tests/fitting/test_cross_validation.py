@@ -11,7 +11,8 @@ from featstore.fitting.classifiers import CLASSIFIERS, find_classifier
 from featstore.fitting.cross_validation import CrossValidation, cross_validate_task
 from featstore.fitting.search import candidates
 from featstore.fitting.solvers import ridge_lda
-from featstore.fitting.splits import draw_folds, row_numbers, split_rows
+from featstore.fitting.splits import draw_folds, row_numbers
+from featstore.fitting.tasks import find_task
 
 N_ALL, N_TRAIN, N_FEATURES, CV = 160, 120, 12, 4
 
@@ -42,10 +43,8 @@ def scratch(tmp_path):
 
 def task_of(store, scratch, name, found, n_rows=N_TRAIN, **options):
     config = FitConfig(name, search="grid", cv=CV, **options)
-    parts = store.select().parts
-    return CrossValidation(
-        str(store.path), parts, config, tuple(found), tuple(range(CV)), n_rows, str(scratch)
-    )
+    given = str(store.path), store.select().parts, "classification", config, tuple(found)
+    return CrossValidation(*given, tuple(range(CV)), n_rows, str(scratch))
 
 
 def run_split(task):
@@ -63,7 +62,7 @@ def reference(store, name, found, **options):
     """Return the scores of scikit-learn's pipelines, fitted on each fold's other rows."""
     selection = store.select()
     config = FitConfig(name, **options)
-    rows = row_numbers(split_rows(selection).train)
+    rows = row_numbers(find_task("classification").split(selection).train)
     folds = draw_folds(selection.y[rows], CV, config.seed, selection.class_names)
     X, y = selection.numpy()[rows], selection.y[rows]
     scores = np.empty((len(found), CV))
@@ -239,7 +238,7 @@ def test_a_round_on_some_rows_takes_a_share_of_each_class(store, scratch, name, 
         seen.append(np.bincount(y).tolist())
         return draw_folds(y, *args)
 
-    monkeypatch.setattr("featstore.fitting.cross_validation.draw_folds", spy)
+    monkeypatch.setattr("featstore.fitting.tasks.classification.draw_folds", spy)
     few = task_of(store, scratch, name, found, n_rows=80)
     scores, _ = run_split(few)
     assert seen == [[20, 20, 20, 20]]
@@ -272,7 +271,7 @@ def task_of_set(store, title, scratch, name, found, params):
     parts = store.select(title).parts
     folds = tuple(range(CV))
     return CrossValidation(
-        str(store.path), parts, config, tuple(found), folds, N_TRAIN, str(scratch)
+        str(store.path), parts, "classification", config, tuple(found), folds, N_TRAIN, str(scratch)
     )
 
 
@@ -306,7 +305,7 @@ def test_a_new_split_and_dropped_leaks_are_kept_to(tmp_path, scratch, monkeypatc
         seen.append(len(y))
         return draw_folds(y, *args)
 
-    monkeypatch.setattr("featstore.fitting.cross_validation.draw_folds", spy)
+    monkeypatch.setattr("featstore.fitting.tasks.classification.draw_folds", spy)
     found = [{"n_neighbors": 3}]
     plain = run_split(task_of(store, scratch, "knn", found))[0]
     drawn = run_split(task_of(store, scratch, "knn", found, split_seed=1, drop_leaks=True))[0]

@@ -8,9 +8,10 @@ from conftest import CLASSES, add_features, blobs
 from makers import Listener
 
 from featstore.errors import ConfigError, FitError, SelectionError
-from featstore.fitting import cost, evaluate
+from featstore.fitting import cost
 from featstore.fitting.classifiers import CLASSIFIERS
 from featstore.fitting.fit import fit, fit_each
+from featstore.fitting.tasks import base
 from featstore.runs.run import list_runs
 from featstore.store.feature_store import open_store
 
@@ -231,7 +232,7 @@ def test_wrong_names_are_refused_before_any_work(make_store, wrong, message):
     with pytest.raises(FitError, match=message):
         fit(store, **wrong)
     assert not store.runs_dir.exists()
-    assert not store.cache_dir.exists()
+    assert not (store.cache_dir / "scratch").exists()
 
 
 def test_a_store_without_features_says_how_to_make_some(tmp_path):
@@ -268,7 +269,7 @@ def test_a_fit_that_finds_too_little_memory_is_refused(make_store, monkeypatch):
 
 
 def test_classifiers_that_predict_slowly_are_scored_on_some_training_rows(make_store, monkeypatch):
-    monkeypatch.setattr(evaluate, "MAX_SLOW_ROWS", 50)
+    monkeypatch.setattr(base, "MAX_SLOW_ROWS", 50)
     store = make_store()
     assert fit(store, "knn")[0].metrics.train.n_samples == 50
     assert fit(store, "logreg")[0].metrics.train.n_samples == 240
@@ -319,7 +320,7 @@ def test_wrong_settings_are_refused_before_any_work(make_store, options, message
     store = make_store()
     with pytest.raises(ConfigError, match=message):
         fit(store, **options)
-    assert not store.cache_dir.exists()
+    assert not (store.cache_dir / "scratch").exists()
 
 
 @pytest.mark.parametrize(

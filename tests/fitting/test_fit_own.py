@@ -64,7 +64,7 @@ def test_another_source_is_another_run(make_store, own):
     text = own.read_text()
     own.write_text(text.replace("n_estimators=5", "n_estimators=60"))
     del sys.modules[own.stem]
-    classifiers._imported.cache_clear()
+    classifiers.import_estimator.cache_clear()
     (second,) = fit_each(store, clf)
     assert not second.reused
     assert second.run.record.key != first.record.key

@@ -14,6 +14,7 @@ from featstore.fitting.fit import fit, fit_each
 from featstore.fitting.learning_curve import learning_curve
 from featstore.fitting.plan import PlanOptions, fit_configs, plan_fit
 from featstore.fitting.solvers.blocks import Samples
+from featstore.fitting.tasks import find_task
 from featstore.parallel.cluster import TaskPool
 from featstore.runs.run import list_runs
 
@@ -38,7 +39,7 @@ def test_a_task_whose_run_is_kept_by_now_is_answered_from_it(make_store, monkeyp
     # Another process has finished it, or the worker that did so died when it drew the pictures.
     store = make_store()
     (run,) = fit(store, "ridge")
-    (config,) = fit_configs("ridge", None, None, {})
+    (config,) = fit_configs("ridge", None, None, {}, find_task("classification"))
     options = PlanOptions({}, "", refit=False, force=False, budget=None)
     task = plan_fit(store.select(), config, options).task
     assert task.run_id == run.run_id

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from featstore.errors import FitError
-from featstore.fitting.splits import check_folds, draw_folds, n_rows, row_numbers, split_rows
+from featstore.fitting import splits
+from featstore.fitting.splits import ClassLabels, check_folds, draw_folds, n_rows, row_numbers
 
 TRAIN, TEST, VAL = 0, 1, 2
 
@@ -18,6 +19,11 @@ def selection(y, splits, valid=None, names=("a", "b"), first_rows=None):
         class_names=names,
         first_rows=np.arange(len(y)) if first_rows is None else np.array(first_rows),
     )
+
+
+def split_rows(given, *args, **options):
+    labels = ClassLabels(given.y, given.class_names)
+    return splits.split_rows(given, labels, *args, **options)
 
 
 def test_contiguous_rows_are_slices_so_that_taking_them_copies_nothing():

@@ -98,7 +98,7 @@ def test_settings_at_their_defaults_are_empty(run):
 def test_names_are_those_of_all_tables_and_figures(run, monkeypatch):
     """Each way out of a report has the names of the ranking, and no other."""
     from featstore.report import result_tables
-    from featstore.report.charts import draw_accuracies
+    from featstore.report.charts import draw_scores
 
     runs = [
         altered(run, n_right=70, selection={"weights": "random:0"}),
@@ -111,5 +111,5 @@ def test_names_are_those_of_all_tables_and_figures(run, monkeypatch):
     table = result_tables.runs_table("runs", "demo", ranking)
     assert [row["run"] for row in table.to_dict()["rows"]] == names
     assert all(name in table.to_markdown() for name in names)
-    ticks = draw_accuracies(ranking.lines).axes[0].get_yticklabels()
+    ticks = draw_scores(ranking.lines).axes[0].get_yticklabels()
     assert [tick.get_text().replace("\n", " ") for tick in ticks] == names

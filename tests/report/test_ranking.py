@@ -29,7 +29,7 @@ def test_repeats_are_one_row_of_their_mean_and_never_of_the_luckiest(run):
     assert line["accuracy"] == pytest.approx(statistics.fmean(accuracies))
     assert line["accuracy_deviation"] == pytest.approx(statistics.stdev(accuracies))
     assert (line["n_repeats"], line["ranked_by"]) == (10, "repeated splits")
-    assert line["accuracies"] == accuracies
+    assert line["scores"] == accuracies
     # The mean is 71 right; the run that stands for the row is one of those.
     assert line["run_id"] == min(runs[i].run_id for i in (2, 3, 8))
     assert ranking.choice.best is line
@@ -105,7 +105,7 @@ def test_predictions_are_read_only_where_they_can_decide(run, monkeypatch):
     top = altered(run, n_right=79, digest="top")
     read = []
     monkeypatch.setattr(
-        "featstore.runs.ranking.p_value_of",
+        "featstore.runs.compare.p_value_of",
         lambda a, b: read.append(b.run_id) or 1.0,
     )
     assert len(Ranking([top, near, far]).choice.equal) == 1
@@ -115,7 +115,7 @@ def test_predictions_are_read_only_where_they_can_decide(run, monkeypatch):
 def test_the_best_of_many_equal_runs_needs_one_test(run, monkeypatch):
     runs = [altered(run, n_right=79 - i % 2, n_features=40 - i, digest=str(i)) for i in range(30)]
     read = []
-    monkeypatch.setattr("featstore.runs.ranking.p_value_of", lambda a, b: read.append(b) or 1.0)
+    monkeypatch.setattr("featstore.runs.compare.p_value_of", lambda a, b: read.append(b) or 1.0)
     ranking = Ranking(runs)
     assert ranking.best["n_features"] == 11
     assert len(read) == 1
@@ -141,7 +141,7 @@ def test_runs_on_other_test_images_are_compared_by_their_intervals(run, monkeypa
     def damaged(a, b):
         raise RunError("predictions.csv is not what fit wrote")
 
-    monkeypatch.setattr("featstore.runs.ranking.p_value_of", damaged)
+    monkeypatch.setattr("featstore.runs.compare.p_value_of", damaged)
     runs = [altered(run, n_right=n, digest=str(n)) for n in (76, 74, 66)]
     assert [round(80 * line["accuracy"]) for line in Ranking(runs).choice.equal] in ([76], [74])
     # With repeats the deviation counts.
@@ -181,7 +181,7 @@ def test_repeats_of_fit_are_one_row(make_store):
     own = [run.metrics.test.accuracy for run in runs if run.clf == "lda"]
     (lda,) = [line for line in lines if line["clf"] == "lda"]
     assert lda["accuracy"] == statistics.fmean(own)
-    assert sorted(lda["accuracies"]) == sorted(own)
+    assert sorted(lda["scores"]) == sorted(own)
     assert [line["is_best"] for line in lines].count(True) == 1
 
 

@@ -39,7 +39,7 @@ def drawn(monkeypatch, runs):
     shown = []
     page = Sections(None, "pca", None, SILENT)
     monkeypatch.setattr(page, "_svg", lambda *_: "")
-    monkeypatch.setattr(sections, "draw_curves", lambda curves: shown.append([*curves]))
+    monkeypatch.setattr(sections, "draw_curves", lambda curves, scoring: shown.append([*curves]))
     figures = page._curves("t", "t", Ranking(runs))
     headings = [figure["heading"].partition(": ")[2] for figure in figures]
     return list(zip(headings, shown, strict=True))

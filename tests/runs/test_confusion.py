@@ -9,7 +9,7 @@ from featstore.fitting.evaluate import score
 from featstore.plotting import to_png
 from featstore.runs.charts import MAX_SHOWN, draw_confusion
 from featstore.runs.confusion import count_pairs, from_record, to_record
-from featstore.store.format.run_schema import MAX_DENSE_CLASSES
+from featstore.store.format.run_scores import MAX_DENSE_CLASSES
 
 
 def labels(n_classes, n_samples=2000):

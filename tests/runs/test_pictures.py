@@ -7,7 +7,7 @@ from PIL import Image
 
 from featstore.fitting.fit import fit, fit_each
 from featstore.report.write import write_report
-from featstore.runs import pictures
+from featstore.runs import charts
 from featstore.runs.pictures import draw_missing_pictures, draw_pictures
 from featstore.runs.run import list_runs, open_run
 from featstore.runs.verification import verify_runs
@@ -42,7 +42,7 @@ def test_a_run_is_kept_before_its_pictures_are_drawn(store, monkeypatch):
         seen.append(run.model.predict(store.select().memmap()[:1]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pictures, "draw_confusion", draw)
+    monkeypatch.setattr(charts, "draw_confusion", draw)
     with pytest.raises(KeyboardInterrupt):
         fit(store)
     assert len(seen) == 1
@@ -50,7 +50,7 @@ def test_a_run_is_kept_before_its_pictures_are_drawn(store, monkeypatch):
 
 
 def test_a_failure_to_draw_costs_the_picture_only_and_is_said(store, monkeypatch):
-    monkeypatch.setattr(pictures, "draw_confusion", fail)
+    monkeypatch.setattr(charts, "draw_confusion", fail)
     listener = Listener()
     (one,) = fit_each(store, "sgd", progress=listener)
     assert one.error is None
@@ -99,19 +99,19 @@ def test_a_damaged_picture_is_drawn_again_and_a_whole_one_is_left_alone(run, mon
     path.write_bytes(whole[: len(whole) // 2])
     assert draw_pictures(run) == ""
     assert path.read_bytes() == whole
-    monkeypatch.setattr(pictures, "draw_confusion", fail)
+    monkeypatch.setattr(charts, "draw_confusion", fail)
     assert draw_pictures(run) == ""
 
 
 def test_a_run_that_is_removed_meanwhile_does_not_come_back(run, store, monkeypatch):
     (run.path / "confusion.png").unlink()
-    draw = pictures.draw_confusion
+    draw = charts.draw_confusion
 
     def remove_and_draw(*args):
         run.path.rename(run.path.with_name("elsewhere"))
         return draw(*args)
 
-    monkeypatch.setattr(pictures, "draw_confusion", remove_and_draw)
+    monkeypatch.setattr(charts, "draw_confusion", remove_and_draw)
     assert "are missing (FileNotFoundError" in draw_pictures(run)
     assert [path.name for path in store.runs_dir.iterdir()] == ["elsewhere"]
 
@@ -120,7 +120,7 @@ def test_several_failures_are_one_line(store, monkeypatch):
     runs = fit(store, ["ridge", "lda", "knn"])
     for run in runs:
         os.unlink(run.path / "confusion.png")
-    monkeypatch.setattr(pictures, "draw_confusion", fail)
+    monkeypatch.setattr(charts, "draw_confusion", fail)
     listener = Listener()
     draw_missing_pictures(runs, listener)
     (line,) = listener.lines

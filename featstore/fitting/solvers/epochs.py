@@ -1,20 +1,24 @@
-"""Train by epochs as scikit-learn's ``fit`` does, with loss and accuracy of each epoch."""
+"""Train by epochs as scikit-learn's ``fit`` does, with loss and score of each epoch."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from sklearn.base import ClassifierMixin
+from sklearn.base import BaseEstimator
 from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import train_test_split
-from sklearn.neural_network import MLPClassifier
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils.class_weight import compute_class_weight
 
 from featstore.errors import FitError
 from featstore.fitting.solvers.blocks import row_blocks
+from featstore.runs.scoring.influence import mean_average_precision, r2
+
+Estimator: TypeAlias = MLPClassifier | MLPRegressor | SGDClassifier
 
 EPOCH_NBYTES = 256 * 2**20
 """Size of rows up to which an epoch takes all at once; more come in blocks of about this size."""
@@ -41,26 +45,28 @@ MARGIN_LOSSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass
 class Curves:
-    """Training loss, and accuracy on training and held-out rows, after each epoch.
+    """Training loss, and the score of training and held-out rows, after each epoch.
 
-    The loss of mlp is the mean over the epoch with its penalty, as in ``loss_curve_``; that of sgd,
-    the mean over rows and one-vs-rest problems after the epoch, without it. Held-out rows are those
-    of ``early_stopping``, or the dataset's validation rows, which decide nothing; without either,
-    `validation_accuracy` is empty. `converged` says that training stopped by itself before
-    ``max_iter`` epochs, or after the requested number of them.
+    The loss of mlp is the mean over the epoch with its penalty, as in ``loss_curve_``, and of a
+    number that of the standardised number; that of sgd, the mean over rows and one-vs-rest problems
+    after the epoch, without it. `name` says what the score is: ``accuracy``, ``map`` or ``r2``.
+    Held-out rows are those of ``early_stopping``, or the dataset's validation rows, which decide
+    nothing; without either, `validation_score` is empty. `converged` says that training stopped by
+    itself before ``max_iter`` epochs, or after the requested number of them.
     """
 
     loss: list[float] = field(default_factory=list)
-    accuracy: list[float] = field(default_factory=list)
-    validation_accuracy: list[float] = field(default_factory=list)
+    score: list[float] = field(default_factory=list)
+    validation_score: list[float] = field(default_factory=list)
     converged: bool = False
+    name: str = "accuracy"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the curves as JSON-able values."""
         return {
             "loss": self.loss,
-            "accuracy": self.accuracy,
-            "validation_accuracy": self.validation_accuracy,
+            self.name: self.score,
+            f"validation_{self.name}": self.validation_score,
             "converged": self.converged,
         }
 
@@ -83,52 +89,67 @@ class _Patience:
         return True
 
 
-def trains_by_epochs(estimator: ClassifierMixin) -> bool:
+def trains_by_epochs(estimator: BaseEstimator) -> bool:
     """Return whether :func:`train` can train `estimator` as its own ``fit`` would."""
-    if isinstance(estimator, MLPClassifier):
+    if isinstance(estimator, MLPClassifier | MLPRegressor):
         return bool(estimator.solver in ("adam", "sgd"))
     return isinstance(estimator, SGDClassifier) and estimator.loss in MARGIN_LOSSES
 
 
 def train(
-    estimator: MLPClassifier | SGDClassifier,
+    estimator: Estimator,
     X: np.ndarray,
     y: np.ndarray,
     *,
     n_epochs: int | None = None,
-    validate: Callable[[ClassifierMixin], float] | None = None,
+    validate: Callable[[Any], float] | None = None,
     records: bool = True,
 ) -> Curves:
     """Train by ``partial_fit``, one epoch at a time, until it stops improving.
 
     All parameters do what scikit-learn's manual says, ``max_iter``, ``tol``,
-    ``n_iter_no_change``, ``early_stopping`` and adaptive learning rates included. MLPClassifier
+    ``n_iter_no_change``, ``early_stopping`` and adaptive learning rates included. A network
     takes the steps of its own ``fit``, up to the order of the shuffled rows; SGDClassifier stops
     all one-vs-rest problems together, by their mean loss. Rows beyond 256 MiB come in blocks,
-    shuffled within and among them, so that memory holds one.
+    shuffled within and among them, so that memory holds one. MLPRegressor is trained on the
+    standardised number, and its last layer's weights are then brought into the number's own unit.
 
     The estimator is unfitted, has an integer ``random_state``, and is trained in place. `X`,
-    (n_samples, n_features) float32, may be a read-only memory map larger than memory. `n_epochs`
-    trains for that number of epochs, whatever the losses. `validate` gives the accuracy on other
-    rows after an epoch, for the record. `records` says whether to record the training accuracy
-    after each epoch even if it decides nothing.
+    (n_samples, n_features) float32, may be a read-only memory map larger than memory. `y` is
+    (n_samples,), or (n_samples, n_classes) of 0 and 1 for MLPClassifier. `n_epochs` trains for that
+    number of epochs, whatever the losses. `validate` gives the score of other rows after an epoch,
+    for the record. `records` says whether to record the training score after each epoch even if it
+    decides nothing.
     """
     given = estimator.get_params(deep=False)
-    classes = np.unique(y)
+    mean, scale = 0.0, 1.0
+    classes: np.ndarray | None = None
+    name = "accuracy"
+    if isinstance(estimator, MLPRegressor):
+        mean, scale = float(np.mean(y, dtype=np.float64)), float(np.std(y, dtype=np.float64)) or 1.0
+        y = ((y - mean) / scale).astype(np.float32)
+        name = "r2"
+    elif y.ndim == 2:
+        classes, name = np.arange(y.shape[1]), "map"
+    else:
+        classes = np.unique(y)
     # With an integer, each partial_fit would shuffle in the same way.
     random_state = np.random.RandomState(given["random_state"])
     estimator.set_params(random_state=random_state, early_stopping=False)
-    if given.get("class_weight") == "balanced":
+    if classes is not None and given.get("class_weight") == "balanced":
         # partial_fit, which could see other rows later, takes only the weights themselves.
         weights = compute_class_weight("balanced", classes=classes, y=y)
         estimator.set_params(class_weight=dict(zip(classes, weights, strict=True)))
-    is_mlp = isinstance(estimator, MLPClassifier)
-    # MLPClassifier stops after more than n_iter_no_change epochs, SGDClassifier after as many.
+    is_mlp = not isinstance(estimator, SGDClassifier)
+    # A network stops after more than n_iter_no_change epochs, SGDClassifier after as many.
     patience = _Patience(given["tol"], given["n_iter_no_change"] + is_mlp)
     rows, held_out = np.arange(len(y)), None
     if given["early_stopping"] and n_epochs is None:
         rows, held_out = train_test_split(
-            rows, test_size=given["validation_fraction"], stratify=y, random_state=random_state
+            rows,
+            test_size=given["validation_fraction"],
+            stratify=y if name == "accuracy" else None,
+            random_state=random_state,
         )
         if len(rows) * X.shape[1] * 4 <= EPOCH_NBYTES:
             X_held, y_held = X[held_out], y[held_out]
@@ -139,7 +160,7 @@ def train(
             X_held, y_held = X[np.sort(held_out)], y[np.sort(held_out)]
     adaptive = given["learning_rate"] == "adaptive" and given.get("solver", "sgd") == "sgd"
     learning_rate = given["learning_rate_init" if is_mlp else "eta0"]
-    curves = Curves()
+    curves = Curves(name=name)
     best_weights = None
     for epoch in range(n_epochs or given["max_iter"]):
         try:
@@ -149,23 +170,23 @@ def train(
             if any(word in str(error) for word in ("finite", "overflow")):
                 raise _diverged(epoch + 1, str(error)) from error
             raise
-        loss, accuracy = seen_loss, np.nan
+        loss, score = seen_loss, np.nan
         if records or not is_mlp:
-            loss, accuracy = _score(estimator, X, y, rows)
+            loss, score = _score(estimator, X, y, rows)
             loss = seen_loss if is_mlp else loss
         if not np.isfinite(loss):
             raise _diverged(epoch + 1, f"The loss is {loss}.")
         curves.loss.append(loss)
-        curves.accuracy.append(accuracy)
+        curves.score.append(score)
         measure = loss
         if held_out is not None:
-            accuracy = _score(estimator, X_held, y_held, np.arange(len(y_held)))[1]
-            curves.validation_accuracy.append(accuracy)
-            measure = -accuracy
+            score = _score(estimator, X_held, y_held, np.arange(len(y_held)))[1]
+            curves.validation_score.append(score)
+            measure = -score
             if is_mlp and measure < patience.best:
                 best_weights = [w.copy() for w in (*estimator.coefs_, *estimator.intercepts_)]
         elif validate is not None:
-            curves.validation_accuracy.append(validate(estimator))
+            curves.validation_score.append(validate(_in_unit(estimator, mean, scale)))
         if n_epochs is None and patience.spent(measure):
             if not adaptive or learning_rate <= MIN_LEARNING_RATE:
                 curves.converged = True
@@ -179,26 +200,39 @@ def train(
         ):
             mine[...] = best
     estimator.set_params(**given)
+    vars(estimator).update(vars(_in_unit(estimator, mean, scale)))
     curves.converged |= n_epochs is not None
     return curves
 
 
+def _in_unit(estimator: Estimator, mean: float, scale: float) -> Estimator:
+    """Return a network that predicts the number itself, of one for the standardised number."""
+    if not isinstance(estimator, MLPRegressor):
+        return estimator
+    found = copy.copy(estimator)
+    found.coefs_ = [*estimator.coefs_[:-1], estimator.coefs_[-1] * np.float32(scale)]
+    intercept = estimator.intercepts_[-1] * np.float32(scale) + np.float32(mean)
+    found.intercepts_ = [*estimator.intercepts_[:-1], intercept]
+    return found
+
+
 def _one_epoch(
-    estimator: MLPClassifier | SGDClassifier,
+    estimator: Estimator,
     X: np.ndarray,
     y: np.ndarray,
     rows: np.ndarray,
-    classes: np.ndarray,
+    classes: np.ndarray | None,
     random_state: np.random.RandomState,
 ) -> float:
     """Show the estimator all rows once; return mlp's own mean loss over them."""
+    more = {} if classes is None else {"classes": classes}
     # MLPClassifier makes an int64 of each row and class.
-    row_nbytes = max(4 * X.shape[1], 8 * len(classes))
+    row_nbytes = max(4 * X.shape[1], 8 * len(more.get("classes", ())))
     n_at_once = max(RUN_ROWS, EPOCH_NBYTES // row_nbytes)
     # Long rows are few in a block, and their runs are shorter: they are as quick to read.
     n_in_run = min(RUN_ROWS, max(1, n_at_once // RUN_ROWS))
     if len(rows) <= n_at_once:
-        estimator.partial_fit(X, y, classes=classes)
+        estimator.partial_fit(X, y, **more)
         return float(getattr(estimator, "loss_", np.nan))
     runs = np.array_split(rows, range(n_in_run, len(rows), n_in_run))
     order = random_state.permutation(len(runs))
@@ -206,7 +240,7 @@ def _one_epoch(
     total = 0.0
     for start in range(0, len(order), n_runs):
         block = np.concatenate([runs[i] for i in order[start : start + n_runs]])
-        estimator.partial_fit(X[block], y[block], classes=classes)
+        estimator.partial_fit(X[block], y[block], **more)
         total += float(getattr(estimator, "loss_", np.nan)) * len(block)
     return total / len(rows)
 
@@ -219,9 +253,11 @@ def _diverged(epoch: int, cause: str) -> FitError:
 
 
 def _score(
-    estimator: MLPClassifier | SGDClassifier, X: np.ndarray, y: np.ndarray, rows: np.ndarray
+    estimator: Estimator, X: np.ndarray, y: np.ndarray, rows: np.ndarray
 ) -> tuple[float, float]:
-    """Return sgd's mean loss and the accuracy on some rows after an epoch."""
+    """Return sgd's mean loss and the score of some rows after an epoch."""
+    if isinstance(estimator, MLPRegressor) or y.ndim == 2:
+        return np.nan, _score_network(estimator, X, y, rows)
     n_right, total = 0, 0.0
     for block in row_blocks(len(rows), X.shape[1], n_outputs=len(estimator.classes_)):
         # Without a copy if the rows are all.
@@ -241,3 +277,20 @@ def _score(
         losses = MARGIN_LOSSES[estimator.loss](signs * values)
         total += float(losses.sum(dtype=np.float64)) / (losses.size / len(losses))
     return total / len(rows), n_right / len(rows)
+
+
+def _score_network(
+    estimator: MLPClassifier | MLPRegressor, X: np.ndarray, y: np.ndarray, rows: np.ndarray
+) -> float:
+    """Return R² of a number, or the mean average precision of several classes."""
+    is_number = isinstance(estimator, MLPRegressor)
+    predict = estimator.predict if is_number else estimator.predict_proba
+    n_outputs = estimator.n_outputs_
+    blocks = row_blocks(len(rows), X.shape[1], n_outputs=n_outputs)
+    at = [block if len(rows) == len(X) else rows[block] for block in blocks]
+    predicted = np.concatenate([predict(X[own]) for own in at])
+    true = y if len(rows) == len(X) else y[rows]
+    if is_number:
+        found = r2(true, predicted)
+        return found.value if found else 0.0
+    return mean_average_precision(true, predicted).value

@@ -5,7 +5,8 @@ Logistic regression and the linear SVM with squared hinge minimise
     mean of loss(y, X w + b) + |w|^2 / (2 C n)
 
 which is smooth and strictly convex: any solver that reaches the optimum gives scikit-learn's
-classifier. scikit-learn's own solvers read the matrix again for each step of each fold and C, and
+classifier. Of several classes that an image may have, each has such a problem; all are solved
+together. scikit-learn's own solvers read the matrix again for each step of each fold and C, and
 reading takes most of the time. Here all folds' problems step together, so that one product with a
 block of rows serves all; each C begins where the last one ended; and the steps are taken in
 coordinates in which the features are nearly uncorrelated: some 10 steps instead of 30 to 150.
@@ -16,17 +17,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.svm import LinearSVC
 
+from featstore.fitting.solvers import one_vs_rest
 from featstore.fitting.solvers.blocks import Threads, row_blocks, shared_threads
 from featstore.fitting.solvers.lbfgs import LBFGS
 from featstore.fitting.solvers.linear_loss import Model, Objective, WideObjective, is_wide
 from featstore.fitting.solvers.scaling import moments
+from featstore.runs.scoring.influence import average_precisions
+
+Estimator: TypeAlias = LogisticRegression | LinearSVC | OneVsRestClassifier
+"""OneVsRestClassifier is of one of the others; `y` is then (n_samples, n_classes) of 0 and 1."""
 
 
 def handles(estimator: BaseEstimator) -> bool:
@@ -35,6 +42,7 @@ def handles(estimator: BaseEstimator) -> bool:
     It does if only ``C``, ``tol``, ``max_iter``, ``fit_intercept`` and parameters without an effect
     on the optimum differ from scikit-learn's defaults.
     """
+    estimator = one_vs_rest.base_of(estimator)
     if type(estimator) not in (LogisticRegression, LinearSVC):
         return False
     free = {"C", "tol", "max_iter", "fit_intercept", "random_state", "n_jobs", "verbose", "dual"}
@@ -48,37 +56,43 @@ def handles(estimator: BaseEstimator) -> bool:
     )
 
 
-def fit(estimator: LogisticRegression | LinearSVC, X: np.ndarray, y: np.ndarray) -> bool:
+def fit(estimator: Estimator, X: np.ndarray, y: np.ndarray) -> bool:
     """Fit an estimator that :func:`handles` in place; return whether it converged.
 
     `X` is (n_samples, n_features) float32 and may be read-only.
     """
     with shared_threads() as threads:
-        ((_, (model,)),) = solve(estimator, X, y, [estimator.C], threads)
+        base = one_vs_rest.base_of(estimator)
+        ((_, (model,)),) = solve(base, X, y, [base.C], threads)
     put(estimator, model, X, y)
     return model.converged
 
 
 def fit_path(
-    estimator: LogisticRegression | LinearSVC,
-    X: np.ndarray,
-    y: np.ndarray,
-    values: Sequence[float],
-) -> list[LogisticRegression | LinearSVC]:
+    estimator: Estimator, X: np.ndarray, y: np.ndarray, values: Sequence[float]
+) -> list[Estimator]:
     """Return the estimator fitted with each C; see :func:`fit`."""
-    fitted: list[Any] = [clone(estimator).set_params(C=C) for C in values]
+    fitted: list[Any] = [clone(estimator) for _ in values]
+    for one, C in zip(fitted, values, strict=True):
+        one_vs_rest.base_of(one).set_params(C=C)
     order = np.argsort(values)
     with shared_threads() as threads:
-        found = solve(estimator, X, y, [values[i] for i in order], threads)
+        base = one_vs_rest.base_of(estimator)
+        found = solve(base, X, y, [values[i] for i in order], threads)
         for i, (_, (model,)) in zip(order, found, strict=True):
             put(fitted[i], model, X, y)
     return fitted
 
 
-def put(
-    estimator: LogisticRegression | LinearSVC, model: Model, X: np.ndarray, y: np.ndarray
-) -> None:
+def put(estimator: Estimator, model: Model, X: np.ndarray, y: np.ndarray) -> None:
     """Set the attributes that the estimator's own ``fit`` to `X` and `y` would set."""
+    if isinstance(estimator, OneVsRestClassifier):
+        fitted = [clone(estimator.estimator) for _ in model.coef.T]
+        for c, one in enumerate(fitted):
+            own = replace(model, coef=model.coef[:, [c]], intercept=model.intercept[[c]])
+            put(one, own, X, np.arange(2))
+        one_vs_rest.put(estimator, fitted, X, y)
+        return
     estimator.classes_ = np.unique(y)
     estimator.coef_ = np.ascontiguousarray(model.coef.T, dtype=X.dtype)
     estimator.intercept_ = model.intercept.astype(X.dtype)
@@ -88,7 +102,7 @@ def put(
 
 
 def cross_validate(
-    estimator: LogisticRegression | LinearSVC,
+    estimator: Estimator,
     X: np.ndarray,
     y: np.ndarray,
     folds: np.ndarray,
@@ -96,10 +110,11 @@ def cross_validate(
 ) -> np.ndarray:
     """Return the accuracy on each held-out fold for each C, (len(values), n_folds) float64.
 
-    Each fold's classifier is fitted on the other rows, standardised by these alone. `X` is
-    standardised by all rows; `folds` is the fold that holds out each row, and every class has rows
-    outside every fold.
+    Of several classes that an image may have, it is the mean average precision. Each fold's
+    classifier is fitted on the other rows, standardised by these alone. `X` is standardised by all
+    rows; `folds` is the fold that holds out each row, and every class has rows outside every fold.
     """
+    base = one_vs_rest.base_of(estimator)
     n_folds = int(folds.max()) + 1
     order = list(np.argsort(values))
     ordered = [values[i] for i in order]
@@ -107,13 +122,13 @@ def cross_validate(
     with shared_threads() as threads:
         if is_wide(X):
             paths = threads.map(
-                lambda fold: _wide_fold(estimator, X, y, ordered, folds != fold), range(n_folds)
+                lambda fold: _wide_fold(base, X, y, ordered, folds != fold), range(n_folds)
             )
             found = [list(models) for models in zip(*paths, strict=True)]
         else:
-            found = [models for _, models in solve(estimator, X, y, ordered, threads, folds)]
+            found = [models for _, models in solve(base, X, y, ordered, threads, folds)]
     for i, models in zip(order, found, strict=True):
-        scores[i] = _accuracies(models, X, y, folds)
+        scores[i] = (_accuracies if y.ndim == 1 else _precisions)(models, X, y, folds)
     return scores
 
 
@@ -150,6 +165,20 @@ def _accuracies(
             right[fold] += np.sum(classes[codes] == y[block][held_out])
     share: np.ndarray = right / np.bincount(folds, minlength=len(models))
     return share
+
+
+def _precisions(
+    models: Sequence[Model], X: np.ndarray, Y: np.ndarray, folds: np.ndarray
+) -> np.ndarray:
+    """Return each fold's model's mean average precision on the rows of its fold."""
+    found = np.empty(len(models))
+    for fold, model in enumerate(models):
+        held_out = np.flatnonzero(folds == fold)
+        coef, intercept = model.coef.astype(np.float32), model.intercept.astype(np.float32)
+        blocks = row_blocks(len(held_out), X.shape[1], n_outputs=coef.shape[1])
+        z = np.concatenate([X[held_out[block]] @ coef + intercept for block in blocks])
+        found[fold] = np.nanmean(average_precisions(Y[held_out], z)[0])
+    return found
 
 
 def solve(

@@ -60,10 +60,16 @@ class Objective:
         folds: np.ndarray | None,
     ) -> None:
         self.X, self.folds = X, folds
-        classes, self._codes = np.unique(y, return_inverse=True)
-        self.n_outputs = 1 if len(classes) == 2 else len(classes)
         is_svm = isinstance(estimator, LinearSVC)
-        self._loss: Loss = _squared_hinge if is_svm else _logistic
+        self._loss: Loss
+        if y.ndim == 2:
+            # A row may have several classes: each has a problem of its own.
+            self._codes, self.n_outputs = y, y.shape[1]
+            self._loss = _each_squared_hinge if is_svm else _each_logistic
+        else:
+            classes, self._codes = np.unique(y, return_inverse=True)
+            self.n_outputs = 1 if len(classes) == 2 else len(classes)
+            self._loss = _squared_hinge if is_svm else _logistic
         # Second derivative of the loss at the start; the steps correct it.
         self.curvature = 1.0 if is_svm else 0.15
         self._fits_intercept = estimator.fit_intercept
@@ -252,15 +258,32 @@ def _logistic(
     return loss.sum(axis=0, dtype=np.float64), z
 
 
+def _each_logistic(
+    z: np.ndarray, labels: np.ndarray, trains: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logistic loss of each class's own problem, summed; see _logistic.
+
+    `labels`, (n, n_outputs), is 1 where a row has the class and 0 elsewhere.
+    """
+    sign = np.where(labels > 0, 1.0, -1.0).astype(np.float32)[:, None, :]
+    z *= sign
+    loss = np.logaddexp(0.0, -z) * trains[:, :, None]
+    return loss.sum(axis=(0, 2), dtype=np.float64), -sign * expit(-z) * trains[:, :, None]
+
+
 def _squared_hinge(
     z: np.ndarray, codes: np.ndarray, trains: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the squared hinge loss, summed over rows and one-vs-rest problems; see _logistic."""
-    if z.shape[2] == 1:
-        sign = np.where(codes == 1, 1.0, -1.0).astype(np.float32)[:, None]
-    else:
-        sign = np.where(codes[:, None] == np.arange(z.shape[2]), 1.0, -1.0).astype(np.float32)
-    sign = sign[:, None, :]
+    own = np.arange(z.shape[2]) if z.shape[2] > 1 else np.array([1])
+    return _each_squared_hinge(z, codes[:, None] == own, trains)
+
+
+def _each_squared_hinge(
+    z: np.ndarray, labels: np.ndarray, trains: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the squared hinge loss of each class's own problem, summed; see _each_logistic."""
+    sign = np.where(labels > 0, 1.0, -1.0).astype(np.float32)[:, None, :]
     z *= -sign
     z += 1.0
     np.maximum(z, 0.0, out=z)

@@ -60,23 +60,34 @@ def fit(estimator: Estimator, X: np.ndarray, y: np.ndarray) -> None:
     """
     classes, codes = np.unique(y, return_inverse=True)
     with shared_threads() as threads:
-        rows = _Rows.of(X, codes) if _is_wide(X) else _Sums.of(threads, X, codes, len(classes))
+        rows = WideRows.of(X, codes) if is_wide(X) else RowSums.of(threads, X, codes, len(classes))
         coef, intercept = _solve(estimator, rows, getattr(estimator, penalty_name(estimator)))
-    # A fit to any rows sets what scikit-learn needs beside the weights. Its time and memory grow
-    # with the square of the classes: three stand for all.
-    stub = np.eye(len(classes[:3]), min(len(classes[:3]), X.shape[1]), dtype=np.float32)
-    estimator.fit(np.concatenate([stub, -stub]), np.tile(classes[:3], 2))
-    estimator.classes_ = classes
+    put(estimator, classes, coef.T, intercept, X)
     if isinstance(estimator, LinearDiscriminantAnalysis):
         estimator._max_components = min(len(classes) - 1, X.shape[1])
         estimator.priors_ = rows.counts / rows.counts.sum()
         estimator.means_ = rows.means.astype(X.dtype)
         # As large as all pairs of features, and of no use once the weights are known.
         del estimator.covariance_
-    else:
+
+
+def put(
+    estimator: Estimator,
+    classes: np.ndarray,
+    coef: np.ndarray,
+    intercept: np.ndarray,
+    X: np.ndarray,
+) -> None:
+    """Set the attributes that the estimator's own ``fit`` to `X` would set, but those of LDA's."""
+    # A fit to any rows sets what scikit-learn needs beside the weights. Its time and memory grow
+    # with the square of the classes: three stand for all.
+    stub = np.eye(len(classes[:3]), min(len(classes[:3]), X.shape[1]), dtype=np.float32)
+    estimator.fit(np.concatenate([stub, -stub]), np.tile(classes[:3], 2))
+    estimator.classes_ = classes
+    if isinstance(estimator, RidgeClassifier):
         estimator._label_binarizer.fit(classes)
     estimator.n_features_in_ = X.shape[1]
-    estimator.coef_ = np.ascontiguousarray(coef.T, dtype=X.dtype)
+    estimator.coef_ = np.ascontiguousarray(coef, dtype=X.dtype)
     estimator.intercept_ = intercept.astype(X.dtype)
 
 
@@ -96,21 +107,21 @@ def cross_validate(
     classes, codes = np.unique(y, return_inverse=True)
     n_folds = int(folds.max()) + 1
     scores = np.empty((len(values), n_folds))
-    rows: _Rows | _Sums
+    rows: WideRows | RowSums
     with shared_threads() as threads:
-        if not _is_wide(X):
+        if not is_wide(X):
             of_folds = [
-                _Sums.of(threads, X, codes, len(classes), np.flatnonzero(folds == fold))
+                RowSums.of(threads, X, codes, len(classes), np.flatnonzero(folds == fold))
                 for fold in range(n_folds)
             ]
             whole = sum(of_folds[1:], start=of_folds[0])
         for fold in range(n_folds):
-            if _is_wide(X):
+            if is_wide(X):
                 own = X[folds != fold]
                 found = moments(own)
                 mean, scale = found.mean, found.scale
                 scaled = ((own - mean) / scale).astype(np.float32)
-                rows = _Rows.of(scaled, codes[folds != fold])
+                rows = WideRows.of(scaled, codes[folds != fold])
             else:
                 rows, mean, scale = (whole - of_folds[fold]).standardised()
             held_out = np.flatnonzero(folds == fold)
@@ -128,7 +139,8 @@ def cross_validate(
     return scores
 
 
-def _is_wide(X: np.ndarray) -> bool:
+def is_wide(X: np.ndarray) -> bool:
+    """Return whether to work with products of rows; refuse too many columns."""
     if len(X) > X.shape[1] > MAX_FEATURES:
         raise FitError(
             f"ridge and lda need the products of all pairs of features, and there are "
@@ -138,7 +150,7 @@ def _is_wide(X: np.ndarray) -> bool:
 
 
 def _solve(
-    estimator: Estimator, rows: _Rows | _Sums, penalty: float
+    estimator: Estimator, rows: WideRows | RowSums, penalty: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the weights, (n_features, n_outputs), and intercepts; one output for two classes."""
     n, means, counts = rows.counts.sum(), rows.means, rows.counts
@@ -170,7 +182,7 @@ def _solve(
 
 
 @dataclass(frozen=True)
-class _Sums:
+class RowSums:
     """Sums that stand for the rows of a tall matrix.
 
     counts (n_classes,), means (n_classes, n_features), products (n_features, n_features), float64.
@@ -188,7 +200,9 @@ class _Sums:
         codes: np.ndarray,
         n_classes: int,
         at: np.ndarray | None = None,
-    ) -> _Sums:
+    ) -> RowSums:
+        """Return the sums of all rows, or of those `at` some positions; `codes` are classes."""
+
         def one(block: slice) -> tuple[np.ndarray, np.ndarray]:
             rows, own = (X[block], codes[block]) if at is None else (X[at[block]], codes[at[block]])
             which = (own == np.arange(n_classes)[:, None]).astype(np.float32)
@@ -200,19 +214,19 @@ class _Sums:
         counts = np.bincount(codes if at is None else codes[at], minlength=n_classes)
         return cls(counts, sums / np.maximum(counts, 1)[:, None], products)
 
-    def __add__(self, other: _Sums) -> _Sums:
+    def __add__(self, other: RowSums) -> RowSums:
         return self._and(other, 1)
 
-    def __sub__(self, other: _Sums) -> _Sums:
+    def __sub__(self, other: RowSums) -> RowSums:
         return self._and(other, -1)
 
-    def _and(self, other: _Sums, sign: int) -> _Sums:
+    def _and(self, other: RowSums, sign: int) -> RowSums:
         counts = self.counts + sign * other.counts
         sums = self.means * self.counts[:, None] + sign * other.means * other.counts[:, None]
         products = self.products + sign * other.products
-        return _Sums(counts, sums / np.maximum(counts, 1)[:, None], products)
+        return RowSums(counts, sums / np.maximum(counts, 1)[:, None], products)
 
-    def standardised(self) -> tuple[_Sums, np.ndarray, np.ndarray]:
+    def standardised(self) -> tuple[RowSums, np.ndarray, np.ndarray]:
         """Return the sums of the standardised rows, and the means and deviations."""
         n = self.counts.sum()
         mean = self.counts @ self.means / n
@@ -220,7 +234,7 @@ class _Sums:
         # All rows together have a variance of 1: what is far smaller is rounding of a constant.
         scale = np.where(variance > 1e-10, np.sqrt(np.maximum(variance, 0.0)), 1.0)
         products = (self.products - n * np.outer(mean, mean)) / np.outer(scale, scale)
-        return _Sums(self.counts, (self.means - mean) / scale, products), mean, scale
+        return RowSums(self.counts, (self.means - mean) / scale, products), mean, scale
 
     def about(self, centres: np.ndarray) -> _Tall:
         """Return the scatter about one centre, or about each class's own."""
@@ -250,7 +264,7 @@ class _Tall:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class WideRows:
     """The rows of a wide matrix."""
 
     counts: np.ndarray
@@ -259,7 +273,8 @@ class _Rows:
     codes: np.ndarray
 
     @classmethod
-    def of(cls, X: np.ndarray, codes: np.ndarray) -> _Rows:
+    def of(cls, X: np.ndarray, codes: np.ndarray) -> WideRows:
+        """Return the rows with their classes' numbers and means."""
         counts = np.bincount(codes)
         means = np.stack([X[codes == c].mean(axis=0, dtype=np.float64) for c in range(len(counts))])
         return cls(counts, means, X, codes)

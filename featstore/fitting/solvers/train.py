@@ -12,11 +12,19 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.kernel_approximation import Nystroem
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline
 
 from featstore.config import FitConfig
 from featstore.errors import FitError
-from featstore.fitting.solvers import accelerators, epochs, linear, ridge_lda
+from featstore.fitting.solvers import (
+    accelerators,
+    epochs,
+    linear,
+    one_vs_rest,
+    ridge_lda,
+    ridge_targets,
+)
 from featstore.fitting.solvers.blocks import Samples, one_thread
 
 CURES = {
@@ -32,8 +40,8 @@ class Trained:
     """How a training went.
 
     `curves` are of classifiers trained by epochs. `solver` is ``passes`` (``linear.py``), ``sums``
-    (``ridge_lda.py``), ``epochs`` (``epochs.py``), ``scikit-learn``, ``scikit-learn-intelex`` or
-    ``array API``. `notes` are for the user.
+    (``ridge_lda.py``, ``ridge_targets.py``), ``epochs`` (``epochs.py``), ``scikit-learn``,
+    ``scikit-learn-intelex`` or ``array API``. `notes` are for the user.
     """
 
     curves: epochs.Curves | None
@@ -53,11 +61,15 @@ def train(
 ) -> Trained:
     """Fit a pipeline's steps after the scaler in place.
 
-    `X` is (n_samples, n_features) float32 as the scaler leaves it, and may be read-only.
+    `X` is (n_samples, n_features) float32 as the scaler leaves it, and may be read-only. `y` is
+    (n_samples,) of classes, int, or of numbers, float; or (n_samples, n_classes) of 0 and 1.
     `validate` and `records` are those of :func:`featstore.fitting.solvers.epochs.train`.
     """
-    if len(np.unique(y)) < 2:
-        raise FitError(f"All {len(y):,} rows to train on are of one class; two or more are needed.")
+    if (y == y[0]).all():
+        what = "of one class" if y.dtype.kind in "iu" and y.ndim == 1 else "labelled alike"
+        raise FitError(
+            f"All {len(y):,} rows to train on are {what}; two or more different labels are needed."
+        )
     if "map" in model.named_steps:
         X = map_kernel(model.named_steps["map"], Samples(X, slice(0, len(X))), len(X))
     clf = model.named_steps["clf"]
@@ -83,6 +95,11 @@ def train(
         elif ridge_lda.handles(clf):
             solver = "sums"
             ridge_lda.fit(clf, X, y)
+        elif ridge_targets.handles(clf):
+            solver = "sums"
+            ridge_targets.fit(clf, X, y)
+        elif isinstance(clf, OneVsRestClassifier):
+            solver, finished = _fit_each_class(clf, X, y, config)
         else:
             solver = "scikit-learn"
             with one_thread():
@@ -90,7 +107,7 @@ def train(
     stopped = [w for w in caught if issubclass(w.category, ConvergenceWarning)]
     notes = []
     if not (converged := finished and not (stopped and curves is None)):
-        iterations = clf.get_params().get("max_iter")
+        iterations = one_vs_rest.base_of(clf).get_params().get("max_iter")
         notes.append(
             f"{config.clf} had not converged after max_iter={iterations} iterations. Raise it "
             "with --param max_iter=N, or penalise more (a smaller C, a larger alpha)."
@@ -98,6 +115,28 @@ def train(
     others = [str(w.message) for w in caught if w not in stopped]
     notes.extend(f"scikit-learn says: {text}" for text in dict.fromkeys(others))
     return Trained(curves, converged, solver, notes)
+
+
+def _fit_each_class(
+    clf: OneVsRestClassifier, X: np.ndarray, Y: np.ndarray, config: FitConfig
+) -> tuple[str, bool]:
+    """Fit a classifier for each class by itself; return the solver, and whether all converged."""
+    base = clf.estimator
+    if epochs.trains_by_epochs(base):
+        with one_thread():
+            curves = one_vs_rest.fit_each(
+                clf,
+                X,
+                Y,
+                lambda one, X, y: epochs.train(one, X, y, n_epochs=config.n_epochs, records=False),
+            )
+        return "epochs", all(one.converged for one in curves)
+    if ridge_lda.handles(base):
+        one_vs_rest.fit_each(clf, X, Y, ridge_lda.fit)
+        return "sums", True
+    with one_thread():
+        one_vs_rest.fit_each(clf, X, Y, lambda one, X, y: one.fit(X, y))
+    return "scikit-learn", True
 
 
 def map_kernel(kernel: Nystroem, samples: Samples, n_fit: int) -> np.ndarray:

@@ -47,7 +47,10 @@ Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Width = Annotated[int, Field(ge=1, le=2**31)]
 
 
-Seconds = Annotated[float, Field(allow_inf_nan=False)]
+Real = Annotated[float, Field(allow_inf_nan=False)]
+
+
+Seconds = Real
 
 
 Fraction = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
@@ -164,7 +167,8 @@ class Record(RecordPart):
 def first_problem(error: ValidationError) -> str:
     """Return where the first invalid value of a file is, and what is wrong with it."""
     first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    # Words in brackets are of pydantic: a key, or which of several models was chosen.
+    place = ".".join(str(part) for part in first["loc"] if str(part)[:1] != "[")
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
         return f"{place}: {message}"

@@ -12,12 +12,14 @@ from featstore.store.format.fields import (
     Fraction,
     Items,
     Name,
+    Real,
     Record,
     RecordPart,
     Seconds,
     Text,
     Width,
 )
+from featstore.store.format.run_scores import SCORES, AnyMetrics, task_of, wrong_length
 from featstore.store.format.schema import BackboneInfo, PreprocessInfo
 
 
@@ -39,14 +41,20 @@ class FitSettings(RecordPart):
 
 
 class SearchResult(RecordPart):
-    """The settings that a search for parameters tried, and the best one."""
+    """The settings that a search for parameters tried, and the best one.
+
+    The best one's mean score over the folds is called ``accuracy``, ``map`` or ``r2``, as the task
+    has it.
+    """
 
     kind: Text
     cv: Count
     seed: Count
     best: dict[str, Any]
-    accuracy: Fraction
-    deviation: Fraction
+    accuracy: Fraction | None = None
+    map: Fraction | None = None
+    r2: Real | None = None
+    deviation: Real
     candidates: Items[dict[str, Any]]
 
 
@@ -91,82 +99,7 @@ class RowCounts(RecordPart):
     n_unlabelled: Count
     n_leaked: Count
     n_dropped: Count
-    n_train_of_class: Annotated[Items[Count], Field(min_length=1)]
-
-
-MAX_DENSE_CLASSES = 100
-"""Largest number of classes for which a confusion matrix counts every pair."""
-
-
-def _wrong_pair(pairs: tuple[tuple[int, ...], ...], n_classes: int) -> str | None:
-    for i, pair in enumerate(pairs):
-        if len(pair) != 3 or max(pair[:2]) >= n_classes:
-            return f"{i}: {pair} is not two of {n_classes} classes and a count"
-    return None
-
-
-class ClassScores(RecordPart):
-    """The scores of one class."""
-
-    name: Text
-    precision: Fraction
-    recall: Fraction | None
-    f1: Fraction
-    support: Count
-
-
-class Scores(RecordPart):
-    """The scores of one split, as :func:`featstore.fitting.evaluate.score` returns them.
-
-    Parameters
-    ----------
-    n_samples : int
-    accuracy : float
-        Overall, a fraction.
-    average_accuracy : float
-        Mean recall of the classes that have rows.
-    kappa : float or None
-        Cohen's; None if true and predicted labels are all of one class.
-    majority_accuracy : float
-        Accuracy of always predicting the most frequent class.
-    per_class : tuple of ClassScores
-        ``name``, ``precision``, ``recall``, ``f1``, ``support`` of each class.
-    confusion : tuple of tuple of int
-        Counts; rows are true classes. With more than 100 classes, ``(true, predicted, count)`` of
-        each pair of classes that occurs.
-    """
-
-    n_samples: Count
-    accuracy: Fraction
-    average_accuracy: Fraction
-    kappa: Fraction | None
-    majority_accuracy: Fraction
-    per_class: Items[ClassScores]
-    confusion: Items[Items[Count]]
-
-
-class TrainScores(RecordPart):
-    """The accuracy on training rows."""
-
-    accuracy: Fraction
-    n_samples: Count
-
-
-class Metrics(RecordPart):
-    """The scores of a run.
-
-    Parameters
-    ----------
-    test : Scores
-    val : Scores or None
-        None without validation rows.
-    train : TrainScores
-        ``accuracy`` and ``n_samples``.
-    """
-
-    test: Scores
-    val: Scores | None
-    train: TrainScores
+    n_train_of_class: Items[Count]
 
 
 class Machine(RecordPart):
@@ -204,14 +137,20 @@ class RunRecord(Record):
         ``kind``, ``cv``, ``seed``, ``best``, ``accuracy``, ``deviation``, ``candidates``.
     selection : SelectionInfo
         As :meth:`.Selection.describe` returns it.
+    task : str
+        What a label is, one of :data:`featstore.config.TASKS`.
     class_names : tuple of str
+        Empty for a run that predicts a number.
+    target_name : str
+        Name of the number that the run predicts; empty for classes.
     rows : RowCounts
         ``n_train``, ``n_test``, ``n_val``, ``test_split``, ``n_masked``, ``n_unlabelled``,
         ``n_leaked``, ``n_dropped``, ``n_train_of_class``.
     n_constant_features : int
-    metrics : Metrics
+    metrics : Metrics, MultilabelMetrics or RegressionMetrics
     score_kind : str
-        ``probability`` or ``decision value``: the kind of the predictions' scores.
+        ``probability`` or ``decision value``: the kind of the predictions' scores; ``number`` where
+        the prediction is the number itself.
     source : str or None
         Digest of the code of the user's own classifier.
     converged : bool
@@ -240,10 +179,12 @@ class RunRecord(Record):
     params: dict[str, Any]
     search: SearchResult | None
     selection: SelectionInfo
-    class_names: Annotated[Items[Text], Field(min_length=1)]
+    task: Literal["classification", "multilabel", "regression"] = "classification"
+    class_names: Items[Text]
+    target_name: Text = ""
     rows: RowCounts
     n_constant_features: Count
-    metrics: Metrics
+    metrics: AnyMetrics
     score_kind: Text
     source: Text | None = None
     converged: bool
@@ -263,19 +204,15 @@ class RunRecord(Record):
         ):
             if lacking := [one for one in needed if one not in values]:
                 return f"{place}: {lacking[0]} is missing"
+        if task_of(self.metrics) != self.task:
+            return f"metrics: those of another task than {self.task}"
+        score = SCORES[self.task]
+        if self.search is not None and getattr(self.search, score) is None:
+            return f"search.{score}: Field required"
         n_classes = len(self.class_names)
-        lengths = {"rows.n_train_of_class": len(self.rows.n_train_of_class)}
-        for split, scores in (("test", self.metrics.test), ("val", self.metrics.val)):
-            if scores is not None:
-                lengths[f"metrics.{split}.per_class"] = len(scores.per_class)
-                if n_classes > MAX_DENSE_CLASSES:
-                    if wrong := _wrong_pair(scores.confusion, n_classes):
-                        return f"metrics.{split}.confusion.{wrong}"
-                    continue
-                lengths[f"metrics.{split}.confusion"] = len(scores.confusion)
-                for i, row in enumerate(scores.confusion):
-                    lengths[f"metrics.{split}.confusion.{i}"] = len(row)
-        for place, length in lengths.items():
-            if length != n_classes:
-                return f"{place}: {length} values of {n_classes} classes"
-        return None
+        if bool(n_classes) == (self.task == "regression"):
+            return f"class_names: {n_classes} names, and the task is {self.task}"
+        if len(self.rows.n_train_of_class) != n_classes:
+            n = len(self.rows.n_train_of_class)
+            return f"rows.n_train_of_class: {n} values of {n_classes} classes"
+        return wrong_length(self.metrics, n_classes)

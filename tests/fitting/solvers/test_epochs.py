@@ -59,7 +59,7 @@ def test_mlp_ends_with_the_weights_that_its_own_fit_gives(data, params):
     for own, theirs in zip(mine.coefs_, reference.coefs_, strict=True):
         np.testing.assert_array_equal(own, theirs)
     np.testing.assert_array_equal(curves.loss, reference.loss_curve_)
-    assert curves.accuracy[-1] == pytest.approx(reference.score(X, y))
+    assert curves.score[-1] == pytest.approx(reference.score(X, y))
 
 
 def test_shuffled_mlp_learns_as_well_as_its_own_fit(data):
@@ -78,7 +78,7 @@ def test_sgd_learns_as_well_as_its_own_fit_and_stops_by_itself(data):
     curves = train(mine, X, y)
     assert curves.converged
     assert 5 < len(curves.loss) < 1000
-    assert mine.score(X, y) == pytest.approx(curves.accuracy[-1])
+    assert mine.score(X, y) == pytest.approx(curves.score[-1])
     assert mine.score(X, y) > sgd().fit(X, y).score(X, y) - 0.05
 
 
@@ -126,7 +126,7 @@ class TestBoth:
     def test_max_iter_is_kept_to_and_told(self, data, make):
         X, y = data
         curves = train(make(max_iter=3), X, y)
-        assert (len(curves.loss), len(curves.accuracy)) == (3, 3)
+        assert (len(curves.loss), len(curves.score)) == (3, 3)
         assert not curves.converged
 
     def test_early_stopping_holds_rows_out_and_watches_them(self, data, make):
@@ -134,9 +134,9 @@ class TestBoth:
         estimator = make(early_stopping=True, n_iter_no_change=3, max_iter=300, tol=1e-3)
         curves = train(estimator, X, y)
         assert curves.converged
-        assert len(curves.validation_accuracy) == len(curves.loss) < 300
-        best = max(curves.validation_accuracy)
-        assert max(curves.validation_accuracy[-3:]) <= best + 1e-9
+        assert len(curves.validation_score) == len(curves.loss) < 300
+        best = max(curves.validation_score)
+        assert max(curves.validation_score[-3:]) <= best + 1e-9
 
     def test_parameters_are_left_as_they_were(self, data, make):
         X, y = data
@@ -151,10 +151,10 @@ def test_mlp_keeps_the_weights_of_its_best_epoch(data):
     noise = np.random.default_rng(1).permutation(y)
     estimator = mlp(early_stopping=True, n_iter_no_change=10, max_iter=60, validation_fraction=0.3)
     curves = train(estimator, X, noise)
-    held = curves.validation_accuracy
+    held = curves.validation_score
     assert held.index(max(held)) < len(held) - 1
     # The accuracy on all rows belongs to the best epoch, not to the last.
-    share = 0.7 * curves.accuracy[held.index(max(held))] + 0.3 * max(held)
+    share = 0.7 * curves.score[held.index(max(held))] + 0.3 * max(held)
     assert estimator.score(X, noise) == pytest.approx(share, abs=0.01)
 
 
@@ -210,10 +210,10 @@ class TestNumberOfEpochs:
         estimator = make(max_iter=5, tol=1e9, n_iter_no_change=1, early_stopping=True)
         before = estimator.get_params()
         curves = train(estimator, X, y, n_epochs=n_epochs)
-        assert (len(curves.loss), len(curves.accuracy)) == (n_epochs, n_epochs)
+        assert (len(curves.loss), len(curves.score)) == (n_epochs, n_epochs)
         assert curves.converged
         # All rows are trained on, since nothing is to be decided by some of them.
-        assert curves.validation_accuracy == []
+        assert curves.validation_score == []
         assert estimator.get_params() == before
 
     def test_the_first_epochs_are_those_of_a_longer_training(self, data):
@@ -234,7 +234,7 @@ class TestValidation:
 
         watched, alone = make(max_iter=30, tol=1e-2), make(max_iter=30, tol=1e-2)
         curves = train(watched, X, y, validate=validate)
-        assert curves.validation_accuracy == judged
+        assert curves.validation_score == judged
         assert len(judged) == len(curves.loss) > 3
         assert len(set(judged)) > 1
         assert train(alone, X, y).loss == curves.loss
@@ -244,7 +244,7 @@ class TestValidation:
         X, y = data
         estimator = make(early_stopping=True, max_iter=4)
         curves = train(estimator, X, y, validate=lambda estimator: pytest.fail("not asked for"))
-        assert len(curves.validation_accuracy) == 4
+        assert len(curves.validation_score) == 4
 
 
 @pytest.mark.parametrize("make", [mlp, sgd])
@@ -255,7 +255,7 @@ def test_without_records_it_trains_the_same(data, make, early_stopping):
     recorded, bare = make(**params), make(**params)
     first, second = train(recorded, X, y), train(bare, X, y, records=False)
     assert first.loss == second.loss
-    assert first.validation_accuracy == second.validation_accuracy
+    assert first.validation_score == second.validation_score
     assert first.converged == second.converged
     np.testing.assert_array_equal(recorded.predict_proba(X), bare.predict_proba(X))
 
@@ -312,7 +312,7 @@ class TestBlocks:
         monkeypatch.undo()
         whole = train(make(), X, y, n_epochs=20)
         assert n_blocks == 10 * len(curves.loss)
-        assert curves.accuracy[-1] == pytest.approx(whole.accuracy[-1], abs=0.03)
+        assert curves.score[-1] == pytest.approx(whole.score[-1], abs=0.03)
         assert curves.loss[-1] == pytest.approx(whole.loss[-1], rel=0.3)
 
     def test_the_same_seed_gives_the_same_bits(self, many, make, shown):
@@ -325,8 +325,8 @@ class TestBlocks:
         estimator = make(early_stopping=True, max_iter=200, n_iter_no_change=2, tol=1e-2)
         curves = train(estimator, X, y)
         assert curves.converged
-        assert len(curves.validation_accuracy) == len(curves.loss) < 200
-        assert max(curves.validation_accuracy) > 0.7
+        assert len(curves.validation_score) == len(curves.loss) < 200
+        assert max(curves.validation_score) > 0.7
         n_blocks = -(-2880 // 320)
         assert len(shown) == n_blocks * len(curves.loss)
         for epoch in (shown[:n_blocks], shown[-n_blocks:]):

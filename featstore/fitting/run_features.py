@@ -1,0 +1,32 @@
+"""The stored features of a run, with the rows that trained and tested it."""
+
+from __future__ import annotations
+
+from featstore.errors import SelectionError
+from featstore.fitting.splits import Split
+from featstore.fitting.tasks import find_task
+from featstore.runs.run import Run
+from featstore.store.feature_store import FeatureStore
+from featstore.store.selection import Selection
+
+
+def features_of(run: Run, store: FeatureStore) -> tuple[Selection, Split]:
+    """Return the features that a run was fitted on, and their split.
+
+    Raises
+    ------
+    SelectionError
+        When the store has them no longer, or has others than the run was fitted on.
+    IncompleteError, CorruptionError
+        When they are unfinished, or damaged.
+    """
+    parts = run.selection.features
+    selection = store.reopen((part.set_id, part.layer) for part in parts)
+    if selection.describe().digest != run.selection.digest:
+        raise SelectionError(
+            f"The store's features are no longer those that {run.run_id} was fitted on. Fit "
+            f"again: {run.record.command}"
+        )
+    fit = run.record.fit
+    task = find_task(run.task)
+    return selection, task.split(selection, fit.split_seed, drop_leaks=fit.drop_leaks)

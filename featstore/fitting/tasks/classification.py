@@ -1,0 +1,116 @@
+"""Learn one class of each image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.base import is_classifier
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import Pipeline
+
+from featstore.config import FitConfig
+from featstore.errors import FitError
+from featstore.fitting.classifiers import CLASSIFIERS
+from featstore.fitting.evaluate import Predictions, predict_blocks, score
+from featstore.fitting.parameters import with_label_weights
+from featstore.fitting.solvers import accelerators
+from featstore.fitting.solvers.blocks import Samples
+from featstore.fitting.splits import ClassLabels, Labels, check_folds, draw_folds
+from featstore.fitting.tasks.base import Task
+from featstore.store.format.matrix import TEXT
+from featstore.store.selection import Selection
+
+
+class Classification(Task):
+    """One class of each image; all scikit-learn classifiers take it as it is."""
+
+    name = "classification"
+    classifiers = CLASSIFIERS
+    predicts = "one class of each image"
+
+    @staticmethod
+    def is_own(estimator: Any) -> bool:
+        """Return whether a user's estimator is a classifier."""
+        return bool(is_classifier(estimator))
+
+    def check_config(self, config: FitConfig) -> None:
+        """Refuse accelerators that are missing or have no effect."""
+        accelerators.check(config)
+
+    def labels(self, selection: Selection) -> Labels:
+        """Return what decides the split of a selection."""
+        return ClassLabels(selection.y, selection.class_names)
+
+    def y(self, selection: Selection) -> np.ndarray:
+        """Return the classes, (n_samples,) int32; -1 for none."""
+        return selection.y
+
+    def class_names(self, selection: Selection) -> tuple[str, ...]:
+        """Return the names of the classes, by label."""
+        return selection.class_names
+
+    def check_folds(self, selection: Selection, rows: np.ndarray, n_folds: int) -> str:
+        """Refuse folds that can't be drawn; say which classes are rare."""
+        return check_folds(selection.y[rows], n_folds, selection.class_names)
+
+    def draw_folds(
+        self, selection: Selection, rows: np.ndarray, n_folds: int, seed: int
+    ) -> np.ndarray:
+        """Return the fold that tests each row; every fold has each class's share."""
+        return draw_folds(selection.y[rows], n_folds, seed, selection.class_names)
+
+    def draw_part(self, selection: Selection, rows: np.ndarray, n: int, seed: int) -> np.ndarray:
+        """Return `n` of some training rows, with each class's share, in order."""
+        try:
+            part, _ = train_test_split(
+                rows, train_size=n, stratify=selection.y[rows], random_state=seed
+            )
+        except ValueError as error:
+            raise FitError(f"{n:,} training rows can't be drawn: {error}") from error
+        part.sort()
+        return np.asarray(part)
+
+    def n_smallest(self, y: np.ndarray) -> int:
+        """Return the number of rows of the smallest class that has any."""
+        counts = np.bincount(y)
+        return int(counts[counts > 0].min())
+
+    def n_of_class(self, y: np.ndarray, n_classes: int) -> list[int]:
+        """Return the number of rows of each class."""
+        return [int(n) for n in np.bincount(y, minlength=n_classes)]
+
+    def with_class_weights(self, params: Mapping[str, Any], selection: Selection) -> dict[str, Any]:
+        """Return parameters with class weights by label, as scikit-learn takes them."""
+        return with_label_weights(params, selection.class_names)
+
+    def predict(self, model: Pipeline, samples: Samples) -> Predictions:
+        """Predict classes with a fitted pipeline in blocks of rows."""
+        return predict_blocks(model, samples)
+
+    def score(self, y: np.ndarray, predicted: Predictions) -> float:
+        """Return the accuracy."""
+        return float(np.mean(predicted.labels == y))
+
+    def test_scores(
+        self, y: np.ndarray, predicted: Predictions, selection: Selection
+    ) -> dict[str, Any]:
+        """Return accuracies, kappa, the classes' scores and the confusion matrix."""
+        return score(y, predicted.labels, selection.class_names)
+
+    def columns(
+        self, y: np.ndarray, predicted: Predictions, selection: Selection
+    ) -> dict[str, np.ndarray]:
+        """Return names of true and predicted classes, and the scores."""
+        names = np.array(selection.class_names, TEXT)
+        return {
+            "true": names[y],
+            "predicted": names[predicted.labels],
+            "score": predicted.scores,
+        }
+
+    def label_text(self, selection: Selection, row: int) -> str | None:
+        """Return the class of a stored row; None without one."""
+        label = int(selection.y[row])
+        return selection.class_names[label] if label >= 0 else None

@@ -1,0 +1,198 @@
+"""Learn several classes of each image: one against the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from sklearn.base import is_classifier
+from sklearn.metrics import f1_score, precision_recall_fscore_support
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import Pipeline
+
+from featstore.errors import FitError
+from featstore.fitting.classifiers import CLASSIFIERS, Classifier
+from featstore.fitting.evaluate import Predictions
+from featstore.fitting.solvers.blocks import Samples, one_thread
+from featstore.fitting.tasks.base import map_blocks
+from featstore.fitting.tasks.targets import TargetTask, targets_of
+from featstore.runs.scoring.influence import average_precisions, mean_average_precision
+from featstore.runs.scoring.multilabel import SCORE, TRUE
+from featstore.store.selection import Selection
+
+SEVERAL = ("mlp", "softmax", "knn")
+"""Classifiers that predict several classes by themselves; the others have one for each class."""
+
+
+THRESHOLDS = {"probability": 0.5, "decision value": 0.0}
+"""Score above which an image has a class, by the kind of the score."""
+
+
+def one_for_each_class(classifier: Classifier) -> Classifier:
+    """Return a classifier that is fitted for each class against the rest."""
+    return replace(classifier, wrap=OneVsRestClassifier)
+
+
+class Multilabel(TargetTask):
+    """Any number of classes of each image, each learned against the rest."""
+
+    name = "multilabel"
+    classifiers = {
+        name: own if name in SEVERAL else one_for_each_class(own)
+        for name, own in CLASSIFIERS.items()
+    }
+    predicts = "several classes of each image"
+
+    @staticmethod
+    def is_own(estimator: Any) -> bool:
+        """Return whether a user's estimator is a classifier whose answers have scores."""
+        has_scores = hasattr(estimator, "decision_function") or hasattr(estimator, "predict_proba")
+        return bool(is_classifier(estimator)) and has_scores
+
+    own_kind = "classifier with predict_proba or decision_function"
+
+    def wrap_own(self, classifier: Classifier) -> Classifier:
+        """Return a user's classifier, fitted for each class."""
+        return one_for_each_class(classifier)
+
+    def check_targets(self, targets: np.ndarray, uses: Mapping[str, np.ndarray]) -> None:
+        """Refuse a dataset of one class, and rows that all have the same classes."""
+        if targets.shape[1] < 2:
+            raise FitError(
+                "The images have one class between them, as a yes or no. Label those without it "
+                "with a class of their own, and extract again as images of one class each."
+            )
+        for what, rows in uses.items():
+            if len(rows) and not targets[rows].any():
+                raise FitError(
+                    f"None of the {len(rows):,} {what} images has a class. Label some, and extract "
+                    "again."
+                )
+        train = uses["training"]
+        if (targets[train] == targets[train[0]]).all():
+            raise FitError(
+                f"All {len(train):,} training images have the same classes, so that nothing can be "
+                "learned from them. Add images with others."
+            )
+
+    def y(self, selection: Selection) -> np.ndarray:
+        """Return which classes each row has, (n_samples, n_classes) int8."""
+        found: np.ndarray = (targets_of(selection) > 0).astype(np.int8)
+        return found
+
+    def class_names(self, selection: Selection) -> tuple[str, ...]:
+        """Return the names of the classes, by column."""
+        return selection.target_names
+
+    def n_of_class(self, y: np.ndarray, n_classes: int) -> list[int]:
+        """Return the number of rows that have each class."""
+        return [int(n) for n in y.sum(axis=0, dtype=np.int64)]
+
+    def predict(self, model: Pipeline, samples: Samples) -> Predictions:
+        """Score each class with a fitted pipeline in blocks of rows."""
+        clf = model.steps[-1][1]
+        kind = "probability" if hasattr(model, "predict_proba") else "decision value"
+        score = model.predict_proba if kind == "probability" else model.decision_function
+        n_classes = len(clf.classes_)
+
+        def of_block(X: np.ndarray) -> np.ndarray:
+            values = score(X)
+            if not isinstance(values, list):
+                return np.asarray(values)
+            # knn has a pair of columns for each class: without it, and with it.
+            pairs = zip(values, clf.classes_, strict=True)
+            return np.stack([own[:, -1] * (of[-1] == 1) for own, of in pairs], axis=1)
+
+        with one_thread():
+            scores = map_blocks(samples, n_classes, of_block).reshape(-1, n_classes)
+        return Predictions(scores > THRESHOLDS[kind], scores, kind)
+
+    def score(self, y: np.ndarray, predicted: Predictions) -> float:
+        """Return the mean average precision."""
+        return mean_average_precision(y, predicted.scores).value
+
+    def test_scores(
+        self, y: np.ndarray, predicted: Predictions, selection: Selection
+    ) -> dict[str, Any]:
+        """Return mAP, F1, subset accuracy and the classes' scores."""
+        threshold = THRESHOLDS[predicted.score_kind]
+        return score_labels(y, predicted.scores, self.class_names(selection), threshold)
+
+    def columns(
+        self, y: np.ndarray, predicted: Predictions, selection: Selection
+    ) -> dict[str, np.ndarray]:
+        """Return for each class whether rows have it, and its scores."""
+        names = self.class_names(selection)
+        true = {f"{TRUE}{name}": y[:, c] for c, name in enumerate(names)}
+        return true | {f"{SCORE}{name}": predicted.scores[:, c] for c, name in enumerate(names)}
+
+    def label_text(self, selection: Selection, row: int) -> str | None:
+        """Return the classes of a stored row; None without a label."""
+        own = targets_of(selection)[row]
+        if np.isnan(own).any():
+            return None
+        return "; ".join(name for name, has in zip(selection.target_names, own, strict=True) if has)
+
+
+def score_labels(
+    y: np.ndarray, scores: np.ndarray, class_names: Sequence[str], threshold: float
+) -> dict[str, Any]:
+    """Score several classes of each image.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples, n_classes), int
+        1 where a row has the class, 0 elsewhere; some row has one.
+    scores : ndarray of shape (n_samples, n_classes), float
+        The higher, the surer that a row has the class.
+    class_names : sequence of str
+        Names of the columns.
+    threshold : float
+        Score above which a row has a class, for all but average precision.
+
+    Returns
+    -------
+    dict
+        ``map`` (mean average precision) and ``macro_f1``, means over the classes that have rows;
+        ``map_interval`` (95 %, of the infinitesimal jackknife, Efron 1982); ``chance_map`` (what
+        random scores would reach: the mean share of rows that have the class); ``micro_f1`` (of all
+        pairs of row and class); ``subset_accuracy`` (share of rows whose classes are all right);
+        ``threshold``, ``n_samples``, ``n_unscored`` (classes without rows) and ``per_class`` (a
+        list of ``name, average_precision, precision, recall, f1, support``; precision and F1 of a
+        class never predicted are 0; average precision and recall of one without rows are None).
+
+    References
+    ----------
+    Zhang and Zhou 2014, A Review on Multi-Label Learning Algorithms, doi:10.1109/TKDE.2013.39.
+    """
+    predicted = (scores > threshold).astype(np.int8)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        y, predicted, average=None, zero_division=0.0
+    )
+    values, _ = average_precisions(y, scores)
+    estimate = mean_average_precision(y, scores)
+    present = support > 0
+    return {
+        "n_samples": len(y),
+        "map": estimate.value,
+        "map_interval": estimate.interval(0.0, 1.0),
+        "chance_map": float(y.mean(axis=0)[present].mean()),
+        "micro_f1": float(f1_score(y, predicted, average="micro", zero_division=0.0)),
+        "macro_f1": float(f1[present].mean()),
+        "subset_accuracy": float((predicted == y).all(axis=1).mean()),
+        "threshold": threshold,
+        "n_unscored": int(np.sum(~present)),
+        "per_class": [
+            {
+                "name": name,
+                "average_precision": float(values[c]) if present[c] else None,
+                "precision": float(precision[c]),
+                "recall": float(recall[c]) if present[c] else None,
+                "f1": float(f1[c]),
+                "support": int(support[c]),
+            }
+            for c, name in enumerate(class_names)
+        ],
+    }

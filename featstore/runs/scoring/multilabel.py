@@ -1,0 +1,124 @@
+"""Score runs that predict several classes of each image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+
+from featstore.runs.scoring.base import ClassTable, Column, Line, Scoring
+from featstore.runs.scoring.classification import with_counts
+from featstore.runs.scoring.influence import Estimate, mean_average_precision
+from featstore.store.format.run_schema import RunRecord
+from featstore.store.format.run_scores import MultilabelMetrics
+from featstore.text import percent
+
+TRUE, SCORE = "true:", "score:"
+"""Beginnings of the names of columns of ``predictions.csv``, before the name of a class."""
+
+
+class Multilabel(Scoring):
+    """Mean average precision, by which runs are ranked, and F1."""
+
+    task = "multilabel"
+    name = "mAP"
+    plural = "mAP in %"
+    baseline = "chance_map"
+    table_title = "mean average precision (mAP) of the test images in %"
+    score_axis = "test mAP (%); orange: scores drawn at random"
+    columns = (
+        Column("map", "mAP", "mAP"),
+        Column(
+            "cv_map",
+            "cv",
+            "CV",
+            "CV: mAP of the cross-validation that chose the parameters.",
+            is_optional=True,
+        ),
+        Column("micro_f1", "micro F1", "micro F1", "Micro F1: of all pairs of image and class."),
+        Column("macro_f1", "macro F1", "macro F1", "Macro F1: mean of the classes' F1."),
+        Column(
+            "subset_accuracy",
+            "all right",
+            "all right",
+            "All right: images whose classes are all right and complete.",
+        ),
+        Column("train_map", "train", "training", "Training: mAP of the training images."),
+        Column("chance_map", "chance", "chance", "Chance: mAP of scores drawn at random."),
+    )
+    terminal = ("map", "micro_f1", "macro_f1", "subset_accuracy", "train_map", "cv_map")
+    means = ("map", "micro_f1", "macro_f1", "subset_accuracy", "train_map", "cv_map")
+    deviations = ("map",)
+
+    def summary(self, record: RunRecord) -> dict[str, Any]:
+        """Return the scores of a record as :meth:`.Run.summary` has them."""
+        metrics = cast(MultilabelMetrics, record.metrics)
+        names = ("map", "chance_map", "micro_f1", "macro_f1", "subset_accuracy", "n_unscored")
+        own = {name: getattr(metrics.test, name) for name in names}
+        interval = list(metrics.test.map_interval)
+        return own | {"map_interval": interval, "train_map": metrics.train.map}
+
+    def rows_text(self, line: Line) -> str:
+        """Return what a table's title says of the rows and the scores' units."""
+        counts = line["n_train_of_class"]
+        return (
+            f"{line['n_train']:,} rows to train ({len(counts)} classes, {min(counts):,} to "
+            f"{max(counts):,} rows have one), {line['n_test']:,} to test; in % (mAP by chance: "
+            f"{percent(line['chance_map'])})"
+        )
+
+    def about(self, line: Line) -> str:
+        """Return the number of classes."""
+        return f"{len(line['n_train_of_class'])} classes, any number of them on an image"
+
+    def val_text(self, record: RunRecord) -> str:
+        """Return the scores of the validation rows as a sentence; empty without such rows."""
+        if (val := cast(MultilabelMetrics, record.metrics).val) is None:
+            return ""
+        return (
+            f"Validation mAP {percent(val.map)} % of {val.n_samples:,} rows, micro F1 "
+            f"{percent(val.micro_f1)} %."
+        )
+
+    def facts(self, record: RunRecord) -> dict[str, str]:
+        """Return what `runs show` says of the test and training rows, by heading."""
+        metrics = cast(MultilabelMetrics, record.metrics)
+        test, (low, high) = metrics.test, metrics.test.map_interval
+        unscored = f"; {test.n_unscored} classes have no test image" if test.n_unscored else ""
+        return {
+            "mAP": f"{percent(test.map)} % of {test.n_samples:,} test images (95 % interval "
+            f"{percent(low)} to {percent(high)}), {percent(metrics.train.map)} % of the training "
+            f"images{unscored}",
+            "F1": f"micro {percent(test.micro_f1)} %, macro {percent(test.macro_f1)} %, at a "
+            f"{record.score_kind} of {test.threshold:g}",
+            "all right": f"{percent(test.subset_accuracy)} % of the images",
+        }
+
+    def class_table(self, record: RunRecord) -> ClassTable:
+        """Return average precision, precision, recall and F1 of each class."""
+        test = cast(MultilabelMetrics, record.metrics).test
+        columns = (
+            ("AP", "average_precision"),
+            ("precision", "precision"),
+            ("recall", "recall"),
+            ("F1", "f1"),
+        )
+        return ClassTable(columns, with_counts(test.per_class, record))
+
+    def is_number(self, column: str) -> bool:
+        """Return whether a column of ``predictions.csv`` holds numbers."""
+        return column.startswith((TRUE, SCORE))
+
+    def truth(self, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the true classes of rows, (n_rows, n_classes), 0 or 1."""
+        return _columns(rows, TRUE)
+
+    def estimate(self, rows: Mapping[str, np.ndarray]) -> Estimate:
+        """Return the mean average precision of rows of ``predictions.csv``."""
+        return mean_average_precision(self.truth(rows), _columns(rows, SCORE))
+
+
+def _columns(rows: Mapping[str, np.ndarray], beginning: str) -> np.ndarray:
+    own = [column for name, column in rows.items() if name.startswith(beginning)]
+    return np.stack(own, axis=1)
