@@ -100,7 +100,10 @@ class RemoteBackend(SyncState):
                             known[name] = found[name].etag
                             state["copies"][name] = sha256(content).hexdigest()
                     for name in of_owner(gone, owner):
-                        drop_record(self.folder, name, known)
+                        try:
+                            drop_record(self.folder, name, known)
+                        except StoreError as error:
+                            self._progress.say(str(error))
                         del known[name]
                         state["copies"].pop(name, None)
         self._seen_at[kind] = time.monotonic()
@@ -281,16 +284,17 @@ class RemoteBackend(SyncState):
             yield upload
 
     def unpublish(self, feature_set: SetFolder, chunks: Mapping[str, Sequence[int]]) -> None:
-        """Let repaired layers replace those in the bucket, and delete damaged chunks there.
+        """Let repaired layers replace those in the bucket, and delete damaged files there.
 
-        Without these chunks, any machine's extract knows what to compute. The caller holds the set.
+        Without these files, any machine's extract knows what to make. The caller holds the set.
         """
         shared = self.give_way(feature_set.layer_record_name(layer) for layer in chunks)
         doomed = []
         for layer in chunks:
             if feature_set.layer_record_name(layer) in shared:
                 place = uploaded_to(feature_set.place, feature_set.layer(layer).folder)
-                doomed += [f"{place}/{layer}/c/{index}/0" for index in chunks[layer]]
+                files = [f"c/{index}/0" for index in chunks[layer]] or ["zarr.json"]
+                doomed += [f"{place}/{layer}/{file}" for file in files]
         self.remote.delete(doomed)
 
     def remove_set(self, set_id: str) -> None:

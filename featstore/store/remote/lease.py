@@ -182,5 +182,5 @@ def _keeps_conditions(remote: ObjectStorage, name: str, note: dict[str, Any]) ->
 def _parsed(content: bytes | None) -> dict[str, Any]:
     try:
         return dict(json.loads(content or b"{}"))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return {}
