@@ -104,7 +104,7 @@ def extract(
                 n_computed, times = compute_layers(
                     spec, feature_set, progress, workers.run_pass if workers else None
                 )
-                store.push(feature_set, progress)
+                store.push(feature_set, progress, held=True)
                 left_out = images.dataset.left_out
                 return summarize(
                     feature_set, spec.layer_names, started, left_out, n_computed, times
