@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import console
+from . import console, tables
 
 if TYPE_CHECKING:
     from featstore.datasets.base import Dataset
@@ -52,7 +52,7 @@ def command(ctx: click.Context, root: str | None, as_json: bool) -> None:
                 str(one.found) if one.found and not is_tree else absent.get(name, "no"),
             ]
         )
-    console.table(["dataset", "what it is", "needs", "looked for in", "found"], rows)
+    tables.table(["dataset", "what it is", "needs", "looked for in", "found"], rows)
     console.echo(f"ROOT is {data_root(root)}; set it with --root DIR or FEATSTORE_DATA.")
 
 
@@ -109,7 +109,7 @@ def show(
     total = [sum(by_split[split] for by_split in counts.values()) for split in splits]
     rows.append(["all classes", *(f"{n:,}" for n in total)])
     console.echo(f"{dataset.title}: {len(dataset):,} images, bands {', '.join(dataset.bands)}")
-    console.table(["class", *splits], rows, right=splits)
+    tables.table(["class", *splits], rows, right=splits)
     for line in dataset.left_out.lines():
         console.echo(line)
     console.echo(f"Contact sheet: {sheet}")

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.datasets.base import RGB, Dataset, FileDataset
+from featstore.datasets.base import Dataset, FileDataset
 from featstore.datasets.decode import decode
 from featstore.datasets.formats.synthetic import demo_file
 from featstore.datasets.reading import Reading
 from featstore.datasets.registry import FORMATS, data_root, open_dataset
+from featstore.datasets.source import RGB
 from featstore.errors import DatasetError, DatasetNotFoundError, FeatstoreError
 from featstore.io.fingerprints import FingerprintCache, dataset_fingerprint
 from featstore.progress import SILENT, Progress
