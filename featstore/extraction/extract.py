@@ -104,7 +104,7 @@ def extract(
                 n_computed, times = compute_layers(
                     spec, feature_set, progress, workers.run_pass if workers else None
                 )
-                store.push(feature_set, progress)
+                store.push(feature_set, progress, held=True)
                 left_out = images.dataset.left_out
                 return summarize(
                     feature_set, spec.layer_names, started, left_out, n_computed, times
@@ -129,7 +129,7 @@ def _find_answer(
             hits = [[n for n, r in records.items() if r.default]]
         if all(hits):
             names = list(dict.fromkeys(found[0] for found in hits))
-            if not any(feature_set.missing_chunks(name) for name in names):
+            if all(feature_set.missing_chunks(name) is None for name in names):
                 return feature_set, names
     return None
 
@@ -181,7 +181,7 @@ def _check_lengths(title: str, sample_ids: Sequence[str]) -> None:
 
 
 def _reopen_gaps(feature_set: FeatureSet, layers: Sequence[str]) -> None:
-    """Mark the chunks of complete layers whose files are missing, so that they are computed."""
+    """Mark missing files of complete layers, so that they are made again."""
     complete = [name for name in layers if feature_set.layer_path(name).is_file()]
     gaps = {name: feature_set.missing_chunks(name) for name in complete}
-    feature_set.mark_damaged({name: chunks for name, chunks in gaps.items() if chunks})
+    feature_set.mark_damaged({name: chunks for name, chunks in gaps.items() if chunks is not None})

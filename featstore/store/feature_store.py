@@ -42,7 +42,7 @@ from featstore.io.stamped_cache import StampedCache
 from featstore.progress import SILENT, Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.store import query
-from featstore.store.backend import DIGEST_LENGTH, Backend, Kind, LocalBackend
+from featstore.store.backend import DIGEST_LENGTH, Backend, Kind
 from featstore.store.feature_set import FeatureSet
 from featstore.store.format import matrix
 from featstore.store.format.fields import FORMAT
@@ -281,9 +281,14 @@ class FeatureStore:
         """
         return self.backend.working_on(set_id, progress, wait=wait)
 
-    def push(self, feature_set: FeatureSet, progress: Progress = SILENT) -> None:
-        """Upload the complete layers of a set, if the store is on object storage."""
-        self.backend.push_set(feature_set, progress)
+    def push(
+        self, feature_set: FeatureSet, progress: Progress = SILENT, *, held: bool = False
+    ) -> None:
+        """Upload the complete layers of a set, if the store is on object storage.
+
+        `held` says that the caller holds the set, see :meth:`working_on`.
+        """
+        self.backend.push_set(feature_set, progress, held=held)
 
     def collect(self, progress: Progress = SILENT, *, dry_run: bool = False) -> list[Leftover]:
         """Delete what killed processes left, and uploads that no record names; return it.
@@ -458,4 +463,4 @@ def open_store(
         raise StoreError(f"{path} was a URL before it became a Path; give it as a str.")
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path} is a file; a feature store is a folder. Name another --store.")
-    return FeatureStore(LocalBackend(path))
+    return FeatureStore(Backend(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -100,6 +100,21 @@ def remove_decoded(cache: Path, set_id: str) -> None:
             if set_id in (parse_json(note.read_bytes()) or {}).get("sets", ()):
                 note.with_suffix(".npy").unlink(missing_ok=True)
                 note.unlink()
+
+
+def remove_layers(feature_set: SetFolder, layers: Iterable[str]) -> None:
+    """Delete unfinished layers; the caller holds the set."""
+    others = {name: own for name, own in feature_set.journal().items() if name not in layers}
+    feature_set.write_journal(others)
+    for layer in layers:
+        remove_array(feature_set, layer)
+
+
+def remove_array(feature_set: SetFolder, name: str) -> None:
+    """Delete an array of a set, unless featstore did not write it."""
+    array = feature_set.group / name
+    if not is_foreign(array):
+        _delete(array, lambda file: _is_own(f"{GROUP}/{name}/{file}"))
 
 
 def remove_journal(feature_set: SetFolder) -> None:

@@ -6,6 +6,7 @@ ends in a CRC-32C, which every reader checks.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,8 +39,12 @@ TEXT = np.dtype(object)
 NumPy's StringDType is searched wrongly: ``np.searchsorted(a, b)`` finds no long text of b in a."""
 
 
-_READ_ERRORS = (ValueError, TypeError, RuntimeError, OSError, KeyError, MemoryError)
-"""What zarr and its codecs raise at damaged files."""
+_READ_ERRORS = (ValueError, TypeError, RuntimeError, OSError, KeyError)
+"""What zarr and its codecs raise at damaged files; a shortage of memory is no damage."""
+
+
+PARTIAL = re.compile(r"(zarr|[0-9]+)\.[0-9a-f]{32}\.partial")
+"""Names of the files that zarr renames when they are whole."""
 
 
 def _import_zarr() -> ModuleType:
@@ -210,7 +215,8 @@ class Matrix:
     def sweep(self) -> None:
         """Delete the unfinished files of a killed writer."""
         for path in self.path.rglob("*.partial"):
-            path.unlink()
+            if PARTIAL.fullmatch(path.name):
+                path.unlink()
 
     def write_chunk(self, index: int, block: np.ndarray) -> Path:
         """Write chunk `index` whole from `block` and return its file."""

@@ -35,7 +35,7 @@ def collect(
 
     Each set or run is held meanwhile; one that another process works on is left alone.
     """
-    with hold_lease(backend.remote, OWN_LEASE, "gc", backend.place, progress, wait=False):
+    with hold_lease(backend.remote, OWN_LEASE, "gc", progress, wait=False):
         born = _now(backend) - timedelta(seconds=safe_age_s)
         found: list[Leftover] = []
         for (kind, owner), folders in sorted(_candidates(backend, born).items()):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from featstore.io.files import atomic_write, file_sha256, rename_for_deletion
+from featstore.io.files import atomic_write, file_sha256
 from featstore.store.format.fields import named_files
 from featstore.store.leftovers import remove_uploads
+from featstore.store.removal import remove_array, remove_folder, remove_journal
 from featstore.store.set_folder import GROUP, RUNS, SETS, SetFolder
 
 RECORD = re.compile(r"(?!\w+/\.)(runs/[^/\\]+/metrics|sets/[^/\\]+/(set|layers/[^/\\]*))\.json")
@@ -50,37 +50,37 @@ def install_record(folder: Path, name: str, content: bytes) -> None:
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
     if path.parent.name == "layers" and not SetFolder(path.parent.parent).journal():
-        shutil.rmtree(SetFolder(path.parent.parent).journal_path, ignore_errors=True)
+        remove_journal(SetFolder(path.parent.parent))
 
 
 def _files_of(content: bytes) -> dict[str, str]:
     """Return a record's files; none if a name is invalid or leads out of the folder."""
     try:
         return named_files(json.loads(content)["files"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
 def drop_record(folder: Path, name: str, known: Mapping[str, str]) -> None:
     """Delete a local record that is gone from the bucket, unless unfinished work needs it.
 
-    `known` are the records that the bucket had.
+    `known` are the records that the bucket had. Raises StoreError when others' files stay.
     """
     path = folder / name
     if not path.is_file():
         return
     if name.startswith(f"{RUNS}/"):
-        shutil.rmtree(path.parent)
         remove_uploads(folder, RUNS, owner_of(name))
+        remove_folder(path.parent)
     elif path.name != "set.json":
         feature_set = SetFolder(path.parent.parent)
         path.unlink()
         if path.stem not in feature_set.journal():
-            shutil.rmtree(feature_set.group / path.stem, ignore_errors=True)
+            remove_array(feature_set, path.stem)
     else:
         feature_set = SetFolder(path.parent)
         is_begun = any(one.damaged is None for one in feature_set.journal().values())
         layers = map(feature_set.layer_record_name, feature_set.layer_names())
         if not is_begun and all(record in known for record in layers):
-            shutil.rmtree(rename_for_deletion(path.parent))
             remove_uploads(folder, SETS, owner_of(name))
+            remove_folder(path.parent)
