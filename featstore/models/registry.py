@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from featstore.config import ExtractConfig
+from featstore.errors import BackboneError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Model, ModelSource
 from featstore.models.names import PIXEL_MODEL, check_model, source_of
@@ -48,7 +49,14 @@ def reopen_model(
     them; `bands` are those of the new images. Pixel statistics of other bands raise
     BackboneError, weights that are missing or changed WeightsError.
     """
-    model = str(features[0].backbone.model)
+    backbone = features[0].backbone
+    if backbone.is_imported:
+        raise BackboneError(
+            f"The features {backbone.model} were computed elsewhere and imported from "
+            f"{backbone.weights_name}; featstore can't compute them of images. Compute them there, "
+            "and give predict the file of features."
+        )
+    model = str(backbone.model)
     return _source(model).reopen(features, bands, device_name, cache, progress)
 
 

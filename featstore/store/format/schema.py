@@ -28,6 +28,10 @@ def _row_beyond(place: str, rows: list[int], n_rows: int | None) -> str | None:
     return None
 
 
+IMPORTED = "imported"
+"""Dataset and weights of features that were computed elsewhere."""
+
+
 class Facets(RecordPart):
     """The settings by which a user tells sets apart."""
 
@@ -72,7 +76,7 @@ class DatasetInfo(RecordPart):
 
 
 class BackboneInfo(RecordPart):
-    """The network of a set, and its weights."""
+    """The network of a set, and its weights; of imported features, their file."""
 
     model: Text
     weights: Text
@@ -80,6 +84,11 @@ class BackboneInfo(RecordPart):
     weights_path: Text | None
     weights_sha256: Text
     precision: Text
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the features were computed elsewhere."""
+        return self.weights == IMPORTED
 
 
 class ReadingInfo(RecordPart):
