@@ -13,12 +13,13 @@ from featstore._signatures import settings_of, takes
 from featstore.config import DatasetOptions
 from featstore.datasets.base import ArrayDataset, Dataset, FileDataset
 from featstore.datasets.format import Format, Opening
+from featstore.datasets.formats import ucmerced
 from featstore.datasets.formats.folder import FolderSource
 from featstore.datasets.formats.layout import EXAMPLE
 from featstore.datasets.formats.sat_csv import CsvSource
 from featstore.datasets.formats.sat_mat import MatSource
 from featstore.datasets.formats.synthetic import demo_file, write_demo
-from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource, download
+from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource
 from featstore.datasets.reading import Reading
 from featstore.datasets.source import ArraySource, FileSource, Source
 from featstore.errors import ConfigError, DatasetError
@@ -92,7 +93,7 @@ FORMATS = {
             (IMAGES, f"ucmerced/{IMAGES}", "ucmerced/Images", "ucmerced", "Images", "."),
             CLASSES,
             _open_ucmerced,
-            download,
+            lambda root, progress: ucmerced.download(root, progress),
         ),
         Format(
             "folder",
