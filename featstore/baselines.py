@@ -16,7 +16,7 @@ from featstore.errors import FeatstoreError, FitError
 from featstore.extraction.extract import extract
 from featstore.fitting.fit import fit_each
 from featstore.fitting.results import Fit
-from featstore.models.names import PIXEL_MODEL
+from featstore.models.names import PIXEL_MODEL, needs_network
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store
@@ -72,7 +72,8 @@ def fit_baselines(
     for set_id, layer in dict.fromkeys(parts):
         feature_set = store.get(set_id)
         model, title = feature_set.facets.model, feature_set.facets.title
-        for kind in dict.fromkeys((PIXEL_MODEL, model)):
+        kinds = (PIXEL_MODEL, model) if needs_network(model) else (PIXEL_MODEL,)
+        for kind in kinds:
             try:
                 found = _extract(store, feature_set, kind, layer, root, progress)
             except FeatstoreError as error:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from featstore.store.format.array_schema import VECTOR_ROWS, VECTORS
 from featstore.store.format.fields import (
+    Base64,
     Count,
     Files,
     Items,
@@ -65,6 +66,8 @@ class BackboneInfo(RecordPart):
     weights_path: Text | None
     weights_sha256: Text
     precision: Text
+    patches: Base64 | None = None
+    """Patches of training images, of which filters are made."""
 
 
 class ReadingInfo(RecordPart):
