@@ -104,7 +104,7 @@ def whitened(patches: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     rows /= np.where(norms < MIN_NORM, 1, norms)
     values, vectors = np.linalg.eigh(rows.T @ rows / len(rows))
-    filters = rows @ (vectors / (np.maximum(values, 0) + ZCA_BIAS)) @ vectors.T
+    filters: np.ndarray = rows @ (vectors / (np.maximum(values, 0) + ZCA_BIAS)) @ vectors.T
     return filters.reshape(planes.shape).astype(np.float32)
 
 

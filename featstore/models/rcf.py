@@ -8,6 +8,7 @@ Gaussian filters, ``mosaiks`` patches of the training images, whitened.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.nn import functional
 from featstore.config import ExtractConfig
 from featstore.datasets.base import Dataset
 from featstore.datasets.loader import Batch
+from featstore.environment import available_cores
 from featstore.errors import BackboneError, WeightsError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Layer, Model
@@ -51,8 +53,8 @@ BATCH_SIZE = 64
 """Images in a batch; each is computed by itself."""
 
 
-MAP_NBYTES = 16 * 2**20
-"""Bytes of the responses that are computed at a time: a strip of an image."""
+MAP_NBYTES = 2**20
+"""Bytes of the responses that are computed at a time: a strip that stays in a core's cache."""
 
 
 @torch.inference_mode()
@@ -64,7 +66,7 @@ def random_features(image: np.ndarray, filters: torch.Tensor) -> torch.Tensor:
     """
     n_filters, _, side, _ = filters.shape
     pixels = torch.from_numpy(image.astype(np.float32) / 255).to(filters.device)
-    planes = pixels.movedim(-1, 0)[np.newaxis].contiguous()
+    planes = pixels.movedim(-1, 0)[np.newaxis]
     height, width = (length - side + 1 for length in image.shape[:2])
     sums = torch.zeros((2, n_filters), dtype=torch.float64, device=filters.device)
     bias = torch.full((n_filters,), BIAS, device=filters.device)
@@ -74,24 +76,33 @@ def random_features(image: np.ndarray, filters: torch.Tensor) -> torch.Tensor:
         response = functional.conv2d(strip, filters, bias)
         sums[0] += response.clamp_min(0).sum((0, 2, 3))
         sums[1] -= response.clamp_max(0).sum((0, 2, 3))
-    return sums.flatten() / (height * width)
+    means: torch.Tensor = sums.flatten() / (height * width)
+    return means
 
 
 class FilterExtractor:
-    """Computes random convolutional features, image by image, without resizing."""
+    """Computes random convolutional features, image by image, without resizing.
+
+    On a CPU each core computes an image of its own: the features do not depend on their number,
+    and threads do not wait for each other.
+    """
 
     min_size: int | None = None
-    n_in_flight = 1
+    n_in_flight = 2
 
     def __init__(self, filters: np.ndarray, device: torch.device, batch_size: int | None) -> None:
         self.device_type = device.type
         self._filters, self._device = filters, device
         self._batch_size = batch_size or BATCH_SIZE
         self._on_device: torch.Tensor | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._n_threads = 1
 
     @property
     def device_name(self) -> str:
         """The device's name for people, with the threads of a CPU."""
+        if self._device.type == "cpu":
+            return f"cpu ({available_cores()} threads)"
         return describe_device(self._device)
 
     def find(self, nodes: Sequence[str]) -> Sequence[Layer]:
@@ -99,10 +110,8 @@ class FilterExtractor:
         return filter_layers(nodes, 2 * len(self._filters))
 
     def use_threads(self, n_threads: int | None) -> int | None:
-        """Set torch's threads; return their number on a CPU, where sums are split by it."""
-        if n_threads is not None:
-            torch.set_num_threads(n_threads)
-        return None if self._device.type == "cuda" else torch.get_num_threads()
+        """Do nothing: the features do not depend on the number of threads."""
+        return None
 
     def open(
         self,
@@ -115,6 +124,9 @@ class FilterExtractor:
         make_deterministic(self._device)
         if self._device.type == "cpu":
             keep_freed_memory()
+        self._n_threads = torch.get_num_threads()
+        n_images_at_once = available_cores() if self._device.type == "cpu" else 1
+        self._pool = ThreadPoolExecutor(n_images_at_once, "rcf", torch.set_num_threads, (1,))
         self._on_device = torch.from_numpy(self._filters).to(self._device)
         if numerics is not None:
             self._batch_size = int(numerics["batch_size"])
@@ -122,25 +134,41 @@ class FilterExtractor:
         return {"device": self.device_type, "engine": "conv2d", "batch_size": self._batch_size}
 
     def begin(self, batch: Batch) -> Callable[[], dict[str, np.ndarray]]:
-        """Return the function that computes a batch's features, by layer."""
-        return lambda: {LAYER: self._compute(batch)}
-
-    def _compute(self, batch: Batch) -> np.ndarray:
-        filters = self._on_device
-        if filters is None:
+        """Begin a batch; the function returned waits for its features, by layer."""
+        pool, filters = self._pool, self._on_device
+        if pool is None or filters is None:
             raise RuntimeError("open() comes first")
-        side = filters.shape[-1]
-        rows = np.zeros((batch.stop - batch.start, 2 * len(filters)), np.float32)
-        for positions, images in batch.groups:
-            if min(images.shape[1:3]) < side:
-                raise BackboneError(
-                    f"Image {batch.start + positions[0]} (counted from 0) has {images.shape[1]} x "
-                    f"{images.shape[2]} pixels, fewer than the filters' {side} x {side}. Use "
-                    "smaller filters, or leave out such images."
-                )
-            for position, image in zip(positions, images, strict=True):
-                rows[position] = random_features(image, filters).cpu().numpy()
-        return rows
+        _check_sizes(batch, filters.shape[-1])
+        futures = {
+            position: pool.submit(_features_of, image, filters)
+            for positions, images in batch.groups
+            for position, image in zip(positions.tolist(), images, strict=True)
+        }
+
+        def finish() -> dict[str, np.ndarray]:
+            rows = np.zeros((batch.stop - batch.start, 2 * len(filters)), np.float32)
+            for position, future in futures.items():
+                rows[position] = future.result()
+            # The pool's threads have made 1 the number that new threads begin with.
+            torch.set_num_threads(self._n_threads)
+            return {LAYER: rows}
+
+        return finish
+
+
+def _features_of(image: np.ndarray, filters: torch.Tensor) -> np.ndarray:
+    found: np.ndarray = random_features(image, filters).cpu().numpy()
+    return found
+
+
+def _check_sizes(batch: Batch, side: int) -> None:
+    for positions, images in batch.groups:
+        if min(images.shape[1:3]) < side:
+            raise BackboneError(
+                f"Image {batch.start + positions[0]} (counted from 0) has {images.shape[1]} x "
+                f"{images.shape[2]} pixels, fewer than the filters' {side} x {side}. Use smaller "
+                "filters, or leave out such images."
+            )
 
 
 def filter_layers(names: Sequence[str], n_features: int) -> tuple[Layer, ...]:
