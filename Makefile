@@ -5,6 +5,9 @@ BIN := .venv/bin
 # One pytest worker for each core, at most four.
 PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
+# The tests start many processes, which would compile featstore's modules each time.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: install develop demo test test-oldest soak coverage check bench docs lock clean
 
 # What a user needs.

@@ -8,7 +8,7 @@ import click
 
 from featstore.config import LEVEL
 
-from . import completion, console
+from . import completion, console, tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ def show_all(runs: Sequence[Run], found: Sequence[tuple[Comparison, float]]) -> 
     rows.sort(key=lambda row: -row[0])
     columns = ["run", "accuracy", "difference", "95 % interval", "p", "significant"]
     title = f"Accuracy in %, and its difference from {reference} in points"
-    console.table(columns, [cells for _, cells in rows], title, right=columns[1:])
+    tables.table(columns, [cells for _, cells in rows], title, right=columns[1:])
     for caution in dict.fromkeys(one.caution for one, _ in found if one.caution):
         console.echo(caution)
     console.echo(
@@ -82,7 +82,7 @@ def show(runs: Sequence[Run], comparison: Comparison) -> None:
     c = comparison
     n_right = [c.n_both_right + n for n in (c.n_only_a_right, c.n_only_b_right)]
     accuracies = [_percent(c.accuracy_a), _percent(c.accuracy_b)]
-    console.table(
+    tables.table(
         ["", "run", "dataset", "right", "accuracy"],
         [
             [letter, run.run_id, run.selection.title, f"{n:,}", accuracy]
@@ -90,7 +90,7 @@ def show(runs: Sequence[Run], comparison: Comparison) -> None:
         ],
         right=["right", "accuracy"],
     )
-    console.table(
+    tables.table(
         ["", "B right", "B wrong"],
         [
             ["A right", f"{c.n_both_right:,}", f"{c.n_only_a_right:,}"],
@@ -110,7 +110,7 @@ def show(runs: Sequence[Run], comparison: Comparison) -> None:
             for one in differing
         ]
         columns = ["class", "images", "recall of A", "of B", "A - B"]
-        console.table(columns, rows, right=columns[1:])
+        tables.table(columns, rows, right=columns[1:])
     low, high = c.interval
     console.echo(
         f"Accuracy of A less B: {_points(c.difference)} points, 95 % confidence interval "

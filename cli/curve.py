@@ -8,7 +8,7 @@ import click
 
 from featstore.text import parse_integers
 
-from . import console, selecting
+from . import console, selecting, tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,4 +104,4 @@ def show(curves: Sequence[LearningCurve]) -> None:
             for point in curve.points
         ]
         heading = f"{title}: accuracies in % on {own[0].n_test:,} test rows"
-        console.table(columns, rows, heading, right=columns[3:])
+        tables.table(columns, rows, heading, right=columns[3:])

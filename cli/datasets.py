@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import console
+from . import console, tables
 
 if TYPE_CHECKING:
     from featstore.datasets.base import Dataset
@@ -52,7 +52,7 @@ def command(ctx: click.Context, root: str | None, as_json: bool) -> None:
                 str(one.found) if one.found and not is_tree else absent.get(name, "no"),
             ]
         )
-    console.table(["dataset", "what it is", "needs", "looked for in", "found"], rows)
+    tables.table(["dataset", "what it is", "needs", "looked for in", "found"], rows)
     console.echo(f"ROOT is {data_root(root)}; set it with --root DIR or FEATSTORE_DATA.")
 
 
@@ -109,7 +109,7 @@ def show(
     total = [sum(by_split[split] for by_split in counts.values()) for split in splits]
     rows.append(["all classes", *(f"{n:,}" for n in total)])
     console.echo(f"{dataset.title}: {len(dataset):,} images, bands {', '.join(dataset.bands)}")
-    console.table(["class", *splits], rows, right=splits)
+    tables.table(["class", *splits], rows, right=splits)
     for line in dataset.left_out.lines():
         console.echo(line)
     console.echo(f"Contact sheet: {sheet}")
@@ -145,10 +145,9 @@ def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
 def get(
     ctx: click.Context, name: str, root: str | None, seed: int, n_train: int, n_test: int
 ) -> None:
-    """Fetch a dataset (ucmerced), or generate it (demo)."""
+    """Fetch a dataset, such as ucmerced, or generate it (demo)."""
     from featstore.datasets.formats.synthetic import write_demo
-    from featstore.datasets.formats.ucmerced import download
-    from featstore.datasets.registry import FORMATS, data_root, resolve_dataset
+    from featstore.datasets.registry import all_formats, data_root, resolve_dataset
     from featstore.errors import DatasetError
 
     if name != "demo":
@@ -156,11 +155,12 @@ def get(
             raise click.UsageError(f"{option} is for the demo alone.", ctx)
     base = data_root(root)
     with console.progress() as progress:
-        if name == "ucmerced":
-            path: Any = download(base, progress)
-        elif name == "demo":
-            path = write_demo(base / "demo", seed, n_train, n_test, progress)
+        if name == "demo":
+            path: Any = write_demo(base / "demo", seed, n_train, n_test, progress)
         else:
             name, _ = resolve_dataset(name)
-            raise DatasetError(f"{name} can't be fetched by featstore.\n{FORMATS[name].cure}")
+            entry = all_formats()[name]
+            if entry.download is None:
+                raise DatasetError(f"{name} can't be fetched by featstore.\n{entry.cure}")
+            path = entry.download(base, progress)
     console.echo(path)

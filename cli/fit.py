@@ -10,7 +10,7 @@ from featstore.config import FOLDS, SEARCH_SETTINGS, SEARCHES, FitConfig
 from featstore.environment import store_option
 from featstore.text import duration_text
 
-from . import completion, console, selecting
+from . import completion, console, selecting, tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -219,7 +219,7 @@ def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
         rows = [_cells(summary) for summary in group]
         kept = [name for name in COLUMNS if _says_more(name, group)]
         cells = [[row[COLUMNS.index(name)] for name in kept] for row in rows]
-        console.table(kept, cells, title, right=COLUMNS[3:-1])
+        tables.table(kept, cells, title, right=COLUMNS[3:-1])
         _say_leaks(group)
     if not all(s["converged"] for s in summaries):
         console.echo("* stopped before it had converged")

@@ -9,7 +9,7 @@ import click
 from featstore.progress_bars import rate_text
 from featstore.text import duration_text
 
-from . import completion, console
+from . import completion, console, tables
 
 if TYPE_CHECKING:
     from featstore.inference.maps.map_scene import SceneMap
@@ -150,7 +150,7 @@ def show(done: SceneMap) -> None:
     ranked = sorted(zip(done.counts, done.shares, done.class_names, strict=True), reverse=True)
     rows = [[name, f"{count:,}", f"{100 * share:.1f}"] for count, share, name in ranked if count]
     columns = ["class", "cells", "share of the area (%)"]
-    console.table(columns, rows, right=columns[1:])
+    tables.table(columns, rows, right=columns[1:])
     console.echo(f"{duration_text(done.duration_s)}, {rate_text(done.windows_per_s, 'windows')}")
     console.echo(f"The map: {done.path} (class names: {done.sidecar}; QGIS style: {done.style})")
     console.echo(f"The picture: {done.preview}")

@@ -9,7 +9,7 @@ import click
 
 from featstore.config import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 
-from . import completion, console
+from . import completion, console, tables
 
 if TYPE_CHECKING:
     from featstore.models.base import Layer
@@ -51,13 +51,13 @@ def command(ctx: click.Context, as_json: bool) -> None:
         )
         return
     rows = [[name, layer, NOTES.get(name, "")] for name, layer in FEATURE_LAYERS.items()]
-    console.table(["network", "feature layer", "note"], rows, "The paper's networks")
+    tables.table(["network", "feature layer", "note"], rows, "The paper's networks")
     others = [name for name in names if name not in FEATURE_LAYERS]
     console.echo("torchvision's other networks: " + ", ".join(others))
     console.echo("Without a network, of all bands:")
     console.echo(f"  {PIXEL_MODEL}: statistics of each image's pixels")
     console.echo("  rcf, mosaiks: convolutions with random filters, or training patches")
-    console.table(
+    tables.table(
         ["source", "installed", "example"],
         [
             [
@@ -159,7 +159,7 @@ def show(name: str, image_size: int | None, as_json: bool) -> None:
         ]
         for layer in layers
     ]
-    console.table(
+    tables.table(
         ["layer", network.node_title, "shape", "features (pooled)", "unpooled"],
         rows,
         f"{name} at {image_size} px",
@@ -195,7 +195,7 @@ def _facts(network: Network, preprocess: Preprocess, layers: Sequence[Layer]) ->
 
 
 def _show_pixel_statistics(as_json: bool) -> None:
-    from featstore.datasets.base import RGB, RGB_NIR
+    from featstore.datasets.source import RGB, RGB_NIR
     from featstore.models import feature_names
     from featstore.models.names import PIXEL_MODEL
     from featstore.models.pixelstats import LAYER

@@ -9,7 +9,7 @@ import click
 
 from featstore.config import METRICS, SPLITS
 
-from . import completion, console
+from . import completion, console, tables
 
 if TYPE_CHECKING:
     from featstore.inference.neighbors import Query
@@ -133,6 +133,6 @@ def show(query: Query) -> None:
         for rank, one in enumerate(query.neighbors, start=1)
     ]
     title = f"{query.name} ({query.label})" if query.label else query.name
-    console.table(columns, rows, title, right=columns[:2])
+    tables.table(columns, rows, title, right=columns[:2])
     shares = ", ".join(f"{label} {100 * share:.0f} %" for label, share in query.shares.items())
     console.echo(f"Classes: {shares or 'none'}\n")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from . import completion, console
+from . import completion, console, tables
 
 
 @click.command()
@@ -66,7 +66,7 @@ def command(
         rows = [
             [p.path, p.label or "-", "-" if p.score is None else f"{p.score:.3f}"] for p in found
         ]
-        console.table(["image", "class", kind], rows, right=[kind])
+        tables.table(["image", "class", kind], rows, right=[kind])
     for line in left_out.lines():
         console.say(line)
     errors = [p for p in found if p.error is not None]

@@ -11,7 +11,7 @@ import click
 
 from featstore.report import paper
 
-from . import console
+from . import console, tables
 
 if TYPE_CHECKING:
     from featstore.study import Outcome
@@ -138,7 +138,7 @@ def show(outcome: Outcome, page: Path) -> None:
     from featstore.report.result_tables import study_tables
 
     for table in study_tables(outcome.runs):
-        console.show_table(table)
+        tables.show_table(table)
     for title, best in outcome.report["best"].items():
         console.echo(f"The best run on {title}: {best['name']}. {best['choice']}".rstrip())
     n_runs = len(outcome.runs)

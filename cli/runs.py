@@ -10,7 +10,7 @@ import click
 from featstore.progress_bars import Lines
 from featstore.text import model_text, percent
 
-from . import completion, console
+from . import completion, console, tables
 
 
 @click.group()
@@ -69,7 +69,7 @@ def show_columns(columns: tuple[str, ...], rows: list[list[str]], title: str) ->
     """Print a table of runs without the columns that tell them nothing apart."""
     nothing = {"cv": {percent(None)}, "tag": {""}, "seed": {rows[0][columns.index("seed")]}}
     kept = [i for i, name in enumerate(columns) if {row[i] for row in rows} != nothing.get(name)]
-    console.table(
+    tables.table(
         [columns[i] for i in kept],
         [[row[i] for i in kept] for row in rows],
         title,
@@ -125,7 +125,7 @@ def show(run: str, store: str, as_json: bool) -> None:
         ]
         for one in described["per_class"]
     ]
-    console.table(columns, rows, right=columns[1:])
+    tables.table(columns, rows, right=columns[1:])
 
 
 @command.command("rm")

@@ -11,7 +11,7 @@ import click
 from featstore.environment import store_option
 from featstore.text import nbytes_text
 
-from . import completion, console
+from . import completion, console, tables
 
 if TYPE_CHECKING:
     from featstore.store.feature_set import FeatureSet
@@ -54,7 +54,7 @@ def ls(store: str, as_json: bool) -> None:
         console.emit_json({"store": store, "sets": values})
     elif rows:
         columns = ["set", "dataset", "backbone", "layers", "images", "precision", "size"]
-        console.table(columns, rows, right=["images", "size"])
+        tables.table(columns, rows, right=["images", "size"])
     else:
         console.echo(
             f"{store} holds no feature sets yet. Make one: featstore extract --model resnet50 "
@@ -146,7 +146,7 @@ def show(set_id: str, store: str, as_json: bool) -> None:
         ]
         for name, record in records.items()
     ]
-    console.table(
+    tables.table(
         ["layer", "torchvision node", "shape", "pool", "features", "completed", "device"],
         rows,
         right=["features"],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from featstore.config import FitConfig
@@ -271,3 +272,26 @@ def altered(
             "score": np.ones(n_test),
         }
     return found
+
+
+PLACE = rasterio.Affine(10, 0, 500_000, 0, -10, 4_600_000)
+
+
+def write_scene(path: Path, pixels: np.ndarray, **more: Any) -> str:
+    """Write pixels, (bands, height, width), as a GeoTIFF."""
+    settings = {"crs": "EPSG:32633", "transform": PLACE} | more
+    masked = settings.pop("mask", None)
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        count=pixels.shape[0],
+        height=pixels.shape[1],
+        width=pixels.shape[2],
+        dtype=pixels.dtype,
+        **settings,
+    ) as raster:
+        raster.write(pixels)
+        if masked is not None:
+            raster.write_mask(masked)
+    return str(path)

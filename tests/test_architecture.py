@@ -118,13 +118,6 @@ def loaded_after(code):
     return set(done.stdout.split())
 
 
-def test_importing_stage_two_leaves_torch_out():
-    names = [path.relative_to(ROOT).with_suffix("").as_posix() for path in SOURCES]
-    own = [n.replace("/", ".") for n in names if n.split("/")[1] in STAGE_TWO]
-    code = "\n".join(f"import {name.removesuffix('.__init__')}" for name in own)
-    assert "torch" not in loaded_after(code)
-
-
 def test_importing_the_package_loads_nothing_heavy():
     heavy = {"torch", "sklearn", "zarr", "dask", "matplotlib", "scipy", "pandas", "pydantic"}
     assert not heavy & loaded_after("import featstore, featstore.cli.main")

@@ -1,7 +1,7 @@
 """Define what a dataset is: an ordered collection of images with labels and splits.
 
-A :class:`Source` reads the files of one format; a :class:`Dataset` selects rows of a source.
-Sources load lazily, and all selections share them, so that a subset never copies the images.
+A :class:`Dataset` selects rows of a :class:`.Source`. All selections share the source, so that a
+subset never copies the images.
 """
 
 from __future__ import annotations
@@ -17,91 +17,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.config import SPLITS
+from featstore.config import SPLITS, TASKS
 from featstore.datasets.decode import DECODING, decode, image_shape
 from featstore.datasets.image_files import LeftOut
 from featstore.datasets.reading import Reading
+from featstore.datasets.source import RGB, ArraySource, FileSource, Source
 from featstore.errors import ConfigError, ImageError
-
-RGB = ("red", "green", "blue")
-
-
-RGB_NIR = (*RGB, "nir")
-
-
-class Source(ABC):
-    """The files of one dataset, as its format reads them; they load when they are needed.
-
-    Attributes
-    ----------
-    name : str
-        The format: ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``.
-    title : str
-        The name for people.
-    bands : tuple of str
-        What each channel of an image is, such as ``("red", "green", "blue")``.
-    """
-
-    name: str
-    title: str
-    bands: tuple[str, ...]
-
-    @property
-    def left_out(self) -> LeftOut:
-        """What lies among the samples and is left out."""
-        return LeftOut()
-
-    @property
-    def notes(self) -> list[str]:
-        """What people should know of how the files were read, as sentences."""
-        return []
-
-    @property
-    @abstractmethod
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes; a label is a position among them."""
-
-    @property
-    @abstractmethod
-    def labels(self) -> NDArray[np.int32]:
-        """Labels, shape (n_samples,); -1 where a sample has none."""
-
-    @property
-    @abstractmethod
-    def splits(self) -> NDArray[np.uint8]:
-        """Splits, shape (n_samples,), as positions in :data:`featstore.config.SPLITS`."""
-
-    @property
-    @abstractmethod
-    def sample_ids(self) -> Sequence[str]:
-        """Unique names of the samples, the same on every platform."""
-
-    @abstractmethod
-    def files(self) -> Sequence[tuple[str, str | Path]]:
-        """Return all source files as (stable relative name, path), sorted by name."""
-
-    @abstractmethod
-    def identity(self) -> dict[str, Any]:
-        """Return, as JSON-able values, what identifies the dataset beside its files' content."""
-
-
-class ArraySource(Source):
-    """A source whose images have one shape and lie in a few large arrays."""
-
-    image_shape: tuple[int, int, int]
-
-    @abstractmethod
-    def read_rows(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the images of some rows, shape (len(rows), H, W, C), C-contiguous."""
-
-
-class FileSource(Source):
-    """A source with one image in each file."""
-
-    @property
-    @abstractmethod
-    def paths(self) -> Sequence[Path]:
-        """Files of the samples, in the samples' order."""
 
 
 class Dataset(ABC):
@@ -167,6 +88,35 @@ class Dataset(ABC):
     def labels(self) -> NDArray[np.int32]:
         """Labels, shape (n_samples,); -1 where a sample has none."""
         return self._source.labels[self.rows]
+
+    @property
+    def task(self) -> str:
+        """What a label is, one of :data:`featstore.config.TASKS`."""
+        return self._source.task
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Names of the columns of `targets`; none of classification."""
+        if self.task == TASKS[0]:
+            return ()
+        return self._source.target_names or self.class_names
+
+    @cached_property
+    def targets(self) -> NDArray[np.float32] | None:
+        """Labels of other tasks than classification, shape (n_samples, n_targets), or None."""
+        targets = self._source.targets
+        return None if targets is None else targets[self.rows]
+
+    @property
+    def group_by(self) -> str:
+        """What a group is, such as ``column scene``; empty without groups."""
+        return self._source.group_by
+
+    @cached_property
+    def groups(self) -> NDArray[np.int32] | None:
+        """Group of each sample, shape (n_samples,), or None."""
+        groups = self._source.groups
+        return None if groups is None else groups[self.rows]
 
     @cached_property
     def splits(self) -> NDArray[np.uint8]:

@@ -158,7 +158,15 @@ def _create_set(
     first_rows = find_first_rows(compared, spec.images.cache, progress)
     record = spec.set_record()
     spec.images.watch.check()
-    return store.create(record, dataset.labels, dataset.splits, sample_ids, first_rows)
+    return store.create(
+        record,
+        dataset.labels,
+        dataset.splits,
+        sample_ids,
+        first_rows,
+        groups=dataset.groups,
+        targets=dataset.targets,
+    )
 
 
 def _check_lengths(title: str, sample_ids: Sequence[str]) -> None:

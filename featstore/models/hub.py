@@ -9,8 +9,11 @@ from featstore.errors import WeightsError
 from featstore.progress import SILENT, Progress
 from featstore.text import join_some
 
-ANSWER_S = 4.0
-"""Seconds in which the hub has to answer before it counts as unreachable."""
+ANSWER_S = 2.0
+"""Seconds within which the hub has to connect, and then to answer; else it counts as unreachable.
+
+The client itself waits three seconds before that, for a list that it keeps for a day.
+"""
 
 
 def hub_file(

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from featstore.datasets.base import RGB
+from featstore.datasets.source import RGB
 from featstore.environment import import_from
 from featstore.errors import BackboneError, WeightsError
 from featstore.io.fingerprints import FingerprintCache

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from featstore.datasets.base import RGB
+from featstore.datasets.source import RGB
 from featstore.errors import BackboneError, WeightsError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.checkpoints import (

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from featstore.config import ExtractConfig
-from featstore.datasets.base import RGB, Dataset
+from featstore.datasets.base import Dataset
 from featstore.datasets.reading import Reading
+from featstore.datasets.source import RGB
 from featstore.errors import BackboneError, ConfigError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Layer, Model

@@ -23,7 +23,7 @@ Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
 """Shape of each node's output for two images, and for three of twice the size."""
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def network_layers(model: str, image_size: int, n_classes: int | None = None) -> tuple[Layer, ...]:
     """Return every layer of a network, in network order, without computing anything.
 
@@ -188,7 +188,7 @@ def cut_network(module: nn.Module, layers: Sequence[Layer], network: Network) ->
     return kind(module, network).cut([layer.node for layer in layers])
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def cost_per_image(
     model: str, layers: tuple[Layer, ...], image_size: int, n_classes: int | None = None
 ) -> ForwardCost:

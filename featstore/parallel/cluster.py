@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
-import signal
 import ssl
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib import metadata
-from multiprocessing import resource_tracker
 from typing import Any, Self
 
 import dask
@@ -26,6 +22,12 @@ from distributed.versions import VersionMismatchWarning
 
 from featstore.environment import DISTRIBUTION, __version__, available_cores
 from featstore.errors import FeatstoreError, FitError, SchedulerError
+from featstore.parallel.process_state import (
+    environment_kept,
+    interrupts_held,
+    script_hidden,
+    without_log,
+)
 from featstore.parallel.worker_pool import TaskResult, WorkerPool
 from featstore.progress import Progress
 
@@ -173,7 +175,7 @@ def local_pool(
 @contextmanager
 def scheduler_pool(address: str) -> Iterator[WorkerPool]:
     """Connect to the workers of a scheduler, which stay when this ends."""
-    with _quiet():
+    with without_log():
         try:
             with (
                 dask.config.set({"distributed.comm.timeouts.connect": f"{CONNECT_S} s"}),
@@ -275,6 +277,7 @@ class _LocalSecurity(Security):
 
 @contextmanager
 def _cluster(n_workers: int, n_threads: int | None, more: Mapping[str, str]) -> Iterator[Client]:
+    """Start workers with these threads and further variables, and connect to them."""
     # Dask would set one thread.
     environment = {
         name: value
@@ -301,12 +304,12 @@ def _cluster(n_workers: int, n_threads: int | None, more: Mapping[str, str]) -> 
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.comm.timeouts.connect": "60s",
     }
-    kept = _environment_kept(more)
-    with scratch, dask.config.set(settings), kept, _script_hidden(), _quiet():
+    kept = environment_kept((*THREAD_VARIABLES, "OMP_WAIT_POLICY", *more))
+    with scratch, dask.config.set(settings), kept, script_hidden(), without_log():
         cluster = None
         try:
             security = _LocalSecurity.temporary()  # type: ignore[no-untyped-call]
-            with _interrupts_held():
+            with interrupts_held():
                 cluster = LocalCluster(  # type: ignore[no-untyped-call]
                     n_workers=n_workers,
                     threads_per_worker=1,
@@ -328,69 +331,3 @@ def _cluster(n_workers: int, n_threads: int | None, more: Mapping[str, str]) -> 
                 # All work is done or has failed; workers that are slow to end are killed.
                 with suppress(TimeoutError):
                     cluster.close(timeout=10)
-
-
-@contextmanager
-def _environment_kept(more: Mapping[str, str]) -> Iterator[None]:
-    """Restore this process's environment, which Dask changes to pass it to workers."""
-    kept = {name: os.environ.get(name) for name in (*THREAD_VARIABLES, "OMP_WAIT_POLICY", *more)}
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back while threads and workers start.
-
-    They inherit the hold and are never interrupted, so that this thread alone ends them, in order.
-    A Ctrl-C that came meanwhile takes effect at the end.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    # Its later start would let interrupts through again.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Dask's log off the terminal; results say what matters."""
-    # Some of Dask's modules set their own log levels.
-    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed.")]
-    loggers = [logging.getLogger(name) for name in ("distributed", *names)]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextmanager
-def _script_hidden() -> Iterator[None]:
-    """Keep new processes from importing the running script.
-
-    multiprocessing would import it, and a script that calls ``featstore.fit`` outside an
-    ``if __name__ == "__main__"`` would start clusters without end.
-    """
-    main = vars(sys.modules["__main__"])
-    kept: dict[str, Any] = {name: main[name] for name in ("__file__", "__spec__") if name in main}
-    main.pop("__file__", None)
-    main["__spec__"] = None
-    try:
-        yield
-    finally:
-        main.update(kept)

@@ -12,9 +12,10 @@ from typing import Any
 
 from featstore.config import CLASSIFIER_NAMES, LEVEL
 from featstore.errors import ConfigError, RunError
-from featstore.runs.compare import Z, accuracy_interval, mcnemar, p_value_of
+from featstore.runs.compare import p_value_of
 from featstore.runs.names import name_fits
 from featstore.runs.run import Run
+from featstore.runs.significance import Z, accuracy_interval, mcnemar
 from featstore.text import did_you_mean, join_some, percent
 
 Line = dict[str, Any]

@@ -7,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 
 from featstore import progress_bars
-from featstore.cli import console
+from featstore.cli import console, tables
 
 
 def test_json_is_one_object_on_stdout(capsys):
@@ -18,12 +18,12 @@ def test_json_is_one_object_on_stdout(capsys):
 
 
 def test_nothing_is_cut_where_there_is_no_terminal(capsys):
-    console.table(["run", "n"], [["a" * 120, "1"]], right=["n"])
+    tables.table(["run", "n"], [["a" * 120, "1"]], right=["n"])
     assert "a" * 120 in capsys.readouterr().out
 
 
 def test_control_characters_in_names_are_escaped(capsys):
-    console.table(["name"], [["a\x1b[31m\nb\u202e"]])
+    tables.table(["name"], [["a\x1b[31m\nb\u202e"]])
     console.echo("c\x1b[0m\nd")
     console.say("e\x9b1m")
     out, err = capsys.readouterr()
@@ -62,7 +62,7 @@ def test_names_that_stdout_can_t_encode_are_escaped(monkeypatch, encoding):
     monkeypatch.setattr(console.sys, "stdout", io.TextIOWrapper(raw, encoding))
     console.prepare_streams()
     name = "wälder 中 \udcff"
-    console.table(["name"], [[name], ["x" * 30]])
+    tables.table(["name"], [[name], ["x" * 30]])
     console.echo(name)
     console.emit_json({"name": name})
     console.sys.stdout.flush()
@@ -76,7 +76,7 @@ def test_names_that_stdout_can_t_encode_are_escaped(monkeypatch, encoding):
 def test_a_table_fits_the_columns_that_are_asked_for(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     rows = [["a-long-name-of-a-run-0a1b2c3d", "resnet50", "97.5"], ["中" * 30, "x", "1.0"]]
-    console.table(["run", "model", "accuracy"], rows, right=["accuracy"])
+    tables.table(["run", "model", "accuracy"], rows, right=["accuracy"])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(cell_len, lines)) <= 40
     (line,) = (line for line in lines if "97.5" in line)
@@ -86,12 +86,12 @@ def test_a_table_fits_the_columns_that_are_asked_for(capsys, monkeypatch):
 
 
 def test_a_short_text_is_not_shortened():
-    assert console.shorten("abc", 3) == "abc"
-    assert console.shorten("abcdefghij", 5) == "ab…ij"
+    assert tables.shorten("abc", 3) == "abc"
+    assert tables.shorten("abcdefghij", 5) == "ab…ij"
 
 
 def test_markup_in_names_is_only_text(capsys):
-    console.table(["name"], [["[bold]field[/bold]"]])
+    tables.table(["name"], [["[bold]field[/bold]"]])
     assert "[bold]field[/bold]" in capsys.readouterr().out
 
 

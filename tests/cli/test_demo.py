@@ -22,6 +22,7 @@ def args(tmp_path, monkeypatch):
     return ["demo", "--limit", "16", *map(str, places)]
 
 
+@pytest.mark.soak
 def test_the_demo_ends_in_a_report(args, tmp_path, capsys):
     pytest.importorskip(weights.MOBILENET_PACKAGE)
     assert _run(args) == 0

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featstore.datasets.base import RGB, ArrayDataset, ArraySource, spread
+from featstore.datasets.base import ArrayDataset, spread
+from featstore.datasets.source import RGB, ArraySource
 from featstore.errors import ConfigError
 
 

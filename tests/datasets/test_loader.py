@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featstore.datasets.base import ArrayDataset, ArraySource, FileDataset
+from featstore.datasets.base import ArrayDataset, FileDataset
 from featstore.datasets.loader import READ_AHEAD, batches, usual_shape
 from featstore.datasets.registry import open_dataset
+from featstore.datasets.source import ArraySource
 from featstore.errors import ImageError
 
 

@@ -148,6 +148,7 @@ def test_ctrl_c_keeps_finished_rows(images, tmp_path, small_pixel_chunks, schedu
     assert group_bytes(resumed) == group_bytes(one)
 
 
+@pytest.mark.soak
 def test_features_too_large_for_float16_start_again_in_float32(
     images, tmp_path, small_chunks, scheduler
 ):

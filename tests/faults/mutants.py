@@ -200,7 +200,7 @@ def _read_archive(path: Path) -> None:
 
 
 def _read_scene(path: Path) -> None:
-    from featstore.inference.maps.raster import Scene
+    from featstore.inference.maps.scene import Scene
     from featstore.inference.maps.windows import Grid, find_windows
 
     with Scene(str(path), ("red", "green", "blue")) as scene:

@@ -106,7 +106,13 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("kind", NAMES)
+RARE = ("decomposed", "200 characters", "dash and dots")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.soak] * (kind in RARE)) for kind in NAMES],
+)
 def test_stores_and_images_may_have_any_name(kind, children, pictures, tmp_path):
     name = NAMES[kind]
     images = shutil.copytree(pictures, tmp_path / "images" / name)

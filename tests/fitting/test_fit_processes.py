@@ -144,7 +144,11 @@ class TestScratch:
 
 
 SCRIPT = """
-import sys
+import importlib, pkgutil, sys
+import featstore.fitting, featstore.report, featstore.runs
+for package in (featstore.fitting, featstore.report, featstore.runs):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
 from featstore.fitting.fit import fit
 from featstore.report.write import write_report
 from featstore.runs.run import list_runs, open_run

@@ -12,14 +12,8 @@ import featstore
 from featstore.errors import ConfigError, RunError
 from featstore.fitting.fit import fit
 from featstore.runs import compare as compare_module
-from featstore.runs.compare import (
-    CHI_SQUARED,
-    EXACT,
-    accuracy_interval,
-    compare,
-    difference_interval,
-    mcnemar,
-)
+from featstore.runs.compare import compare
+from featstore.runs.significance import CHI_SQUARED, EXACT
 from featstore.runs.writer import write_run
 from featstore.store.feature_store import open_store
 
@@ -93,29 +87,6 @@ def test_chi_squared_on_the_colds_of_bland(make_pair):
     assert 100 * found.difference == pytest.approx(-8.49, abs=0.005)
     assert "b fc1000 · logreg is right on 112 more of 1,319 test images" in found.sentence
     assert "p < 0.0001 (McNemar's chi-squared" in found.sentence
-
-
-def test_chi_squared_begins_at_25_rows():
-    # The binomial sums by hand: 16 or more heads in 24 tosses, both tails.
-    tail = sum(math.comb(24, k) for k in range(16, 25))
-    assert mcnemar(8, 16) == (EXACT, None, pytest.approx(2 * tail / 2**24))
-    name, statistic, _ = mcnemar(8, 17)
-    assert (name, statistic) == (CHI_SQUARED, pytest.approx(8**2 / 25))
-
-
-@pytest.mark.parametrize("n", [0, 7, 12, 13, 400])
-def test_equal_numbers_give_p_1(n):
-    assert mcnemar(n, n)[2] == 1.0
-
-
-def test_the_interval_is_that_of_r():
-    # PropCIs 0.3-0: diffpropci.mp(b = 40, c = 20, n = 160, conf.level = 0.95).
-    assert difference_interval(20, 40, 160) == pytest.approx((-0.21601726, -0.03089632), abs=1e-8)
-    low, high = difference_interval(1, 0, 1)
-    assert -1 <= low < 1 / 3 < high == 1.0
-    # Without a row that tells the runs apart there still is a bound on what may tell them apart.
-    half = 1.959964 / 102
-    assert difference_interval(0, 0, 100) == pytest.approx((-half, half))
 
 
 def test_swapping_the_runs_changes_the_signs_only(make_pair):
@@ -291,19 +262,3 @@ def test_holms_correction_is_that_of_his_paper(monkeypatch):
     adjusted = [p for _, p in compare_module.compare_all(None, p_values)]
     # R: p.adjust(c(0.04, 0.01, 0.03, 0.5), "holm")
     assert adjusted == pytest.approx([0.09, 0.04, 0.09, 0.5])
-
-
-@pytest.mark.parametrize(
-    ("n_right", "n_test", "bounds"),
-    [
-        # Newcombe 1998, doi:10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E,
-        # Table I, method 3.
-        (81, 263, (0.2553, 0.3662)),
-        (15, 148, (0.0624, 0.1605)),
-        (0, 20, (0.0, 0.1611)),
-        (1, 29, (0.0061, 0.1718)),
-    ],
-)
-def test_the_interval_of_an_accuracy_is_newcombes(n_right, n_test, bounds):
-    found = accuracy_interval(n_right / n_test, n_test)
-    assert found == pytest.approx(bounds, abs=5e-5)

@@ -124,7 +124,8 @@ def test_ctrl_c_keeps_all_that_came_in(feature_set):
     check(feature_set)
 
 
-def test_a_crash_at_any_moment_ends_in_the_same_bytes(feature_set, monkeypatch, tmp_path):
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.soak)])
+def test_a_crash_at_any_moment_ends_in_the_same_bytes(step, feature_set, monkeypatch, tmp_path):
     fresh = tmp_path / "fresh"
     shutil.copytree(feature_set.path, fresh)
     run(feature_set)
@@ -167,7 +168,7 @@ def test_a_crash_at_any_moment_ends_in_the_same_bytes(feature_set, monkeypatch, 
         check(feature_set)
         if not died:
             break
-        fatal += 1
+        fatal += step
     # Each step lets more survive: the last crashes had nothing left to compute.
     assert fatal > 40
     assert recomputed[0] == N

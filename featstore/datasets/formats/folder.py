@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.config import SPLITS
-from featstore.datasets.base import RGB, FileSource
 from featstore.datasets.decode import IMAGE_SUFFIXES
 from featstore.datasets.formats.layout import Layout, check_inner_folders, find_layout
 from featstore.datasets.image_files import ImageWalk, LeftOut
+from featstore.datasets.source import RGB, FileSource
 from featstore.errors import DatasetError
 from featstore.text import join_some
 

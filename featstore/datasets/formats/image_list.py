@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.datasets.base import RGB, FileSource
 from featstore.datasets.image_files import ImageWalk, LeftOut
+from featstore.datasets.source import RGB, FileSource
 from featstore.errors import DatasetNotFoundError
 
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.datasets.base import RGB_NIR, ArraySource
+from featstore.datasets.source import RGB_NIR, ArraySource
 from featstore.errors import DatasetError
 
 IMAGE_SHAPE = (28, 28, 4)

@@ -16,8 +16,9 @@ from featstore.extraction.encode import Block
 from featstore.fitting.evaluate import predict_blocks
 from featstore.fitting.solvers.blocks import Samples
 from featstore.inference.maps.colors import Color
+from featstore.inference.maps.geotiff import BLOCK_SIDE, read_thinned, write_map
 from featstore.inference.maps.preview import draw_map
-from featstore.inference.maps.raster import BLOCK_SIDE, Scene, read_thinned, write_map
+from featstore.inference.maps.scene import Scene
 from featstore.inference.maps.styles import write_names, write_qgis_style
 from featstore.inference.maps.windows import Grid, SceneWindows
 from featstore.io.files import atomic_write, resolve_link

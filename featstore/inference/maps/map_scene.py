@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from featstore.datasets.base import RGB
 from featstore.datasets.reading import ALL, Reading
+from featstore.datasets.source import RGB
 from featstore.errors import ConfigError, DatasetError, SelectionError, StoreError
 from featstore.extraction.encode import Encoder
 from featstore.inference.maps.colors import class_colors, color_hex, read_colors
 from featstore.inference.maps.map_files import MapFiles, Painter
-from featstore.inference.maps.raster import Scene
+from featstore.inference.maps.scene import Scene
 from featstore.inference.maps.windows import Grid, find_windows
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import Progress

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from featstore.datasets.base import ArrayDataset, ArraySource
-from featstore.inference.maps.raster import Scene
+from featstore.datasets.base import ArrayDataset
+from featstore.datasets.source import ArraySource
+from featstore.inference.maps.scene import Scene
 from featstore.progress import SILENT, Progress
 
 PIECE_NBYTES = 16 * 2**20

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import pytest
 import rasterio
-from rasterio.control import GroundControlPoint
-from rasterio.rpc import RPC
+from makers import write_scene
 
 from featstore.datasets.decode import decode
 from featstore.errors import (
@@ -14,32 +11,10 @@ from featstore.errors import (
     DatasetError,
     DatasetNotFoundError,
     ImageError,
-    StoreError,
 )
-from featstore.inference.maps.raster import Scene, read_thinned, write_map
+from featstore.inference.maps.scene import Scene
 
 RGB = ("red", "green", "blue")
-PLACE = rasterio.Affine(10, 0, 500_000, 0, -10, 4_600_000)
-
-
-def write_scene(path, pixels, **more):
-    """Write pixels, (bands, height, width), as a GeoTIFF."""
-    settings = {"crs": "EPSG:32633", "transform": PLACE} | more
-    masked = settings.pop("mask", None)
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        count=pixels.shape[0],
-        height=pixels.shape[1],
-        width=pixels.shape[2],
-        dtype=pixels.dtype,
-        **settings,
-    ) as raster:
-        raster.write(pixels)
-        if masked is not None:
-            raster.write_mask(masked)
-    return str(path)
 
 
 def noise(*shape, dtype=np.uint8, high=256):
@@ -274,45 +249,6 @@ def test_a_damaged_part_is_named(tmp_path):
         scene.read(0, 0, 256, 256)
 
 
-def save(path, scene, values, stride=10, **more):
-    settings = {
-        "dtype": "uint8",
-        "nodata": 255,
-        "descriptions": ["class"],
-        "colors": [(0, 114, 178), (213, 94, 0)],
-        "tags": {"RUN": "my-run"},
-        "class_tags": {"CLASS_0": "sand"},
-    } | more
-    write_map(path, path.name, scene, stride, values.shape[1:], [values], **settings)
-
-
-def test_a_map_has_colours_tags_and_a_place(tmp_path):
-    labels = np.array([[[0, 1, 255], [1, 1, 0]]], np.uint8)
-    path = tmp_path / "map.tif"
-    with Scene(write_scene(tmp_path / "scene.tif", noise(3, 20, 30)), RGB) as scene:
-        save(path, scene, labels)
-    with rasterio.open(path) as raster:
-        np.testing.assert_array_equal(raster.read(), labels)
-        assert raster.crs.to_epsg() == 32633
-        assert raster.transform == rasterio.Affine(100, 0, 500_000, 0, -100, 4_600_000)
-        assert (raster.nodata, raster.descriptions) == (255, ("class",))
-        assert raster.colormap(1)[1] == (213, 94, 0, 255)
-        assert raster.colormap(1)[255] == (0, 0, 0, 0)
-        assert raster.tags()["RUN"] == "my-run"
-        assert raster.tags(1) == {"CLASS_0": "sand"}
-    assert {p.name for p in tmp_path.iterdir()} == {"map.tif", "scene.tif"}
-
-
-def test_a_turned_scene_has_a_turned_map(tmp_path):
-    turned = rasterio.Affine(8, 6, 500_000, 6, -8, 4_600_000)
-    path = write_scene(tmp_path / "scene.tif", noise(3, 20, 30), transform=turned)
-    with Scene(path, RGB) as scene:
-        assert scene.axes[0] is None
-        save(tmp_path / "map.tif", scene, np.zeros((1, 2, 3), np.uint8))
-    with rasterio.open(tmp_path / "map.tif") as raster:
-        assert raster.transform == rasterio.Affine(80, 60, 500_000, 60, -80, 4_600_000)
-
-
 def test_a_scene_turned_by_pixels_of_a_few_degrees_millionths_has_no_axes(tmp_path):
     turned = rasterio.Affine(8e-6, 6e-6, 15, 6e-6, -8e-6, 45)
     crs = {"crs": "EPSG:4326", "transform": turned}
@@ -321,33 +257,6 @@ def test_a_scene_turned_by_pixels_of_a_few_degrees_millionths_has_no_axes(tmp_pa
     crs["transform"] = rasterio.Affine(8e-6, 0, 15, 0, -8e-6, 45)
     with Scene(write_scene(tmp_path / "scene.tif", noise(3, 20, 30), **crs), RGB) as scene:
         assert scene.axes[0] is not None
-
-
-def test_control_points_and_rational_functions_are_scaled(tmp_path):
-    points = [
-        GroundControlPoint(row, col, 15 + col / 1000, 45 - row / 1000)
-        for row in (0, 20)
-        for col in (0, 30)
-    ]
-    rpcs = RPC(
-        0, 1, 45, 1, [1.0] * 20, [1.0] * 20, 9.5, 20, 15, 1, [1.0] * 20, [1.0] * 20, 14.5, 30
-    )
-    path = str(tmp_path / "scene.tif")
-    write_scene(path, noise(3, 20, 30), rpcs=rpcs, crs=None, transform=None)
-    with Scene(path, RGB) as scene:
-        save(tmp_path / "map.tif", scene, np.zeros((1, 2, 3), np.uint8))
-    with rasterio.open(tmp_path / "map.tif") as raster:
-        assert (raster.rpcs.line_off, raster.rpcs.line_scale) == (0.5, 2)
-        assert (raster.rpcs.samp_off, raster.rpcs.samp_scale) == (1.0, 3)
-    write_scene(path, noise(3, 20, 30), gcps=points, crs="EPSG:4326", transform=None)
-    with Scene(path, RGB) as scene:
-        assert scene.axes[0] is None
-        save(tmp_path / "map.tif", scene, np.zeros((1, 2, 3), np.uint8))
-    with rasterio.open(tmp_path / "map.tif") as raster:
-        found, crs = raster.gcps
-    assert crs.to_epsg() == 4326
-    assert [(p.row, p.col) for p in found] == [(0, 0), (0, 3), (2, 0), (2, 3)]
-    assert (found[3].x, found[3].y) == (points[3].x, points[3].y)
 
 
 @pytest.mark.parametrize(
@@ -360,34 +269,3 @@ def test_axes_are_named_by_the_reference_system(tmp_path, epsg, x):
         bounds, found, _ = scene.axes
     assert bounds == (500_000, 500_300, 4_599_800, 4_600_000)
     assert found == x
-
-
-def test_a_large_map_is_tiled_and_thinned_for_people(tmp_path):
-    labels = noise(1, 600, 500, dtype=np.uint16, high=300)
-    path = tmp_path / "map.tif"
-    with Scene(write_scene(tmp_path / "scene.tif", noise(3, 20, 30)), RGB) as scene:
-        colors = [(i % 256, i // 256, 0) for i in range(300)]
-        save(path, scene, labels, dtype="uint16", nodata=65_535, colors=colors)
-    with rasterio.open(path) as raster:
-        assert raster.block_shapes == [(256, 256)]
-        assert raster.compression.name == "deflate"
-        assert raster.colormap(1)[299] == (43, 1, 0, 255)
-    thinned = read_thinned(path, 100)
-    assert thinned.shape == (100, 84)
-    assert set(np.unique(thinned)) <= set(range(300))
-
-
-def test_a_full_disk_is_told(tmp_path, capfd):
-    resource = pytest.importorskip("resource")
-    logging.getLogger("rasterio").setLevel(logging.CRITICAL)
-    labels = noise(1, 1024, 1024, high=255)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Scene(write_scene(tmp_path / "scene.tif", noise(3, 20, 30)), RGB) as scene:
-        for room in (1000, 300_000, 900_000):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
-            try:
-                with pytest.raises(StoreError, match=r"map.tif can't be written"):
-                    save(tmp_path / "map.tif", scene, labels)
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    capfd.readouterr()

@@ -1,0 +1,56 @@
+"""What was asked for: the two stages' settings, and the values that they take."""
+
+from featstore.config.choices import (
+    BANDS,
+    CLASSIFIER_NAMES,
+    COMPILE,
+    FEATURE_DTYPES,
+    FOLDS,
+    LEVEL,
+    MAX_BATCH_SIZE,
+    MAX_IMAGE_SIZE,
+    METRICS,
+    MIN_IMAGE_SIZE,
+    ON_ERROR,
+    POOLS,
+    PRECISIONS,
+    PROJECTIONS,
+    SEARCH_SETTINGS,
+    SEARCHES,
+    SET_FACETS,
+    SPLITS,
+    TASKS,
+    TOKEN_POOLS,
+    USUAL_IMAGE_SIZE,
+)
+from featstore.config.dataset import DatasetOptions
+from featstore.config.extract import ExtractConfig
+from featstore.config.fit import FitConfig, check_classifier
+
+__all__ = [
+    "BANDS",
+    "CLASSIFIER_NAMES",
+    "COMPILE",
+    "DatasetOptions",
+    "ExtractConfig",
+    "FEATURE_DTYPES",
+    "FOLDS",
+    "FitConfig",
+    "LEVEL",
+    "MAX_BATCH_SIZE",
+    "MAX_IMAGE_SIZE",
+    "METRICS",
+    "MIN_IMAGE_SIZE",
+    "ON_ERROR",
+    "POOLS",
+    "PRECISIONS",
+    "PROJECTIONS",
+    "SEARCHES",
+    "SEARCH_SETTINGS",
+    "SET_FACETS",
+    "SPLITS",
+    "TASKS",
+    "TOKEN_POOLS",
+    "USUAL_IMAGE_SIZE",
+    "check_classifier",
+]

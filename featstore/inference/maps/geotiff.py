@@ -1,0 +1,103 @@
+"""Write rasters of classes, and read them thinned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.errors import StoreError
+from featstore.inference.maps.scene import Scene, without_warnings
+from featstore.io import gdal
+
+BLOCK_SIDE = 256
+"""Side in cells of a large map's tiles, and the number of rows that are written at a time."""
+
+
+def write_map(
+    path: Path,
+    name: str,
+    scene: Scene,
+    stride: int,
+    shape: tuple[int, int],
+    rows: Iterable[NDArray[Any]],
+    *,
+    dtype: str,
+    nodata: int,
+    descriptions: Sequence[str],
+    colors: Sequence[tuple[int, int, int]],
+    tags: Mapping[str, str],
+    class_tags: Mapping[str, str],
+) -> None:
+    """Write a GeoTIFF of classes with the georeference of a scene, some rows at a time.
+
+    `path` is overwritten; errors call it `name`. `stride` is the side of a cell in pixels of the
+    scene, `shape` the rows and columns of cells. `rows` gives the cells from the top, (bands,
+    :data:`BLOCK_SIDE` or fewer, columns) at a time; the first band holds classes, and `nodata` in
+    cells without one. `tags` are metadata of the file, `class_tags` of the band of classes.
+    """
+    rasterio = gdal.rasterio()
+    n_rows, n_cols = shape
+    layout: dict[str, Any] = {"compress": "deflate", "interleave": "band", "bigtiff": "if_safer"}
+    if min(shape) >= BLOCK_SIDE:
+        layout |= {"tiled": True, "blockxsize": BLOCK_SIDE, "blockysize": BLOCK_SIDE}
+    table = {label: (*color, 255) for label, color in enumerate(colors)}
+    n_written = 0
+    with _writing(name), without_warnings():
+        with rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            height=n_rows,
+            width=n_cols,
+            count=len(descriptions),
+            dtype=dtype,
+            nodata=nodata,
+            **layout,
+            **scene.georeference(stride),
+        ) as raster:
+            raster.write_colormap(1, table | {nodata: (0, 0, 0, 0)})
+            raster.update_tags(**tags)
+            raster.update_tags(1, **class_tags)
+            for band, description in enumerate(descriptions, 1):
+                raster.set_band_description(band, description)
+            top = 0
+            for values in rows:
+                part = rasterio.windows.Window(0, top, n_cols, values.shape[1])
+                raster.write(values, window=part)
+                n_written += int(np.count_nonzero(values != nodata))
+                top += values.shape[1]
+        # Cells that GDAL can't write when it closes the file are missing without an error.
+        n_found = sum(int(np.count_nonzero(b != nodata)) for b in _stored_rows(path))
+    if n_found != n_written:
+        raise StoreError(f"{name} can't be written whole. Make room on its disk.")
+
+
+def _stored_rows(path: Path) -> Iterator[NDArray[Any]]:
+    rasterio = gdal.rasterio()
+    with rasterio.open(path, driver="GTiff") as raster:
+        for top in range(0, raster.height, BLOCK_SIDE):
+            height = min(BLOCK_SIDE, raster.height - top)
+            yield raster.read(window=rasterio.windows.Window(0, top, raster.width, height))
+
+
+def read_thinned(path: Path, side: int) -> NDArray[Any]:
+    """Return the first band of a map, thinned to at most `side` cells."""
+    rasterio = gdal.rasterio()
+    with without_warnings(), rasterio.open(path, driver="GTiff") as raster:
+        step = max(1, -(-max(raster.shape) // side))
+        shape = (-(-raster.height // step), -(-raster.width // step))
+        thinned: NDArray[Any] = raster.read(1, out_shape=shape)
+    return thinned
+
+
+@contextmanager
+def _writing(name: str) -> Iterator[None]:
+    try:
+        yield
+    except gdal.failures() as error:
+        raise StoreError(f"{name} can't be written: {gdal.cause(error)}") from error
