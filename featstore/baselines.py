@@ -102,7 +102,7 @@ def _extract(
 ) -> tuple[str, str | None]:
     """Return the set and layer of a baseline for one layer of a set; extract what is missing."""
     facets, record = feature_set.facets, feature_set.layer(layer)
-    same: dict[str, Any] = {"limit": facets.limit, "seed": facets.seed}
+    same: dict[str, Any] = {"limit": facets.limit, "seed": facets.seed} | _reading(feature_set)
     if record.masked:
         same["on_error"] = "mask"
     if model != PIXEL_MODEL:
@@ -130,3 +130,13 @@ def _extract(
             "or extract again."
         )
     return made.set_id, None if model == PIXEL_MODEL else made.layers[0]
+
+
+def _reading(feature_set: FeatureSet) -> dict[str, Any]:
+    """Return the settings that read images as those of a set were read."""
+    record = feature_set.info.preprocess.reading
+    if record is None:
+        return {}
+    ranges = ";".join(f"{low!r},{high!r}" for low, high in record.value_range)
+    bands = ",".join(record.bands) or "rgb"
+    return {"bands": bands, "value_range": ranges or None, "nodata": record.nodata}
