@@ -132,7 +132,7 @@ def extract_images(
         config, images = with_known_range(config, images)
         with start_workers(config, store, images.fingerprint, progress) as workers:
             open_ = workers.open_model if workers else open_model
-            opened = open_(config, images.dataset.bands, images.cache, progress)
+            opened = open_(config, images.dataset, images.cache, progress)
             spec = ExtractionSpec(config, images, opened, request, command)
             with store.working_on(store.set_id(spec.identity), progress):
                 feature_set = _find_set(store, spec, progress) or _create_set(

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from featstore.store.format.array_schema import MORE_VECTORS, VECTORS, vector_rows
 from featstore.store.format.fields import (
+    Base64,
     Count,
     Files,
     Items,
@@ -84,6 +85,8 @@ class BackboneInfo(RecordPart):
     weights_path: Text | None
     weights_sha256: Text
     precision: Text
+    patches: Base64 | None = None
+    """Patches of training images, of which filters are made."""
 
     @property
     def is_imported(self) -> bool:
