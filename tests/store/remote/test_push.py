@@ -38,7 +38,7 @@ from featstore.runs.tags import remove_run, tag_run
 from featstore.runs.verification import verify_runs
 from featstore.runs.writer import write_run
 from featstore.store.feature_store import open_store
-from featstore.store.remote import backend, client, lease, push
+from featstore.store.remote import backend, client, lease, push, services
 from featstore.store.remote.records import is_record
 from featstore.store.verification import verify
 
@@ -251,7 +251,7 @@ def test_a_network_that_fails_keeps_what_was_computed(url, images, monkeypatch, 
 
     def fails(self, name, data):
         if "/c/3/0" in name:
-            raise StoreError(client.explain(self.url, "HTTP error"))
+            raise StoreError(services.explain(self.url, "HTTP error"))
         return original(self, name, data)
 
     with monkeypatch.context() as patch:
