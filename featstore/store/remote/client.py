@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -242,7 +242,7 @@ class ObjectStorage:
         # sorts after them, and before nearly all others.
         for after in (None, f"{prefix}0"):
             try:
-                pages = self._answer(partial(self._pages, prefix, after), [])
+                pages: list[Any] = self._answer(partial(self._pages, prefix, after), [])
                 return {meta["path"]: Entry.of(meta) for page in pages for meta in page}
             except StoreError as error:
                 if not isinstance(error.__cause__, self._misnamed):
@@ -273,10 +273,8 @@ class ObjectStorage:
                     pass
 
     def _delete_one(self, name: str) -> None:
-        try:
+        with suppress(*self._absent):
             self._obs.delete(self._store, name)
-        except self._absent:
-            return
 
     def each(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Yield the function's result for each item, in order; several requests run at a time."""

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from featstore.io.files import atomic_write, file_sha256
 from featstore.store.format.fields import named_files
-from featstore.store.leftovers import remove_uploads
-from featstore.store.removal import remove_array, remove_folder, remove_journal
+from featstore.store.removal import remove_array, remove_folder, remove_journal, remove_uploads
 from featstore.store.set_folder import GROUP, RUNS, SETS, SetFolder
 
 RECORD = re.compile(r"(?!\w+/\.)(runs/[^/\\]+/metrics|sets/[^/\\]+/(set|layers/[^/\\]*))\.json")
