@@ -7,8 +7,7 @@
     ``layers/<layer>.json`` the record of a complete layer, with the hashes of its files.
     ``journal/``            the durable chunks of unfinished layers.
 ``runs/``   the runs of fit.
-``cache/``  decoded matrices, hashes of images, and an index of the records; may be deleted at any
-time.
+``cache/``  decoded matrices, hashes of images, an index of the records; may be deleted.
 ``locks/``  locks of sets, with the processes that hold them.
 
 A store on object storage has such a folder on each machine, see :mod:`featstore.store.backend`.

@@ -199,7 +199,7 @@ def test_what_arrived_is_not_sent_again(s3_url, monkeypatch, expired):
 KILLED = """
 import json, sys, time
 from featstore.store.format import matrix; from featstore.store.remote import client, lease
-lease.LEASE_S, lease.RENEW_S, lease.LOOK_S = 1.0, 0.2, 0.1
+lease.LEASE_S, lease.LOOK_S = 1.0, 0.1
 matrix.CHUNK_NBYTES = 4 * 29 * 5
 client.N_AT_A_TIME = 1
 original = client.ObjectStorage._put
