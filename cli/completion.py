@@ -85,9 +85,9 @@ def _run_names(ctx: click.Context) -> list[str]:
 
 
 def _dataset_names(ctx: click.Context) -> list[str]:
-    from featstore.datasets.registry import FORMATS
+    from featstore.datasets.registry import all_formats
 
-    return list(FORMATS)
+    return list(all_formats())
 
 
 def _network_layers(ctx: click.Context) -> list[str]:

@@ -145,10 +145,9 @@ def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
 def get(
     ctx: click.Context, name: str, root: str | None, seed: int, n_train: int, n_test: int
 ) -> None:
-    """Fetch a dataset (ucmerced), or generate it (demo)."""
+    """Fetch a dataset, such as ucmerced, or generate it (demo)."""
     from featstore.datasets.formats.synthetic import write_demo
-    from featstore.datasets.formats.ucmerced import download
-    from featstore.datasets.registry import FORMATS, data_root, resolve_dataset
+    from featstore.datasets.registry import all_formats, data_root, resolve_dataset
     from featstore.errors import DatasetError
 
     if name != "demo":
@@ -156,11 +155,12 @@ def get(
             raise click.UsageError(f"{option} is for the demo alone.", ctx)
     base = data_root(root)
     with console.progress() as progress:
-        if name == "ucmerced":
-            path: Any = download(base, progress)
-        elif name == "demo":
-            path = write_demo(base / "demo", seed, n_train, n_test, progress)
+        if name == "demo":
+            path: Any = write_demo(base / "demo", seed, n_train, n_test, progress)
         else:
             name, _ = resolve_dataset(name)
-            raise DatasetError(f"{name} can't be fetched by featstore.\n{FORMATS[name].cure}")
+            entry = all_formats()[name]
+            if entry.download is None:
+                raise DatasetError(f"{name} can't be fetched by featstore.\n{entry.cure}")
+            path = entry.download(base, progress)
     console.echo(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore.config import PROJECTIONS, ExtractConfig
-from featstore.datasets.registry import FORMATS, open_dataset
+from featstore.datasets.registry import all_formats, find_format, open_dataset
 from featstore.errors import (
     ConfigError,
     DatasetNotFoundError,
@@ -84,9 +84,9 @@ class Study:
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty; name at least one.")
         for dataset in self.datasets:
-            if dataset not in FORMATS:
+            if find_format(dataset) is None:
                 raise ConfigError(
-                    f"There is no dataset {dataset!r}; there are {', '.join(FORMATS)}."
+                    f"There is no dataset {dataset!r}; there are {', '.join(all_formats())}."
                 )
         for model in self.models:
             if paper.study_layers(model) is None:

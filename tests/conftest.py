@@ -189,6 +189,9 @@ def add_features(
     masked: Mapping[int, str] | None = None,
     first_rows: np.ndarray | None = None,
     identity: Mapping[str, Any] | None = None,
+    groups: np.ndarray | None = None,
+    targets: np.ndarray | None = None,
+    dataset_info: Mapping[str, Any] | None = None,
     **facets: Any,
 ) -> None:
     """Put one feature set into a store through the sink, as extraction does."""
@@ -214,6 +217,7 @@ def add_features(
             "class_names": list(class_names),
             "fingerprint": json_digest([facets["title"], n_samples]),
             "identity": dict(identity or {}),
+            **(dataset_info or {}),
         },
         "backbone": BACKBONE | {"model": model},
         "preprocess": PREPROCESS,
@@ -222,7 +226,9 @@ def add_features(
     ids = [f"{SPLITS[s]}/{i:07d}" for i, s in enumerate(splits)]
     if first_rows is None:
         first_rows = np.arange(n_samples)
-    feature_set = create_set(store, info, y, splits, ids, first_rows)
+    feature_set = create_set(
+        store, info, y, splits, ids, first_rows, groups=groups, targets=targets
+    )
     write_layers(feature_set, layers, ids, masked)
 
 

@@ -430,12 +430,10 @@ def archive_url(world: Path) -> Iterator[str]:
 @pytest.fixture
 def own_datasets() -> Iterator[None]:
     """Let a page add datasets that other tests do not see."""
-    tables = (registry.FORMATS, registry._OPEN)
-    before = [dict(table) for table in tables]
+    before = dict(registry.FORMATS)
     yield
-    for table, entries in zip(tables, before, strict=True):
-        table.clear()
-        table.update(entries)
+    registry.FORMATS.clear()
+    registry.FORMATS.update(before)
 
 
 @pytest.fixture

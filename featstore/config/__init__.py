@@ -19,9 +19,11 @@ from featstore.config.choices import (
     SEARCHES,
     SET_FACETS,
     SPLITS,
+    TASKS,
     TOKEN_POOLS,
     USUAL_IMAGE_SIZE,
 )
+from featstore.config.dataset import DatasetOptions
 from featstore.config.extract import ExtractConfig
 from featstore.config.fit import FitConfig, check_classifier
 
@@ -29,6 +31,7 @@ __all__ = [
     "BANDS",
     "CLASSIFIER_NAMES",
     "COMPILE",
+    "DatasetOptions",
     "ExtractConfig",
     "FEATURE_DTYPES",
     "FOLDS",
@@ -46,6 +49,7 @@ __all__ = [
     "SEARCH_SETTINGS",
     "SET_FACETS",
     "SPLITS",
+    "TASKS",
     "TOKEN_POOLS",
     "USUAL_IMAGE_SIZE",
     "check_classifier",

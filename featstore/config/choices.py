@@ -6,6 +6,10 @@ SPLITS = ("train", "test", "val")
 """Names of the splits; a sample's split is stored as its position here."""
 
 
+TASKS = ("classification", "multilabel", "regression")
+"""What a label is: one class, any number of classes, or a number."""
+
+
 TOKEN_POOLS = ("cls", "tokens", "cls+tokens")
 """Poolings of a layer with a class token: that token, the mean of the image's own, or both."""
 

@@ -21,6 +21,7 @@ from featstore.config.choices import (
     POOLS,
     PRECISIONS,
 )
+from featstore.config.dataset import DatasetOptions
 from featstore.errors import ConfigError
 from featstore.io.files import json_digest
 
@@ -146,6 +147,11 @@ class ExtractConfig:
         if any(not layer for layer in self.layers):
             raise ConfigError("layers holds an empty name; give names such as fc1000 or conv1.")
         object.__setattr__(self, "layers", tuple(dict.fromkeys(self.layers)))
+
+    @property
+    def dataset_options(self) -> DatasetOptions:
+        """The settings with which the dataset is opened."""
+        return DatasetOptions(**{f.name: getattr(self, f.name) for f in fields(DatasetOptions)})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-able values."""

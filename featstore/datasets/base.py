@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.config import SPLITS
+from featstore.config import SPLITS, TASKS
 from featstore.datasets.decode import DECODING, decode, image_shape
 from featstore.datasets.image_files import LeftOut
 from featstore.datasets.reading import Reading
@@ -88,6 +88,35 @@ class Dataset(ABC):
     def labels(self) -> NDArray[np.int32]:
         """Labels, shape (n_samples,); -1 where a sample has none."""
         return self._source.labels[self.rows]
+
+    @property
+    def task(self) -> str:
+        """What a label is, one of :data:`featstore.config.TASKS`."""
+        return self._source.task
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Names of the columns of `targets`; none of classification."""
+        if self.task == TASKS[0]:
+            return ()
+        return self._source.target_names or self.class_names
+
+    @cached_property
+    def targets(self) -> NDArray[np.float32] | None:
+        """Labels of other tasks than classification, shape (n_samples, n_targets), or None."""
+        targets = self._source.targets
+        return None if targets is None else targets[self.rows]
+
+    @property
+    def group_by(self) -> str:
+        """What a group is, such as ``column scene``; empty without groups."""
+        return self._source.group_by
+
+    @cached_property
+    def groups(self) -> NDArray[np.int32] | None:
+        """Group of each sample, shape (n_samples,), or None."""
+        groups = self._source.groups
+        return None if groups is None else groups[self.rows]
 
     @cached_property
     def splits(self) -> NDArray[np.uint8]:

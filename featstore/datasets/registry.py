@@ -3,62 +3,63 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
+from featstore._signatures import settings_of, takes
+from featstore.config import DatasetOptions
 from featstore.datasets.base import ArrayDataset, Dataset, FileDataset
+from featstore.datasets.format import Format, Opening
 from featstore.datasets.formats.folder import FolderSource
 from featstore.datasets.formats.layout import EXAMPLE
 from featstore.datasets.formats.sat_csv import CsvSource
 from featstore.datasets.formats.sat_mat import MatSource
 from featstore.datasets.formats.synthetic import demo_file, write_demo
-from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource
+from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource, download
 from featstore.datasets.reading import Reading
-from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError
+from featstore.datasets.source import ArraySource, FileSource, Source
+from featstore.errors import ConfigError, DatasetError
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.text import did_you_mean
 
+ENTRY_POINTS = "featstore.datasets"
+"""Entry-point group of packages that add datasets: each names a :class:`.Format`."""
 
-@dataclass(frozen=True)
-class Format:
-    """A format of datasets: what it needs, and where its files are looked for.
 
-    Attributes
-    ----------
-    name : str
-        What `open_dataset` takes.
-    description : str
-        One line for people.
-    needs : str
-        The files that the format reads.
-    cure : str
-        How to get them.
-    folders : tuple of str
-        Folders below the root that are searched.
-    marks : tuple of str
-        Files or folders; one of them marks the folder of the dataset.
-    """
+def _open_sat(opening: Opening) -> Source:
+    found = opening.find()
+    if found.suffix == ".mat":
+        return MatSource(opening.format.name, found)
+    source = CsvSource(opening.format.name, found.parent, opening.progress)
+    source.files()  # All five have to exist.
+    return source
 
-    name: str
-    description: str
-    needs: str
-    cure: str
-    folders: tuple[str, ...]
-    marks: tuple[str, ...]
 
-    def find(self, root: Path) -> Path | None:
-        """Return the first file or folder below a root that marks the dataset, or None."""
-        for folder in self.places(root) if root.is_dir() else ():
-            for mark in self.marks:
-                if (folder / mark).exists():
-                    return folder / mark
-        return None
+def _open_ucmerced(opening: Opening) -> Source:
+    options = opening.options
+    return UcMercedSource(opening.find().parent, options.seed, follow_links=options.follow_links)
 
-    def places(self, root: Path) -> list[Path]:
-        """Return the folders that are searched for the dataset."""
-        return [root / folder for folder in self.folders]
+
+def _open_folder(opening: Opening) -> Source:
+    if not opening.has_root:
+        raise ConfigError(f"The dataset folder needs --root, the images' tree: {EXAMPLE[9:]}.")
+    opening.find()
+    options = opening.options
+    return FolderSource(opening.root, options.seed, follow_links=options.follow_links)
+
+
+def _open_demo(opening: Opening) -> Source:
+    base, seed = opening.root, opening.options.seed
+    path = base / "demo" / demo_file(seed)
+    if not path.is_file() and (base / path.name).is_file():
+        path = base / path.name
+    if not path.is_file():
+        write_demo(path.parent, seed, progress=opening.progress)
+    return MatSource("demo", path)
 
 
 def _sat(number: int, description: str) -> Format:
@@ -73,6 +74,7 @@ def _sat(number: int, description: str) -> Format:
         f"https://www.kaggle.com/datasets/crawford/{kaggle}, and name their folder with --root.",
         (".", name, kaggle),
         (mat, csv, f"{csv}.gz"),
+        _open_sat,
     )
 
 
@@ -89,6 +91,8 @@ FORMATS = {
             f"{FOLDER} with --root.",
             (IMAGES, f"ucmerced/{IMAGES}", "ucmerced/Images", "ucmerced", "Images", "."),
             CLASSES,
+            _open_ucmerced,
+            download,
         ),
         Format(
             "folder",
@@ -97,6 +101,7 @@ FORMATS = {
             "Give the folder.",
             (".",),
             (".",),
+            _open_folder,
         ),
         Format(
             "demo",
@@ -105,9 +110,39 @@ FORMATS = {
             "Run `featstore datasets get demo`, or just use it.",
             ("demo", "."),
             (demo_file(0),),
+            _open_demo,
         ),
     )
 }
+
+
+def all_formats() -> dict[str, Format]:
+    """Return all formats by name, featstore's own first.
+
+    DatasetError names an entry point that does not lead to a format, and what it raised.
+    """
+    return FORMATS | {name: entry for name, entry in _plug_ins().items() if name not in FORMATS}
+
+
+@cache
+def _plug_ins() -> dict[str, Format]:
+    found = {}
+    for entry in entry_points(group=ENTRY_POINTS):
+        place = f"The entry point {entry.name} = {entry.value} of the group {ENTRY_POINTS}"
+        try:
+            added = entry.load()
+        except Exception as error:
+            raise DatasetError(f"{place} can't be loaded: {error}") from error
+        if not isinstance(added, Format) or added.name != entry.name:
+            raise DatasetError(f"{place} must lead to a Format of the name {entry.name!r}.")
+        found[entry.name] = added
+    return found
+
+
+def find_format(name: str) -> Format | None:
+    """Return the format of a name, or None."""
+    # Plug-ins are not loaded for the others.
+    return FORMATS.get(name) or _plug_ins().get(name)
 
 
 @dataclass(frozen=True)
@@ -140,7 +175,7 @@ def available_datasets(root: str | Path | None = None) -> list[Availability]:
     base = data_root(root)
     return [
         Availability(entry, tuple(entry.places(base)), entry.find(base))
-        for entry in FORMATS.values()
+        for entry in all_formats().values()
     ]
 
 
@@ -150,7 +185,7 @@ def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str
     A name that is neither raises DatasetError with the nearest dataset; a folder with another
     root raises ConfigError.
     """
-    if name in FORMATS:
+    if find_format(name) is not None:
         return name, root
     folder = Path(name).expanduser()
     if name and folder.is_dir():
@@ -158,45 +193,41 @@ def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str
         if root is not None and str(root) != os.environ.get("FEATSTORE_DATA"):
             raise ConfigError(f"Give the folder {name} or the root {root}, not both.")
         return "folder", str(folder)
-    guess = did_you_mean(name, FORMATS)
+    guess = did_you_mean(name, all_formats())
     what = "is a file, not a folder" if folder.is_file() else "is neither a dataset nor a folder"
     raise DatasetError(
-        f"{name or 'An empty name'} {what}.{guess} The datasets are {', '.join(FORMATS)}. For your "
-        "own images, give their folder instead of a name."
+        f"{name or 'An empty name'} {what}.{guess} The datasets are "
+        f"{', '.join(all_formats())}. For your own images, give their folder instead of a name."
     )
 
 
+@takes(*settings_of(DatasetOptions))
 def open_dataset(
     name: str,
     root: str | Path | None = None,
     *,
-    seed: int = 0,
-    limit: int | None = None,
-    follow_links: bool = False,
     reading: Reading | None = None,
     progress: Progress = IN_NOTEBOOKS,
+    **options: Any,
 ) -> Dataset:
     """Find a dataset's files and open them; labels and pixels load when they are asked for.
 
     Parameters
     ----------
     name : str
-        ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``; or a folder of images, which
-        means ``folder`` with this root.
+        ``sat4``, ``sat6``, ``ucmerced``, ``folder``, ``demo`` or the name of an installed
+        package's; or a folder of images, which means ``folder`` with this root.
     root : str or Path, optional
         The folder that holds the files, or a parent that has it under the dataset's name; by
         default the environment's ``FEATSTORE_DATA``, else ``data``. For ``folder`` it must be
         given and is the tree itself. A missing ``demo`` is generated in it.
-    seed : int
-        Seeds the split of datasets that have no official one, and the demo's images.
-    limit : int, optional
-        Keep this many samples, spread evenly over each class of each split.
-    follow_links : bool
-        Whether links in a tree of images may lead out of it.
     reading : Reading, optional
         Which bands of image files are read, and how their values become bytes.
     progress : Progress, optional
         Receives work that is done once: converting CSV files, generating the demo.
+    **options
+        Settings of :class:`featstore.config.DatasetOptions`: ``seed``, ``limit`` and
+        ``follow_links``.
 
     Returns
     -------
@@ -216,63 +247,20 @@ def open_dataset(
     --------
     >>> dataset = open_dataset("~/images/nwpu", limit=500)  # doctest: +SKIP
     """
+    settings = DatasetOptions(**options)
     name, root = resolve_dataset(name, root)
-    entry, base = FORMATS[name], data_root(root)
-    if name == "folder" and root is None:
-        raise ConfigError(f"The dataset folder needs --root, the images' tree: {EXAMPLE[9:]}.")
-    if name in ("folder", "ucmerced"):
-        found = _find(entry, base)
-        if name == "folder":
-            return FileDataset(FolderSource(base, seed, follow_links=follow_links), limit, reading)
-        source = UcMercedSource(found.parent, seed, follow_links=follow_links)
-        return FileDataset(source, limit, reading)
+    entry = all_formats()[name]
+    source = entry.open(Opening(entry, data_root(root), root is not None, settings, progress))
+    if isinstance(source, FileSource):
+        return FileDataset(source, settings.limit, reading)
+    if not isinstance(source, ArraySource):
+        raise DatasetError(
+            f"{name} opens a {type(source).__name__}, which is neither a FileSource nor an "
+            "ArraySource."
+        )
     if reading is not None and not reading.is_default:
         raise ConfigError(
             f"{name} has a format of its own: its bands and values can't be chosen. Leave out "
             "--bands, --range and --nodata."
         )
-    return _OPEN[name](entry, base, seed, limit, progress)
-
-
-def _find(entry: Format, base: Path) -> Path:
-    if (found := entry.find(base)) is not None:
-        return found
-    if not base.is_dir():
-        what = "is a file; give its folder" if base.exists() else "does not exist"
-        raise DatasetNotFoundError(
-            f"{entry.name}: the root {base} {what}. It needs {entry.needs}. {entry.cure}"
-        )
-    places = ", ".join(map(str, entry.places(base)))
-    raise DatasetNotFoundError(
-        f"{entry.name}: found no {entry.needs}; looked in {places}. {entry.cure}"
-    )
-
-
-def _open_sat(
-    entry: Format, base: Path, seed: int, limit: int | None, progress: Progress
-) -> Dataset:
-    found = _find(entry, base)
-    if found.suffix == ".mat":
-        return ArrayDataset(MatSource(entry.name, found), limit)
-    source = CsvSource(entry.name, found.parent, progress)
-    source.files()  # All five have to exist.
-    return ArrayDataset(source, limit)
-
-
-def _open_demo(
-    entry: Format, base: Path, seed: int, limit: int | None, progress: Progress
-) -> Dataset:
-    path = base / "demo" / demo_file(seed)
-    if not path.is_file() and (base / path.name).is_file():
-        path = base / path.name
-    if not path.is_file():
-        write_demo(path.parent, seed, progress=progress)
-    return ArrayDataset(MatSource("demo", path), limit)
-
-
-_OPEN: dict[str, Callable[[Format, Path, int, int | None, Progress], Dataset]] = {
-    "sat4": _open_sat,
-    "sat6": _open_sat,
-    "demo": _open_demo,
-}
-"""How formats of arrays are opened; :func:`open_dataset` opens trees of files itself."""
+    return ArrayDataset(source, settings.limit)

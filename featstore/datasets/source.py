@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.config import TASKS
 from featstore.datasets.image_files import LeftOut
 
 RGB = ("red", "green", "blue")
@@ -27,6 +28,12 @@ class Source(ABC):
         The format: ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``.
     title : str
         The name for people.
+    task : str
+        What a label is: one of :data:`featstore.config.TASKS`.
+    target_names : tuple of str
+        Names of the columns of `targets` where they are not the classes.
+    group_by : str
+        What a group is, such as ``column scene``; empty without groups.
     bands : tuple of str
         What each channel of an image is, such as ``("red", "green", "blue")``.
     """
@@ -34,6 +41,9 @@ class Source(ABC):
     name: str
     title: str
     bands: tuple[str, ...]
+    task: str = TASKS[0]
+    target_names: tuple[str, ...] = ()
+    group_by: str = ""
 
     @property
     def left_out(self) -> LeftOut:
@@ -54,6 +64,19 @@ class Source(ABC):
     @abstractmethod
     def labels(self) -> NDArray[np.int32]:
         """Labels, shape (n_samples,); -1 where a sample has none."""
+
+    @property
+    def targets(self) -> NDArray[np.float32] | None:
+        """Labels of tasks other than classification, shape (n_samples, n_targets); NaN for none.
+
+        With several classes an image, 1 for each class that it has and 0 for the others.
+        """
+        return None
+
+    @property
+    def groups(self) -> NDArray[np.int32] | None:
+        """Group of each sample from 0, shape (n_samples,), or None; one group has one split."""
+        return None
 
     @property
     @abstractmethod

@@ -159,7 +159,16 @@ def _create_set(
     first_rows = find_first_rows(compared, spec.images.cache, progress)
     record = spec.set_record()
     spec.images.watch.check()
-    return create_set(store, record, dataset.labels, dataset.splits, sample_ids, first_rows)
+    return create_set(
+        store,
+        record,
+        dataset.labels,
+        dataset.splits,
+        sample_ids,
+        first_rows,
+        groups=dataset.groups,
+        targets=dataset.targets,
+    )
 
 
 def _check_lengths(title: str, sample_ids: Sequence[str]) -> None:

@@ -56,12 +56,7 @@ def _check_meaning(dataset: FileDataset) -> None:
 def open_config_dataset(config: ExtractConfig) -> Dataset:
     """Open the dataset that a config names."""
     return open_dataset(
-        config.dataset,
-        config.root,
-        seed=config.seed,
-        limit=config.limit,
-        follow_links=config.follow_links,
-        reading=reading_of(config),
+        config.dataset, config.root, reading=reading_of(config), **vars(config.dataset_options)
     )
 
 
@@ -176,6 +171,10 @@ class ExtractionSpec:
                 # Absolute: a report may be written from another folder.
                 "root": str(data_root(root).absolute()) if root else None,
                 "image_shape": list(image_shape) if image_shape else None,
+                "task": dataset.task,
+                "target_names": list(dataset.target_names),
+                "group_by": dataset.group_by,
+                "options": self.config.dataset_options.to_record(),
             },
             "backbone": self.model.backbone,
             "preprocess": self.preprocess,

@@ -13,7 +13,7 @@ from featstore.datasets.base import Dataset, FileDataset
 from featstore.datasets.decode import decode
 from featstore.datasets.formats.synthetic import demo_file
 from featstore.datasets.reading import Reading
-from featstore.datasets.registry import FORMATS, data_root, open_dataset
+from featstore.datasets.registry import data_root, find_format, open_dataset
 from featstore.datasets.source import RGB
 from featstore.errors import DatasetError, DatasetNotFoundError, FeatstoreError
 from featstore.io.fingerprints import FingerprintCache, dataset_fingerprint
@@ -121,7 +121,8 @@ def _open(facets: Facets, root: str | Path | None) -> Dataset:
     name, seed = facets.dataset, facets.seed
     if name == "demo":
         # Opening a demo generates it; showing its images must not.
-        places = FORMATS[name].places(data_root(root))
+        entry = find_format(name)
+        places = entry.places(data_root(root)) if entry else []
         if not any((place / demo_file(seed)).is_file() for place in places):
             raise DatasetNotFoundError(
                 f"demo: found no {demo_file(seed)}; looked in {', '.join(map(str, places))}."

@@ -28,11 +28,15 @@ def create_set(
     splits: np.ndarray,
     sample_ids: Sequence[str],
     first_rows: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    targets: np.ndarray | None = None,
 ) -> FeatureSet:
     """Create a feature set without layers; the caller holds its lock.
 
     `info` is the content of ``set.json``, with facets and key as ``info["identity"]``. The vectors
-    are (n_samples,): int32, uint8, str and int64.
+    are (n_samples,): int32, uint8, str, int64 and int32; `targets` are (n_samples, n_targets)
+    float32.
     """
     set_id, folder = store.set_id(info["identity"]), store.path / SETS
     _sweep_drafts(store, set_id)
@@ -46,6 +50,11 @@ def create_set(
     matrix.create_vector(draft.group, "split", splits, {"split_names": list(SPLITS)})
     matrix.create_vector(draft.group, "sample_id", np.array(sample_ids, matrix.TEXT), {})
     matrix.create_vector(draft.group, "first_row", first_rows, {})
+    if groups is not None:
+        matrix.create_vector(draft.group, "group", groups, {"group_by": dataset["group_by"]})
+    if targets is not None:
+        columns = list(dataset["target_names"])
+        matrix.create_vector(draft.group, "target", targets, {"target_names": columns})
     sync_tree(draft.group)
     files = sorted(path for path in draft.group.rglob("*") if path.is_file())
     record = SetRecord.model_validate(

@@ -15,7 +15,7 @@ from featstore.config import SPLITS
 from featstore.errors import CorruptionError, StoreError
 from featstore.io.files import file_sha256, sync_file
 from featstore.store.backend import Backend
-from featstore.store.format.array_schema import VECTORS, read_metadata
+from featstore.store.format.array_schema import ARRAY_TYPES, read_metadata
 from featstore.store.format.matrix import Matrix, chunk_problem, read_vector
 from featstore.store.format.schema import LayerRecord
 from featstore.store.record_index import SetOutline
@@ -97,7 +97,8 @@ class FeatureSet(SetFolder):
         try:
             path = self._fetch([metadata], own.files, own.folder)[metadata]
             if record is None:
-                found = read_metadata(path.parent, (self.n_samples,), VECTORS[array])
+                shape = self.info.dataset.vector_shape(array)
+                found = read_metadata(path.parent, shape, ARRAY_TYPES[array])
             else:
                 found = self._open(array, record, [metadata]).metadata
         except CorruptionError as error:
@@ -172,7 +173,8 @@ class FeatureSet(SetFolder):
         own = [file for file in files if file.startswith(f"{name}/")]
         paths = self._fetch(own, files, self.info.folder)
         _check(paths, own, files)
-        values = read_vector(paths[f"{name}/zarr.json"].parent.parent, name, self.n_samples)
+        shape = self.info.dataset.vector_shape(name)
+        values = read_vector(paths[f"{name}/zarr.json"].parent.parent, name, shape)
         if lowest is not None and values.size:
             for value in (values.min(), values.max()):
                 if not lowest <= value < n_values:
@@ -207,6 +209,21 @@ class FeatureSet(SetFolder):
         See :func:`featstore.datasets.duplicates.find_first_rows`.
         """
         return self._vector("first_row", 0, self.n_samples)
+
+    @cached_property
+    def groups(self) -> np.ndarray | None:
+        """Group of each row, (n_samples,) int32 from 0, or None; one group has one split."""
+        has_groups = bool(self.info.dataset.group_by)
+        return self._vector("group", 0, self.n_samples) if has_groups else None
+
+    @cached_property
+    def targets(self) -> np.ndarray | None:
+        """Labels of other tasks than classification, (n_samples, n_targets) float32, or None.
+
+        NaN for a row without a label.
+        """
+        is_classification = self.info.dataset.task == "classification"
+        return None if is_classification else self._vector("target")
 
     @property
     def nbytes(self) -> int:

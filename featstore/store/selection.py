@@ -97,6 +97,31 @@ class Selection:
         return self._sets[0].labels
 
     @property
+    def task(self) -> str:
+        """What a label is, one of :data:`featstore.config.TASKS`."""
+        return self._sets[0].info.dataset.task
+
+    @property
+    def targets(self) -> np.ndarray | None:
+        """Labels of other tasks than classification, (n_samples, n_targets) float32, or None."""
+        return self._sets[0].targets
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Names of the columns of `targets`; none of classification."""
+        return self._sets[0].info.dataset.target_names
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Group of each row, (n_samples,) int32, or None; one group has one split."""
+        return self._sets[0].groups
+
+    @property
+    def group_by(self) -> str:
+        """What a group is, such as ``column scene``; empty without groups."""
+        return self._sets[0].info.dataset.group_by
+
+    @property
     def splits(self) -> np.ndarray:
         """Splits, (n_samples,) uint8, positions in :data:`featstore.config.SPLITS`."""
         return self._sets[0].splits

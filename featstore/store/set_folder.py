@@ -13,7 +13,7 @@ from typing import Any
 
 from featstore.errors import IncompleteError, SelectionError, StoreError
 from featstore.io.files import file_sha256, parse_json, sync_folder
-from featstore.store.format.array_schema import VECTORS
+from featstore.store.format.array_schema import ARRAY_TYPES
 from featstore.store.format.matrix import Matrix, create_matrix
 from featstore.store.format.schema import Facets, Journal, LayerJournal, LayerRecord, SetRecord
 
@@ -58,7 +58,7 @@ def is_foreign(array: Path) -> bool:
         return False
     except (KeyError, TypeError, RecursionError):
         return True
-    return names not in (["sample"], ["sample", f"{array.name}.feature"])
+    return names not in (["sample"], ["sample", "target"], ["sample", f"{array.name}.feature"])
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class SetFolder:
         return [
             name
             for name in sorted(arrays)
-            if name not in VECTORS and not self.layer_path(name).is_file()
+            if name not in ARRAY_TYPES and not self.layer_path(name).is_file()
         ]
 
     def emptied(self, *, damaged: bool = False) -> list[str]:

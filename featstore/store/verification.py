@@ -9,7 +9,6 @@ from featstore.errors import SelectionError, StoreError
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, find_set
-from featstore.store.format.array_schema import VECTORS
 from featstore.store.format.schema import LayerRecord
 from featstore.store.set_folder import GROUP, JOURNAL_FILE, SETS
 
@@ -102,7 +101,7 @@ def _look(
         return [Damage(set_id, "set.json", str(error))]
     parts = [_Part(feature_set.record_name, None, info.folder, info.files)]
     found: list[Damage] = []
-    arrays: dict[str, LayerRecord | None] = dict.fromkeys(VECTORS)
+    arrays: dict[str, LayerRecord | None] = dict.fromkeys(info.dataset.vectors)
     for layer in [path.stem for path in sorted((feature_set.path / "layers").glob("*.json"))]:
         try:
             record = arrays[layer] = feature_set.layer(layer)

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from featstore.datasets import registry
+from featstore.datasets.formats.folder import FolderSource
 from featstore.datasets.registry import (
     FORMATS,
     available_datasets,
@@ -95,3 +100,56 @@ def test_datasets_need_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "False"
+
+
+class _Entry:
+    def __init__(self, name: str, value: object) -> None:
+        self.name, self.value, self._found = name, "pack.module:FORMAT", value
+
+    def load(self) -> object:
+        if isinstance(self._found, Exception):
+            raise self._found
+        return self._found
+
+
+@pytest.fixture
+def plug_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    def install(name: str, value: object) -> None:
+        registry._plug_ins.cache_clear()
+        monkeypatch.setattr(registry, "entry_points", lambda group: [_Entry(name, value)])
+
+    yield install
+    registry._plug_ins.cache_clear()
+
+
+def test_an_installed_package_adds_a_dataset(tmp_path: Path, plug_in: Callable[..., None]) -> None:
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            path = tmp_path / "tiles" / split / label / "0.png"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(path)
+    tiles = dataclasses.replace(
+        FORMATS["folder"],
+        name="tiles",
+        marks=("train",),
+        folders=("tiles",),
+        open=lambda opening: FolderSource(opening.find().parent, opening.options.seed),
+    )
+    plug_in("tiles", tiles)
+    assert [one.format.name for one in available_datasets(tmp_path)][-1] == "tiles"
+    assert len(open_dataset("tiles", tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
+    ("value", "cause"),
+    [
+        (ImportError("no tiles"), "can't be loaded: no tiles"),
+        (FORMATS["folder"], "must lead to a Format of the name 'tiles'"),
+    ],
+)
+def test_an_entry_point_without_a_format_is_named(
+    value: object, cause: str, plug_in: Callable[..., None]
+) -> None:
+    plug_in("tiles", value)
+    with pytest.raises(DatasetError, match=rf"tiles = pack\.module:FORMAT .*{cause}"):
+        available_datasets()

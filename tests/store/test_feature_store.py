@@ -69,6 +69,35 @@ def test_rows_labels_splits_and_ids_stand_side_by_side(make_store):
     assert feature_set.outline.find_layer("nothing") is None
 
 
+def test_groups_and_several_classes_an_image_stand_beside_the_labels(tmp_path):
+    store = open_store(tmp_path / "store")
+    groups = np.arange(40, dtype=np.int32) // 4
+    targets = (np.arange(120).reshape(40, 3) % 2).astype(np.float32)
+    targets[7] = np.nan
+    splits = (groups == 9).astype(np.uint8)
+    add_features(
+        store,
+        {"fc": np.ones((40, 2), np.float32)},
+        np.full(40, -1, np.int32),
+        splits,
+        groups=groups,
+        targets=targets,
+        dataset_info={
+            "task": "multilabel",
+            "target_names": ["a", "b", "c"],
+            "group_by": "column scene",
+        },
+    )
+    selection = store.select()
+    assert (selection.task, selection.group_by) == ("multilabel", "column scene")
+    np.testing.assert_array_equal(selection.groups, groups)
+    np.testing.assert_array_equal(selection.targets, targets)
+    (feature_set,) = store.sets()
+    assert verify(feature_set) == []
+    (feature_set.group / "target" / "c" / "0" / "0").write_bytes(b"")
+    assert [damage.file for damage in verify(feature_set)] == ["features.zarr/target/c/0/0"]
+
+
 def test_the_set_id_depends_on_title_model_and_key():
     store = FeatureStore(Backend("anywhere"))
     base = {"facets": {"title": "Wälder & Seen", "model": "resnet50"}, "key": {"weights": "a"}}

@@ -21,8 +21,16 @@ VECTORS = {"label": "int32", "split": "uint8", "sample_id": "string", "first_row
 """Data types, by name, of the arrays of a set that belong to no layer."""
 
 
+MORE_VECTORS = {"group": "int32", "target": "float32"}
+"""Those that only some sets have: groups of samples, and labels that are not one class."""
+
+
+ARRAY_TYPES = VECTORS | MORE_VECTORS
+"""Data types of all these arrays by name."""
+
+
 VECTOR_ROWS = 100_000
-"""Rows of a vector's chunk."""
+"""Most rows of a vector's chunk."""
 
 
 MAX_TEXT_NBYTES = 4096
@@ -31,6 +39,11 @@ MAX_TEXT_NBYTES = 4096
 
 MAX_CHUNK_NBYTES = 64 * 2**20
 """Most bytes of a matrix's chunk of several rows; featstore writes some 4 MB."""
+
+
+def vector_rows(n_samples: int, n_targets: int = 1) -> int:
+    """Return the rows of a chunk of a vector, or of an array with a column for each target."""
+    return max(1, min(n_samples, VECTOR_ROWS, MAX_CHUNK_NBYTES // (4 * n_targets)))
 
 
 class _Part(BaseModel):

@@ -17,11 +17,11 @@ import numpy as np
 
 from featstore.errors import CorruptionError
 from featstore.store.format.array_schema import (
+    ARRAY_TYPES,
     MAX_TEXT_NBYTES,
-    VECTOR_ROWS,
-    VECTORS,
     ArrayMetadata,
     read_metadata,
+    vector_rows,
 )
 
 if TYPE_CHECKING:
@@ -85,17 +85,20 @@ def create_group(path: Path, attributes: Mapping[str, Any]) -> None:
 def create_vector(
     group: Path, name: str, values: np.ndarray, attributes: Mapping[str, Any]
 ) -> None:
-    """Write `values` (n_samples,) as the array of :data:`.VECTORS` that has this name."""
+    """Write `values` (n_samples,) as the array of :data:`.ARRAY_TYPES` that has this name.
+
+    Those of ``target`` are (n_samples, n_targets).
+    """
     zarr = _import_zarr()
-    is_text = VECTORS[name] == "string"
+    is_text = ARRAY_TYPES[name] == "string"
     array = zarr.create_array(
         group / name,
         shape=values.shape,
-        chunks=(max(1, min(len(values), VECTOR_ROWS)),),
-        dtype=str if is_text else VECTORS[name],
+        chunks=(vector_rows(*values.shape), *values.shape[1:]),
+        dtype=str if is_text else ARRAY_TYPES[name],
         zarr_format=3,
         compressors=[zarr.codecs.BloscCodec(cname="zstd", clevel=1), zarr.codecs.Crc32cCodec()],
-        dimension_names=("sample",),
+        dimension_names=("sample", "target")[: values.ndim],
         attributes=dict(attributes),
         config={"write_empty_chunks": True},
     )
@@ -297,8 +300,8 @@ class _Rows:
         return f"{self._matrix.path.absolute()} {self._matrix.path.stat().st_mtime_ns}"
 
 
-def read_vector(group: Path, name: str, n_samples: int) -> np.ndarray:
-    """Return an array (n_samples,) that :func:`create_vector` wrote; text as str objects.
+def read_vector(group: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return an array of this shape that :func:`create_vector` wrote; text as str objects.
 
     Raises
     ------
@@ -306,8 +309,9 @@ def read_vector(group: Path, name: str, n_samples: int) -> np.ndarray:
         When it is missing or damaged.
     """
     path = group / name
-    metadata = read_metadata(path, (n_samples,), VECTORS[name])
-    problems = (chunk_problem(path / "c" / str(i), metadata) for i in range(metadata.n_chunks))
+    metadata = read_metadata(path, shape, ARRAY_TYPES[name])
+    end = "/0" * (len(shape) - 1)
+    problems = (chunk_problem(path / f"c/{i}{end}", metadata) for i in range(metadata.n_chunks))
     problem = next(filter(None, problems), None)
     try:
         if problem is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar, Literal
 
-from featstore.store.format.array_schema import VECTOR_ROWS, VECTORS
+from featstore.store.format.array_schema import MORE_VECTORS, VECTORS, vector_rows
 from featstore.store.format.fields import (
     Count,
     Files,
@@ -54,6 +54,21 @@ class DatasetInfo(RecordPart):
     bands: Items[Text] = ()
     root: Text | None = None
     image_shape: Items[Width] | None = None
+    task: Literal["classification", "multilabel", "regression"] = "classification"
+    target_names: Items[Text] = ()
+    group_by: Text = ""
+    options: dict[str, Any] = {}
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """Names of the set's arrays that belong to no layer."""
+        has = {"group": bool(self.group_by), "target": self.task != "classification"}
+        return (*VECTORS, *(name for name in MORE_VECTORS if has[name]))
+
+    def vector_shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of one of these arrays."""
+        n_targets = (len(self.target_names),) if name == "target" else ()
+        return (self.n_samples, *n_targets)
 
 
 class BackboneInfo(RecordPart):
@@ -105,7 +120,8 @@ class SetRecord(Record):
     key : dict
         What the features depend on.
     dataset : DatasetInfo
-        ``n_samples``, ``class_names``, ``fingerprint``, ``bands``, ``root``, ``image_shape``.
+        ``n_samples``, ``class_names``, ``fingerprint``, ``bands``, ``root``, ``image_shape``,
+        ``task``, ``target_names``, ``group_by``, ``options``.
     backbone : BackboneInfo
         ``model``, ``weights``, ``weights_sha256``, ``precision``.
     preprocess : PreprocessInfo
@@ -140,9 +156,12 @@ class SetRecord(Record):
     files: Files
 
     def _misfit(self, name: str, n_rows: int | None) -> str | None:
-        n_chunks = -(-self.dataset.n_samples // VECTOR_ROWS)
-        own = ["zarr.json", *(f"{vector}/zarr.json" for vector in VECTORS)]
-        own += [f"{vector}/c/{index}" for vector in VECTORS for index in range(n_chunks)]
+        own = ["zarr.json"]
+        for vector in self.dataset.vectors:
+            n, *n_targets = self.dataset.vector_shape(vector)
+            chunks = range(-(-n // vector_rows(n, *n_targets)))
+            own.append(f"{vector}/zarr.json")
+            own += [f"{vector}/c/{index}" + "/0" * len(n_targets) for index in chunks]
         if missing := [file for file in own if file not in self.files]:
             return f"files: {missing[0]} is missing"
         if others := self.files.keys() - set(own):

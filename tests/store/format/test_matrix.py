@@ -135,9 +135,9 @@ def test_text_and_numbers_come_back(group):
     names = np.array(["train/a.jpg", "test/Wald ü/b.tif", ""])
     matrices.create_vector(group, "sample_id", names, {})
     matrices.create_vector(group, "label", np.array([2, -1, 0], np.int32), {"class_names": ["x"]})
-    assert matrices.read_vector(group, "sample_id", 3).tolist() == names.tolist()
-    assert matrices.read_vector(group, "label", 3).dtype == np.int32
-    assert matrices.read_vector(group, "label", 3).tolist() == [2, -1, 0]
+    assert matrices.read_vector(group, "sample_id", (3,)).tolist() == names.tolist()
+    assert matrices.read_vector(group, "label", (3,)).dtype == np.int32
+    assert matrices.read_vector(group, "label", (3,)).tolist() == [2, -1, 0]
 
 
 def test_a_damaged_vector_is_a_clear_error(group):
@@ -147,7 +147,7 @@ def test_a_damaged_vector_is_a_clear_error(group):
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
     with pytest.raises(CorruptionError, match="label is damaged"):
-        matrices.read_vector(group, "label", 100)
+        matrices.read_vector(group, "label", (100,))
 
 
 def test_bare_zarr_dask_and_xarray_open_it(matrix, group):
@@ -259,14 +259,14 @@ def test_a_vector_without_a_chunk_is_not_read_as_fill(group):
     matrices.create_vector(group, "label", np.ones(100, np.int32), {})
     (group / "label" / "c" / "0").unlink()
     with pytest.raises(CorruptionError, match="label is damaged: its file is missing"):
-        matrices.read_vector(group, "label", 100)
+        matrices.read_vector(group, "label", (100,))
 
 
 def test_one_long_text_does_not_widen_the_others(group):
     names = ["a" * MAX_TEXT_NBYTES, *"b" * 9999]
     matrices.create_vector(group, "sample_id", np.array(names, matrices.TEXT), {})
     tracemalloc.start()
-    found = matrices.read_vector(group, "sample_id", 10_000)
+    found = matrices.read_vector(group, "sample_id", (10_000,))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.tolist() == names
@@ -278,7 +278,7 @@ def test_a_text_that_is_too_long_is_refused(group, n_more, wrong):
     names = np.array(["a" * (MAX_TEXT_NBYTES + n_more), "b"], matrices.TEXT)
     matrices.create_vector(group, "sample_id", names, {})
     with pytest.raises(CorruptionError, match=wrong):
-        matrices.read_vector(group, "sample_id", 2)
+        matrices.read_vector(group, "sample_id", (2,))
 
 
 def test_new_arrays_are_zarr_3_whatever_zarr_is_set_to(group):
@@ -286,4 +286,4 @@ def test_new_arrays_are_zarr_3_whatever_zarr_is_set_to(group):
         matrices.create_matrix(group, "fc", (10, 5), {})
         matrices.create_vector(group, "label", np.arange(10), {})
     assert Matrix(group / "fc", 10).n_features == 5
-    assert matrices.read_vector(group, "label", 10).dtype == np.int32
+    assert matrices.read_vector(group, "label", (10,)).dtype == np.int32
