@@ -27,6 +27,7 @@ from featstore.io.files import with_resume_hint
 from featstore.models.registry import open_model
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
+from featstore.store.creation import create_set
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.format.array_schema import MAX_TEXT_NBYTES
@@ -203,7 +204,8 @@ def _create_set(
     first_rows = find_first_rows(compared, spec.images.cache, progress)
     record = spec.set_record()
     spec.images.watch.check()
-    return store.create(
+    return create_set(
+        store,
         record,
         dataset.labels,
         dataset.splits,
