@@ -22,6 +22,7 @@ from featstore.extraction.result import Extraction, summarize
 from featstore.io.files import file_sha256, json_digest, with_resume_hint
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
+from featstore.store.creation import create_set
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.format.schema import IMPORTED
@@ -190,7 +191,7 @@ class _Import:
         twins = np.array(
             [first.setdefault(key, row) for row, key in enumerate(self._row_hashes())], np.int64
         )
-        return store.create(record, rows.labels, rows.splits, rows.sample_ids, twins)
+        return create_set(store, record, rows.labels, rows.splits, rows.sample_ids, twins)
 
     def _row_hashes(self) -> Iterator[bytes]:
         for block in self.table.float_blocks():
