@@ -35,14 +35,14 @@ class ExtractConfig:
     model : str
         A network of torchvision, such as ``resnet50``, or of another source, such as
         ``timm:vit_small_patch14_dinov2.lvd142m`` or ``package.module:function``; or
-        ``pixelstats``.
+        ``pixelstats``, ``rcf[:FEATURES[/KERNEL]]`` or ``mosaiks[:FEATURES[/KERNEL]]``.
     dataset : str
         ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``.
     layers : tuple of str
         Layers by the papers' or torchvision's names; empty for the network's feature layer.
     weights : str
         ``imagenet`` for the weights that the model's name means, a torchvision weights name, a
-        file's path, or ``random:SEED``.
+        file's path, or ``random:SEED``, which for ``rcf`` and ``mosaiks`` seeds the filters.
     root : str or None
         Where the dataset's files are looked for.
     limit : int or None

@@ -13,12 +13,13 @@ from featstore._signatures import settings_of, takes
 from featstore.config import DatasetOptions
 from featstore.datasets.base import ArrayDataset, Dataset, FileDataset
 from featstore.datasets.format import Format, Opening
+from featstore.datasets.formats import ucmerced
 from featstore.datasets.formats.folder import FolderSource
 from featstore.datasets.formats.layout import EXAMPLE
 from featstore.datasets.formats.sat_csv import CsvSource
 from featstore.datasets.formats.sat_mat import MatSource
 from featstore.datasets.formats.synthetic import demo_file, write_demo
-from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource, download
+from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource
 from featstore.datasets.reading import Reading
 from featstore.datasets.source import ArraySource, FileSource, Source
 from featstore.errors import ConfigError, DatasetError
@@ -92,7 +93,7 @@ FORMATS = {
             (IMAGES, f"ucmerced/{IMAGES}", "ucmerced/Images", "ucmerced", "Images", "."),
             CLASSES,
             _open_ucmerced,
-            download,
+            lambda root, progress: ucmerced.download(root, progress),
         ),
         Format(
             "folder",
@@ -116,33 +117,33 @@ FORMATS = {
 }
 
 
-def all_formats() -> dict[str, Format]:
-    """Return all formats by name, featstore's own first.
-
-    DatasetError names an entry point that does not lead to a format, and what it raised.
-    """
-    return FORMATS | {name: entry for name, entry in _plug_ins().items() if name not in FORMATS}
-
-
-@cache
-def _plug_ins() -> dict[str, Format]:
-    found = {}
-    for entry in entry_points(group=ENTRY_POINTS):
-        place = f"The entry point {entry.name} = {entry.value} of the group {ENTRY_POINTS}"
-        try:
-            added = entry.load()
-        except Exception as error:
-            raise DatasetError(f"{place} can't be loaded: {error}") from error
-        if not isinstance(added, Format) or added.name != entry.name:
-            raise DatasetError(f"{place} must lead to a Format of the name {entry.name!r}.")
-        found[entry.name] = added
-    return found
+def dataset_names() -> list[str]:
+    """Return the names of all formats, featstore's own first; packages are not loaded."""
+    added = sorted(entry.name for entry in entry_points(group=ENTRY_POINTS))
+    return list(dict.fromkeys([*FORMATS, *added]))
 
 
 def find_format(name: str) -> Format | None:
-    """Return the format of a name, or None."""
-    # Plug-ins are not loaded for the others.
-    return FORMATS.get(name) or _plug_ins().get(name)
+    """Return the format of a name, or None.
+
+    DatasetError names an entry point that does not lead to a format, and what it raised.
+    """
+    return FORMATS.get(name) or _plug_in(name)
+
+
+@cache
+def _plug_in(name: str) -> Format | None:
+    entry = next(iter(entry_points(group=ENTRY_POINTS, name=name)), None)
+    if entry is None:
+        return None
+    place = f"The entry point {entry.name} = {entry.value} of the group {ENTRY_POINTS}"
+    try:
+        found = entry.load()
+    except Exception as error:
+        raise DatasetError(f"{place} can't be loaded: {error}") from error
+    if not isinstance(found, Format) or found.name != name:
+        raise DatasetError(f"{place} must lead to a Format of the name {name!r}.")
+    return found
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,8 @@ def available_datasets(root: str | Path | None = None) -> list[Availability]:
     base = data_root(root)
     return [
         Availability(entry, tuple(entry.places(base)), entry.find(base))
-        for entry in all_formats().values()
+        for name in dataset_names()
+        if (entry := find_format(name)) is not None
     ]
 
 
@@ -193,11 +195,11 @@ def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str
         if root is not None and str(root) != os.environ.get("FEATSTORE_DATA"):
             raise ConfigError(f"Give the folder {name} or the root {root}, not both.")
         return "folder", str(folder)
-    guess = did_you_mean(name, all_formats())
+    guess = did_you_mean(name, dataset_names())
     what = "is a file, not a folder" if folder.is_file() else "is neither a dataset nor a folder"
     raise DatasetError(
         f"{name or 'An empty name'} {what}.{guess} The datasets are "
-        f"{', '.join(all_formats())}. For your own images, give their folder instead of a name."
+        f"{', '.join(dataset_names())}. For your own images, give their folder instead of a name."
     )
 
 
@@ -249,7 +251,7 @@ def open_dataset(
     """
     settings = DatasetOptions(**options)
     name, root = resolve_dataset(name, root)
-    entry = all_formats()[name]
+    entry = find_format(name) or FORMATS["folder"]
     source = entry.open(Opening(entry, data_root(root), root is not None, settings, progress))
     if isinstance(source, FileSource):
         return FileDataset(source, settings.limit, reading)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from featstore.errors import CorruptionError
+from featstore.errors import CorruptionError, DatasetError
 from featstore.store.format.array_schema import (
     ARRAY_TYPES,
     MAX_TEXT_NBYTES,
@@ -130,6 +130,28 @@ def create_matrix(
         overwrite=True,
     )
     return rows
+
+
+def open_foreign_array(path: Path, name: str | None = None) -> Any:
+    """Open an array that others wrote, or the array of a name in a group, for reading.
+
+    Of a group without a name, its only array of two dimensions; of several, the list of their
+    names is returned. numcodecs refuses codecs that run code.
+    """
+    zarr = _import_zarr()
+    try:
+        found = zarr.open(path, mode="r")
+        if isinstance(found, zarr.Array):
+            return found if name is None else []
+        arrays = {key: one for key, one in found.arrays() if one.ndim == 2}
+    except (zarr.errors.BaseZarrError, *_READ_ERRORS) as error:
+        raise DatasetError(f"{path} is no Zarr array that can be read: {error}") from error
+    usual = [key for key in ("features", "embeddings", "embedding", "X") if key in arrays]
+    if name in arrays:
+        return arrays[name]
+    if name is None and (len(arrays) == 1 or len(usual) == 1):
+        return arrays[(usual or list(arrays))[0]]
+    return list(arrays)
 
 
 def _open_array(path: Path, *, writable: bool = False) -> Any:
