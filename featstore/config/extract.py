@@ -21,9 +21,12 @@ from featstore.config.choices import (
     POOLS,
     PRECISIONS,
 )
-from featstore.config.dataset import DatasetOptions
+from featstore.config.dataset import DatasetOptions, as_words
 from featstore.errors import ConfigError
 from featstore.io.files import json_digest
+
+TUPLES = ("layers", "devices", "columns", "splits")
+"""Settings that are tuples."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,14 @@ class ExtractConfig:
     model : str
         A network of torchvision, such as ``resnet50``, or of another source, such as
         ``timm:vit_small_patch14_dinov2.lvd142m`` or ``package.module:function``; or
-        ``pixelstats``.
+        ``pixelstats``, ``rcf[:FEATURES[/KERNEL]]`` or ``mosaiks[:FEATURES[/KERNEL]]``.
     dataset : str
-        ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``.
+        The name of a dataset, such as ``ucmerced``, ``folder`` or ``table``.
     layers : tuple of str
         Layers by the papers' or torchvision's names; empty for the network's feature layer.
     weights : str
         ``imagenet`` for the weights that the model's name means, a torchvision weights name, a
-        file's path, or ``random:SEED``.
+        file's path, or ``random:SEED``, which for ``rcf`` and ``mosaiks`` seeds the filters.
     root : str or None
         Where the dataset's files are looked for.
     limit : int or None
@@ -85,6 +88,17 @@ class ExtractConfig:
         ``stop`` at an unreadable image, or ``mask`` its row.
     follow_links : bool
         Whether links in a tree of images may lead out of it.
+    columns : tuple of str
+        The columns of a table that have other names than ``path``, ``image``, ``label``,
+        ``split``, ``group`` and ``id``, such as ``("path=file", "label=class")``.
+    task : str or None
+        What a table's labels are: ``classification``, ``multilabel`` or ``regression``; None for
+        one class, or several where a label is a list or a text with semicolons.
+    splits : tuple of str
+        Files that list the images of the training, test and, as a third, validation split.
+    groups_from : str or None
+        What keeps images together on one side of a split: a column of a table,
+        ``regex:PATTERN`` of the sample ids, or ``grid:SIZE`` of places in map units.
 
     Raises
     ------
@@ -113,6 +127,10 @@ class ExtractConfig:
     dtype: str = "auto"
     on_error: str = "stop"
     follow_links: bool = False
+    columns: tuple[str, ...] = ()
+    task: str | None = None
+    splits: tuple[str, ...] = ()
+    groups_from: str | None = None
 
     def __post_init__(self) -> None:
         check_choice("pool", self.pool, POOLS)
@@ -147,6 +165,10 @@ class ExtractConfig:
         if any(not layer for layer in self.layers):
             raise ConfigError("layers holds an empty name; give names such as fc1000 or conv1.")
         object.__setattr__(self, "layers", tuple(dict.fromkeys(self.layers)))
+        for name in ("columns", "splits"):
+            object.__setattr__(self, name, as_words(getattr(self, name)))
+        # Checks them.
+        _ = self.dataset_options
 
     @property
     def dataset_options(self) -> DatasetOptions:
@@ -155,14 +177,13 @@ class ExtractConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-able values."""
-        lists = {"layers": list(self.layers), "devices": list(self.devices)}
-        return asdict(self) | lists
+        return asdict(self) | {name: list(getattr(self, name)) for name in TUPLES}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build from :meth:`to_dict`'s result; unknown settings raise ConfigError."""
         named = named_fields(cls, values)
-        tuples = {name: tuple(named.get(name, ())) for name in ("layers", "devices")}
+        tuples = {name: tuple(named.get(name, ())) for name in TUPLES}
         return cls(**named | tuples)
 
     def command(self, store: str | Path) -> str:
@@ -183,7 +204,7 @@ class ExtractConfig:
 
         Left out are the place and speed of the work (root, devices, batch size, compiling), which
         layers are wanted and how the maps are pooled (each layer is stored by itself), the policy
-        for bad images and links, and what the dataset's own identity covers (limit, seed).
+        for bad images and links, and what the dataset's own identity covers.
         """
         weights = self.weights
         if Path(weights).is_file():

@@ -13,12 +13,15 @@ from featstore._signatures import settings_of, takes
 from featstore.config import DatasetOptions
 from featstore.datasets.base import ArrayDataset, Dataset, FileDataset
 from featstore.datasets.format import Format, Opening
+from featstore.datasets.formats import ucmerced
 from featstore.datasets.formats.folder import FolderSource
 from featstore.datasets.formats.layout import EXAMPLE
 from featstore.datasets.formats.sat_csv import CsvSource
 from featstore.datasets.formats.sat_mat import MatSource
 from featstore.datasets.formats.synthetic import demo_file, write_demo
-from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource, download
+from featstore.datasets.formats.table import MARKS, TableSource
+from featstore.datasets.formats.table_files import TABLE_SUFFIXES
+from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource
 from featstore.datasets.reading import Reading
 from featstore.datasets.source import ArraySource, FileSource, Source
 from featstore.errors import ConfigError, DatasetError
@@ -50,6 +53,12 @@ def _open_folder(opening: Opening) -> Source:
     opening.find()
     options = opening.options
     return FolderSource(opening.root, options.seed, follow_links=options.follow_links)
+
+
+def _open_table(opening: Opening) -> Source:
+    if not opening.has_root:
+        raise ConfigError(f"The dataset table needs --root, a {', '.join(TABLE_SUFFIXES)} file.")
+    return TableSource(opening.root, opening.options)
 
 
 def _open_demo(opening: Opening) -> Source:
@@ -92,7 +101,7 @@ FORMATS = {
             (IMAGES, f"ucmerced/{IMAGES}", "ucmerced/Images", "ucmerced", "Images", "."),
             CLASSES,
             _open_ucmerced,
-            download,
+            lambda root, progress: ucmerced.download(root, progress),
         ),
         Format(
             "folder",
@@ -102,6 +111,15 @@ FORMATS = {
             (".",),
             (".",),
             _open_folder,
+        ),
+        Format(
+            "table",
+            "images that a table names or holds: CSV, TSV, Parquet, GeoParquet",
+            "a table with the columns path (or image) and label; split, group, id as you have them",
+            "Give the table.",
+            (".", "data"),
+            (*MARKS, "train-00000-of-00001.parquet"),
+            _open_table,
         ),
         Format(
             "demo",
@@ -116,33 +134,33 @@ FORMATS = {
 }
 
 
-def all_formats() -> dict[str, Format]:
-    """Return all formats by name, featstore's own first.
-
-    DatasetError names an entry point that does not lead to a format, and what it raised.
-    """
-    return FORMATS | {name: entry for name, entry in _plug_ins().items() if name not in FORMATS}
-
-
-@cache
-def _plug_ins() -> dict[str, Format]:
-    found = {}
-    for entry in entry_points(group=ENTRY_POINTS):
-        place = f"The entry point {entry.name} = {entry.value} of the group {ENTRY_POINTS}"
-        try:
-            added = entry.load()
-        except Exception as error:
-            raise DatasetError(f"{place} can't be loaded: {error}") from error
-        if not isinstance(added, Format) or added.name != entry.name:
-            raise DatasetError(f"{place} must lead to a Format of the name {entry.name!r}.")
-        found[entry.name] = added
-    return found
+def dataset_names() -> list[str]:
+    """Return the names of all formats, featstore's own first; packages are not loaded."""
+    added = sorted(entry.name for entry in entry_points(group=ENTRY_POINTS))
+    return list(dict.fromkeys([*FORMATS, *added]))
 
 
 def find_format(name: str) -> Format | None:
-    """Return the format of a name, or None."""
-    # Plug-ins are not loaded for the others.
-    return FORMATS.get(name) or _plug_ins().get(name)
+    """Return the format of a name, or None.
+
+    DatasetError names an entry point that does not lead to a format, and what it raised.
+    """
+    return FORMATS.get(name) or _plug_in(name)
+
+
+@cache
+def _plug_in(name: str) -> Format | None:
+    entry = next(iter(entry_points(group=ENTRY_POINTS, name=name)), None)
+    if entry is None:
+        return None
+    place = f"The entry point {entry.name} = {entry.value} of the group {ENTRY_POINTS}"
+    try:
+        found = entry.load()
+    except Exception as error:
+        raise DatasetError(f"{place} can't be loaded: {error}") from error
+    if not isinstance(found, Format) or found.name != name:
+        raise DatasetError(f"{place} must lead to a Format of the name {name!r}.")
+    return found
 
 
 @dataclass(frozen=True)
@@ -175,12 +193,13 @@ def available_datasets(root: str | Path | None = None) -> list[Availability]:
     base = data_root(root)
     return [
         Availability(entry, tuple(entry.places(base)), entry.find(base))
-        for entry in all_formats().values()
+        for name in dataset_names()
+        if (entry := find_format(name)) is not None
     ]
 
 
 def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str | Path | None]:
-    """Return the format and root that a dataset's name means; a folder means ``folder``.
+    """Return the format and root that a name means: a folder ``folder``, a table ``table``.
 
     A name that is neither raises DatasetError with the nearest dataset; a folder with another
     root raises ConfigError.
@@ -188,16 +207,20 @@ def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str
     if find_format(name) is not None:
         return name, root
     folder = Path(name).expanduser()
-    if name and folder.is_dir():
+    is_table = folder.is_file() and folder.suffix.lower() in TABLE_SUFFIXES
+    if name and (folder.is_dir() or is_table):
         # The commands take the environment's root for every dataset.
         if root is not None and str(root) != os.environ.get("FEATSTORE_DATA"):
-            raise ConfigError(f"Give the folder {name} or the root {root}, not both.")
-        return "folder", str(folder)
-    guess = did_you_mean(name, all_formats())
-    what = "is a file, not a folder" if folder.is_file() else "is neither a dataset nor a folder"
+            what = "table" if is_table else "folder"
+            raise ConfigError(f"Give the {what} {name} or the root {root}, not both.")
+        return "table" if is_table else "folder", str(folder)
+    guess = did_you_mean(name, dataset_names())
+    what = "is neither a dataset nor a folder"
+    if folder.is_file():
+        what = f"is neither a folder nor a table ({', '.join(TABLE_SUFFIXES)})"
     raise DatasetError(
         f"{name or 'An empty name'} {what}.{guess} The datasets are "
-        f"{', '.join(all_formats())}. For your own images, give their folder instead of a name."
+        f"{', '.join(dataset_names())}. For your own images, give their folder instead of a name."
     )
 
 
@@ -215,19 +238,21 @@ def open_dataset(
     Parameters
     ----------
     name : str
-        ``sat4``, ``sat6``, ``ucmerced``, ``folder``, ``demo`` or the name of an installed
-        package's; or a folder of images, which means ``folder`` with this root.
+        A dataset of ``featstore datasets``, such as ``ucmerced``, ``folder``, ``table`` or an
+        installed package's; or a folder of images, which means ``folder`` with this root, or a
+        table, which means ``table``.
     root : str or Path, optional
         The folder that holds the files, or a parent that has it under the dataset's name; by
         default the environment's ``FEATSTORE_DATA``, else ``data``. For ``folder`` it must be
-        given and is the tree itself. A missing ``demo`` is generated in it.
+        given and is the tree itself, for ``table`` the table. A missing ``demo`` is generated in
+        it.
     reading : Reading, optional
         Which bands of image files are read, and how their values become bytes.
     progress : Progress, optional
         Receives work that is done once: converting CSV files, generating the demo.
     **options
-        Settings of :class:`featstore.config.DatasetOptions`: ``seed``, ``limit`` and
-        ``follow_links``.
+        Settings of :class:`featstore.config.DatasetOptions`: ``seed``, ``limit``,
+        ``follow_links``, ``columns``, ``task``, ``splits`` and ``groups_from``.
 
     Returns
     -------
@@ -249,7 +274,7 @@ def open_dataset(
     """
     settings = DatasetOptions(**options)
     name, root = resolve_dataset(name, root)
-    entry = all_formats()[name]
+    entry = find_format(name) or FORMATS["folder"]
     source = entry.open(Opening(entry, data_root(root), root is not None, settings, progress))
     if isinstance(source, FileSource):
         return FileDataset(source, settings.limit, reading)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +90,7 @@ class Originals:
         info, facets = self._feature_set.info.dataset, self._feature_set.facets
         root = self._root if self._root is not None else info.root
         try:
-            dataset = _open(facets, root)
+            dataset = _open(facets, root, info.options)
             record = self._feature_set.info.preprocess.reading
             if record is not None and isinstance(dataset, FileDataset):
                 dataset = dataset.read_as(Reading.from_record(record.to_dict()))
@@ -117,7 +118,7 @@ def _picture(image: NDArray[np.uint8], bands: Sequence[str]) -> NDArray[np.uint8
     return np.ascontiguousarray(image[..., order])
 
 
-def _open(facets: Facets, root: str | Path | None) -> Dataset:
+def _open(facets: Facets, root: str | Path | None, options: Mapping[str, Any]) -> Dataset:
     name, seed = facets.dataset, facets.seed
     if name == "demo":
         # Opening a demo generates it; showing its images must not.
@@ -128,4 +129,5 @@ def _open(facets: Facets, root: str | Path | None) -> Dataset:
                 f"demo: found no {demo_file(seed)}; looked in {', '.join(map(str, places))}."
             )
     # The fingerprint tells whether links lead to the same images.
-    return open_dataset(name, root, seed=seed, limit=facets.limit, follow_links=True)
+    same = {"seed": seed, "limit": facets.limit, **options, "follow_links": True}
+    return open_dataset(name, root, **same)

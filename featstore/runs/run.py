@@ -32,7 +32,7 @@ from featstore.progress import SILENT, Progress
 from featstore.runs.model_file import load_model
 from featstore.runs.outline import Outline, outline_of
 from featstore.runs.scoring import Scoring, find_scoring
-from featstore.store.backend import Backend, LocalBackend
+from featstore.store.backend import Backend
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.matrix import TEXT
 from featstore.store.format.run_schema import RunRecord, SelectionInfo
@@ -298,7 +298,7 @@ def open_run(run: str | Path, store: FeatureStore | None = None) -> Run:
 
         path = find_run_folder(str(run).removeprefix(f"{store.address}/runs/"), store)
     is_ours = store is not None and path.absolute().parent == store.runs_dir
-    backend = store.backend if store is not None and is_ours else LocalBackend(path.parent)
+    backend = store.backend if store is not None and is_ours else Backend(path.parent)
     until = time.monotonic() + REPLACED_S
     while True:
         folder = folder_number(path)

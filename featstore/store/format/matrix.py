@@ -6,7 +6,7 @@ ends in a CRC-32C, which every reader checks.
 
 from __future__ import annotations
 
-import struct
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from featstore.errors import CorruptionError
+from featstore.errors import CorruptionError, DatasetError
 from featstore.store.format.array_schema import (
     ARRAY_TYPES,
     MAX_TEXT_NBYTES,
-    ArrayMetadata,
+    chunk_problem,
     read_metadata,
     vector_rows,
 )
@@ -38,8 +38,12 @@ TEXT = np.dtype(object)
 NumPy's StringDType is searched wrongly: ``np.searchsorted(a, b)`` finds no long text of b in a."""
 
 
-_READ_ERRORS = (ValueError, TypeError, RuntimeError, OSError, KeyError, MemoryError)
-"""What zarr and its codecs raise at damaged files."""
+_READ_ERRORS = (ValueError, TypeError, RuntimeError, OSError, KeyError)
+"""What zarr and its codecs raise at damaged files; a shortage of memory is no damage."""
+
+
+PARTIAL = re.compile(r"(zarr|[0-9]+)\.[0-9a-f]{32}\.partial")
+"""Names of the files that zarr renames when they are whole."""
 
 
 def _import_zarr() -> ModuleType:
@@ -127,6 +131,28 @@ def create_matrix(
     return rows
 
 
+def open_foreign_array(path: Path, name: str | None = None) -> Any:
+    """Open an array that others wrote, or the array of a name in a group, for reading.
+
+    Of a group without a name, its only array of two dimensions; of several, the list of their
+    names is returned. numcodecs refuses codecs that run code.
+    """
+    zarr = _import_zarr()
+    try:
+        found = zarr.open(path, mode="r")
+        if isinstance(found, zarr.Array):
+            return found if name is None else []
+        arrays = {key: one for key, one in found.arrays() if one.ndim == 2}
+    except (zarr.errors.BaseZarrError, *_READ_ERRORS) as error:
+        raise DatasetError(f"{path} is no Zarr array that can be read: {error}") from error
+    usual = [key for key in ("features", "embeddings", "embedding", "X") if key in arrays]
+    if name in arrays:
+        return arrays[name]
+    if name is None and (len(arrays) == 1 or len(usual) == 1):
+        return arrays[(usual or list(arrays))[0]]
+    return list(arrays)
+
+
 def _open_array(path: Path, *, writable: bool = False) -> Any:
     """Open an array whose metadata have been checked."""
     zarr = _import_zarr()
@@ -143,32 +169,6 @@ def _open_array(path: Path, *, writable: bool = False) -> Any:
         raise CorruptionError(
             f"{path} is not a readable Zarr array ({error}). Run `featstore store verify`."
         ) from error
-
-
-def chunk_problem(path: Path, metadata: ArrayMetadata) -> str | None:
-    """Return why the file of a chunk must not be unpacked, or None.
-
-    Blosc allocates the size that its header states, and reads as many bytes as the header states.
-    """
-    try:
-        with path.open("rb") as stream:
-            header = stream.read(16)
-        nbytes = path.stat().st_size
-    except FileNotFoundError:
-        return "its file is missing"
-    except OSError as error:
-        return f"it can't be read ({error.strerror})"
-    if len(header) < 16:
-        return f"it has {nbytes} bytes"
-    unpacked, _, packed = struct.unpack("<4xIII", header)
-    fewest, most = metadata.chunk_nbytes
-    if not fewest <= unpacked <= most:
-        expected = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
-        return f"its header states {unpacked:,} bytes; expected {expected}"
-    # A CRC-32C of four bytes follows.
-    if packed + 4 != nbytes:
-        return f"its header states {packed + 4:,} bytes of its file, which has {nbytes:,}"
-    return None
 
 
 class Matrix:
@@ -210,7 +210,8 @@ class Matrix:
     def sweep(self) -> None:
         """Delete the unfinished files of a killed writer."""
         for path in self.path.rglob("*.partial"):
-            path.unlink()
+            if PARTIAL.fullmatch(path.name):
+                path.unlink()
 
     def write_chunk(self, index: int, block: np.ndarray) -> Path:
         """Write chunk `index` whole from `block` and return its file."""
