@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from click.shell_completion import CompletionItem
 
-from featstore.config import CLASSIFIER_NAMES
+from featstore.config import FIT_NAMES
 from featstore.environment import default_store
 from featstore.text import printable
 
@@ -99,7 +99,7 @@ def _network_layers(ctx: click.Context) -> list[str]:
 
 
 models = _completer(_model_names)
-classifiers = _completer(lambda ctx: ("all", *CLASSIFIER_NAMES))
+classifiers = _completer(lambda ctx: ("all", *FIT_NAMES))
 datasets = _completer(_dataset_names)
 network_layers = _completer(_network_layers)
 stored_models = _completer(_stored_models)

@@ -1,4 +1,4 @@
-"""``featstore curve``: accuracy by the number of training rows."""
+"""``featstore curve``: the score by the number of training rows."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Show how accuracy grows with the number of training images.
+    """Show how accuracy (mAP, R²) grows with the number of training images.
 
     Each size is trained on several random choices of the training rows, with each class's share,
     and tested on all test rows.
@@ -87,21 +87,24 @@ def command(
 
 def show(curves: Sequence[LearningCurve]) -> None:
     """Print the curves as one table for each dataset."""
-    columns = ("model", "layers", "clf", "rows", "accuracy", "train")
+    from featstore.runs.scoring import find_scoring
+
     for title in dict.fromkeys(curve.title for curve in curves):
         own = [curve for curve in curves if curve.title == title]
+        scoring = find_scoring(own[0].task)
+        columns = ("model", "layers", "clf", "rows", scoring.name, "train")
         rows = [
             [
                 curve.model,
                 ",".join(curve.layers),
                 curve.clf,
                 f"{point.n_train:,}",
-                f"{100 * point.mean:.1f}"
-                + (f" ± {100 * point.deviation:.1f}" if point.deviation is not None else ""),
-                f"{100 * point.train_mean:.1f}",
+                scoring.text(point.mean)
+                + (f" ± {scoring.text(point.deviation)}" if point.deviation is not None else ""),
+                scoring.text(point.train_mean),
             ]
             for curve in own
             for point in curve.points
         ]
-        heading = f"{title}: accuracies in % on {own[0].n_test:,} test rows"
+        heading = f"{title}: {scoring.plural} on {own[0].n_test:,} test rows"
         tables.table(columns, rows, heading, right=columns[3:])

@@ -115,7 +115,7 @@ def command(
     else:
         for query in found.queries:
             if query.error is None:
-                show(query)
+                show(query, is_number=found.task == "regression")
         for path in sheets:
             console.echo(f"The contact sheet: {path}")
     errors = [query.error for query in found.queries if query.error is not None]
@@ -125,9 +125,9 @@ def command(
         sys.exit(1)
 
 
-def show(query: Query) -> None:
-    """Print one query's neighbors as a table, and their classes."""
-    columns = ("rank", "distance", "class", "split", "sample")
+def show(query: Query, *, is_number: bool = False) -> None:
+    """Print one query's neighbors as a table, and their classes; numbers have none."""
+    columns = ("rank", "distance", "label" if is_number else "class", "split", "sample")
     rows = [
         [f"{rank}", f"{one.distance:.4f}", one.label or "-", one.split, one.sample_id]
         for rank, one in enumerate(query.neighbors, start=1)
@@ -135,4 +135,5 @@ def show(query: Query) -> None:
     title = f"{query.name} ({query.label})" if query.label else query.name
     tables.table(columns, rows, title, right=columns[:2])
     shares = ", ".join(f"{label} {100 * share:.0f} %" for label, share in query.shares.items())
-    console.echo(f"Classes: {shares or 'none'}\n")
+    if not is_number:
+        console.echo(f"Classes: {shares or 'none'}\n")

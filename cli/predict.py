@@ -1,4 +1,4 @@
-"""``featstore predict``: label new images."""
+"""``featstore predict``: the labels of new images."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ from . import completion, console, tables
 )
 @console.store_option
 @console.device_option
+@click.option(
+    "--threshold",
+    type=float,
+    metavar="X",
+    help="Score above which an image has a class, of a RUN with several classes.  [default: 0.5 of "
+    "probabilities, 0 of decision values]",
+)
 @console.trust_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print the table as CSV.")
 @console.json_option
@@ -30,11 +37,12 @@ def command(
     images: tuple[str, ...],
     store: str,
     device: str,
+    threshold: float | None,
     trusted: tuple[str, ...],
     as_csv: bool,
     as_json: bool,
 ) -> None:
-    """Label new images with the model of RUN.
+    """Predict the class, the classes or the number of new images with the model of RUN.
 
     RUN is the id of a run, part of its id, a tag, last, best, best:DATASET or a run's folder. The
     images take the model's own preprocessing, backbone and layers. Folders are searched for
@@ -51,15 +59,21 @@ def command(
         chosen = console.open_run(run, opened)
         from featstore.datasets.formats.image_list import find_images
         from featstore.datasets.image_files import LeftOut
-        from featstore.inference.predict import predict, write_csv
+        from featstore.inference.predict import predict
+        from featstore.inference.predictions import LabelsPrediction, Prediction, write_csv
 
         paths, left_out = list(map(Path, images)), LeftOut()
         if not chosen.selection.is_imported:
             paths, left_out = find_images(images)
         found = predict(
-            chosen, paths, store=opened, device=device, trusted=trusted, progress=progress
+            chosen,
+            paths,
+            store=opened,
+            device=device,
+            threshold=threshold,
+            trusted=trusted,
+            progress=progress,
         )
-    kind = found[0].score_kind
     if as_json:
         predictions = [asdict(p) for p in found]
         console.emit_json(
@@ -68,10 +82,14 @@ def command(
     elif as_csv:
         console.emit_csv(lambda stream: write_csv(found, stream))
     else:
-        rows = [
-            [p.path, p.label or "-", "-" if p.score is None else f"{p.score:.3f}"] for p in found
-        ]
-        tables.table(["image", "class", kind], rows, right=[kind])
+        first = found[0]
+        columns = [chosen.record.target_name]
+        if isinstance(first, Prediction):
+            columns = ["class", first.score_kind]
+        elif isinstance(first, LabelsPrediction):
+            columns = [f"classes, {first.score_kind} above {first.threshold:g}"]
+        right = [] if isinstance(first, LabelsPrediction) else columns[-1:]
+        tables.table(["image", *columns], [[p.path, *p.cells] for p in found], right=right)
     for line in left_out.lines():
         console.say(line)
     errors = [p for p in found if p.error is not None]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.config import CLASSIFIER_NAMES, check_classifier
+from featstore.config import CLASSIFIER_NAMES, REGRESSOR_NAMES, check_classifier
 from featstore.text import parse_nbytes
 
 from . import completion, console
@@ -134,7 +134,8 @@ def clf_option(default: str = "logreg", *, multiple: bool = True) -> console.Dec
         shell_complete=completion.classifiers,
         default=(default,) if multiple else default,
         metavar="NAME[,NAME...]" if multiple else "NAME",
-        help=f"Classifier: {names}, or package.module:function for one of your own"
+        help=f"Classifier: {names}, or package.module:function for one of your own; for numbers "
+        f"{', '.join(REGRESSOR_NAMES[:-1])} or {REGRESSOR_NAMES[-1]}"
         f"{several}  [default: {default}]",
     )
 

@@ -93,6 +93,15 @@ def _reading(feature_set: FeatureSet) -> str:
     return f"bands {','.join(chosen.bands) or 'rgb'}{values}{missing}"
 
 
+def _labels_text(feature_set: FeatureSet) -> str:
+    """Return what the images' labels are."""
+    info = feature_set.info.dataset
+    if info.task == "regression":
+        return f"the number {info.target_names[0]}"
+    several = ", any number of them on an image" if info.task == "multilabel" else ""
+    return f"{len(feature_set.class_names)} classes{several}"
+
+
 @command.command("show")
 @click.argument("set_id", metavar="SET", shell_complete=completion.set_names)
 @console.store_option
@@ -120,7 +129,7 @@ def show(set_id: str, store: str, as_json: bool) -> None:
     console.echo(f"  Zarr group   {console.shown(feature_set.address)}")
     console.echo(
         f"  dataset      {info.facets.title} ({info.facets.dataset}), "
-        f"{feature_set.n_samples} images, {len(feature_set.class_names)} classes"
+        f"{feature_set.n_samples} images, {_labels_text(feature_set)}"
     )
     console.echo(f"  fingerprint  {info.dataset.fingerprint}")
     console.echo(

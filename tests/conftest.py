@@ -290,6 +290,32 @@ def store_in(
     return store
 
 
+TAGS = ("trees", "water", "cars", "never")
+
+
+def tagged(folder: Path, **more: Any) -> FeatureStore:
+    """Make a store whose images have several classes, one of them none has; row 7 has no label."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(320, 12)).astype(np.float32)
+    z = X @ rng.normal(size=(12, 4)) + rng.normal(size=(320, 4))
+    targets = (z > [0, 2, 4, 99]).astype(np.float32)
+    targets[7] = np.nan
+    info = {"task": "multilabel", "target_names": list(TAGS)}
+    given = {"class_names": TAGS, "targets": targets, "dataset_info": info, "title": "tags"}
+    return store_in(folder, X=X, y=np.full(320, -1, np.int32), **given | more)
+
+
+def measured(folder: Path, **more: Any) -> FeatureStore:
+    """Make a store whose images have a number each, but for row 7."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(320, 12)).astype(np.float32)
+    targets = (X @ rng.normal(size=12) + rng.normal(size=320) + 100).astype(np.float32)[:, None]
+    targets[7] = np.nan
+    info = {"task": "regression", "target_names": ["height_m"]}
+    given = {"class_names": (), "targets": targets, "dataset_info": info, "title": "heights"}
+    return store_in(folder, X=X, y=np.full(320, -1, np.int32), **given | more)
+
+
 @pytest.fixture
 def make_store(tmp_path: Path) -> Callable[..., FeatureStore]:
     """Make a store as :func:`store_in` does, in a folder of the test's own."""

@@ -271,7 +271,7 @@ def find_classifier(name: str) -> Classifier:
         return import_estimator(name, is_classifier, "classifier")
     if name not in CLASSIFIERS:
         raise FitError(
-            f"{name} predicts numbers, and the images have classes. Choose "
+            f"The images have one class each, which {name} can't predict. Choose "
             f"{', '.join(CLASSIFIERS)}, or package.module:function for one of your own."
         )
     return CLASSIFIERS[name]

@@ -11,33 +11,39 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from featstore.errors import ConfigError
 from featstore.fitting.learning_curve import LearningCurve
 from featstore.plotting import DASHES, INK, PALETTE, STYLE, literal_text, write_png
+from featstore.runs.charts import CLASSES
+from featstore.runs.scoring import Scoring, find_scoring
 
 
-def draw_learning(curves: Sequence[tuple[str, Sequence[Any]]]) -> Figure:
-    """Draw test accuracy by number of training rows, from each line's name and points.
+def draw_learning(
+    curves: Sequence[tuple[str, Sequence[Any]]], scoring: Scoring = CLASSES
+) -> Figure:
+    """Draw the test score by number of training rows, from each line's name and points.
 
     Lines join the means; bands reach from the lowest to the highest of the repeats.
     """
+    factor = 100 if scoring.unit else 1
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(6.2, 3.6), layout="constrained")
         ax = fig.add_subplot()
         for i, (name, points) in enumerate(curves):
             n_train = [point.n_train for point in points]
-            percent = [100 * np.asarray(point.accuracies) for point in points]
+            scores = [factor * np.asarray(point.scores) for point in points]
             color = PALETTE[i % len(PALETTE)]
             ax.fill_between(
                 n_train,
-                [values.min() for values in percent],
-                [values.max() for values in percent],
+                [values.min() for values in scores],
+                [values.max() for values in scores],
                 color=color,
                 alpha=0.18,
                 linewidth=0,
             )
             ax.plot(
                 n_train,
-                [values.mean() for values in percent],
+                [values.mean() for values in scores],
                 color=color,
                 linestyle=DASHES[i // len(PALETTE) % len(DASHES)],
                 marker="o",
@@ -51,7 +57,7 @@ def draw_learning(curves: Sequence[tuple[str, Sequence[Any]]]) -> Figure:
         ax.xaxis.set_major_formatter("{x:,.0f}")
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlabel("training rows (logarithmic)")
-        ax.set_ylabel("test accuracy (%)")
+        ax.set_ylabel(f"test {scoring.name}{' (%)' if scoring.unit else ''}")
         ax.grid(alpha=0.18, color=INK)
         fig.legend(loc="outside lower center", ncols=min(2, len(curves)))
     return fig
@@ -64,5 +70,11 @@ def write_figure(curves: Sequence[LearningCurve], path: str | Path) -> None:
     ------
     StoreError
         When it can't be written.
+    ConfigError
+        When the curves are of several tasks.
     """
-    write_png(draw_learning([(curve.name, curve.points) for curve in curves]), path)
+    tasks = list(dict.fromkeys(curve.task for curve in curves))
+    if len(tasks) > 1:
+        raise ConfigError(f"Curves of {' and '.join(tasks)} have no common axis. Draw each alone.")
+    lines = [(curve.name, curve.points) for curve in curves]
+    write_png(draw_learning(lines, find_scoring(tasks[0])), path)

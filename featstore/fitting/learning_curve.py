@@ -1,4 +1,4 @@
-"""Learning curves: how accuracy grows with the number of training rows."""
+"""Learning curves: how the score grows with the number of training rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from featstore._signatures import settings_named, settings_of, takes
-from featstore.config import SET_FACETS, FitConfig
+from featstore.config import SET_FACETS, TASKS, FitConfig
 from featstore.environment import command
 from featstore.errors import ConfigError
 from featstore.fitting import cost
@@ -21,7 +21,7 @@ from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import own_scratch, scale_rows, scratch_folder
 from featstore.fitting.solvers.train import explained, train
 from featstore.fitting.splits import n_rows, row_numbers
-from featstore.fitting.tasks import find_task
+from featstore.fitting.tasks import Task, find_task
 from featstore.io.files import with_resume_hint
 from featstore.io.locks import remove_shared
 from featstore.parallel.cluster import TaskPool
@@ -41,41 +41,41 @@ N_SIZES = 8
 
 @dataclass(frozen=True)
 class Point:
-    """Accuracy at one number of training rows.
+    """Score at one number of training rows: accuracy, mAP or R², as the images' labels have it.
 
     Parameters
     ----------
     n_train : int
         Training rows.
-    accuracies : tuple of float
-        Test accuracies (fractions), one for each random choice of the rows.
-    train_accuracies : tuple of float
-        Accuracies on the training rows themselves.
+    scores : tuple of float
+        Test scores, one for each random choice of the rows.
+    train_scores : tuple of float
+        Scores of the training rows themselves.
     """
 
     n_train: int
-    accuracies: tuple[float, ...]
-    train_accuracies: tuple[float, ...]
+    scores: tuple[float, ...]
+    train_scores: tuple[float, ...]
 
     @property
     def mean(self) -> float:
-        """Mean test accuracy."""
-        return statistics.fmean(self.accuracies)
+        """Mean test score."""
+        return statistics.fmean(self.scores)
 
     @property
     def deviation(self) -> float | None:
-        """Standard deviation of the test accuracy; None for one choice of the rows."""
-        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
+        """Standard deviation of the test score; None for one choice of the rows."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
     @property
     def train_mean(self) -> float:
-        """Mean accuracy on the training rows."""
-        return statistics.fmean(self.train_accuracies)
+        """Mean score of the training rows."""
+        return statistics.fmean(self.train_scores)
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """How one classifier's accuracy grows with training rows.
+    """How one classifier's score grows with training rows.
 
     Parameters
     ----------
@@ -88,6 +88,8 @@ class LearningCurve:
         The classifier's.
     points : tuple of Point
         By number of rows, increasing.
+    task : str
+        What a label is, one of :data:`featstore.config.TASKS`.
     """
 
     title: str
@@ -97,6 +99,7 @@ class LearningCurve:
     n_test: int
     params: dict[str, Any]
     points: tuple[Point, ...]
+    task: str = TASKS[0]
 
     @property
     def name(self) -> str:
@@ -150,8 +153,9 @@ def learning_curve(
 ) -> list[LearningCurve]:
     """Train on growing parts of the training rows, and test each on all test rows.
 
-    The parts have each class's share, and each repeat draws new ones. Parameters stay as they are
-    given: these accuracies must not choose them, for that would choose by the test rows.
+    The parts have each class's share where images have one class each, and each repeat draws new
+    ones. Parameters stay as they are given: these scores must not choose them, for that would
+    choose by the test rows.
 
     Parameters
     ----------
@@ -242,7 +246,7 @@ def _plan(
     whole = cost.estimate(classifier, config, params, shape)
     notice = cost.check(classifier, whole, shape, budget, force=force)
     curve = _PlannedCurve(selection, n_test, [], [])
-    for size in _sizes(sizes, kind.y(selection)[split.train]):
+    for size in _sizes(sizes, kind, kind.y(selection)[split.train]):
         own_cost = cost.estimate(classifier, config, params, replace(shape, n_train=size))
         for repeat in range(repeats if size < n_train else 1):
             own = replace(config, seed=config.seed + repeat)
@@ -253,21 +257,30 @@ def _plan(
     return curve, notice
 
 
-def _sizes(requested: Sequence[int], y: np.ndarray) -> list[int]:
-    """Return the sizes to train on; each class has rows to train on and rows that are left out."""
-    counts = np.bincount(y)
-    n_train, n_classes, least = len(y), int((counts > 0).sum()), int(counts[counts > 0].min())
-    most = n_train - n_classes if least > 1 else 0
+def _sizes(requested: Sequence[int], kind: Task, y: np.ndarray) -> list[int]:
+    """Return the sizes to train on; each class has rows to train on and rows that are left out.
+
+    Where images have no single class, the rows are any.
+    """
+    n_train, least = len(y), kind.n_smallest(y)
+    n_classes = 1 if least is None else len(np.unique(y))
+    most = n_train - n_classes if least is None or least > 1 else 0
     if requested:
         if wrong := [n for n in requested if n != n_train and not n_classes < n <= most]:
             fewer = f"from {n_classes + 1:,} to {most:,}, or " if most > n_classes else "only "
+            why = ""
+            if least is not None:
+                why = (
+                    f": each of the {n_classes} classes needs rows to train on and rows that are "
+                    f"left out (the smallest has {least:,})"
+                )
             raise ConfigError(
                 f"A size is {wrong[0]:,}; with {n_train:,} training rows it may be {fewer}"
-                f"{n_train:,}: each of the {n_classes} classes needs rows to train on and rows "
-                f"that are left out (the smallest has {least:,})."
+                f"{n_train:,}{why}."
             )
         return sorted(set(requested))
-    lowest = min(n_train, max(2 * n_classes, n_train // 64))
+    n_few = 2 * n_classes if least is not None else max(10, 2 * (y.shape[1] if y.ndim > 1 else 1))
+    lowest = min(n_train, max(n_few, n_train // 64))
     sizes = set(np.geomspace(lowest, n_train, N_SIZES).round().astype(int).tolist())
     return sorted(n for n in sizes if n == n_train or n <= most)
 
@@ -278,9 +291,9 @@ def _curve(
     for result in results:
         if result.error:
             raise result.error
-    accuracies: dict[int, list[tuple[float, float]]] = {}
+    scores: dict[int, list[tuple[float, float]]] = {}
     for task, result in zip(planned.tasks, results, strict=True):
-        accuracies.setdefault(task.n_train, []).append(result.value)
+        scores.setdefault(task.n_train, []).append(result.value)
     selection = planned.selection
     return LearningCurve(
         selection.title,
@@ -289,12 +302,13 @@ def _curve(
         config.clf,
         planned.n_test,
         find_task(selection.task).find_classifier(config.clf).params(dict(config.params)),
-        tuple(Point(n, *zip(*accuracies[n], strict=True)) for n in sorted(accuracies)),
+        tuple(Point(n, *zip(*scores[n], strict=True)) for n in sorted(scores)),
+        selection.task,
     )
 
 
 def _train_task(task: _Task) -> tuple[float, float]:
-    """Return test and training accuracy of one training; workers call this."""
+    """Return test and training score of one training; workers call this."""
     store, config, kind = open_store(task.store), task.config, find_task(task.kind)
     selection = store.reopen(task.parts)
     split = kind.split(selection, config.split_seed, drop_leaks=config.drop_leaks)

@@ -69,8 +69,9 @@ def assign_params(
         clf, _, param = key.rpartition(":")
         assigned[clf][param] = value
     for name, own in assigned.items() if check else ():
+        classifier = find(name)
         try:
-            find(name).params(own)
+            classifier.params(own)
         except FitError as error:
             if len(names) == 1:
                 raise

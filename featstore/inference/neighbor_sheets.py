@@ -9,7 +9,7 @@ import numpy as np
 
 from featstore.errors import DatasetError, ImageError
 from featstore.inference.contact_sheet import N_COLUMNS, SIDE_PX, Strip, Tile, draw_sheet
-from featstore.inference.neighbors import NeighborSearch, Query
+from featstore.inference.neighbors import Neighbor, NeighborSearch, Query
 from featstore.inference.source_images import Originals
 from featstore.plotting import write_png
 from featstore.progress import SILENT, Progress
@@ -75,6 +75,15 @@ def write_sheets(
     return written
 
 
+def _is_same(query: Query, neighbor: Neighbor) -> bool | None:
+    """Return whether a neighbor has the query's classes; None where that is unknown."""
+    if not neighbor.classes:
+        return None
+    if query.label is not None:
+        return neighbor.label == query.label
+    return query.majority in neighbor.classes
+
+
 class _Pictures:
     """Tiles of queries and neighbors."""
 
@@ -86,7 +95,6 @@ class _Pictures:
 
     def strip(self, query: Query) -> Strip:
         """Return a query's row of pictures."""
-        expected = query.label or query.majority
         guessed = f"Query: {query.majority}?" if query.majority else "Query"
         title = f"Query: {query.label}" if query.label else guessed
         tiles = [
@@ -95,7 +103,7 @@ class _Pictures:
                 one.label or "no class",
                 one.sample_id,
                 f"{one.distance:.3f}" if one.distance < 10 else f"{one.distance:.1f}",
-                None if one.label is None else one.label == expected,
+                _is_same(query, one),
             )
             for one in query.neighbors
         ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from featstore.config import METRICS, SPLITS
+from featstore.config import METRICS, SPLITS, TASKS
 from featstore.datasets.base import FileDataset
 from featstore.datasets.formats.image_list import UnlabelledSource
 from featstore.errors import ConfigError, DatasetNotFoundError, SelectionError
@@ -19,6 +19,7 @@ from featstore.extraction.encode import Encoder
 from featstore.fitting.run_features import features_of
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import fit_scaler
+from featstore.fitting.tasks import find_task
 from featstore.inference.given_images import GivenImage, ImageFile, as_files, each_image
 from featstore.inference.nearest_rows import nearest
 from featstore.io.fingerprints import FingerprintCache
@@ -43,11 +44,13 @@ class Neighbor:
         Row of the feature set.
     sample_id : str
     label : str or None
-        Name of its class, None without one.
+        Name of its class, names of its classes, or its number; None without one.
     split : str
         ``train``, ``test`` or ``val``; of a run that drew its own split, the run's.
     distance : float
         Cosine or Euclidean distance.
+    labels : tuple of str or None
+        Names of its classes, if images may have several; none of a number; otherwise None.
     """
 
     row: int
@@ -55,6 +58,14 @@ class Neighbor:
     label: str | None
     split: str
     distance: float
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of its classes; of a number there are none."""
+        if self.labels is not None:
+            return self.labels
+        return () if self.label is None else (self.label,)
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class Query:
     row : int or None
         Row of the stored sample.
     label : str or None
-        The stored sample's class; new images have None.
+        The stored sample's class, classes or number; new images have None.
     neighbors : tuple of Neighbor
         Nearest first, without the stored sample itself.
     error : str or None
@@ -83,10 +94,11 @@ class Query:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Each class's share of the labelled neighbors, the largest first."""
-        labels = [one.label for one in self.neighbors if one.label is not None]
+        """Share of the labelled neighbors that have each class, the largest first."""
+        n_labelled = sum(one.label is not None for one in self.neighbors)
+        classes = [name for one in self.neighbors for name in one.classes]
         # Counter keeps the nearer class first among equal shares.
-        return {label: n / len(labels) for label, n in Counter(labels).most_common()}
+        return {name: n / n_labelled for name, n in Counter(classes).most_common()}
 
     @property
     def majority(self) -> str | None:
@@ -109,6 +121,8 @@ class NeighborSearch:
     n_rows : int
         Number of rows that were searched.
     queries : tuple of Query
+    task : str
+        What a label is, one of :data:`featstore.config.TASKS`.
     """
 
     set_id: str
@@ -117,6 +131,7 @@ class NeighborSearch:
     split: str
     n_rows: int
     queries: tuple[Query, ...]
+    task: str = TASKS[0]
 
     def __repr__(self) -> str:
         return f"NeighborSearch({self.set_id!r}, {len(self.queries):,} images)"
@@ -225,6 +240,7 @@ def find_neighbors(
         candidates.split,
         len(candidates.rows),
         tuple(queries),
+        selection.task,
     )
 
 
@@ -246,12 +262,12 @@ class _Candidates:
             _label(selection, row),
             str(self.splits[row]),
             distance,
+            find_task(selection.task).labels_of(selection, row),
         )
 
 
 def _label(selection: Selection, row: int) -> str | None:
-    label = int(selection.y[row])
-    return selection.class_names[label] if label >= 0 else None
+    return find_task(selection.task).label_text(selection, row)
 
 
 def _find_candidates(

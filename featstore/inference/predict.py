@@ -1,12 +1,11 @@
-"""Label new images with a run's backbone, layers and model."""
+"""Predict the labels of new images with a run's backbone, layers and model."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,43 +14,18 @@ from featstore.datasets.formats.image_list import UnlabelledSource
 from featstore.errors import ConfigError
 from featstore.extraction.encode import Block, Encoder
 from featstore.extraction.feature_files import FeatureTable, open_features, side_by_side, table_of
-from featstore.fitting.evaluate import predict_blocks
 from featstore.fitting.solvers.blocks import Samples
+from featstore.fitting.tasks import Task, find_task
 from featstore.inference.given_images import GivenImage, ImageFile, as_files
+from featstore.inference.predictions import AnyPrediction, Maker, maker
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.runs.run import Run, open_run
 from featstore.store.feature_store import FeatureStore, open_store
-from featstore.text import no_formula
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A run's label for one image.
-
-    Parameters
-    ----------
-    path : str
-        The image; of arrays and files without a name ``image 0``, ``image 1``, ...
-    label : str or None
-        Name of the class; None if the image can't be read.
-    score : float or None
-        The class's probability or decision value; None if the classifier gives neither.
-    score_kind : str
-        ``probability`` or ``decision value``.
-    error : str or None
-        Why the image can't be read.
-    """
-
-    path: str
-    label: str | None
-    score: float | None
-    score_kind: str
-    error: str | None = None
 
 
 def predict(
@@ -60,10 +34,11 @@ def predict(
     *,
     store: str | Path | FeatureStore | None = None,
     device: str = "auto",
+    threshold: float | None = None,
     trusted: Sequence[str] = (),
     progress: Progress = IN_NOTEBOOKS,
-) -> list[Prediction]:
-    """Label new images with a run's model.
+) -> list[AnyPrediction]:
+    """Predict the labels of new images with a run's model.
 
     The images take the same preprocessing, backbone and layers as the model's training images.
 
@@ -79,19 +54,23 @@ def predict(
         The store of the run.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
+    threshold : float, optional
+        Score above which an image has a class, of a run with several classes; by default 0.5 of
+        probabilities and 0 of decision values.
     trusted : sequence of str
         Types of your own classifier, as ``package.module.Class``. Their code is run.
     progress : Progress
 
     Returns
     -------
-    list of Prediction
-        One for each image, in order; an unreadable image has an error instead of a label.
+    list of Prediction, LabelsPrediction or NumberPrediction
+        One for each image, in order, by the run's task; an unreadable image has an error instead of
+        a label.
 
     Raises
     ------
     ConfigError
-        When an image is something else.
+        When an image is something else, or a threshold is given for another task.
     DatasetNotFoundError
         When an image or folder does not exist, or a folder holds no images.
     RunError
@@ -101,9 +80,10 @@ def predict(
     """
     opened = open_store(store, progress)
     run = run if isinstance(run, Run) else open_run(run, opened)
+    make, task = maker(run, threshold), find_task(run.task)
     model = run.load_model(trusted) if trusted else run.model
     if run.selection.is_imported:
-        return list(_predict_features(run, model, images))
+        return list(_predict_features(run, model, make, images))
     with as_files(images, progress) as files:
         dataset = FileDataset(UnlabelledSource([file.path for file in files]))
         cache = FingerprintCache(opened.cache_dir / "fingerprints")
@@ -112,7 +92,9 @@ def predict(
         return [
             one
             for block in blocks
-            for one in _predict_block(run, model, _named(block, files), [f.name for f in files])
+            for one in _predict_block(
+                task, model, make, _named(block, files), [f.name for f in files]
+            )
         ]
 
 
@@ -125,8 +107,10 @@ def _named(block: Block, files: Sequence[ImageFile]) -> Block:
     return replace(block, errors=errors)
 
 
-def _predict_features(run: Run, model: Pipeline, given: Any) -> Iterator[Prediction]:
-    """Yield the labels of rows of features, from files or an array."""
+def _predict_features(
+    run: Run, model: Pipeline, make: Maker, given: Any
+) -> Iterator[AnyPrediction]:
+    """Yield the predictions of rows of features, from files or an array."""
     is_one = isinstance(given, str | Path | np.ndarray)
     tables = [
         open_features(one) if isinstance(one, str | Path) else table_of(one)
@@ -134,7 +118,7 @@ def _predict_features(run: Run, model: Pipeline, given: Any) -> Iterator[Predict
     ]
     widths = [part.n_features for part in run.selection.features]
     if len(widths) > 1 and [table.shape[1] for table in tables] == widths:
-        yield from _predict_rows(run, model, side_by_side(tables))
+        yield from _predict_rows(run, model, make, side_by_side(tables))
         return
     for table in tables:
         if table.shape[1] != run.selection.n_features:
@@ -145,40 +129,30 @@ def _predict_features(run: Run, model: Pipeline, given: Any) -> Iterator[Predict
                 f"{table.name} has {table.shape[1]:,} features a row; {run.run_id} was trained on "
                 f"{expected}{hint}."
             )
-        yield from _predict_rows(run, model, table)
+        yield from _predict_rows(run, model, make, table)
 
 
-def _predict_rows(run: Run, model: Pipeline, table: FeatureTable) -> Iterator[Prediction]:
+def _predict_rows(
+    run: Run, model: Pipeline, make: Maker, table: FeatureTable
+) -> Iterator[AnyPrediction]:
+    task = find_task(run.task)
     ids = table.columns.get("id", np.arange(table.shape[0])).astype(str).tolist()
     start = 0
     for rows in table.float_blocks():
         stop = start + len(rows)
         lacking = np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()
         errors = {start + row: "the row lacks features" for row in lacking}
-        yield from _predict_block(run, model, Block(start, stop, rows, errors), ids)
+        yield from _predict_block(task, model, make, Block(start, stop, rows, errors), ids)
         start = stop
 
 
-def write_csv(predictions: Iterable[Prediction], stream: TextIO) -> None:
-    """Write predictions as CSV; no text in it is a formula to a spreadsheet."""
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["path", "class", "score", "score_kind", "error"])
-    for one in predictions:
-        score = "" if one.score is None else f"{one.score:.6g}"
-        texts = [no_formula(text or "") for text in (one.path, one.label, one.error)]
-        writer.writerow([texts[0], texts[1], score, one.score_kind, texts[2]])
-
-
 def _predict_block(
-    run: Run, model: Pipeline, block: Block, names: Sequence[str]
-) -> Iterator[Prediction]:
-    """Yield the labels of a block of rows, which have these names."""
+    task: Task, model: Pipeline, make: Maker, block: Block, names: Sequence[str]
+) -> Iterator[AnyPrediction]:
+    """Yield the predictions of a block of rows, which have these names."""
     readable = block.readable
-    predicted = predict_blocks(model, Samples(block.X, np.flatnonzero(readable)))
-    found = zip(predicted.labels.tolist(), predicted.scores.tolist(), strict=True)
+    predicted = task.predict(model, Samples(block.X, np.flatnonzero(readable)))
+    at = iter(range(len(predicted.labels)))
     for row in range(block.start, block.stop):
-        label, score = next(found) if readable[row - block.start] else (None, None)
-        # Your own classifier may give no score.
-        score = None if score is None or np.isnan(score) else score
-        name = None if label is None else run.class_names[label]
-        yield Prediction(names[row], name, score, predicted.score_kind, block.errors.get(row))
+        position = next(at) if readable[row - block.start] else None
+        yield make(names[row], predicted, position, block.errors.get(row))

@@ -75,10 +75,20 @@ def _name_lines(name: str) -> list[str]:
 
 
 def draw_projection(projection: Projection, y: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Draw features in two dimensions, coloured by their classes `y`, with a legend beside.
+    """Draw features in two dimensions, coloured by their labels, with a legend beside.
 
-    No two classes share both colour and marker.
+    `y` are classes, (n_rows,) int, or several classes, (n_rows, n_classes) of 0 and 1; or numbers,
+    (n_rows,) float, whose name is that in `class_names`. No two classes share both colour and
+    marker; points with several classes have one of their own.
     """
+    if y.dtype.kind == "f":
+        return _draw_numbers(projection, y, class_names[0])
+    if y.ndim == 2:
+        counts = y.sum(axis=1)
+        y = np.where(counts == 1, y.argmax(axis=1), len(class_names) + (counts == 0))
+        class_names = [*class_names, "several classes", "no class"]
+        shown = np.unique(y)
+        y, class_names = np.searchsorted(shown, y), [class_names[c] for c in shown]
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(7.2, 4.6), layout="constrained")
         ax = fig.add_subplot()
@@ -100,6 +110,21 @@ def draw_projection(projection: Projection, y: np.ndarray, class_names: Sequence
         ax.set_yticks([])
         n_columns = 1 if len(class_names) <= 25 else 2
         fig.legend(loc="outside right upper", ncols=n_columns, markerscale=1.5, handletextpad=0.2)
+    return fig
+
+
+def _draw_numbers(projection: Projection, y: np.ndarray, name: str) -> Figure:
+    """Draw features in two dimensions, coloured by a number, with a colour bar beside."""
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(7.2, 4.6), layout="constrained")
+        ax = fig.add_subplot()
+        x1, x2 = projection.points.T
+        points = ax.scatter(x1, x2, c=y, cmap="viridis", s=16, linewidths=0)
+        ax.set_xlabel(projection.axes[0])
+        ax.set_ylabel(projection.axes[1])
+        ax.set_xticks([])
+        ax.set_yticks([])
+        fig.colorbar(points, label=class_text(name, 40))
     return fig
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from featstore.fitting.run_features import features_of
 from featstore.fitting.splits import row_numbers
+from featstore.fitting.tasks import find_task
 from featstore.inference.nearest_rows import nearest
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
@@ -28,7 +29,7 @@ class Example:
     row : int
     sample_id : str
     label : str
-        Its class.
+        Its class, its classes, or its number.
     """
 
     row: int
@@ -38,15 +39,16 @@ class Example:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A test image that was taken for another class.
+    """A test image that was taken for another class, for other classes, or for another number.
 
     Parameters
     ----------
     image : Example
     predicted : str
-        The class that it was taken for.
+        What it was taken for.
     score : float
-        How sure the run was of that: a probability, or the classifier's decision value.
+        How sure the run was of that: a probability, or the classifier's decision value; of several
+        classes that of the surest wrong one, NaN of a number.
     neighbors : tuple of Example
         The training images whose features are nearest, the nearest first.
     """
@@ -60,7 +62,9 @@ class Mistake:
 def find_mistakes(
     store: FeatureStore, run: Run, n_mistakes: int = 8, n_neighbors: int = 3
 ) -> list[Mistake]:
-    """Return the test images that a run got most wrong: the surest of its wrong answers.
+    """Return the test images that a run got most wrong.
+
+    They are the surest of its wrong answers, or the numbers farthest from the true ones.
 
     Parameters
     ----------
@@ -85,33 +89,29 @@ def find_mistakes(
         When the run is damaged.
     """
     selection, split = features_of(run, store)
-    X, ids, y, names = selection.memmap(), selection.sample_ids, selection.y, run.class_names
-    found = run.predictions
-    wrong = np.flatnonzero(found["true"] != found["predicted"])
+    X, ids, task = selection.memmap(), selection.sample_ids, find_task(run.task)
     # NumPy's searchsorted finds wrong places among strings of variable width.
     row_of = {name: row for row, name in enumerate(ids.tolist())}
-    rows = np.array([row_of[name] for name in found["sample_id"][wrong].tolist()], np.int64)
+    all_rows = np.array([row_of[name] for name in run.predictions["sample_id"].tolist()], np.int64)
     # Validation rows stand among the predictions, too.
-    is_test = np.isin(rows, row_numbers(split.test))
-    wrong, rows = wrong[is_test], rows[is_test]
-    # A classifier of the user's may not say how sure it is: then in the images' order.
-    surest = np.argsort(-np.nan_to_num(found["score"][wrong], nan=0.0), kind="stable")
-    wrong, rows = wrong[surest[:n_mistakes]], rows[surest[:n_mistakes]]
-    if not len(wrong):
+    is_test = np.isin(all_rows, row_numbers(split.test))
+    worst = run.scoring.worst(run, np.flatnonzero(is_test))[:n_mistakes]
+    if not worst:
         return []
+    rows = all_rows[[one.at for one in worst]]
     near, _ = nearest(X, row_numbers(split.train), X[rows], n_neighbors)
 
     def example(row: int) -> Example:
-        return Example(row, str(ids[row]), names[y[row]])
+        return Example(row, str(ids[row]), task.label_text(selection, row) or "")
 
     return [
         Mistake(
             example(int(row)),
-            str(found["predicted"][at]),
-            float(found["score"][at]),
+            wrong.predicted,
+            wrong.score,
             tuple(example(int(one)) for one in own if one >= 0),
         )
-        for row, at, own in zip(rows, wrong, near, strict=True)
+        for row, wrong, own in zip(rows, worst, near, strict=True)
     ]
 
 

@@ -21,6 +21,7 @@ from featstore.errors import (
 )
 from featstore.fitting.run_features import features_of
 from featstore.fitting.splits import row_numbers
+from featstore.fitting.tasks import find_task
 from featstore.inference.source_images import Originals
 from featstore.progress import Progress
 from featstore.report import paper, result_tables
@@ -139,6 +140,7 @@ class Sections:
             "features": features,
             "why_no_features": why_no_features,
             "mistakes": mistakes,
+            "worst_are": best_run.scoring.worst_are.format(best_run.run_id),
             "why_no_mistakes": why_no_mistakes,
             "fits": [
                 self._details(
@@ -225,10 +227,11 @@ class Sections:
             projection = project(selection.memmap(), rows, method=self._projection)
         except UNAVAILABLE as error:
             return None, f"The features are gone. {error}"
-        figure = draw_projection(projection, selection.y[rows], run.class_names)
+        names = run.class_names or (run.record.target_name,)
+        figure = draw_projection(projection, find_task(run.task).y(selection)[rows], names)
         what = (
             f"{projection.method} of the features of {len(rows):,} test images, {line['name']}, "
-            "coloured by class"
+            f"coloured by {'class' if run.class_names else names[0]}"
         )
         svg = self._svg(figure, f"{name}-features", what, f"features-{file}")
         return {"svg": svg, "method": projection.method, "n_rows": len(rows)}, ""

@@ -167,7 +167,8 @@ def _render(**values: Any) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {
         "break_points": _break_points,
-        "capitalize_first": lambda text: text[:1].upper() + text[1:],
+        # "mAP" has its own capitals.
+        "capitalize_first": lambda text: text if text[1].isupper() else text[0].upper() + text[1:],
         "interval": lambda line: find_scoring(line["task"]).interval_text(line),
         "percent": percent,
         "score": lambda line: find_scoring(line["task"]).score_text(line),

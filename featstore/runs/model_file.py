@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TRUSTED_TYPES = (
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+    "sklearn.multiclass._ConstantPredictor",
 )
 """Further types, beside those that skops trusts, that a model may hold."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from featstore.config import CLASSIFIER_NAMES, LEVEL
+from featstore.config import LEVEL
 from featstore.errors import ConfigError, RunError
 from featstore.runs.compare import no_test_differs
 from featstore.runs.names import name_fits
@@ -268,13 +268,9 @@ def _simplicity(line: Line) -> tuple[Any, ...]:
     """Return a key that sorts rows which are equal by their tests, the best first."""
     if line["ranked_by"] != BY_TEST:
         return 0, -_score(line), line["name"]
-    rank = _classifier_rank(line["clf"])
+    names = find_scoring(line["task"]).classifiers
+    rank = names.index(line["clf"]) if line["clf"] in names else len(names)
     return 1, not line["converged"], line["n_features"], rank, line["name"]
-
-
-def _classifier_rank(clf: str) -> int:
-    is_known = clf in CLASSIFIER_NAMES
-    return CLASSIFIER_NAMES.index(clf) if is_known else len(CLASSIFIER_NAMES)
 
 
 def _score(line: Line) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,9 @@ def export(selection: Selection, path: Path) -> None:
 
     ``.npz`` holds X, y, split, sample_id, valid, class_names and first_row; ``.npy`` holds X alone.
     ``.parquet`` and ``.csv`` have one row for each sample, with the columns sample_id, split,
-    label, class, first_row and one for each feature.
+    label, class, first_row and one for each feature. Where images have several classes, or a
+    number, ``.npz`` also holds targets and target_names, and the tables have a column
+    ``target:NAME`` for each of them in place of label and class.
 
     Parameters
     ----------
@@ -79,7 +82,14 @@ def _npz(selection: Selection, path: Path) -> None:
             valid=selection.valid,
             class_names=np.array(selection.class_names),
             first_row=selection.first_rows,
+            **_targets(selection),
         )
+
+
+def _targets(selection: Selection) -> dict[str, Any]:
+    if selection.targets is None:
+        return {}
+    return {"targets": selection.targets, "target_names": np.array(selection.target_names)}
 
 
 def _npy(selection: Selection, path: Path) -> None:
@@ -90,14 +100,17 @@ def _npy(selection: Selection, path: Path) -> None:
 def _frame(selection: Selection, start: int, stop: int) -> pd.DataFrame:
     labels = selection.y[start:stop]
     names = np.array([*selection.class_names, ""], TEXT)
+    own: dict[str, Any] = {"label": labels, "class": names[labels].tolist()}
+    if selection.targets is not None:
+        targets = zip(selection.target_names, selection.targets[start:stop].T, strict=True)
+        own = {f"target:{name}": column for name, column in targets}
     columns = [f"{layer}.{i}" for layer, n in _widths(selection) for i in range(n)]
     X = pd.DataFrame(np.asarray(selection.memmap()[start:stop]), columns=columns)
     about = pd.DataFrame(
         {
             "sample_id": selection.sample_ids[start:stop].tolist(),
             "split": np.array(SPLITS)[selection.splits[start:stop]],
-            "label": labels,
-            "class": names[labels].tolist(),
+            **own,
             "first_row": selection.first_rows[start:stop],
         }
     )
@@ -132,7 +145,7 @@ def _parquet(selection: Selection, path: Path) -> None:
 def _csv(selection: Selection, path: Path) -> None:
     for start in range(0, selection.n_samples, CSV_ROWS):
         frame = _frame(selection, start, min(start + CSV_ROWS, selection.n_samples))
-        for column in ("sample_id", "class"):
+        for column in {"sample_id", "class"} & set(frame.columns):
             frame[column] = frame[column].map(no_formula)
         # Python quotes a name with a line end only if the file has the same line ends.
         frame.to_csv(path, mode="a", header=start == 0, index=False, lineterminator="\r\n")

@@ -28,7 +28,7 @@ def test_a_curve_is_a_table_a_figure_and_json(make_store, tmp_path, capsys):
     assert call(*asked, "--json") == 0
     (curve,) = json.loads(capsys.readouterr().out)["curves"]
     assert [point["n_train"] for point in curve["points"]] == [20, 80, 240]
-    assert [len(point["accuracies"]) for point in curve["points"]] == [3, 3, 1]
+    assert [len(point["scores"]) for point in curve["points"]] == [3, 3, 1]
 
 
 @pytest.mark.parametrize("name", ["file/x.png", "folder.png", "curve.svg"])

@@ -11,7 +11,7 @@ import pytest
 from makers import write_images
 
 from featstore.cli.main import _run
-from featstore.inference.predict import Prediction, write_csv
+from featstore.inference.predictions import Prediction, write_csv
 
 
 class Terminal(io.StringIO):

@@ -21,12 +21,12 @@ def test_accuracy_grows_and_ends_where_a_fit_does(make_store):
     sizes = [point.n_train for point in curve.points]
     assert sizes == sorted(set(sizes))
     assert sizes[-1] == 300
-    assert [len(point.accuracies) for point in curve.points] == [3] * (len(sizes) - 1) + [1]
-    means = [np.mean(point.accuracies) for point in curve.points]
+    assert [len(point.scores) for point in curve.points] == [3] * (len(sizes) - 1) + [1]
+    means = [np.mean(point.scores) for point in curve.points]
     assert means[-1] > means[0] + 0.1
     (run,) = fit(store, "lda")
-    assert curve.points[-1].accuracies[0] == run.metrics.test.accuracy
-    assert curve.points[-1].train_accuracies[0] == run.metrics.train.accuracy
+    assert curve.points[-1].scores[0] == run.metrics.test.accuracy
+    assert curve.points[-1].train_scores[0] == run.metrics.train.accuracy
     assert curve.n_test == 100
 
 
@@ -47,7 +47,7 @@ def test_a_curve_for_each_selection(make_store):
 @pytest.mark.parametrize("clf", ["nystroem-svm", "knn", "sgd"])
 def test_maps_and_unscaled_and_epochs(make_store, clf):
     (curve,) = learning_curve(make_store(), clf, sizes=[60], repeats=1)
-    assert curve.points[0].accuracies[0] > 0.9
+    assert curve.points[0].scores[0] > 0.9
 
 
 def test_what_can_not_be_is_refused(make_store):

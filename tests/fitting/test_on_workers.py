@@ -74,6 +74,6 @@ def test_the_same_seed_is_the_same_curve_on_workers_too(make_store, overlapping,
     (here,) = learning_curve(store, "logreg", n_jobs=1, **settings)
     (other,) = learning_curve(store, "logreg", n_jobs=1, **(settings | {"seed": 40}))
     assert here != other
-    assert len(set(here.points[0].accuracies)) > 1
+    assert len(set(here.points[0].scores)) > 1
     (there,) = learning_curve(store, "logreg", scheduler=scheduler, **settings)
     assert there == here

@@ -186,7 +186,7 @@ def test_pictures_are_shown_and_named(show):
     assert pictures.count() >= 4
     for picture in pictures.all():
         assert picture.evaluate("e => e.complete && e.naturalWidth") > 0
-        assert "of the class" in picture.get_attribute("alt")
+        assert "labelled" in picture.get_attribute("alt")
 
 
 def values(page, table, column):

@@ -30,7 +30,7 @@ from featstore.fitting.solvers.blocks import Threads, row_blocks, shared_threads
 from featstore.fitting.solvers.lbfgs import LBFGS
 from featstore.fitting.solvers.linear_loss import Model, Objective, WideObjective, is_wide
 from featstore.fitting.solvers.scaling import moments
-from featstore.runs.scoring.influence import average_precisions
+from featstore.runs.scoring.influence import mean_average_precision
 
 Estimator: TypeAlias = LogisticRegression | LinearSVC | OneVsRestClassifier
 """OneVsRestClassifier is of one of the others; `y` is then (n_samples, n_classes) of 0 and 1."""
@@ -177,7 +177,7 @@ def _precisions(
         coef, intercept = model.coef.astype(np.float32), model.intercept.astype(np.float32)
         blocks = row_blocks(len(held_out), X.shape[1], n_outputs=coef.shape[1])
         z = np.concatenate([X[held_out[block]] @ coef + intercept for block in blocks])
-        found[fold] = np.nanmean(average_precisions(Y[held_out], z)[0])
+        found[fold] = mean_average_precision(Y[held_out], z).value
     return found
 
 

@@ -23,6 +23,7 @@ def put(
 ) -> None:
     """Set the attributes that the estimator's own ``fit`` to `X` and `Y` would set."""
     estimator.label_binarizer_ = LabelBinarizer(sparse_output=True).fit(Y)
+    estimator.classes_ = estimator.label_binarizer_.classes_
     estimator.estimators_ = list(fitted)
     estimator.n_features_in_ = X.shape[1]
 

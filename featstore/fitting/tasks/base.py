@@ -42,7 +42,7 @@ class Task(ABC):
     name: ClassVar[str]
     classifiers: ClassVar[Mapping[str, Classifier]]
     own_kind: ClassVar[str] = "classifier"
-    predicts: ClassVar[str]
+    labels_are: ClassVar[str]
 
     @property
     def scoring(self) -> Scoring:
@@ -56,9 +56,9 @@ class Task(ABC):
             return self.wrap_own(import_estimator(name, self.is_own, self.own_kind))
         if name not in self.classifiers:
             raise FitError(
-                f"{name} can't predict {self.predicts}, which the labels of these images are. "
-                f"Choose {', '.join(self.classifiers)}, or package.module:function for a "
-                f"{self.own_kind} of your own."
+                f"{self.labels_are}, which {name} can't predict. Choose "
+                f"{', '.join(self.classifiers)}, or package.module:function for a {self.own_kind} "
+                "of your own."
             )
         return self.classifiers[name]
 
@@ -157,6 +157,10 @@ class Task(ABC):
     @abstractmethod
     def label_text(self, selection: Selection, row: int) -> str | None:
         """Return a stored row's label for people; None without one."""
+
+    def labels_of(self, selection: Selection, row: int) -> tuple[str, ...] | None:
+        """Return the classes of a stored row that may have several; None if it has one class."""
+        return None
 
     def evaluate(
         self,

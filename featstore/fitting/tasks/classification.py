@@ -28,7 +28,7 @@ class Classification(Task):
 
     name = "classification"
     classifiers = CLASSIFIERS
-    predicts = "one class of each image"
+    labels_are = "The images have one class each"
 
     @staticmethod
     def is_own(estimator: Any) -> bool:

@@ -43,15 +43,14 @@ class Multilabel(TargetTask):
         name: own if name in SEVERAL else one_for_each_class(own)
         for name, own in CLASSIFIERS.items()
     }
-    predicts = "several classes of each image"
+    own_kind = "classifier (with predict_proba or decision_function)"
+    labels_are = "The images may have several classes each"
 
     @staticmethod
     def is_own(estimator: Any) -> bool:
         """Return whether a user's estimator is a classifier whose answers have scores."""
         has_scores = hasattr(estimator, "decision_function") or hasattr(estimator, "predict_proba")
         return bool(is_classifier(estimator)) and has_scores
-
-    own_kind = "classifier with predict_proba or decision_function"
 
     def wrap_own(self, classifier: Classifier) -> Classifier:
         """Return a user's classifier, fitted for each class."""
@@ -76,6 +75,10 @@ class Multilabel(TargetTask):
                 f"All {len(train):,} training images have the same classes, so that nothing can be "
                 "learned from them. Add images with others."
             )
+
+    def why_unscored(self, targets: np.ndarray) -> str:
+        """Return that no row has a class; empty if one has."""
+        return "" if targets.any() else "none of them has a class"
 
     def y(self, selection: Selection) -> np.ndarray:
         """Return which classes each row has, (n_samples, n_classes) int8."""
@@ -130,10 +133,14 @@ class Multilabel(TargetTask):
 
     def label_text(self, selection: Selection, row: int) -> str | None:
         """Return the classes of a stored row; None without a label."""
-        own = targets_of(selection)[row]
-        if np.isnan(own).any():
+        if np.isnan(targets_of(selection)[row]).any():
             return None
-        return "; ".join(name for name, has in zip(selection.target_names, own, strict=True) if has)
+        return "; ".join(self.labels_of(selection, row)) or "none"
+
+    def labels_of(self, selection: Selection, row: int) -> tuple[str, ...]:
+        """Return the names of a stored row's classes."""
+        own = targets_of(selection)[row] > 0
+        return tuple(name for name, has in zip(selection.target_names, own, strict=True) if has)
 
 
 def score_labels(

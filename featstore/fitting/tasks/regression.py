@@ -27,7 +27,7 @@ class Regression(TargetTask):
     name = "regression"
     classifiers = REGRESSORS
     own_kind = "regressor"
-    predicts = "a number of each image"
+    labels_are = "The labels are numbers"
 
     @staticmethod
     def is_own(estimator: Any) -> bool:
@@ -49,6 +49,10 @@ class Regression(TargetTask):
                     f"All {len(rows):,} {what} images have the number "
                     f"{number_text(float(numbers[0, 0]))}; two or more different ones are needed."
                 )
+
+    def why_unscored(self, targets: np.ndarray) -> str:
+        """Return that all rows have one number; empty if they differ."""
+        return "all of them have one number" if (targets == targets[0]).all() else ""
 
     def y(self, selection: Selection) -> np.ndarray:
         """Return the numbers, (n_samples,) float32; NaN for none."""
@@ -96,6 +100,10 @@ class Regression(TargetTask):
         """Return the number of a stored row; None without one."""
         value = float(targets_of(selection)[row, 0])
         return None if math.isnan(value) else number_text(value)
+
+    def labels_of(self, selection: Selection, row: int) -> tuple[str, ...]:
+        """Return no classes."""
+        return ()
 
 
 def score_numbers(y: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:

@@ -74,6 +74,10 @@ class TargetTask(Task):
     def check_targets(self, targets: np.ndarray, uses: Mapping[str, np.ndarray]) -> None:
         """Refuse labels that nothing can be learned from or tested with; `uses` are rows."""
 
+    @abstractmethod
+    def why_unscored(self, targets: np.ndarray) -> str:
+        """Return why rows can't be scored; empty if they can."""
+
     def labels(self, selection: Selection) -> Labels:
         """Return what decides the split of a selection."""
         return TargetLabels(self, targets_of(selection), selection.groups)
@@ -100,8 +104,14 @@ class TargetTask(Task):
         kind = KFold if groups is None else GroupKFold
         folds = np.empty(len(rows), dtype=np.int8)
         drawn = kind(n_folds, shuffle=True, random_state=seed).split(rows, groups=groups)
+        targets = targets_of(selection)[rows]
         for fold, (_, tested) in enumerate(drawn):
             folds[tested] = fold
+            if problem := self.why_unscored(targets[tested]):
+                raise FitError(
+                    f"A fold of the search has {len(tested):,} images, and {problem}. Use fewer "
+                    "folds: --cv N."
+                )
         return folds
 
     def draw_part(self, selection: Selection, rows: np.ndarray, n: int, seed: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """How runs are scored, ranked and shown, by what a label is."""
 
-from featstore.runs.scoring.base import ClassTable, Column, Line, Scoring
+from featstore.runs.scoring.base import ClassTable, Column, Line, Scoring, Wrong
 from featstore.runs.scoring.classification import Classification
 from featstore.runs.scoring.multilabel import Multilabel
 from featstore.runs.scoring.regression import Regression
@@ -15,4 +15,4 @@ def find_scoring(task: str) -> Scoring:
     return SCORINGS[task]
 
 
-__all__ = ["ClassTable", "Column", "Line", "Scoring", "find_scoring"]
+__all__ = ["ClassTable", "Column", "Line", "Scoring", "Wrong", "find_scoring"]

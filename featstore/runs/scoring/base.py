@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from featstore.config import CLASSIFIER_NAMES
 from featstore.runs.scoring.influence import Estimate
 from featstore.runs.significance import Z
 from featstore.store.format.run_schema import RunRecord
@@ -69,14 +70,27 @@ class ClassTable:
         return [*(heading for heading, _ in self.columns), "train", "test"]
 
 
+@dataclass(frozen=True)
+class Wrong:
+    """A wrong prediction: its row of ``predictions.csv``, what was predicted, and how surely.
+
+    `score` is NaN where the run gives none.
+    """
+
+    at: int
+    predicted: str
+    score: float
+
+
 class Scoring(ABC):
     """How the runs of one task are scored, ranked and shown.
 
     `name` is the ranking score's name for people, and `unit` stands behind its text; `plural` is
     what a list of such scores is called. `columns` are the tables' scores, on the terminal in the
     order of `terminal`, which names their keys. Repeats are averaged in the scores of `means`, and
-    have deviations in those of `deviations`. `baseline` is the key of the score that a run has to
-    beat; without one that is 0.
+    have deviations in those of `deviations`. `worst_are` describes the test images of
+    :meth:`worst`. `baseline` is the key of the score that a run has to
+    beat; without one that is 0. Of equal runs, the first of `classifiers` is the simplest.
     """
 
     task: ClassVar[str]
@@ -85,11 +99,13 @@ class Scoring(ABC):
     unit: ClassVar[str] = " %"
     baseline: ClassVar[str] = ""
     table_title: ClassVar[str]
+    classifiers: ClassVar[tuple[str, ...]] = CLASSIFIER_NAMES
     columns: ClassVar[tuple[Column, ...]]
     terminal: ClassVar[tuple[str, ...]]
     means: ClassVar[tuple[str, ...]]
     deviations: ClassVar[tuple[str, ...]]
     score_axis: ClassVar[str]
+    worst_are: ClassVar[str] = "that run {} was surest of and wrong about"
 
     @property
     def score(self) -> str:
@@ -164,6 +180,10 @@ class Scoring(ABC):
     def is_number(self, column: str) -> bool:
         """Return whether a column of ``predictions.csv`` holds numbers."""
         return column == "score"
+
+    @abstractmethod
+    def worst(self, run: Run, test: np.ndarray) -> list[Wrong]:
+        """Return what a run got wrong of some rows of its predictions, the worst first."""
 
     def drawings(self, run: Run) -> dict[str, Callable[[], Figure]]:
         """Return what draws the pictures of a run's folder, by file."""

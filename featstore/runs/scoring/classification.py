@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from featstore.runs.scoring.base import ClassTable, Column, Line, Scoring
+import numpy as np
+
+from featstore.runs.scoring.base import ClassTable, Column, Line, Scoring, Wrong
 from featstore.runs.significance import accuracy_interval
 from featstore.store.format.run_schema import RunRecord
 from featstore.store.format.run_scores import Metrics
@@ -132,6 +134,17 @@ class Classification(Scoring):
         test = cast(Metrics, record.metrics).test
         columns = (("precision", "precision"), ("recall", "recall"), ("F1", "f1"))
         return ClassTable(columns, with_counts(test.per_class, record))
+
+    def worst(self, run: Run, test: np.ndarray) -> list[Wrong]:
+        """Return the wrong classes, the surest first."""
+        found = run.predictions
+        wrong = test[found["true"][test] != found["predicted"][test]]
+        scores = found["score"][wrong]
+        # A classifier of the user's may not say how sure it is: then in the images' order.
+        order = np.argsort(-np.nan_to_num(scores, nan=0.0), kind="stable")
+        return [
+            Wrong(int(wrong[i]), str(found["predicted"][wrong[i]]), float(scores[i])) for i in order
+        ]
 
     def drawings(self, run: Run) -> dict[str, Callable[[], Figure]]:
         """Return what draws the confusion matrix."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from featstore.runs.scoring.base import ClassTable, Column, Line, Scoring
+from featstore.runs.scoring.base import ClassTable, Column, Line, Scoring, Wrong
 from featstore.runs.scoring.classification import with_counts
 from featstore.runs.scoring.influence import Estimate, mean_average_precision
 from featstore.store.format.run_schema import RunRecord
 from featstore.store.format.run_scores import MultilabelMetrics
 from featstore.text import percent
+
+if TYPE_CHECKING:
+    from featstore.runs.run import Run
 
 TRUE, SCORE = "true:", "score:"
 """Beginnings of the names of columns of ``predictions.csv``, before the name of a class."""
@@ -26,6 +29,7 @@ class Multilabel(Scoring):
     plural = "mAP in %"
     baseline = "chance_map"
     table_title = "mean average precision (mAP) of the test images in %"
+    worst_are = "with a wrong class that run {} was surest of"
     score_axis = "test mAP (%); orange: scores drawn at random"
     columns = (
         Column("map", "mAP", "mAP"),
@@ -85,7 +89,8 @@ class Multilabel(Scoring):
         """Return what `runs show` says of the test and training rows, by heading."""
         metrics = cast(MultilabelMetrics, record.metrics)
         test, (low, high) = metrics.test, metrics.test.map_interval
-        unscored = f"; {test.n_unscored} classes have no test image" if test.n_unscored else ""
+        n = test.n_unscored
+        unscored = f"; {n} class{'es have' if n > 1 else ' has'} no test image" if n else ""
         return {
             "mAP": f"{percent(test.map)} % of {test.n_samples:,} test images (95 % interval "
             f"{percent(low)} to {percent(high)}), {percent(metrics.train.map)} % of the training "
@@ -105,6 +110,26 @@ class Multilabel(Scoring):
             ("F1", "f1"),
         )
         return ClassTable(columns, with_counts(test.per_class, record))
+
+    def worst(self, run: Run, test: np.ndarray) -> list[Wrong]:
+        """Return the images with a wrong class, the surest first; the score is that class's."""
+        rows = {name: column[test] for name, column in run.predictions.items()}
+        scores, true = _columns(rows, SCORE), self.truth(rows) > 0
+        threshold = cast(MultilabelMetrics, run.metrics).test.threshold
+        predicted = scores > threshold
+        sureness = np.where(predicted != true, np.abs(scores - threshold), -1.0)
+        surest = sureness.argmax(axis=1)
+        order = np.argsort(-sureness.max(axis=1), kind="stable")
+        names = np.array(run.class_names, object)
+        return [
+            Wrong(
+                int(test[i]),
+                "; ".join(names[predicted[i]]) or "none",
+                float(scores[i, surest[i]]),
+            )
+            for i in order
+            if sureness[i, surest[i]] >= 0
+        ]
 
     def is_number(self, column: str) -> bool:
         """Return whether a column of ``predictions.csv`` holds numbers."""

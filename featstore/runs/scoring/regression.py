@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from featstore.config import REGRESSOR_NAMES
 from featstore.runs.scoring import influence
-from featstore.runs.scoring.base import Column, Line, Scoring
+from featstore.runs.scoring.base import Column, Line, Scoring, Wrong
 from featstore.store.format.run_schema import RunRecord
 from featstore.store.format.run_scores import RegressionMetrics
 from featstore.text import NONE, number_text
@@ -24,7 +25,10 @@ def _r2_text(value: float | None) -> str:
 
 
 def _number_text(value: float | None) -> str:
-    return NONE if value is None else number_text(value)
+    if value is None:
+        return NONE
+    # With all four digits, numbers below each other can be compared.
+    return number_text(value) if abs(value) >= 1000 else f"{value:#.4g}"
 
 
 class Regression(Scoring):
@@ -33,8 +37,10 @@ class Regression(Scoring):
     task = "regression"
     name = "R²"
     plural = "R²"
+    classifiers = REGRESSOR_NAMES
     unit = ""
     table_title = "R² of the test images"
+    worst_are = "whose numbers by run {} are farthest from the true ones"
     score_axis = "test R²; 0: always the mean"
     columns = (
         Column("r2", "R²", "R²", text=_r2_text),
@@ -97,6 +103,17 @@ class Regression(Scoring):
             "MAE": f"{_number_text(test.mae)}{_interval_text(test.mae_interval, _number_text)}",
             "RMSE": f"{_number_text(test.rmse)}{_interval_text(test.rmse_interval, _number_text)}",
         }
+
+    def worst(self, run: Run, test: np.ndarray) -> list[Wrong]:
+        """Return the numbers that are farthest from the true ones, the farthest first."""
+        found = run.predictions
+        errors = np.abs(found["predicted"][test] - found["true"][test])
+        order = np.argsort(-errors, kind="stable")
+        return [
+            Wrong(int(test[i]), number_text(float(found["predicted"][test[i]])), float("nan"))
+            for i in order
+            if errors[i]
+        ]
 
     def is_number(self, column: str) -> bool:
         """Return whether a column of ``predictions.csv`` holds numbers."""

@@ -1,0 +1,199 @@
+"""What a run says of single images: a class, several classes, or a number."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO, TypeAlias
+
+import numpy as np
+
+from featstore.errors import ConfigError
+from featstore.fitting.evaluate import Predictions
+from featstore.runs.run import Run
+from featstore.text import no_formula, number_text
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A run's label for one image.
+
+    Parameters
+    ----------
+    path : str
+        The image; of arrays and files without a name ``image 0``, ``image 1``, ...
+    label : str or None
+        Name of the class; None if the image can't be read.
+    score : float or None
+        The class's probability or decision value; None if the classifier gives neither.
+    score_kind : str
+        ``probability`` or ``decision value``.
+    error : str or None
+        Why the image can't be read.
+    """
+
+    path: str
+    label: str | None
+    score: float | None
+    score_kind: str
+    error: str | None = None
+
+    @property
+    def cells(self) -> list[str]:
+        """The texts of a table's row: the class and its score."""
+        return [self.label or "-", "-" if self.score is None else f"{self.score:.3f}"]
+
+    def csv_row(self, scored: Sequence[str]) -> list[str]:
+        """Return path, class, score, kind of the score, and error."""
+        score = "" if self.score is None else f"{self.score:.6g}"
+        return [self.path, self.label or "", score, self.score_kind, self.error or ""]
+
+
+@dataclass(frozen=True)
+class LabelsPrediction:
+    """A run's labels for one image that may have several classes.
+
+    Parameters
+    ----------
+    path : str
+        The image; of arrays and files without a name ``image 0``, ``image 1``, ...
+    labels : tuple of str or None
+        Names of the classes whose score is above `threshold`, the surest first; None if the image
+        can't be read.
+    scores : dict of str to float or None
+        Probability or decision value of every class.
+    score_kind : str
+        ``probability`` or ``decision value``.
+    threshold : float
+    error : str or None
+        Why the image can't be read.
+    """
+
+    path: str
+    labels: tuple[str, ...] | None
+    scores: dict[str, float] | None
+    score_kind: str
+    threshold: float
+    error: str | None = None
+
+    @property
+    def cells(self) -> list[str]:
+        """The texts of a table's row: the classes with their scores."""
+        if self.labels is None or self.scores is None:
+            return ["-"]
+        return [", ".join(f"{name} {self.scores[name]:.3f}" for name in self.labels) or "none"]
+
+    def csv_row(self, scored: Sequence[str]) -> list[str]:
+        """Return path, classes, kind of the scores, error, and the score of each class."""
+        scores = ["" if self.scores is None else f"{self.scores[name]:.6g}" for name in scored]
+        labels = "; ".join(self.labels or ())
+        return [self.path, labels, self.score_kind, self.error or "", *scores]
+
+
+@dataclass(frozen=True)
+class NumberPrediction:
+    """A run's number for one image.
+
+    Parameters
+    ----------
+    path : str
+        The image; of arrays and files without a name ``image 0``, ``image 1``, ...
+    value : float or None
+        The number, in the unit of the labels; None if the image can't be read.
+    error : str or None
+        Why the image can't be read.
+    """
+
+    path: str
+    value: float | None
+    error: str | None = None
+
+    @property
+    def cells(self) -> list[str]:
+        """The text of a table's row: the number."""
+        return ["-" if self.value is None else number_text(self.value)]
+
+    def csv_row(self, scored: Sequence[str]) -> list[str]:
+        """Return path, number and error."""
+        value = "" if self.value is None else f"{self.value:.7g}"
+        return [self.path, value, self.error or ""]
+
+
+AnyPrediction: TypeAlias = Prediction | LabelsPrediction | NumberPrediction
+
+
+HEADINGS: dict[type, tuple[str, ...]] = {
+    Prediction: ("path", "class", "score", "score_kind", "error"),
+    LabelsPrediction: ("path", "classes", "score_kind", "error"),
+    NumberPrediction: ("path", "value", "error"),
+}
+"""Columns of CSV files; ``score:CLASS`` of each class follow those of several classes."""
+
+
+NUMBERS = ("score", "value")
+"""Columns whose texts are numbers, which spreadsheets may take as such."""
+
+
+def write_csv(predictions: Iterable[AnyPrediction], stream: TextIO) -> None:
+    """Write predictions as CSV; no text in it is a formula to a spreadsheet."""
+    found = list(predictions)
+    several = [one.scores for one in found if isinstance(one, LabelsPrediction)]
+    # Those of the first image that can be read.
+    scored = list(next(filter(None, several), {}))
+    columns = [*HEADINGS[type(found[0])], *(f"score:{name}" for name in scored)]
+    is_number = [name in NUMBERS or name.startswith("score:") for name in columns]
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    for one in found:
+        cells = zip(one.csv_row(scored), is_number, strict=True)
+        writer.writerow([text if number else no_formula(text) for text, number in cells])
+
+
+Maker: TypeAlias = Callable[[str, Predictions, int | None, str | None], AnyPrediction]
+"""Makes a prediction of a name, what was predicted, its position there or None, and an error."""
+
+
+def maker(run: Run, threshold: float | None = None) -> Maker:
+    """Return what makes the predictions of a run's task; `threshold` is of several classes."""
+    if run.task == "multilabel":
+        given = run.record.metrics.test.threshold if threshold is None else threshold  # type: ignore[union-attr]
+        return lambda *args: _labels(run.class_names, given, *args)
+    if threshold is not None:
+        raise ConfigError(
+            f"A threshold is for runs with several classes; {run.run_id} is of {run.task}. Leave "
+            "--threshold out."
+        )
+    return _number if run.task == "regression" else lambda *args: _label(run.class_names, *args)
+
+
+def _label(
+    names: Sequence[str], path: str, found: Predictions, at: int | None, error: str | None
+) -> AnyPrediction:
+    if at is None:
+        return Prediction(path, None, None, found.score_kind, error)
+    score = float(found.scores[at])
+    # Your own classifier may give no score.
+    given = None if np.isnan(score) else score
+    return Prediction(path, names[found.labels[at]], given, found.score_kind, error)
+
+
+def _labels(
+    names: Sequence[str],
+    threshold: float,
+    path: str,
+    found: Predictions,
+    at: int | None,
+    error: str | None,
+) -> AnyPrediction:
+    labels, scores = None, None
+    if at is not None:
+        values: Any = found.scores[at].tolist()
+        scores = dict(zip(names, values, strict=True))
+        own = [name for name in names if scores[name] > threshold]
+        labels = tuple(sorted(own, key=lambda name: -scores[name]))
+    return LabelsPrediction(path, labels, scores, found.score_kind, threshold, error)
+
+
+def _number(path: str, found: Predictions, at: int | None, error: str | None) -> AnyPrediction:
+    return NumberPrediction(path, None if at is None else float(found.labels[at]), error)
