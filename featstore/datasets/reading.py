@@ -208,6 +208,18 @@ class Reading:
         return to_bytes(values, (low, high))
 
 
+def center(path: ImageItem) -> tuple[float, float, str]:
+    """Return the centre of a raster in map units, and its coordinate system.
+
+    Raises ImageError where the file can't be read, or has no place on a map.
+    """
+    with named_errors(path), _opened(path) as (raster, _):
+        if raster is None or raster.transform.is_identity:
+            raise ImageError(f"{path}: has no place on a map (no georeference).")
+        left, bottom, right, top = raster.bounds
+        return (left + right) / 2, (bottom + top) / 2, str(raster.crs or "")
+
+
 N_SAMPLED = 256
 """Images whose values tell a percentile."""
 

@@ -21,6 +21,8 @@ from featstore.datasets.formats.synthetic import demo_file, write_demo
 from featstore.datasets.formats.table import MARKS, TableSource
 from featstore.datasets.formats.table_files import TABLE_SUFFIXES
 from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource, download
+from featstore.datasets.grouped import GroupedSource
+from featstore.datasets.published import ListedSource
 from featstore.datasets.reading import Reading
 from featstore.datasets.source import ArraySource, FileSource, Source
 from featstore.errors import ConfigError, DatasetError
@@ -222,6 +224,26 @@ def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str
     )
 
 
+def _divided(source: Source, options: DatasetOptions) -> Source:
+    """Return a source with the splits and groups that the options give."""
+    groups_from = options.groups_from
+    # A table reads the column of its groups itself.
+    is_own = isinstance(source, TableSource) and groups_from and ":" not in groups_from
+    if not options.splits and (groups_from is None or is_own):
+        return source
+    if not isinstance(source, FileSource):
+        raise ConfigError(
+            f"{source.name} has no image files: leave out --splits and --groups-from."
+        )
+    if options.splits:
+        source = ListedSource(source, options.splits)
+    return (
+        source
+        if groups_from is None or is_own
+        else (GroupedSource(source, groups_from, options.seed))
+    )
+
+
 @takes(*settings_of(DatasetOptions))
 def open_dataset(
     name: str,
@@ -273,7 +295,10 @@ def open_dataset(
     settings = DatasetOptions(**options)
     name, root = resolve_dataset(name, root)
     entry = all_formats()[name]
-    source = entry.open(Opening(entry, data_root(root), root is not None, settings, progress))
+    if name in FORMATS and name != "table" and (settings.columns or settings.task):
+        raise ConfigError(f"{name} is no table: leave out --columns and --task.")
+    opening = Opening(entry, data_root(root), root is not None, settings, progress)
+    source = _divided(entry.open(opening), settings)
     if isinstance(source, FileSource):
         return FileDataset(source, settings.limit, reading)
     if not isinstance(source, ArraySource):

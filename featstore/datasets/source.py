@@ -75,8 +75,13 @@ class Source(ABC):
         return None
 
     @property
+    def strata(self) -> NDArray[np.integer[Any]]:
+        """What a drawn split keeps the shares of, shape (n_samples,): by default the labels."""
+        return self.labels
+
+    @property
     def groups(self) -> NDArray[np.int32] | None:
-        """Group of each sample from 0, shape (n_samples,), or None; one group has one split."""
+        """Group of each sample from 0, shape (n_samples,), or None; a drawn split cuts none."""
         return None
 
     @property
