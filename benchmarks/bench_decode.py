@@ -72,7 +72,7 @@ def run_pillow(dataset: FileDataset) -> Turn:
 def least_size(root: Path) -> int | None:
     """Return the smallest side, in pixels, at which an extraction decodes an image."""
     config = ExtractConfig(MODEL, "folder", root=str(root), weights="random:0", device="cpu")
-    model = open_model(config, ("red", "green", "blue"), FingerprintCache(root / ".cache"))
+    model = open_model(config, open_dataset("folder", root), FingerprintCache(root / ".cache"))
     return model.extractor.min_size
 
 

@@ -153,6 +153,7 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--splits",
+            "split_files",
             metavar="TRAIN,TEST[,VAL]",
             callback=names_of(),
             shell_complete=completion.files,
@@ -173,7 +174,7 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-READING_OPTIONS = ("columns", "task", "splits", "groups_from", "follow_links")
+READING_OPTIONS = ("columns", "task", "split_files", "groups_from", "follow_links")
 """The parameters that :func:`reading_options` adds."""
 
 

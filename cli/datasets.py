@@ -147,7 +147,7 @@ def get(
 ) -> None:
     """Fetch a dataset, such as ucmerced, or generate it (demo)."""
     from featstore.datasets.formats.synthetic import write_demo
-    from featstore.datasets.registry import all_formats, data_root, resolve_dataset
+    from featstore.datasets.registry import data_root, find_format, resolve_dataset
     from featstore.errors import DatasetError
 
     if name != "demo":
@@ -159,8 +159,10 @@ def get(
             path: Any = write_demo(base / "demo", seed, n_train, n_test, progress)
         else:
             name, _ = resolve_dataset(name)
-            entry = all_formats()[name]
-            if entry.download is None:
-                raise DatasetError(f"{name} can't be fetched by featstore.\n{entry.cure}")
+            entry = find_format(name)
+            if entry is None or entry.download is None:
+                raise DatasetError(
+                    f"{name} can't be fetched by featstore.\n{entry.cure if entry else ''}"
+                )
             path = entry.download(base, progress)
     console.echo(path)

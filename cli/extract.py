@@ -67,7 +67,7 @@ GROUPS = {
     is_eager=True,
     callback=_check_model,
     shell_complete=completion.models,
-    help="Network; see `featstore models`: resnet50, timm:NAME, package.module:function, ...",
+    help="Model; see `featstore models`: resnet50, timm:NAME, package.module:function, rcf, ...",
 )
 @click.option(
     "--dataset",
@@ -93,7 +93,7 @@ GROUPS = {
     metavar="SPEC",
     shell_complete=completion.weights,
     help="imagenet (the weights of the model's name), a torchvision weights name, a file (state "
-    "dict or .safetensors), or random:SEED.",
+    "dict or .safetensors), or random:SEED, also for the filters of rcf and mosaiks.",
 )
 @click.option(
     "--pool",

@@ -275,5 +275,6 @@ def show(fits: Sequence[Fit], store: str) -> None:
         console.echo(f"The best run{which} is {console.shown(best.run.path)}")
         if best.text:
             console.echo(best.text)
-    console.echo(f"Next: featstore predict {best.run.run_id} IMAGE_OR_FOLDER{option}")
+    what = "FEATURES_FILE" if best.run.selection.is_imported else "IMAGE_OR_FOLDER"
+    console.echo(f"Next: featstore predict {best.run.run_id} {what}{option}")
     console.echo(f"      featstore report{option}")

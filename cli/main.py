@@ -16,6 +16,7 @@ from .shortage import shortage_text
 
 COMMANDS = {
     "extract": "Turn a dataset's images into features, once.",
+    "import": "Store features that were computed elsewhere.",
     "fit": "Train and evaluate classifiers on stored features.",
     "predict": "Label new images with a trained classifier.",
     "map": "Map the classes of a whole scene.",

@@ -39,13 +39,13 @@ def command(ctx: click.Context, as_json: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from featstore.models.layer_names import FEATURE_LAYERS, NOTES
-    from featstore.models.names import PIXEL_MODEL, backbone_names, list_sources
+    from featstore.models.names import FILTER_MODELS, PIXEL_MODEL, backbone_names, list_sources
 
     names, sources = backbone_names(), list_sources()
     if as_json:
         console.emit_json(
             {
-                "models": [PIXEL_MODEL, *names],
+                "models": [PIXEL_MODEL, *FILTER_MODELS, *names],
                 "sources": [{"source": s, "package": p, "installed": i} for s, p, i in sources],
             }
         )
@@ -54,7 +54,9 @@ def command(ctx: click.Context, as_json: bool) -> None:
     tables.table(["network", "feature layer", "note"], rows, "The paper's networks")
     others = [name for name in names if name not in FEATURE_LAYERS]
     console.echo("torchvision's other networks: " + ", ".join(others))
-    console.echo(f"{PIXEL_MODEL}: statistics of each image's pixels, all bands, without a network.")
+    console.echo("Without a network, of all bands:")
+    console.echo(f"  {PIXEL_MODEL}: statistics of each image's pixels")
+    console.echo("  rcf, mosaiks: convolutions with random filters, or training patches")
     tables.table(
         ["source", "installed", "example"],
         [
@@ -105,10 +107,15 @@ def _search_for(pattern: str) -> click.Command:
 @console.json_option
 def show(name: str, image_size: int | None, as_json: bool) -> None:
     """List a network's layers, from the image on."""
-    from featstore.models.names import PIXEL_MODEL, check_model
+    from featstore.models.names import PIXEL_MODEL, check_model, needs_network
 
-    if check_model(name) == PIXEL_MODEL:
-        _show_pixel_statistics(as_json)
+    if not needs_network(check_model(name)):
+        if image_size is not None:
+            raise click.UsageError(f"{name} reads images as they are: leave --image-size out.")
+        if name == PIXEL_MODEL:
+            _show_pixel_statistics(as_json)
+        else:
+            _show_filters(name, as_json)
         return
     from featstore.models import network_layers
     from featstore.models.network_source import make_preprocess
@@ -200,3 +207,26 @@ def _show_pixel_statistics(as_json: bool) -> None:
         return
     for bands, names in features.items():
         console.echo(f"{LAYER}, {len(names)} features of {bands}: {', '.join(names)}")
+
+
+def _show_filters(name: str, as_json: bool) -> None:
+    from featstore.models.names import filter_settings
+
+    kind, n_features, side = filter_settings(name)
+    if as_json:
+        layer = {"layer": "features", "default": True, "n_features": n_features}
+        console.emit_json({"model": name, "kernel_size": side, "layers": [layer]})
+        return
+    drawn = {
+        "rcf": "are drawn from the normal distribution",
+        "mosaiks": "are patches of the training images, whitened",
+    }
+    console.echo(
+        f"features (default), {n_features}: the mean of the positive and of the negative part of "
+        f"{n_features // 2} convolutions, bias -1, pixels from 0 to 1"
+    )
+    console.echo(f"Filters: {side} x {side} pixels of all bands; they {drawn[kind]}")
+    console.echo(
+        f"Input: any number of bands, images as they are. {kind}:1024/5 has 1024 features and "
+        "filters of 5 x 5 pixels; --weights random:SEED seeds the filters"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -37,7 +38,8 @@ def command(
 
     RUN is the id of a run, part of its id, a tag, last, best, best:DATASET or a run's folder. The
     images take the model's own preprocessing, backbone and layers. Folders are searched for
-    images. If an image can't be read, the others are still labelled, and the exit code is 1.
+    images. If an image can't be read, the others are still labelled, and the exit code is 1. Of a
+    run on imported features, give files of features instead of images.
 
     \b
     featstore predict feature-store/runs/my-run new-images/
@@ -48,9 +50,12 @@ def command(
         opened = open_store(store, progress)
         chosen = console.open_run(run, opened)
         from featstore.datasets.formats.image_list import find_images
+        from featstore.datasets.image_files import LeftOut
         from featstore.inference.predict import predict, write_csv
 
-        paths, left_out = find_images(images)
+        paths, left_out = list(map(Path, images)), LeftOut()
+        if not chosen.selection.is_imported:
+            paths, left_out = find_images(images)
         found = predict(
             chosen, paths, store=opened, device=device, trusted=trusted, progress=progress
         )

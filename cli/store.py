@@ -65,7 +65,7 @@ def ls(store: str, as_json: bool) -> None:
 def _backbone(value: dict[str, Any]) -> str:
     """Return network, weights and, if they are not a picture's, the bands."""
     usual = ("rgb", "red,green,blue", "red,green,blue,nir")
-    bands = "" if value["bands"] in usual else f" bands {value['bands']}"
+    bands = "" if value["bands"] in (*usual, "") else f" bands {value['bands']}"
     return f"{value['model']} {value['weights']}{bands}"
 
 

@@ -12,10 +12,12 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "__version__": "featstore.environment",
+        "FeatureExtractor": "featstore.extraction.feature_extractor",
         "compare": "featstore.runs.compare",
         "extract": "featstore.extraction.extract",
         "find_neighbors": "featstore.inference.neighbors",
         "fit": "featstore.fitting.fit",
+        "import_features": "featstore.extraction.import_features",
         "learning_curve": "featstore.fitting.learning_curve",
         "map_scene": "featstore.inference.maps.map_scene",
         "open_dataset": "featstore.datasets",

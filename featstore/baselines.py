@@ -16,7 +16,7 @@ from featstore.errors import FeatstoreError, FitError
 from featstore.extraction.extract import extract
 from featstore.fitting.fit import fit_each
 from featstore.fitting.results import Fit
-from featstore.models.names import PIXEL_MODEL
+from featstore.models.names import PIXEL_MODEL, needs_network
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store
@@ -72,7 +72,8 @@ def fit_baselines(
     for set_id, layer in dict.fromkeys(parts):
         feature_set = store.get(set_id)
         model, title = feature_set.facets.model, feature_set.facets.title
-        for kind in dict.fromkeys((PIXEL_MODEL, model)):
+        kinds = (PIXEL_MODEL, model) if needs_network(model) else (PIXEL_MODEL,)
+        for kind in kinds:
             try:
                 found = _extract(store, feature_set, kind, layer, root, progress)
             except FeatstoreError as error:
@@ -101,7 +102,8 @@ def _extract(
 ) -> tuple[str, str | None]:
     """Return the set and layer of a baseline for one layer of a set; extract what is missing."""
     facets, record = feature_set.facets, feature_set.layer(layer)
-    same = {"limit": facets.limit, "seed": facets.seed, **feature_set.info.dataset.options}
+    options = feature_set.info.dataset.options
+    same = {"limit": facets.limit, "seed": facets.seed, **options} | _reading(feature_set)
     if record.masked:
         same["on_error"] = "mask"
     if model != PIXEL_MODEL:
@@ -129,3 +131,13 @@ def _extract(
             "or extract again."
         )
     return made.set_id, None if model == PIXEL_MODEL else made.layers[0]
+
+
+def _reading(feature_set: FeatureSet) -> dict[str, Any]:
+    """Return the settings that read images as those of a set were read."""
+    record = feature_set.info.preprocess.reading
+    if record is None:
+        return {}
+    ranges = ";".join(f"{low!r},{high!r}" for low, high in record.value_range)
+    bands = ",".join(record.bands) or "rgb"
+    return {"bands": bands, "value_range": ranges or None, "nodata": record.nodata}

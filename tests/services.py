@@ -231,4 +231,4 @@ def publish(store: FeatureStore) -> None:
     """Send all complete layers, as extract does in the end."""
     for feature_set in store.sets():
         with store.working_on(feature_set.set_id):
-            store.push(feature_set)
+            store.push(feature_set, held=True)

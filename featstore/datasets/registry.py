@@ -13,6 +13,7 @@ from featstore._signatures import settings_of, takes
 from featstore.config import DatasetOptions
 from featstore.datasets.base import ArrayDataset, Dataset, FileDataset
 from featstore.datasets.format import Format, Opening
+from featstore.datasets.formats import ucmerced
 from featstore.datasets.formats.folder import FolderSource
 from featstore.datasets.formats.layout import EXAMPLE
 from featstore.datasets.formats.sat_csv import CsvSource
@@ -20,7 +21,7 @@ from featstore.datasets.formats.sat_mat import MatSource
 from featstore.datasets.formats.synthetic import demo_file, write_demo
 from featstore.datasets.formats.table import MARKS, TableSource
 from featstore.datasets.formats.table_files import TABLE_SUFFIXES
-from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource, download
+from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource
 from featstore.datasets.grouped import GroupedSource
 from featstore.datasets.published import ListedSource
 from featstore.datasets.reading import Reading
@@ -102,7 +103,7 @@ FORMATS = {
             (IMAGES, f"ucmerced/{IMAGES}", "ucmerced/Images", "ucmerced", "Images", "."),
             CLASSES,
             _open_ucmerced,
-            download,
+            lambda root, progress: ucmerced.download(root, progress),
         ),
         Format(
             "folder",
@@ -135,33 +136,33 @@ FORMATS = {
 }
 
 
-def all_formats() -> dict[str, Format]:
-    """Return all formats by name, featstore's own first.
-
-    DatasetError names an entry point that does not lead to a format, and what it raised.
-    """
-    return FORMATS | {name: entry for name, entry in _plug_ins().items() if name not in FORMATS}
-
-
-@cache
-def _plug_ins() -> dict[str, Format]:
-    found = {}
-    for entry in entry_points(group=ENTRY_POINTS):
-        place = f"The entry point {entry.name} = {entry.value} of the group {ENTRY_POINTS}"
-        try:
-            added = entry.load()
-        except Exception as error:
-            raise DatasetError(f"{place} can't be loaded: {error}") from error
-        if not isinstance(added, Format) or added.name != entry.name:
-            raise DatasetError(f"{place} must lead to a Format of the name {entry.name!r}.")
-        found[entry.name] = added
-    return found
+def dataset_names() -> list[str]:
+    """Return the names of all formats, featstore's own first; packages are not loaded."""
+    added = sorted(entry.name for entry in entry_points(group=ENTRY_POINTS))
+    return list(dict.fromkeys([*FORMATS, *added]))
 
 
 def find_format(name: str) -> Format | None:
-    """Return the format of a name, or None."""
-    # Plug-ins are not loaded for the others.
-    return FORMATS.get(name) or _plug_ins().get(name)
+    """Return the format of a name, or None.
+
+    DatasetError names an entry point that does not lead to a format, and what it raised.
+    """
+    return FORMATS.get(name) or _plug_in(name)
+
+
+@cache
+def _plug_in(name: str) -> Format | None:
+    entry = next(iter(entry_points(group=ENTRY_POINTS, name=name)), None)
+    if entry is None:
+        return None
+    place = f"The entry point {entry.name} = {entry.value} of the group {ENTRY_POINTS}"
+    try:
+        found = entry.load()
+    except Exception as error:
+        raise DatasetError(f"{place} can't be loaded: {error}") from error
+    if not isinstance(found, Format) or found.name != name:
+        raise DatasetError(f"{place} must lead to a Format of the name {name!r}.")
+    return found
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,8 @@ def available_datasets(root: str | Path | None = None) -> list[Availability]:
     base = data_root(root)
     return [
         Availability(entry, tuple(entry.places(base)), entry.find(base))
-        for entry in all_formats().values()
+        for name in dataset_names()
+        if (entry := find_format(name)) is not None
     ]
 
 
@@ -214,13 +216,13 @@ def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str
             what = "table" if is_table else "folder"
             raise ConfigError(f"Give the {what} {name} or the root {root}, not both.")
         return "table" if is_table else "folder", str(folder)
-    guess = did_you_mean(name, all_formats())
+    guess = did_you_mean(name, dataset_names())
     what = "is neither a dataset nor a folder"
     if folder.is_file():
         what = f"is neither a folder nor a table ({', '.join(TABLE_SUFFIXES)})"
     raise DatasetError(
         f"{name or 'An empty name'} {what}.{guess} The datasets are "
-        f"{', '.join(all_formats())}. For your own images, give their folder instead of a name."
+        f"{', '.join(dataset_names())}. For your own images, give their folder instead of a name."
     )
 
 
@@ -229,19 +231,17 @@ def _divided(source: Source, options: DatasetOptions) -> Source:
     groups_from = options.groups_from
     # A table reads the column of its groups itself.
     is_own = isinstance(source, TableSource) and groups_from and ":" not in groups_from
-    if not options.splits and (groups_from is None or is_own):
+    if not options.split_files and (groups_from is None or is_own):
         return source
     if not isinstance(source, FileSource):
         raise ConfigError(
             f"{source.name} has no image files: leave out --splits and --groups-from."
         )
-    if options.splits:
-        source = ListedSource(source, options.splits)
-    return (
-        source
-        if groups_from is None or is_own
-        else (GroupedSource(source, groups_from, options.seed))
-    )
+    if options.split_files:
+        source = ListedSource(source, options.split_files)
+    if groups_from is None or is_own:
+        return source
+    return GroupedSource(source, groups_from, options.seed)
 
 
 @takes(*settings_of(DatasetOptions))
@@ -272,7 +272,7 @@ def open_dataset(
         Receives work that is done once: converting CSV files, generating the demo.
     **options
         Settings of :class:`featstore.config.DatasetOptions`: ``seed``, ``limit``,
-        ``follow_links``, ``columns``, ``task``, ``splits`` and ``groups_from``.
+        ``follow_links``, ``columns``, ``task``, ``split_files`` and ``groups_from``.
 
     Returns
     -------
@@ -294,7 +294,7 @@ def open_dataset(
     """
     settings = DatasetOptions(**options)
     name, root = resolve_dataset(name, root)
-    entry = all_formats()[name]
+    entry = find_format(name) or FORMATS["folder"]
     if name in FORMATS and name != "table" and (settings.columns or settings.task):
         raise ConfigError(f"{name} is no table: leave out --columns and --task.")
     opening = Opening(entry, data_root(root), root is not None, settings, progress)

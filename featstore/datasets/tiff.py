@@ -230,7 +230,7 @@ def _n_tifffile_planes(text: str, tags: Tags) -> int:
             _first(tags, name, 1) for name in ("ImageWidth", "ImageLength", "SamplesPerPixel")
         )
         return int(prod(shape)) // max(1, n_shown)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return 1
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featstore.config import ExtractConfig
+from featstore.datasets.base import Dataset
 from featstore.datasets.registry import data_root
 from featstore.errors import FeatstoreError, SchedulerError
 from featstore.extraction.pipeline import PassTimes
@@ -68,14 +69,14 @@ class WorkerGroup:
     def open_model(
         self,
         config: ExtractConfig,
-        bands: Sequence[str],
+        dataset: Dataset,
         cache: FingerprintCache,
         progress: Progress = SILENT,
     ) -> Model:
         """Open the config's model at the workers' precision; its extractor stands for theirs."""
         here = replace(config, device="cpu", devices=(), scheduler=None)
         precision = self.facts["precision"]
-        model = open_model(here, bands, cache, progress, precision)
+        model = open_model(here, dataset, cache, progress, precision)
         sha256 = model.backbone["weights_sha256"]
         self._context = replace(self._context, precision=precision, weights_sha256=sha256)
         return replace(model, extractor=RemoteExtractor(self, model.extractor))
@@ -245,7 +246,7 @@ def _absolute(config: ExtractConfig) -> ExtractConfig:
         config,
         root=str(data_root(config.root).absolute()),
         weights=str(weights.absolute()) if weights.is_file() else config.weights,
-        splits=tuple(map(os.path.abspath, config.splits)),
+        split_files=tuple(map(os.path.abspath, config.split_files)),
     )
 
 

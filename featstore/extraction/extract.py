@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featstore._signatures import settings_of, takes
 from featstore.config import ExtractConfig
 from featstore.datasets.duplicates import find_first_rows
+from featstore.datasets.formats.given import GivenArray, GivenFiles, given_source
 from featstore.datasets.registry import resolve_dataset
-from featstore.errors import DatasetError
+from featstore.errors import ConfigError, DatasetError
 from featstore.extraction.coordinator import start_workers
 from featstore.extraction.pipeline import compute_layers
 from featstore.extraction.result import Extraction, summarize
@@ -26,17 +27,24 @@ from featstore.io.files import with_resume_hint
 from featstore.models.registry import open_model
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
+from featstore.store.creation import create_set
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.format.array_schema import MAX_TEXT_NBYTES
 from featstore.store.removal import remove_folder
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
 
 @takes(*settings_of(ExtractConfig, but=("model", "dataset", "layers")))
 def extract(
     model: str,
-    dataset: str,
+    dataset: str = "",
     *,
+    images: Any = None,
+    labels: ArrayLike | None = None,
+    splits: Sequence[str] | None = None,
     store: str | Path | FeatureStore | None = None,
     layers: str | Sequence[str] = (),
     progress: Progress = IN_NOTEBOOKS,
@@ -50,7 +58,15 @@ def extract(
         The network, such as ``resnet50``.
     dataset : str
         ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``; or a folder of images, which
-        means ``folder`` with this root.
+        means ``folder`` with this root. With `images`, the name that they get.
+    images : ndarray or sequence, optional
+        Images themselves: (n_samples, height, width, n_bands) uint8, several such arrays of one
+        shape, or paths.
+    labels : array-like, optional
+        Class of each of the `images`, a name or a whole number.
+    splits : sequence of str, optional
+        ``train``, ``test`` or ``val`` for each of the `images`; by default, 70 % of each class are
+        drawn for training.
     store : str, Path or FeatureStore
         The feature store, created if it does not exist; by default :func:`open_store`'s.
     layers : str or sequence of str
@@ -75,14 +91,38 @@ def extract(
     >>> import featstore
     >>> featstore.extract("resnet50", "my-images")  # doctest: +SKIP
     """
-    started = time.perf_counter()
     words = layers.split(",") if isinstance(layers, str) else layers
-    dataset, options["root"] = resolve_dataset(dataset, options.get("root"))
+    given = None
+    if images is None:
+        if labels is not None or splits is not None:
+            raise ConfigError("labels and splits are those of images; a dataset has its own.")
+        dataset, options["root"] = resolve_dataset(dataset, options.get("root"))
+    else:
+        seed = options.get("seed", ExtractConfig.seed)
+        given = given_source(images, labels=labels, splits=splits, title=dataset, seed=seed)
+        dataset = given.name
     config = ExtractConfig(model, dataset, tuple(word.strip() for word in words), **options)
-    store = open_store(store, progress)
+    return extract_images(config, open_store(store, progress), progress, given)
+
+
+def extract_images(
+    config: ExtractConfig,
+    store: FeatureStore,
+    progress: Progress,
+    given: GivenArray | GivenFiles | None = None,
+) -> Extraction:
+    """Extract the features of a config's dataset, or of given images."""
+    started = time.perf_counter()
     command = config.command(store.address)
+    if given is not None:
+        command = f"featstore.extract({config.model!r}, {given.title!r}, images=...)"
+        if config.devices or config.scheduler or config.root:
+            raise ConfigError(
+                "Images that are given as they are can't be computed by workers, and have no "
+                "root. Leave out devices, scheduler and root, or write the images to a folder."
+            )
     with with_resume_hint(store.path, command):
-        images = open_images(config, store, progress)
+        images = open_images(config, store, progress, given)
         request = make_request(config, images)
         answer = _find_answer(store, request, config, images.fingerprint)
         if answer is not None:
@@ -93,7 +133,7 @@ def extract(
         config, images = with_known_range(config, images)
         with start_workers(config, store, images.fingerprint, progress) as workers:
             open_ = workers.open_model if workers else open_model
-            opened = open_(config, images.dataset.bands, images.cache, progress)
+            opened = open_(config, images.dataset, images.cache, progress)
             spec = ExtractionSpec(config, images, opened, request, command)
             with store.working_on(store.set_id(spec.identity), progress):
                 feature_set = _find_set(store, spec, progress) or _create_set(
@@ -104,7 +144,7 @@ def extract(
                 n_computed, times = compute_layers(
                     spec, feature_set, progress, workers.run_pass if workers else None
                 )
-                store.push(feature_set, progress)
+                store.push(feature_set, progress, held=True)
                 left_out = images.dataset.left_out
                 return summarize(
                     feature_set, spec.layer_names, started, left_out, n_computed, times
@@ -118,20 +158,26 @@ def _find_answer(
     for feature_set in store.readable_sets():
         if feature_set.outline.fingerprint != fingerprint:
             continue
-        records = {
-            name: record
-            for name, record in feature_set.layers().items()
-            if record.request == request and record.is_pooled_by(config.pool)
-        }
-        if config.layers:
-            hits = [[n for n, r in records.items() if own in r.names] for own in config.layers]
-        else:
-            hits = [[n for n, r in records.items() if r.default]]
-        if all(hits):
-            names = list(dict.fromkeys(found[0] for found in hits))
-            if not any(feature_set.missing_chunks(name) for name in names):
-                return feature_set, names
+        names = answering_layers(feature_set, request, config)
+        if names and all(feature_set.missing_chunks(name) is None for name in names):
+            return feature_set, names
     return None
+
+
+def answering_layers(
+    feature_set: FeatureSet, request: dict[str, Any], config: ExtractConfig
+) -> list[str] | None:
+    """Return a set's complete layers that answer a request, or None if one is missing."""
+    records = {
+        name: record
+        for name, record in feature_set.layers().items()
+        if record.request == request and record.is_pooled_by(config.pool)
+    }
+    if config.layers:
+        hits = [[n for n, r in records.items() if own in r.names] for own in config.layers]
+    else:
+        hits = [[n for n, r in records.items() if r.default]]
+    return list(dict.fromkeys(found[0] for found in hits)) if all(hits) else None
 
 
 def _find_set(store: FeatureStore, spec: ExtractionSpec, progress: Progress) -> FeatureSet | None:
@@ -158,7 +204,8 @@ def _create_set(
     first_rows = find_first_rows(compared, spec.images.cache, progress)
     record = spec.set_record()
     spec.images.watch.check()
-    return store.create(
+    return create_set(
+        store,
         record,
         dataset.labels,
         dataset.splits,
@@ -181,7 +228,7 @@ def _check_lengths(title: str, sample_ids: Sequence[str]) -> None:
 
 
 def _reopen_gaps(feature_set: FeatureSet, layers: Sequence[str]) -> None:
-    """Mark the chunks of complete layers whose files are missing, so that they are computed."""
+    """Mark missing files of complete layers, so that they are made again."""
     complete = [name for name in layers if feature_set.layer_path(name).is_file()]
     gaps = {name: feature_set.missing_chunks(name) for name in complete}
-    feature_set.mark_damaged({name: chunks for name, chunks in gaps.items() if chunks})
+    feature_set.mark_damaged({name: chunks for name, chunks in gaps.items() if chunks is not None})

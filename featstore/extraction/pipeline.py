@@ -20,6 +20,7 @@ from featstore.extraction.result import layer_record, pass_record
 from featstore.extraction.spec import ExtractionSpec, Images
 from featstore.models.base import Extractor, Layer
 from featstore.progress import SILENT, Progress
+from featstore.store.removal import remove_layers
 from featstore.store.set_folder import SetFolder
 from featstore.store.writer import FeatureWriter
 from featstore.text import nbytes_text
@@ -78,7 +79,7 @@ def compute_layers(
             f"The files of {', '.join(emptied)} in {feature_set.set_id} are missing; "
             f"{'it is' if len(emptied) == 1 else 'they are'} begun again."
         )
-        feature_set.drop_layers(emptied)
+        remove_layers(feature_set, emptied)
     _check_space(spec, feature_set, layers, dtype, progress)
     n_computed, total, setup_s, pass_s = 0, PassTimes(), 0.0, 0.0
     for begun, group in _by_numerics(spec, feature_set, layers):
@@ -91,7 +92,7 @@ def compute_layers(
             if spec.config.dtype != "auto":
                 raise
             progress.say(f"{error} Starting again in float32.")
-            feature_set.drop_layers([layer.stored_name(spec.config.pool) for layer in group])
+            remove_layers(feature_set, [layer.stored_name(spec.config.pool) for layer in group])
             dtype = "float32"
             n, times = _write_layers(spec, feature_set, group, numerics, dtype, progress, run)
         setup_s += opened - started

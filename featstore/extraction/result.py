@@ -27,10 +27,11 @@ BOTTLENECKS = {
     "forward_s": "The arithmetic was slowest, as it should be: a GPU, a smaller network or a "
     "smaller --image-size would help.",
     "numpy": "The arithmetic was slowest, as it should be: more cores would help.",
+    "conv2d": "The arithmetic was slowest, as it should be: a GPU or fewer features would help.",
     "write_s": "Writing was slowest: --pool avg, fewer --layers, --dtype float16, or a faster disk "
     "for --store would help.",
 }
-"""Which phase was slowest, and what would help."""
+"""Which phase was slowest, and what would help; of the arithmetic, by engine where it differs."""
 
 
 ENGINE_HINT = "So would OpenVINO: pip install openvino."
@@ -76,7 +77,7 @@ class Extraction:
     precision, dtype : str
         Precision of the arithmetic, and type of the stored features.
     engine : str
-        ``eager``, ``inductor``, ``openvino`` or ``numpy``.
+        ``eager``, ``inductor``, ``openvino``, ``numpy`` or ``conv2d``.
     batch_size : int
         Images in a batch.
     nbytes : int
@@ -126,8 +127,8 @@ class Extraction:
         """Return a sentence that names the slowest phase, and what would help."""
         names = ("setup_s", "read_s", "preprocess_s", "forward_s", "write_s")
         slowest = max(names, key=lambda name: self.times.get(name, 0.0))
-        if slowest == "forward_s" and self.engine == "numpy":
-            return BOTTLENECKS["numpy"]
+        if slowest == "forward_s" and self.engine in BOTTLENECKS:
+            return BOTTLENECKS[self.engine]
         if slowest == "forward_s" and self.device.startswith("cpu") and not find_spec("openvino"):
             return f"{BOTTLENECKS[slowest]} {ENGINE_HINT}"
         return BOTTLENECKS[slowest]

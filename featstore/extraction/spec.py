@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from featstore.config import ExtractConfig
-from featstore.datasets.base import Dataset, FileDataset
+from featstore.datasets.base import ArrayDataset, Dataset, FileDataset
+from featstore.datasets.formats.given import GivenArray, GivenFiles
 from featstore.datasets.loader import usual_shape
 from featstore.datasets.reading import Reading, sampled_range
 from featstore.datasets.registry import data_root, open_dataset
@@ -33,9 +34,14 @@ class Images:
     cache: FingerprintCache
 
 
-def open_images(config: ExtractConfig, store: FeatureStore, progress: Progress = SILENT) -> Images:
-    """Open the dataset that a config names, and hash its files."""
-    dataset = open_config_dataset(config)
+def open_images(
+    config: ExtractConfig,
+    store: FeatureStore,
+    progress: Progress = SILENT,
+    given: GivenArray | GivenFiles | None = None,
+) -> Images:
+    """Open the dataset that a config names, or given images, and hash the files."""
+    dataset = open_config_dataset(config) if given is None else dataset_of(config, given)
     for note in dataset.notes:
         progress.say(note)
     cache = FingerprintCache(store.cache_dir / "fingerprints")
@@ -58,6 +64,18 @@ def open_config_dataset(config: ExtractConfig) -> Dataset:
     return open_dataset(
         config.dataset, config.root, reading=reading_of(config), **vars(config.dataset_options)
     )
+
+
+def dataset_of(config: ExtractConfig, given: GivenArray | GivenFiles) -> Dataset:
+    """Return the dataset of given images."""
+    if isinstance(given, GivenFiles):
+        return FileDataset(given, config.limit, reading_of(config))
+    if not reading_of(config).is_default:
+        raise ConfigError(
+            "The bands and values of an array can't be chosen. Choose them in the array, and leave "
+            "out bands, value_range and nodata."
+        )
+    return ArrayDataset(given, config.limit)
 
 
 def reading_of(config: ExtractConfig) -> Reading:

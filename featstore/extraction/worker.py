@@ -112,8 +112,8 @@ class WorkerState:
                 f"On a worker, {requested.root or requested.dataset} holds other images than here. "
                 "All workers must see the same files at the same paths."
             )
-        bands, cache = self.images.dataset.bands, self.images.cache
-        model = open_model(self.config, bands, cache, precision=context.precision)
+        dataset, cache = self.images.dataset, self.images.cache
+        model = open_model(self.config, dataset, cache, precision=context.precision)
         sha256 = model.backbone["weights_sha256"]
         if context.weights_sha256 not in (None, sha256):
             raise SchedulerError(

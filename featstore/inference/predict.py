@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
 from featstore.datasets.base import FileDataset
 from featstore.datasets.formats.image_list import UnlabelledSource
+from featstore.errors import ConfigError
 from featstore.extraction.encode import Block, Encoder
+from featstore.extraction.feature_files import FeatureTable, open_features, side_by_side, table_of
 from featstore.fitting.evaluate import predict_blocks
 from featstore.fitting.solvers.blocks import Samples
 from featstore.inference.given_images import GivenImage, ImageFile, as_files
@@ -71,7 +73,8 @@ def predict(
         A run, its name, or its folder.
     images : str, Path, ndarray, PIL.Image.Image, binary file, or several of these
         Images, or folders of images. An array is (height, width) or (height, width, 3) uint8, or
-        several of these stacked.
+        several of these stacked. Of a run on imported features: files of features, or an array
+        (n_samples, n_features).
     store : str, Path or FeatureStore
         The store of the run.
     device : str
@@ -99,12 +102,61 @@ def predict(
     opened = open_store(store, progress)
     run = run if isinstance(run, Run) else open_run(run, opened)
     model = run.load_model(trusted) if trusted else run.model
+    if run.selection.is_imported:
+        return list(_predict_features(run, model, images))
     with as_files(images, progress) as files:
         dataset = FileDataset(UnlabelledSource([file.path for file in files]))
         cache = FingerprintCache(opened.cache_dir / "fingerprints")
         encoder = Encoder(run.selection.features, dataset, device, cache, progress)
         blocks = encoder.blocks("Predicting", progress)
-        return [one for block in blocks for one in _predict_block(run, model, block, files)]
+        return [
+            one
+            for block in blocks
+            for one in _predict_block(run, model, _named(block, files), [f.name for f in files])
+        ]
+
+
+def _named(block: Block, files: Sequence[ImageFile]) -> Block:
+    """Return a block whose errors name images as the caller does."""
+    errors = {
+        row: error.replace(str(files[row].path), files[row].name)
+        for row, error in block.errors.items()
+    }
+    return replace(block, errors=errors)
+
+
+def _predict_features(run: Run, model: Pipeline, given: Any) -> Iterator[Prediction]:
+    """Yield the labels of rows of features, from files or an array."""
+    is_one = isinstance(given, str | Path | np.ndarray)
+    tables = [
+        open_features(one) if isinstance(one, str | Path) else table_of(one)
+        for one in ([given] if is_one else given)
+    ]
+    widths = [part.n_features for part in run.selection.features]
+    if len(widths) > 1 and [table.shape[1] for table in tables] == widths:
+        yield from _predict_rows(run, model, side_by_side(tables))
+        return
+    for table in tables:
+        if table.shape[1] != run.selection.n_features:
+            parts = zip(run.selection.layers, widths, strict=True)
+            expected = " and ".join(f"{width:,} of {name}" for name, width in parts)
+            hint = ": give a file of each, in this order" * (len(widths) > 1)
+            raise ConfigError(
+                f"{table.name} has {table.shape[1]:,} features a row; {run.run_id} was trained on "
+                f"{expected}{hint}."
+            )
+        yield from _predict_rows(run, model, table)
+
+
+def _predict_rows(run: Run, model: Pipeline, table: FeatureTable) -> Iterator[Prediction]:
+    ids = table.columns.get("id", np.arange(table.shape[0])).astype(str).tolist()
+    start = 0
+    for rows in table.float_blocks():
+        stop = start + len(rows)
+        lacking = np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()
+        errors = {start + row: "the row lacks features" for row in lacking}
+        yield from _predict_block(run, model, Block(start, stop, rows, errors), ids)
+        start = stop
 
 
 def write_csv(predictions: Iterable[Prediction], stream: TextIO) -> None:
@@ -118,9 +170,9 @@ def write_csv(predictions: Iterable[Prediction], stream: TextIO) -> None:
 
 
 def _predict_block(
-    run: Run, model: Pipeline, block: Block, files: Sequence[ImageFile]
+    run: Run, model: Pipeline, block: Block, names: Sequence[str]
 ) -> Iterator[Prediction]:
-    """Yield the labels of a block of images."""
+    """Yield the labels of a block of rows, which have these names."""
     readable = block.readable
     predicted = predict_blocks(model, Samples(block.X, np.flatnonzero(readable)))
     found = zip(predicted.labels.tolist(), predicted.scores.tolist(), strict=True)
@@ -129,7 +181,4 @@ def _predict_block(
         # Your own classifier may give no score.
         score = None if score is None or np.isnan(score) else score
         name = None if label is None else run.class_names[label]
-        error = block.errors.get(row)
-        if error is not None:
-            error = error.replace(str(files[row].path), files[row].name)
-        yield Prediction(files[row].name, name, score, predicted.score_kind, error)
+        yield Prediction(names[row], name, score, predicted.score_kind, block.errors.get(row))

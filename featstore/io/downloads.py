@@ -168,7 +168,7 @@ class _Resuming:
     def _read_note(self, url: str) -> dict[str, str] | None:
         try:
             note: dict[str, str] = json.loads(self._note.read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return note if note.get("url") == url and note.get("version") else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -102,6 +103,21 @@ def rename_for_deletion(path: Path) -> Path:
     return path.rename(path.with_name(f".old-{path.name}-{secrets.token_hex(4)}"))
 
 
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange the names of two folders in one step; return False where that is impossible.
+
+    Linux and macOS have a call for it, which Python does not offer. Not every file system has it.
+    """
+    libc, names = ctypes.CDLL(None), (os.fsencode(one), os.fsencode(other))
+    if hasattr(libc, "renameat2"):
+        return bool(libc.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE) == 0)
+    return hasattr(libc, "renamex_np") and bool(libc.renamex_np(*names, _EXCHANGE) == 0)
+
+
+_HERE, _EXCHANGE = -100, 2
+"""Linux's AT_FDCWD; its RENAME_EXCHANGE, and macOS's RENAME_SWAP."""
+
+
 def json_bytes(value: dict[str, Any]) -> bytes:
     """Return `value` as the bytes of a JSON file, with its digest."""
     body = value | {"digest": json_digest(value)}
@@ -120,7 +136,7 @@ def parse_json(content: bytes) -> dict[str, Any] | None:
         value = json.loads(content.decode())
         digest = value.pop("digest")
         return dict(value) if digest == json_digest(value) else None
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
 
 

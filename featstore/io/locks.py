@@ -77,7 +77,7 @@ def _wait(lock: filelock.BaseFileLock, note: Path, what: str, progress: Progress
 def _read_note(note: Path) -> Any:
     try:
         return json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -90,7 +90,7 @@ class StampedCache:
                 return {}
             keys, stamps, values = json.loads(body) or ((), (), ())
             return dict(zip(keys, zip(stamps, values, strict=True), strict=True))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return {}
 
     def _digest(self, body: bytes) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from featstore.config import TOKEN_POOLS, ExtractConfig
+from featstore.datasets.base import Dataset
 from featstore.datasets.loader import Batch
 from featstore.errors import BackboneError
 from featstore.io.fingerprints import FingerprintCache
@@ -188,12 +189,12 @@ class ModelSource(Protocol):
     def open(
         self,
         config: ExtractConfig,
-        bands: Sequence[str],
+        dataset: Dataset,
         cache: FingerprintCache,
         progress: Progress = SILENT,
         precision: str | None = None,
     ) -> Model:
-        """Open the model that a config names; `precision` overrides the config's."""
+        """Open the model that a config names, for a dataset; `precision` overrides the config's."""
         ...
 
     def reopen(

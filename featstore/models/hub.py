@@ -9,6 +9,12 @@ from featstore.errors import WeightsError
 from featstore.progress import SILENT, Progress
 from featstore.text import join_some
 
+ANSWER_S = 2.0
+"""Seconds within which the hub has to connect, and then to answer; else it counts as unreachable.
+
+The client itself waits three seconds before that, for a list that it keeps for a day.
+"""
+
 
 def hub_file(
     repo: str, names: Sequence[str], by_hand: Path, model: str, progress: Progress = SILENT
@@ -18,7 +24,13 @@ def hub_file(
     A file at `by_hand` comes first. If nothing can be fetched, WeightsError names the file and
     where to put it. `repo` may end in ``@REVISION``.
     """
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import (
+        constants,
+        get_hf_file_metadata,
+        hf_hub_download,
+        hf_hub_url,
+        try_to_load_from_cache,
+    )
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     if by_hand.is_file():
@@ -32,6 +44,9 @@ def hub_file(
     cause = f"{repo} has no {join_some(names)}"
     for name in names:
         try:
+            # hf_hub_download tries an unreachable hub again for 24 s.
+            url = hf_hub_url(repo, name, revision=revision or None)
+            get_hf_file_metadata(url, timeout=ANSWER_S)
             return Path(hf_hub_download(repo, name, revision=revision or None))
         except LocalEntryNotFoundError as error:
             cause = _first_sentence(error.__cause__ or error)

@@ -17,6 +17,17 @@ PIXEL_MODEL = "pixelstats"
 """Pixel statistics, which need no network."""
 
 
+FILTER_MODELS = ("rcf", "mosaiks")
+"""Random convolutional features, which need no network: of Gaussian filters, and of patches."""
+
+
+N_FILTER_FEATURES, KERNEL_SIZE = 512, 3
+"""Features of such a model, and side of its filters in pixels, where its name gives none."""
+
+
+MAX_FILTER_FEATURES, MAX_KERNEL_SIZE = 16384, 15
+
+
 _TORCHVISION = """
 alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161
 densenet169 densenet201 efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3
@@ -38,7 +49,29 @@ NETWORK_NAMES = tuple(dict.fromkeys([*FEATURE_LAYERS, *_TORCHVISION]))
 """The paper's networks, then the others."""
 
 
-MODEL_NAMES = (*NETWORK_NAMES, PIXEL_MODEL)
+MODEL_NAMES = (*NETWORK_NAMES, PIXEL_MODEL, *FILTER_MODELS)
+
+
+def needs_network(model: str) -> bool:
+    """Return whether a model is a network."""
+    return model != PIXEL_MODEL and source_of(model) not in FILTER_MODELS
+
+
+def filter_settings(model: str) -> tuple[str, int, int]:
+    """Return the kind, number of features and kernel size of ``KIND[:FEATURES[/KERNEL]]``."""
+    kind, colon, rest = model.partition(":")
+    found = re.fullmatch(r"([1-9]\d{0,8})(?:/([1-9]\d{0,3}))?", rest)
+    n_features, kernel_size = N_FILTER_FEATURES, KERNEL_SIZE
+    if found:
+        n_features, kernel_size = int(found[1]), int(found[2] or KERNEL_SIZE)
+    is_valid = n_features % 2 == 0 and n_features <= MAX_FILTER_FEATURES
+    if (colon and not found) or not is_valid or kernel_size > MAX_KERNEL_SIZE:
+        raise BackboneError(
+            f"{model!r} is not valid. Give {kind}:FEATURES or {kind}:FEATURES/KERNEL, such as "
+            f"{kind}:1024/5: an even number of features up to {MAX_FILTER_FEATURES:,}, and the "
+            f"side of the filters, up to {MAX_KERNEL_SIZE} pixels."
+        )
+    return kind, n_features, kernel_size
 
 
 def backbone_names() -> list[str]:
@@ -62,8 +95,13 @@ An entry point's name is the source's, its object a function that takes a networ
 
 
 def source_of(model: str) -> str:
-    """Return the source of a network: ``torchvision``, one of :data:`SOURCES` or ``module``."""
+    """Return a model's source.
+
+    It is ``torchvision``, one of :data:`SOURCES`, ``module``, or one of :data:`FILTER_MODELS`.
+    """
     prefix, colon, _ = model.partition(":")
+    if prefix in FILTER_MODELS:
+        return prefix
     if not colon:
         return "torchvision"
     return prefix if prefix in SOURCES else "module"
@@ -88,7 +126,7 @@ def source_facts(model: str) -> dict[str, str]:
     if source in SOURCES:
         # OpenCLIP and torchgeo build networks of timm.
         return {name: version(name) for name in dict.fromkeys([SOURCES[source][1], "timm"])}
-    if source == "torchvision":
+    if source != "module":
         return {}
     prefix = model.partition(":")[0]
     if (entry := entry_point(prefix)) is not None:
@@ -129,6 +167,8 @@ def check_model(name: str) -> str:
                 f"{name} needs {distribution}, which is not installed. Install it with: "
                 f"pip install {distribution}"
             )
+    if source in FILTER_MODELS:
+        filter_settings(name)
     if source == "module":
         _check_module(name)
     return name
@@ -142,6 +182,6 @@ def _check_module(name: str) -> None:
     if not re.fullmatch(r"\w+(\.\w+)*:\w+", name) or find_spec(prefix.partition(".")[0]) is None:
         raise BackboneError(
             f"{prefix!r} is neither a source of networks nor a module that can be imported from "
-            f"here.{did_you_mean(prefix, SOURCES)} `featstore models` lists the sources; a network "
-            "of your own is package.module:function."
+            f"here.{did_you_mean(prefix, [*SOURCES, *FILTER_MODELS])} `featstore models` lists the "
+            "sources; a network of your own is package.module:function."
         )

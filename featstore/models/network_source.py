@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from featstore.config import ExtractConfig
+from featstore.datasets.base import Dataset
 from featstore.datasets.reading import Reading
 from featstore.datasets.source import RGB
 from featstore.errors import BackboneError, ConfigError
@@ -31,7 +32,7 @@ class NetworkSource:
     def open(
         self,
         config: ExtractConfig,
-        bands: Sequence[str],
+        dataset: Dataset,
         cache: FingerprintCache,
         progress: Progress = SILENT,
         precision: str | None = None,
@@ -40,7 +41,7 @@ class NetworkSource:
         network = self._network
         device = resolve_device(config.device)
         precision = precision or resolve_precision(config.precision, device)
-        order = _order(network, config.bands, bands)
+        order = _order(network, config.bands, dataset.bands)
         # A wrong name is an error before weights are downloaded.
         find_layers(config.model, config.layers, config.image_size or network.preset().image_size)
         _check_values(network, config.value_range)

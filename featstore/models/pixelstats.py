@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from featstore.config import ExtractConfig
+from featstore.datasets.base import Dataset
 from featstore.datasets.loader import Batch
 from featstore.environment import available_cores
-from featstore.errors import BackboneError, ConfigError
+from featstore.errors import BackboneError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Layer, Model
 from featstore.models.names import PIXEL_MODEL
+from featstore.models.network_free import check_bands, refuse_settings
 from featstore.progress import SILENT, Progress
 from featstore.store.format.run_schema import FeatureSpec
 
@@ -286,34 +288,22 @@ def _parts(batch: Batch) -> list[Batch]:
 
 
 class PixelSource:
-    """Opens the one model without a network."""
+    """Opens pixel statistics."""
 
     def open(
         self,
         config: ExtractConfig,
-        bands: Sequence[str],
+        dataset: Dataset,
         cache: FingerprintCache,
         progress: Progress = SILENT,
         precision: str | None = None,
     ) -> Model:
         """Open pixel statistics; settings for networks raise ConfigError."""
-        for_networks = ("weights", "pool", "image_size", "precision", "compile")
-        given = [
-            f"--{field.name.replace('_', '-')}"
-            for field in fields(config)
-            if field.name in for_networks and getattr(config, field.name) != field.default
-        ]
-        if given:
-            named = ", ".join(given)
-            raise ConfigError(
-                f"{PIXEL_MODEL} has no network and reads all bands as they are: {named} would "
-                f"change nothing. Leave {named} out."
-            )
-        if config.bands == "gray":
-            raise ConfigError(f"{PIXEL_MODEL} reads bands, not their luminance: leave --bands out.")
+        refuse_settings(config)
         # `--weights imagenet` selects a network's features with these beside them.
         names = ("none", config.weights)
-        return replace(_model(config.layers, bands, config.batch_size), weights_names=names)
+        found = _model(config.layers, dataset.bands, config.batch_size)
+        return replace(found, weights_names=names)
 
     def reopen(
         self,
@@ -324,12 +314,7 @@ class PixelSource:
         progress: Progress = SILENT,
     ) -> Model:
         """Open pixel statistics of the recorded bands; other bands raise BackboneError."""
-        trained_on = features[0].preprocess.bands
-        if trained_on != ",".join(bands):
-            raise BackboneError(
-                f"The model was trained on pixel statistics of the bands {trained_on}; these "
-                f"images have {','.join(bands)}. Scenes of those bands: featstore map."
-            )
+        check_bands(features[0], bands)
         return _model([feature.node for feature in features], bands, None)
 
 

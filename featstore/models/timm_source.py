@@ -9,6 +9,7 @@ from typing import Any
 import timm
 import torch
 from timm.layers import get_notrace_functions, get_notrace_modules  # type: ignore[attr-defined]
+from timm.models._registry import _deprecated_models
 from torch import nn
 
 from featstore.errors import BackboneError, WeightsError
@@ -40,6 +41,9 @@ class TimmNetwork(Network):
         super().__init__(model)
         self.name = model.partition(":")[2]
         architecture, _, tag = self.name.partition(".")
+        # timm builds networks by their former names too, and then knows no input of theirs.
+        if renamed := _deprecated_models.get(architecture):
+            raise BackboneError(f"timm calls {architecture} {renamed} now: use timm:{renamed}.")
         if not timm.is_model(architecture):
             hint = did_you_mean(architecture, timm.list_models())
             raise BackboneError(

@@ -30,7 +30,7 @@ from featstore.io.stamped_cache import StampedCache, stamp_text
 from featstore.progress import SILENT, Progress
 from featstore.runs.model_file import load_model
 from featstore.runs.outline import Outline, outline_of
-from featstore.store.backend import Backend, LocalBackend
+from featstore.store.backend import Backend
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.matrix import TEXT
 from featstore.store.format.run_schema import Metrics, RunRecord, SelectionInfo
@@ -276,7 +276,7 @@ def open_run(run: str | Path, store: FeatureStore | None = None) -> Run:
 
         path = find_run_folder(str(run).removeprefix(f"{store.address}/runs/"), store)
     is_ours = store is not None and path.absolute().parent == store.runs_dir
-    backend = store.backend if store is not None and is_ours else LocalBackend(path.parent)
+    backend = store.backend if store is not None and is_ours else Backend(path.parent)
     until = time.monotonic() + REPLACED_S
     while True:
         folder = folder_number(path)

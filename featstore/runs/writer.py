@@ -16,6 +16,7 @@ import numpy as np
 
 from featstore.errors import RunError, StoreError
 from featstore.io.files import (
+    exchange,
     file_sha256,
     make_folder,
     rename_for_deletion,
@@ -101,7 +102,10 @@ def _publish(folder: Path, final: Path, store: FeatureStore, key: str | None) ->
                 with suppress(RunError):
                     if open_run(final, store).record.key == key:
                         return
-            # Another process may have renamed it first.
+            if exchange(folder, final):
+                doomed.append(rename_for_deletion(folder))
+                return
+            # Another process may have renamed it first. This file system can't exchange names.
             with suppress(FileNotFoundError):
                 doomed.append(rename_for_deletion(final))
     finally:

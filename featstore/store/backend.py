@@ -1,18 +1,18 @@
-"""Where the files of a store are: in a folder of this machine, or on object storage."""
+"""The files of a store in a folder of this machine; :mod:`.remote` adds object storage."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from featstore.io.files import file_sha256, make_folder
 from featstore.io.locks import locked
 from featstore.progress import SILENT, Progress
-from featstore.store.leftovers import SAFE_AGE_S, Leftover, collect_leftovers, remove_uploads
-from featstore.store.removal import remove_folder
+from featstore.store.leftovers import SAFE_AGE_S, Leftover, collect_leftovers
+from featstore.store.removal import remove_folder, remove_uploads
 from featstore.store.set_folder import DIGEST_LENGTH as DIGEST_LENGTH
 from featstore.store.set_folder import RUNS, SETS, SetFolder, uploaded_to
 from featstore.text import file_name
@@ -20,30 +20,37 @@ from featstore.text import file_name
 Kind = Literal["sets", "runs"]
 
 
-class Backend(Protocol):
-    """Where the files of a store are. All work happens in one folder of this machine.
+class Backend:
+    """A store that is a folder of this machine.
 
     A `place` is a folder of the store, such as ``sets/<set_id>/features.zarr`` or
     ``runs/<run_id>``. `files` holds the sha256 (hex) of files by their names in the place, and
     `record` is the path of the record that names them. `upload` is the folder of their upload to
-    object storage, which the record names.
+    object storage, which the record names; in a copy of a bucket, the files are there.
     """
 
-    folder: Path
-    """The folder in which all work happens."""
-
-    address: str
-    """The store as the user named it: a folder or a URL."""
+    def __init__(self, folder: str | Path) -> None:
+        self.address = str(folder)
+        """The store as the user named it: a folder or a URL."""
+        # The current folder may change while the store is open.
+        self.folder = Path(folder).absolute()
+        """The folder of this machine in which all work happens."""
 
     @property
     def cache_dir(self) -> Path:
         """Folder of files that can be made again; may be deleted at any time."""
+        return self.folder / "cache"
 
     def lock_path(self, name: str) -> Path:
         """Return a lock file of the folder."""
+        path = self.folder / "locks" / f"{file_name(name, 120)}.lock"
+        make_folder(path.parent)
+        return path
 
     def locate(self, place: str = "", upload: str | None = None) -> str:
         """Return the absolute path, or the URL, of a place."""
+        path = self.folder / place
+        return str(path if path.exists() else self.folder / uploaded_to(place, upload))
 
     def pull(self, kind: Kind, *, now: bool = False) -> None:
         """Update the local records of all sets or runs; with `now`, even if they are recent."""
@@ -58,103 +65,15 @@ class Backend(Protocol):
     ) -> dict[str, Path]:
         """Bring files into this machine's folder, and return their paths.
 
-        A damaged file is a CorruptionError; without `strict` it is left out.
+        All files of an array are in one folder. A damaged download is a CorruptionError; without
+        `strict` it is left out.
         """
-
-    def missing(self, place: str, names: Iterable[str], upload: str | None = None) -> list[str]:
-        """Return missing files, as far as this machine knows without a request."""
-
-    def sizes(self, record: str, place: str, upload: str | None = None) -> dict[str, int]:
-        """Return the bytes of each file of a place."""
-
-    def problems(
-        self, record: str, place: str, files: Mapping[str, str], upload: str | None = None
-    ) -> Iterator[tuple[str, str | None]]:
-        """Read files, and yield what is wrong with each, or None."""
-
-    def working_on(
-        self, set_id: str, progress: Progress = SILENT, *, wait: bool = True
-    ) -> AbstractContextManager[None]:
-        """Hold a set against all other processes that use the store."""
-
-    def push_set(self, feature_set: SetFolder, progress: Progress = SILENT) -> None:
-        """Upload the complete layers of a set that are not uploaded yet."""
-
-    def push_run(self, run_id: str, progress: Progress = SILENT) -> None:
-        """Upload a run that is not uploaded yet."""
-
-    def replacing_run(self, run_id: str) -> AbstractContextManager[str]:
-        """Let the block write a run that may replace an old one.
-
-        Yields the folder for the upload of its files; empty if they are not uploaded.
-        """
-
-    def unpublish(self, feature_set: SetFolder, chunks: Mapping[str, Sequence[int]]) -> None:
-        """Delete damaged chunks of uploaded layers; the caller holds the set."""
-
-    def remove_set(self, set_id: str) -> None:
-        """Delete a set; the caller holds it."""
-
-    def remove_run(self, run_id: str) -> None:
-        """Delete a run."""
-
-    def collect(
-        self, progress: Progress = SILENT, *, dry_run: bool = False, safe_age_s: float = SAFE_AGE_S
-    ) -> list[Leftover]:
-        """Delete what no record names and no living process holds, unless `dry_run`; return it.
-
-        What no lock protects must be older than `safe_age_s`.
-        """
-
-
-class LocalBackend:
-    """A store that is a folder of this machine."""
-
-    def __init__(self, folder: str | Path) -> None:
-        self.address = str(folder)
-        # The current folder may change while the store is open.
-        self.folder = Path(folder).absolute()
-
-    @property
-    def cache_dir(self) -> Path:
-        """Folder of files that can be made again; may be deleted at any time."""
-        return self.folder / "cache"
-
-    def lock_path(self, name: str) -> Path:
-        """Return a lock file of the folder."""
-        path = self.folder / "locks" / f"{file_name(name, 120)}.lock"
-        make_folder(path.parent)
-        return path
-
-    def locate(self, place: str = "", upload: str | None = None) -> str:
-        """Return the absolute path of a place."""
-        path = self.folder / place
-        return str(path if path.exists() else self.folder / uploaded_to(place, upload))
-
-    def pull(self, kind: Kind, *, now: bool = False) -> None:
-        """Do nothing: the records are in the folder."""
-
-    def fetch(
-        self,
-        place: str,
-        files: Mapping[str, str],
-        *,
-        upload: str | None = None,
-        strict: bool = True,
-    ) -> dict[str, Path]:
-        """Return the paths of files; all files of an array are in one folder."""
         here, there = self.folder / place, self.folder / uploaded_to(place, upload)
         lacking = {n.partition("/")[0] for n in files if upload and not (here / n).is_file()}
         return {n: (there if n.partition("/")[0] in lacking else here) / n for n in files}
 
-    def _path(self, place: str, name: str, upload: str | None) -> Path:
-        path = self.folder / place / name
-        # A copy of a bucket has the files where they were uploaded to.
-        is_copy = upload and not path.is_file()
-        return self.folder / uploaded_to(place, upload) / name if is_copy else path
-
     def missing(self, place: str, names: Iterable[str], upload: str | None = None) -> list[str]:
-        """Return missing files."""
+        """Return missing files, as far as this machine knows without a request."""
         # Path's own methods would take most of the time of a list of ten thousand runs.
         folders = [f"{self.folder}/{place}"]
         if upload:
@@ -181,30 +100,35 @@ class LocalBackend:
         self, record: str, place: str, files: Mapping[str, str], upload: str | None = None
     ) -> Iterator[tuple[str, str | None]]:
         """Read files, and yield what is wrong with each, or None."""
-        for name, sha256 in files.items():
-            yield name, file_problem(self._path(place, name, upload), sha256)
+        for name, path in Backend.fetch(self, place, files, upload=upload).items():
+            yield name, file_problem(path, files[name])
 
     @contextmanager
     def working_on(
         self, set_id: str, progress: Progress = SILENT, *, wait: bool = True
     ) -> Iterator[None]:
-        """Hold a set against all other processes that use the folder."""
+        """Hold a set against all other processes that use the store."""
         with locked(self.lock_path(set_id[-DIGEST_LENGTH:]), set_id, progress, wait=wait):
             yield
 
-    def push_set(self, feature_set: SetFolder, progress: Progress = SILENT) -> None:
-        """Do nothing: the set is in the folder."""
+    def push_set(
+        self, feature_set: SetFolder, progress: Progress = SILENT, *, held: bool = False
+    ) -> None:
+        """Upload the complete layers of a set that are not uploaded yet; the caller may hold it."""
 
     def push_run(self, run_id: str, progress: Progress = SILENT) -> None:
-        """Do nothing: the run is in the folder."""
+        """Upload a run that is not uploaded yet."""
 
     @contextmanager
     def replacing_run(self, run_id: str) -> Iterator[str]:
-        """Yield no folder: a run is replaced by one rename."""
+        """Let the block write a run that may replace an old one.
+
+        Yields the folder for the upload of its files; empty if they are not uploaded.
+        """
         yield ""
 
     def unpublish(self, feature_set: SetFolder, chunks: Mapping[str, Sequence[int]]) -> None:
-        """Do nothing: the layers were not uploaded."""
+        """Delete damaged chunks of uploaded layers; the caller holds the set."""
 
     def remove_set(self, set_id: str) -> None:
         """Delete a set; the caller holds it."""
@@ -217,7 +141,10 @@ class LocalBackend:
     def collect(
         self, progress: Progress = SILENT, *, dry_run: bool = False, safe_age_s: float = SAFE_AGE_S
     ) -> list[Leftover]:
-        """Delete leftovers in the folder, unless `dry_run`; return them."""
+        """Delete what no record names and no living process holds, unless `dry_run`; return it.
+
+        What no lock protects must be older than `safe_age_s`.
+        """
         return collect_leftovers(self.folder, dry_run=dry_run, safe_age_s=safe_age_s)
 
     def _delete(self, kind: str, name: str) -> None:

@@ -112,16 +112,15 @@ class FeatureSet(SetFolder):
                 if problem is not None:
                     yield file, problem
 
-    def missing_chunks(self, layer: str) -> list[int]:
-        """Return the chunks of a complete layer whose files are missing."""
-        files, metadata = self.layer(layer).files, f"{layer}/zarr.json"
+    def missing_chunks(self, layer: str) -> list[int] | None:
+        """Return the missing chunks of a complete layer; None if no file is missing at all."""
+        record, metadata = self.layer(layer), f"{layer}/zarr.json"
+        if (self.group / metadata).is_file():
+            _check({metadata: self.group / metadata}, [metadata], record.files)
         found = self._sizes(layer)
-        gone = [name for name in files if name.removeprefix(f"{layer}/") not in found]
-        if (self.group / metadata).is_file() or metadata in gone:
-            _check({metadata: self.group / metadata}, [metadata], files)
-        prefix = f"{layer}/c/"
-        chunks = (name.removeprefix(prefix) for name in gone if name.startswith(prefix))
-        return sorted(int(name.split("/")[0]) for name in chunks)
+        gone = {name for name in record.files if name.removeprefix(f"{layer}/") not in found}
+        missing = [i for i in record.chunk_hashes() if f"{layer}/c/{i}/0" in gone]
+        return sorted(missing) if gone else None
 
     def fetch_intact(self) -> None:
         """Complete the group on this machine with what was uploaded from it.

@@ -56,7 +56,7 @@ def is_foreign(array: Path) -> bool:
     except (OSError, ValueError):
         # Damage; whoever writes an array writes metadata.
         return False
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, RecursionError):
         return True
     return names not in (["sample"], ["sample", "target"], ["sample", f"{array.name}.feature"])
 
@@ -264,13 +264,6 @@ class SetFolder:
                 f"of a layer. Rename it, and extract again."
             )
         create_matrix(self.group, layer, shape, attributes, dtype)
-
-    def drop_layers(self, layers: Sequence[str]) -> None:
-        """Delete unfinished layers; the caller holds the set's lock."""
-        others = {name: own for name, own in self.journal().items() if name not in layers}
-        self.write_journal(others)
-        for layer in layers:
-            shutil.rmtree(self.group / layer, ignore_errors=True)
 
     def writable_matrix(self, layer: str) -> Matrix:
         """Open the matrix of an unfinished layer to write its chunks."""

@@ -33,6 +33,18 @@ def test_layers_are_listed_with_both_names(capsys):
     assert [layer["layer"] for layer in layers if layer["default"]] == ["fc1000"]
 
 
+def test_models_without_a_network_are_shown(capsys):
+    assert _run(["models", "show", "mosaiks:64/5"]) == 0
+    out = capsys.readouterr().out
+    assert "features (default), 64: the mean" in out
+    assert "5 x 5 pixels of all bands; they are patches" in out
+    assert _run(["models", "show", "rcf", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["layers"][0]["n_features"] == 512
+    assert _run(["models", "show", "rcf", "--image-size", "64"]) == 2
+    assert "leave --image-size out" in capsys.readouterr().err
+    assert _run(["models", "show", "rcf:13"]) == 1
+
+
 def test_sources_are_listed_without_loading_them():
     code = "from featstore.cli.main import _run\nassert _run(['models']) == 0"
     done = subprocess.run(

@@ -37,7 +37,7 @@ def test_lists_name_the_images_of_each_split(tiles: Path) -> None:
         "some/where/tiles/lake/1.png\n",
         "2.jpg\n",
     )
-    dataset = open_dataset(str(tiles), splits=lists)
+    dataset = open_dataset(str(tiles), split_files=lists)
     assert list(dataset.sample_ids) == ["beach/1.png", "beach/3.png", "lake/1.png", "lake/2.jpg"]
     assert dataset.splits.tolist() == [0, 0, 1, 2]
     assert dataset.labels.tolist() == [0, 0, 1, 1]
@@ -67,16 +67,16 @@ def test_a_name_that_does_not_fit_is_told_with_its_line(
 ) -> None:
     lists = write_lists(tiles.parent, train, test)
     with pytest.raises(DatasetError, match=wrong):
-        open_dataset(str(tiles), splits=lists).splits.tolist()
+        open_dataset(str(tiles), split_files=lists).splits.tolist()
 
 
 def test_lists_that_can_not_be_used_are_refused(tiles: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="splits names 1 files; give two or three"):
-        DatasetOptions(splits=("train.txt",))
+    with pytest.raises(ConfigError, match="split_files names 1; give two or three"):
+        DatasetOptions(split_files=("train.txt",))
     with pytest.raises(DatasetNotFoundError, match=r"none.txt: the list can't be read: No such"):
-        open_dataset(str(tiles), splits=("none.txt", "test.txt"))
+        open_dataset(str(tiles), split_files=("none.txt", "test.txt"))
     with pytest.raises(ConfigError, match="demo has no image files: leave out --splits"):
-        open_dataset("demo", tmp_path, splits=write_lists(tmp_path, "a", "b"))
+        open_dataset("demo", tmp_path, split_files=write_lists(tmp_path, "a", "b"))
 
 
 def test_other_lists_make_another_set_that_keeps_its_split(
@@ -85,7 +85,7 @@ def test_other_lists_make_another_set_that_keeps_its_split(
     store, listener = open_store(tmp_path / "store"), Listener()
     monkeypatch.chdir(tmp_path)
     write_lists(tmp_path, "beach/1\nlake/1\n", "beach/2\nlake/2\n")
-    options = of_pixels(tiles, store=store, splits="train.txt,test.txt")
+    options = of_pixels(tiles, store=store, split_files="train.txt,test.txt")
     made = extract(**options)
     assert (made.split, made.n_by_split) == ("published split", {"train": 2, "test": 2})
     assert made.left_out.n_unlisted == 1

@@ -114,12 +114,16 @@ class _Entry:
 
 @pytest.fixture
 def plug_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    def install(name: str, value: object) -> None:
-        registry._plug_ins.cache_clear()
-        monkeypatch.setattr(registry, "entry_points", lambda group: [_Entry(name, value)])
+    def install(value: object) -> None:
+        registry._plug_in.cache_clear()
+        monkeypatch.setattr(
+            registry,
+            "entry_points",
+            lambda group, name="tiles": [_Entry("tiles", value)][: name == "tiles"],
+        )
 
     yield install
-    registry._plug_ins.cache_clear()
+    registry._plug_in.cache_clear()
 
 
 def test_an_installed_package_adds_a_dataset(tmp_path: Path, plug_in: Callable[..., None]) -> None:
@@ -135,7 +139,7 @@ def test_an_installed_package_adds_a_dataset(tmp_path: Path, plug_in: Callable[.
         folders=("tiles",),
         open=lambda opening: FolderSource(opening.find().parent, opening.options.seed),
     )
-    plug_in("tiles", tiles)
+    plug_in(tiles)
     assert [one.format.name for one in available_datasets(tmp_path)][-1] == "tiles"
     assert len(open_dataset("tiles", tmp_path)) == 4
 
@@ -150,6 +154,9 @@ def test_an_installed_package_adds_a_dataset(tmp_path: Path, plug_in: Callable[.
 def test_an_entry_point_without_a_format_is_named(
     value: object, cause: str, plug_in: Callable[..., None]
 ) -> None:
-    plug_in("tiles", value)
+    plug_in(value)
     with pytest.raises(DatasetError, match=rf"tiles = pack\.module:FORMAT .*{cause}"):
         available_datasets()
+    # Other datasets do without it.
+    with pytest.raises(DatasetNotFoundError):
+        open_dataset("sat4", "nowhere")

@@ -44,6 +44,12 @@ def small_pixel_chunks(monkeypatch):
     five_rows(monkeypatch, 29)
 
 
+@pytest.fixture
+def chunks_of_16(monkeypatch):
+    """Let a layer of 16 features have chunks of five rows."""
+    five_rows(monkeypatch, 16)
+
+
 @dataclass(frozen=True)
 class Extracted:
     """27 images, and a store with resnet18's features of them."""

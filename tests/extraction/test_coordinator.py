@@ -83,6 +83,34 @@ def test_workers_mask_images_and_find_relative_paths(
     assert group_bytes(extract(store="many", scheduler=scheduler, **demo)) == group_bytes(one)
 
 
+OWN = """
+import torch
+from torch import nn
+
+
+def build():
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return network, {"image_size": 32}
+"""
+
+
+def test_workers_run_networks_of_the_working_folder_and_share_filters(
+    images, tmp_path, chunks_of_16, scheduler, monkeypatch
+):
+    (tmp_path / "own_network.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for model in ("own_network:build", "mosaiks:16"):
+        settings = {"dataset": "folder", "root": str(images), "batch_size": 4}
+        if model == "own_network:build":
+            settings |= {"precision": "fp32", "compile": "off"}
+        one = extract(model, store="one", **settings)
+        many = extract(model, store="many", scheduler=scheduler, **settings)
+        assert many.device.startswith("2 workers")
+        assert group_bytes(many) == group_bytes(one)
+
+
 def test_a_workers_error_reaches_the_user(images, tmp_path, small_pixel_chunks, scheduler):
     path = featstore.open_dataset("folder", images).paths[13]
     whole = path.read_bytes()

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import featstore
+from featstore.io.files import exchange
+from featstore.runs import writer
 
 PACKAGE = os.path.dirname(featstore.__file__) + os.sep
 
@@ -36,7 +38,7 @@ class Event:
     kind: str
     path: tuple[str, ...]
     target: tuple[str, ...] = ()
-    """The new path of a renaming."""
+    """The new path of a renaming; the other one of an exchange."""
     content: bytes | None = None
     """The bytes of a file that is synced; None for a folder."""
     place: str = ""
@@ -73,12 +75,14 @@ class PowerLog:
         for name, note in calls.items():
             setattr(os, name, self._noting(real[name], note))
         io.open = builtins.open = self._noting(self._real_open, self._opened)
+        real_exchange, writer.exchange = writer.exchange, self._exchange
         try:
             yield self
         finally:
             for name, call in real.items():
                 setattr(os, name, call)
             io.open = builtins.open = self._real_open
+            writer.exchange = real_exchange
         names = {"/".join(path) for path in self._known}
         root = Path(self._root)
         assert names == {path.relative_to(root).as_posix() for path in root.rglob("*")}
@@ -131,6 +135,19 @@ class PowerLog:
         self._known -= moved
         self._known |= {(*target, *path[n:]) for path in moved}
         self.events.append(Event("rename", source, target))
+
+    def _exchange(self, one: Path, other: Path) -> bool:
+        with self._lock:
+            assert exchange(one, other)
+            old, new = self._parts(one), self._parts(other)
+            assert old is not None
+            assert new is not None
+            turned = {old: new, new: old}
+            n = len(new)
+            assert n == len(old)
+            self._known = {(*turned.get(p[:n], p[:n]), *p[n:]) for p in self._known}
+            self.events.append(Event("exchange", old, new))
+        return True
 
     def _synced(self, handle: int) -> None:
         if (parts := self._parts(handle)) is None:
@@ -234,6 +251,9 @@ def _apply(top: _Folder, event: Event) -> None:
             del own[name]
         case "rename":
             top.at(event.target[:-1]).now[event.target[-1]] = own.pop(name)
+        case "exchange":
+            other = top.at(event.target[:-1]).now
+            own[name], other[event.target[-1]] = other[event.target[-1]], own[name]
         case "sync":
             node = own[name]
             if isinstance(node, _Folder):

@@ -7,7 +7,9 @@ import pytest
 import rasterio
 
 import featstore
+from featstore.baselines import fit_baselines
 from featstore.errors import ConfigError
+from featstore.fitting.fit import fit_each
 from featstore.io import gdal
 from featstore.store.feature_store import open_store
 
@@ -74,6 +76,18 @@ def test_the_range_is_kept_and_the_same_request_is_answered(root, run):
     other = featstore.extract("pixelstats", str(root), value_range="0,3000", **options)
     assert other.set_id != one.set_id
     store.remove(store.get(other.set_id))
+
+
+def test_other_models_and_their_baselines_read_the_same_bands(root, run):
+    store = open_store(root.parent / "store")
+    (before,) = store.sets()
+    options = {"bands": "all", "value_range": "percentile:0,100", "store": store}
+    made = featstore.extract("mosaiks:32", str(root), **options)
+    fits = fit_each(store, "lda", model="mosaiks:32", n_jobs=1)
+    assert fits[0].run.metrics.test.accuracy == 1
+    (baseline,) = fit_baselines(store, fits, "lda", n_jobs=1)
+    assert baseline.run.selection.set_ids == (before.set_id,)
+    store.remove(store.get(made.set_id))
 
 
 def test_predict_reads_files_and_arrays_as_the_run_did(root, run, tmp_path):

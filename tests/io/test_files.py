@@ -43,7 +43,10 @@ def test_an_edited_json_file_is_not_believed(tmp_path):
         read_json(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"{", b"{}", b"\xff\xfe", b'"x"'])
+DEEP = pytest.param(b'{"a":' * 10**5, id="deep")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"{", b"{}", b"\xff\xfe", b'"x"', DEEP])
 def test_anything_else_is_not_believed_either(tmp_path, content):
     path = tmp_path / "a.json"
     path.write_bytes(content)

@@ -90,8 +90,10 @@ def test_another_file_of_the_repository_stands_in(hub, tmp_path):
 def test_without_a_network_the_message_says_what_to_put_where(monkeypatch, tmp_path):
     point_at(monkeypatch, "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    # The client waits before it tries again.
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    # The client would wait before it tries again.
+    monkeypatch.setattr(
+        "huggingface_hub.utils._http.time.sleep", lambda _: pytest.fail("waited to try again")
+    )
     with pytest.raises(WeightsError) as caught:
         find_network("timm:resnet18.a1_in1k").find_weights(
             "imagenet", FingerprintCache(tmp_path / "cache")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def cache(tmp_path):
 
 def opened(cache, **settings):
     config = ExtractConfig("mynet:build", "folder", **settings)
-    return open_model(config, ("red", "green", "blue"), cache)
+    return open_model(config, SimpleNamespace(bands=("red", "green", "blue")), cache)
 
 
 def test_a_function_says_what_its_network_expects(write, cache):

@@ -188,6 +188,8 @@ def test_a_file_of_another_network_is_refused_with_what_differs(cache, tmp_path)
 def test_wrong_names_are_answered_with_near_ones(cache):
     with pytest.raises(BackboneError, match="resnet18"):
         find_network("timm:resnet81")
+    with pytest.raises(BackboneError, match="use timm:legacy_xception"):
+        find_network("timm:xception")
     with pytest.raises(BackboneError, match="a1_in1k"):
         find_network("timm:resnet18.a1_in2k")
     with pytest.raises(WeightsError, match="is no file"):

@@ -78,7 +78,7 @@ def cache(tmp_path):
 def opened(weights, of_images, cache, **settings):
     settings = {"weights": "random:0", "precision": "fp32"} | settings
     config = ExtractConfig(f"torchgeo:resnet18/{weights}", "folder", **settings)
-    return open_model(config, of_images, cache)
+    return open_model(config, SimpleNamespace(bands=of_images), cache)
 
 
 def test_bands_are_matched_by_name(torchgeo, cache):

@@ -22,7 +22,7 @@ from featstore.runs.model_file import load_model, save_model
 from featstore.runs.run import Run, list_runs, open_run
 from featstore.runs.verification import verify_runs
 from featstore.store import backend
-from featstore.store.backend import LocalBackend
+from featstore.store.backend import Backend
 from featstore.store.feature_store import open_store
 
 
@@ -192,7 +192,7 @@ def test_a_run_that_is_replaced_or_removed_meanwhile_is_no_damage(
     run, store, tmp_path, monkeypatch, is_replaced
 ):
     path = shutil.copytree(run.path, tmp_path / "other")
-    other = Run.of(path, run.record, LocalBackend(tmp_path))
+    other = Run.of(path, run.record, Backend(tmp_path))
     (other.path / "model.skops").write_bytes(b"another")
     files = run.record.files | {"model.skops": file_sha256(other.path / "model.skops")}
     edit(other, files=files)

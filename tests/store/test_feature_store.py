@@ -17,7 +17,7 @@ from featstore.errors import (
 from featstore.io import locks
 from featstore.io.files import read_json, write_json
 from featstore.io.locks import locked
-from featstore.store.backend import LocalBackend
+from featstore.store.backend import Backend
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.verification import verify
 from featstore.text import file_name
@@ -99,7 +99,7 @@ def test_groups_and_several_classes_an_image_stand_beside_the_labels(tmp_path):
 
 
 def test_the_set_id_depends_on_title_model_and_key():
-    store = FeatureStore(LocalBackend("anywhere"))
+    store = FeatureStore(Backend("anywhere"))
     base = {"facets": {"title": "Wälder & Seen", "model": "resnet50"}, "key": {"weights": "a"}}
     assert store.set_id(base) == store.set_id(base | {"note": 1})
     assert store.set_id(base) != store.set_id(base | {"key": {"weights": "b"}})

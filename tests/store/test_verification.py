@@ -10,7 +10,7 @@ from featstore.errors import CorruptionError, IncompleteError
 from featstore.extraction.extract import extract
 from featstore.io.files import read_json, write_json
 from featstore.store import verification
-from featstore.store.backend import LocalBackend
+from featstore.store.backend import Backend
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import open_store
 from featstore.store.format import matrix
@@ -133,7 +133,7 @@ def test_masks_survive_a_repair(shared_images, tmp_path, five_rows):
 
 
 MOMENTS = [
-    (LocalBackend, "problems"),
+    (Backend, "problems"),
     (verification, "_lost_layers"),
     (verification, "_strays"),
 ]
@@ -170,7 +170,7 @@ def test_a_layer_that_is_finished_meanwhile_is_no_damage(store, monkeypatch, own
 
 
 @pytest.mark.parametrize(
-    ("owner", "moment"), [(LocalBackend, "problems"), (verification, "_still_wrong")]
+    ("owner", "moment"), [(Backend, "problems"), (verification, "_still_wrong")]
 )
 def test_a_chunk_that_is_repaired_meanwhile_is_no_damage(store, monkeypatch, owner, moment):
     (feature_set,) = store.sets()
@@ -206,7 +206,7 @@ def test_damage_that_another_verify_marked_is_reported_and_marked_once(store, sh
 
 @pytest.mark.parametrize(
     ("owner", "moment"),
-    [(FeatureSet, "layer"), (LocalBackend, "problems"), (verification, "_strays")],
+    [(FeatureSet, "layer"), (Backend, "problems"), (verification, "_strays")],
 )
 def test_a_set_that_is_removed_meanwhile_is_no_damage(store, monkeypatch, owner, moment):
     (feature_set,) = store.sets()

@@ -23,6 +23,9 @@ CURES = {
     r"n_neighbors = \d+, n_samples_fit = (\d+)": "Use --param n_neighbors=N with N up to {}.",
     r"least populated class": "Add images of the rare classes, or switch early stopping off with "
     "--param early_stopping=False.",
+    r"can't start new thread|Resource temporarily unavailable": "The system starts no more threads "
+    "for you (`ulimit -u`). Raise the limit, end other programs, or use OMP_NUM_THREADS=1 and "
+    "--n-jobs 1.",
 }
 """What helps against errors of scikit-learn, by a pattern of their text."""
 

@@ -249,7 +249,7 @@ def _read_pairs(path: Path) -> list[tuple[str, Any]]:
     if path.suffix.lower() == ".json":
         try:
             value = json.loads(text, object_pairs_hook=list)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ConfigError(f"{path} is not valid JSON: {error}.") from error
         if not isinstance(value, list) or not all(isinstance(pair, tuple) for pair in value):
             raise ConfigError(f'{path} must be an object such as {{"forest": "#1b6e2e"}}.')

@@ -56,6 +56,9 @@ Fraction = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 Text = Annotated[str, StringConstraints(max_length=10_000, pattern=r"^[^\x00]*$")]
 
 
+Base64 = Annotated[str, StringConstraints(max_length=8 * 2**20, pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
+
+
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 

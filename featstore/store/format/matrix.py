@@ -6,6 +6,7 @@ ends in a CRC-32C, which every reader checks.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from featstore.errors import CorruptionError
+from featstore.errors import CorruptionError, DatasetError
 from featstore.store.format.array_schema import (
     ARRAY_TYPES,
     MAX_TEXT_NBYTES,
@@ -38,8 +39,12 @@ TEXT = np.dtype(object)
 NumPy's StringDType is searched wrongly: ``np.searchsorted(a, b)`` finds no long text of b in a."""
 
 
-_READ_ERRORS = (ValueError, TypeError, RuntimeError, OSError, KeyError, MemoryError)
-"""What zarr and its codecs raise at damaged files."""
+_READ_ERRORS = (ValueError, TypeError, RuntimeError, OSError, KeyError)
+"""What zarr and its codecs raise at damaged files; a shortage of memory is no damage."""
+
+
+PARTIAL = re.compile(r"(zarr|[0-9]+)\.[0-9a-f]{32}\.partial")
+"""Names of the files that zarr renames when they are whole."""
 
 
 def _import_zarr() -> ModuleType:
@@ -127,6 +132,28 @@ def create_matrix(
     return rows
 
 
+def open_foreign_array(path: Path, name: str | None = None) -> Any:
+    """Open an array that others wrote, or the array of a name in a group, for reading.
+
+    Of a group without a name, its only array of two dimensions; of several, the list of their
+    names is returned. numcodecs refuses codecs that run code.
+    """
+    zarr = _import_zarr()
+    try:
+        found = zarr.open(path, mode="r")
+        if isinstance(found, zarr.Array):
+            return found if name is None else []
+        arrays = {key: one for key, one in found.arrays() if one.ndim == 2}
+    except (zarr.errors.BaseZarrError, *_READ_ERRORS) as error:
+        raise DatasetError(f"{path} is no Zarr array that can be read: {error}") from error
+    usual = [key for key in ("features", "embeddings", "embedding", "X") if key in arrays]
+    if name in arrays:
+        return arrays[name]
+    if name is None and (len(arrays) == 1 or len(usual) == 1):
+        return arrays[(usual or list(arrays))[0]]
+    return list(arrays)
+
+
 def _open_array(path: Path, *, writable: bool = False) -> Any:
     """Open an array whose metadata have been checked."""
     zarr = _import_zarr()
@@ -210,7 +237,8 @@ class Matrix:
     def sweep(self) -> None:
         """Delete the unfinished files of a killed writer."""
         for path in self.path.rglob("*.partial"):
-            path.unlink()
+            if PARTIAL.fullmatch(path.name):
+                path.unlink()
 
     def write_chunk(self, index: int, block: np.ndarray) -> Path:
         """Write chunk `index` whole from `block` and return its file."""

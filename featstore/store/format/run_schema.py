@@ -79,6 +79,11 @@ class SelectionInfo(RecordPart):
     features: Annotated[Items[FeatureSpec], Field(min_length=1)]
     digest: Text
 
+    @property
+    def is_imported(self) -> bool:
+        """Whether all features were computed elsewhere."""
+        return all(part.backbone.is_imported for part in self.features)
+
 
 class RowCounts(RecordPart):
     """Numbers of rows that a run was fitted to and tested on."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from featstore.store.format.array_schema import MORE_VECTORS, VECTORS, vector_rows
 from featstore.store.format.fields import (
+    Base64,
     Count,
     Files,
     Items,
@@ -26,6 +27,10 @@ def _row_beyond(place: str, rows: list[int], n_rows: int | None) -> str | None:
     if n_rows is not None and (beyond := max(rows, default=0)) >= n_rows:
         return f"{place}: row {beyond} of {n_rows} rows, which are numbered from 0"
     return None
+
+
+IMPORTED = "imported"
+"""Dataset and weights of features that were computed elsewhere."""
 
 
 class Facets(RecordPart):
@@ -83,7 +88,7 @@ class DatasetInfo(RecordPart):
 
 
 class BackboneInfo(RecordPart):
-    """The network of a set, and its weights."""
+    """The network of a set, and its weights; of imported features, their file."""
 
     model: Text
     weights: Text
@@ -91,6 +96,13 @@ class BackboneInfo(RecordPart):
     weights_path: Text | None
     weights_sha256: Text
     precision: Text
+    patches: Base64 | None = None
+    """Patches of training images, of which filters are made."""
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the features were computed elsewhere."""
+        return self.weights == IMPORTED
 
 
 class ReadingInfo(RecordPart):

@@ -11,10 +11,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ from featstore.store.remote.client import (
     Entry,
     ObjectStorage,
     open_storage,
-    service_of,
 )
 from featstore.store.remote.lease import hold_lease
 from featstore.store.remote.records import (
@@ -44,6 +42,7 @@ from featstore.store.remote.records import (
     of_owner,
     owner_of,
 )
+from featstore.store.remote.services import service_of
 from featstore.store.remote.sync_state import SyncState, sha256_of
 from featstore.store.set_folder import RUNS, SETS, SetFolder, uploaded_to
 
@@ -63,7 +62,6 @@ class RemoteBackend(SyncState):
         self._progress = progress
         self._seen_at: dict[str, float] = {}
         self._told: set[str] = set()
-        self._held: set[tuple[str, int]] = set()
 
     def locate(self, place: str = "", upload: str | None = None) -> str:
         """Return the URL of a place."""
@@ -78,31 +76,34 @@ class RemoteBackend(SyncState):
         if not now and time.monotonic() - self._seen_at.get(kind, -math.inf) < REFRESH_S:
             return
         with self.state() as state:
-            known: dict[str, str] = state["records"]
+            known, replacing = state["records"], state["replacing"]
             found = self._records(kind)
-            self._drop_void(kind, found, state["replaced"])
+            for name, etag in list(replacing.items()):
+                # Another machine's work comes first.
+                if name.startswith(f"{kind}/") and (name not in found or found[name].etag != etag):
+                    del replacing[name]
+            # The digest in a record does not prove that the local copy is as it came: an editor
+            # can compute it again.
             new = [
                 name
                 for name, entry in found.items()
-                if name not in state["replaced"]
-                and not (known.get(name) == entry.etag and self.is_as_it_came(name, state))
+                if name not in replacing
+                and known.get(name) != [entry.etag, sha256_of(self.folder / name)]
             ]
             gone = [n for n in known if n.startswith(f"{kind}/") and n not in found]
             contents = dict(zip(new, self.remote.each(self.remote.get, new), strict=True))
             for owner in sorted({owner_of(name) for name in [*new, *gone]}):
-                with self._unless_busy(kind, owner, held) as is_free:
-                    if not is_free:
-                        continue
+                with suppress(filelock.Timeout), self._lock_of(kind, owner, held):
                     for name in of_owner(new, owner):
-                        content = contents[name]
-                        if content is not None:
+                        if (content := contents[name]) is not None:
                             install_record(self.folder, name, content)
-                            known[name] = found[name].etag
-                            state["copies"][name] = sha256(content).hexdigest()
+                            known[name] = [found[name].etag, sha256(content).hexdigest()]
                     for name in of_owner(gone, owner):
-                        drop_record(self.folder, name, known)
+                        try:
+                            drop_record(self.folder, name, known)
+                        except StoreError as error:
+                            self._progress.say(str(error))
                         del known[name]
-                        state["copies"].pop(name, None)
         self._seen_at[kind] = time.monotonic()
         for name in sorted(self.remote.foreign - self._told):
             self._progress.say(
@@ -118,31 +119,11 @@ class RemoteBackend(SyncState):
         whole = {owner_of(name) for name in records if name.endswith("/set.json")}
         return {name: entry for name, entry in records.items() if owner_of(name) in whole}
 
-    def _drop_void(
-        self, kind: str, found: Mapping[str, Entry], replaced: dict[str, list[Any]]
-    ) -> None:
-        """Drop replacements whose record in the bucket, or local record, has changed since."""
-        for name, (etag, digest) in list(replaced.items()):
-            is_same = name in found and found[name].etag == etag
-            is_own = digest is None or sha256_of(self.folder / name) == digest
-            if name.startswith(f"{kind}/") and not (is_same and is_own):
-                del replaced[name]
-
-    @contextmanager
-    def _unless_busy(self, kind: str, owner: str, held: str | None) -> Iterator[bool]:
+    def _lock_of(self, kind: str, owner: str, held: str | None) -> AbstractContextManager[Any]:
+        """Return the lock of a set, which raises Timeout while another process works on the set."""
         if kind == RUNS or (held is not None and _digest(held) == _digest(owner)):
-            yield True
-            return
-        lock = filelock.FileLock(self.lock_path(_digest(owner)))
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+            return nullcontext()
+        return filelock.FileLock(self.lock_path(_digest(owner)), timeout=0)
 
     def fetch(
         self,
@@ -160,10 +141,11 @@ class RemoteBackend(SyncState):
         # Files that were downloaded lie where they were uploaded to, so none is ever outdated.
         paths = super().fetch(place, files, upload=upload)
         missing = [name for name, path in paths.items() if not path.is_file()]
+        passed_over = suppress(*() if strict else (CorruptionError,))
 
         def bring(name: str) -> None:
             there = f"{uploaded_to(place, upload)}/{name}"
-            with atomic_write(paths[name]) as temporary:
+            with passed_over, atomic_write(paths[name]) as temporary:
                 digest = self.remote.sha256(there, temporary)
                 if digest == files[name]:
                     return
@@ -173,17 +155,10 @@ class RemoteBackend(SyncState):
                     f"--store {self.address}`, and then the command again that made it."
                 )
 
-        def try_to(name: str) -> None:
-            try:
-                bring(name)
-            except CorruptionError:
-                if strict:
-                    raise
-
         progress = self._progress if len(missing) > N_AT_A_TIME else SILENT
         progress.start(f"Fetching from {self.address}", len(missing), "files")
         try:
-            for _ in self.remote.each(try_to, missing):
+            for _ in self.remote.each(bring, missing):
                 progress.advance(1)
         finally:
             progress.stop()
@@ -232,15 +207,10 @@ class RemoteBackend(SyncState):
         name = f"locks/{_digest(set_id)}.json"
         with (
             super().working_on(set_id, progress, wait=wait),
-            hold_lease(self.remote, name, set_id, self.place, progress, wait=wait),
+            hold_lease(self.remote, name, set_id, progress, wait=wait),
         ):
             self.pull("sets", held=set_id, now=True)
-            held = _digest(set_id), threading.get_ident()
-            self._held.add(held)
-            try:
-                yield
-            finally:
-                self._held.discard(held)
+            yield
 
     @contextmanager
     def working_on_run(
@@ -250,18 +220,18 @@ class RemoteBackend(SyncState):
         name = f"locks/{run_id}.json"
         with (
             locked(self.lock_path(run_id), run_id, progress, wait=wait),
-            hold_lease(self.remote, name, run_id, self.place, progress, wait=wait),
+            hold_lease(self.remote, name, run_id, progress, wait=wait),
         ):
             yield
 
-    def push_set(self, feature_set: SetFolder, progress: Progress = SILENT) -> None:
+    def push_set(
+        self, feature_set: SetFolder, progress: Progress = SILENT, *, held: bool = False
+    ) -> None:
         """Upload the complete layers of a set that the bucket lacks."""
         if not push.unpushed_layers(self, feature_set):
             return
-        if (_digest(feature_set.set_id), threading.get_ident()) in self._held:
-            push.push_set(self, feature_set, progress)
-            return
-        with self.working_on(feature_set.set_id, progress):
+        work = self.working_on(feature_set.set_id, progress)
+        with nullcontext() if held else work:
             push.push_set(self, feature_set, progress)
 
     def push_run(self, run_id: str, progress: Progress = SILENT) -> None:
@@ -274,23 +244,22 @@ class RemoteBackend(SyncState):
     def replacing_run(self, run_id: str) -> Iterator[str]:
         """Let the block write a run that may replace an old one; yield its upload's folder."""
         # A run must not be replaced while it is uploaded.
-        with (
-            locked(self.lock_path(run_id), run_id),
-            self.atomic_write(push.run_record(run_id)) as upload,
-        ):
-            yield upload
+        with locked(self.lock_path(run_id), run_id):
+            self.give_way([push.run_record(run_id)])
+            yield push.new_folder()
 
     def unpublish(self, feature_set: SetFolder, chunks: Mapping[str, Sequence[int]]) -> None:
-        """Let repaired layers replace those in the bucket, and delete damaged chunks there.
+        """Let repaired layers replace those in the bucket, and delete damaged files there.
 
-        Without these chunks, any machine's extract knows what to compute. The caller holds the set.
+        Without these files, any machine's extract knows what to make. The caller holds the set.
         """
-        shared = self.give_way(feature_set.layer_record_name(layer) for layer in chunks)
+        shared = self.give_way([feature_set.layer_record_name(layer) for layer in chunks])
         doomed = []
         for layer in chunks:
             if feature_set.layer_record_name(layer) in shared:
                 place = uploaded_to(feature_set.place, feature_set.layer(layer).folder)
-                doomed += [f"{place}/{layer}/c/{index}/0" for index in chunks[layer]]
+                files = [f"c/{index}/0" for index in chunks[layer]] or ["zarr.json"]
+                doomed += [f"{place}/{layer}/{file}" for file in files]
         self.remote.delete(doomed)
 
     def remove_set(self, set_id: str) -> None:

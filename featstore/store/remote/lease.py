@@ -1,13 +1,12 @@
 """Leases: locks on object storage that expire when their holder dies.
 
 A lease is an object that its holder rewrites every few seconds. A waiting machine takes over a
-lease that has not changed for a minute by its own clock, so clocks need not agree.
+lease that has not changed for a while by its own clock, so clocks need not agree.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import threading
 import time
@@ -21,11 +20,11 @@ from featstore.io.locks import BUSY_CURE, busy_text, this_holder
 from featstore.progress import SILENT, Progress
 from featstore.store.remote.client import ObjectStorage
 
-LEASE_S = 60.0
+LEASE_S = 30.0
 """Seconds without a renewal after which a lease may be taken over."""
 
 
-RENEW_S = 15.0
+RENEW_S = 10.0
 """Seconds between two renewals."""
 
 
@@ -86,20 +85,16 @@ def hold_lease(
     remote: ObjectStorage,
     name: str,
     what: str,
-    place: str,
     progress: Progress = SILENT,
     *,
     wait: bool = True,
 ) -> Iterator[Lease | None]:
     """Hold the lease in the object `name`; yield None if the service has no conditional writes.
 
-    Messages call the leased thing `what`. `place` is the working folder's token: the caller holds
-    the folder's own lock, so a lease with the same token belongs to a killed process, or to a
-    clone of this machine. It is taken over when its process is dead, or when it misses a renewal.
-    If another machine holds the lease, `progress` says which one, and this process waits; without
-    `wait` it raises StoreError.
+    Messages call the leased thing `what`. If another process holds the lease, `progress` says which
+    one, and this process waits; without `wait` it raises StoreError when the lease is renewed.
     """
-    note = {"what": what, "place": place, "lease": secrets.token_hex(8), **this_holder()}
+    note = {"what": what, "lease": secrets.token_hex(8), **this_holder()}
     if not _acquire(remote, name, note, progress, wait=wait):
         yield None
         return
@@ -117,7 +112,7 @@ def _acquire(
     was_conditional = remote.is_conditional
     seen: str | None = None
     seen_at = time.monotonic()
-    is_renewed = told = False
+    told = False
     while True:
         etag = remote.create(name, _body(note)) if remote.is_conditional else None
         if etag is not None and _keeps_conditions(remote, name, note):
@@ -133,40 +128,21 @@ def _acquire(
         found = remote.entry(name)
         if found is None:
             continue
-        other = _parsed(remote.get(name))
+        busy = busy_text(note["what"], _parsed(remote.get(name)), UNKNOWN)
         if found.etag != seen:
-            is_renewed = seen is not None
+            if seen is not None and not wait:
+                raise StoreError(f"{busy}. {BUSY_CURE}")
             seen, seen_at = found.etag, time.monotonic()
-            if is_renewed and not wait:
-                raise StoreError(f"{busy_text(note['what'], other, UNKNOWN)}. {BUSY_CURE}")
-        silent_s = time.monotonic() - seen_at
-        is_own = other.get("place") == note["place"] and not is_renewed
-        if silent_s > LEASE_S or (is_own and (silent_s > 2 * RENEW_S or _is_dead(other))):
+        if time.monotonic() - seen_at > LEASE_S:
             if remote.replace(name, _body(note), found.etag) is not None:
                 return True
             continue
         if not told:
             told = True
             progress.say(
-                f"{busy_text(note['what'], other, UNKNOWN)}; waiting for it, or until it has been "
-                f"silent for {LEASE_S:.0f} s."
+                f"{busy}; waiting for it, or until it has been silent for {LEASE_S:.0f} s."
             )
         time.sleep(LOOK_S)
-
-
-def _is_dead(note: dict[str, Any]) -> bool:
-    """Return whether a process of this machine that held a lease is known to be dead."""
-    pid = note.get("pid")
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        return False
-    # This process holds the folder's lock and no such lease: the number was used again.
-    return pid == os.getpid()
 
 
 def _keeps_conditions(remote: ObjectStorage, name: str, note: dict[str, Any]) -> bool:
@@ -182,5 +158,5 @@ def _keeps_conditions(remote: ObjectStorage, name: str, note: dict[str, Any]) ->
 def _parsed(content: bytes | None) -> dict[str, Any]:
     try:
         return dict(json.loads(content or b"{}"))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return {}

@@ -9,6 +9,7 @@ the missing files.
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,14 +21,18 @@ from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
 from featstore.store.format.run_schema import RunRecord
 from featstore.store.format.schema import LayerRecord, SetRecord
-from featstore.store.leftovers import is_own
 from featstore.store.remote.client import WHOLE_NBYTES
 from featstore.store.remote.records import is_record
-from featstore.store.remote.sync_state import new_folder
+from featstore.store.removal import OWN_IN_STORE
 from featstore.store.set_folder import RUNS, UPLOADS, SetFolder, uploaded_to
 
 if TYPE_CHECKING:
     from featstore.store.remote.backend import RemoteBackend
+
+
+def new_folder() -> str:
+    """Return a name for the folder of an upload, which no other upload has."""
+    return secrets.token_hex(4)
 
 
 class DamagedFileError(CorruptionError):
@@ -91,7 +96,7 @@ def publish(backend: RemoteBackend, record: str, content: bytes) -> bool:
     else:
         etag = backend.remote.replace(record, content, replaced)
     if etag is not None:
-        backend.note({record: etag}, hashlib.sha256(content).hexdigest())
+        backend.note(record, etag, hashlib.sha256(content).hexdigest())
     return etag is not None
 
 
@@ -229,5 +234,5 @@ def remove(backend: RemoteBackend, place: str) -> None:
     records = sorted(filter(is_record, names))
     for name in records:
         backend.remote.delete([name])
-    backend.note(dict.fromkeys(records))
-    backend.remote.delete([name for name in names if is_own(name) and name not in records])
+    backend.forget(records)
+    backend.remote.delete([n for n in names if OWN_IN_STORE.fullmatch(n) and n not in records])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from featstore.io.files import atomic_write, file_sha256, rename_for_deletion
+from featstore.io.files import atomic_write, file_sha256
 from featstore.store.format.fields import named_files
-from featstore.store.leftovers import remove_uploads
+from featstore.store.removal import remove_array, remove_folder, remove_journal, remove_uploads
 from featstore.store.set_folder import GROUP, RUNS, SETS, SetFolder
 
 RECORD = re.compile(r"(?!\w+/\.)(runs/[^/\\]+/metrics|sets/[^/\\]+/(set|layers/[^/\\]*))\.json")
@@ -36,51 +35,49 @@ def of_owner(names: Iterable[str], owner: str) -> list[str]:
 
 
 def install_record(folder: Path, name: str, content: bytes) -> None:
-    """Write a record over the local one, and delete local files that it does not name."""
+    """Write a record over the local one, and delete local files with other bytes than it names."""
     path = folder / name
     place = path.parent
     if name.startswith(f"{SETS}/"):
         place = folder / SETS / owner_of(name) / GROUP
         place.mkdir(parents=True, exist_ok=True)
-    before = _files_of(path.read_bytes()) if path.is_file() else {}
     for file, digest in _files_of(content).items():
-        own = place / file
-        if own.is_file() and before.get(file) != digest and file_sha256(own) != digest:
-            own.unlink()
+        if (place / file).is_file() and file_sha256(place / file) != digest:
+            (place / file).unlink()
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
     if path.parent.name == "layers" and not SetFolder(path.parent.parent).journal():
-        shutil.rmtree(SetFolder(path.parent.parent).journal_path, ignore_errors=True)
+        remove_journal(SetFolder(path.parent.parent))
 
 
 def _files_of(content: bytes) -> dict[str, str]:
     """Return a record's files; none if a name is invalid or leads out of the folder."""
     try:
         return named_files(json.loads(content)["files"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
 def drop_record(folder: Path, name: str, known: Mapping[str, str]) -> None:
     """Delete a local record that is gone from the bucket, unless unfinished work needs it.
 
-    `known` are the records that the bucket had.
+    `known` are the records that the bucket had. Raises StoreError when others' files stay.
     """
     path = folder / name
     if not path.is_file():
         return
     if name.startswith(f"{RUNS}/"):
-        shutil.rmtree(path.parent)
         remove_uploads(folder, RUNS, owner_of(name))
+        remove_folder(path.parent)
     elif path.name != "set.json":
         feature_set = SetFolder(path.parent.parent)
         path.unlink()
         if path.stem not in feature_set.journal():
-            shutil.rmtree(feature_set.group / path.stem, ignore_errors=True)
+            remove_array(feature_set, path.stem)
     else:
         feature_set = SetFolder(path.parent)
         is_begun = any(one.damaged is None for one in feature_set.journal().values())
         layers = map(feature_set.layer_record_name, feature_set.layer_names())
         if not is_begun and all(record in known for record in layers):
-            shutil.rmtree(rename_for_deletion(path.parent))
             remove_uploads(folder, SETS, owner_of(name))
+            remove_folder(path.parent)

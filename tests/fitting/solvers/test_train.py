@@ -207,6 +207,11 @@ class TestExplained:
         with pytest.raises(FitError, match=message), explained("logreg", 1000, 9):
             raise MemoryError
 
+    def test_too_few_threads_name_ways_out(self):
+        message = "can't start new thread. .*`ulimit -u`.*OMP_NUM_THREADS=1 and --n-jobs 1"
+        with pytest.raises(FitError, match=message), explained("logreg", 1000, 9):
+            raise RuntimeError("can't start new thread")
+
     def test_errors_of_a_fit_stay_as_they_are(self):
         with pytest.raises(FitError, match="^plain$"), explained("logreg", 9, 9):
             raise FitError("plain")

@@ -91,6 +91,30 @@ def test_a_missing_chunk_is_not_read_as_fill(matrix):
         matrix.read(0, 10)
 
 
+def test_a_shortage_of_memory_is_no_damage(matrix, monkeypatch):
+    fill(matrix)
+
+    class Short:
+        def __getitem__(self, rows):
+            raise MemoryError
+
+    monkeypatch.setattr(matrix, "_array", Short())
+    with pytest.raises(MemoryError):
+        matrix.read(0, 10)
+
+
+def test_of_unfinished_files_those_that_zarr_wrote_are_swept(matrix):
+    fill(matrix)
+    folder = matrix.chunk_path(0).parent
+    own = [folder / f"0.{'a1' * 16}.partial", matrix.path / f"zarr.{'0' * 32}.partial"]
+    others = [folder / "thesis.partial", folder / "0.partial"]
+    for path in own + others:
+        path.write_bytes(b"x")
+    matrix.sweep()
+    assert not any(path.exists() for path in own)
+    assert all(path.exists() for path in others)
+
+
 @pytest.mark.parametrize("position", [0, 5, 20, -5, -1])
 def test_a_flipped_bit_is_never_read(matrix, position):
     fill(matrix)

@@ -465,6 +465,30 @@ def test_a_layer_that_is_gone_there_goes_here(filled, url, tmp_path, monkeypatch
     assert not (found.group / "fc").exists()
 
 
+def test_files_that_featstore_did_not_write_stay_when_a_set_or_run_is_gone_there(
+    filled, url, tmp_path, monkeypatch
+):
+    (run,) = featstore.fit(filled, n_jobs=1)
+    machine(monkeypatch, tmp_path, 2)
+    listener = Listener()
+    other = open_store(url, listener)
+    other.select().memmap()
+    (feature_set,) = other.sets()
+    (elsewhere,) = list_runs(other)
+    # A run that lies elsewhere stays there.
+    elsewhere.path.rename(tmp_path / "run")
+    elsewhere.path.symlink_to(tmp_path / "run")
+    (feature_set.path / "thesis.txt").write_text("mine")
+    filled.remove(filled.sets()[0])
+    filled.backend.remove_run(run.run_id)
+    assert other.sets() == list_runs(other) == []
+    assert [path.read_text() for path in other.path.glob("sets/*/thesis.txt")] == ["mine"]
+    assert (tmp_path / "run" / "metrics.json").is_file()
+    said = "\n".join(listener.lines)
+    assert "Files that featstore did not write" in said
+    assert "It was a link" in said
+
+
 def test_unfinished_work_stays_whatever_happens_there(filled, url, images, monkeypatch):
     (feature_set,) = filled.sets()
     place = f"sets/{feature_set.set_id}"
@@ -558,7 +582,8 @@ def test_a_missing_chunk_is_computed_again_without_an_audit(url, images, five_ro
     assert set_objects(store, result.set_id) == intact
 
 
-def test_damaged_metadata_is_made_again(url, images, tmp_path, monkeypatch, five_rows):
+@pytest.mark.parametrize("by", [2, 3], ids=["this machine", "another"])
+def test_damaged_metadata_is_made_again(url, images, tmp_path, monkeypatch, five_rows, by):
     settings = of_pixels(images, batch_size=4)
     result = extract(store=url, **settings)
     store = open_store(url)
@@ -571,6 +596,7 @@ def test_damaged_metadata_is_made_again(url, images, tmp_path, monkeypatch, five
         (damage,) = schedule_repair(feature_set, verify(feature_set))
         assert (damage.layer, damage.chunk) == ("stats", None)
     assert f"--store '{url}'" in store.sets()[0].why_unfinished("stats")
+    machine(monkeypatch, tmp_path, by)
     assert extract(store=url, **settings).n_computed == 0
     assert set_objects(store, result.set_id) == intact
 

@@ -19,8 +19,9 @@ from services import (
 from featstore.errors import StoreError
 from featstore.store.remote import client
 from featstore.store.remote import lease as leases
-from featstore.store.remote.client import explain, open_storage
+from featstore.store.remote.client import open_storage
 from featstore.store.remote.lease import hold_lease
+from featstore.store.remote.services import explain
 
 
 @pytest.fixture
@@ -224,7 +225,7 @@ def quick(monkeypatch):
 
 
 def test_a_lease_is_held_renewed_and_given_back(remote, quick):
-    with hold_lease(remote, "locks/x.json", "it", "here") as lease:
+    with hold_lease(remote, "locks/x.json", "it") as lease:
         etag = remote.entry("locks/x.json").etag
         threading.Event().wait(0.5)
         assert remote.entry("locks/x.json").etag != etag
@@ -236,10 +237,10 @@ def test_another_machine_waits_and_says_for_whom(remote, quick):
     listener, order = Listener(), []
 
     def work():
-        with hold_lease(remote, "locks/x.json", "it", "there", listener):
+        with hold_lease(remote, "locks/x.json", "it", listener):
             order.append("second")
 
-    with hold_lease(remote, "locks/x.json", "it", "here"):
+    with hold_lease(remote, "locks/x.json", "it"):
         thread = threading.Thread(target=work)
         thread.start()
         threading.Event().wait(2.5)
@@ -252,35 +253,26 @@ def test_another_machine_waits_and_says_for_whom(remote, quick):
 
 def test_one_that_does_not_wait_is_refused_by_a_living_holder_alone(remote, quick):
     with (
-        hold_lease(remote, "locks/x.json", "it", "here"),
+        hold_lease(remote, "locks/x.json", "it"),
         pytest.raises(StoreError, match="being worked on by process .* Wait for its end"),
-        hold_lease(remote, "locks/x.json", "it", "there", wait=False),
+        hold_lease(remote, "locks/x.json", "it", wait=False),
     ):
         pass
-    with hold_lease(remote, "locks/x.json", "it", "there", wait=False) as lease:
+    with hold_lease(remote, "locks/x.json", "it", wait=False) as lease:
         assert lease.own_etag()
 
 
 @pytest.mark.parametrize("wait", [True, False])
 def test_a_dead_holder_is_followed(remote, quick, wait):
-    remote.put("locks/x.json", b'{"pid": 1, "host": "far", "since": "then", "place": "there"}')
+    remote.put("locks/x.json", b'{"pid": 1, "host": "far", "since": "then"}')
     listener = Listener()
-    with hold_lease(remote, "locks/x.json", "it", "here", listener, wait=wait) as lease:
+    with hold_lease(remote, "locks/x.json", "it", listener, wait=wait) as lease:
         assert lease.own_etag()
     assert "process 1 on far since then" in listener.lines[0]
 
 
-def test_a_killed_process_of_the_same_folder_is_not_waited_for(remote):
-    with subprocess.Popen(["true"]) as ended:
-        ended.wait()
-    remote.put("locks/x.json", b'{"place": "here", "pid": %d}' % ended.pid)
-    listener = Listener()
-    with hold_lease(remote, "locks/x.json", "it", "here", listener):
-        assert listener.lines == []
-
-
 def test_a_holder_that_was_followed_leaves_the_lease_alone(remote, quick):
-    with hold_lease(remote, "locks/x.json", "it", "here") as lease:
+    with hold_lease(remote, "locks/x.json", "it") as lease:
         remote.put("locks/x.json", b"{}")
         lease.renew()
     assert remote.get("locks/x.json") == b"{}"
@@ -307,7 +299,7 @@ def test_an_answer_that_is_lost_loses_no_write(monkeypatch, quick, loss):
         assert remote.replace("a", b"three", first) is None
         assert remote.get("a") == b"two"
         monkeypatch.setattr(leases, "RENEW_S", 60.0)
-        with hold_lease(remote, "locks/x.json", "it", "here") as lease:
+        with hold_lease(remote, "locks/x.json", "it") as lease:
             losing(lease.renew)
             lease.renew()
             # As where the network is gone before the write is tried again.
@@ -332,7 +324,7 @@ def test_without_conditions_there_is_no_lease_and_it_is_said_once(s3, monkeypatc
     # A service that takes the header and does not heed it.
     monkeypatch.setattr(s3, "_put", lambda name, data, mode: original(name, data, "overwrite"))
     for _ in range(2):
-        with hold_lease(s3, "locks/x.json", "it", "here", listener) as lease:
+        with hold_lease(s3, "locks/x.json", "it", listener) as lease:
             assert lease is None
     assert len(listener.lines) == 1
     assert "no conditional writes" in listener.lines[0]

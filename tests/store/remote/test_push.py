@@ -38,7 +38,7 @@ from featstore.runs.tags import remove_run, tag_run
 from featstore.runs.verification import verify_runs
 from featstore.runs.writer import write_run
 from featstore.store.feature_store import open_store
-from featstore.store.remote import backend, client, lease, push, sync_state
+from featstore.store.remote import backend, client, lease, push, services
 from featstore.store.remote.records import is_record
 from featstore.store.verification import verify
 
@@ -48,6 +48,13 @@ def quick(monkeypatch):
     monkeypatch.setattr(lease, "LEASE_S", 2.0)
     monkeypatch.setattr(lease, "RENEW_S", 0.2)
     monkeypatch.setattr(lease, "LOOK_S", 0.05)
+
+
+@pytest.fixture
+def expired(monkeypatch):
+    """Let the lease of a killed process be taken over at once."""
+    monkeypatch.setattr(lease, "LEASE_S", 0.0)
+    monkeypatch.setattr(lease, "LOOK_S", 0.0)
 
 
 class Killed(BaseException):
@@ -131,7 +138,7 @@ def n_writes(url, monkeypatch):
 
 @pytest.mark.parametrize("service", ["memory", "s3"])
 def test_killed_at_every_write_it_is_never_half_and_ends_in_the_same_bytes(
-    request, monkeypatch, tmp_path, service
+    request, monkeypatch, tmp_path, service, expired
 ):
     url = request.getfixturevalue("url" if service == "memory" else "s3_url")
     # One at a time, so that every moment is one.
@@ -184,14 +191,15 @@ def sent_again(store, monkeypatch):
     return {str(args[0]) for args in sent} & there
 
 
-def test_what_arrived_is_not_sent_again(s3_url, monkeypatch):
+def test_what_arrived_is_not_sent_again(s3_url, monkeypatch, expired):
     again = sent_again(unsent(s3_url), monkeypatch)
     assert not again
 
 
 KILLED = """
 import json, sys, time
-from featstore.store.format import matrix; from featstore.store.remote import client
+from featstore.store.format import matrix; from featstore.store.remote import client, lease
+lease.LEASE_S, lease.LOOK_S = 1.0, 0.1
 matrix.CHUNK_NBYTES = 4 * 29 * 5
 client.N_AT_A_TIME = 1
 original = client.ObjectStorage._put
@@ -243,7 +251,7 @@ def test_a_network_that_fails_keeps_what_was_computed(url, images, monkeypatch, 
 
     def fails(self, name, data):
         if "/c/3/0" in name:
-            raise StoreError(client.explain(self.url, "HTTP error"))
+            raise StoreError(services.explain(self.url, "HTTP error"))
         return original(self, name, data)
 
     with monkeypatch.context() as patch:
@@ -304,7 +312,7 @@ def test_the_record_that_is_there_first_wins(url, images, tmp_path, monkeypatch)
     machine(monkeypatch, tmp_path, 2)
     other = open_store(url)
     with monkeypatch.context() as patch:
-        patch.setattr(type(other), "push", lambda *_: None)
+        patch.setattr(type(other), "push", lambda *_, **__: None)
         extract(store=other, **of_pixels(images, batch_size=9))
     machine(monkeypatch, tmp_path, 1)
     first = extract(store=url, **of_pixels(images, batch_size=4))
@@ -407,7 +415,7 @@ def test_a_file_that_was_damaged_before_it_was_sent_is_not_sent(
 ):
     store, settings = open_store(url), of_pixels(images, batch_size=4)
     with monkeypatch.context() as patch:
-        patch.setattr(type(store), "push", lambda *_: None)
+        patch.setattr(type(store), "push", lambda *_, **__: None)
         result = extract(store=store, **settings)
     path = store.sets()[0].matrix("stats").chunk_path(2)
     intact = tree_bytes(path.parents[2])
@@ -416,7 +424,7 @@ def test_a_file_that_was_damaged_before_it_was_sent_is_not_sent(
         with pytest.raises(CorruptionError, match=f"/{file.name} is damaged.*featstore extract"):
             publish(store)
         with monkeypatch.context() as patch:
-            patch.setattr(type(store), "push", lambda *_: None)
+            patch.setattr(type(store), "push", lambda *_, **__: None)
             assert extract(store=store, **settings).n_computed == n_computed
     extract(store=store, **settings)
     there = set_objects(store, result.set_id)
@@ -460,34 +468,7 @@ def test_a_set_that_another_machine_works_on_is_not_removed(url, monkeypatch, tm
     assert store.sets() == []
 
 
-@pytest.mark.parametrize("to", ["another folder", "another host", "the same path"])
-def test_a_copy_of_the_working_folder_holds_no_lease_of_the_other_s(
-    url, monkeypatch, tmp_path, quick, to
-):
-    store = store_at(url)
-    set_id = store.sets()[0].set_id
-    with store.working_on(set_id):
-        # As a process of the same folder sees it that comes after a kill.
-        assert open_store(url).backend.place == store.backend.place
-        if to == "another host":
-            monkeypatch.setattr(sync_state.platform, "node", lambda: "far")
-        elif to == "another folder":
-            shutil.copytree(tmp_path / "machine 1", tmp_path / "machine 2")
-            machine(monkeypatch, tmp_path, 2)
-        else:
-            (tmp_path / "machine 1").rename(tmp_path / "original")
-            shutil.copytree(tmp_path / "original", tmp_path / "machine 1")
-        shutil.rmtree(open_store(url).path / "locks")
-        other = open_store(url)
-        with pytest.raises(StoreError, match="worked on by process"):
-            other.remove(other.get(set_id))
-        if to == "the same path":
-            shutil.rmtree(tmp_path / "machine 1")
-            (tmp_path / "original").rename(tmp_path / "machine 1")
-    assert store.sets()
-
-
-def test_a_run_is_killed_at_every_write_and_sent_by_the_same_fit(url, monkeypatch):
+def test_a_run_is_killed_at_every_write_and_sent_by_the_same_fit(url, monkeypatch, expired):
     monkeypatch.setattr(client, "N_AT_A_TIME", 1)
     store = store_at(url)
     (run,) = featstore.fit(store, n_jobs=1)
@@ -496,7 +477,7 @@ def test_a_run_is_killed_at_every_write_and_sent_by_the_same_fit(url, monkeypatc
     is_killed, moment = True, 0
     while is_killed:
         store.backend.remote.delete(list(store.backend.remote.entries(place)))
-        store.backend.note({f"{place}metrics.json": None})
+        store.backend.forget([f"{place}metrics.json"])
         with monkeypatch.context() as patch:
             kill_at(store.backend.remote, patch, moment)
             try:
@@ -610,7 +591,7 @@ def write_again(store, created):
     return write_run(store, "run", record, model, columns, None, replace=True)
 
 
-def test_a_run_is_replaced_whole_whenever_that_is_killed(url, monkeypatch, tmp_path):
+def test_a_run_is_replaced_whole_whenever_that_is_killed(url, monkeypatch, tmp_path, expired):
     monkeypatch.setattr(client, "N_AT_A_TIME", 1)
     store = open_store(url)
     old = write_again(store, "first")

@@ -144,7 +144,8 @@ def azurite_url(tmp_path, monkeypatch):
 EXTRACT = """
 import json, sys, time
 from featstore.store.format import matrix
-from featstore.store.remote import client
+from featstore.store.remote import client, lease
+lease.LEASE_S, lease.RENEW_S, lease.LOOK_S = 2.0, 0.5, 0.1
 matrix.CHUNK_NBYTES = 4 * 29 * 5
 client.N_AT_A_TIME = 1
 original = client.ObjectStorage._put

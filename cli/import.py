@@ -1,0 +1,73 @@
+"""``featstore import``: features that were computed elsewhere, with labels and splits."""
+
+from __future__ import annotations
+
+import click
+
+from . import completion, console
+
+
+@click.command()
+@click.argument("name")
+@click.argument("file", type=click.Path(), shell_complete=completion.files)
+@click.option(
+    "--labels",
+    metavar="FILE",
+    shell_complete=completion.files,
+    help="Labels of the rows: .npy, .txt with one a line, or a table (.csv, .tsv, .parquet) with "
+    "a column label, and if it likes id and split.",
+)
+@click.option(
+    "--ids",
+    metavar="FILE",
+    shell_complete=completion.files,
+    help="Unique names of the rows: .npy, or .txt with one a line.",
+)
+@click.option("--model", metavar="NAME", help="What computed the features.  [default: the file's]")
+@click.option("--array", metavar="NAME", help="Array or column of the features, of several.")
+@console.seed_option
+@console.store_option
+@console.json_option
+def command(
+    name: str,
+    file: str,
+    labels: str | None,
+    ids: str | None,
+    model: str | None,
+    array: str | None,
+    seed: int,
+    store: str,
+    as_json: bool,
+) -> None:
+    """Store features that were computed elsewhere, as the dataset NAME.
+
+    FILE is .npy, .npz, .parquet or a Zarr folder with a row of features for each sample. Without
+    --labels, the labels in the file itself count.
+    """
+    from featstore.extraction.import_features import import_features
+
+    with console.progress() as progress:
+        done = import_features(
+            name,
+            file,
+            labels=labels,
+            sample_ids=ids,
+            model=model,
+            array=array,
+            seed=seed,
+            store=console.open_store(store),
+            progress=progress,
+        )
+    if as_json:
+        console.emit_json(done.to_dict())
+        return
+    n_by_split = ", ".join(f"{n:,} {split}" for split, n in done.n_by_split.items())
+    known = "" if done.n_computed else "; the store had them already"
+    console.echo(
+        f"{done.n_images:,} rows of {done.n_features['features']:,} features of {done.model} as "
+        f"{done.title}: {n_by_split}{known}"
+    )
+    if done.n_masked:
+        console.echo(f"{done.n_masked:,} rows without features are masked.")
+    console.echo(f"Features: {console.shown(done.path)}")
+    console.echo(f"Next: featstore fit --clf logreg --dataset {done.title} --model {done.model}")

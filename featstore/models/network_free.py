@@ -1,0 +1,42 @@
+"""What models without a network share: the settings that they refuse, and bands that must fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+from featstore.config import ExtractConfig
+from featstore.errors import BackboneError, ConfigError
+from featstore.store.format.run_schema import FeatureSpec
+
+FOR_NETWORKS = ("weights", "pool", "image_size", "precision", "compile")
+"""Settings that say how a network is run."""
+
+
+def refuse_settings(config: ExtractConfig, but: Sequence[str] = ()) -> None:
+    """Refuse settings for networks, except those in `but`, and luminance in place of bands."""
+    given = [
+        f"--{field.name.replace('_', '-')}"
+        for field in fields(config)
+        if field.name in FOR_NETWORKS
+        and field.name not in but
+        and getattr(config, field.name) != field.default
+    ]
+    if given:
+        named = ", ".join(given)
+        raise ConfigError(
+            f"{config.model} has no network and reads all bands as they are: {named} would "
+            f"change nothing. Leave {named} out."
+        )
+    if config.bands == "gray":
+        raise ConfigError(f"{config.model} reads bands, not their luminance: leave --bands out.")
+
+
+def check_bands(record: FeatureSpec, bands: Sequence[str]) -> None:
+    """Refuse images with other bands than those that recorded features are of."""
+    trained_on = record.preprocess.bands
+    if trained_on != ",".join(bands):
+        raise BackboneError(
+            f"The model was trained on {record.backbone.model} of the bands {trained_on}; these "
+            f"images have {','.join(bands)}. Scenes of those bands: featstore map."
+        )

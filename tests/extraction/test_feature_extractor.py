@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+import featstore
+from featstore.errors import ConfigError, DatasetError
+from featstore.extraction.feature_extractor import FeatureExtractor
+from featstore.store.feature_store import open_store
+
+Y = np.array(["a", "b", "c"])[np.arange(30) % 3]
+IMAGES = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), np.uint8)
+IMAGES[Y == "a", :, :, 0] //= 2
+IMAGES[Y == "b", :, :, 1] //= 3
+
+
+@pytest.fixture
+def paths(tmp_path):
+    found = [tmp_path / f"{i:02d}.png" for i in range(30)]
+    for path, image in zip(found, IMAGES, strict=True):
+        Image.fromarray(image).save(path)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+def test_a_search_computes_each_image_once(tmp_path):
+    extractor = FeatureExtractor("pixelstats", store=tmp_path / "store")
+    steps = make_pipeline(extractor, StandardScaler(), LogisticRegression())
+    search = GridSearchCV(steps, {"logisticregression__C": [0.1, 10]}, cv=3).fit(IMAGES, Y)
+    assert search.best_score_ > 0.9
+    sets = open_store(tmp_path / "store").sets()
+    assert sum(one.n_samples for one in sets) == 30
+    # Another process, and a subset in another order, find them.
+    other = FeatureExtractor("pixelstats", store=str(tmp_path / "store")).fit(IMAGES[[5, 2, 2]])
+    np.testing.assert_array_equal(
+        other.transform(IMAGES[[5, 2, 2]]), extractor.fit(IMAGES).transform(IMAGES)[[5, 2, 2]]
+    )
+    assert len(open_store(tmp_path / "store").sets()) == len(sets)
+    assert other.get_feature_names_out()[0] == "pixelstats_stats_0"
+    assert other.n_features_out_ == len(other.get_feature_names_out()) == 29
+    check_estimator(extractor)
+
+
+def test_features_are_those_of_an_extraction(paths, tmp_path):
+    found = FeatureExtractor("pixelstats", store=tmp_path / "a").fit_transform(paths)
+    featstore.extract("pixelstats", "tiles", images=paths, labels=Y, store=tmp_path / "b")
+    selection = open_store(tmp_path / "b").select(dataset="tiles")
+    np.testing.assert_array_equal(found, selection.numpy())
+    assert selection.sample_ids[3] == str(paths[3])
+    (run,) = featstore.fit(tmp_path / "b", "lda")
+    assert featstore.predict(run, paths[0], store=tmp_path / "b")[0].label == "a"
+
+
+def test_images_in_memory_are_a_dataset_with_a_drawn_split(tmp_path):
+    first = featstore.extract("pixelstats", images=IMAGES, labels=Y, store=tmp_path / "s")
+    assert (first.title, first.n_by_split) == ("images", {"train": 21, "test": 9})
+    again = featstore.extract("pixelstats", images=list(IMAGES), labels=Y, store=tmp_path / "s")
+    assert again.n_computed == 0
+    other = featstore.extract("pixelstats", images=IMAGES[::-1], labels=Y, store=tmp_path / "s")
+    assert other.set_id != first.set_id
+    splits = ["train"] * 25 + ["test"] * 5
+    given = {"labels": Y, "splits": splits}
+    done = featstore.extract("pixelstats", images=IMAGES, store=tmp_path / "s", **given)
+    assert done.n_by_split == {"train": 25, "test": 5}
+
+
+@pytest.mark.parametrize(
+    ("images", "more", "cause"),
+    [
+        ("folder", {}, "images is 'folder'; give a list of files or arrays"),
+        ([], {}, "images is empty"),
+        (["none.png"], {}, "holds none.png, which is not a file"),
+        (IMAGES / 255, {}, "of float64; expected .*uint8. Scale the values to bytes"),
+        ([IMAGES[0], IMAGES[1, :8]], {}, "an array holds images of one shape"),
+        (IMAGES, {"labels": Y[:4]}, r"labels have the shape \(4,\); expected \(30,\)"),
+        (IMAGES, {"splits": ["train"]}, "1 splits are given for 30 samples"),
+    ],
+)
+def test_what_is_no_list_of_images_is_refused(images, more, cause, tmp_path):
+    with pytest.raises(DatasetError, match=cause):
+        featstore.extract("pixelstats", images=images, store=tmp_path / "s", **more)
+
+
+def test_settings_that_need_files_are_refused(tmp_path):
+    for more in ({"devices": ("cpu",)}, {"bands": "4,3,2"}):
+        with pytest.raises(ConfigError, match="given as they are|can't be chosen"):
+            featstore.extract("pixelstats", images=IMAGES, store=tmp_path / "s", **more)
+    with pytest.raises(ConfigError, match="labels and splits are those of images"):
+        featstore.extract("pixelstats", "demo", labels=Y, store=tmp_path / "s")
