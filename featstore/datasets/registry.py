@@ -13,7 +13,7 @@ from featstore._signatures import settings_of, takes
 from featstore.config import DatasetOptions
 from featstore.datasets.base import ArrayDataset, Dataset, FileDataset
 from featstore.datasets.format import Format, Opening
-from featstore.datasets.formats import ucmerced
+from featstore.datasets.formats import named, ucmerced
 from featstore.datasets.formats.folder import FolderSource
 from featstore.datasets.formats.layout import EXAMPLE
 from featstore.datasets.formats.sat_csv import CsvSource
@@ -105,6 +105,7 @@ FORMATS = {
             _open_ucmerced,
             lambda root, progress: ucmerced.download(root, progress),
         ),
+        *named.formats().values(),
         Format(
             "folder",
             "your own images: JPEG, PNG, TIFF, JPEG 2000, WebP, AVIF, BMP, GIF",

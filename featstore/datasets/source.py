@@ -37,6 +37,8 @@ class Source(ABC):
         What a group is, such as ``column scene``; empty without groups.
     bands : tuple of str
         What each channel of an image is, such as ``("red", "green", "blue")``.
+    file_bands : tuple of (tuple of str)
+        Names of the bands of files that name none themselves, each with its other names.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Source(ABC):
     task: str = TASKS[0]
     target_names: tuple[str, ...] = ()
     group_by: str = ""
+    file_bands: tuple[tuple[str, ...], ...] = ()
 
     @property
     def left_out(self) -> LeftOut:

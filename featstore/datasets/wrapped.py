@@ -19,7 +19,8 @@ class WrappedSource(FileSource):
 
     def __init__(self, source: FileSource) -> None:
         self._source = source
-        self.name, self.title, self.bands = source.name, source.title, source.bands
+        self.name, self.title = source.name, source.title
+        self.bands, self.file_bands = source.bands, source.file_bands
 
     @property
     def task(self) -> str:  # type: ignore[override]
