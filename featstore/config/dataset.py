@@ -29,18 +29,18 @@ class DatasetOptions:
     follow_links: bool = False
     columns: tuple[str, ...] = ()
     task: str | None = None
-    splits: tuple[str, ...] = ()
+    split_files: tuple[str, ...] = ()
     groups_from: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("columns", "splits"):
+        for name in ("columns", "split_files"):
             object.__setattr__(self, name, as_words(getattr(self, name)))
         _check_columns(self.columns)
         if self.task is not None:
             check_choice("task", self.task, TASKS)
-        if self.splits and len(self.splits) not in (2, 3):
+        if self.split_files and len(self.split_files) not in (2, 3):
             raise ConfigError(
-                f"splits names {len(self.splits)} files; give two or three lists of images: "
+                f"split_files names {len(self.split_files)}; give two or three lists of images: "
                 "TRAIN,TEST or TRAIN,TEST,VAL."
             )
         if self.groups_from is not None:
@@ -49,7 +49,8 @@ class DatasetOptions:
     def to_record(self) -> dict[str, Any]:
         """Return the settings that are not the defaults, JSON-able; paths are absolute."""
         values = asdict(self)
-        values |= {"columns": list(self.columns), "splits": list(map(os.path.abspath, self.splits))}
+        lists = list(map(os.path.abspath, self.split_files))
+        values |= {"columns": list(self.columns), "split_files": lists}
         return {
             field.name: values[field.name]
             for field in fields(self)

@@ -25,8 +25,12 @@ from featstore.config.dataset import DatasetOptions, as_words
 from featstore.errors import ConfigError
 from featstore.io.files import json_digest
 
-TUPLES = ("layers", "devices", "columns", "splits")
+TUPLES = ("layers", "devices", "columns", "split_files")
 """Settings that are tuples."""
+
+
+OPTIONS = {"value_range": "range", "split_files": "splits"}
+"""Options of the command line that are not named after their setting."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class ExtractConfig:
     task : str or None
         What a table's labels are: ``classification``, ``multilabel`` or ``regression``; None for
         one class, or several where a label is a list or a text with semicolons.
-    splits : tuple of str
+    split_files : tuple of str
         Files that list the images of the training, test and, as a third, validation split.
     groups_from : str or None
         What keeps images together on one side of a split: a column of a table,
@@ -129,7 +133,7 @@ class ExtractConfig:
     follow_links: bool = False
     columns: tuple[str, ...] = ()
     task: str | None = None
-    splits: tuple[str, ...] = ()
+    split_files: tuple[str, ...] = ()
     groups_from: str | None = None
 
     def __post_init__(self) -> None:
@@ -165,7 +169,7 @@ class ExtractConfig:
         if any(not layer for layer in self.layers):
             raise ConfigError("layers holds an empty name; give names such as fc1000 or conv1.")
         object.__setattr__(self, "layers", tuple(dict.fromkeys(self.layers)))
-        for name in ("columns", "splits"):
+        for name in ("columns", "split_files"):
             object.__setattr__(self, name, as_words(getattr(self, name)))
         # Checks them.
         _ = self.dataset_options
@@ -195,7 +199,7 @@ class ExtractConfig:
                 words.append(f"--{field.name.replace('_', '-')}")
             elif value != field.default:
                 text = ",".join(value) if isinstance(value, tuple) else str(value)
-                option = "range" if field.name == "value_range" else field.name.replace("_", "-")
+                option = OPTIONS.get(field.name, field.name).replace("_", "-")
                 words += [f"--{option}", text]
         return shlex.join([*words, "--store", str(store)])
 

@@ -212,7 +212,7 @@ class FeatureSet(SetFolder):
 
     @cached_property
     def groups(self) -> np.ndarray | None:
-        """Group of each row, (n_samples,) int32 from 0, or None; one group has one split."""
+        """Group of each row, (n_samples,) int32 from 0, or None; no drawn split cuts one."""
         has_groups = bool(self.info.dataset.group_by)
         return self._vector("group", 0, self.n_samples) if has_groups else None
 
