@@ -14,6 +14,7 @@ from featstore.config.choices import (
     BANDS,
     COMPILE,
     FEATURE_DTYPES,
+    LABEL_BY,
     MAX_BATCH_SIZE,
     MAX_IMAGE_SIZE,
     MIN_IMAGE_SIZE,
@@ -24,6 +25,11 @@ from featstore.config.choices import (
 from featstore.config.dataset import DatasetOptions
 from featstore.errors import ConfigError
 from featstore.io.files import json_digest
+
+SCENE_SETTINGS = ("window", "stride", "block", "labels", "label_column", "label_by")
+
+
+MAX_WINDOW = 2**20
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class ExtractConfig:
         ``timm:vit_small_patch14_dinov2.lvd142m`` or ``package.module:function``; or
         ``pixelstats``, ``rcf[:FEATURES[/KERNEL]]`` or ``mosaiks[:FEATURES[/KERNEL]]``.
     dataset : str
-        ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``.
+        ``sat4``, ``sat6``, ``ucmerced``, ``folder``, ``scene`` or ``demo``.
     layers : tuple of str
         Layers by the papers' or torchvision's names; empty for the network's feature layer.
     weights : str
@@ -85,6 +91,17 @@ class ExtractConfig:
         ``stop`` at an unreadable image, or ``mask`` its row.
     follow_links : bool
         Whether links in a tree of images may lead out of it.
+    window, stride : int or None
+        Of the dataset ``scene``: the side of its windows, and how far they are from each other, in
+        pixels; without `stride`, they lie side by side.
+    block : int or None
+        Of the dataset ``scene``: the side, in pixels, of the blocks of ground that have one split;
+        None for four windows.
+    labels, label_column : str or None
+        Of the dataset ``scene``: a vector file of polygons, and the column of their classes.
+    label_by : str
+        ``majority`` for the class of the polygons that cover more than half of a window, or
+        ``centre`` for that at its middle.
 
     Raises
     ------
@@ -113,6 +130,12 @@ class ExtractConfig:
     dtype: str = "auto"
     on_error: str = "stop"
     follow_links: bool = False
+    window: int | None = None
+    stride: int | None = None
+    block: int | None = None
+    labels: str | None = None
+    label_column: str | None = None
+    label_by: str = LABEL_BY[0]
 
     def __post_init__(self) -> None:
         check_choice("pool", self.pool, POOLS)
@@ -142,11 +165,27 @@ class ExtractConfig:
             check_integer("limit", self.limit, 1, 2**40)
         if self.image_size is not None:
             check_integer("image_size", self.image_size, MIN_IMAGE_SIZE, MAX_IMAGE_SIZE)
+        self._check_windows()
         if self.batch_size is not None:
             check_integer("batch_size", self.batch_size, 1, MAX_BATCH_SIZE)
         if any(not layer for layer in self.layers):
             raise ConfigError("layers holds an empty name; give names such as fc1000 or conv1.")
         object.__setattr__(self, "layers", tuple(dict.fromkeys(self.layers)))
+
+    def _check_windows(self) -> None:
+        settings = {name: getattr(self, name) for name in SCENE_SETTINGS}
+        given = [name for name, value in settings.items() if value not in (None, LABEL_BY[0])]
+        if self.dataset != "scene" and given:
+            raise ConfigError(f"{given[0]} is a setting of the dataset scene, not {self.dataset}.")
+        for name in ("window", "stride", "block"):
+            if settings[name] is not None:
+                check_integer(name, settings[name], 1, MAX_WINDOW)
+        check_choice("label_by", self.label_by, LABEL_BY)
+        if (self.labels is None) != (self.label_column is None):
+            raise ConfigError(
+                "labels is a file of polygons, and label_column names the column of their classes: "
+                "give both, e.g. --labels fields.gpkg --label-column class."
+            )
 
     @property
     def dataset_options(self) -> DatasetOptions:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from featstore.config import SPLITS, TASKS
 from featstore.datasets.decode import DECODING, decode, image_shape
 from featstore.datasets.image_files import LeftOut
-from featstore.datasets.reading import Reading
+from featstore.datasets.reading import Range, Reading, sampled_range
 from featstore.datasets.source import RGB, ArraySource, FileSource, Source
 from featstore.errors import ConfigError, ImageError
 
@@ -117,6 +117,11 @@ class Dataset(ABC):
         """Group of each sample, shape (n_samples,), or None."""
         groups = self._source.groups
         return None if groups is None else groups[self.rows]
+
+    @property
+    def places(self) -> NDArray[np.int32] | None:
+        """Scene, row and column of the cell of each window of scenes, (n_samples, 3), or None."""
+        return None
 
     @cached_property
     def splits(self) -> NDArray[np.uint8]:
@@ -274,6 +279,11 @@ class FileDataset(Dataset):
         if self.reading.is_default:
             return record
         return record | {"reading": self.reading.to_record() | {"names": list(self.bands)}}
+
+    def sampled_range(self, low: float, high: float) -> tuple[Range, ...]:
+        """Return, for each band, the values at two percentiles of the training images."""
+        training = [path for path, i in zip(self.paths, self.splits, strict=True) if i == 0]
+        return sampled_range(training or self.paths, self.reading, low, high)
 
     def shape(self, row: int) -> tuple[int, int]:
         """Return the height and width of one image."""

@@ -18,6 +18,7 @@ from featstore.datasets.formats.folder import FolderSource
 from featstore.datasets.formats.layout import EXAMPLE
 from featstore.datasets.formats.sat_csv import CsvSource
 from featstore.datasets.formats.sat_mat import MatSource
+from featstore.datasets.formats.scenes import SceneDataset, SceneSource, open_scenes
 from featstore.datasets.formats.synthetic import demo_file, write_demo
 from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource
 from featstore.datasets.reading import Reading
@@ -103,6 +104,15 @@ FORMATS = {
             (".",),
             (".",),
             _open_folder,
+        ),
+        Format(
+            "scene",
+            "windows of scenes: GeoTIFF, virtual rasters, JPEG 2000, of any size",
+            "a raster, or a folder or pattern of rasters",
+            "Give the raster or its folder with --root, and the side of the windows with --window.",
+            (".",),
+            (),
+            open_scenes,
         ),
         Format(
             "demo",
@@ -216,24 +226,27 @@ def open_dataset(
     Parameters
     ----------
     name : str
-        ``sat4``, ``sat6``, ``ucmerced``, ``folder``, ``demo`` or the name of an installed
-        package's; or a folder of images, which means ``folder`` with this root.
+        ``sat4``, ``sat6``, ``ucmerced``, ``folder``, ``scene``, ``demo`` or the name of an
+        installed package's; or a folder of images, which means ``folder`` with this root.
     root : str or Path, optional
         The folder that holds the files, or a parent that has it under the dataset's name; by
         default the environment's ``FEATSTORE_DATA``, else ``data``. For ``folder`` it must be
-        given and is the tree itself. A missing ``demo`` is generated in it.
+        given and is the tree itself; for ``scene``, the raster, folder or pattern. A missing
+        ``demo`` is generated in it.
     reading : Reading, optional
         Which bands of image files are read, and how their values become bytes.
     progress : Progress, optional
         Receives work that is done once: converting CSV files, generating the demo.
     **options
-        Settings of :class:`featstore.config.DatasetOptions`: ``seed``, ``limit`` and
-        ``follow_links``.
+        Settings of :class:`featstore.config.DatasetOptions`: ``seed``, ``limit``,
+        ``follow_links``; of ``scene``, ``window``, ``stride``, ``block``, ``labels``,
+        ``label_column`` and ``label_by``.
 
     Returns
     -------
     Dataset
-        An :class:`ArrayDataset` or a :class:`FileDataset`.
+        An :class:`ArrayDataset`, a :class:`FileDataset`, or of ``scene`` a
+        :class:`.SceneDataset`.
 
     Raises
     ------
@@ -251,7 +264,12 @@ def open_dataset(
     settings = DatasetOptions(**options)
     name, root = resolve_dataset(name, root)
     entry = all_formats()[name]
-    source = entry.open(Opening(entry, data_root(root), root is not None, settings, progress))
+    opening = Opening(
+        entry, data_root(root), root is not None, settings, progress, reading or Reading()
+    )
+    source = entry.open(opening)
+    if isinstance(source, SceneSource):
+        return SceneDataset(source, settings.limit)
     if isinstance(source, FileSource):
         return FileDataset(source, settings.limit, reading)
     if not isinstance(source, ArraySource):

@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
-@takes(*settings_of(ExtractConfig, but=("model", "dataset", "layers")))
+@takes(*settings_of(ExtractConfig, but=("model", "dataset", "layers", "labels")))
 def extract(
     model: str,
     dataset: str = "",
     *,
     images: Any = None,
-    labels: ArrayLike | None = None,
+    labels: ArrayLike | str | Path | None = None,
     splits: Sequence[str] | None = None,
     store: str | Path | FeatureStore | None = None,
     layers: str | Sequence[str] = (),
@@ -56,13 +56,14 @@ def extract(
     model : str
         The network, such as ``resnet50``.
     dataset : str
-        ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``; or a folder of images, which
-        means ``folder`` with this root. With `images`, the name that they get.
+        ``sat4``, ``sat6``, ``ucmerced``, ``folder``, ``scene`` or ``demo``; or a folder of images,
+        which means ``folder`` with this root. With `images`, the name that they get.
     images : ndarray or sequence, optional
         Images themselves: (n_samples, height, width, n_bands) uint8, several such arrays of one
         shape, or paths.
-    labels : array-like, optional
-        Class of each of the `images`, a name or a whole number.
+    labels : array-like, str or Path, optional
+        Class of each of the `images`, a name or a whole number; of the dataset ``scene``, a file of
+        polygons.
     splits : sequence of str, optional
         ``train``, ``test`` or ``val`` for each of the `images`; by default, 70 % of each class are
         drawn for training.
@@ -93,11 +94,14 @@ def extract(
     words = layers.split(",") if isinstance(layers, str) else layers
     given = None
     if images is None:
-        if labels is not None or splits is not None:
+        if splits is not None or not isinstance(labels, str | Path | None):
             raise ConfigError("labels and splits are those of images; a dataset has its own.")
+        options["labels"] = None if labels is None else str(labels)
         dataset, options["root"] = resolve_dataset(dataset, options.get("root"))
     else:
         seed = options.get("seed", ExtractConfig.seed)
+        if isinstance(labels, str | Path):
+            raise ConfigError(f"labels is {str(labels)!r}; give a class for each image.")
         given = given_source(images, labels=labels, splits=splits, title=dataset, seed=seed)
         dataset = given.name
     config = ExtractConfig(model, dataset, tuple(word.strip() for word in words), **options)
@@ -199,7 +203,7 @@ def _create_set(
     dataset = spec.images.dataset
     sample_ids = list(dataset.sample_ids)
     _check_lengths(dataset.title, sample_ids)
-    compared = open_config_dataset(spec.config) if reopen else dataset
+    compared = open_config_dataset(spec.config, progress) if reopen else dataset
     first_rows = find_first_rows(compared, spec.images.cache, progress)
     record = spec.set_record()
     spec.images.watch.check()
@@ -211,6 +215,7 @@ def _create_set(
         first_rows,
         groups=dataset.groups,
         targets=dataset.targets,
+        places=dataset.places,
     )
 
 

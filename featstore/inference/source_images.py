@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.datasets.base import Dataset, FileDataset
+from featstore.config import DatasetOptions
+from featstore.datasets.base import Dataset
 from featstore.datasets.decode import decode
 from featstore.datasets.formats.synthetic import demo_file
 from featstore.datasets.reading import Reading
@@ -89,10 +92,9 @@ class Originals:
         info, facets = self._feature_set.info.dataset, self._feature_set.facets
         root = self._root if self._root is not None else info.root
         try:
-            dataset = _open(facets, root)
             record = self._feature_set.info.preprocess.reading
-            if record is not None and isinstance(dataset, FileDataset):
-                dataset = dataset.read_as(Reading.from_record(record.to_dict()))
+            reading = None if record is None else Reading.from_record(record.to_dict())
+            dataset = _open(facets, root, reading, info.options)
             fingerprint = dataset_fingerprint(
                 dataset.identity(), dataset.files(), self._cache, self._progress
             )
@@ -117,7 +119,12 @@ def _picture(image: NDArray[np.uint8], bands: Sequence[str]) -> NDArray[np.uint8
     return np.ascontiguousarray(image[..., order])
 
 
-def _open(facets: Facets, root: str | Path | None) -> Dataset:
+def _open(
+    facets: Facets,
+    root: str | Path | None,
+    reading: Reading | None,
+    options: Mapping[str, Any],
+) -> Dataset:
     name, seed = facets.dataset, facets.seed
     if name == "demo":
         # Opening a demo generates it; showing its images must not.
@@ -128,4 +135,7 @@ def _open(facets: Facets, root: str | Path | None) -> Dataset:
                 f"demo: found no {demo_file(seed)}; looked in {', '.join(map(str, places))}."
             )
     # The fingerprint tells whether links lead to the same images.
-    return open_dataset(name, root, seed=seed, limit=facets.limit, follow_links=True)
+    known = {field.name for field in fields(DatasetOptions)}
+    settings: dict[str, Any] = {"seed": seed, "limit": facets.limit}
+    settings |= {k: v for k, v in options.items() if k in known} | {"follow_links": True}
+    return open_dataset(name, root, reading=reading, progress=SILENT, **settings)

@@ -203,12 +203,13 @@ class FeatureStore:
         *,
         groups: np.ndarray | None = None,
         targets: np.ndarray | None = None,
+        places: np.ndarray | None = None,
     ) -> FeatureSet:
         """Create a feature set without layers, whole or not at all; the caller holds its lock.
 
         `info` is the content of ``set.json``, with facets and key as ``info["identity"]``. The
         vectors are (n_samples,): int32, uint8, str, int64 and int32; `targets` are (n_samples,
-        n_targets) float32.
+        n_targets) float32, and `places` (n_samples, 3) int32.
         """
         set_id = self.set_id(info["identity"])
         self._sweep_drafts(set_id)
@@ -227,6 +228,9 @@ class FeatureStore:
         if targets is not None:
             columns = list(dataset["target_names"])
             matrix.create_vector(draft.group, "target", targets, {"target_names": columns})
+        if places is not None:
+            about = {"place_names": ["scene", "row", "column"]}
+            matrix.create_vector(draft.group, "place", places, about)
         sync_tree(draft.group)
         files = sorted(path for path in draft.group.rglob("*") if path.is_file())
         record = SetRecord.model_validate(

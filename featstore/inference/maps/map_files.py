@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
+from featstore.datasets.scene import Scene
+from featstore.datasets.windows import Grid, SceneWindows
 from featstore.errors import ConfigError, FeatstoreError, StoreError
 from featstore.extraction.encode import Block
 from featstore.fitting.evaluate import predict_blocks
@@ -18,9 +20,7 @@ from featstore.fitting.solvers.blocks import Samples
 from featstore.inference.maps.colors import Color
 from featstore.inference.maps.geotiff import BLOCK_SIDE, read_thinned, write_map
 from featstore.inference.maps.preview import draw_map
-from featstore.inference.maps.scene import Scene
 from featstore.inference.maps.styles import write_names, write_qgis_style
-from featstore.inference.maps.windows import Grid, SceneWindows
 from featstore.io.files import atomic_write, resolve_link
 from featstore.plotting import check_png, to_png
 from featstore.runs.run import Run
@@ -136,7 +136,7 @@ class MapFiles:
                 write_map(
                     out,
                     self.out.name,
-                    scene,
+                    scene.georeference,
                     stride,
                     (painter.grid.n_rows, painter.grid.n_cols),
                     painter.rows(blocks),
@@ -155,7 +155,7 @@ class MapFiles:
                     painter.counts,
                     scene.thumbnail(PREVIEW_SIDE),
                     (scene.height, scene.width),
-                    scene.axes,
+                    scene.georeference.axes,
                 )
                 preview.write_bytes(to_png(figure))
                 # Before the new map has its name: the old map is right without them.

@@ -10,26 +10,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from featstore.datasets.reading import ALL, Reading
+from featstore.datasets.scene import Scene
 from featstore.datasets.source import RGB
+from featstore.datasets.windows import Grid, find_windows
 from featstore.errors import ConfigError, DatasetError, SelectionError, StoreError
 from featstore.extraction.encode import Encoder
 from featstore.inference.maps.colors import class_colors, color_hex, read_colors
 from featstore.inference.maps.map_files import MapFiles, Painter
-from featstore.inference.maps.scene import Scene
-from featstore.inference.maps.windows import Grid, find_windows
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.runs.run import Run, open_run
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.format.run_schema import FeatureSpec
-
-DARK = 2**14
-"""16-bit value below which all of a scene is called dark: a quarter of the range."""
-
 
 MIN_EMPTY_SHARE = 0.1
 """Share of a scene without a class from which on a message says what helps."""
@@ -179,14 +173,12 @@ def map_scene(
     bands = bands or _numbers(reading, len(names))
     ranges = (value_range,) if value_range is not None else reading.value_range
     with Scene(str(scene), names, bands, ranges, reading.nodata) as opened_scene:
-        if opened_scene.dtype == np.uint16 and not ranges:
-            _, high = opened_scene.sampled_range()
-            if high < DARK:
-                progress.say(
-                    f"The scene is dark: its values end at some {high:,.0f} of 65,535. If the "
-                    "training images were brighter, give the values of black and white: "
-                    "--range LOW,HIGH"
-                )
+        if opened_scene.is_dark:
+            progress.say(
+                f"The scene is dark: its values end at some {opened_scene.sampled_range()[1]:,.0f} "
+                "of 65,535. If the training images were brighter, give the values of black and "
+                "white: --range LOW,HIGH"
+            )
         if opened_scene.bands_text:
             progress.say(opened_scene.bands_text)
         grid = Grid(opened_scene.height, opened_scene.width, window, stride)

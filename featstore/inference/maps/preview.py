@@ -15,6 +15,7 @@ from matplotlib.ticker import Locator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from featstore.datasets.decode import to_bytes
+from featstore.datasets.georeference import Axes
 from featstore.inference.maps.colors import Color
 from featstore.plotting import STYLE, class_text
 
@@ -33,10 +34,6 @@ STRETCH = (2, 98)
 """Percentiles of a scene's pixels that are shown black and white."""
 
 
-Axes = tuple[tuple[float, float, float, float] | None, str, str]
-"""Left, right, bottom and top of a scene, or None for pixels; labels of x and y."""
-
-
 def draw_map(
     classes: NDArray[Any],
     covered: tuple[int, int],
@@ -52,7 +49,7 @@ def draw_map(
     `classes` are labels, (rows, columns); those of no class stay white. `covered` is the height and
     width of what the cells cover, and `size` of the scene, in its pixels. `counts` are the cells of
     each class. `thumbnail` is the scene at any size, (height, width, bands), with red, green and
-    blue first, or gray. `axes` is as of :attr:`.Scene.axes`.
+    blue first, or gray. `axes` is as of :attr:`.Georeference.axes`.
     """
     bounds, x_label, y_label = axes
     height, width = size
