@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from featstore.config import SPLITS
+from featstore.store.creation import create_set
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.writer import FeatureWriter
 
@@ -140,7 +141,7 @@ def write_store(path: Path, features: Features, layers: Sequence[str] = ("layer1
     }
     ids = [f"{SPLITS[split]}/{row:07d}" for row, split in enumerate(splits)]
     rows = np.arange(features.n_samples)
-    feature_set = open_store(path).create(info, features.y, splits, ids, rows)
+    feature_set = create_set(open_store(path), info, features.y, splits, ids, rows)
     for layer in layers:
         feature_set.begin_layer(layer, features.n_features, {})
     numerics = {"device": "cpu", "engine": "synthetic", "batch_size": BLOCK_ROWS}

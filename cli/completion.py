@@ -85,9 +85,9 @@ def _run_names(ctx: click.Context) -> list[str]:
 
 
 def _dataset_names(ctx: click.Context) -> list[str]:
-    from featstore.datasets.registry import all_formats
+    from featstore.datasets.registry import dataset_names
 
-    return list(all_formats())
+    return dataset_names()
 
 
 def _network_layers(ctx: click.Context) -> list[str]:

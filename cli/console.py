@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 from click.core import ParameterSource
 
-from featstore.config import PROJECTIONS
+from featstore.config import PROJECTIONS, TASKS
 from featstore.environment import DEFAULT_STORE
 from featstore.progress_bars import Lines, open_bars
 from featstore.text import printable, printable_json
@@ -133,6 +133,35 @@ def names_of(
         return names
 
     return callback
+
+
+def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which samples a dataset has, and their labels and splits."""
+    options = (
+        click.option(
+            "--columns",
+            metavar="NAME=COLUMN,...",
+            callback=names_of(),
+            help="Columns of a table that are not named path (or image), label, split, group, id: "
+            "path=file,label=class.",
+        ),
+        click.option(
+            "--task",
+            type=click.Choice(TASKS),
+            help="What a table's labels are.  [default: one class, or several where a label is a "
+            "list or A;B]",
+        ),
+        click.option(
+            "--follow-links", is_flag=True, help="Read links that lead out of the folder of images."
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+READING_OPTIONS = ("columns", "task", "follow_links")
+"""The parameters that :func:`reading_options` adds."""
 
 
 def given(ctx: click.Context, names: Iterable[str]) -> dict[str, str]:

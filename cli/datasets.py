@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from featstore.datasets.base import Dataset
 
 
+TREES = ("folder", "table", "scene")
+"""Datasets that are in no place of their own."""
+
+
 @click.group(name="datasets", invoke_without_command=True)
 @console.root_option
 @console.json_option
@@ -38,11 +42,11 @@ def command(ctx: click.Context, root: str | None, as_json: bool) -> None:
         ]
         console.emit_json({"root": str(data_root(root)), "datasets": entries})
         return
-    absent = {"folder": "give its --root", "demo": "made when used"}
+    absent = {name: "give its --root" for name in TREES} | {"demo": "made when used"}
     rows = []
     for one in found:
         name = one.format.name
-        is_tree = name == "folder"
+        is_tree = name in TREES
         rows.append(
             [
                 name,
@@ -64,9 +68,7 @@ def command(ctx: click.Context, root: str | None, as_json: bool) -> None:
 @click.option(
     "--out", type=click.Path(dir_okay=False), metavar="PNG", help="Where to put the contact sheet."
 )
-@click.option(
-    "--follow-links", is_flag=True, help="Read links that lead out of the folder of images."
-)
+@console.reading_options
 @console.json_option
 def show(
     name: str,
@@ -74,19 +76,18 @@ def show(
     seed: int,
     limit: int | None,
     out: str | None,
-    follow_links: bool,
     as_json: bool,
+    **reading: Any,
 ) -> None:
-    """Count the images of a dataset or folder per class and split, and draw a contact sheet."""
+    """Count a dataset's images per class and split, and draw a contact sheet."""
     from pathlib import Path
 
+    from featstore.config import SPLITS
     from featstore.datasets.registry import open_dataset
     from featstore.inference.contact_sheet import write_class_sheet
 
     with console.progress() as progress:
-        dataset = open_dataset(
-            name, root, seed=seed, limit=limit, follow_links=follow_links, progress=progress
-        )
+        dataset = open_dataset(name, root, seed=seed, limit=limit, progress=progress, **reading)
         for note in dataset.notes:
             progress.say(note)
         sheet = write_class_sheet(dataset, Path(out or f"{dataset.title}-sheet.png"))
@@ -96,6 +97,7 @@ def show(
             {
                 "name": dataset.name,
                 "title": dataset.title,
+                "task": dataset.task,
                 "n_samples": len(dataset),
                 "bands": list(dataset.bands),
                 "counts": counts,
@@ -106,8 +108,9 @@ def show(
         return
     splits = list(next(iter(counts.values())))
     rows = [[label, *(f"{n:,}" for n in by_split.values())] for label, by_split in counts.items()]
-    total = [sum(by_split[split] for by_split in counts.values()) for split in splits]
-    rows.append(["all classes", *(f"{n:,}" for n in total)])
+    codes = [SPLITS.index(split) for split in splits[:-1]]
+    total = [*((dataset.splits == code).sum() for code in codes), len(dataset)]
+    rows.append(["all images", *(f"{n:,}" for n in total)])
     console.echo(f"{dataset.title}: {len(dataset):,} images, bands {', '.join(dataset.bands)}")
     tables.table(["class", *splits], rows, right=splits)
     for line in dataset.left_out.lines():
@@ -123,11 +126,8 @@ def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
 
     present = [(code, SPLITS[code]) for code in np.unique(dataset.splits)]
     counts = {}
-    labels = list(enumerate(dataset.class_names))
-    if (dataset.labels < 0).any():
-        labels.append((-1, "(no class)"))
-    for label, name in labels:
-        codes = dataset.splits[dataset.labels == label]
+    for name, rows in dataset.rows_by_class().items():
+        codes = dataset.splits[rows]
         by_split = {split: int((codes == code).sum()) for code, split in present}
         counts[name] = by_split | {"total": len(codes)}
     return counts
@@ -147,7 +147,7 @@ def get(
 ) -> None:
     """Fetch a dataset, such as ucmerced, or generate it (demo)."""
     from featstore.datasets.formats.synthetic import write_demo
-    from featstore.datasets.registry import all_formats, data_root, resolve_dataset
+    from featstore.datasets.registry import data_root, find_format, resolve_dataset
     from featstore.errors import DatasetError
 
     if name != "demo":
@@ -159,8 +159,10 @@ def get(
             path: Any = write_demo(base / "demo", seed, n_train, n_test, progress)
         else:
             name, _ = resolve_dataset(name)
-            entry = all_formats()[name]
-            if entry.download is None:
-                raise DatasetError(f"{name} can't be fetched by featstore.\n{entry.cure}")
+            entry = find_format(name)
+            if entry is None or entry.download is None:
+                raise DatasetError(
+                    f"{name} can't be fetched by featstore.\n{entry.cure if entry else ''}"
+                )
             path = entry.download(base, progress)
     console.echo(path)

@@ -41,10 +41,10 @@ def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | None
 GROUPS = {
     "Features": ("model", "layers", "weights", "pool", "image_size"),
     "Images": (
-        *("dataset", "root", "follow_links", "limit", "seed"),
+        *("dataset", "root", "limit", "seed", *console.READING_OPTIONS),
         *("bands", "value_range", "nodata", "on_error"),
     ),
-    "Scenes": ("window", "stride", "labels", "label_column", "label_by", "block"),
+    "Scenes": ("window", "stride", "labels", "label_column", "label_by"),
     "Machine": (
         "device",
         "devices",
@@ -60,7 +60,7 @@ GROUPS = {
 
 
 @click.command(cls=console.grouped(GROUPS))
-@click.argument("images", metavar="[FOLDER]", required=False, shell_complete=completion.files)
+@click.argument("images", metavar="[FOLDER|TABLE]", required=False, shell_complete=completion.files)
 @click.option(
     "--model",
     required=True,
@@ -72,7 +72,7 @@ GROUPS = {
 )
 @click.option(
     "--dataset",
-    metavar="NAME|FOLDER",
+    metavar="NAME|FOLDER|TABLE",
     shell_complete=completion.datasets,
     help="Dataset, see `featstore datasets`; or your images.",
 )
@@ -146,12 +146,6 @@ GROUPS = {
     help="The class of the polygons over more than half of a window, or over its middle.",
 )
 @click.option(
-    "--block",
-    type=click.IntRange(1),
-    metavar="PX",
-    help="Side of the blocks of ground that have one split.  [default: 4 windows]",
-)
-@click.option(
     "--image-size", type=int, metavar="PX", help="Side of the network's input.  [default: its own]"
 )
 @click.option("--limit", type=int, metavar="N", help="Use N images, spread over all classes.")
@@ -204,14 +198,12 @@ GROUPS = {
     show_default=True,
     help="At an unreadable image: stop, or mask its row and continue.",
 )
-@click.option(
-    "--follow-links", is_flag=True, help="Read links that lead out of the folder of images."
-)
+@console.reading_options
 @console.json_option
 def command(
     images: str | None, dataset: str | None, store: str, as_json: bool, **settings: Any
 ) -> None:
-    """Turn images into features, once: those of FOLDER or of a --dataset.
+    """Turn images into features, once: those of FOLDER, of TABLE or of a --dataset.
 
     The same command again is answered from the store. After an interruption it continues; with
     other --layers it computes only what is missing.
@@ -219,6 +211,7 @@ def command(
     \b
     featstore extract --model resnet50 --dataset sat4 --root /data
     featstore extract --model resnet50 my-images/
+    featstore extract --model resnet50 labels.csv
     featstore extract --model resnet50 --dataset scene --root scene.tif --window 64 --stride 32
     """  # noqa: D301 - click wants the character itself
     from featstore.extraction.extract import extract
@@ -226,7 +219,7 @@ def command(
     from featstore.store.query import selecting_options
 
     if (images is None) == (dataset is None):
-        raise click.UsageError("Give either a folder of images or --dataset.")
+        raise click.UsageError("Give either a folder of images, a table or --dataset.")
     with console.progress() as progress:
         result = extract(
             dataset=images or dataset or "", store=store, progress=progress, **settings
@@ -236,11 +229,12 @@ def command(
         return
     show(result)
     opened = open_store(store)
-    if not opened.get(result.set_id).class_names:
+    found = opened.get(result.set_id)
+    if not found.class_names and found.targets is None:
         words = shlex.join(["featstore", "neighbors", result.set_id])
         console.echo(f"Next: {words} IMAGE{store_option(store)}")
         return
-    options = selecting_options(opened.sets(), opened.get(result.set_id), result.layers)
+    options = selecting_options(opened.sets(), found, result.layers)
     words = shlex.join(["featstore", "fit", "--clf", "logreg", *options])
     console.echo(f"Next: {words}{store_option(store)}")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore.config import PROJECTIONS, ExtractConfig
-from featstore.datasets.registry import all_formats, find_format, open_dataset
+from featstore.datasets.registry import dataset_names, find_format, open_dataset
 from featstore.errors import (
     ConfigError,
     DatasetNotFoundError,
@@ -86,7 +86,7 @@ class Study:
         for dataset in self.datasets:
             if find_format(dataset) is None:
                 raise ConfigError(
-                    f"There is no dataset {dataset!r}; there are {', '.join(all_formats())}."
+                    f"There is no dataset {dataset!r}; there are {', '.join(dataset_names())}."
                 )
         for model in self.models:
             if paper.study_layers(model) is None:

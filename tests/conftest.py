@@ -28,6 +28,7 @@ from featstore.environment import available_cores
 from featstore.fitting.fit import fit
 from featstore.io.files import json_digest
 from featstore.runs.run import Run
+from featstore.store.creation import create_set
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.set_folder import SetFolder
 from featstore.store.writer import FeatureWriter
@@ -225,7 +226,9 @@ def add_features(
     ids = [f"{SPLITS[s]}/{i:07d}" for i, s in enumerate(splits)]
     if first_rows is None:
         first_rows = np.arange(n_samples)
-    feature_set = store.create(info, y, splits, ids, first_rows, groups=groups, targets=targets)
+    feature_set = create_set(
+        store, info, y, splits, ids, first_rows, groups=groups, targets=targets
+    )
     write_layers(feature_set, layers, ids, masked)
 
 

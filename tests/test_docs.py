@@ -430,10 +430,8 @@ def archive_url(world: Path) -> Iterator[str]:
 @pytest.fixture
 def own_datasets() -> Iterator[None]:
     """Let a page add datasets that other tests do not see."""
-    before = dict(registry.FORMATS)
     yield
-    registry.FORMATS.clear()
-    registry.FORMATS.update(before)
+    registry._plug_in.cache_clear()
 
 
 @pytest.fixture
@@ -515,8 +513,10 @@ class Page:
         language = block.language
         if language.startswith("{") or language == "text":
             return
-        if language in ("json", "toml"):
-            (json.loads if language == "json" else tomllib.loads)(block.text)
+        if language == "json":
+            json.loads(block.text)
+        elif language == "toml":
+            self.install(tomllib.loads(block.text).get("project", {}))
         elif language == "python":
             self.run_python(block)
         elif language in ("console", "sh", "bash", "fish"):
@@ -524,6 +524,21 @@ class Page:
                 self.run_command(block, command)
         else:
             self.fail(block, f"nobody knows how to run {language or 'a block of no language'}")
+
+    def install(self, project: Mapping[str, Any]) -> None:
+        """Install a project in the page's folder as pip would, if it has entry points."""
+        if not (groups := project.get("entry-points")):
+            return
+        folder = self.place / f"{project['name']}-{project['version']}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {project['name']}\n")
+        lines = [
+            line
+            for group, entries in groups.items()
+            for line in (f"[{group}]", *(f"{name} = {value}" for name, value in entries.items()))
+        ]
+        (folder / "entry_points.txt").write_text("\n".join(lines))
+        registry._plug_in.cache_clear()
 
     def run_python(self, block: Block) -> None:
         if name := re.match(r"# ([\w/]+\.py)\n", block.text):

@@ -24,13 +24,14 @@ from featstore.config.choices import (
     TOKEN_POOLS,
     USUAL_IMAGE_SIZE,
 )
-from featstore.config.dataset import DatasetOptions
+from featstore.config.dataset import COLUMN_ROLES, DatasetOptions
 from featstore.config.extract import ExtractConfig
 from featstore.config.fit import FitConfig, check_classifier
 
 __all__ = [
     "BANDS",
     "CLASSIFIER_NAMES",
+    "COLUMN_ROLES",
     "COMPILE",
     "DatasetOptions",
     "ExtractConfig",

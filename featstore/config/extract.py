@@ -22,14 +22,15 @@ from featstore.config.choices import (
     POOLS,
     PRECISIONS,
 )
-from featstore.config.dataset import DatasetOptions
+from featstore.config.dataset import DatasetOptions, as_words
 from featstore.errors import ConfigError
 from featstore.io.files import json_digest
 
-SCENE_SETTINGS = ("window", "stride", "block", "labels", "label_column", "label_by")
+SCENE_SETTINGS = ("window", "stride", "labels", "label_column", "label_by")
 
 
-MAX_WINDOW = 2**20
+TUPLES = ("layers", "devices", "columns", "splits")
+"""Settings that are tuples."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ExtractConfig:
         ``timm:vit_small_patch14_dinov2.lvd142m`` or ``package.module:function``; or
         ``pixelstats``, ``rcf[:FEATURES[/KERNEL]]`` or ``mosaiks[:FEATURES[/KERNEL]]``.
     dataset : str
-        ``sat4``, ``sat6``, ``ucmerced``, ``folder``, ``scene`` or ``demo``.
+        The name of a dataset, such as ``ucmerced``, ``folder`` or ``table``.
     layers : tuple of str
         Layers by the papers' or torchvision's names; empty for the network's feature layer.
     weights : str
@@ -91,12 +92,21 @@ class ExtractConfig:
         ``stop`` at an unreadable image, or ``mask`` its row.
     follow_links : bool
         Whether links in a tree of images may lead out of it.
+    columns : tuple of str
+        The columns of a table that have other names than ``path``, ``image``, ``label``,
+        ``split``, ``group`` and ``id``, such as ``("path=file", "label=class")``.
+    task : str or None
+        What a table's labels are: ``classification``, ``multilabel`` or ``regression``; None for
+        one class, or several where a label is a list or a text with semicolons.
+    splits : tuple of str
+        Files that list the images of the training, test and, as a third, validation split.
+    groups_from : str or None
+        What keeps images together on one side of a split: a column of a table,
+        ``regex:PATTERN`` of the sample ids, or ``grid:SIZE`` of places in map units. The windows of
+        scenes are grouped by blocks of four windows, or by such a grid.
     window, stride : int or None
         Of the dataset ``scene``: the side of its windows, and how far they are from each other, in
         pixels; without `stride`, they lie side by side.
-    block : int or None
-        Of the dataset ``scene``: the side, in pixels, of the blocks of ground that have one split;
-        None for four windows.
     labels, label_column : str or None
         Of the dataset ``scene``: a vector file of polygons, and the column of their classes.
     label_by : str
@@ -130,9 +140,12 @@ class ExtractConfig:
     dtype: str = "auto"
     on_error: str = "stop"
     follow_links: bool = False
+    columns: tuple[str, ...] = ()
+    task: str | None = None
+    splits: tuple[str, ...] = ()
+    groups_from: str | None = None
     window: int | None = None
     stride: int | None = None
-    block: int | None = None
     labels: str | None = None
     label_column: str | None = None
     label_by: str = LABEL_BY[0]
@@ -165,27 +178,19 @@ class ExtractConfig:
             check_integer("limit", self.limit, 1, 2**40)
         if self.image_size is not None:
             check_integer("image_size", self.image_size, MIN_IMAGE_SIZE, MAX_IMAGE_SIZE)
-        self._check_windows()
         if self.batch_size is not None:
             check_integer("batch_size", self.batch_size, 1, MAX_BATCH_SIZE)
         if any(not layer for layer in self.layers):
             raise ConfigError("layers holds an empty name; give names such as fc1000 or conv1.")
         object.__setattr__(self, "layers", tuple(dict.fromkeys(self.layers)))
-
-    def _check_windows(self) -> None:
-        settings = {name: getattr(self, name) for name in SCENE_SETTINGS}
-        given = [name for name, value in settings.items() if value not in (None, LABEL_BY[0])]
+        for name in ("columns", "splits"):
+            object.__setattr__(self, name, as_words(getattr(self, name)))
+        # Checks them.
+        _ = self.dataset_options
+        own = [field for field in fields(self) if field.name in SCENE_SETTINGS]
+        given = [field.name for field in own if getattr(self, field.name) != field.default]
         if self.dataset != "scene" and given:
             raise ConfigError(f"{given[0]} is a setting of the dataset scene, not {self.dataset}.")
-        for name in ("window", "stride", "block"):
-            if settings[name] is not None:
-                check_integer(name, settings[name], 1, MAX_WINDOW)
-        check_choice("label_by", self.label_by, LABEL_BY)
-        if (self.labels is None) != (self.label_column is None):
-            raise ConfigError(
-                "labels is a file of polygons, and label_column names the column of their classes: "
-                "give both, e.g. --labels fields.gpkg --label-column class."
-            )
 
     @property
     def dataset_options(self) -> DatasetOptions:
@@ -194,14 +199,13 @@ class ExtractConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-able values."""
-        lists = {"layers": list(self.layers), "devices": list(self.devices)}
-        return asdict(self) | lists
+        return asdict(self) | {name: list(getattr(self, name)) for name in TUPLES}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build from :meth:`to_dict`'s result; unknown settings raise ConfigError."""
         named = named_fields(cls, values)
-        tuples = {name: tuple(named.get(name, ())) for name in ("layers", "devices")}
+        tuples = {name: tuple(named.get(name, ())) for name in TUPLES}
         return cls(**named | tuples)
 
     def command(self, store: str | Path) -> str:
@@ -222,7 +226,7 @@ class ExtractConfig:
 
         Left out are the place and speed of the work (root, devices, batch size, compiling), which
         layers are wanted and how the maps are pooled (each layer is stored by itself), the policy
-        for bad images and links, and what the dataset's own identity covers (limit, seed).
+        for bad images and links, and what the dataset's own identity covers.
         """
         weights = self.weights
         if Path(weights).is_file():

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from featstore.config import SPLITS, TASKS
 from featstore.datasets.decode import DECODING, decode, image_shape
+from featstore.datasets.image_bytes import ImageItem
 from featstore.datasets.image_files import LeftOut
 from featstore.datasets.reading import Range, Reading, sampled_range
 from featstore.datasets.source import RGB, ArraySource, FileSource, Source
@@ -122,6 +123,20 @@ class Dataset(ABC):
     def places(self) -> NDArray[np.int32] | None:
         """Scene, row and column of the cell of each window of scenes, (n_samples, 3), or None."""
         return None
+
+    def rows_by_class(self) -> dict[str, NDArray[np.int64]]:
+        """Return the rows of each class, and those without one as ``no class``.
+
+        A row with several classes is in each of them.
+        """
+        names, targets = self.class_names, self.targets
+        if names and targets is not None:
+            found = {name: np.flatnonzero(targets[:, i] == 1) for i, name in enumerate(names)}
+            without = np.flatnonzero(~(targets == 1).any(axis=1))
+        else:
+            found = {name: np.flatnonzero(self.labels == i) for i, name in enumerate(names)}
+            without = np.flatnonzero(self.labels < 0)
+        return found | ({"no class": without} if len(without) else {})
 
     @cached_property
     def splits(self) -> NDArray[np.uint8]:
@@ -240,7 +255,7 @@ class ArrayDataset(Dataset):
 
 
 class FileDataset(Dataset):
-    """Images of any size, one in each file.
+    """Images of any size, one in each file, or as bytes within larger files.
 
     `reading` says which bands are read, and how their values become bytes.
     """
@@ -267,10 +282,16 @@ class FileDataset(Dataset):
         return other
 
     @cached_property
-    def paths(self) -> list[Path]:
-        """Files of the samples."""
+    def paths(self) -> Sequence[ImageItem]:
+        """Images of the samples."""
         paths = self._source.paths
-        return [paths[row] for row in self.rows]
+        return paths if len(paths) == len(self) else [paths[row] for row in self.rows]
+
+    def files_of(self, start: int, stop: int) -> list[Path]:
+        """Return the files that hold the images of samples `start` to `stop`."""
+        images = (self.paths[row] for row in range(start, stop))
+        found = (image if isinstance(image, Path) else image.file for image in images)
+        return list(dict.fromkeys(found))
 
     def record_decoding(self, record: dict[str, Any]) -> dict[str, Any]:
         """Add the version of decoding to a record of settings."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.datasets.formats.folder import TRAIN_FRACTION
 from featstore.datasets.georeference import Georeference
 from featstore.datasets.windows import Grid
 
@@ -17,7 +15,7 @@ SLACK = 1e-6
 
 
 def find_blocks(
-    frames: Sequence[tuple[Grid, Georeference]], places: NDArray[np.int32], side: int
+    frames: Sequence[tuple[Grid, Georeference]], places: NDArray[np.int32], side: float
 ) -> tuple[NDArray[np.int32], NDArray[np.bool]]:
     """Return the block of each window, numbered from 0, and whether it lies in that block alone.
 
@@ -41,40 +39,3 @@ def find_blocks(
         is_whole[rows] = (first == last).all(axis=1)
     blocks = np.unique(keys, axis=0, return_inverse=True)[1]
     return blocks.reshape(-1).astype(np.int32), is_whole
-
-
-def draw_block_split(
-    blocks: NDArray[np.int32], labels: NDArray[np.int32], seed: int
-) -> NDArray[np.uint8]:
-    """Draw whole blocks for training (0) and testing (1), about 70 % of each class for training.
-
-    Classes of few blocks choose first. A class of one block is for training; a class of more is on
-    both sides, unless the blocks of rarer classes prevent it.
-    """
-    splits = np.zeros(len(blocks), np.uint8)
-    labelled = labels >= 0
-    if not labelled.any():
-        return splits
-    counts = np.zeros((int(blocks.max()) + 1, int(labels.max()) + 1), np.int64)
-    np.add.at(counts, (blocks[labelled], labels[labelled]), 1)
-    order = sorted(
-        np.flatnonzero(counts.any(axis=1)).tolist(),
-        key=lambda block: hashlib.sha256(f"{seed}:{block}".encode()).digest(),
-    )
-    side = np.full(len(counts), -1)
-    by_rarity = np.argsort((counts > 0).sum(axis=0), kind="stable").tolist()
-    for label in by_rarity:
-        for block in order:
-            if side[block] >= 0 or not counts[block, label]:
-                continue
-            n_train, n_test = (int(counts[side == s, label].sum()) for s in (0, 1))
-            n_all = n_train + n_test + int(counts[block, label])
-            wants_test = (
-                not n_test or n_test + counts[block, label] / 2 <= (1 - TRAIN_FRACTION) * n_all
-            )
-            side[block] = int(bool(n_train and wants_test))
-    for label in by_rarity:
-        if not counts[side == 0, label].any():
-            side[counts[:, label] > 0] = 0
-    splits[side[blocks] == 1] = 1
-    return splits

@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from featstore.datasets import tiff
+from featstore.datasets.image_bytes import ImageItem
 from featstore.datasets.raster import MAX_PIXELS, TOO_LARGE, check_size, read_rgb, scale_bits
 from featstore.errors import ConfigError, ImageError
 from featstore.io.gdal import no_warnings
@@ -58,7 +58,7 @@ STRIP_PIXELS = 2**24
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-def decode(path: Path, min_size: int | None = None) -> NDArray[np.uint8]:
+def decode(path: ImageItem, min_size: int | None = None) -> NDArray[np.uint8]:
     """Decode one image file to RGB, (height, width, 3) bytes, C-contiguous.
 
     The pixels are those that GDAL shows, turned as the file's orientation says. Gray is repeated
@@ -81,7 +81,7 @@ def decode(path: Path, min_size: int | None = None) -> NDArray[np.uint8]:
         return np.ascontiguousarray(_decode(path, min_size))
 
 
-def image_shape(path: Path) -> tuple[int, int]:
+def image_shape(path: ImageItem) -> tuple[int, int]:
     """Return the height and width that :func:`decode` gives; of a JPEG, read the head alone."""
     with named_errors(path), path.open("rb") as file:
         if file.read(2) == b"\xff\xd8":
@@ -94,7 +94,7 @@ def image_shape(path: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: ImageItem) -> Iterator[None]:
     """Turn whatever a damaged file makes a decoder raise into an ImageError that names it."""
     try:
         yield
@@ -111,12 +111,12 @@ def named_errors(path: Path) -> Iterator[None]:
         raise ImageError(f"{path}: can't be read: {cause.rstrip('.')}.") from None
 
 
-def orientation_of(path: Path, file: BinaryIO) -> int:
+def orientation_of(path: ImageItem, file: BinaryIO) -> int:
     """Return the orientation, 1 to 8, of a file that Pillow opens."""
     return _orientation(_open(path, file))
 
 
-def _decode(path: Path, min_size: int | None) -> NDArray[np.uint8]:
+def _decode(path: ImageItem, min_size: int | None) -> NDArray[np.uint8]:
     with path.open("rb") as file:
         start = file.read(25)
         file.seek(0)
@@ -133,7 +133,7 @@ def _decode(path: Path, min_size: int | None) -> NDArray[np.uint8]:
         return _pixels(image)
 
 
-def _open(path: Path, file: BinaryIO) -> Image.Image:
+def _open(path: ImageItem, file: BinaryIO) -> Image.Image:
     with no_warnings():
         image = Image.open(file, formats=PILLOW_FORMATS)
     check_size(path, image.width, image.height)
@@ -148,7 +148,7 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     return turned(_array(image if image.mode == "RGB" else image.convert("RGB")), orientation)
 
 
-def _decode_png(path: Path, file: BinaryIO, n_bits: int) -> NDArray[np.uint8]:
+def _decode_png(path: ImageItem, file: BinaryIO, n_bits: int) -> NDArray[np.uint8]:
     try:
         image = _open(path, file)
         pixels = _pixels(image)
@@ -176,7 +176,7 @@ def _without_remarks(file: BinaryIO) -> BinaryIO:
     return io.BytesIO(b"".join(kept))
 
 
-def _decode_tiff(path: Path, file: BinaryIO) -> NDArray[np.uint8]:
+def _decode_tiff(path: ImageItem, file: BinaryIO) -> NDArray[np.uint8]:
     picture = tiff.find_picture(path, file)
     if picture.plain is None:
         pixels = read_rgb(path, "GTiff", picture.page, white_is_zero=picture.white_is_zero)
@@ -244,7 +244,7 @@ def to_bytes(
     return rounded
 
 
-def _what_it_is(path: Path) -> str:
+def _what_it_is(path: ImageItem) -> str:
     with path.open("rb") as file:
         start = file.read(8)
     if not start:

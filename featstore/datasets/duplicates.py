@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.datasets.image_bytes import ImageBytes
 from featstore.environment import available_cores
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import SILENT, Progress
@@ -31,8 +32,8 @@ def find_first_rows(
 ) -> NDArray[np.int64]:
     """Return for each sample the row of the first identical one, (n_samples,) int64.
 
-    A row without an earlier copy has its own number. Images of one file each are identical when
-    their files are, byte for byte; images in arrays when all their pixels are, in all bands.
+    A row without an earlier copy has its own number. Encoded images are identical when they are,
+    byte for byte; images in arrays when all their pixels are, in all bands.
     Hashes that `cache` holds of the files are not computed again.
     """
     # Stage two imports this module, and decodes no images.
@@ -49,11 +50,18 @@ def find_first_rows(
     return np.array([first.setdefault(key, row) for row, key in enumerate(keys)], np.int64)
 
 
-def _file_hashes(dataset: FileDataset, cache: FingerprintCache, progress: Progress) -> list[str]:
+def _file_hashes(
+    dataset: FileDataset, cache: FingerprintCache, progress: Progress
+) -> list[Hashable]:
     # The cache keeps one list for all files together, so a subset's can't be asked for alone.
     paths = [str(path) for _, path in dataset.files()]
     hashes = dict(zip(paths, cache.sha256(paths, progress), strict=True))
-    return [hashes[str(path)] for path in dataset.paths]
+    return [
+        blake2b(image.open().read(), digest_size=16).digest()
+        if isinstance(image, ImageBytes)
+        else hashes[str(image)]
+        for image in dataset.paths
+    ]
 
 
 def _pixel_hashes(dataset: ArrayDataset, progress: Progress) -> list[bytes]:

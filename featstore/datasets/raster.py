@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.datasets.image_bytes import ImageItem
 from featstore.errors import ImageError, UnclearImageError
 from featstore.io import gdal
 
@@ -35,7 +35,7 @@ MAX_BANDS = 4
 
 
 def read_rgb(
-    path: Path, driver: str, page: int = 1, *, white_is_zero: bool = False
+    path: ImageItem, driver: str, page: int = 1, *, white_is_zero: bool = False
 ) -> NDArray[np.uint8]:
     """Return a file's pixels as GDAL shows them, (height, width, 3), or refuse the file."""
     try:
@@ -67,7 +67,7 @@ def read_rgb(
     return ~pixels if white_is_zero else pixels
 
 
-def check_size(path: Path, width: int, height: int) -> None:
+def check_size(path: ImageItem, width: int, height: int) -> None:
     """Refuse an image that is too large to decode."""
     if width * height > MAX_PIXELS:
         raise ImageError(f"{path}: has {width} x {height} pixels; {TOO_LARGE}")
@@ -87,7 +87,7 @@ def unclear_range(values: NDArray[Any], n_bits: int) -> str | None:
     return f"{found}, which leaves open what is white. {CURE}"
 
 
-def color_bands(path: Path, raster: Any) -> list[int]:
+def color_bands(path: ImageItem, raster: Any) -> list[int]:
     """Return the numbers, from 1, of red, green and blue, or of gray or palette."""
     meanings = [meaning.name for meaning in raster.colorinterp]
     if all(meanings.count(color) == 1 for color in ("red", "green", "blue")):

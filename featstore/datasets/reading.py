@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -23,6 +22,7 @@ from featstore.datasets.decode import (
     to_bytes,
     turned,
 )
+from featstore.datasets.image_bytes import ImageItem
 from featstore.datasets.raster import check_size, color_bands, scale_bits, unclear_range
 from featstore.errors import ImageError, UnclearImageError
 from featstore.io import gdal
@@ -87,7 +87,7 @@ class Reading:
         """Whether files are read as pictures: see :func:`featstore.datasets.decode.decode`."""
         return self == Reading()
 
-    def band_names(self, path: Path) -> tuple[str, ...]:
+    def band_names(self, path: ImageItem) -> tuple[str, ...]:
         """Return the names of the bands that are read of a file.
 
         They are a colour where the file or the user says so, else the file's description, else
@@ -101,13 +101,13 @@ class Reading:
                 return tuple(names[i - 1] for i in self._numbers(path, names))
             return self.choose(path, raster)[1]
 
-    def choose(self, path: Path, raster: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    def choose(self, path: ImageItem, raster: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """Return the numbers, from 1, and the names of the bands of an open raster."""
         own = _names(path, raster)
         numbers = self._numbers(path, own)
         return tuple(numbers), tuple(own[i - 1] or f"b{i}" for i in numbers)
 
-    def shape(self, path: Path) -> tuple[int, int]:
+    def shape(self, path: ImageItem) -> tuple[int, int]:
         """Return the height and width of a file's image."""
         with named_errors(path), _opened(path) as (raster, orientation):
             if raster is None:
@@ -116,7 +116,7 @@ class Reading:
             turns = orientation in (5, 6, 7, 8)
             return (raster.width, raster.height) if turns else (raster.height, raster.width)
 
-    def read(self, path: Path) -> NDArray[np.uint8]:
+    def read(self, path: ImageItem) -> NDArray[np.uint8]:
         """Return a file's image, (height, width, n_bands), C-contiguous.
 
         Raises ImageError where it can't be read, a band is missing, pixels have no data and
@@ -129,12 +129,12 @@ class Reading:
                 pixels = np.repeat(pixels, 3, axis=0)
             return np.ascontiguousarray(turned(np.moveaxis(pixels, 0, -1), orientation))
 
-    def values(self, path: Path) -> NDArray[Any]:
+    def values(self, path: ImageItem) -> NDArray[Any]:
         """Return the values of a file's bands, (n_bands, height, width), filled and not scaled."""
         with named_errors(path):
             return self._values(path)[0]
 
-    def _values(self, path: Path) -> tuple[NDArray[Any], int, int]:
+    def _values(self, path: ImageItem) -> tuple[NDArray[Any], int, int]:
         """Return values, the bits of each, and the orientation."""
         with _opened(path) as (raster, orientation):
             if raster is None:
@@ -155,7 +155,7 @@ class Reading:
             n_bits = int(shown) if shown else 8 * dtype.itemsize
             return self._filled(path, planes, raster.nodata), n_bits, orientation
 
-    def _numbers(self, path: Path, names: Sequence[str | None]) -> list[int]:
+    def _numbers(self, path: ImageItem, names: Sequence[str | None]) -> list[int]:
         """Return the numbers, from 1, of the bands in a file whose bands have these names."""
         if not self.bands or self.bands == (ALL,):
             return list(range(1, len(names) + 1))
@@ -174,7 +174,9 @@ class Reading:
             found += hits
         return found
 
-    def _filled(self, path: Path, planes: NDArray[Any], declared: float | None) -> NDArray[Any]:
+    def _filled(
+        self, path: ImageItem, planes: NDArray[Any], declared: float | None
+    ) -> NDArray[Any]:
         """Return values without gaps; `declared` is the file's own value of missing data."""
         lacks = np.isnan(planes) if planes.dtype.kind == "f" else np.zeros(planes.shape, bool)
         missing = self.nodata if self.nodata is not None else declared
@@ -197,7 +199,7 @@ class Reading:
             plane[gaps] = np.rint(mean) if plane.dtype.kind in "iu" else mean
         return filled
 
-    def _to_bytes(self, path: Path, values: NDArray[Any], n_bits: int) -> NDArray[np.uint8]:
+    def _to_bytes(self, path: ImageItem, values: NDArray[Any], n_bits: int) -> NDArray[np.uint8]:
         if not self.value_range:
             if fault := unclear_range(values, n_bits):
                 raise UnclearImageError(f"{path}: {fault}")
@@ -220,7 +222,7 @@ N_VALUES = 4096
 
 
 def sampled_range(
-    paths: Sequence[Path], reading: Reading, low: float, high: float
+    paths: Sequence[ImageItem], reading: Reading, low: float, high: float
 ) -> tuple[Range, ...]:
     """Return, for each band, the values at two percentiles (0 to 100) of evenly spread images.
 
@@ -256,7 +258,7 @@ def percentiles(samples: Sequence[NDArray[Any]], low: float, high: float) -> tup
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, int]]:
+def _opened(path: ImageItem) -> Iterator[tuple[Any, int]]:
     """Open a file with GDAL; yield raster and orientation, or None where it is read as a picture.
 
     Pillow reads the formats that hold nothing but 8-bit pictures, and palettes need their colors.
@@ -288,7 +290,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, int]]:
         raise ImageError(f"{path}: can't be read: {gdal.cause(error)}") from None
 
 
-def _names(path: Path, raster: Any) -> list[str | None]:
+def _names(path: ImageItem, raster: Any) -> list[str | None]:
     """Return the name of each band: its colour, else its description, else None."""
     given = zip(raster.descriptions, raster.colorinterp, strict=True)
     return [

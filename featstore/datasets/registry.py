@@ -20,6 +20,8 @@ from featstore.datasets.formats.sat_csv import CsvSource
 from featstore.datasets.formats.sat_mat import MatSource
 from featstore.datasets.formats.scenes import SceneDataset, SceneSource, open_scenes
 from featstore.datasets.formats.synthetic import demo_file, write_demo
+from featstore.datasets.formats.table import MARKS, TableSource
+from featstore.datasets.formats.table_files import TABLE_SUFFIXES
 from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource
 from featstore.datasets.reading import Reading
 from featstore.datasets.source import ArraySource, FileSource, Source
@@ -52,6 +54,12 @@ def _open_folder(opening: Opening) -> Source:
     opening.find()
     options = opening.options
     return FolderSource(opening.root, options.seed, follow_links=options.follow_links)
+
+
+def _open_table(opening: Opening) -> Source:
+    if not opening.has_root:
+        raise ConfigError(f"The dataset table needs --root, a {', '.join(TABLE_SUFFIXES)} file.")
+    return TableSource(opening.root, opening.options)
 
 
 def _open_demo(opening: Opening) -> Source:
@@ -106,6 +114,15 @@ FORMATS = {
             _open_folder,
         ),
         Format(
+            "table",
+            "images that a table names or holds: CSV, TSV, Parquet, GeoParquet",
+            "a table with the columns path (or image) and label; split, group, id as you have them",
+            "Give the table.",
+            (".", "data"),
+            (*MARKS, "train-00000-of-00001.parquet"),
+            _open_table,
+        ),
+        Format(
             "scene",
             "windows of scenes: GeoTIFF, virtual rasters, JPEG 2000, of any size",
             "a raster, or a folder or pattern of rasters",
@@ -127,33 +144,33 @@ FORMATS = {
 }
 
 
-def all_formats() -> dict[str, Format]:
-    """Return all formats by name, featstore's own first.
-
-    DatasetError names an entry point that does not lead to a format, and what it raised.
-    """
-    return FORMATS | {name: entry for name, entry in _plug_ins().items() if name not in FORMATS}
-
-
-@cache
-def _plug_ins() -> dict[str, Format]:
-    found = {}
-    for entry in entry_points(group=ENTRY_POINTS):
-        place = f"The entry point {entry.name} = {entry.value} of the group {ENTRY_POINTS}"
-        try:
-            added = entry.load()
-        except Exception as error:
-            raise DatasetError(f"{place} can't be loaded: {error}") from error
-        if not isinstance(added, Format) or added.name != entry.name:
-            raise DatasetError(f"{place} must lead to a Format of the name {entry.name!r}.")
-        found[entry.name] = added
-    return found
+def dataset_names() -> list[str]:
+    """Return the names of all formats, featstore's own first; packages are not loaded."""
+    added = sorted(entry.name for entry in entry_points(group=ENTRY_POINTS))
+    return list(dict.fromkeys([*FORMATS, *added]))
 
 
 def find_format(name: str) -> Format | None:
-    """Return the format of a name, or None."""
-    # Plug-ins are not loaded for the others.
-    return FORMATS.get(name) or _plug_ins().get(name)
+    """Return the format of a name, or None.
+
+    DatasetError names an entry point that does not lead to a format, and what it raised.
+    """
+    return FORMATS.get(name) or _plug_in(name)
+
+
+@cache
+def _plug_in(name: str) -> Format | None:
+    entry = next(iter(entry_points(group=ENTRY_POINTS, name=name)), None)
+    if entry is None:
+        return None
+    place = f"The entry point {entry.name} = {entry.value} of the group {ENTRY_POINTS}"
+    try:
+        found = entry.load()
+    except Exception as error:
+        raise DatasetError(f"{place} can't be loaded: {error}") from error
+    if not isinstance(found, Format) or found.name != name:
+        raise DatasetError(f"{place} must lead to a Format of the name {name!r}.")
+    return found
 
 
 @dataclass(frozen=True)
@@ -186,12 +203,13 @@ def available_datasets(root: str | Path | None = None) -> list[Availability]:
     base = data_root(root)
     return [
         Availability(entry, tuple(entry.places(base)), entry.find(base))
-        for entry in all_formats().values()
+        for name in dataset_names()
+        if (entry := find_format(name)) is not None
     ]
 
 
 def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str | Path | None]:
-    """Return the format and root that a dataset's name means; a folder means ``folder``.
+    """Return the format and root that a name means: a folder ``folder``, a table ``table``.
 
     A name that is neither raises DatasetError with the nearest dataset; a folder with another
     root raises ConfigError.
@@ -199,16 +217,20 @@ def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str
     if find_format(name) is not None:
         return name, root
     folder = Path(name).expanduser()
-    if name and folder.is_dir():
+    is_table = folder.is_file() and folder.suffix.lower() in TABLE_SUFFIXES
+    if name and (folder.is_dir() or is_table):
         # The commands take the environment's root for every dataset.
         if root is not None and str(root) != os.environ.get("FEATSTORE_DATA"):
-            raise ConfigError(f"Give the folder {name} or the root {root}, not both.")
-        return "folder", str(folder)
-    guess = did_you_mean(name, all_formats())
-    what = "is a file, not a folder" if folder.is_file() else "is neither a dataset nor a folder"
+            what = "table" if is_table else "folder"
+            raise ConfigError(f"Give the {what} {name} or the root {root}, not both.")
+        return "table" if is_table else "folder", str(folder)
+    guess = did_you_mean(name, dataset_names())
+    what = "is neither a dataset nor a folder"
+    if folder.is_file():
+        what = f"is neither a folder nor a table ({', '.join(TABLE_SUFFIXES)})"
     raise DatasetError(
         f"{name or 'An empty name'} {what}.{guess} The datasets are "
-        f"{', '.join(all_formats())}. For your own images, give their folder instead of a name."
+        f"{', '.join(dataset_names())}. For your own images, give their folder instead of a name."
     )
 
 
@@ -226,27 +248,28 @@ def open_dataset(
     Parameters
     ----------
     name : str
-        ``sat4``, ``sat6``, ``ucmerced``, ``folder``, ``scene``, ``demo`` or the name of an
-        installed package's; or a folder of images, which means ``folder`` with this root.
+        A dataset of ``featstore datasets``, such as ``ucmerced``, ``folder``, ``table`` or an
+        installed package's; or a folder of images, which means ``folder`` with this root, or a
+        table, which means ``table``.
     root : str or Path, optional
         The folder that holds the files, or a parent that has it under the dataset's name; by
         default the environment's ``FEATSTORE_DATA``, else ``data``. For ``folder`` it must be
-        given and is the tree itself; for ``scene``, the raster, folder or pattern. A missing
-        ``demo`` is generated in it.
+        given and is the tree itself, for ``table`` the table, for ``scene`` the raster,
+        folder or pattern. A missing ``demo`` is generated in
+        it.
     reading : Reading, optional
         Which bands of image files are read, and how their values become bytes.
     progress : Progress, optional
         Receives work that is done once: converting CSV files, generating the demo.
     **options
         Settings of :class:`featstore.config.DatasetOptions`: ``seed``, ``limit``,
-        ``follow_links``; of ``scene``, ``window``, ``stride``, ``block``, ``labels``,
-        ``label_column`` and ``label_by``.
+        ``follow_links``, ``columns``, ``task``, ``splits`` and ``groups_from``; of
+        ``scene``, ``window``, ``stride``, ``labels``, ``label_column`` and ``label_by``.
 
     Returns
     -------
     Dataset
-        An :class:`ArrayDataset`, a :class:`FileDataset`, or of ``scene`` a
-        :class:`.SceneDataset`.
+        An :class:`ArrayDataset` or a :class:`FileDataset`.
 
     Raises
     ------
@@ -263,7 +286,7 @@ def open_dataset(
     """
     settings = DatasetOptions(**options)
     name, root = resolve_dataset(name, root)
-    entry = all_formats()[name]
+    entry = find_format(name) or FORMATS["folder"]
     opening = Opening(
         entry, data_root(root), root is not None, settings, progress, reading or Reading()
     )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.config import TASKS
+from featstore.datasets.image_bytes import ImageItem
 from featstore.datasets.image_files import LeftOut
 
 RGB = ("red", "green", "blue")
@@ -108,9 +109,9 @@ class ArraySource(Source):
 
 
 class FileSource(Source):
-    """A source with one image in each file."""
+    """A source with one image in each file, or as bytes within larger files."""
 
     @property
     @abstractmethod
-    def paths(self) -> Sequence[Path]:
-        """Files of the samples, in the samples' order."""
+    def paths(self) -> Sequence[ImageItem]:
+        """Images of the samples, in the samples' order."""

@@ -9,9 +9,9 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import BinaryIO
 
+from featstore.datasets.image_bytes import ImageItem
 from featstore.datasets.raster import CURE
 from featstore.errors import ImageError, UnclearImageError
 
@@ -77,7 +77,7 @@ class Picture:
     plain: tuple[int, tuple[int, int, int]] | None
 
 
-def find_picture(path: Path, file: BinaryIO) -> Picture:
+def find_picture(path: ImageItem, file: BinaryIO) -> Picture:
     """Return a file's picture, or refuse the file and name the tag that is the reason."""
     picture, tags = _find(path, file)
     if fault := _value_fault(tags):
@@ -87,12 +87,12 @@ def find_picture(path: Path, file: BinaryIO) -> Picture:
     return picture
 
 
-def find_page(path: Path, file: BinaryIO) -> Picture:
+def find_page(path: ImageItem, file: BinaryIO) -> Picture:
     """Return a file's one full page, whatever its bands and values are."""
     return _find(path, file)[0]
 
 
-def _find(path: Path, file: BinaryIO) -> tuple[Picture, Tags]:
+def _find(path: ImageItem, file: BinaryIO) -> tuple[Picture, Tags]:
     try:
         pages = list(_pages(file))
     except struct.error:
@@ -105,14 +105,15 @@ def _find(path: Path, file: BinaryIO) -> tuple[Picture, Tags]:
     tags = pages[full[0] - 1]
     if fault := _description_fault(tags):
         raise ImageError(f"{path}: {fault}")
-    plain = _plain(tags, os.fstat(file.fileno()).st_size)
+    plain = _plain(tags, file.seek(0, os.SEEK_END))
     is_white_zero = _photometric(tags) == WHITE_IS_ZERO
     return Picture(full[0], _orientation(tags), is_white_zero, plain), tags
 
 
 def _pages(file: BinaryIO) -> Iterator[Tags]:
     """Yield the tags of each page."""
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
 
     def read(nbytes: int) -> bytes:
         # A damaged length must not take memory.

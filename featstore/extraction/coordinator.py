@@ -7,6 +7,7 @@ worker or of the coordinator costs no more than the chunks that were being compu
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -240,11 +241,13 @@ def start_workers(
 
 def _absolute(config: ExtractConfig) -> ExtractConfig:
     """Return the config with paths that are right in any folder."""
-    root = str(data_root(config.root).absolute())
     weights = Path(config.weights)
-    if not weights.is_file():
-        return replace(config, root=root)
-    return replace(config, root=root, weights=str(weights.absolute()))
+    return replace(
+        config,
+        root=str(data_root(config.root).absolute()),
+        weights=str(weights.absolute()) if weights.is_file() else config.weights,
+        splits=tuple(map(os.path.abspath, config.splits)),
+    )
 
 
 def n_shards(n_rows: int, n_workers: int, batch_size: int) -> int:

@@ -27,6 +27,7 @@ from featstore.io.files import with_resume_hint
 from featstore.models.registry import open_model
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
+from featstore.store.creation import create_set
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.format.array_schema import MAX_TEXT_NBYTES
@@ -42,8 +43,9 @@ def extract(
     dataset: str = "",
     *,
     images: Any = None,
-    labels: ArrayLike | str | Path | None = None,
-    splits: Sequence[str] | None = None,
+    labels: Any = None,
+    sample_splits: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
     store: str | Path | FeatureStore | None = None,
     layers: str | Sequence[str] = (),
     progress: Progress = IN_NOTEBOOKS,
@@ -56,17 +58,19 @@ def extract(
     model : str
         The network, such as ``resnet50``.
     dataset : str
-        ``sat4``, ``sat6``, ``ucmerced``, ``folder``, ``scene`` or ``demo``; or a folder of images,
-        which means ``folder`` with this root. With `images`, the name that they get.
+        ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``; or a folder of images, which
+        means ``folder`` with this root. With `images`, the name that they get.
     images : ndarray or sequence, optional
         Images themselves: (n_samples, height, width, n_bands) uint8, several such arrays of one
         shape, or paths.
-    labels : array-like, str or Path, optional
-        Class of each of the `images`, a name or a whole number; of the dataset ``scene``, a file of
-        polygons.
-    splits : sequence of str, optional
+    labels : sequence, optional
+        Class of each of the `images`, a name or a whole number; a list of classes; or with
+        ``task="regression"`` a number. Of the dataset ``scene``, a file of polygons.
+    sample_splits : sequence of str, optional
         ``train``, ``test`` or ``val`` for each of the `images`; by default, 70 % of each class are
-        drawn for training.
+        drawn for training, whole groups if there are groups.
+    groups : sequence, optional
+        Group of each of the `images`, such as its scene.
     store : str, Path or FeatureStore
         The feature store, created if it does not exist; by default :func:`open_store`'s.
     layers : str or sequence of str
@@ -94,15 +98,23 @@ def extract(
     words = layers.split(",") if isinstance(layers, str) else layers
     given = None
     if images is None:
-        if splits is not None or not isinstance(labels, str | Path | None):
-            raise ConfigError("labels and splits are those of images; a dataset has its own.")
+        if not (sample_splits is groups is None and isinstance(labels, str | Path | None)):
+            raise ConfigError(
+                "labels, sample_splits and groups are those of images; a dataset has its own."
+            )
         options["labels"] = None if labels is None else str(labels)
         dataset, options["root"] = resolve_dataset(dataset, options.get("root"))
     else:
         seed = options.get("seed", ExtractConfig.seed)
-        if isinstance(labels, str | Path):
-            raise ConfigError(f"labels is {str(labels)!r}; give a class for each image.")
-        given = given_source(images, labels=labels, splits=splits, title=dataset, seed=seed)
+        given = given_source(
+            images,
+            title=dataset,
+            labels=labels,
+            splits=sample_splits,
+            groups=groups,
+            seed=seed,
+            task=options.get("task"),
+        )
         dataset = given.name
     config = ExtractConfig(model, dataset, tuple(word.strip() for word in words), **options)
     return extract_images(config, open_store(store, progress), progress, given)
@@ -207,7 +219,8 @@ def _create_set(
     first_rows = find_first_rows(compared, spec.images.cache, progress)
     record = spec.set_record()
     spec.images.watch.check()
-    return store.create(
+    return create_set(
+        store,
         record,
         dataset.labels,
         dataset.splits,

@@ -241,7 +241,7 @@ def run_pass(
 
 def _files_of(dataset: Dataset, batch: Batch) -> Sequence[str | Path]:
     if isinstance(dataset, FileDataset):
-        return dataset.paths[batch.start : batch.stop]
+        return dataset.files_of(batch.start, batch.stop)
     return [path for _, path in dataset.files()]
 
 

@@ -104,11 +104,7 @@ def write_class_sheet(dataset: Dataset, path: Path, n_per_class: int = 8) -> Pat
     """
     check_png(path, "--out")
     strips = []
-    labels = list(enumerate(dataset.class_names))
-    if (dataset.labels < 0).any():
-        labels.append((-1, "no class"))
-    for label, name in labels:
-        rows = np.flatnonzero(dataset.labels == label)
+    for name, rows in dataset.rows_by_class().items():
         n = min(n_per_class, len(rows))
         chosen = rows[((np.arange(n) + 0.5) * len(rows) / max(n, 1)).astype(int)]
         tiles = [_stored_tile(dataset, int(row)) for row in chosen]

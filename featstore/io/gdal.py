@@ -6,10 +6,10 @@ import logging
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 FILE_OPTIONS = {
     # Only the file itself counts: GDAL lists no folder and reads no files beside it.
@@ -71,11 +71,22 @@ def no_warnings() -> Iterator[None]:
         yield
 
 
+class Opens(Protocol):
+    """What holds a file's bytes elsewhere than in a file of its own."""
+
+    def open(self, _mode: str = ..., /) -> BinaryIO:
+        """Return the bytes as an open file."""
+
+
 @contextmanager
-def open_file(path: Path, driver: str, page: int = 1) -> Iterator[Any]:
+def open_file(path: Path | Opens, driver: str, page: int = 1) -> Iterator[Any]:
     """Open one page of one file of a known format as a rasterio dataset."""
-    name = str(path.absolute())
-    with rasterio().Env(**FILE_OPTIONS):
+    with rasterio().Env(**FILE_OPTIONS), ExitStack() as stack:
+        if isinstance(path, Path):
+            name = str(path.absolute())
+        else:
+            content = path.open("rb").read()
+            name = stack.enter_context(rasterio().io.MemoryFile(content)).name
         with no_warnings():
             # Most files have no georeference, and rasterio warns of each.
             raster = rasterio().io.DatasetReader(

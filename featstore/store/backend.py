@@ -11,8 +11,8 @@ from typing import Literal
 from featstore.io.files import file_sha256, make_folder
 from featstore.io.locks import locked
 from featstore.progress import SILENT, Progress
-from featstore.store.leftovers import SAFE_AGE_S, Leftover, collect_leftovers, remove_uploads
-from featstore.store.removal import remove_folder
+from featstore.store.leftovers import SAFE_AGE_S, Leftover, collect_leftovers
+from featstore.store.removal import remove_folder, remove_uploads
 from featstore.store.set_folder import DIGEST_LENGTH as DIGEST_LENGTH
 from featstore.store.set_folder import RUNS, SETS, SetFolder, uploaded_to
 from featstore.text import file_name
@@ -72,12 +72,6 @@ class Backend:
         lacking = {n.partition("/")[0] for n in files if upload and not (here / n).is_file()}
         return {n: (there if n.partition("/")[0] in lacking else here) / n for n in files}
 
-    def _path(self, place: str, name: str, upload: str | None) -> Path:
-        path = self.folder / place / name
-        # A copy of a bucket has the files where they were uploaded to.
-        is_copy = upload and not path.is_file()
-        return self.folder / uploaded_to(place, upload) / name if is_copy else path
-
     def missing(self, place: str, names: Iterable[str], upload: str | None = None) -> list[str]:
         """Return missing files, as far as this machine knows without a request."""
         # Path's own methods would take most of the time of a list of ten thousand runs.
@@ -106,8 +100,8 @@ class Backend:
         self, record: str, place: str, files: Mapping[str, str], upload: str | None = None
     ) -> Iterator[tuple[str, str | None]]:
         """Read files, and yield what is wrong with each, or None."""
-        for name, sha256 in files.items():
-            yield name, file_problem(self._path(place, name, upload), sha256)
+        for name, path in Backend.fetch(self, place, files, upload=upload).items():
+            yield name, file_problem(path, files[name])
 
     @contextmanager
     def working_on(

@@ -7,8 +7,7 @@
     ``layers/<layer>.json`` the record of a complete layer, with the hashes of its files.
     ``journal/``            the durable chunks of unfinished layers.
 ``runs/``   the runs of fit.
-``cache/``  decoded matrices, hashes of images, and an index of the records; may be deleted at any
-time.
+``cache/``  decoded matrices, hashes of images, an index of the records; may be deleted.
 ``locks/``  locks of sets, with the processes that hold them.
 
 A store on object storage has such a folder on each machine, see :mod:`featstore.store.backend`.
@@ -19,39 +18,28 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import filelock
-import numpy as np
-
 from featstore._signatures import settings_named, takes
-from featstore.config import SET_FACETS, SPLITS
-from featstore.environment import default_store, now
+from featstore.config import SET_FACETS
+from featstore.environment import default_store
 from featstore.errors import CorruptionError, SelectionError, StoreError
-from featstore.io.files import (
-    file_sha256,
-    json_digest,
-    make_folder,
-    sync_tree,
-)
+from featstore.io.files import json_digest
 from featstore.io.stamped_cache import StampedCache
 from featstore.progress import SILENT, Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.store import query
 from featstore.store.backend import DIGEST_LENGTH, Backend, Kind
 from featstore.store.feature_set import FeatureSet
-from featstore.store.format import matrix
-from featstore.store.format.fields import FORMAT
-from featstore.store.format.schema import SetRecord
 from featstore.store.leftovers import Leftover
 from featstore.store.record_index import open_index, outline_sets
-from featstore.store.removal import remove_decoded, sync_and_sweep
+from featstore.store.removal import remove_decoded
 from featstore.store.selection import Selection
-from featstore.store.set_folder import GROUP, SETS, UPLOADS, SetFolder
+from featstore.store.set_folder import SETS
+from featstore.store.set_paths import own_set_id, split_set_path
 from featstore.text import (
     MAX_LISTED,
     as_list,
@@ -98,10 +86,6 @@ class FeatureStore:
         """Folder of files that can be made again; may be deleted at any time."""
         return self.backend.cache_dir
 
-    @property
-    def _sets_dir(self) -> Path:
-        return self.path / "sets"
-
     def __repr__(self) -> str:
         return f"FeatureStore({self.address!r})"
 
@@ -113,30 +97,17 @@ class FeatureStore:
 
     def sets(self) -> list[FeatureSet]:
         """Return all feature sets, by name."""
-        found = [FeatureSet(self._sets_dir / name, self.backend) for name in self._set_ids()]
+        found = [self._set(name) for name in self._set_ids()]
         outline_sets(found, self.index("sets"))
         return found
 
     def _set_ids(self) -> list[str]:
         self.backend.pull("sets")
-        return [
-            name
-            for name in _folders_in(self._sets_dir)
-            if os.path.isfile(f"{self._sets_dir}/{name}/set.json")
-        ]
+        folder = self.path / SETS
+        return [n for n in _folders_in(folder) if os.path.isfile(f"{folder}/{n}/set.json")]
 
-    def lost_sets(self) -> list[str]:
-        """Return the names of set folders without ``set.json``."""
-        lost = self._folders_without_record()
-        if lost:
-            # Another process may be fetching the records.
-            self.backend.pull("sets", now=True)
-            lost &= self._folders_without_record()
-        return sorted(lost)
-
-    def _folders_without_record(self) -> set[str]:
-        folders = (path for path in self._sets_dir.glob("[!.]*") if path.is_dir())
-        return {path.name for path in folders if not (path / "set.json").is_file()}
+    def _set(self, set_id: str) -> FeatureSet:
+        return FeatureSet(self.path / SETS / set_id, self.backend)
 
     def readable_sets(self) -> list[FeatureSet]:
         """Return the sets whose records are intact; ``featstore store verify`` names the others."""
@@ -151,7 +122,7 @@ class FeatureStore:
             When no set or several sets have such a name.
         """
         known = self._set_ids()
-        set_id = self._own_set_id(set_id)
+        set_id = own_set_id(self.backend, set_id)
         found = [set_id] if set_id in known else [one for one in known if matches(one, set_id)]
         if len(found) != 1:
             names = found or known
@@ -161,7 +132,7 @@ class FeatureStore:
                 f"{set_id!r} in {self.address}.{hint} There {'are' if names else 'is'} "
                 f"{join_some(names, MAX_LISTED) or 'none'}."
             )
-        return FeatureSet(self._sets_dir / found[0], self.backend)
+        return self._set(found[0])
 
     def set_id(self, identity: Mapping[str, Any]) -> str:
         """Return the name of the set with an identity."""
@@ -180,7 +151,7 @@ class FeatureStore:
         name = next((one for one in self._set_ids() if one.endswith(ending)), None)
         if name is None:
             return None
-        found = FeatureSet(self._sets_dir / name, self.backend)
+        found = self._set(name)
         if (own := json_digest(found.info.key)) != digest:
             raise CorruptionError(
                 f"{found.path} is not the set that its name says: its set.json belongs to "
@@ -192,70 +163,6 @@ class FeatureStore:
     def set_lock(self, set_id: str) -> Path:
         """Return the lock file of a set; it does not depend on the dataset's title."""
         return self.backend.lock_path(set_id[-DIGEST_LENGTH:])
-
-    def create(
-        self,
-        info: Mapping[str, Any],
-        labels: np.ndarray,
-        splits: np.ndarray,
-        sample_ids: Sequence[str],
-        first_rows: np.ndarray,
-        *,
-        groups: np.ndarray | None = None,
-        targets: np.ndarray | None = None,
-        places: np.ndarray | None = None,
-    ) -> FeatureSet:
-        """Create a feature set without layers, whole or not at all; the caller holds its lock.
-
-        `info` is the content of ``set.json``, with facets and key as ``info["identity"]``. The
-        vectors are (n_samples,): int32, uint8, str, int64 and int32; `targets` are (n_samples,
-        n_targets) float32, and `places` (n_samples, 3) int32.
-        """
-        set_id = self.set_id(info["identity"])
-        self._sweep_drafts(set_id)
-        draft = SetFolder(self._sets_dir / f".new-{set_id}")
-        shutil.rmtree(draft.path, ignore_errors=True)
-        make_folder(draft.path)
-        facets, dataset = info["identity"]["facets"], info["dataset"]
-        matrix.create_group(draft.group, {"featstore": {"format": FORMAT, **facets}})
-        names = list(dataset["class_names"])
-        matrix.create_vector(draft.group, "label", labels, {"class_names": names})
-        matrix.create_vector(draft.group, "split", splits, {"split_names": list(SPLITS)})
-        matrix.create_vector(draft.group, "sample_id", np.array(sample_ids, matrix.TEXT), {})
-        matrix.create_vector(draft.group, "first_row", first_rows, {})
-        if groups is not None:
-            matrix.create_vector(draft.group, "group", groups, {"group_by": dataset["group_by"]})
-        if targets is not None:
-            columns = list(dataset["target_names"])
-            matrix.create_vector(draft.group, "target", targets, {"target_names": columns})
-        if places is not None:
-            about = {"place_names": ["scene", "row", "column"]}
-            matrix.create_vector(draft.group, "place", places, about)
-        sync_tree(draft.group)
-        files = sorted(path for path in draft.group.rglob("*") if path.is_file())
-        record = SetRecord.model_validate(
-            {
-                "format": FORMAT,
-                "facets": facets,
-                "key": info["identity"]["key"],
-                **{k: v for k, v in info.items() if k != "identity"},
-                "created": now(),
-                "files": {p.relative_to(draft.group).as_posix(): file_sha256(p) for p in files},
-            }
-        )
-        record.write(draft.path / "set.json")
-        final = FeatureSet(self._sets_dir / set_id, self.backend)
-        draft.path.rename(final.path)
-        sync_and_sweep(self._sets_dir)
-        return final
-
-    def _sweep_drafts(self, set_id: str) -> None:
-        """Delete the drafts of killed processes; a living process holds the lock of its set."""
-        for left in self._sets_dir.glob(f".new-*-{'[0-9a-f]' * DIGEST_LENGTH}"):
-            if self.set_lock(left.name) == self.set_lock(set_id):
-                continue
-            with suppress(filelock.Timeout), filelock.FileLock(self.set_lock(left.name), timeout=0):
-                shutil.rmtree(left, ignore_errors=True)
 
     def remove(self, feature_set: FeatureSet) -> None:
         """Delete a feature set, and its decoded matrices.
@@ -352,7 +259,7 @@ class FeatureStore:
             When the sets of the store were written by another version of featstore.
         """
         if name := facets.get("set_id"):
-            facets["set_id"] = self._own_set_id(name)
+            facets["set_id"] = own_set_id(self.backend, name)
         return query.select(self.sets(), self.address, dataset, model, layers, facets)
 
     def check_names(
@@ -364,22 +271,8 @@ class FeatureStore:
     ) -> None:
         """Refuse names that :meth:`select` would find in no set."""
         models, names = ([one for one in as_list(value) if one] for value in (model, layers))
-        set_id = self._own_set_id(set_id) if set_id else None
+        set_id = own_set_id(self.backend, set_id) if set_id else None
         query.check_names(self.sets(), self.address, dataset, models, names, set_id)
-
-    def _own_set_id(self, name: str) -> str:
-        """Return the name of a set of this store, if `name` is the path of one."""
-        if (found := split_set_path(name)) is None:
-            return name
-        address, set_id = found
-        is_own = address in (self.address, self.absolute_address) or (
-            "://" not in address and os.path.realpath(address) == os.path.realpath(self.path)
-        )
-        if not is_own:
-            raise SelectionError(
-                f"{name} is not in {self.address}. Give its store: --store {shlex.quote(address)}"
-            )
-        return set_id
 
     def reopen(self, parts: Iterable[tuple[str, str]]) -> Selection:
         """Return the selection of (set_id, layer) pairs."""
@@ -395,20 +288,6 @@ def _folders_in(folder: Path) -> list[str]:
             return sorted(e.name for e in entries if e.name[0] != "." and e.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def split_set_path(name: str) -> tuple[str, str] | None:
-    """Return the store and the name of the set whose folder or Zarr group a path or URL is."""
-    text = name.rstrip("/")
-    if "://" not in text:
-        if os.sep not in name and name not in (".", GROUP):
-            return None
-        text = os.path.abspath(text)
-    group = re.escape(GROUP)
-    found = re.fullmatch(rf"(.+)/{UPLOADS}/{SETS}/([^/]+)/[^/]+/{group}", text) or re.fullmatch(
-        rf"(.+)/{SETS}/([^/]+)(/{group})?", text
-    )
-    return (found[1], found[2]) if found else None
 
 
 def find_set(name: str, store: str | Path | FeatureStore) -> tuple[FeatureStore, FeatureSet]:

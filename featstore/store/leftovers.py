@@ -8,16 +8,24 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
 
 from featstore.io.files import TEMPORARY, parse_json
-from featstore.store.removal import DOOMED, own_files
-from featstore.store.set_folder import DIGEST_LENGTH, DRAFT, GROUP, RUNS, SETS, UPLOADS
+from featstore.store.removal import (
+    DOOMED,
+    OWN_IN_DRAFT,
+    OWN_IN_STORE,
+    IsOwn,
+    delete,
+    own_files,
+    own_in_doomed,
+)
+from featstore.store.set_folder import DIGEST_LENGTH, DRAFT, RUNS, SETS, UPLOADS
 
 SAFE_AGE_S = 24 * 3600.0
 """Age from which files that no lock protects count as left."""
@@ -25,21 +33,6 @@ SAFE_AGE_S = 24 * 3600.0
 
 UNFINISHED = re.compile(r"\.new-.+-[0-9a-f]{8,12}|fit-[0-9a-f]{12}")
 """Name of a set's, a run's or a fit's unfinished folder."""
-
-
-_GROUP = rf"{re.escape(GROUP)}/(zarr\.json|[^/]+/(zarr\.json|c/\d+(/\d+)?))"
-_RUN = r"(metrics|curves)\.json|predictions\.csv|model\.skops|(confusion|curves)\.png"
-
-
-OWN = re.compile(
-    rf"sets/[^/]+/(set\.json|layers/[^/]+\.json|journal/journal\.json|{_GROUP})"
-    rf"|uploads/sets/[^/]+/[^/]+/{_GROUP}|(uploads/)?runs/[^/]+/([^/]+/)?({_RUN})"
-)
-"""Name of a file of a set or run that featstore writes to object storage, or once wrote there."""
-
-
-_DRAFT = re.compile(rf".*/(set\.json|{_GROUP}|{_RUN}|[^/]+/zarr\.json|[^/]+\.(npy|lock|tmp))")
-"""Path of a file in an unfinished folder."""
 
 
 KILLED, UNNAMED = "a killed process left it", "no record names it"
@@ -55,11 +48,6 @@ class Leftover:
     nbytes: int
 
 
-def is_own(name: str) -> bool:
-    """Return whether a file of a store, by its path there, has a name that featstore gives."""
-    return OWN.fullmatch(name) is not None
-
-
 def collect_leftovers(folder: Path, *, dry_run: bool, safe_age_s: float) -> list[Leftover]:
     """Delete the leftovers in a store's folder, unless `dry_run`; return them."""
     found = []
@@ -67,23 +55,26 @@ def collect_leftovers(folder: Path, *, dry_run: bool, safe_age_s: float) -> list
         with _unlocked(lock) as is_free:
             if not is_free or path.is_symlink():
                 continue
-            files = _own_files(path)
-            if not files and _files(path, bool):
+            is_own = _own_in(folder, path)
+            files = [path] if path.is_file() else own_files(path, is_own)
+            if not files and own_files(path, bool):
                 # What others wrote stays.
                 continue
             nbytes = sum(one.lstat().st_size for one in files)
             found.append(Leftover(path.relative_to(folder).as_posix(), why, len(files), nbytes))
             if not dry_run:
-                _delete(path, files)
+                path.unlink() if path.is_file() else delete(path, is_own)
     return found
 
 
-def _own_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
+def _own_in(folder: Path, path: Path) -> IsOwn:
+    """Return what says which files of a leftover in a store's folder are featstore's."""
     if DOOMED.fullmatch(path.name):
-        return own_files(path)
-    return _files(path, lambda name: _DRAFT.fullmatch(name) is not None)
+        return own_in_doomed(path)
+    place = path.relative_to(folder).as_posix()
+    if place.startswith(f"{UPLOADS}/"):
+        return lambda name: OWN_IN_STORE.fullmatch(f"{place}/{name}")
+    return OWN_IN_DRAFT.fullmatch
 
 
 def _drafts(folder: Path) -> Iterator[tuple[Path, str, Path | None]]:
@@ -114,38 +105,9 @@ def _old_files(folder: Path, safe_age_s: float) -> Iterator[tuple[Path, str, Pat
     for path in folder.glob(f"{UPLOADS}/*/*/*"):
         kind, owner = path.relative_to(folder).parts[1:3]
         named = named_uploads(p.read_bytes() for p in local_records(folder, kind, owner))
-        files = upload_files(folder, path)
+        files = own_files(path, _own_in(folder, path))
         if named is not None and path.name not in named and files and _age_s(files) >= safe_age_s:
             yield path, UNNAMED, None
-
-
-def upload_files(folder: Path, path: Path) -> list[Path]:
-    """Return the files below an uploads' folder of a store that featstore wrote."""
-    return _files(path, lambda name: is_own(Path(name).relative_to(folder).as_posix()))
-
-
-def remove_uploads(folder: Path, kind: str, owner: str) -> None:
-    """Delete what was uploaded of a set or run, in a copy of a bucket or a working folder."""
-    path = folder / UPLOADS / kind / owner
-    _delete(path, upload_files(folder, path))
-
-
-def _files(folder: Path, is_ours: Callable[[str], bool]) -> list[Path]:
-    """Return the files below a folder whose paths are ours; links are not followed."""
-    if folder.is_symlink():
-        return []
-    found = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-    return [path for path in found if is_ours(path.as_posix())]
-
-
-def _delete(folder: Path, files: Iterable[Path]) -> None:
-    """Delete files, and the folders that are empty then."""
-    for path in files:
-        path.unlink(missing_ok=True)
-    if folder.is_dir() and not folder.is_symlink():
-        for parent, _, _ in os.walk(folder, topdown=False):
-            with suppress(OSError):
-                os.rmdir(parent)
 
 
 def _age_s(paths: Iterable[Path]) -> float:

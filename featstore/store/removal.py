@@ -10,23 +10,38 @@ from pathlib import Path
 
 from featstore.errors import StoreError
 from featstore.io.files import TEMPORARY, parse_json, rename_for_deletion, sync_folder
-from featstore.store.set_folder import DRAFT, GROUP, SETS, SetFolder, is_foreign
+from featstore.store.set_folder import DRAFT, GROUP, SETS, UPLOADS, SetFolder, is_foreign
 
 DOOMED = re.compile(r"\.old-.+-[0-9a-f]{8}")
 """Names of folders that were renamed for deletion."""
 
 
-_PARTIAL = r"\.[0-9a-f]{32}\.partial"
-_ARRAY = rf"(zarr\.json|zarr{_PARTIAL}|c(/[0-9]+(/0)?({_PARTIAL})?)?)"
-_SET = re.compile(
-    r"set\.json|layers(/[^/]+\.json)?|journal(/((journal|share-[^/]+)\.json|[^/]+\.spool|pass))?"
-    rf"|{re.escape(GROUP)}(/({_ARRAY}|[^/]+(/{_ARRAY})?))?"
-    rf"|{re.escape(DRAFT)}[a-z0-9_]{{8}}(/[^/]+(/{_ARRAY})?)?"
+_PARTIAL = r"(\.[0-9a-f]{32}\.partial)?"
+_ARRAY = rf"(zarr\.json|zarr{_PARTIAL}|c/[0-9]+(/0)?{_PARTIAL}|(c/([0-9]+/)?)?)"
+_GROUP = rf"{re.escape(GROUP)}/(zarr\.json|zarr{_PARTIAL}|([^/]+/{_ARRAY})?)"
+_SET = (
+    r"(set\.json|layers/([^/]+\.json)?|journal/((journal|share-[^/]+)\.json|[^/]+\.spool|pass)?"
+    rf"|{_GROUP}|{re.escape(DRAFT)}[a-z0-9_]{{8}}/[^/]+/{_ARRAY})"
 )
-_RUN = re.compile(
-    r"([0-9a-f]{8}/)?((metrics|curves)\.json|predictions\.csv|model\.skops|(confusion|curves)\.png)"
-    r"|[0-9a-f]{8}"
+_RUN = (
+    r"(([0-9a-f]{8}/)?"
+    r"((metrics|curves)\.json|predictions\.csv|model\.skops|(confusion|curves)\.png))"
 )
+# These match folders, too, with a slash at the end, for links in place of folders.
+
+
+OWN_IN_STORE = re.compile(
+    rf"sets/[^/]+/{_SET}|uploads/sets/[^/]+/[^/]+/{_GROUP}|(uploads/)?runs/[^/]+/{_RUN}"
+)
+"""Paths of files of sets and runs in a store that featstore writes, or once wrote."""
+
+
+OWN_IN_DRAFT = re.compile(rf"{_SET}|{_RUN}|[^/]+/{_ARRAY}|.+\.(npy|lock|tmp)")
+"""Paths of files in an unfinished folder that featstore writes."""
+
+
+IsOwn = Callable[[str], object]
+"""Says whether featstore wrote the file of a path, which is relative to a folder."""
 
 
 def remove_folder(path: Path) -> None:
@@ -56,20 +71,20 @@ def sync_and_sweep(folder: Path) -> None:
     sync_folder(folder)
     for path in folder.iterdir():
         if DOOMED.fullmatch(path.name):
-            _delete(path, _own_in_doomed(path))
+            delete(path, own_in_doomed(path))
 
 
-def _own_in_doomed(path: Path) -> Callable[[str], bool]:
+def own_in_doomed(path: Path) -> IsOwn:
+    """Return what says which files are featstore's in a folder that was renamed for deletion."""
     return _own_in_set(path) if path.parent.name == SETS else _own_in_run
 
 
-def own_files(doomed: Path) -> list[Path]:
-    """Return the files that featstore wrote in a folder that was renamed for deletion."""
-    is_own = _own_in_doomed(doomed)
-    return [path for path in _files(doomed) if is_own(path.relative_to(doomed).as_posix())]
+def own_files(folder: Path, is_own: IsOwn) -> list[Path]:
+    """Return the files of a folder that featstore wrote."""
+    return [path for path in _files(folder) if is_own(path.relative_to(folder).as_posix())]
 
 
-def _delete(folder: Path, is_own: Callable[[str], bool]) -> None:
+def delete(folder: Path, is_own: IsOwn) -> None:
     """Delete what is featstore's of a folder; links are deleted, and never followed."""
     if folder.is_symlink():
         folder.unlink()
@@ -77,11 +92,21 @@ def _delete(folder: Path, is_own: Callable[[str], bool]) -> None:
     # Deep paths come first, and so chunks before the metadata that says whose they are.
     for parent, folders, names in os.walk(folder, topdown=False):
         for path in (Path(parent, name) for name in [*names, *folders]):
-            if is_own(path.relative_to(folder).as_posix()):
-                with suppress(OSError):
-                    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+            with suppress(OSError):
+                is_folder = path.is_dir()
+                if is_folder and not path.is_symlink():
+                    # A folder with others' files stays.
+                    path.rmdir()
+                elif is_own(path.relative_to(folder).as_posix() + "/" * is_folder):
+                    path.unlink()
     with suppress(OSError):
         folder.rmdir()
+
+
+def remove_uploads(folder: Path, kind: str, owner: str) -> None:
+    """Delete what was uploaded of a set or run, in a copy of a bucket or a working folder."""
+    place = f"{UPLOADS}/{kind}/{owner}"
+    delete(folder / place, lambda name: OWN_IN_STORE.fullmatch(f"{place}/{name}"))
 
 
 def move_others(old: Path, new: Path) -> None:
@@ -102,6 +127,11 @@ def remove_decoded(cache: Path, set_id: str) -> None:
                 note.unlink()
 
 
+def remove_draft(folder: Path) -> None:
+    """Delete the unfinished folder of a set."""
+    delete(folder, _own_in_set(folder))
+
+
 def remove_layers(feature_set: SetFolder, layers: Iterable[str]) -> None:
     """Delete unfinished layers; the caller holds the set."""
     others = {name: own for name, own in feature_set.journal().items() if name not in layers}
@@ -114,19 +144,19 @@ def remove_array(feature_set: SetFolder, name: str) -> None:
     """Delete an array of a set, unless featstore did not write it."""
     array = feature_set.group / name
     if not is_foreign(array):
-        _delete(array, lambda file: _is_own(f"{GROUP}/{name}/{file}"))
+        delete(array, lambda file: _is_own(f"{GROUP}/{name}/{file}"))
 
 
 def remove_journal(feature_set: SetFolder) -> None:
     """Delete the journals of a set without unfinished layers."""
-    _delete(feature_set.journal_path, lambda name: _is_own(f"journal/{name}"))
+    delete(feature_set.journal_path, lambda name: _is_own(f"journal/{name}"))
 
 
 def _own_in_run(name: str) -> bool:
-    return _is_temporary(name) or _RUN.fullmatch(name) is not None
+    return _is_temporary(name) or re.fullmatch(_RUN, name) is not None
 
 
-def _own_in_set(folder: Path) -> Callable[[str], bool]:
+def _own_in_set(folder: Path) -> IsOwn:
     """Return a function that says whether a path in a set's folder is featstore's."""
     arrays = {path.name: is_foreign(path) for path in (folder / GROUP).glob("*") if path.is_dir()}
 
@@ -134,7 +164,7 @@ def _own_in_set(folder: Path) -> Callable[[str], bool]:
         parts = name.split("/")
         if parts[0] == GROUP and len(parts) > 1 and arrays.get(parts[1]):
             return False
-        if parts[0] == "layers" and len(parts) == 2 and not _is_temporary(name):
+        if parts[0] == "layers" and parts[-1] and not _is_temporary(name):
             return parts[1].removesuffix(".json") in arrays or _is_record(folder / name)
         return _is_own(name)
 
@@ -142,7 +172,7 @@ def _own_in_set(folder: Path) -> Callable[[str], bool]:
 
 
 def _is_own(name: str) -> bool:
-    return _is_temporary(name) or _SET.fullmatch(name) is not None
+    return _is_temporary(name) or re.fullmatch(_SET, name) is not None
 
 
 def _is_temporary(name: str) -> bool:

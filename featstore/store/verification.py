@@ -10,7 +10,7 @@ from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, find_set
 from featstore.store.format.schema import LayerRecord
-from featstore.store.set_folder import GROUP, JOURNAL_FILE
+from featstore.store.set_folder import GROUP, JOURNAL_FILE, SETS
 
 EMPTIED = "all files of the unfinished layer are missing"
 """What is wrong with a layer of :meth:`.SetFolder.emptied`."""
@@ -257,8 +257,23 @@ def verify_store(store: FeatureStore, progress: Progress = SILENT) -> Verificati
     """Verify all sets, and mark damaged chunks for repair."""
     found = _verify_and_mark([(store, s) for s in store.sets()], progress)
     problem = "the file is missing; remove the folder and extract again"
-    lost = [Damage(set_id, "set.json", problem) for set_id in store.lost_sets()]
+    lost = [Damage(set_id, "set.json", problem) for set_id in lost_sets(store)]
     return replace(found, damages=found.damages + lost)
+
+
+def lost_sets(store: FeatureStore) -> list[str]:
+    """Return the names of set folders without ``set.json``."""
+    lost = _folders_without_record(store)
+    if lost:
+        # Another process may be fetching the records.
+        store.backend.pull("sets", now=True)
+        lost &= _folders_without_record(store)
+    return sorted(lost)
+
+
+def _folders_without_record(store: FeatureStore) -> set[str]:
+    folders = (path for path in (store.path / SETS).glob("[!.]*") if path.is_dir())
+    return {path.name for path in folders if not (path / "set.json").is_file()}
 
 
 def verify_sets(

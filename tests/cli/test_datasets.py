@@ -62,7 +62,7 @@ def test_show_counts_and_draws(run, tmp_path: Path) -> None:
     assert "Left out 1 file that is not of an image format: 1 .txt." in result.out
     rows = [line.split() for line in result.out.splitlines()]
     assert ["forest", "3", "1", "4"] in rows
-    assert ["all", "classes", "6", "2", "8"] in rows
+    assert ["all", "images", "6", "2", "8"] in rows
     with Image.open(tmp_path / "mine-sheet.png") as sheet:
         assert sheet.width > 100
 
@@ -82,7 +82,7 @@ def test_show_counts_images_without_classes(run, tmp_path: Path) -> None:
     (tmp_path / "flat").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "flat" / "1.png")
     result = run("show", "flat", "--json")
-    assert json.loads(result.out)["counts"] == {"(no class)": {"train": 1, "total": 1}}
+    assert json.loads(result.out)["counts"] == {"no class": {"train": 1, "total": 1}}
     assert "have no labels" in result.err
     assert (tmp_path / "flat-sheet.png").is_file()
 

@@ -36,7 +36,7 @@ def test_available_datasets_are_found(tmp_path: Path) -> None:
     (tmp_path / "sat4" / "X_train_sat4.csv.gz").write_bytes(b"")
     (tmp_path / "UCMerced_LandUse" / "Images" / "forest").mkdir(parents=True)
     found = {one.format.name: one.found for one in available_datasets(tmp_path)}
-    assert set(found) == {"sat4", "sat6", "ucmerced", "folder", "demo"}
+    assert {"sat4", "sat6", "ucmerced", "folder", "table", "demo"} <= set(found)
     assert found["sat4"] == tmp_path / "sat4" / "X_train_sat4.csv.gz"
     assert found["sat6"] is None
     assert found["ucmerced"] == tmp_path / "UCMerced_LandUse" / "Images" / "forest"
@@ -55,7 +55,7 @@ def test_absent_files_are_named_with_place_and_cure(tmp_path: Path, name: str) -
 
 
 def test_an_unknown_name_lists_the_datasets(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="sat4, sat6, ucmerced, folder, demo"):
+    with pytest.raises(DatasetError, match="sat4, sat6, ucmerced, .*folder, table, scene, demo"):
         open_dataset("imagenet", tmp_path)
 
 
@@ -80,7 +80,7 @@ def test_a_folder_stands_for_its_images(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(DatasetError, match="An empty name is neither"):
         resolve_dataset("")
     (tmp_path / "images.zip").touch()
-    with pytest.raises(DatasetError, match=r"images\.zip is a file, not a folder"):
+    with pytest.raises(DatasetError, match=r"images\.zip is neither a folder nor a table \(\.csv"):
         resolve_dataset("images.zip")
 
 
@@ -114,12 +114,16 @@ class _Entry:
 
 @pytest.fixture
 def plug_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    def install(name: str, value: object) -> None:
-        registry._plug_ins.cache_clear()
-        monkeypatch.setattr(registry, "entry_points", lambda group: [_Entry(name, value)])
+    def install(value: object) -> None:
+        registry._plug_in.cache_clear()
+        monkeypatch.setattr(
+            registry,
+            "entry_points",
+            lambda group, name="tiles": [_Entry("tiles", value)][: name == "tiles"],
+        )
 
     yield install
-    registry._plug_ins.cache_clear()
+    registry._plug_in.cache_clear()
 
 
 def test_an_installed_package_adds_a_dataset(tmp_path: Path, plug_in: Callable[..., None]) -> None:
@@ -135,7 +139,7 @@ def test_an_installed_package_adds_a_dataset(tmp_path: Path, plug_in: Callable[.
         folders=("tiles",),
         open=lambda opening: FolderSource(opening.find().parent, opening.options.seed),
     )
-    plug_in("tiles", tiles)
+    plug_in(tiles)
     assert [one.format.name for one in available_datasets(tmp_path)][-1] == "tiles"
     assert len(open_dataset("tiles", tmp_path)) == 4
 
@@ -150,6 +154,9 @@ def test_an_installed_package_adds_a_dataset(tmp_path: Path, plug_in: Callable[.
 def test_an_entry_point_without_a_format_is_named(
     value: object, cause: str, plug_in: Callable[..., None]
 ) -> None:
-    plug_in("tiles", value)
+    plug_in(value)
     with pytest.raises(DatasetError, match=rf"tiles = pack\.module:FORMAT .*{cause}"):
         available_datasets()
+    # Other datasets do without it.
+    with pytest.raises(DatasetNotFoundError):
+        open_dataset("sat4", "nowhere")

@@ -11,6 +11,7 @@ import rasterio
 from tiff_zoo import Case, all_cases
 
 from featstore.datasets.decode import decode
+from featstore.datasets.image_bytes import ImageBytes
 from featstore.errors import ImageError
 
 STEP = 13
@@ -45,6 +46,8 @@ def fault(case: Case, path: Path) -> str | None:
             return "GDAL shows another picture"
     if found.shape != expected.shape or found.dtype != np.uint8 or not found.flags.c_contiguous:
         return f"{found.dtype} of shape {found.shape}, expected {expected.shape}"
+    if not np.array_equal(decode(ImageBytes("bytes", path, path.read_bytes)), found):
+        return "its bytes are decoded to other pixels"
     difference = np.abs(found.astype(int) - expected).max()
     return f"differs by {difference}" if difference else None
 

@@ -7,7 +7,8 @@ import pytest
 from makers import BACKBONE, PREPROCESS, tree_bytes
 
 from featstore.errors import SchedulerError, StoreError
-from featstore.store import writer
+from featstore.store import layer_writer, writer
+from featstore.store.creation import create_set
 from featstore.store.feature_store import open_store
 from featstore.store.format import fields, matrix
 from featstore.store.writer import FeatureWriter
@@ -53,7 +54,7 @@ def feature_set(tmp_path):
     zeros = np.zeros(N, np.int32)
     names, rows = [str(i) for i in range(N)], np.arange(N)
     store = open_store(tmp_path / "store")
-    made = store.create(info, zeros, zeros.astype("u1"), names, rows)
+    made = create_set(store, info, zeros, zeros.astype("u1"), names, rows)
     for layer, width in WIDTHS.items():
         made.begin_layer(layer, width, {"layer": layer})
     return made
@@ -142,7 +143,11 @@ def test_a_crash_at_any_moment_ends_in_the_same_bytes(step, feature_set, monkeyp
 
         return call
 
-    for module, name in ((writer, "sync_file"), (writer, "sync_folder"), (fields, "write_json")):
+    for module, name in (
+        (layer_writer, "sync_file"),
+        (layer_writer, "sync_folder"),
+        (fields, "write_json"),
+    ):
         monkeypatch.setattr(module, name, dying(getattr(module, name)))
     monkeypatch.setattr(matrix.Matrix, "write_chunk", dying(matrix.Matrix.write_chunk))
 
@@ -354,7 +359,7 @@ def test_a_share_that_is_not_wanted_writes_nothing(begun):
 
 
 def test_a_share_keeps_the_files_of_other_writers(begun):
-    partial = begun.group / "fc" / "c" / "3" / "0.abc.partial"
+    partial = begun.group / "fc" / "c" / "3" / f"0.{'a1' * 16}.partial"
     partial.parent.mkdir(parents=True)
     partial.touch()
     work_on(begun, "x-0", FIRST)

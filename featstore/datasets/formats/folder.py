@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import unicodedata
 from collections import Counter
@@ -16,14 +15,12 @@ from numpy.typing import NDArray
 
 from featstore.config import SPLITS
 from featstore.datasets.decode import IMAGE_SUFFIXES
+from featstore.datasets.drawing import TRAIN_FRACTION, draw_split
 from featstore.datasets.formats.layout import Layout, check_inner_folders, find_layout
 from featstore.datasets.image_files import ImageWalk, LeftOut
 from featstore.datasets.source import RGB, FileSource
 from featstore.errors import DatasetError
 from featstore.text import join_some
-
-TRAIN_FRACTION = 0.7
-"""Share of training images in datasets without an official split, as in the paper's section 3."""
 
 
 class _Sample(NamedTuple):
@@ -241,21 +238,3 @@ class FolderSource(FileSource):
         if self._is_drawn:
             identity["split"] = {"train_fraction": TRAIN_FRACTION, "seed": self._seed}
         return identity
-
-
-def draw_split(
-    sample_ids: Sequence[str], labels: NDArray[np.int32], seed: int
-) -> NDArray[np.uint8]:
-    """Draw 70 % of each class for training (0), the rest for testing (1), (n_samples,) uint8.
-
-    A class's images are put in the order of the hashes of seed and name, so that the draw is the
-    same with every version of NumPy, and does not depend on the other classes. A class of two or
-    more images has both.
-    """
-    ranks = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in sample_ids]
-    splits = np.zeros(len(labels), np.uint8)
-    for label in np.unique(labels):
-        rows = sorted(np.flatnonzero(labels == label), key=ranks.__getitem__)
-        n_train = min(max(round(TRAIN_FRACTION * len(rows)), 1), max(len(rows) - 1, 1))
-        splits[rows[n_train:]] = 1
-    return splits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 
 from featstore.config import DatasetOptions
 from featstore.datasets.base import ArrayDataset
-from featstore.datasets.blocks import draw_block_split, find_blocks
+from featstore.datasets.blocks import find_blocks
+from featstore.datasets.drawing import TRAIN_FRACTION, draw_split_of_groups
 from featstore.datasets.format import Opening
-from featstore.datasets.formats.folder import TRAIN_FRACTION
 from featstore.datasets.georeference import Georeference
 from featstore.datasets.reading import N_SAMPLED, Range, Reading, percentiles, thinned
 from featstore.datasets.scene import Scene, open_raster
@@ -82,10 +83,32 @@ class SceneSource(ArraySource):
         self._paths, self._base, self.title = paths, base, title
         self.reading, self._options, self._progress = reading, options, progress
         self.window, self.stride = options.window, options.stride or options.window
-        self.block = options.block or BLOCK_WINDOWS * max(self.window, self.stride)
-        self.group_by = f"blocks of {self.block} pixels"
+        self.group_by = options.groups_from or f"grid:{self._usual_block} pixels"
+        kind, _, size = (options.groups_from or "").partition(":")
+        if options.splits or (kind and not (kind == "grid" and size)):
+            raise ConfigError(
+                "The windows of scenes are split by blocks of ground. Give their side in map "
+                "units, --groups-from grid:SIZE, or leave out --groups-from and --splits."
+            )
         self._opened: OrderedDict[int, WindowSource] = OrderedDict()
         self._lock = threading.Lock()
+
+    @property
+    def _usual_block(self) -> int:
+        return BLOCK_WINDOWS * max(self.window, self.stride)
+
+    @cached_property
+    def block(self) -> float:
+        """Side of a block, in pixels of the first scene."""
+        if self._options.groups_from is None:
+            return self._usual_block
+        transform = self.frames[0].georeference.transform
+        if not transform:
+            raise DatasetError(
+                f"{self._paths[0]} has no map coordinates: --groups-from grid:SIZE has no meaning."
+            )
+        a, b, _, d, e, _ = transform
+        return float(self._options.groups_from.partition(":")[2]) / math.sqrt(abs(a * e - b * d))
 
     def read_as(self, reading: Reading) -> SceneSource:
         """Return the same windows, read in another way."""
@@ -213,7 +236,8 @@ class SceneSource(ArraySource):
         kept = labelled & self._blocks[1]
         if not kept.any():
             what = (
-                f"all lie across two blocks of {self.block} pixels; give a larger --block"
+                f"all lie across two blocks of {self.block:g} pixels; give a larger "
+                "--groups-from grid:SIZE"
                 if labelled.any()
                 else "the polygons lie elsewhere, or are smaller than half a window: try "
                 "--label-by centre or a smaller --window"
@@ -222,8 +246,8 @@ class SceneSource(ArraySource):
         if n_across := int(labelled.sum() - kept.sum()):
             self._progress.say(
                 f"{n_across:,} of {labelled.sum():,} labelled windows lie across two blocks of "
-                f"{self.block} pixels. They are stored without a label, so that no training window "
-                "shares a pixel with a test window."
+                f"{self.block:g} pixels. They are stored without a label, so that no training "
+                "window shares a pixel with a test window."
             )
         counts = np.bincount(labels[kept], minlength=len(self.class_names))
         if lacking := [self.class_names[i] for i in np.flatnonzero(counts == 0).tolist()]:
@@ -242,7 +266,16 @@ class SceneSource(ArraySource):
     @cached_property
     def splits(self) -> NDArray[np.uint8]:
         """Splits, (n_samples,), drawn by blocks; without labels, all in the first."""
-        return draw_block_split(self.groups, self.labels, self._options.seed)
+        of_block = np.zeros(int(self.groups.max()) + 1, np.uint8)
+        labelled = self.labels >= 0
+        if labelled.any():
+            own = self.groups[labelled]
+            names = [str(block) for block in range(len(of_block))]
+            of_block[own] = draw_split_of_groups(
+                self.labels[labelled], own, names, self._options.seed
+            )
+        splits: NDArray[np.uint8] = of_block[self.groups]
+        return splits
 
     @cached_property
     def sample_ids(self) -> Sequence[str]:
@@ -274,7 +307,7 @@ class SceneSource(ArraySource):
             "window": self.window,
             "stride": self.stride,
             "nodata": nodata,
-            "block": self.block,
+            "block": self._options.groups_from or self._usual_block,
             # A file beside a raster may hold it.
             "places": json_digest([_georeference(path).to_record() for path in self._paths]),
         }

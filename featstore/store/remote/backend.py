@@ -33,7 +33,6 @@ from featstore.store.remote.client import (
     Entry,
     ObjectStorage,
     open_storage,
-    service_of,
 )
 from featstore.store.remote.lease import hold_lease
 from featstore.store.remote.records import (
@@ -43,6 +42,7 @@ from featstore.store.remote.records import (
     of_owner,
     owner_of,
 )
+from featstore.store.remote.services import service_of
 from featstore.store.remote.sync_state import SyncState, sha256_of
 from featstore.store.set_folder import RUNS, SETS, SetFolder, uploaded_to
 

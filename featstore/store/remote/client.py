@@ -1,18 +1,16 @@
 """Object storage by its URL; the only file that imports obstore.
 
 An object exists whole or not at all. Every failure of the service becomes a StoreError that says
-what to do.
+what to do, see :mod:`.services`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -21,7 +19,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from featstore.errors import StoreError
-from featstore.text import RESUME_HINT
+from featstore.store.remote.services import (
+    RETRIES,
+    explain,
+    foreign_name,
+    is_broken,
+    lacks_conditions,
+    names_no_bucket,
+)
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -36,15 +41,7 @@ N_AT_A_TIME = 16
 """Requests in flight. A request waits for the network far longer than it computes."""
 
 
-RETRIES = 5
-"""How often a failed request is repeated."""
-
-
 RETRY_S = 60.0
-
-
-BROKEN = re.compile(r"response body|invalid \w+ response|decoding", re.IGNORECASE)
-"""An answer that broke off; obstore repeats only requests that were not answered at all."""
 
 
 BROKEN_S = 0.5
@@ -53,10 +50,6 @@ BROKEN_S = 0.5
 
 WHOLE_NBYTES = 16 * 2**20
 """Largest file that is uploaded in one request; larger files are uploaded in parts."""
-
-
-BEHIND_DOTS = "0"
-"""Sorts after "." and "..", and before nearly all other names; no object has this name."""
 
 
 @dataclass(frozen=True)
@@ -76,23 +69,6 @@ class Entry:
 def _plain(etag: str | None) -> str:
     """Return an etag without quotes, with which some services list it and others don't."""
     return (etag or "").strip('"')
-
-
-SERVICE = re.compile(
-    r"AWS_ENDPOINT(_URL)?(_S3)?|AZURE_(STORAGE_)?(ACCOUNT_NAME|ENDPOINT|USE_EMULATOR)"
-    r"|GOOGLE_BASE_URL"
-)
-"""Variables of the environment that decide which service has a URL's bucket."""
-
-
-def service_of(url: str) -> dict[str, str]:
-    """Return the variables that decide which bucket a URL names; they may hold secrets."""
-    family = {"s": "AWS", "g": "GOOGLE", "a": "AZURE"}.get(url[:1].lower(), "-")
-    return {
-        name: value.rstrip("/")
-        for name, value in sorted(os.environ.items())
-        if value and name.startswith(family) and SERVICE.fullmatch(name)
-    }
 
 
 class ObjectStorage:
@@ -135,10 +111,19 @@ class ObjectStorage:
             try:
                 return request()
             except self._failures as error:
-                if BROKEN.search(str(error).partition("\n")[0]) is None:
+                if not is_broken(str(error)):
                     raise
             time.sleep(BROKEN_S * 2**n)
         return request()
+
+    def _answer(self, request: Callable[[], T], absent: T) -> T:
+        """Return what a request returns, or `absent` if the object does not exist."""
+        with self._explained():
+            try:
+                return self._whole(request)
+            except self._absent as error:
+                self._check_bucket(error)
+                return absent
 
     def get(self, name: str) -> bytes | None:
         """Return an object's bytes; None if it does not exist."""
@@ -148,16 +133,11 @@ class ObjectStorage:
     def read(self, name: str) -> tuple[bytes, str] | None:
         """Return an object's bytes and etag; None if it does not exist."""
 
-        def get() -> tuple[bytes, str]:
+        def get() -> tuple[bytes, str] | None:
             found = self._obs.get(self._store, name)
             return bytes(found.bytes()), _plain(found.meta["e_tag"])
 
-        with self._explained():
-            try:
-                return self._whole(get)
-            except self._absent as error:
-                self._check_bucket(error)
-                return None
+        return self._answer(get, None)
 
     def sha256(self, name: str, copy: Path | None = None) -> str | None:
         """Return the sha256 (hex) of an object's bytes; None if it does not exist.
@@ -165,7 +145,7 @@ class ObjectStorage:
         With `copy`, the bytes are also written to that file.
         """
 
-        def read() -> str:
+        def read() -> str | None:
             digest = hashlib.sha256()
             stream = self._obs.get(self._store, name).stream(min_chunk_size=2**20)
             with copy.open("wb") if copy else nullcontext() as file:
@@ -175,12 +155,7 @@ class ObjectStorage:
                         file.write(part)
             return digest.hexdigest()
 
-        with self._explained():
-            try:
-                return self._whole(read)
-            except self._absent as error:
-                self._check_bucket(error)
-                return None
+        return self._answer(read, None)
 
     def put(self, name: str, data: bytes | Path) -> str:
         """Write an object, over an old one if it exists; return its etag."""
@@ -244,7 +219,7 @@ class ObjectStorage:
                 # The object that was to be replaced is gone.
                 raise _TakenError from None
             except self._failures as error:
-                if mode != "overwrite" and _lacks_conditions(str(error)):
+                if mode != "overwrite" and lacks_conditions(str(error)):
                     raise _UnableError from None
                 raise
         return _plain(done["e_tag"])
@@ -263,33 +238,28 @@ class ObjectStorage:
 
     def entries(self, prefix: str) -> dict[str, Entry]:
         """Return all objects below a prefix that ends in a slash; foreign ones are skipped."""
-        with self._explained():
-            # obstore drops the whole page of an odd name, so list again behind odd names.
-            for after in (None, f"{prefix}{BEHIND_DOTS}"):
-                try:
-                    pages = self._listed(partial(self._pages, prefix, after), [])
-                    return {meta["path"]: Entry.of(meta) for page in pages for meta in page}
-                except self._misnamed as error:
-                    self.foreign.add(_misnamed(str(error)))
-            # The odd name is in a deeper folder.
-            level = self._listed(
-                lambda: self._obs.list_with_delimiter(self._store, prefix),
-                {"objects": [], "common_prefixes": []},
-            )
-            found = {meta["path"]: Entry.of(meta) for meta in level["objects"]}
-            for folder in level["common_prefixes"]:
-                found |= self.entries(f"{folder.rstrip('/')}/")
-            return found
+        # obstore drops the whole page of a name such as "..", so list again behind such names: "0"
+        # sorts after them, and before nearly all others.
+        for after in (None, f"{prefix}0"):
+            try:
+                pages: list[Any] = self._answer(partial(self._pages, prefix, after), [])
+                return {meta["path"]: Entry.of(meta) for page in pages for meta in page}
+            except StoreError as error:
+                if not isinstance(error.__cause__, self._misnamed):
+                    raise
+                self.foreign.add(foreign_name(str(error.__cause__)))
+        # The name is in a deeper folder.
+        level: Any = self._answer(
+            lambda: self._obs.list_with_delimiter(self._store, prefix),
+            {"objects": [], "common_prefixes": []},
+        )
+        found = {meta["path"]: Entry.of(meta) for meta in level["objects"]}
+        for folder in level["common_prefixes"]:
+            found |= self.entries(f"{folder.rstrip('/')}/")
+        return found
 
-    def _pages(self, prefix: str, after: str | None) -> Any:
+    def _pages(self, prefix: str, after: str | None) -> list[Any]:
         return list(self._obs.list(self._store, prefix, offset=after))
-
-    def _listed(self, request: Callable[[], Any], empty: Any) -> Any:
-        try:
-            return self._whole(request)
-        except self._absent as error:
-            self._check_bucket(error)
-            return empty
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects; objects that do not exist are no error."""
@@ -303,10 +273,8 @@ class ObjectStorage:
                     pass
 
     def _delete_one(self, name: str) -> None:
-        try:
+        with suppress(*self._absent):
             self._obs.delete(self._store, name)
-        except self._absent:
-            return
 
     def each(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Yield the function's result for each item, in order; several requests run at a time."""
@@ -317,7 +285,7 @@ class ObjectStorage:
             pool.shutdown(cancel_futures=True)
 
     def _check_bucket(self, error: BaseException) -> None:
-        if _names_bucket(str(error)):
+        if names_no_bucket(str(error)):
             raise StoreError(explain(self.url, str(error))) from error
 
 
@@ -327,56 +295,6 @@ class _TakenError(StoreError):
 
 class _UnableError(StoreError):
     """The service has no conditional writes."""
-
-
-def _misnamed(text: str) -> str:
-    """Return the name that obstore refuses, from its error."""
-    found = re.search(r'Path "((?:[^"\\]|\\.)*)"', text)
-    return found[1] if found else text
-
-
-def _lacks_conditions(text: str) -> bool:
-    return "501 Not Implemented" in text or "NotImplemented" in text
-
-
-def _names_bucket(text: str) -> bool:
-    return any(word in text for word in ("NoSuchBucket", "ContainerNotFound", "bucket does not"))
-
-
-def explain(url: str, text: str) -> str:
-    """Return the message, with a cure, for an error of obstore."""
-    if _names_bucket(text):
-        return f"{url}: there is no such bucket. Create it, or name another --store."
-    if any(word in text for word in ("InstanceCredentials", "169.254.169.254", "metadata.google")):
-        return (
-            f"{url}: no credentials were found. Put them into the environment, for S3 as "
-            f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. {RESUME_HINT}"
-        )
-    if any(word in text for word in ("403 Forbidden", "401 Unauthorized", "AccessDenied")):
-        return (
-            f"{url}: the service denies access. Check the credentials in the environment (for S3 "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), and that they may list, read, write and "
-            f"delete there. {RESUME_HINT}"
-        )
-    if "object with invalid path" in text:
-        return (
-            f"{url}: the object {_misnamed(text)!r} there can't be passed over. featstore did not "
-            "write it. Remove it with the service's own tools."
-        )
-    if "builder error" in text:
-        return (
-            f"{url}: the service's endpoint is not encrypted. To use it nevertheless, set "
-            "AWS_ALLOW_HTTP=true."
-        )
-    if BROKEN.search(text.partition("\n")[0]):
-        return f"{url}: the service's answers broke off {RETRIES + 1} times. {RESUME_HINT}"
-    if any(word in text for word in ("HTTP error", "timed out", "error sending request")):
-        return (
-            f"{url}: the service does not answer. Check the network and, for S3, AWS_ENDPOINT_URL "
-            f"and AWS_REGION. {RESUME_HINT}"
-        )
-    first = text.partition("\n")[0].strip()
-    return f"{url}: the service answered: {first.rstrip('.')}. {RESUME_HINT}"
 
 
 _in_memory: dict[str, ObjectStorage] = {}

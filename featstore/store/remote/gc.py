@@ -13,13 +13,13 @@ from featstore.store.leftovers import (
     KILLED,
     UNNAMED,
     Leftover,
-    is_own,
     local_records,
     named_uploads,
 )
 from featstore.store.remote.client import Entry
 from featstore.store.remote.lease import hold_lease
 from featstore.store.remote.records import is_record
+from featstore.store.removal import OWN_IN_STORE
 from featstore.store.set_folder import RUNS, SETS, UPLOADS
 
 if TYPE_CHECKING:
@@ -57,8 +57,10 @@ def _candidates(
     backend: RemoteBackend, born: datetime
 ) -> dict[tuple[str, str], dict[str, dict[str, Entry]]]:
     """Return old uploads by set or run and folder, and what lies beside no record of either."""
-    listed = [backend.remote.entries(f"{kind}/").items() for kind in (SETS, RUNS, UPLOADS)]
-    own = {name: entry for entries in listed for name, entry in entries if is_own(name)}
+    listed: dict[str, Entry] = {}
+    for kind in (SETS, RUNS, UPLOADS):
+        listed |= backend.remote.entries(f"{kind}/")
+    own = {name: entry for name, entry in listed.items() if OWN_IN_STORE.fullmatch(name)}
     whole = {
         tuple(name.split("/")[:2])
         for name in own

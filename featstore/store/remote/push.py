@@ -21,9 +21,9 @@ from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
 from featstore.store.format.run_schema import RunRecord
 from featstore.store.format.schema import LayerRecord, SetRecord
-from featstore.store.leftovers import is_own
 from featstore.store.remote.client import WHOLE_NBYTES
 from featstore.store.remote.records import is_record
+from featstore.store.removal import OWN_IN_STORE
 from featstore.store.set_folder import RUNS, UPLOADS, SetFolder, uploaded_to
 
 if TYPE_CHECKING:
@@ -235,4 +235,4 @@ def remove(backend: RemoteBackend, place: str) -> None:
     for name in records:
         backend.remote.delete([name])
     backend.forget(records)
-    backend.remote.delete([name for name in names if is_own(name) and name not in records])
+    backend.remote.delete([n for n in names if OWN_IN_STORE.fullmatch(n) and n not in records])

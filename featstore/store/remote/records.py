@@ -9,8 +9,7 @@ from pathlib import Path
 
 from featstore.io.files import atomic_write, file_sha256
 from featstore.store.format.fields import named_files
-from featstore.store.leftovers import remove_uploads
-from featstore.store.removal import remove_array, remove_folder, remove_journal
+from featstore.store.removal import remove_array, remove_folder, remove_journal, remove_uploads
 from featstore.store.set_folder import GROUP, RUNS, SETS, SetFolder
 
 RECORD = re.compile(r"(?!\w+/\.)(runs/[^/\\]+/metrics|sets/[^/\\]+/(set|layers/[^/\\]*))\.json")
@@ -36,17 +35,15 @@ def of_owner(names: Iterable[str], owner: str) -> list[str]:
 
 
 def install_record(folder: Path, name: str, content: bytes) -> None:
-    """Write a record over the local one, and delete local files that it does not name."""
+    """Write a record over the local one, and delete local files with other bytes than it names."""
     path = folder / name
     place = path.parent
     if name.startswith(f"{SETS}/"):
         place = folder / SETS / owner_of(name) / GROUP
         place.mkdir(parents=True, exist_ok=True)
-    before = _files_of(path.read_bytes()) if path.is_file() else {}
     for file, digest in _files_of(content).items():
-        own = place / file
-        if own.is_file() and before.get(file) != digest and file_sha256(own) != digest:
-            own.unlink()
+        if (place / file).is_file() and file_sha256(place / file) != digest:
+            (place / file).unlink()
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
     if path.parent.name == "layers" and not SetFolder(path.parent.parent).journal():

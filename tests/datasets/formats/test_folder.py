@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featstore.datasets.formats.folder import FolderSource, draw_split
+from featstore.datasets.drawing import draw_split
+from featstore.datasets.formats.folder import FolderSource
 from featstore.datasets.formats.ucmerced import CLASSES
 from featstore.datasets.registry import FileDataset, open_dataset
 from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError

@@ -19,8 +19,9 @@ from services import (
 from featstore.errors import StoreError
 from featstore.store.remote import client
 from featstore.store.remote import lease as leases
-from featstore.store.remote.client import explain, open_storage
+from featstore.store.remote.client import open_storage
 from featstore.store.remote.lease import hold_lease
+from featstore.store.remote.services import explain
 
 
 @pytest.fixture

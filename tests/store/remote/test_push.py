@@ -38,7 +38,7 @@ from featstore.runs.tags import remove_run, tag_run
 from featstore.runs.verification import verify_runs
 from featstore.runs.writer import write_run
 from featstore.store.feature_store import open_store
-from featstore.store.remote import backend, client, lease, push
+from featstore.store.remote import backend, client, lease, push, services
 from featstore.store.remote.records import is_record
 from featstore.store.verification import verify
 
@@ -199,7 +199,7 @@ def test_what_arrived_is_not_sent_again(s3_url, monkeypatch, expired):
 KILLED = """
 import json, sys, time
 from featstore.store.format import matrix; from featstore.store.remote import client, lease
-lease.LEASE_S, lease.RENEW_S, lease.LOOK_S = 1.0, 0.2, 0.1
+lease.LEASE_S, lease.LOOK_S = 1.0, 0.1
 matrix.CHUNK_NBYTES = 4 * 29 * 5
 client.N_AT_A_TIME = 1
 original = client.ObjectStorage._put
@@ -251,7 +251,7 @@ def test_a_network_that_fails_keeps_what_was_computed(url, images, monkeypatch, 
 
     def fails(self, name, data):
         if "/c/3/0" in name:
-            raise StoreError(client.explain(self.url, "HTTP error"))
+            raise StoreError(services.explain(self.url, "HTTP error"))
         return original(self, name, data)
 
     with monkeypatch.context() as patch:

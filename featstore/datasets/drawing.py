@@ -1,0 +1,81 @@
+"""Draw training and test images: by class, and by whole groups."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TRAIN_FRACTION = 0.7
+"""Share of training images in datasets without an official split, as in the paper's section 3."""
+
+
+def draw_split(
+    sample_ids: Sequence[str], labels: NDArray[np.integer[Any]], seed: int
+) -> NDArray[np.uint8]:
+    """Draw 70 % of each class for training (0), the rest for testing (1), (n_samples,) uint8.
+
+    A class's images are put in the order of the hashes of seed and name, so that the draw is the
+    same with every version of NumPy, and does not depend on the other classes. A class of two or
+    more images has both.
+    """
+    order = np.argsort(_ranks(sample_ids, seed), kind="stable")
+    splits = np.zeros(len(labels), np.uint8)
+    for label in np.unique(labels):
+        rows = order[labels[order] == label]
+        n_train = min(max(round(TRAIN_FRACTION * len(rows)), 1), max(len(rows) - 1, 1))
+        splits[rows[n_train:]] = 1
+    return splits
+
+
+def draw_split_of_groups(
+    labels: NDArray[np.integer[Any]],
+    groups: NDArray[np.int32],
+    group_names: Sequence[str],
+    seed: int,
+) -> NDArray[np.uint8]:
+    """Draw groups with about 70 % of each class for training (0), the rest for testing (1)."""
+    order = np.argsort(_ranks(group_names, seed), kind="stable")
+    return (~draw_groups(labels, groups, order.tolist(), TRAIN_FRACTION)).astype(np.uint8)
+
+
+def draw_groups(
+    labels: NDArray[np.integer[Any]],
+    groups: NDArray[np.int32],
+    order: Iterable[int],
+    share: float,
+) -> NDArray[np.bool]:
+    """Draw whole groups with about `share` of the rows of each class; return the drawn rows.
+
+    Each group in `order` goes where its classes lack the larger part of their share. Every class
+    has drawn rows.
+    """
+    _, codes, n_rows = np.unique(labels, return_inverse=True, return_counts=True)
+    n_groups = int(groups.max()) + 1
+    pairs, n_of_pair = np.unique(groups.astype(np.int64) * len(n_rows) + codes, return_counts=True)
+    group_of, class_of = np.divmod(pairs, len(n_rows))
+    # The share of each class that a group holds.
+    held = n_of_pair / n_rows[class_of]
+    starts = np.searchsorted(group_of, np.arange(n_groups + 1))
+    drawn, left = np.zeros(len(n_rows)), np.zeros(len(n_rows))
+    is_drawn = np.zeros(n_groups, bool)
+    ordered = list(order)
+    for group in ordered:
+        part = slice(starts[group], starts[group + 1])
+        classes, shares = class_of[part], held[part]
+        lead = drawn[classes] / share - left[classes] / (1 - share)
+        is_drawn[group] = shares @ lead <= 0
+        (drawn if is_drawn[group] else left)[classes] += shares
+    for code in np.flatnonzero(drawn == 0):
+        having = set(group_of[class_of == code].tolist())
+        if not is_drawn[list(having)].any():
+            is_drawn[next(group for group in ordered if group in having)] = True
+    return is_drawn[groups]
+
+
+def _ranks(names: Sequence[str], seed: int) -> NDArray[np.bytes_]:
+    hashed = (hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names)
+    return np.fromiter(hashed, "S32", len(names))
