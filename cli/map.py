@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @console.run_argument
-@click.argument("scene", shell_complete=completion.files)
+@click.argument("scene", required=False, shell_complete=completion.files)
+@click.option(
+    "--from-store",
+    is_flag=True,
+    help="Map a stored scene, without the network: the one that RUN was fitted on, or --set.",
+)
+@console.set_option
 @click.option(
     "--out",
     metavar="FILE",
@@ -65,7 +71,9 @@ if TYPE_CHECKING:
 @console.json_option
 def command(
     run: str,
-    scene: str,
+    scene: str | None,
+    from_store: bool,
+    set_id: str | None,
     out: str | None,
     preview: str | None,
     window: int | None,
@@ -82,14 +90,18 @@ def command(
     """Map the classes of SCENE, a GeoTIFF of any size, with the model of RUN.
 
     The scene is cut into cells; each gets the class of the window around it. The map is a GeoTIFF
-    that lies upon the scene, with a style for QGIS and a picture of both.
+    that lies upon the scene, with a style for QGIS and a picture of both. With --from-store or
+    --set, the features come from the store, and SCENE is the name of one of its scenes.
 
     \b
     featstore map my-run scene.tif
     featstore map my-run scene.tif --window 64 --stride 16 --bands 4,3,2
+    featstore map my-run --from-store
     """  # noqa: D301 - click wants the character itself
     from featstore.store.feature_store import open_store
 
+    if scene is None and not from_store and set_id is None:
+        raise click.UsageError("Give a scene, or --from-store.")
     numbers, ends = _numbers(bands), _ends(value_range)
     with console.progress() as progress:
         opened = open_store(store, progress)
@@ -100,6 +112,8 @@ def command(
             chosen,
             scene,
             out,
+            from_store=from_store,
+            set_id=set_id,
             store=opened,
             window=window,
             stride=stride,

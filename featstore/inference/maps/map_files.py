@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
+from featstore.datasets.georeference import Georeference
+from featstore.datasets.windows import Grid
 from featstore.errors import ConfigError, FeatstoreError, StoreError
 from featstore.extraction.encode import Block
 from featstore.fitting.evaluate import predict_blocks
@@ -18,9 +20,7 @@ from featstore.fitting.solvers.blocks import Samples
 from featstore.inference.maps.colors import Color
 from featstore.inference.maps.geotiff import BLOCK_SIDE, read_thinned, write_map
 from featstore.inference.maps.preview import draw_map
-from featstore.inference.maps.scene import Scene
 from featstore.inference.maps.styles import write_names, write_qgis_style
-from featstore.inference.maps.windows import Grid, SceneWindows
 from featstore.io.files import atomic_write, resolve_link
 from featstore.plotting import check_png, to_png
 from featstore.runs.run import Run
@@ -37,14 +37,28 @@ MAX_BYTE_CLASSES = 254
 """Most classes of a map whose labels are bytes."""
 
 
+@dataclass(frozen=True)
+class MappedScene:
+    """A scene, and the windows whose classes are put on its map."""
+
+    path: str
+    bands: tuple[int, ...]
+    """Numbers of the bands that were read, from 1."""
+    georeference: Georeference
+    grid: Grid
+    n_windows: int
+    cells: Callable[[int, int], NDArray[np.int64]]
+    """Returns the numbers of the cells of windows from one to another, increasing."""
+    thumbnail: Callable[[int], NDArray[np.uint8] | None]
+    """Returns the scene at a size; None if its file is gone."""
+
+
 class Painter:
     """Puts the windows' classes into their cells, some rows at a time."""
 
-    def __init__(
-        self, run: Run, model: Pipeline, grid: Grid, windows: SceneWindows, probability: bool
-    ) -> None:
-        self.class_names, self.grid = run.class_names, grid
-        self._model, self._windows = model, windows
+    def __init__(self, run: Run, model: Pipeline, mapped: MappedScene, probability: bool) -> None:
+        self.class_names, self.grid = run.class_names, mapped.grid
+        self._model, self._cells = model, mapped.cells
         self.descriptions = ["class", "probability (%)"][: 2 if probability else 1]
         self.dtype = "uint8" if len(run.class_names) <= MAX_BYTE_CLASSES else "uint16"
         self.nodata = int(np.iinfo(self.dtype).max)
@@ -59,7 +73,7 @@ class Painter:
             self.counts += np.bincount(found.labels, minlength=len(self.counts))
             percent = np.rint(100 * found.scores)
             values = np.stack([found.labels, percent][: len(self.descriptions)])
-            cells = self._windows.cells(block.start, block.stop)
+            cells = self._cells(block.start, block.stop)
             while len(cells):
                 n_inside = int(np.searchsorted(cells, (top + part.shape[1]) * n_cols))
                 rows, cols = np.divmod(cells[:n_inside], n_cols)
@@ -115,7 +129,7 @@ class MapFiles:
 
     def write(
         self,
-        scene: Scene,
+        mapped: MappedScene,
         painter: Painter,
         blocks: Iterable[Block],
         colors: Sequence[Color],
@@ -136,7 +150,7 @@ class MapFiles:
                 write_map(
                     out,
                     self.out.name,
-                    scene,
+                    mapped.georeference,
                     stride,
                     (painter.grid.n_rows, painter.grid.n_cols),
                     painter.rows(blocks),
@@ -153,9 +167,9 @@ class MapFiles:
                     painter.class_names,
                     colors,
                     painter.counts,
-                    scene.thumbnail(PREVIEW_SIDE),
-                    (scene.height, scene.width),
-                    scene.axes,
+                    mapped.thumbnail(PREVIEW_SIDE),
+                    (mapped.grid.height, mapped.grid.width),
+                    mapped.georeference.axes,
                 )
                 preview.write_bytes(to_png(figure))
                 # Before the new map has its name: the old map is right without them.
