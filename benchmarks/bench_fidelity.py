@@ -49,7 +49,7 @@ def compare(precisions: Sequence[str], store: FeatureStore, options: dict[str, A
     reference, accuracy = np.empty(0), 0.0
     for precision in precisions:
         done = featstore.extract(
-            store=store, precision=precision, progress=console.Lines(), **options
+            store=store, precision=precision, progress=console.Lines(console.say), **options
         )
         features, found = measure(store, done)
         if not rows:

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from featstore.cli import console
+from featstore.cli import console, tables
 from featstore.environment import machine, now, versions
 
 FOLDER = Path(__file__).parent / "results"
@@ -24,7 +24,7 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> None:
     columns = list(rows[0])
     cells = [[text(row.get(column)) for column in columns] for row in rows]
     right = [c for c in columns if any(isinstance(row.get(c), int | float) for row in rows)]
-    console.table(columns, cells, title, right=right)
+    tables.table(columns, cells, title, right=right)
 
 
 def text(value: object) -> str:

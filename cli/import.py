@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from featstore.config import TASKS
+
 from . import completion, console
 
 
@@ -15,13 +17,18 @@ from . import completion, console
     metavar="FILE",
     shell_complete=completion.files,
     help="Labels of the rows: .npy, .txt with one a line, or a table (.csv, .tsv, .parquet) with "
-    "a column label, and if it likes id and split.",
+    "a column label, and if it likes id, split and group.",
 )
 @click.option(
     "--ids",
     metavar="FILE",
     shell_complete=completion.files,
     help="Unique names of the rows: .npy, or .txt with one a line.",
+)
+@click.option(
+    "--task",
+    type=click.Choice(TASKS),
+    help="What a label is: one class, several (lists, or text with semicolons), or a number.",
 )
 @click.option("--model", metavar="NAME", help="What computed the features.  [default: the file's]")
 @click.option("--array", metavar="NAME", help="Array or column of the features, of several.")
@@ -33,6 +40,7 @@ def command(
     file: str,
     labels: str | None,
     ids: str | None,
+    task: str | None,
     model: str | None,
     array: str | None,
     seed: int,
@@ -52,6 +60,7 @@ def command(
             file,
             labels=labels,
             sample_ids=ids,
+            task=task,
             model=model,
             array=array,
             seed=seed,

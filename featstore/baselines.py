@@ -102,8 +102,8 @@ def _extract(
 ) -> tuple[str, str | None]:
     """Return the set and layer of a baseline for one layer of a set; extract what is missing."""
     facets, record = feature_set.facets, feature_set.layer(layer)
-    options = feature_set.info.dataset.options
-    same = {"limit": facets.limit, "seed": facets.seed, **options} | _reading(feature_set)
+    same: dict[str, Any] = {"limit": facets.limit, "seed": facets.seed}
+    same |= feature_set.info.dataset.options | _reading(feature_set)
     if record.masked:
         same["on_error"] = "mask"
     if model != PIXEL_MODEL:

@@ -43,8 +43,9 @@ def extract(
     dataset: str = "",
     *,
     images: Any = None,
-    labels: ArrayLike | None = None,
-    splits: Sequence[str] | None = None,
+    labels: Any = None,
+    sample_splits: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
     store: str | Path | FeatureStore | None = None,
     layers: str | Sequence[str] = (),
     progress: Progress = IN_NOTEBOOKS,
@@ -62,11 +63,14 @@ def extract(
     images : ndarray or sequence, optional
         Images themselves: (n_samples, height, width, n_bands) uint8, several such arrays of one
         shape, or paths.
-    labels : array-like, optional
-        Class of each of the `images`, a name or a whole number.
-    splits : sequence of str, optional
+    labels : sequence, optional
+        Class of each of the `images`, a name or a whole number; a list of classes; or with
+        ``task="regression"`` a number.
+    sample_splits : sequence of str, optional
         ``train``, ``test`` or ``val`` for each of the `images`; by default, 70 % of each class are
-        drawn for training.
+        drawn for training, whole groups if there are groups.
+    groups : sequence, optional
+        Group of each of the `images`, such as its scene.
     store : str, Path or FeatureStore
         The feature store, created if it does not exist; by default :func:`open_store`'s.
     layers : str or sequence of str
@@ -94,12 +98,22 @@ def extract(
     words = layers.split(",") if isinstance(layers, str) else layers
     given = None
     if images is None:
-        if labels is not None or splits is not None:
-            raise ConfigError("labels and splits are those of images; a dataset has its own.")
+        if not (labels is sample_splits is groups is None):
+            raise ConfigError(
+                "labels, sample_splits and groups are those of images; a dataset has its own."
+            )
         dataset, options["root"] = resolve_dataset(dataset, options.get("root"))
     else:
         seed = options.get("seed", ExtractConfig.seed)
-        given = given_source(images, labels=labels, splits=splits, title=dataset, seed=seed)
+        given = given_source(
+            images,
+            title=dataset,
+            labels=labels,
+            splits=sample_splits,
+            groups=groups,
+            seed=seed,
+            task=options.get("task"),
+        )
         dataset = given.name
     config = ExtractConfig(model, dataset, tuple(word.strip() for word in words), **options)
     return extract_images(config, open_store(store, progress), progress, given)

@@ -17,6 +17,7 @@ COLUMNS = {
     "id": ("id", "ids", "sample_id", "sample_ids"),
     "label": ("label", "labels", "class", "y"),
     "split": ("split", "splits"),
+    "group": ("group", "groups"),
 }
 """Names of arrays and columns beside the features, by what they hold."""
 

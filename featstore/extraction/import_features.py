@@ -43,9 +43,11 @@ def import_features(
     name: str,
     features: str | Path | ArrayLike,
     *,
-    labels: str | Path | ArrayLike | None = None,
+    labels: Any = None,
     sample_ids: str | Path | Sequence[str] | None = None,
-    splits: Sequence[str] | None = None,
+    splits: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    task: str | None = None,
     model: str | None = None,
     array: str | None = None,
     seed: int = 0,
@@ -66,14 +68,19 @@ def import_features(
         without any number (all NaN) is masked.
     labels : str, Path or array-like, optional
         Class of each row; or a file: ``.npy``, ``.txt`` with one a line, or a table ``.csv``,
-        ``.tsv`` or ``.parquet`` with a column ``label``, and if it likes ``id`` and ``split``. By
-        default those in the features' own file.
+        ``.tsv`` or ``.parquet`` with a column ``label``, and if it likes ``id``, ``split`` and
+        ``group``. By default those in the features' own file.
     sample_ids : str, Path or sequence of str, optional
         Unique names of the rows, or a file ``.npy`` or ``.txt`` of them. A table of labels with a
         column ``id`` is matched by them.
     splits : sequence of str, optional
         ``train``, ``test`` or ``val`` of each row; by default, 70 % of each class are drawn for
-        training.
+        training, whole groups if there are groups.
+    groups : sequence, optional
+        Group of each row, such as its scene.
+    task : str, optional
+        ``classification``, ``multilabel`` or ``regression``; by default a label that is a list, or
+        text with semicolons, is several classes, and any other one class.
     model : str, optional
         The name of what computed the features; by default that of the file.
     array : str, optional
@@ -102,8 +109,16 @@ def import_features(
     model = model or (Path(str(features)).stem if is_file else "")
     if not name or not model:
         raise ConfigError("Give the dataset a name, and features in memory a model's name.")
-    columns = read_columns(table, labels, sample_ids, splits)
-    rows = GivenRows(name, columns["id"].tolist(), columns.get("label"), columns.get("split"), seed)
+    columns = read_columns(table, labels, sample_ids, splits, groups)
+    rows = GivenRows(
+        name,
+        columns["id"],
+        columns.get("label"),
+        columns.get("split"),
+        columns.get("group"),
+        seed,
+        task,
+    )
     opened = open_store(store, progress)
     made = _Import(table, rows, model, _content_sha256(features, table))
     with with_resume_hint(opened.path, made.command):
@@ -175,6 +190,9 @@ class _Import:
                 "class_names": list(rows.class_names),
                 "fingerprint": self.fingerprint,
                 "identity": rows.identity(),
+                "task": rows.task,
+                "target_names": list(rows.target_names),
+                "group_by": rows.group_by,
             },
             "backbone": {
                 "model": self.model,
@@ -191,7 +209,16 @@ class _Import:
         twins = np.array(
             [first.setdefault(key, row) for row, key in enumerate(self._row_hashes())], np.int64
         )
-        return create_set(store, record, rows.labels, rows.splits, rows.sample_ids, twins)
+        return create_set(
+            store,
+            record,
+            rows.labels,
+            rows.splits,
+            rows.sample_ids,
+            twins,
+            groups=rows.groups,
+            targets=rows.targets,
+        )
 
     def _row_hashes(self) -> Iterator[bytes]:
         for block in self.table.float_blocks():

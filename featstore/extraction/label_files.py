@@ -1,61 +1,59 @@
-"""Read the labels, splits and ids of rows from files, arrays or a table."""
+"""Read the labels, splits, groups and ids of rows from files, sequences or a table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from featstore.datasets.formats.table_files import TABLE_SUFFIXES, open_table
 from featstore.errors import DatasetError, DatasetNotFoundError
 from featstore.extraction.feature_files import COLUMNS, FeatureTable
 
-if TYPE_CHECKING:
-    import pandas
-    from numpy.typing import ArrayLike
-
-TABLES = (".csv", ".tsv", ".parquet")
+Columns = dict[str, Any]
+"""A sequence of values for each kind of column."""
 
 
 def read_columns(
-    table: FeatureTable,
-    labels: str | Path | ArrayLike | None,
-    sample_ids: str | Path | Sequence[str] | None,
-    splits: Sequence[str] | None,
-) -> dict[str, np.ndarray]:
-    """Return the columns beside features: ``id``, ``label`` and ``split``, each (n_samples,).
+    table: FeatureTable, labels: Any, sample_ids: Any, splits: Any, groups: Any
+) -> Columns:
+    """Return the columns beside features: ``id``, and ``label``, ``split`` and ``group`` if known.
 
     What is given replaces what the features' own file has. A table with a column ``id`` is put
     into the order of the ids.
     """
     n_samples = table.shape[0]
-    columns = dict(table.columns)
+    columns: Columns = dict(table.columns)
     if sample_ids is not None:
         columns["id"] = _values(sample_ids, "sample_ids")
-    if labels is not None and _is_file(labels) and Path(str(labels)).suffix.lower() in TABLES:
-        columns |= _from_table(Path(str(labels)), columns.get("id"))
+    if _is_table(labels):
+        columns |= _from_table(Path(labels).expanduser(), columns.get("id"))
     elif labels is not None:
         columns["label"] = _values(labels, "labels")
-    if splits is not None:
-        columns["split"] = np.asarray(splits)
+    columns |= {k: v for k, v in (("split", splits), ("group", groups)) if v is not None}
     for kind, values in columns.items():
-        if values.shape != (n_samples,):
+        if len(values) != n_samples:
             raise DatasetError(
                 f"There are {n_samples:,} rows of features and {len(values):,} values of {kind}; "
                 "give one for each row."
             )
-    ids = columns.get("id", np.array([f"row {i}" for i in range(n_samples)]))
-    return columns | {"id": ids.astype(str)}
+    ids = columns.get("id", [f"row {i}" for i in range(n_samples)])
+    return columns | {"id": [str(one) for one in ids]}
 
 
 def _is_file(value: object) -> bool:
     return isinstance(value, str | Path)
 
 
-def _values(given: Any, what: str) -> np.ndarray:
+def _is_table(value: object) -> bool:
+    return _is_file(value) and Path(str(value)).suffix.lower() in TABLE_SUFFIXES
+
+
+def _values(given: Any, what: str) -> Any:
     if not _is_file(given):
-        return np.asarray(given)
+        return given if hasattr(given, "__len__") else list(given)
     path = Path(given).expanduser()
     if not path.is_file():
         raise DatasetNotFoundError(f"{path} does not exist; give a file of {what}.")
@@ -63,44 +61,33 @@ def _values(given: Any, what: str) -> np.ndarray:
         if path.suffix.lower() == ".npy":
             return np.asarray(np.load(path, allow_pickle=False))
         if path.suffix.lower() == ".txt":
-            return np.array(path.read_text(encoding="utf-8-sig").splitlines())
+            return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} can't be read: {error}") from error
-    raise DatasetError(f"{path}: expected .npy, .txt, .csv, .tsv or .parquet.")
+    raise DatasetError(f"{path}: expected .npy, .txt or a table ({', '.join(TABLE_SUFFIXES)}).")
 
 
-def _from_table(path: Path, ids: np.ndarray | None) -> dict[str, np.ndarray]:
-    frame = _read_table(path)
+def _from_table(path: Path, ids: Sequence[Any] | None) -> Columns:
+    if not path.is_file():
+        raise DatasetNotFoundError(f"{path} does not exist; give a table of labels.")
+    table = open_table(path)
     known = {name: kind for kind, names in COLUMNS.items() for name in names}
-    found = {known[name]: np.asarray(frame[name]) for name in frame.columns if name in known}
-    if "label" not in found:
+    names = [name for name in table.columns if name in known]
+    if "label" not in (known[name] for name in names):
         raise DatasetError(
-            f"{path} has the columns {', '.join(map(str, frame.columns))}; expected one of the "
-            f"name label."
+            f"{path} has the columns {', '.join(table.columns)}; expected one of the name label."
         )
+    found: dict[str, list[Any]] = {known[name]: [] for name in names}
+    for block in table.blocks(names):
+        for name, values in zip(names, block, strict=True):
+            found[known[name]] += values
     if ids is None or "id" not in found:
-        return found
-    position = {name: row for row, name in enumerate(found["id"].astype(str).tolist())}
-    if len(position) < len(frame):
+        return {**found}
+    position = {str(name): row for row, name in enumerate(found["id"])}
+    if len(position) < len(found["id"]):
         raise DatasetError(f"{path} has an id twice.")
-    wanted = ids.astype(str).tolist()
+    wanted = [str(name) for name in ids]
     if lacking := [name for name in wanted if name not in position]:
         raise DatasetError(f"{path} has no row for the id {lacking[0]!r}.")
     order = [position[name] for name in wanted]
-    return {kind: values[order] for kind, values in found.items()} | {"id": ids}
-
-
-def _read_table(path: Path) -> pandas.DataFrame:
-    import pandas
-
-    if not path.is_file():
-        raise DatasetNotFoundError(f"{path} does not exist; give a table of labels.")
-    try:
-        if path.suffix.lower() == ".parquet":
-            return pandas.read_parquet(path)
-        separator = "\t" if path.suffix.lower() == ".tsv" else ","
-        return pandas.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
-    except ImportError:
-        raise DatasetError(f"{path}: Parquet needs pyarrow: pip install pyarrow.") from None
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} can't be read: {error}") from error
+    return {kind: [values[row] for row in order] for kind, values in found.items()}

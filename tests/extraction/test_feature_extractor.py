@@ -65,7 +65,7 @@ def test_images_in_memory_are_a_dataset_with_a_drawn_split(tmp_path):
     other = featstore.extract("pixelstats", images=IMAGES[::-1], labels=Y, store=tmp_path / "s")
     assert other.set_id != first.set_id
     splits = ["train"] * 25 + ["test"] * 5
-    given = {"labels": Y, "splits": splits}
+    given = {"labels": Y, "sample_splits": splits}
     done = featstore.extract("pixelstats", images=IMAGES, store=tmp_path / "s", **given)
     assert done.n_by_split == {"train": 25, "test": 5}
 
@@ -78,8 +78,8 @@ def test_images_in_memory_are_a_dataset_with_a_drawn_split(tmp_path):
         (["none.png"], {}, "holds none.png, which is not a file"),
         (IMAGES / 255, {}, "of float64; expected .*uint8. Scale the values to bytes"),
         ([IMAGES[0], IMAGES[1, :8]], {}, "an array holds images of one shape"),
-        (IMAGES, {"labels": Y[:4]}, r"labels have the shape \(4,\); expected \(30,\)"),
-        (IMAGES, {"splits": ["train"]}, "1 splits are given for 30 samples"),
+        (IMAGES, {"labels": Y[:4]}, "4 labels are given for 30 samples"),
+        (IMAGES, {"sample_splits": ["train"]}, "1 splits are given for 30 samples"),
     ],
 )
 def test_what_is_no_list_of_images_is_refused(images, more, cause, tmp_path):
@@ -91,5 +91,5 @@ def test_settings_that_need_files_are_refused(tmp_path):
     for more in ({"devices": ("cpu",)}, {"bands": "4,3,2"}):
         with pytest.raises(ConfigError, match="given as they are|can't be chosen"):
             featstore.extract("pixelstats", images=IMAGES, store=tmp_path / "s", **more)
-    with pytest.raises(ConfigError, match="labels and splits are those of images"):
+    with pytest.raises(ConfigError, match="labels, sample_splits and groups are those of images"):
         featstore.extract("pixelstats", "demo", labels=Y, store=tmp_path / "s")

@@ -143,7 +143,7 @@ def test_an_array_of_several_is_named(here):
         ({"labels": "labels.csv", "sample_ids": [*IDS[:-1], "other"]}, "no row for the id 'other'"),
         ({"labels": NAMES[Y], "splits": ["training"] * 90}, "splits holds 'training'; expected"),
         ({"labels": NAMES[Y], "sample_ids": ["a"] * 90}, "have the name 'a'"),
-        ({"labels": Y + 0.5}, "labels are float64; expected names or whole numbers"),
+        ({"labels": Y + 0.5}, "labels are numbers with fractions, such as 0.5. For numbers give"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(given, cause, here):
@@ -169,3 +169,17 @@ def test_the_command_says_what_comes_next(here, capsys):
     assert "FEATURES_FILE" in capsys.readouterr().out
     assert _run(["import", "x", "labels.csv", "--store", "store"]) == 1
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_several_classes_numbers_and_groups_come_along(here):
+    several = [["water", "urban"] if i % 2 else ["forest"] for i in range(90)]
+    scenes = [f"scene {i // 9}" for i in range(90)]
+    import_features("a", X, model="m", labels=several, groups=scenes, store="store")
+    import_features("b", X, model="m", labels=Y / 2, task="regression", store="store")
+    selection = open_store("store").select(dataset="a")
+    assert (selection.task, selection.target_names) == ("multilabel", ("forest", "urban", "water"))
+    assert selection.targets[1].tolist() == [0, 1, 1]
+    assert all(len(set(selection.splits[selection.groups == g])) == 1 for g in range(10))
+    numbers = open_store("store").select(dataset="b")
+    assert (numbers.task, numbers.target_names) == ("regression", ("value",))
+    np.testing.assert_array_equal(numbers.targets[:, 0], (Y / 2).astype(np.float32))

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featstore.config import SPLITS
-from featstore.datasets.drawing import TRAIN_FRACTION, draw_split
+from featstore.config import SPLITS, TASKS
+from featstore.datasets.drawing import TRAIN_FRACTION, draw_split, draw_split_of_groups
+from featstore.datasets.formats.table_labels import REGRESSION, LabelReader, Labels
 from featstore.datasets.source import RGB, RGB_NIR, ArraySource, FileSource, Source
 from featstore.errors import DatasetError
 from featstore.io.files import json_digest
@@ -23,7 +24,7 @@ NAME = "images"
 
 
 class _Given(Source):
-    """Labels and splits of given images; without splits, 70 % of each class are for training."""
+    """Labels, splits and groups of given samples; without splits, 70 % of each class train."""
 
     name = NAME
 
@@ -31,38 +32,78 @@ class _Given(Source):
         self,
         title: str,
         sample_ids: Sequence[str],
-        labels: ArrayLike | None,
-        splits: ArrayLike | None,
-        seed: int,
+        labels: Any = None,
+        splits: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        seed: int = 0,
+        task: str | None = None,
     ) -> None:
         self.title = title or NAME
-        self._ids = _checked_ids(sample_ids)
-        self._names = _checked_labels(labels, len(self._ids))
-        self._given_splits = None if splits is None else _checked_splits(splits, len(self._ids))
         self.seed = seed
+        self._ids = _checked_ids(sample_ids)
+        self._labels = None if labels is None else _read_labels(labels, self._ids, task)
+        self._given_splits = None if splits is None else _checked_splits(splits, len(self._ids))
+        self._group_names: list[str] = []
+        self._groups = None
+        if groups is not None:
+            found, codes = np.unique(_column(groups, len(self._ids), "groups"), return_inverse=True)
+            self._group_names, self._groups = found.tolist(), codes.astype(np.int32)
 
-    @cached_property
+    @property
+    def task(self) -> str:  # type: ignore[override]
+        """What a label is, one of :data:`featstore.config.TASKS`."""
+        return TASKS[0] if self._labels is None else self._labels.task
+
+    @property
+    def target_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names of the columns of `targets`."""
+        if self.task == TASKS[0]:
+            return ()
+        return ("value",) if self.task == REGRESSION else self.class_names
+
+    @property
+    def group_by(self) -> str:  # type: ignore[override]
+        """What a group is."""
+        return "" if self._groups is None else "given groups"
+
+    @property
+    def groups(self) -> NDArray[np.int32] | None:
+        """Group of each sample, shape (n_samples,), or None."""
+        return self._groups
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, sorted; numbers by value."""
-        if self._names is None:
-            return ()
-        return tuple(str(name) for name in np.unique(self._names).tolist())
+        return () if self._labels is None else self._labels.class_names
 
-    @cached_property
+    @property
     def labels(self) -> NDArray[np.int32]:
-        """Labels, shape (n_samples,); -1 without labels."""
-        if self._names is None:
-            return np.full(len(self._ids), -1, np.int32)
-        return np.unique(self._names, return_inverse=True)[1].astype(np.int32)
+        """Labels, shape (n_samples,); -1 where a label is not one class."""
+        n_samples = len(self._ids)
+        return np.full(n_samples, -1, np.int32) if self._labels is None else self._labels.labels
+
+    @property
+    def targets(self) -> NDArray[np.float32] | None:
+        """Several classes or a number for each sample, (n_samples, n_targets), or None."""
+        return None if self._labels is None else self._labels.targets
+
+    @property
+    def _is_drawn(self) -> bool:
+        return self._given_splits is None and self._labels is not None
 
     @cached_property
     def splits(self) -> NDArray[np.uint8]:
         """Splits, shape (n_samples,), given or drawn; all train without labels."""
         if self._given_splits is not None:
             return self._given_splits
-        if self._names is None:
+        if self._labels is None:
             return np.zeros(len(self._ids), np.uint8)
-        return draw_split(self._ids, self.labels, self.seed)
+        strata = self._labels.strata
+        if self._groups is not None:
+            return draw_split_of_groups(
+                strata, self._groups, self._group_names, self.seed, self.group_by
+            )
+        return draw_split(self._ids, strata, self.seed)
 
     @property
     def sample_ids(self) -> Sequence[str]:
@@ -70,10 +111,11 @@ class _Given(Source):
         return self._ids
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells this apart beside the files: ids, labels and splits."""
-        rows = [self._ids, list(self.class_names), self.labels.tolist(), self.splits.tolist()]
+        """Return what tells this apart beside the files: ids, labels, splits and groups."""
+        arrays = (self.labels, self.targets, self.splits, self.groups)
+        rows = [self._ids, self.class_names, [None if a is None else a.tolist() for a in arrays]]
         identity: dict[str, Any] = {"dataset": NAME, "format": 1, "rows": json_digest(rows)}
-        if self._given_splits is None and self._names is not None:
+        if self._is_drawn:
             identity["split"] = {"train_fraction": TRAIN_FRACTION, "seed": self.seed}
         return identity
 
@@ -91,8 +133,8 @@ class GivenRows(_Given):
 class GivenArray(_Given, ArraySource):
     """Images in one array, (n_samples, height, width, n_bands) uint8."""
 
-    def __init__(self, pixels: NDArray[np.uint8], *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, pixels: NDArray[np.uint8], *args: Any, **columns: Any) -> None:
+        super().__init__(*args, **columns)
         self._pixels = pixels
         self.image_shape = pixels.shape[1:]
         known = {3: RGB, 4: RGB_NIR}
@@ -117,8 +159,8 @@ class GivenFiles(_Given, FileSource):
 
     bands = RGB
 
-    def __init__(self, paths: Sequence[Path], *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, paths: Sequence[Path], *args: Any, **columns: Any) -> None:
+        super().__init__(*args, **columns)
         self._paths = paths
 
     @property
@@ -134,11 +176,9 @@ class GivenFiles(_Given, FileSource):
 def given_source(
     images: Any,
     *,
-    labels: ArrayLike | None = None,
-    splits: ArrayLike | None = None,
     sample_ids: Sequence[str] | None = None,
     title: str = "",
-    seed: int = 0,
+    **columns: Any,
 ) -> GivenArray | GivenFiles:
     """Return the source of images in memory or in files.
 
@@ -147,12 +187,12 @@ def given_source(
     images : ndarray or sequence
         (n_samples, height, width, n_bands) or (n_samples, height, width) uint8, or a sequence of
         such arrays of one shape, or of paths.
-    labels : array-like, optional
-        Class of each image, a name or a whole number.
-    splits : sequence of str, optional
-        ``train``, ``test`` or ``val`` for each image; without them, they are drawn by class.
     sample_ids : sequence of str, optional
         Unique names; by default the paths, or ``image 0``, ``image 1``, ...
+    title : str
+        The dataset's name for people.
+    **columns
+        ``labels``, ``splits`` and ``groups``, with a value for each image; ``seed``; ``task``.
 
     Raises
     ------
@@ -175,8 +215,9 @@ def given_source(
         ids = [f"image {i}" for i in range(len(given))] if paths is None else list(map(str, paths))
     if len(ids) != len(given):
         raise DatasetError(f"{len(ids):,} sample_ids are given for {len(given):,} images.")
-    more = (title, ids, labels, splits, seed)
-    return GivenArray(stacked(given), *more) if paths is None else GivenFiles(paths, *more)
+    if paths is not None:
+        return GivenFiles(paths, title, ids, **columns)
+    return GivenArray(stacked(given), title, ids, **columns)
 
 
 def stacked(images: Any) -> NDArray[np.uint8]:
@@ -225,25 +266,28 @@ def _checked_ids(ids: Sequence[str]) -> list[str]:
     return list(ids)
 
 
-def _checked_labels(labels: ArrayLike | None, n_samples: int) -> NDArray[Any] | None:
-    if labels is None:
-        return None
-    found = np.asarray(labels)
-    if found.shape != (n_samples,):
-        raise DatasetError(f"labels have the shape {found.shape}; expected ({n_samples},).")
-    if found.dtype.kind == "O":
-        found = np.array([str(label) for label in found])
-    if found.dtype.kind not in "iubU":
-        raise DatasetError(
-            f"labels are {found.dtype}; expected names or whole numbers, one for each image."
-        )
+def _read_labels(labels: Any, ids: Sequence[str], task: str | None) -> Labels:
+    """Return labels of each sample: a class, a list of classes, or a number."""
+    given = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
+    if isinstance(labels, np.ndarray) and labels.ndim == 2:
+        # Columns of 0 and 1, one for each class.
+        given = [[str(i) for i, has in enumerate(row) if has] for row in given]
+    if len(given) != len(ids):
+        raise DatasetError(f"{len(given):,} labels are given for {len(ids):,} samples.")
+    reader = LabelReader(task, ())
+    reader.add(given, lambda row: str(ids[row]))
+    return reader.finish()
+
+
+def _column(values: ArrayLike, n_samples: int, what: str) -> NDArray[np.str_]:
+    found = np.asarray(values).ravel().astype(str)
+    if len(found) != n_samples:
+        raise DatasetError(f"{len(found):,} {what} are given for {n_samples:,} samples.")
     return found
 
 
 def _checked_splits(splits: ArrayLike, n_samples: int) -> NDArray[np.uint8]:
-    names = [str(split) for split in np.asarray(splits).ravel().tolist()]
-    if len(names) != n_samples:
-        raise DatasetError(f"{len(names):,} splits are given for {n_samples:,} samples.")
+    names = _column(splits, n_samples, "splits").tolist()
     if wrong := [split for split in names if split not in SPLITS]:
         raise DatasetError(f"splits holds {wrong[0]!r}; expected {', '.join(SPLITS)}.")
     return np.array([SPLITS.index(split) for split in names], np.uint8)
