@@ -20,6 +20,7 @@ from featstore.environment import store_option
 from featstore.text import duration_text, nbytes_text
 
 from . import completion, console
+from .fit import cut_groups
 
 if TYPE_CHECKING:
     from featstore.extraction import Extraction
@@ -263,6 +264,11 @@ def show(result: Extraction) -> None:
         )
     for line in result.left_out.lines():
         console.echo(line)
+    if len(result.n_by_split) > 1:
+        counts = ", ".join(f"{n:,} {name}" for name, n in result.n_by_split.items())
+        console.echo(f"Images: {counts} ({result.split}).")
+    if result.n_cut_groups:
+        console.echo(cut_groups(result.n_cut_groups))
     if result.n_leaked:
         console.echo(_leaks(result.n_leaked, result.n_by_split))
     console.echo(f"{nbytes_text(result.nbytes)} in {console.shown(result.path)}")

@@ -209,9 +209,10 @@ def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
     for summary in summaries:
         counts = summary["n_train_of_class"]
         each = f"{min(counts):,} to {max(counts):,}" if len(set(counts)) > 1 else f"{counts[0]:,}"
+        split = f", {summary['split']}" if summary["split"] else ""
         title = (
             f"{summary['title']}: {summary['n_train']:,} rows to train ({len(counts)} classes of "
-            f"{each}), {summary['n_test']:,} to test; accuracies in % (majority class: "
+            f"{each}), {summary['n_test']:,} to test{split}; accuracies in % (majority class: "
             f"{100 * summary['majority_accuracy']:.1f})"
         )
         groups.setdefault(title, []).append(summary)
@@ -221,8 +222,16 @@ def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
         cells = [[row[COLUMNS.index(name)] for name in kept] for row in rows]
         tables.table(kept, cells, title, right=COLUMNS[3:-1])
         _say_leaks(group)
+        if n := max(s["n_cut_groups"] for s in group):
+            console.echo(f"{cut_groups(n)} --split-seed 1 draws a split that cuts none.")
     if not all(s["converged"] for s in summaries):
         console.echo("* stopped before it had converged")
+
+
+def cut_groups(n: int) -> str:
+    """Return a sentence on groups that a split cuts."""
+    groups = "1 group has" if n == 1 else f"{n:,} groups have"
+    return f"{groups} images to train on and to test with, which makes the test too easy."
 
 
 def _say_leaks(group: Sequence[dict[str, Any]]) -> None:

@@ -55,7 +55,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -197,6 +197,7 @@ _MASKS = [
     (rf"\b(?:{_CLASSES})\b", "<class>"),
     (r"\b(?:eager|openvino|compiled)\b", "<engine>"),
     (r"\b(mlp|sgd|softmax) \*", r"\1"),
+    (r"\b(?:official|random) split\b", "<split>"),
     (r"\b(?=[0-9a-f]*\d)[0-9a-f]{8,12}\b", "#"),
     (r"\d+ h \d+ min|\d+ min \d+ s", "# s"),
     (r"[-+]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?", "#"),
@@ -471,8 +472,8 @@ def place(
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_folder}{os.pathsep}{os.environ['PATH']}")
     digest = hashlib.md5((world / "archive.zip").read_bytes()).hexdigest()
-    download = functools.partial(ucmerced.download, urls=[archive_url], known_hash=f"md5:{digest}")
-    monkeypatch.setattr(ucmerced, "download", download)
+    served = replace(ucmerced.ARCHIVE, urls=[archive_url], known_hash=f"md5:{digest}")
+    monkeypatch.setattr(ucmerced, "ARCHIVE", served)
     return folder
 
 

@@ -32,7 +32,7 @@ class DatasetOptions:
     follow_links: bool = False
     columns: tuple[str, ...] = ()
     task: str | None = None
-    splits: tuple[str, ...] = ()
+    split_files: tuple[str, ...] = ()
     groups_from: str | None = None
     window: int | None = None
     stride: int | None = None
@@ -41,14 +41,14 @@ class DatasetOptions:
     label_by: str = LABEL_BY[0]
 
     def __post_init__(self) -> None:
-        for name in ("columns", "splits"):
+        for name in ("columns", "split_files"):
             object.__setattr__(self, name, as_words(getattr(self, name)))
         _check_columns(self.columns)
         if self.task is not None:
             check_choice("task", self.task, TASKS)
-        if self.splits and len(self.splits) not in (2, 3):
+        if self.split_files and len(self.split_files) not in (2, 3):
             raise ConfigError(
-                f"splits names {len(self.splits)} files; give two or three lists of images: "
+                f"split_files names {len(self.split_files)}; give two or three lists of images: "
                 "TRAIN,TEST or TRAIN,TEST,VAL."
             )
         if self.groups_from is not None:
@@ -66,7 +66,8 @@ class DatasetOptions:
     def to_record(self) -> dict[str, Any]:
         """Return the settings that are not the defaults, JSON-able; paths are absolute."""
         values = asdict(self)
-        values |= {"columns": list(self.columns), "splits": list(map(os.path.abspath, self.splits))}
+        lists = list(map(os.path.abspath, self.split_files))
+        values |= {"columns": list(self.columns), "split_files": lists}
         values["labels"] = None if self.labels is None else os.path.abspath(self.labels)
         return {
             field.name: values[field.name]

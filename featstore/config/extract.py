@@ -29,8 +29,12 @@ from featstore.io.files import json_digest
 SCENE_SETTINGS = ("window", "stride", "labels", "label_column", "label_by")
 
 
-TUPLES = ("layers", "devices", "columns", "splits")
+TUPLES = ("layers", "devices", "columns", "split_files")
 """Settings that are tuples."""
+
+
+OPTIONS = {"value_range": "range", "split_files": "splits"}
+"""Options of the command line that are not named after their setting."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class ExtractConfig:
     task : str or None
         What a table's labels are: ``classification``, ``multilabel`` or ``regression``; None for
         one class, or several where a label is a list or a text with semicolons.
-    splits : tuple of str
+    split_files : tuple of str
         Files that list the images of the training, test and, as a third, validation split.
     groups_from : str or None
         What keeps images together on one side of a split: a column of a table,
@@ -142,7 +146,7 @@ class ExtractConfig:
     follow_links: bool = False
     columns: tuple[str, ...] = ()
     task: str | None = None
-    splits: tuple[str, ...] = ()
+    split_files: tuple[str, ...] = ()
     groups_from: str | None = None
     window: int | None = None
     stride: int | None = None
@@ -183,7 +187,7 @@ class ExtractConfig:
         if any(not layer for layer in self.layers):
             raise ConfigError("layers holds an empty name; give names such as fc1000 or conv1.")
         object.__setattr__(self, "layers", tuple(dict.fromkeys(self.layers)))
-        for name in ("columns", "splits"):
+        for name in ("columns", "split_files"):
             object.__setattr__(self, name, as_words(getattr(self, name)))
         # Checks them.
         _ = self.dataset_options
@@ -217,7 +221,7 @@ class ExtractConfig:
                 words.append(f"--{field.name.replace('_', '-')}")
             elif value != field.default:
                 text = ",".join(value) if isinstance(value, tuple) else str(value)
-                option = "range" if field.name == "value_range" else field.name.replace("_", "-")
+                option = OPTIONS.get(field.name, field.name).replace("_", "-")
                 words += [f"--{option}", text]
         return shlex.join([*words, "--store", str(store)])
 

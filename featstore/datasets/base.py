@@ -21,7 +21,7 @@ from featstore.config import SPLITS, TASKS
 from featstore.datasets.decode import DECODING, decode, image_shape
 from featstore.datasets.image_bytes import ImageItem
 from featstore.datasets.image_files import LeftOut
-from featstore.datasets.reading import Range, Reading, sampled_range
+from featstore.datasets.reading import ALL, Range, Reading, sampled_range
 from featstore.datasets.source import RGB, ArraySource, FileSource, Source
 from featstore.errors import ConfigError, ImageError
 
@@ -266,19 +266,24 @@ class FileDataset(Dataset):
         self, source: FileSource, limit: int | None = None, reading: Reading | None = None
     ) -> None:
         super().__init__(source, limit)
-        self.reading = reading or Reading()
+        self.reading = (reading or Reading()).numbered(source.file_bands)
 
     @cached_property
     def bands(self) -> tuple[str, ...]:
         """What each channel of an image is, as the first file says where bands were chosen."""
-        return self.reading.band_names(self.paths[0]) if self.reading.bands else RGB
+        if not self.reading.bands:
+            return RGB
+        if not (known := self._source.file_bands):
+            return self.reading.band_names(self.paths[0])
+        numbers = range(1, len(known) + 1) if self.reading.bands == (ALL,) else self.reading.bands
+        return tuple(known[int(number) - 1][0] for number in numbers)
 
     def read_as(self, reading: Reading, bands: Sequence[str] = ()) -> Self:
         """Return the same images, read in another way; `bands` name what each must have."""
         other = copy.copy(self)
         known = {"bands": tuple(bands)} if bands else {}
         other.__dict__ = {k: v for k, v in self.__dict__.items() if k != "bands"} | known
-        other.reading = reading
+        other.reading = reading.numbered(self._source.file_bands)
         return other
 
     @cached_property

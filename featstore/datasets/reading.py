@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -24,7 +24,7 @@ from featstore.datasets.decode import (
 )
 from featstore.datasets.image_bytes import ImageItem
 from featstore.datasets.raster import check_size, color_bands, scale_bits, unclear_range
-from featstore.errors import ImageError, UnclearImageError
+from featstore.errors import ConfigError, ImageError, UnclearImageError
 from featstore.io import gdal
 
 ALL = "all"
@@ -81,6 +81,21 @@ class Reading:
         nodata = None if self.nodata is None else str(self.nodata)
         ranges = [list(pair) for pair in self.value_range]
         return asdict(self) | {"bands": list(self.bands), "value_range": ranges, "nodata": nodata}
+
+    def numbered(self, names: Sequence[Sequence[str]]) -> Self:
+        """Return the same reading with numbers in place of names; `names` are those of each band.
+
+        A band that does not exist raises ConfigError.
+        """
+        if not names or not self.bands or self.bands == (ALL,):
+            return self
+        places = {name.lower(): i for i, own in enumerate(names, 1) for name in own}
+        found = [places.get(word.lower(), word) for word in self.bands]
+        for word in map(str, found):
+            if not word.isdecimal() or not 1 <= int(word) <= len(names):
+                shown = ", ".join(f"{i} ({' or '.join(own)})" for i, own in enumerate(names, 1))
+                raise ConfigError(f"There is no band {word!r}; the bands are {shown}.")
+        return replace(self, bands=tuple(map(str, found)))
 
     @property
     def is_default(self) -> bool:
@@ -211,6 +226,18 @@ class Reading:
             )
         low, high = np.array(self.value_range).T.reshape(2, -1, 1, 1)
         return to_bytes(values, (low, high))
+
+
+def center(path: ImageItem) -> tuple[float, float, str]:
+    """Return the centre of a raster in map units, and its coordinate system.
+
+    Raises ImageError where the file can't be read, or has no place on a map.
+    """
+    with named_errors(path), _opened(path) as (raster, _):
+        if raster is None or raster.transform.is_identity:
+            raise ImageError(f"{path}: has no place on a map (no georeference).")
+        left, bottom, right, top = raster.bounds
+        return (left + right) / 2, (bottom + top) / 2, str(raster.crs or "")
 
 
 N_SAMPLED = 256

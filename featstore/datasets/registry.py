@@ -13,7 +13,7 @@ from featstore._signatures import settings_of, takes
 from featstore.config import DatasetOptions
 from featstore.datasets.base import ArrayDataset, Dataset, FileDataset
 from featstore.datasets.format import Format, Opening
-from featstore.datasets.formats import ucmerced
+from featstore.datasets.formats import named, ucmerced
 from featstore.datasets.formats.folder import FolderSource
 from featstore.datasets.formats.layout import EXAMPLE
 from featstore.datasets.formats.sat_csv import CsvSource
@@ -23,6 +23,8 @@ from featstore.datasets.formats.synthetic import demo_file, write_demo
 from featstore.datasets.formats.table import MARKS, TableSource
 from featstore.datasets.formats.table_files import TABLE_SUFFIXES
 from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource
+from featstore.datasets.grouped import GroupedSource
+from featstore.datasets.published import ListedSource
 from featstore.datasets.reading import Reading
 from featstore.datasets.source import ArraySource, FileSource, Source
 from featstore.errors import ConfigError, DatasetError
@@ -104,6 +106,7 @@ FORMATS = {
             _open_ucmerced,
             lambda root, progress: ucmerced.download(root, progress),
         ),
+        *named.formats().values(),
         Format(
             "folder",
             "your own images: JPEG, PNG, TIFF, JPEG 2000, WebP, AVIF, BMP, GIF",
@@ -234,6 +237,27 @@ def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str
     )
 
 
+def _divided(source: Source, options: DatasetOptions) -> Source:
+    """Return a source with the splits and groups that the options give."""
+    if isinstance(source, SceneSource):
+        # Its windows are divided by blocks of ground.
+        return source
+    groups_from = options.groups_from
+    # A table reads the column of its groups itself.
+    is_own = isinstance(source, TableSource) and groups_from and ":" not in groups_from
+    if not options.split_files and (groups_from is None or is_own):
+        return source
+    if not isinstance(source, FileSource):
+        raise ConfigError(
+            f"{source.name} has no image files: leave out --splits and --groups-from."
+        )
+    if options.split_files:
+        source = ListedSource(source, options.split_files)
+    if groups_from is None or is_own:
+        return source
+    return GroupedSource(source, groups_from, options.seed)
+
+
 @takes(*settings_of(DatasetOptions))
 def open_dataset(
     name: str,
@@ -263,7 +287,7 @@ def open_dataset(
         Receives work that is done once: converting CSV files, generating the demo.
     **options
         Settings of :class:`featstore.config.DatasetOptions`: ``seed``, ``limit``,
-        ``follow_links``, ``columns``, ``task``, ``splits`` and ``groups_from``; of
+        ``follow_links``, ``columns``, ``task``, ``split_files`` and ``groups_from``; of
         ``scene``, ``window``, ``stride``, ``labels``, ``label_column`` and ``label_by``.
 
     Returns
@@ -287,10 +311,12 @@ def open_dataset(
     settings = DatasetOptions(**options)
     name, root = resolve_dataset(name, root)
     entry = find_format(name) or FORMATS["folder"]
+    if name in FORMATS and name != "table" and (settings.columns or settings.task):
+        raise ConfigError(f"{name} is no table: leave out --columns and --task.")
     opening = Opening(
         entry, data_root(root), root is not None, settings, progress, reading or Reading()
     )
-    source = entry.open(opening)
+    source = _divided(entry.open(opening), settings)
     if isinstance(source, SceneSource):
         return SceneDataset(source, settings.limit)
     if isinstance(source, FileSource):

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
 
 from featstore.config import FitConfig
@@ -21,7 +20,7 @@ from featstore.fitting.solvers import linear, ridge_lda
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import own_scratch, standardised
 from featstore.fitting.solvers.train import explained, map_kernel, train
-from featstore.fitting.splits import draw_folds, row_numbers, split_rows
+from featstore.fitting.splits import draw_folds, draw_training_rows, row_numbers, split_rows
 from featstore.store.feature_store import open_store
 from featstore.store.selection import Selection
 
@@ -88,14 +87,21 @@ def cross_validate_task(task: CrossValidation) -> tuple[np.ndarray, list[str]]:
     steps = _pipeline(task, selection, task.candidates[0], len(rows)).named_steps
     penalties = _penalties(steps["clf"], task.candidates)
     in_one_pass = "scale" in steps and "map" not in steps and len(task.folds) == config.cv
-    # A fold that holds out a class's only row is a problem of fewer classes than the others.
-    if penalties and in_one_pass and np.bincount(y)[np.unique(y)].min() > 1:
+    if penalties and in_one_pass and _train_all_classes(y, folds):
         return _all_folds(task, selection, rows, folds, steps["clf"], penalties)
     scores = np.full((len(task.candidates), len(task.folds)), np.nan)
     errors: list[str] = []
     for j, fold in enumerate(task.folds):
         scores[:, j] = _one_fold(task, selection, rows, folds == fold, errors)
     return scores, errors
+
+
+def _train_all_classes(y: np.ndarray, folds: np.ndarray) -> bool:
+    """Return whether no fold holds out all rows of a class: such a fold has fewer classes."""
+    n_folds = int(folds.max()) + 1
+    held_out = np.bincount(y * n_folds + folds, minlength=(int(y.max()) + 1) * n_folds)
+    held_out = held_out.reshape(-1, n_folds)[np.unique(y)]
+    return bool((held_out.max(axis=1) < held_out.sum(axis=1)).all())
 
 
 def _pipeline(
@@ -140,12 +146,11 @@ def _training_rows(
     X = selection.memmap()
     check_features(selection, split, {u: Samples(X, r) for u, r in split.uses().items()}, [])
     rows = row_numbers(split.train)
+    y, groups = selection.y, selection.groups
     if n_rows < len(rows):
-        rows, _ = train_test_split(
-            rows, train_size=n_rows, stratify=selection.y[rows], random_state=seed
-        )
-        rows.sort()
-    return selection, rows, draw_folds(selection.y[rows], cv, seed, selection.class_names)
+        rows = draw_training_rows(y, rows, None, n_rows, seed)
+    own_groups = None if groups is None else groups[rows]
+    return selection, rows, draw_folds(y[rows], cv, seed, selection.class_names, own_groups)
 
 
 def _all_folds(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from featstore._signatures import settings_named, settings_of, takes
 from featstore.config import SET_FACETS, FitConfig
@@ -24,7 +23,7 @@ from featstore.fitting.plan import check_repeats, fit_configs, select_all, split
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import own_scratch, scale_rows, scratch_folder
 from featstore.fitting.solvers.train import explained, train
-from featstore.fitting.splits import n_rows, row_numbers, split_rows
+from featstore.fitting.splits import draw_training_rows, n_rows, row_numbers, split_rows
 from featstore.io.files import with_resume_hint
 from featstore.io.locks import remove_shared
 from featstore.parallel.cluster import TaskPool
@@ -91,6 +90,8 @@ class LearningCurve:
         The classifier's.
     points : tuple of Point
         By number of rows, increasing.
+    split : str
+        How the rows are divided, such as ``random split``.
     """
 
     title: str
@@ -100,6 +101,7 @@ class LearningCurve:
     n_test: int
     params: dict[str, Any]
     points: tuple[Point, ...]
+    split: str = ""
 
     @property
     def name(self) -> str:
@@ -152,7 +154,8 @@ def learning_curve(
 ) -> list[LearningCurve]:
     """Train on growing parts of the training rows, and test each on all test rows.
 
-    The parts have each class's share, and each repeat draws new ones. Parameters stay as they are
+    The parts have each class's share, and each repeat draws new ones; of groups, whole ones are
+    drawn. Parameters stay as they are
     given: these accuracies must not choose them, for that would choose by the test rows.
 
     Parameters
@@ -284,6 +287,7 @@ def _curve(
         planned.n_test,
         find_classifier(config.clf).params(dict(config.params)),
         tuple(Point(n, *zip(*accuracies[n], strict=True)) for n in sorted(accuracies)),
+        selection.split_text(is_drawn=config.split_seed is not None),
     )
 
 
@@ -296,12 +300,9 @@ def _train_task(task: _Task) -> tuple[float, float]:
     rows = row_numbers(split.train)
     if task.n_train < len(rows):
         try:
-            rows, _ = train_test_split(
-                rows, train_size=task.n_train, stratify=y[rows], random_state=config.seed
-            )
+            rows = draw_training_rows(y, rows, selection.groups, task.n_train, config.seed)
         except ValueError as error:
             raise FitError(f"{task.n_train:,} training rows can't be drawn: {error}") from error
-        rows.sort()
     classifier = find_classifier(config.clf)
     params = classifier.params(dict(config.params), len(rows))
     model = classifier.pipeline(with_label_weights(params, selection.class_names), config.seed)

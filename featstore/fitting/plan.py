@@ -148,7 +148,7 @@ def plan_fits(
         keeps_split = selection.has_official_split and configs[0].split_seed is None
         if repeats > 1 and keeps_split:
             progress.say(
-                f"{selection.title} has an official split, which the repeats keep: they differ "
+                f"The repeats keep the {selection.split_text()} of {selection.title}: they differ "
                 "in their seeds alone. --split-seed 1 draws new splits."
             )
         for config, repeat in itertools.product(configs, range(repeats)):
@@ -230,7 +230,8 @@ def _search(
 ) -> tuple[Search, str]:
     """Return a fit's search, and what is worth saying of it."""
     y = selection.y[split.train]
-    notice = check_folds(y, config.cv, selection.class_names)
+    groups = None if selection.groups is None else selection.groups[split.train]
+    notice = check_folds(y, config.cv, selection.class_names, groups)
     counts = np.bincount(y)
     n_smallest = int(counts[counts > 0].min())
     return Search(config, found, len(y), len(selection.class_names), n_smallest), notice
@@ -283,6 +284,8 @@ def _run_key(
     vectors = [selection.y, selection.splits, selection.valid]
     if config.drop_leaks:
         vectors.append(selection.first_rows)
+    if selection.groups is not None:
+        vectors.append(selection.groups)
     rows = hashlib.sha256()
     for vector in vectors:
         rows.update(np.ascontiguousarray(vector).tobytes())

@@ -39,6 +39,7 @@ def runs_table(name: str, title: str, ranking: Ranking) -> Table:
         "majority": [_share(line["majority_accuracy"]) for line in lines],
         "train": [_count(line["n_train"]) for line in lines],
         "test": [_count(line["n_test"]) for line in lines],
+        "split": [Cell(line["split"].removesuffix(" split") or NONE) for line in lines],
         "time (s)": [Cell(f"{line['duration_s']:,.1f}", line["duration_s"]) for line in lines],
     }
     # With as many test images of each class both are the same number.
@@ -52,7 +53,7 @@ def runs_table(name: str, title: str, ranking: Ranking) -> Table:
         f"All runs on {title}"
         if not ranking.n_left_out
         else f"The best {len(lines):,} of {len(ranking.all_lines):,} fits on {title}",
-        tuple((heading, heading != "run") for heading in columns),
+        tuple((heading, heading not in ("run", "split")) for heading in columns),
         [list(row) for row in zip(*columns.values(), strict=True)],
         f"Accuracy of the test images in %{repeated}. The order is {order}. {BOLD}",
         tuple(heading for heading in columns if heading not in ("run", "accuracy")),
@@ -63,6 +64,8 @@ def runs_table(name: str, title: str, ranking: Ranking) -> Table:
             "majority": "Majority: accuracy of always naming the most frequent class.",
             "train": "Train: number of training images.",
             "test": "Test: number of test images.",
+            "split": "Split: how the images were divided; a random split tests on neighbors of "
+            "training images.",
         },
     )
 

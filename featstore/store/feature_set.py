@@ -15,8 +15,8 @@ from featstore.config import SPLITS
 from featstore.errors import CorruptionError, StoreError
 from featstore.io.files import file_sha256, sync_file
 from featstore.store.backend import Backend
-from featstore.store.format.array_schema import ARRAY_TYPES, read_metadata
-from featstore.store.format.matrix import Matrix, chunk_problem, read_vector
+from featstore.store.format.array_schema import ARRAY_TYPES, chunk_problem, read_metadata
+from featstore.store.format.matrix import Matrix, read_vector
 from featstore.store.format.schema import LayerRecord
 from featstore.store.record_index import SetOutline
 from featstore.store.set_folder import SETS, SetFolder
@@ -212,7 +212,7 @@ class FeatureSet(SetFolder):
 
     @cached_property
     def groups(self) -> np.ndarray | None:
-        """Group of each row, (n_samples,) int32 from 0, or None; one group has one split."""
+        """Group of each row, (n_samples,) int32 from 0, or None; no drawn split cuts one."""
         has_groups = bool(self.info.dataset.group_by)
         return self._vector("group", 0, self.n_samples) if has_groups else None
 

@@ -114,7 +114,7 @@ class Selection:
 
     @property
     def groups(self) -> np.ndarray | None:
-        """Group of each row, (n_samples,) int32, or None; one group has one split."""
+        """Group of each row, (n_samples,) int32, or None; no drawn split cuts one."""
         return self._sets[0].groups
 
     @property
@@ -146,7 +146,11 @@ class Selection:
     @property
     def has_official_split(self) -> bool:
         """Whether the dataset has a split of its own; otherwise featstore drew it."""
-        return "split" not in self._sets[0].info.dataset.identity
+        return self._sets[0].info.dataset.has_official_split
+
+    def split_text(self, *, is_drawn: bool = False) -> str:
+        """Return how the rows are divided, for people; `is_drawn` says that a fit drew anew."""
+        return self._sets[0].info.dataset.split_text(is_drawn=is_drawn)
 
     @cached_property
     def valid(self) -> np.ndarray:

@@ -17,6 +17,7 @@ def selection(y, splits, valid=None, names=("a", "b"), first_rows=None):
         valid=np.ones(len(y), bool) if valid is None else np.array(valid, bool),
         class_names=names,
         first_rows=np.arange(len(y)) if first_rows is None else np.array(first_rows),
+        groups=None,
     )
 
 

@@ -100,7 +100,9 @@ class _Given(Source):
             return np.zeros(len(self._ids), np.uint8)
         strata = self._labels.strata
         if self._groups is not None:
-            return draw_split_of_groups(strata, self._groups, self._group_names, self.seed)
+            return draw_split_of_groups(
+                strata, self._groups, self._group_names, self.seed, self.group_by
+            )
         return draw_split(self._ids, strata, self.seed)
 
     @property

@@ -85,7 +85,7 @@ class SceneSource(ArraySource):
         self.window, self.stride = options.window, options.stride or options.window
         self.group_by = options.groups_from or f"grid:{self._usual_block} pixels"
         kind, _, size = (options.groups_from or "").partition(":")
-        if options.splits or (kind and not (kind == "grid" and size)):
+        if options.split_files or (kind and not (kind == "grid" and size)):
             raise ConfigError(
                 "The windows of scenes are split by blocks of ground. Give their side in map "
                 "units, --groups-from grid:SIZE, or leave out --groups-from and --splits."
@@ -272,7 +272,7 @@ class SceneSource(ArraySource):
             own = self.groups[labelled]
             names = [str(block) for block in range(len(of_block))]
             of_block[own] = draw_split_of_groups(
-                self.labels[labelled], own, names, self._options.seed
+                self.labels[labelled], own, names, self._options.seed, self.group_by
             )
         splits: NDArray[np.uint8] = of_block[self.groups]
         return splits

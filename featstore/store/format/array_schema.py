@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -193,3 +194,29 @@ def read_metadata(
             "`featstore store rm`, and extract again."
         )
     return found
+
+
+def chunk_problem(path: Path, metadata: ArrayMetadata) -> str | None:
+    """Return why the file of a chunk must not be unpacked, or None.
+
+    Blosc allocates the size that its header states, and reads as many bytes as the header states.
+    """
+    try:
+        with path.open("rb") as stream:
+            header = stream.read(16)
+        nbytes = path.stat().st_size
+    except FileNotFoundError:
+        return "its file is missing"
+    except OSError as error:
+        return f"it can't be read ({error.strerror})"
+    if len(header) < 16:
+        return f"it has {nbytes} bytes"
+    unpacked, _, packed = struct.unpack("<4xIII", header)
+    fewest, most = metadata.chunk_nbytes
+    if not fewest <= unpacked <= most:
+        expected = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+        return f"its header states {unpacked:,} bytes; expected {expected}"
+    # A CRC-32C of four bytes follows.
+    if packed + 4 != nbytes:
+        return f"its header states {packed + 4:,} bytes of its file, which has {nbytes:,}"
+    return None

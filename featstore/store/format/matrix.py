@@ -7,7 +7,6 @@ ends in a CRC-32C, which every reader checks.
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +18,7 @@ from featstore.errors import CorruptionError, DatasetError
 from featstore.store.format.array_schema import (
     ARRAY_TYPES,
     MAX_TEXT_NBYTES,
-    ArrayMetadata,
+    chunk_problem,
     read_metadata,
     vector_rows,
 )
@@ -170,32 +169,6 @@ def _open_array(path: Path, *, writable: bool = False) -> Any:
         raise CorruptionError(
             f"{path} is not a readable Zarr array ({error}). Run `featstore store verify`."
         ) from error
-
-
-def chunk_problem(path: Path, metadata: ArrayMetadata) -> str | None:
-    """Return why the file of a chunk must not be unpacked, or None.
-
-    Blosc allocates the size that its header states, and reads as many bytes as the header states.
-    """
-    try:
-        with path.open("rb") as stream:
-            header = stream.read(16)
-        nbytes = path.stat().st_size
-    except FileNotFoundError:
-        return "its file is missing"
-    except OSError as error:
-        return f"it can't be read ({error.strerror})"
-    if len(header) < 16:
-        return f"it has {nbytes} bytes"
-    unpacked, _, packed = struct.unpack("<4xIII", header)
-    fewest, most = metadata.chunk_nbytes
-    if not fewest <= unpacked <= most:
-        expected = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
-        return f"its header states {unpacked:,} bytes; expected {expected}"
-    # A CRC-32C of four bytes follows.
-    if packed + 4 != nbytes:
-        return f"its header states {packed + 4:,} bytes of its file, which has {nbytes:,}"
-    return None
 
 
 class Matrix:

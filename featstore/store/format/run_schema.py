@@ -97,6 +97,8 @@ class RowCounts(RecordPart):
     n_leaked: Count
     n_dropped: Count
     n_train_of_class: Annotated[Items[Count], Field(min_length=1)]
+    split: Text = ""
+    n_cut_groups: Count = 0
 
 
 MAX_DENSE_CLASSES = 100
@@ -212,7 +214,8 @@ class RunRecord(Record):
     class_names : tuple of str
     rows : RowCounts
         ``n_train``, ``n_test``, ``n_val``, ``test_split``, ``n_masked``, ``n_unlabelled``,
-        ``n_leaked``, ``n_dropped``, ``n_train_of_class``.
+        ``n_leaked``, ``n_dropped``, ``n_train_of_class``, ``split`` (how the rows were divided,
+        for people), ``n_cut_groups`` (groups with rows to train on and rows to test with).
     n_constant_features : int
     metrics : Metrics
     score_kind : str

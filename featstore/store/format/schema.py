@@ -103,6 +103,17 @@ class DatasetInfo(RecordPart):
     windows: WindowsInfo | None = None
 
     @property
+    def has_official_split(self) -> bool:
+        """Whether the split is the dataset's own or a published one, and not drawn."""
+        return "split" not in self.identity
+
+    def split_text(self, *, is_drawn: bool = False) -> str:
+        """Return how the images are divided, for people; `is_drawn` says that a fit drew anew."""
+        if is_drawn or not self.has_official_split:
+            return f"grouped by {self.group_by}" if self.group_by else "random split"
+        return "published split" if "published_split" in self.identity else "official split"
+
+    @property
     def vectors(self) -> tuple[str, ...]:
         """Names of the set's arrays that belong to no layer."""
         has = {
