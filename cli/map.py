@@ -65,6 +65,11 @@ if TYPE_CHECKING:
     help="Colours of classes: a CSV file of lines class,#rrggbb, or a JSON object.  [default: by "
     "the classes' names, water blue and trees green]",
 )
+@click.option(
+    "--vector",
+    metavar="FILE",
+    help="Write the classes as polygons, too: .gpkg, .geojson or .fgb.",
+)
 @console.store_option
 @console.device_option
 @console.trust_option
@@ -82,6 +87,7 @@ def command(
     value_range: str | None,
     probability: bool,
     colors: str | None,
+    vector: str | None,
     store: str,
     device: str,
     trusted: tuple[str, ...],
@@ -122,6 +128,7 @@ def command(
             probability=probability,
             colors=colors,
             preview=preview,
+            vector=vector,
             device=device,
             trusted=trusted,
             progress=progress,
@@ -168,4 +175,6 @@ def show(done: SceneMap) -> None:
     console.echo(f"{duration_text(done.duration_s)}, {rate_text(done.windows_per_s, 'windows')}")
     console.echo(f"The map: {done.path} (class names: {done.sidecar}; QGIS style: {done.style})")
     console.echo(f"The picture: {done.preview}")
+    if done.vector:
+        console.echo(f"The polygons: {done.vector}")
     console.echo("Next: open the map in QGIS, upon the scene.")

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from featstore.errors import SelectionError
+from featstore.fitting.evaluate import predict_blocks
+from featstore.fitting.solvers.blocks import Samples
 from featstore.runs.run import Run
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore
+from featstore.store.format.matrix import TEXT
 from featstore.store.format.run_schema import FeatureSpec
 from featstore.store.format.schema import ReadingInfo
 from featstore.store.selection import Selection
@@ -74,3 +79,18 @@ def _content(spec: FeatureSpec) -> dict[str, Any]:
 def _reading(spec: FeatureSpec) -> tuple[str, ReadingInfo | None]:
     """Return how the images are read."""
     return spec.preprocess.bands, spec.preprocess.reading
+
+
+def predict_stored(run: Run, selection: Selection) -> dict[str, np.ndarray]:
+    """Return the class and its score that a run predicts for each row, by column name.
+
+    The columns are ``predicted`` and ``probability``, or ``decision_value``. Masked rows have no
+    class.
+    """
+    rows = np.flatnonzero(selection.valid)
+    found = predict_blocks(run.model, Samples(selection.memmap(), rows))
+    predicted = np.full(selection.n_samples, "", TEXT)
+    predicted[rows] = np.array(run.class_names, TEXT)[found.labels]
+    scores = np.full(selection.n_samples, np.nan, np.float32)
+    scores[rows] = found.scores
+    return {"predicted": predicted, found.score_kind.replace(" ", "_"): scores}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -178,3 +180,59 @@ class PlacedPolygons:
         is_most = areas[order] > shapely.area(boxes)[boxes_of[order]] / 2
         found[boxes_of[order][is_most]] = labels[order][is_most]
         return found
+
+
+DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
+"""GDAL's driver by the ending of a file of polygons."""
+
+
+def check_vector_file(path: Path) -> None:
+    """Refuse a file of polygons that can't be written, or that holds something else."""
+    if path.suffix.lower() not in DRIVERS:
+        raise ConfigError(
+            f"{path.name} ends in {path.suffix or 'nothing'}; polygons are written to "
+            f"{', '.join(DRIVERS)}."
+        )
+    _, pyogrio, _ = _modules()
+    if not path.exists():
+        return
+    try:
+        layers = pyogrio.list_layers(path)[:, 0].tolist()
+        is_own = layers == [path.stem] and {*pyogrio.read_info(path)["fields"]} == {*COLUMNS}
+    except pyogrio.errors.DataSourceError:
+        is_own = False
+    if not is_own:
+        raise ConfigError(
+            f"{path} exists and is no map of featstore: it is not replaced. Name another file."
+        )
+
+
+COLUMNS = ("label", "class")
+"""The columns of a map of polygons."""
+
+
+def write_polygons(
+    path: Path,
+    name: Path,
+    shapes: Iterable[tuple[dict[str, Any], int]],
+    class_names: Sequence[str],
+    crs: str,
+) -> None:
+    """Write shapes, as GeoJSON with labels, to a file of the kind that `name` ends in."""
+    geopandas, _, shapely = _modules()
+    found = [(shapely.geometry.shape(shape), int(label)) for shape, label in shapes]
+    labels = [label for _, label in found]
+    frame = geopandas.GeoDataFrame(
+        {"label": labels, "class": [class_names[label] for label in labels]},
+        geometry=[shape for shape, _ in found],
+        crs=crs or None,
+    )
+    driver = DRIVERS[name.suffix.lower()]
+    if driver == "GeoJSON" and crs:
+        # The format has no other reference system.
+        frame = frame.to_crs(4326)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".vector-") as folder:
+        # GDAL wants its own endings, and puts files of its own beside.
+        draft = Path(folder) / f"map{name.suffix.lower()}"
+        frame.to_file(draft, driver=driver, layer=name.stem, engine="pyogrio")
+        draft.replace(path)

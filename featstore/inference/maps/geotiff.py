@@ -86,6 +86,15 @@ def _stored_rows(path: Path) -> Iterator[NDArray[Any]]:
             yield raster.read(window=rasterio.windows.Window(0, top, raster.width, height))
 
 
+def class_shapes(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield the areas of one class, which touch along the cells' sides, as GeoJSON with labels."""
+    rasterio = gdal.rasterio()
+    with without_warnings(), rasterio.open(path, driver="GTiff") as raster:
+        classes, transform = raster.read(1), raster.transform
+        present = classes != raster.nodata
+    yield from rasterio.features.shapes(classes, mask=present, transform=transform)
+
+
 def read_thinned(path: Path, side: int) -> NDArray[Any]:
     """Return the first band of a map, thinned to at most `side` cells."""
     rasterio = gdal.rasterio()

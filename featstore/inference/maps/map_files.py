@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from featstore.extraction.encode import Block
 from featstore.fitting.evaluate import predict_blocks
 from featstore.fitting.solvers.blocks import Samples
 from featstore.inference.maps.colors import Color
-from featstore.inference.maps.geotiff import BLOCK_SIDE, read_thinned, write_map
+from featstore.inference.maps.geotiff import BLOCK_SIDE, class_shapes, read_thinned, write_map
 from featstore.inference.maps.preview import draw_map
 from featstore.inference.maps.styles import write_names, write_qgis_style
 from featstore.io.files import atomic_write, resolve_link
+from featstore.io.vectors import check_vector_file, write_polygons
 from featstore.plotting import check_png, to_png
 from featstore.runs.run import Run
 
@@ -101,9 +103,16 @@ class MapFiles:
     sidecar: Path
     style: Path
     preview: Path
+    vector: Path | None = None
 
     @classmethod
-    def find(cls, scene: str, out: str | Path | None, preview: str | Path | None) -> MapFiles:
+    def find(
+        cls,
+        scene: str,
+        out: str | Path | None,
+        preview: str | Path | None,
+        vector: str | Path | None = None,
+    ) -> MapFiles:
         """Choose the files of a scene's map; refuse folders, and files that are read."""
         path = Path(out or f"{Path(scene).stem}-classes.tif")
         found = cls(
@@ -111,7 +120,10 @@ class MapFiles:
             path.with_name(f"{path.name}.aux.xml"),
             path.with_suffix(".qml"),
             Path(preview or path.with_suffix(".png")),
+            None if vector is None else Path(vector),
         )
+        if found.vector is not None:
+            check_vector_file(found.vector)
         for target in (found.out, found.sidecar, found.style, found.preview, *found.companions):
             if target.is_dir():
                 raise ConfigError(f"{target} is a folder. Name a file.")
@@ -144,6 +156,7 @@ class MapFiles:
                 atomic_write(resolve_link(self.sidecar)) as sidecar,
                 atomic_write(resolve_link(self.style)) as style,
                 atomic_write(resolve_link(self.preview)) as preview,
+                ExitStack() as stack,
             ):
                 write_names(sidecar, painter.class_names, colors)
                 write_qgis_style(style, painter.class_names, colors)
@@ -172,6 +185,10 @@ class MapFiles:
                     mapped.georeference.axes,
                 )
                 preview.write_bytes(to_png(figure))
+                if self.vector is not None:
+                    vector = stack.enter_context(atomic_write(resolve_link(self.vector)))
+                    names, crs = painter.class_names, mapped.georeference.crs
+                    write_polygons(vector, self.vector, class_shapes(out), names, crs)
                 # Before the new map has its name: the old map is right without them.
                 for companion in self.companions:
                     companion.unlink(missing_ok=True)

@@ -32,6 +32,8 @@ class SceneMap:
     path, sidecar, style, preview : str
         The GeoTIFF, the file from which GDAL reads its class names, the style that QGIS applies
         to it, and the picture.
+    vector : str or None
+        The file of polygons, if it was asked for.
     window, stride : int
         Sides of a window and of a cell of the map, in pixels of the scene.
     n_rows, n_cols : int
@@ -56,6 +58,7 @@ class SceneMap:
     sidecar: str
     style: str
     preview: str
+    vector: str | None
     window: int
     stride: int
     n_rows: int
@@ -92,6 +95,7 @@ def map_scene(
     probability: bool = False,
     colors: str | Path | Mapping[str, str] | None = None,
     preview: str | Path | None = None,
+    vector: str | Path | None = None,
     device: str = "auto",
     trusted: Sequence[str] = (),
     progress: Progress = IN_NOTEBOOKS,
@@ -134,6 +138,9 @@ def map_scene(
         the usual colours of land cover: water blue, trees green.
     preview : str or Path, optional
         A PNG picture of scene and classes; by default beside the GeoTIFF.
+    vector : str or Path, optional
+        A file of polygons to write, one for each area of a class: ``.gpkg``, ``.geojson`` or
+        ``.fgb``.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
     trusted : sequence of str
@@ -184,7 +191,12 @@ def map_scene(
                 str(scene), run, opened, device=device, progress=progress, **chosen
             )
             mapped, blocks = stack.enter_context(reading)
-        targets = MapFiles.find(mapped.path, out, preview)
+        targets = MapFiles.find(mapped.path, out, preview, vector)
+        if vector is not None and not mapped.georeference.is_on_ground:
+            raise ConfigError(
+                f"{mapped.path} has no map coordinates, so its classes can't be polygons. Leave "
+                "out --vector, or georeference the scene."
+            )
         painter = Painter(run, model, mapped, probability)
         grid, begun = mapped.grid, time.perf_counter()
         targets.write(mapped, painter, blocks, palette, _tags(run, mapped))
@@ -196,6 +208,7 @@ def map_scene(
         str(targets.sidecar),
         str(targets.style),
         str(targets.preview),
+        None if targets.vector is None else str(targets.vector),
         grid.window,
         grid.stride,
         grid.n_rows,

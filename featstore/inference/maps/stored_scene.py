@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.datasets.georeference import Georeference
 from featstore.datasets.scene import Scene
 from featstore.datasets.source import RGB
 from featstore.datasets.windows import Grid
@@ -22,6 +21,7 @@ from featstore.progress import Progress
 from featstore.runs.run import Run
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore
+from featstore.store.footprints import georeference_of
 from featstore.store.format.schema import SceneInfo, WindowsInfo
 from featstore.store.selection import Selection
 from featstore.text import join_some
@@ -68,13 +68,6 @@ def find_stored_scene(
         partial(_thumbnail, feature_set, found, progress),
     )
     return mapped, _blocks(selection, start, stop, progress)
-
-
-def georeference_of(scene: SceneInfo) -> Georeference:
-    """Return where a stored scene lies."""
-    return Georeference(
-        scene.height, scene.width, scene.crs, scene.transform, scene.gcps, scene.rpcs
-    )
 
 
 def _find_scene(windows: WindowsInfo, wanted: str | Path | None, feature_set: FeatureSet) -> int:

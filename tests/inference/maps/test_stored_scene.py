@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from makers import Listener, write_scene
 from PIL import Image
 
 from featstore.errors import ConfigError, DatasetError, SelectionError
 from featstore.extraction.extract import extract
 from featstore.inference.maps.map_scene import map_scene
+from featstore.inference.stored_features import predict_stored, stored_features
 from featstore.models.pixelstats import PixelExtractor
 from featstore.runs.run import open_run
+from featstore.store.exports import export
+from featstore.store.feature_store import open_store
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -117,6 +122,85 @@ def test_a_scene_that_is_gone_is_mapped_without_its_picture(sample, tmp_path):
     write_scene(path, pixels[:, :60])
     map_scene(sample.run, None, tmp_path / "map.tif", **options)
     assert "another size or place than the stored scene" in listener.lines[-1]
+
+
+def test_classes_are_polygons_too(sample, scene, stored, tmp_path):
+    run, store, path = sample.run, sample.store, tmp_path / "classes.gpkg"
+    for _ in range(2):
+        done = map_scene(run, None, tmp_path / "map.tif", store=store, set_id=stored, vector=path)
+    frame = geopandas.read_file(path)
+    assert done.vector == str(path)
+    assert frame.crs.to_epsg() == 32633
+    areas = frame.dissolve("class", as_index=False).set_index("class").area
+    expected = {n: c * 130**2 for n, c in zip(done.class_names, done.counts, strict=True) if c}
+    assert areas.to_dict() == pytest.approx(expected)
+    with rasterio.open(done.path) as raster:
+        points = frame.geometry.representative_point()
+        found = [value[0] for value in raster.sample(zip(points.x, points.y, strict=True))]
+    assert frame["label"].tolist() == found
+    lon_lat = tmp_path / "classes.geojson"
+    map_scene(run, None, tmp_path / "map.tif", store=store, set_id=stored, vector=lon_lat)
+    assert geopandas.read_file(lon_lat).total_bounds[0] == pytest.approx(15, abs=0.1)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_file_of_other_polygons_is_not_replaced(sample, stored, tmp_path):
+    options = {"store": sample.store, "set_id": stored}
+    path = tmp_path / "fields.gpkg"
+    own = geopandas.GeoDataFrame({"class": ["a"]}, geometry=[shapely.box(0, 0, 1, 1)], crs=4326)
+    own.to_file(path)
+    with pytest.raises(ConfigError, match="is no map of featstore: it is not replaced"):
+        map_scene(sample.run, None, tmp_path / "map.tif", vector=path, **options)
+    assert geopandas.read_file(path)["class"].tolist() == ["a"]
+    with pytest.raises(ConfigError, match=r"ends in .shp; polygons are written to .gpkg"):
+        map_scene(sample.run, None, tmp_path / "map.tif", vector="a.shp", **options)
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+        plain = write_scene(
+            tmp_path / "plain.tif", np.full((3, 40, 40), 9, np.uint8), crs=None, transform=None
+        )
+    with pytest.raises(ConfigError, match="no map coordinates, so its classes can't be polygons"):
+        map_scene(sample.run, plain, store=sample.store, vector=tmp_path / "map.gpkg")
+
+
+def test_windows_are_exported_with_their_cells_and_predicted_classes(sample, stored, tmp_path):
+    run, store = sample.run, sample.store
+    done = map_scene(run, None, tmp_path / "map.tif", store=store, set_id=stored, probability=True)
+    selection = stored_features(run, store, stored)
+    export(selection, tmp_path / "windows.parquet", predict_stored(run, selection))
+    frame = geopandas.read_parquet(tmp_path / "windows.parquet")
+    assert frame.crs.to_epsg() == 32633
+    assert list(frame.columns[:7]) == [
+        *("sample_id", "split", "label", "class", "first_row", "predicted", "probability")
+    ]
+    middles = frame.centroid
+    with rasterio.open(done.path) as raster:
+        values = np.array(list(raster.sample(zip(middles.x, middles.y, strict=True))))
+    assert frame["predicted"].tolist() == [run.class_names[label] for label in values[:, 0]]
+    np.testing.assert_array_equal(np.rint(100 * frame["probability"]), values[:, 1])
+    X = frame[[f"stats.{i}" for i in range(selection.n_features)]].to_numpy()
+    np.testing.assert_array_equal(X, selection.memmap())
+    columns = predict_stored(run, selection)
+    export(selection, tmp_path / "windows.csv", columns)
+    assert ",predicted,probability,stats.0," in (tmp_path / "windows.csv").read_text()
+    export(selection, tmp_path / "windows.npz", columns)
+    with np.load(tmp_path / "windows.npz") as arrays:
+        assert arrays["predicted"].tolist() == frame["predicted"].tolist()
+    with pytest.raises(ConfigError, match="npy holds the features alone, not predicted"):
+        export(selection, tmp_path / "windows.npy", columns)
+
+
+def test_cells_of_several_reference_systems_are_in_longitude_and_latitude(tmp_path):
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 40)).astype(np.uint8)
+    write_scene(folder / "a.tif", pixels)
+    write_scene(folder / "b.tif", pixels, crs="EPSG:32632")
+    store = open_store(tmp_path / "store")
+    extract("pixelstats", "scene", store=store, root=str(folder), window=20)
+    export(store.select(), tmp_path / "windows.parquet")
+    frame = geopandas.read_parquet(tmp_path / "windows.parquet")
+    assert frame.crs == "OGC:CRS84"
+    assert [round(x) for x in frame.bounds.minx] == [15] * 4 + [9] * 4
 
 
 def test_what_can_not_be_mapped_from_the_store(sample, scene, stored, tmp_path):
