@@ -44,8 +44,8 @@ root_option: Decorator = click.option(
     show_envvar=True,
     metavar="DIR",
     shell_complete=completion.folders,
-    help="Folder that holds the dataset's files, or a parent that has it under its name.  "
-    "[default: data]",
+    help="Folder that holds the dataset's files, or a parent that has it under its name; for scene "
+    "the raster.  [default: data]",
 )
 json_option: Decorator = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on stdout."
@@ -152,6 +152,20 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "list or A;B]",
         ),
         click.option(
+            "--splits",
+            "split_files",
+            metavar="TRAIN,TEST[,VAL]",
+            callback=names_of(),
+            shell_complete=completion.files,
+            help="A published split: files that list each split's images, one name a line.",
+        ),
+        click.option(
+            "--groups-from",
+            metavar="COLUMN|regex:PATTERN|grid:SIZE",
+            help="Keep the images of a group on one side of every split: by a table's column, by "
+            "the sample ids, or by place on a grid in map units.",
+        ),
+        click.option(
             "--follow-links", is_flag=True, help="Read links that lead out of the folder of images."
         ),
     )
@@ -160,7 +174,7 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-READING_OPTIONS = ("columns", "task", "follow_links")
+READING_OPTIONS = ("columns", "task", "split_files", "groups_from", "follow_links")
 """The parameters that :func:`reading_options` adds."""
 
 

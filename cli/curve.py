@@ -106,5 +106,6 @@ def show(curves: Sequence[LearningCurve]) -> None:
             for curve in own
             for point in curve.points
         ]
-        heading = f"{title}: {scoring.plural} on {own[0].n_test:,} test rows"
+        split = f", {own[0].split}" if own[0].split else ""
+        heading = f"{title}: {scoring.plural} on {own[0].n_test:,} test rows{split}"
         tables.table(columns, rows, heading, right=columns[3:])

@@ -195,8 +195,16 @@ def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
         headings = ["model", "layers", "clf", *numbers, ""][:n_kept]
         tables.table(headings, cells, title, right=numbers)
         _say_leaks(group)
+        if n := max(s["n_cut_groups"] for s in group):
+            console.echo(f"{cut_groups(n)} --split-seed 1 draws a split that cuts none.")
     if not all(s["converged"] for s in summaries):
         console.echo("* stopped before it had converged")
+
+
+def cut_groups(n: int) -> str:
+    """Return a sentence on groups that a split cuts."""
+    groups = "1 group has" if n == 1 else f"{n:,} groups have"
+    return f"{groups} images to train on and to test with, which makes the test too easy."
 
 
 def _say_leaks(group: Sequence[dict[str, Any]]) -> None:

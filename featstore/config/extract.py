@@ -14,6 +14,7 @@ from featstore.config.choices import (
     BANDS,
     COMPILE,
     FEATURE_DTYPES,
+    LABEL_BY,
     MAX_BATCH_SIZE,
     MAX_IMAGE_SIZE,
     MIN_IMAGE_SIZE,
@@ -25,8 +26,15 @@ from featstore.config.dataset import DatasetOptions, as_words
 from featstore.errors import ConfigError
 from featstore.io.files import json_digest
 
-TUPLES = ("layers", "devices", "columns", "splits")
+SCENE_SETTINGS = ("window", "stride", "labels", "label_column", "label_by")
+
+
+TUPLES = ("layers", "devices", "columns", "split_files")
 """Settings that are tuples."""
+
+
+OPTIONS = {"value_range": "range", "split_files": "splits"}
+"""Options of the command line that are not named after their setting."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +102,20 @@ class ExtractConfig:
     task : str or None
         What a table's labels are: ``classification``, ``multilabel`` or ``regression``; None for
         one class, or several where a label is a list or a text with semicolons.
-    splits : tuple of str
+    split_files : tuple of str
         Files that list the images of the training, test and, as a third, validation split.
     groups_from : str or None
         What keeps images together on one side of a split: a column of a table,
-        ``regex:PATTERN`` of the sample ids, or ``grid:SIZE`` of places in map units.
+        ``regex:PATTERN`` of the sample ids, or ``grid:SIZE`` of places in map units. The windows of
+        scenes are grouped by blocks of four windows, or by such a grid.
+    window, stride : int or None
+        Of the dataset ``scene``: the side of its windows, and how far they are from each other, in
+        pixels; without `stride`, they lie side by side.
+    labels, label_column : str or None
+        Of the dataset ``scene``: a vector file of polygons, and the column of their classes.
+    label_by : str
+        ``majority`` for the class of the polygons that cover more than half of a window, or
+        ``centre`` for that at its middle.
 
     Raises
     ------
@@ -129,8 +146,13 @@ class ExtractConfig:
     follow_links: bool = False
     columns: tuple[str, ...] = ()
     task: str | None = None
-    splits: tuple[str, ...] = ()
+    split_files: tuple[str, ...] = ()
     groups_from: str | None = None
+    window: int | None = None
+    stride: int | None = None
+    labels: str | None = None
+    label_column: str | None = None
+    label_by: str = LABEL_BY[0]
 
     def __post_init__(self) -> None:
         check_choice("pool", self.pool, POOLS)
@@ -165,10 +187,14 @@ class ExtractConfig:
         if any(not layer for layer in self.layers):
             raise ConfigError("layers holds an empty name; give names such as fc1000 or conv1.")
         object.__setattr__(self, "layers", tuple(dict.fromkeys(self.layers)))
-        for name in ("columns", "splits"):
+        for name in ("columns", "split_files"):
             object.__setattr__(self, name, as_words(getattr(self, name)))
         # Checks them.
         _ = self.dataset_options
+        own = [field for field in fields(self) if field.name in SCENE_SETTINGS]
+        given = [field.name for field in own if getattr(self, field.name) != field.default]
+        if self.dataset != "scene" and given:
+            raise ConfigError(f"{given[0]} is a setting of the dataset scene, not {self.dataset}.")
 
     @property
     def dataset_options(self) -> DatasetOptions:
@@ -195,7 +221,7 @@ class ExtractConfig:
                 words.append(f"--{field.name.replace('_', '-')}")
             elif value != field.default:
                 text = ",".join(value) if isinstance(value, tuple) else str(value)
-                option = "range" if field.name == "value_range" else field.name.replace("_", "-")
+                option = OPTIONS.get(field.name, field.name).replace("_", "-")
                 words += [f"--{option}", text]
         return shlex.join([*words, "--store", str(store)])
 

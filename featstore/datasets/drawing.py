@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.errors import DatasetError
+from featstore.text import join_some
+
 TRAIN_FRACTION = 0.7
 """Share of training images in datasets without an official split, as in the paper's section 3."""
 
@@ -36,10 +39,38 @@ def draw_split_of_groups(
     groups: NDArray[np.int32],
     group_names: Sequence[str],
     seed: int,
+    group_by: str,
 ) -> NDArray[np.uint8]:
     """Draw groups with about 70 % of each class for training (0), the rest for testing (1)."""
     order = np.argsort(_ranks(group_names, seed), kind="stable")
-    return (~draw_groups(labels, groups, order.tolist(), TRAIN_FRACTION)).astype(np.uint8)
+    drawn = draw_groups(labels, groups, order.tolist(), TRAIN_FRACTION)
+    if drawn.all():
+        raise DatasetError(
+            f"Grouped by {group_by}, the {len(labels):,} images can't be divided into training and "
+            f"test images: there {'is 1 group' if len(group_names) == 1 else 'are too few groups'}."
+            " Choose smaller groups."
+        )
+    return (~drawn).astype(np.uint8)
+
+
+def notes_on_groups(
+    groups: NDArray[np.int32],
+    group_by: str,
+    labels: NDArray[np.int32],
+    splits: NDArray[np.uint8],
+    class_names: Sequence[str],
+) -> list[str]:
+    """Return what people should know of the groups, as sentences."""
+    _, sizes = np.unique(groups, return_counts=True)
+    least, most = sizes.min(), sizes.max()
+    n_images = f"{least:,} to {most:,}" if least < most else f"{most:,}"
+    notes = [f"Grouped by {group_by}; images of each of {len(sizes):,} groups: {n_images}."]
+    tested = np.unique(labels[splits > 0])
+    if lone := [
+        name for i, name in enumerate(class_names) if (labels == i).any() and i not in tested
+    ]:
+        notes.append(f"No test image is of {join_some(lone)}: the groups allow no other split.")
+    return notes
 
 
 def draw_groups(
@@ -50,11 +81,12 @@ def draw_groups(
 ) -> NDArray[np.bool]:
     """Draw whole groups with about `share` of the rows of each class; return the drawn rows.
 
-    Each group in `order` goes where its classes lack the larger part of their share. Every class
-    has drawn rows.
+    Each group in `order`, which holds all groups, is put where its classes lack the larger part of
+    their share. Every class has drawn rows.
     """
     _, codes, n_rows = np.unique(labels, return_inverse=True, return_counts=True)
-    n_groups = int(groups.max()) + 1
+    ordered = list(order)
+    n_groups = len(ordered)
     pairs, n_of_pair = np.unique(groups.astype(np.int64) * len(n_rows) + codes, return_counts=True)
     group_of, class_of = np.divmod(pairs, len(n_rows))
     # The share of each class that a group holds.
@@ -62,7 +94,6 @@ def draw_groups(
     starts = np.searchsorted(group_of, np.arange(n_groups + 1))
     drawn, left = np.zeros(len(n_rows)), np.zeros(len(n_rows))
     is_drawn = np.zeros(n_groups, bool)
-    ordered = list(order)
     for group in ordered:
         part = slice(starts[group], starts[group + 1])
         classes, shares = class_of[part], held[part]

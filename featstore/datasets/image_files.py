@@ -32,12 +32,13 @@ class LeftOut:
 
     `endings` counts files that are not images, by ending, and hidden files as ``hidden``;
     `folders` counts hidden folders and folders of the system, by name; `n_outside` counts images
-    outside the class folders.
+    outside the class folders, `n_unlisted` images that no list of a published split names.
     """
 
     endings: Counter[str] = field(default_factory=Counter)
     folders: Counter[str] = field(default_factory=Counter)
     n_outside: int = 0
+    n_unlisted: int = 0
 
     def __add__(self, other: LeftOut) -> LeftOut:
         """Return the sum of both counts."""
@@ -45,12 +46,13 @@ class LeftOut:
             self.endings + other.endings,
             self.folders + other.folders,
             self.n_outside + other.n_outside,
+            self.n_unlisted + other.n_unlisted,
         )
 
     @property
     def n_files(self) -> int:
         """Number of files, without those in left-out folders."""
-        return self.endings.total() + self.n_outside
+        return self.endings.total() + self.n_outside + self.n_unlisted
 
     def lines(self) -> list[str]:
         """Return sentences for people; none when nothing is left out."""
@@ -61,6 +63,9 @@ class LeftOut:
         if n := self.n_outside:
             images = "1 image" if n == 1 else f"{n:,} images"
             found.append(f"Left out {images} outside the class folders.")
+        if n := self.n_unlisted:
+            images = "1 image" if n == 1 else f"{n:,} images"
+            found.append(f"Left out {images} that no list of the published split names.")
         if n := self.folders.total():
             folders = "1 folder" if n == 1 else f"{n:,} folders"
             found.append(f"Left out {folders}, hidden or of the system: {_counts(self.folders)}.")
@@ -72,6 +77,7 @@ class LeftOut:
             "n_files": self.n_files,
             "n_files_by_ending": dict(self.endings.most_common()),
             "n_images_outside_classes": self.n_outside,
+            "n_images_unlisted": self.n_unlisted,
             "n_folders_by_name": dict(self.folders.most_common()),
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -24,7 +24,7 @@ from featstore.datasets.decode import (
 )
 from featstore.datasets.image_bytes import ImageItem
 from featstore.datasets.raster import check_size, color_bands, scale_bits, unclear_range
-from featstore.errors import ImageError, UnclearImageError
+from featstore.errors import ConfigError, ImageError, UnclearImageError
 from featstore.io import gdal
 
 ALL = "all"
@@ -82,6 +82,21 @@ class Reading:
         ranges = [list(pair) for pair in self.value_range]
         return asdict(self) | {"bands": list(self.bands), "value_range": ranges, "nodata": nodata}
 
+    def numbered(self, names: Sequence[Sequence[str]]) -> Self:
+        """Return the same reading with numbers in place of names; `names` are those of each band.
+
+        A band that does not exist raises ConfigError.
+        """
+        if not names or not self.bands or self.bands == (ALL,):
+            return self
+        places = {name.lower(): i for i, own in enumerate(names, 1) for name in own}
+        found = [places.get(word.lower(), word) for word in self.bands]
+        for word in map(str, found):
+            if not word.isdecimal() or not 1 <= int(word) <= len(names):
+                shown = ", ".join(f"{i} ({' or '.join(own)})" for i, own in enumerate(names, 1))
+                raise ConfigError(f"There is no band {word!r}; the bands are {shown}.")
+        return replace(self, bands=tuple(map(str, found)))
+
     @property
     def is_default(self) -> bool:
         """Whether files are read as pictures: see :func:`featstore.datasets.decode.decode`."""
@@ -99,8 +114,13 @@ class Reading:
             if raster is None:
                 names = ["red", "green", "blue"]
                 return tuple(names[i - 1] for i in self._numbers(path, names))
-            own = _names(path, raster)
-            return tuple(own[i - 1] or f"b{i}" for i in self._numbers(path, own))
+            return self.choose(path, raster)[1]
+
+    def choose(self, path: ImageItem, raster: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Return the numbers, from 1, and the names of the bands of an open raster."""
+        own = _names(path, raster)
+        numbers = self._numbers(path, own)
+        return tuple(numbers), tuple(own[i - 1] or f"b{i}" for i in numbers)
 
     def shape(self, path: ImageItem) -> tuple[int, int]:
         """Return the height and width of a file's image."""
@@ -208,6 +228,18 @@ class Reading:
         return to_bytes(values, (low, high))
 
 
+def center(path: ImageItem) -> tuple[float, float, str]:
+    """Return the centre of a raster in map units, and its coordinate system.
+
+    Raises ImageError where the file can't be read, or has no place on a map.
+    """
+    with named_errors(path), _opened(path) as (raster, _):
+        if raster is None or raster.transform.is_identity:
+            raise ImageError(f"{path}: has no place on a map (no georeference).")
+        left, bottom, right, top = raster.bounds
+        return (left + right) / 2, (bottom + top) / 2, str(raster.crs or "")
+
+
 N_SAMPLED = 256
 """Images whose values tell a percentile."""
 
@@ -232,13 +264,22 @@ def sampled_range(
         except ImageError as error:
             first_error = first_error or error
             continue
-        flat = planes.reshape(len(planes), -1)
-        found.append(flat[:, :: -(-flat.shape[1] // N_VALUES)])
+        found.append(thinned(planes.reshape(len(planes), -1)))
     if not found:
         raise first_error or ImageError("There are no images to take percentiles of.")
     if len({len(planes) for planes in found}) > 1:
         raise ImageError("The images have different numbers of bands. Choose some: --bands 1,2,3")
-    ends = np.percentile(np.concatenate(found, axis=1), (low, high), axis=1).T
+    return percentiles(found, low, high)
+
+
+def thinned(sample: NDArray[Any]) -> NDArray[Any]:
+    """Return at most :data:`N_VALUES` pixels, evenly spread, of a sample (n_bands, n_pixels)."""
+    return sample[:, :: max(1, -(-sample.shape[1] // N_VALUES))]
+
+
+def percentiles(samples: Sequence[NDArray[Any]], low: float, high: float) -> tuple[Range, ...]:
+    """Return, for each band, the values at two percentiles of samples, (n_bands, n_pixels) each."""
+    ends = np.percentile(np.concatenate(samples, axis=1), (low, high), axis=1).T
     # A band of one value becomes black.
     return tuple((float(one), float(other if other > one else one + 1)) for one, other in ends)
 

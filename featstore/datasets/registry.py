@@ -13,15 +13,18 @@ from featstore._signatures import settings_of, takes
 from featstore.config import DatasetOptions
 from featstore.datasets.base import ArrayDataset, Dataset, FileDataset
 from featstore.datasets.format import Format, Opening
-from featstore.datasets.formats import ucmerced
+from featstore.datasets.formats import named, ucmerced
 from featstore.datasets.formats.folder import FolderSource
 from featstore.datasets.formats.layout import EXAMPLE
 from featstore.datasets.formats.sat_csv import CsvSource
 from featstore.datasets.formats.sat_mat import MatSource
+from featstore.datasets.formats.scenes import SceneDataset, SceneSource, open_scenes
 from featstore.datasets.formats.synthetic import demo_file, write_demo
 from featstore.datasets.formats.table import MARKS, TableSource
 from featstore.datasets.formats.table_files import TABLE_SUFFIXES
 from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource
+from featstore.datasets.grouped import GroupedSource
+from featstore.datasets.published import ListedSource
 from featstore.datasets.reading import Reading
 from featstore.datasets.source import ArraySource, FileSource, Source
 from featstore.errors import ConfigError, DatasetError
@@ -103,6 +106,7 @@ FORMATS = {
             _open_ucmerced,
             lambda root, progress: ucmerced.download(root, progress),
         ),
+        *named.formats().values(),
         Format(
             "folder",
             "your own images: JPEG, PNG, TIFF, JPEG 2000, WebP, AVIF, BMP, GIF",
@@ -120,6 +124,15 @@ FORMATS = {
             (".", "data"),
             (*MARKS, "train-00000-of-00001.parquet"),
             _open_table,
+        ),
+        Format(
+            "scene",
+            "windows of scenes: GeoTIFF, virtual rasters, JPEG 2000, of any size",
+            "a raster, or a folder or pattern of rasters",
+            "Give the raster or its folder with --root, and the side of the windows with --window.",
+            (".",),
+            (),
+            open_scenes,
         ),
         Format(
             "demo",
@@ -224,6 +237,27 @@ def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str
     )
 
 
+def _divided(source: Source, options: DatasetOptions) -> Source:
+    """Return a source with the splits and groups that the options give."""
+    if isinstance(source, SceneSource):
+        # Its windows are divided by blocks of ground.
+        return source
+    groups_from = options.groups_from
+    # A table reads the column of its groups itself.
+    is_own = isinstance(source, TableSource) and groups_from and ":" not in groups_from
+    if not options.split_files and (groups_from is None or is_own):
+        return source
+    if not isinstance(source, FileSource):
+        raise ConfigError(
+            f"{source.name} has no image files: leave out --splits and --groups-from."
+        )
+    if options.split_files:
+        source = ListedSource(source, options.split_files)
+    if groups_from is None or is_own:
+        return source
+    return GroupedSource(source, groups_from, options.seed)
+
+
 @takes(*settings_of(DatasetOptions))
 def open_dataset(
     name: str,
@@ -244,7 +278,8 @@ def open_dataset(
     root : str or Path, optional
         The folder that holds the files, or a parent that has it under the dataset's name; by
         default the environment's ``FEATSTORE_DATA``, else ``data``. For ``folder`` it must be
-        given and is the tree itself, for ``table`` the table. A missing ``demo`` is generated in
+        given and is the tree itself, for ``table`` the table, for ``scene`` the raster,
+        folder or pattern. A missing ``demo`` is generated in
         it.
     reading : Reading, optional
         Which bands of image files are read, and how their values become bytes.
@@ -252,7 +287,8 @@ def open_dataset(
         Receives work that is done once: converting CSV files, generating the demo.
     **options
         Settings of :class:`featstore.config.DatasetOptions`: ``seed``, ``limit``,
-        ``follow_links``, ``columns``, ``task``, ``splits`` and ``groups_from``.
+        ``follow_links``, ``columns``, ``task``, ``split_files`` and ``groups_from``; of
+        ``scene``, ``window``, ``stride``, ``labels``, ``label_column`` and ``label_by``.
 
     Returns
     -------
@@ -275,7 +311,14 @@ def open_dataset(
     settings = DatasetOptions(**options)
     name, root = resolve_dataset(name, root)
     entry = find_format(name) or FORMATS["folder"]
-    source = entry.open(Opening(entry, data_root(root), root is not None, settings, progress))
+    if name in FORMATS and name != "table" and (settings.columns or settings.task):
+        raise ConfigError(f"{name} is no table: leave out --columns and --task.")
+    opening = Opening(
+        entry, data_root(root), root is not None, settings, progress, reading or Reading()
+    )
+    source = _divided(entry.open(opening), settings)
+    if isinstance(source, SceneSource):
+        return SceneDataset(source, settings.limit)
     if isinstance(source, FileSource):
         return FileDataset(source, settings.limit, reading)
     if not isinstance(source, ArraySource):

@@ -37,6 +37,8 @@ class Source(ABC):
         What a group is, such as ``column scene``; empty without groups.
     bands : tuple of str
         What each channel of an image is, such as ``("red", "green", "blue")``.
+    file_bands : tuple of (tuple of str)
+        Names of the bands of files that name none themselves, each with its other names.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Source(ABC):
     task: str = TASKS[0]
     target_names: tuple[str, ...] = ()
     group_by: str = ""
+    file_bands: tuple[tuple[str, ...], ...] = ()
 
     @property
     def left_out(self) -> LeftOut:
@@ -75,8 +78,13 @@ class Source(ABC):
         return None
 
     @property
+    def strata(self) -> NDArray[np.integer[Any]]:
+        """What a drawn split keeps the shares of, shape (n_samples,): by default the labels."""
+        return self.labels
+
+    @property
     def groups(self) -> NDArray[np.int32] | None:
-        """Group of each sample from 0, shape (n_samples,), or None; one group has one split."""
+        """Group of each sample from 0, shape (n_samples,), or None; a drawn split cuts none."""
         return None
 
     @property

@@ -246,7 +246,7 @@ def _absolute(config: ExtractConfig) -> ExtractConfig:
         config,
         root=str(data_root(config.root).absolute()),
         weights=str(weights.absolute()) if weights.is_file() else config.weights,
-        splits=tuple(map(os.path.abspath, config.splits)),
+        split_files=tuple(map(os.path.abspath, config.split_files)),
     )
 
 

@@ -16,7 +16,7 @@ from featstore.environment import machine, now, versions
 from featstore.extraction.spec import ExtractionSpec
 from featstore.models.base import Layer
 from featstore.store.feature_set import FeatureSet
-from featstore.store.leaks import count_leaked
+from featstore.store.leaks import count_cut_groups, count_leaked
 from featstore.store.writer import FeatureWriter
 
 BOTTLENECKS = {
@@ -65,8 +65,13 @@ class Extraction:
         Rows whose image can't be read.
     n_by_split : dict of str to int
         Rows of each split that has any.
+    split : str
+        How the images are divided: ``official split``, ``published split``, ``random split``, or
+        ``grouped by`` a rule.
     n_leaked : int
         Rows of the test and val splits whose image is also, byte for byte, a training image.
+    n_cut_groups : int
+        Groups with images in the train split and in others.
     device : str
         Device that computed the features, for people.
     precision, dtype : str
@@ -100,7 +105,9 @@ class Extraction:
     n_reused: int
     n_masked: int
     n_by_split: dict[str, int]
+    split: str
     n_leaked: int
+    n_cut_groups: int
     device: str
     precision: str
     dtype: str
@@ -142,7 +149,8 @@ def summarize(
     times = times or {}
     records = [feature_set.layer(name) for name in layers]
     masked = {row for record in records for row in record.masked_rows}
-    counts = np.bincount(feature_set.splits, minlength=len(SPLITS))
+    splits = feature_set.splits
+    counts = np.bincount(splits, minlength=len(SPLITS))
     pass_s = times.get("pass_s", 0.0)
     facets, numerics = feature_set.facets, records[0].numerics
     return Extraction(
@@ -160,7 +168,11 @@ def summarize(
         n_reused=max(0, feature_set.n_samples - n_computed),
         n_masked=len(masked),
         n_by_split={name: n for name, n in zip(SPLITS, counts.tolist(), strict=True) if n},
-        n_leaked=count_leaked(feature_set.first_rows, feature_set.splits, masked),
+        split=feature_set.info.dataset.split_text(),
+        n_leaked=count_leaked(feature_set.first_rows, splits, masked),
+        n_cut_groups=count_cut_groups(
+            feature_set.groups, np.flatnonzero(splits == 0), np.flatnonzero(splits)
+        ),
         device=records[0].device,
         precision=facets.precision,
         dtype=records[0].dtype,

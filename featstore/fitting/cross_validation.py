@@ -89,9 +89,7 @@ def cross_validate_task(task: CrossValidation) -> tuple[np.ndarray, list[str]]:
     steps = _pipeline(task, selection, task.candidates[0], len(rows)).named_steps
     penalties = _penalties(steps["clf"], task.candidates)
     in_one_pass = "scale" in steps and "map" not in steps and len(task.folds) == config.cv
-    # A fold that holds out a class's only row is a problem of fewer classes than the others.
-    n_smallest = find_task(task.kind).n_smallest(y)
-    if penalties and in_one_pass and n_smallest != 1:
+    if penalties and in_one_pass and find_task(task.kind).trains_all(y, folds):
         return _all_folds(task, selection, rows, folds, steps["clf"], penalties)
     scores = np.full((len(task.candidates), len(task.folds)), np.nan)
     errors: list[str] = []
@@ -152,7 +150,7 @@ def _training_rows(
     check_features(selection, split, {u: Samples(X, r) for u, r in split.uses().items()}, [])
     rows = row_numbers(split.train)
     if n_rows < len(rows):
-        rows = task.draw_part(selection, rows, n_rows, seed)
+        rows = task.draw_part(selection, rows, n_rows, seed, whole_groups=False)
     return selection, rows, task.draw_folds(selection, rows, cv, seed)
 
 

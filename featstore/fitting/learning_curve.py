@@ -90,6 +90,8 @@ class LearningCurve:
         By number of rows, increasing.
     task : str
         What a label is, one of :data:`featstore.config.TASKS`.
+    split : str
+        How the rows are divided, such as ``random split``.
     """
 
     title: str
@@ -100,6 +102,7 @@ class LearningCurve:
     params: dict[str, Any]
     points: tuple[Point, ...]
     task: str = TASKS[0]
+    split: str = ""
 
     @property
     def name(self) -> str:
@@ -154,8 +157,8 @@ def learning_curve(
     """Train on growing parts of the training rows, and test each on all test rows.
 
     The parts have each class's share where images have one class each, and each repeat draws new
-    ones. Parameters stay as they are given: these scores must not choose them, for that would
-    choose by the test rows.
+    ones; of groups, whole ones are drawn. Parameters stay as they are given: these scores must not
+    choose them, for that would choose by the test rows.
 
     Parameters
     ----------
@@ -304,6 +307,7 @@ def _curve(
         find_task(selection.task).find_classifier(config.clf).params(dict(config.params)),
         tuple(Point(n, *zip(*scores[n], strict=True)) for n in sorted(scores)),
         selection.task,
+        selection.split_text(is_drawn=config.split_seed is not None),
     )
 
 
@@ -315,7 +319,7 @@ def _train_task(task: _Task) -> tuple[float, float]:
     X, y = selection.memmap(), kind.y(selection)
     rows = row_numbers(split.train)
     if task.n_train < len(rows):
-        rows = kind.draw_part(selection, rows, task.n_train, config.seed)
+        rows = kind.draw_part(selection, rows, task.n_train, config.seed, whole_groups=True)
     classifier = kind.find_classifier(config.clf)
     params = classifier.params(dict(config.params), len(rows))
     model = classifier.pipeline(kind.with_class_weights(params, selection), config.seed)

@@ -151,7 +151,7 @@ def plan_fits(
         keeps_split = selection.has_official_split and own_configs[0].split_seed is None
         if repeats > 1 and keeps_split:
             progress.say(
-                f"{selection.title} has an official split, which the repeats keep: they differ "
+                f"The repeats keep the {selection.split_text()} of {selection.title}: they differ "
                 "in their seeds alone. --split-seed 1 draws new splits."
             )
         for config, repeat in itertools.product(own_configs, range(repeats)):
@@ -302,6 +302,8 @@ def _run_key(
         vectors += [] if selection.groups is None else [selection.groups]
     if config.drop_leaks:
         vectors.append(selection.first_rows)
+    if selection.groups is not None:
+        vectors.append(selection.groups)
     rows = hashlib.sha256()
     for vector in vectors:
         rows.update(np.ascontiguousarray(vector).tobytes())

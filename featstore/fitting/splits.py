@@ -8,11 +8,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
+from sklearn.model_selection import (
+    StratifiedGroupKFold,
+    StratifiedKFold,
+    StratifiedShuffleSplit,
+    train_test_split,
+)
 
 from featstore.config import SPLITS
+from featstore.datasets.drawing import draw_groups
 from featstore.errors import FitError
-from featstore.store.leaks import leaked
+from featstore.store.leaks import count_cut_groups, leaked
 from featstore.text import join_some
 
 Rows = slice | np.ndarray
@@ -33,6 +39,10 @@ class Labelled(Protocol):
     @property
     def first_rows(self) -> np.ndarray:
         """First row with the same image as each row, (n_samples,); None where unknown."""
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Group of each row, (n_samples,) int32, or None; no drawn split cuts one."""
 
 
 class Labels(Protocol):
@@ -58,7 +68,8 @@ class Split:
 
     `test_split` names the dataset's split of the test rows: ``test``, or ``val`` for a dataset
     without one. `n_leaked` counts test and validation rows whose image is also a training row's
-    (None where unknown), `n_dropped` those of them that are left out.
+    (None where unknown), `n_dropped` those of them that are left out. `n_cut_groups` counts
+    groups with training rows and others.
     """
 
     train: Rows
@@ -69,6 +80,7 @@ class Split:
     n_unlabelled: int
     n_leaked: int = 0
     n_dropped: int = 0
+    n_cut_groups: int = 0
 
     def uses(self) -> dict[str, Rows]:
         """Return the rows by use: ``train``, ``test`` and, if there are any, ``val``."""
@@ -92,7 +104,7 @@ def split_rows(
     """Split a selection's rows as its dataset does; a `split_seed` draws a new split.
 
     Masked and unlabelled rows are left out. Without test rows, the validation rows are the test.
-    A new split has as many test rows as the dataset's has.
+    A new split has as many test rows as the dataset's has, or with groups, about as many.
     """
     labelled = labels.is_labelled
     n_masked = int(np.sum(~selection.valid))
@@ -108,6 +120,7 @@ def split_rows(
     if split_seed is not None:
         rows["train"], rows[test_split] = labels.draw(rows["train"], rows[test_split], split_seed)
     n_leaked, n_dropped = _take_leaks(selection.first_rows, rows, drop=drop_leaks)
+    tested_rows = np.concatenate([rows["test"], rows["val"]])
     if not rows[test_split].size:
         raise FitError(
             f"All {n_dropped:,} test images are also among the training images, so --drop-leaks "
@@ -123,6 +136,7 @@ def split_rows(
         n_unlabelled=n_unlabelled,
         n_leaked=n_leaked,
         n_dropped=n_dropped,
+        n_cut_groups=count_cut_groups(selection.groups, rows["train"], tested_rows),
     )
 
 
@@ -142,10 +156,14 @@ def check_rows(rows: Mapping[str, np.ndarray], test_split: str, left_out: str) -
 
 @dataclass(frozen=True)
 class ClassLabels:
-    """One class of each row: `y`, (n_samples,) int32, positions in `names`; -1 for none."""
+    """One class of each row: `y`, (n_samples,) int32, positions in `names`; -1 for none.
+
+    `groups`, (n_samples,), is the group of each row, which no new split cuts.
+    """
 
     y: np.ndarray
     names: Sequence[str]
+    groups: np.ndarray | None = None
 
     @property
     def is_labelled(self) -> np.ndarray:
@@ -175,6 +193,8 @@ class ClassLabels:
 
     def draw(self, train: np.ndarray, test: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return new training and test rows, with each class's shares as they were."""
+        if self.groups is not None:
+            return draw_whole_groups(self.y, self.groups, train, test, seed)
         pool = np.sort(np.concatenate([train, test]))
         y = self.y[pool]
         if (short := np.flatnonzero(np.bincount(y) == 1)).size:
@@ -204,6 +224,49 @@ class ClassLabels:
             )
 
 
+def draw_whole_groups(
+    y: np.ndarray, groups: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return new training and test rows of whole groups, with about each class's shares."""
+    pool = np.sort(np.concatenate([train, test]))
+    drawn = draw_groups(y[pool], groups[pool], _order(groups, seed), len(train) / len(pool))
+    if drawn.all():
+        n_groups = len(np.unique(groups[pool]))
+        raise FitError(
+            f"The rows are of {n_groups} groups, too few to draw a new split. Choose smaller "
+            "groups and extract again, or leave out --split-seed."
+        )
+    return pool[drawn], pool[~drawn]
+
+
+def _order(groups: np.ndarray, seed: int) -> list[int]:
+    """Return the groups in a random order."""
+    order: list[int] = np.random.RandomState(seed).permutation(int(groups.max()) + 1).tolist()
+    return order
+
+
+def draw_training_rows(
+    y: np.ndarray, rows: np.ndarray, groups: np.ndarray | None, n: int, seed: int
+) -> np.ndarray:
+    """Draw `n` of the training rows, with about each class's share; increasing.
+
+    Of groups, whole ones are drawn, and rows beyond `n` left out: few rows are of few groups.
+    """
+    if groups is None:
+        drawn, _ = train_test_split(rows, train_size=n, stratify=y[rows], random_state=seed)
+        return np.sort(drawn)
+    order, own = _order(groups, seed), groups[rows]
+    is_drawn = draw_groups(y[rows], own, order, n / len(rows))
+    rank = np.argsort(order)
+    if (short := n - int(is_drawn.sum())) > 0:
+        others = np.flatnonzero(~is_drawn)
+        is_drawn[others[np.argsort(rank[own[others]], kind="stable")[:short]]] = True
+    drawn = np.random.RandomState(seed).permutation(rows[is_drawn])
+    # Each class keeps a row.
+    _, first = np.unique(y[drawn], return_index=True)
+    return np.sort(np.concatenate([drawn[first], np.delete(drawn, first)])[:n])
+
+
 def _take_leaks(
     first_rows: np.ndarray, rows: dict[str, np.ndarray], *, drop: bool
 ) -> tuple[int, int]:
@@ -216,11 +279,20 @@ def _take_leaks(
     return n_leaked, n_leaked
 
 
-def check_folds(y: np.ndarray, n_folds: int, class_names: Sequence[str]) -> str:
+def check_folds(
+    y: np.ndarray, n_folds: int, class_names: Sequence[str], groups: np.ndarray | None = None
+) -> str:
     """Refuse a search whose folds can't be drawn; return what is worth saying of rare classes.
 
     As scikit-learn does, take classes with fewer rows than there are folds: some folds test none.
     """
+    if groups is not None and (n_groups := len(np.unique(groups))) < n_folds:
+        cure = f"Try --cv {n_groups}" if n_groups > 1 else "Choose smaller groups"
+        raise FitError(
+            f"A search with {n_folds} folds needs {n_folds} groups of training rows or more, and "
+            f"there {'is 1' if n_groups == 1 else f'are {n_groups}'}. {cure}, or leave out "
+            "--search."
+        )
     counts = np.bincount(y, minlength=len(class_names))
     rare = np.flatnonzero((counts > 0) & (counts < n_folds))
     if not rare.size:
@@ -241,19 +313,32 @@ def check_folds(y: np.ndarray, n_folds: int, class_names: Sequence[str]) -> str:
     return f"Classes with fewer training rows than the {n_folds} folds of the search: {named}."
 
 
-def draw_folds(y: np.ndarray, n_folds: int, seed: int, class_names: Sequence[str]) -> np.ndarray:
+def draw_folds(
+    y: np.ndarray,
+    n_folds: int,
+    seed: int,
+    class_names: Sequence[str],
+    groups: np.ndarray | None = None,
+) -> np.ndarray:
     """Return the fold that tests each training row, (n_samples,) int8.
 
-    Every fold has about the same share of each class.
+    Every fold has about the same share of each class; a group is in one fold.
     """
-    check_folds(y, n_folds, class_names)
+    check_folds(y, n_folds, class_names, groups)
     folds = np.empty(len(y), dtype=np.int8)
-    drawn = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    drawn = kind(n_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # check_folds says it.
         warnings.filterwarnings("ignore", "The least populated class in y")
-        for fold, (_, tested) in enumerate(drawn.split(np.zeros(len(y)), y)):
+        for fold, (trained, tested) in enumerate(drawn.split(np.zeros(len(y)), y, groups)):
             folds[tested] = fold
+            if groups is not None and (not len(tested) or np.ptp(y[trained]) == 0):
+                raise FitError(
+                    f"The groups allow no {n_folds} folds that each have rows to test and train on "
+                    f"two classes. Try {f'--cv {n_folds - 1}' if n_folds > 2 else 'smaller groups'}"
+                    ", or leave out --search."
+                )
     return folds
 
 

@@ -166,6 +166,8 @@ def _record(
             "n_leaked": split.n_leaked,
             "n_dropped": split.n_dropped,
             "n_train_of_class": kind.n_of_class(kind.y(selection)[split.train], len(class_names)),
+            "split": selection.split_text(is_drawn=task.config.split_seed is not None),
+            "n_cut_groups": split.n_cut_groups,
         },
         "metrics": evaluation.metrics,
         "score_kind": evaluation.score_kind,

@@ -46,6 +46,7 @@ def runs_table(name: str, title: str, ranking: Ranking) -> Table:
     columns |= {
         "train": [_count(line["n_train"]) for line in lines],
         "test": [_count(line["n_test"]) for line in lines],
+        "split": [Cell(line["split"].removesuffix(" split") or NONE) for line in lines],
         "time (s)": [Cell(f"{line['duration_s']:,.1f}", line["duration_s"]) for line in lines],
     }
     by_cv = any(line[f"cv_{scoring.score}"] is not None for line in lines)
@@ -62,7 +63,7 @@ def runs_table(name: str, title: str, ranking: Ranking) -> Table:
         f"All runs on {title}"
         if not ranking.n_left_out
         else f"The best {len(lines):,} of {len(ranking.all_lines):,} fits on {title}",
-        tuple((heading, heading != "run") for heading in columns),
+        tuple((heading, heading not in ("run", "split")) for heading in columns),
         [list(row) for row in zip(*columns.values(), strict=True)],
         f"{title_of_score}{repeated}. The order is {order}. {BOLD}",
         tuple(heading for heading in columns if heading not in ("run", ranked)),
@@ -70,6 +71,8 @@ def runs_table(name: str, title: str, ranking: Ranking) -> Table:
             **{column.title: column.legend for column in scores if column.legend},
             "train": "Train: number of training images.",
             "test": "Test: number of test images.",
+            "split": "Split: how the images were divided; a random split tests on neighbors of "
+            "training images.",
         },
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from featstore.progress import SILENT, Progress
 from featstore.report import paper
-from featstore.runs.names import short_name
+from featstore.runs.names import join, short_name
 from featstore.runs.ranking import Line, Ranking, group_by_images, runs_on
 from featstore.runs.run import Run, list_runs
 from featstore.runs.scoring import Scoring
@@ -172,7 +172,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         "images read as": _reading_text(run),
         "classifier": f"{run.clf}{f' ({params})' if params else ''}, seed {fit.seed}",
         "rows": f"{rows.n_train:,} to train, {rows.n_test:,} to test "
-        f"({rows.test_split} split), {rows.n_masked:,} masked and "
+        f"({join([f'{rows.test_split} split', rows.split])}), {rows.n_masked:,} masked and "
         f"{rows.n_unlabelled:,} unlabelled left out{_leaks_text(rows)}",
         "search": _search_text(record.search, run.scoring),
         "time": ", ".join(f"{name} {value:.2f} s" for name, value in record.duration_s.items()),
@@ -212,11 +212,12 @@ def _reading_text(run: Run) -> str:
 
 
 def _leaks_text(rows: RowCounts) -> str:
+    cut = f"; {rows.n_cut_groups:,} groups in both" if rows.n_cut_groups else ""
     if rows.n_dropped:
-        return f", and {rows.n_dropped:,} test images that are also training images"
+        return f", and {rows.n_dropped:,} test images that are also training images{cut}"
     if rows.n_leaked:
-        return f"; {rows.n_leaked:,} test images are also training images"
-    return ""
+        return f"; {rows.n_leaked:,} test images are also training images{cut}"
+    return cut
 
 
 def _search_text(search: SearchResult | None, scoring: Scoring) -> str:

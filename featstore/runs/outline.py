@@ -127,6 +127,8 @@ def _summary(record: RunRecord) -> dict[str, Any]:
         "n_masked": rows.n_masked,
         "n_leaked": rows.n_leaked,
         "n_dropped": rows.n_dropped,
+        "split": rows.split,
+        "n_cut_groups": rows.n_cut_groups,
         "n_train_of_class": list(rows.n_train_of_class),
         "seed": record.fit.seed,
         "split_seed": record.fit.split_seed,

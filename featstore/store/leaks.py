@@ -34,6 +34,13 @@ def leaked(first_rows: np.ndarray, train_rows: np.ndarray, rows: np.ndarray) -> 
     return found
 
 
+def count_cut_groups(groups: np.ndarray | None, train_rows: np.ndarray, rows: np.ndarray) -> int:
+    """Return how many groups, (n_samples,) or None, have rows to train on and rows to test with."""
+    if groups is None:
+        return 0
+    return len(np.intersect1d(groups[train_rows], groups[rows]))
+
+
 def count_leaked(first_rows: np.ndarray, splits: np.ndarray, masked: Collection[int] = ()) -> int:
     """Return how many images outside the train split are also training images.
 

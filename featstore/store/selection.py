@@ -12,6 +12,7 @@ from featstore.errors import CorruptionError, SelectionError
 from featstore.io.files import json_digest
 from featstore.store.backend import Backend
 from featstore.store.feature_set import FeatureSet
+from featstore.store.footprints import Footprints
 from featstore.store.format.run_schema import FeatureSpec, SelectionInfo
 from featstore.store.format.schema import LayerRecord
 from featstore.store.memmap_cache import cached_memmap
@@ -113,8 +114,14 @@ class Selection:
 
     @property
     def groups(self) -> np.ndarray | None:
-        """Group of each row, (n_samples,) int32, or None; one group has one split."""
+        """Group of each row, (n_samples,) int32, or None; no drawn split cuts one."""
         return self._sets[0].groups
+
+    @property
+    def footprints(self) -> Footprints | None:
+        """Where the windows of scenes lie; None of other images."""
+        windows, places = self._sets[0].info.dataset.windows, self._sets[0].places
+        return None if windows is None or places is None else Footprints(windows, places)
 
     @property
     def group_by(self) -> str:
@@ -139,7 +146,11 @@ class Selection:
     @property
     def has_official_split(self) -> bool:
         """Whether the dataset has a split of its own; otherwise featstore drew it."""
-        return "split" not in self._sets[0].info.dataset.identity
+        return self._sets[0].info.dataset.has_official_split
+
+    def split_text(self, *, is_drawn: bool = False) -> str:
+        """Return how the rows are divided, for people; `is_drawn` says that a fit drew anew."""
+        return self._sets[0].info.dataset.split_text(is_drawn=is_drawn)
 
     @cached_property
     def valid(self) -> np.ndarray:

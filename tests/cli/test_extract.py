@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from featstore.cli.main import _run
 from featstore.extraction.result import BOTTLENECKS
@@ -90,6 +91,7 @@ def test_what_is_left_out_is_in_the_summary(args, images, capsys):
         "n_files": 2,
         "n_files_by_ending": {".txt": 1},
         "n_images_outside_classes": 1,
+        "n_images_unlisted": 0,
         "n_folders_by_name": {"@eaDir": 1},
     }
 
@@ -160,3 +162,38 @@ def test_masked_images_are_counted_and_listed(args, images, capsys):
     (set_id,) = [one.set_id for one in open_store(args[-1]).sets()]
     assert _run(["store", "show", set_id, *args[-2:]]) == 0
     assert "masked: test/sand/sand01.png: " in capsys.readouterr().out
+
+
+def test_a_table_with_groups_is_extracted_and_fitted(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = ["file,class,place,part"]
+    for i in range(40):
+        Image.new("RGB", (8, 8), (6 * i, 0, 90 * (i % 2))).save(f"{i}.png")
+        lines.append(f"{i}.png,{'ab'[i % 2]},p{i // 4},{'train' if i % 4 else 'test'}")
+    (tmp_path / "tiles.csv").write_text("\n".join(lines))
+    columns = "path=file,label=class,group=place"
+    pixels = ["extract", "--model", "pixelstats", "tiles.csv", "--columns"]
+    assert _run([*pixels, columns]) == 0
+    out = capsys.readouterr()
+    assert "Images: 28 train, 12 test (grouped by column place)." in out.out
+    assert "Grouped by column place; images of each of 10 groups: 4." in out.err
+    assert "Next: featstore fit --clf logreg" in out.out
+    assert _run(["fit", "--clf", "lda"]) == 0
+    assert "28 rows to train (2 classes of 14), 12 to test, grouped by column place; " in (
+        capsys.readouterr().out
+    )
+    assert _run([*pixels, f"{columns},split=part"]) == 0
+    cut = "10 groups have images to train on and to test with, which makes the test too easy."
+    out = capsys.readouterr().out
+    assert "(official split)." in out
+    assert cut in out
+    (other,) = (
+        one.set_id
+        for one in open_store("feature-store").sets()
+        if "split" not in one.info.dataset.identity
+    )
+    assert _run(["fit", "--clf", "lda", "--set", other]) == 0
+    assert f"{cut} --split-seed 1 draws a split that cuts none." in capsys.readouterr().out
+    for option, value in (("--columns", "path=file"), ("--task", "regression")):
+        assert _run(["extract", "--model", "pixelstats", "demo", option, value]) == 1
+        assert "demo is no table: leave out --columns and --task" in capsys.readouterr().err

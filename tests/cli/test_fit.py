@@ -170,7 +170,7 @@ def test_repeats_are_one_line_with_mean_and_deviation(make_store, capsys):
 
 def test_repeats_of_an_official_split_say_that_they_keep_it(store, capsys):
     assert call("--store", store.path, "--clf", "lda", "--repeats", 2) == 0
-    assert "demo has an official split, which the repeats keep" in capsys.readouterr().err
+    assert "The repeats keep the official split of demo" in capsys.readouterr().err
     assert {run.record.fit.split_seed for run in list_runs(store)} == {None}
 
 

@@ -377,7 +377,7 @@ class TestRepeats:
         tested = [[line["sample_id"] for line in predictions(one.run)] for one in fits]
         assert tested[0] == tested[1]
         assert fits[0].run.metrics != fits[1].run.metrics
-        assert "demo has an official split, which the repeats keep" in listener.lines[0]
+        assert "The repeats keep the official split of demo" in listener.lines[0]
 
     def test_unless_new_ones_are_asked_for(self, make_store, overlapping):
         store = make_store(X=overlapping()[0])

@@ -18,11 +18,12 @@ def selection(y, splits, valid=None, names=("a", "b"), first_rows=None):
         valid=np.ones(len(y), bool) if valid is None else np.array(valid, bool),
         class_names=names,
         first_rows=np.arange(len(y)) if first_rows is None else np.array(first_rows),
+        groups=None,
     )
 
 
 def split_rows(given, *args, **options):
-    labels = ClassLabels(given.y, given.class_names)
+    labels = ClassLabels(given.y, given.class_names, given.groups)
     return splits.split_rows(given, labels, *args, **options)
 
 

@@ -9,13 +9,15 @@ import stat
 import threading
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from featstore.datasets.formats.ucmerced import CLASSES, download
+from featstore.datasets.formats import archives, named, ucmerced
+from featstore.datasets.formats.ucmerced import CLASSES
 from featstore.errors import DatasetError, DownloadError, SpaceError
 from featstore.io import downloads
 from featstore.io.downloads import PIECE_NBYTES, fetch, fetch_first, unzip
@@ -400,18 +402,23 @@ def serve_zip(server: Server, members: dict[str, bytes]) -> str:
     return "md5:" + hashlib.md5(server.content).hexdigest()
 
 
+def get_ucmerced(root: Path, url: str, known_hash: str = "") -> Path:
+    served = replace(ucmerced.ARCHIVE, urls=[url], known_hash=known_hash)
+    return archives.download(root, ucmerced.FOLDER, served)
+
+
 def test_ucmerced_is_fetched_and_unpacked_once(server: Server, tmp_path: Path) -> None:
     known_hash = serve_zip(
         server, {f"UCMerced_LandUse/Images/{c}/{c}00.tif": b"tiff" for c in CLASSES}
     )
     server.breaks_after = [100]
     root = tmp_path / "data"
-    images = download(root, urls=[server.url], known_hash=known_hash)
+    images = get_ucmerced(root, server.url, known_hash)
     assert images == root / "UCMerced_LandUse" / "Images"
     assert sorted(entry.name for entry in images.iterdir()) == list(CLASSES)
     assert [entry.name for entry in root.iterdir()] == ["UCMerced_LandUse"]
     n_asked = len(server.asked)
-    download(root, urls=[server.url], known_hash=known_hash)
+    get_ucmerced(root, server.url, known_hash)
     assert len(server.asked) == n_asked
 
 
@@ -420,21 +427,34 @@ def test_an_archive_that_was_put_there_by_hand_stays(tmp_path: Path) -> None:
     archive = tmp_path / "UCMerced_LandUse.zip"
     archive.write_bytes(content)
     known_hash = "md5:" + hashlib.md5(content).hexdigest()
-    assert (
-        download(tmp_path, urls=["http://127.0.0.1:1"], known_hash=known_hash) / "river"
-    ).is_dir()
+    assert (get_ucmerced(tmp_path, "http://127.0.0.1:1", known_hash) / "river").is_dir()
     assert archive.read_bytes() == content
 
 
 def test_ucmerced_of_strange_content(server: Server, tmp_path: Path) -> None:
     known_hash = serve_zip(server, {"other/readme.txt": b""})
     with pytest.raises(DatasetError, match="holds no folder UCMerced_LandUse/Images"):
-        download(tmp_path, urls=[server.url], known_hash=known_hash)
+        get_ucmerced(tmp_path, server.url, known_hash)
     assert not (tmp_path / "UCMerced_LandUse").exists()
 
 
 def test_ucmerced_leaves_what_is_in_the_way(server: Server, tmp_path: Path) -> None:
     (tmp_path / "UCMerced_LandUse").mkdir()
     with pytest.raises(DatasetError, match="has no folder Images; move it away"):
-        download(tmp_path, urls=[server.url])
+        get_ucmerced(tmp_path, server.url)
     assert server.asked == []
+
+
+def test_a_named_dataset_is_fetched_into_a_folder_of_its_name(
+    server: Server, tmp_path: Path
+) -> None:
+    eurosat = named.DATASETS[1]
+    assert eurosat.name == "eurosat-ms"
+    assert eurosat.archive is not None
+    members = {f"{eurosat.archive.images}/{c}/{c}_1.tif": b"tiff" for c in eurosat.classes}
+    known_hash = serve_zip(server, members)
+    served = replace(eurosat.archive, urls=[server.url], known_hash=known_hash)
+    images = replace(eurosat, archive=served).download(tmp_path)
+    assert images == tmp_path / "eurosat-ms" / eurosat.archive.images
+    assert [entry.name for entry in tmp_path.iterdir()] == ["eurosat-ms"]
+    assert named.formats()["eurosat-ms"].find(tmp_path) == images / "AnnualCrop"

@@ -9,6 +9,7 @@ from featstore.report import result_tables
 from featstore.report.paper import ROLES, study_layers
 from featstore.report.summaries import compare_published
 from featstore.runs.ranking import Ranking, group_by_images
+from featstore.text import NONE
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +197,15 @@ def test_runs_with_other_settings_stand_apart_and_say_so(studied, how, column, d
     assert sorted([cell.value for cell in row[2:]] for row in rows) == sorted([usual, [1.0] * 4])
     listed = result_tables.runs_table("runs", "sat4", Ranking([own[2], one]))
     assert len({row["run"] for row in listed.to_dict()["rows"]}) == 2
+
+
+def test_the_split_stands_beside_the_scores(run):
+    splits = ("random split", "grouped by column scene", "")
+    runs = [
+        altered(run, n_right=70 - i, digest=str(i), rows={"split": split})
+        for i, split in enumerate(splits)
+    ]
+    shown = result_tables.runs_table("runs", "demo", Ranking(runs)).shown()
+    at = [name for name, _ in shown.columns].index("split")
+    assert [row[at].text for row in shown.rows] == ["random", "grouped by column scene", NONE]
+    assert "a random split tests on neighbors" in shown.note

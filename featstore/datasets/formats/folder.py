@@ -23,7 +23,7 @@ from featstore.errors import DatasetError
 from featstore.text import join_some
 
 
-class _Sample(NamedTuple):
+class Sample(NamedTuple):
     """One image; a flat folder gives it no class, and class folders without splits no split."""
 
     name: str
@@ -35,7 +35,7 @@ class _Sample(NamedTuple):
 class _Tree(NamedTuple):
     """The result of a walk; samples are sorted by their names."""
 
-    samples: tuple[_Sample, ...]
+    samples: tuple[Sample, ...]
     class_names: tuple[str, ...]
     left_out: LeftOut
     notes: list[str]
@@ -90,7 +90,7 @@ class FolderSource(FileSource):
             ]
         samples = [
             # As Path writes them.
-            _Sample(self._name(name), path.removeprefix("./"), class_name, split)
+            Sample(self._name(name), path.removeprefix("./"), class_name, split)
             for split, class_name, name, path in found
         ]
         self._check_links(walk)
@@ -143,13 +143,16 @@ class FolderSource(FileSource):
                 "the links."
             )
 
-    def _check_classes(self, classes: set[str], samples: Sequence[_Sample]) -> list[str]:
+    def _check_classes(self, classes: set[str], samples: Sequence[Sample]) -> list[str]:
         """Refuse missing, extra and empty classes; return what people should know of them."""
         if self._layout.is_flat:
             return []
         if self._expected is not None:
-            missing = sorted(set(self._expected) - classes)
-            extra = sorted(classes - set(self._expected))
+            # Copies of one dataset differ in the case of letters.
+            known = {name.casefold() for name in self._expected}
+            folded = {name.casefold() for name in classes}
+            missing = sorted(name for name in self._expected if name.casefold() not in folded)
+            extra = sorted(name for name in classes if name.casefold() not in known)
             if missing or extra:
                 faults = [f"lacks {join_some(missing)}"] * bool(missing)
                 faults += [f"has {join_some(extra)}, which {self.name} does not have"] * bool(extra)
@@ -170,7 +173,7 @@ class FolderSource(FileSource):
             return check_inner_folders(self._layout.top, inner)
         return []
 
-    def _check_names(self, samples: Sequence[_Sample]) -> None:
+    def _check_names(self, samples: Sequence[Sample]) -> None:
         counts = Counter(sample.name for sample in samples)
         if twice := sorted(name for name, n in counts.items() if n > 1):
             raise DatasetError(

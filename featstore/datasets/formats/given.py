@@ -64,7 +64,7 @@ class _Given(Source):
     @property
     def group_by(self) -> str:  # type: ignore[override]
         """What a group is."""
-        return "" if self._groups is None else "groups"
+        return "" if self._groups is None else "given groups"
 
     @property
     def groups(self) -> NDArray[np.int32] | None:
@@ -100,7 +100,9 @@ class _Given(Source):
             return np.zeros(len(self._ids), np.uint8)
         strata = self._labels.strata
         if self._groups is not None:
-            return draw_split_of_groups(strata, self._groups, self._group_names, self.seed)
+            return draw_split_of_groups(
+                strata, self._groups, self._group_names, self.seed, self.group_by
+            )
         return draw_split(self._ids, strata, self.seed)
 
     @property

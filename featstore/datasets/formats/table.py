@@ -14,7 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.config import COLUMN_ROLES, SPLITS, DatasetOptions
-from featstore.datasets.drawing import TRAIN_FRACTION, draw_split, draw_split_of_groups
+from featstore.datasets.drawing import (
+    TRAIN_FRACTION,
+    draw_split,
+    draw_split_of_groups,
+    notes_on_groups,
+)
 from featstore.datasets.formats.layout import split_of
 from featstore.datasets.formats.table_files import (
     PARQUET,
@@ -217,9 +222,15 @@ class TableSource(FileSource):
 
     @property
     def notes(self) -> list[str]:
-        """What people should know of how the labels were read."""
-        is_guessed = self._options.task is None and self.task == MULTILABEL
-        return ["The table names several classes an image: --task multilabel."] * is_guessed
+        """What people should know of the labels and the groups."""
+        notes = []
+        if self._options.task is None and self.task == MULTILABEL:
+            notes += ["The table names several classes an image: --task multilabel."]
+        if (groups := self.groups) is not None:
+            notes += notes_on_groups(
+                groups, self.group_by, self.labels, self.splits, self.class_names
+            )
+        return notes
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -242,7 +253,7 @@ class TableSource(FileSource):
         return self._rows.labels.targets
 
     @property
-    def strata(self) -> NDArray[np.int64]:
+    def strata(self) -> NDArray[np.integer[Any]]:
         """What a draw keeps the shares of, (n_samples,)."""
         return self._rows.labels.strata
 
@@ -250,11 +261,6 @@ class TableSource(FileSource):
     def groups(self) -> NDArray[np.int32] | None:
         """Group of each sample, shape (n_samples,), or None."""
         return self._rows.groups
-
-    @property
-    def group_names(self) -> list[str]:
-        """Names of the groups."""
-        return self._rows.group_names
 
     @property
     def group_by(self) -> str:  # type: ignore[override]
@@ -273,7 +279,9 @@ class TableSource(FileSource):
             return rows.splits
         if rows.groups is None:
             return draw_split(rows.ids, rows.labels.strata, seed)
-        return draw_split_of_groups(rows.labels.strata, rows.groups, rows.group_names, seed)
+        return draw_split_of_groups(
+            rows.labels.strata, rows.groups, rows.group_names, seed, self.group_by
+        )
 
     @property
     def sample_ids(self) -> Sequence[str]:

@@ -113,9 +113,15 @@ class Task(ABC):
     ) -> np.ndarray:
         """Return the fold that tests each row, (n_rows,) int8."""
 
+    def trains_all(self, y: np.ndarray, folds: np.ndarray) -> bool:
+        """Return whether the problems of all folds have the same classes."""
+        return True
+
     @abstractmethod
-    def draw_part(self, selection: Selection, rows: np.ndarray, n: int, seed: int) -> np.ndarray:
-        """Return `n` of some training rows, in order."""
+    def draw_part(
+        self, selection: Selection, rows: np.ndarray, n: int, seed: int, *, whole_groups: bool
+    ) -> np.ndarray:
+        """Return `n` of some training rows, in order; of few groups if these are to be whole."""
 
     def n_smallest(self, y: np.ndarray) -> int | None:
         """Return the number of rows of the smallest class, if a part needs rows of each class."""

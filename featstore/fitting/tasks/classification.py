@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import is_classifier
-from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
 
 from featstore.config import FitConfig
@@ -17,7 +16,13 @@ from featstore.fitting.evaluate import Predictions, predict_blocks, score
 from featstore.fitting.parameters import with_label_weights
 from featstore.fitting.solvers import accelerators
 from featstore.fitting.solvers.blocks import Samples
-from featstore.fitting.splits import ClassLabels, Labels, check_folds, draw_folds
+from featstore.fitting.splits import (
+    ClassLabels,
+    Labels,
+    check_folds,
+    draw_folds,
+    draw_training_rows,
+)
 from featstore.fitting.tasks.base import Task
 from featstore.store.format.matrix import TEXT
 from featstore.store.selection import Selection
@@ -41,7 +46,7 @@ class Classification(Task):
 
     def labels(self, selection: Selection) -> Labels:
         """Return what decides the split of a selection."""
-        return ClassLabels(selection.y, selection.class_names)
+        return ClassLabels(selection.y, selection.class_names, selection.groups)
 
     def y(self, selection: Selection) -> np.ndarray:
         """Return the classes, (n_samples,) int32; -1 for none."""
@@ -53,24 +58,32 @@ class Classification(Task):
 
     def check_folds(self, selection: Selection, rows: np.ndarray, n_folds: int) -> str:
         """Refuse folds that can't be drawn; say which classes are rare."""
-        return check_folds(selection.y[rows], n_folds, selection.class_names)
+        groups = None if selection.groups is None else selection.groups[rows]
+        return check_folds(selection.y[rows], n_folds, selection.class_names, groups)
 
     def draw_folds(
         self, selection: Selection, rows: np.ndarray, n_folds: int, seed: int
     ) -> np.ndarray:
-        """Return the fold that tests each row; every fold has each class's share."""
-        return draw_folds(selection.y[rows], n_folds, seed, selection.class_names)
+        """Return the fold that tests each row; every fold has about each class's share."""
+        groups = None if selection.groups is None else selection.groups[rows]
+        return draw_folds(selection.y[rows], n_folds, seed, selection.class_names, groups)
 
-    def draw_part(self, selection: Selection, rows: np.ndarray, n: int, seed: int) -> np.ndarray:
-        """Return `n` of some training rows, with each class's share, in order."""
+    def trains_all(self, y: np.ndarray, folds: np.ndarray) -> bool:
+        """Return whether no fold holds out all rows of a class: such a fold has fewer classes."""
+        n_folds = int(folds.max()) + 1
+        held_out = np.bincount(y * n_folds + folds, minlength=(int(y.max()) + 1) * n_folds)
+        held_out = held_out.reshape(-1, n_folds)[np.unique(y)]
+        return bool((held_out.max(axis=1) < held_out.sum(axis=1)).all())
+
+    def draw_part(
+        self, selection: Selection, rows: np.ndarray, n: int, seed: int, *, whole_groups: bool
+    ) -> np.ndarray:
+        """Return `n` of some training rows, with about each class's share, in order."""
+        groups = selection.groups if whole_groups else None
         try:
-            part, _ = train_test_split(
-                rows, train_size=n, stratify=selection.y[rows], random_state=seed
-            )
+            return draw_training_rows(selection.y, rows, groups, n, seed)
         except ValueError as error:
             raise FitError(f"{n:,} training rows can't be drawn: {error}") from error
-        part.sort()
-        return np.asarray(part)
 
     def n_smallest(self, y: np.ndarray) -> int:
         """Return the number of rows of the smallest class that has any."""

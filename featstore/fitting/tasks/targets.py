@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.model_selection import GroupKFold, GroupShuffleSplit, KFold, ShuffleSplit
+from sklearn.model_selection import GroupKFold, KFold, ShuffleSplit
 
 from featstore.errors import FitError
-from featstore.fitting.splits import Labels, check_rows
+from featstore.fitting.splits import Labels, check_rows, draw_training_rows, draw_whole_groups
 from featstore.fitting.tasks.base import Task
 from featstore.store.selection import Selection
 
@@ -48,20 +48,16 @@ class TargetLabels:
         """Return new training and test rows, drawn at random; groups are not divided."""
         pool = np.sort(np.concatenate([train, test]))
         if self.groups is None:
-            drawn = ShuffleSplit(1, test_size=len(test), random_state=seed).split(pool)
+            ((at_train, at_test),) = ShuffleSplit(1, test_size=len(test), random_state=seed).split(
+                pool
+            )
+            drawn = pool[at_train], pool[at_test]
         else:
-            groups, share = self.groups[pool], len(test) / len(pool)
-            if len(np.unique(groups)) < 2:
-                raise FitError(
-                    "A new split needs two groups or more, and all images are of one. Leave out "
-                    "--split-seed."
-                )
-            by_group = GroupShuffleSplit(1, test_size=share, random_state=seed)
-            drawn = by_group.split(pool, groups=groups)
-        ((at_train, at_test),) = drawn
-        uses = {"training": pool[at_train], "test": pool[at_test]}
-        self.task.check_targets(self.targets, uses)
-        return np.sort(pool[at_train]), np.sort(pool[at_test])
+            # As if all rows were of one class.
+            alike = np.zeros(len(self.targets), np.int32)
+            drawn = draw_whole_groups(alike, self.groups, train, test, seed)
+        self.task.check_targets(self.targets, dict(zip(("training", "test"), drawn, strict=True)))
+        return np.sort(drawn[0]), np.sort(drawn[1])
 
     def check_tested(self, rows: Mapping[str, np.ndarray], left_out: str) -> None:
         """Refuse nothing: a class without training rows has a score of its own."""
@@ -114,8 +110,13 @@ class TargetTask(Task):
                 )
         return folds
 
-    def draw_part(self, selection: Selection, rows: np.ndarray, n: int, seed: int) -> np.ndarray:
+    def draw_part(
+        self, selection: Selection, rows: np.ndarray, n: int, seed: int, *, whole_groups: bool
+    ) -> np.ndarray:
         """Return `n` of some training rows, drawn at random, in order."""
+        if whole_groups and selection.groups is not None:
+            alike = np.zeros(selection.n_samples, np.int32)
+            return draw_training_rows(alike, rows, selection.groups, n, seed)
         drawn = np.random.default_rng(seed).permutation(len(rows))[:n]
         return np.sort(rows[drawn])
 

@@ -199,3 +199,8 @@ class Scoring(ABC):
     def truth(self, rows: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the true labels of rows of ``predictions.csv``, (n_rows,) or (n_rows, k)."""
         return rows["true"]
+
+
+def split_text(line: Line) -> str:
+    """Return how the rows are divided, for the title of a table; empty where that is unknown."""
+    return f", {line['split']}" if line["split"] else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from featstore.runs.scoring.base import ClassTable, Column, Line, Scoring, Wrong
+from featstore.runs.scoring.base import ClassTable, Column, Line, Scoring, Wrong, split_text
 from featstore.runs.significance import accuracy_interval
 from featstore.store.format.run_schema import RunRecord
 from featstore.store.format.run_scores import Metrics
@@ -91,7 +91,7 @@ class Classification(Scoring):
         counts = line["n_train_of_class"]
         return (
             f"{line['n_train']:,} rows to train ({len(counts)} classes of {_each_text(counts)}), "
-            f"{line['n_test']:,} to test; accuracies in % (majority class: "
+            f"{line['n_test']:,} to test{split_text(line)}; accuracies in % (majority class: "
             f"{percent(line['majority_accuracy'])})"
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from featstore.runs.scoring.base import ClassTable, Column, Line, Scoring, Wrong
+from featstore.runs.scoring.base import ClassTable, Column, Line, Scoring, Wrong, split_text
 from featstore.runs.scoring.classification import with_counts
 from featstore.runs.scoring.influence import Estimate, mean_average_precision
 from featstore.store.format.run_schema import RunRecord
@@ -68,8 +68,8 @@ class Multilabel(Scoring):
         counts = line["n_train_of_class"]
         return (
             f"{line['n_train']:,} rows to train ({len(counts)} classes, {min(counts):,} to "
-            f"{max(counts):,} rows have one), {line['n_test']:,} to test; in % (mAP by chance: "
-            f"{percent(line['chance_map'])})"
+            f"{max(counts):,} rows have one), {line['n_test']:,} to test{split_text(line)}; in % "
+            f"(mAP by chance: {percent(line['chance_map'])})"
         )
 
     def about(self, line: Line) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from featstore.config import REGRESSOR_NAMES
 from featstore.runs.scoring import influence
-from featstore.runs.scoring.base import Column, Line, Scoring, Wrong
+from featstore.runs.scoring.base import Column, Line, Scoring, Wrong, split_text
 from featstore.store.format.run_schema import RunRecord
 from featstore.store.format.run_scores import RegressionMetrics
 from featstore.text import NONE, number_text
@@ -75,8 +75,8 @@ class Regression(Scoring):
     def rows_text(self, line: Line) -> str:
         """Return what a table's title says of the rows and the scores' units."""
         return (
-            f"{line['n_train']:,} rows to train, {line['n_test']:,} to test; errors in the unit of "
-            f"{line['target_name']}"
+            f"{line['n_train']:,} rows to train, {line['n_test']:,} to test{split_text(line)}; "
+            f"errors in the unit of {line['target_name']}"
         )
 
     def about(self, line: Line) -> str:

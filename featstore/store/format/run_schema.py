@@ -105,6 +105,8 @@ class RowCounts(RecordPart):
     n_leaked: Count
     n_dropped: Count
     n_train_of_class: Items[Count]
+    split: Text = ""
+    n_cut_groups: Count = 0
 
 
 class Machine(RecordPart):
@@ -150,7 +152,8 @@ class RunRecord(Record):
         Name of the number that the run predicts; empty for classes.
     rows : RowCounts
         ``n_train``, ``n_test``, ``n_val``, ``test_split``, ``n_masked``, ``n_unlabelled``,
-        ``n_leaked``, ``n_dropped``, ``n_train_of_class``.
+        ``n_leaked``, ``n_dropped``, ``n_train_of_class``, ``split`` (how the rows were divided,
+        for people), ``n_cut_groups`` (groups with rows to train on and rows to test with).
     n_constant_features : int
     metrics : Metrics, MultilabelMetrics or RegressionMetrics
     score_kind : str
