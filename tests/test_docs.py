@@ -64,6 +64,7 @@ import click
 import dask
 import geopandas
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 import requests
@@ -796,6 +797,37 @@ def write_labelled(page: Page) -> None:
     (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def write_tables(page: Page) -> None:
+    """Write images of scenes in class folders, tables and lists of them, and chips of a map."""
+    rng = np.random.default_rng(0)
+    rows: list[tuple[str, str, str]] = []
+    for name, color in zip(MY_CLASSES, COLORS, strict=True):
+        for scene in range(10):
+            tint = rng.normal(0, 40, 3)
+            for i in range(4):
+                path = page.place / "tiles" / name / f"s{scene}_{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                noisy(color + tint, rng).save(path)
+                rows.append((f"tiles/{name}/{path.name}", name, f"s{scene}"))
+    table = pd.DataFrame(rows, columns=["file", "class", "scene"])
+    table.to_csv(page.place / "tiles.csv", index=False)
+    image = [{"bytes": (page.place / file).read_bytes(), "path": file} for file in table["file"]]
+    held = table.rename(columns={"class": "label"}).drop(columns="file").assign(image=image)
+    held.to_parquet(page.place / "tiles.parquet", row_group_size=50)
+    for split, first in (("train", 0), ("test", 7)):
+        lines = [
+            f"{name}/s{s}_0\n" for name in MY_CLASSES for s in range(first, 7 + first // 7 * 3)
+        ]
+        (page.place / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
+    for i in range(40):
+        path = page.place / "chips" / ("field", "town")[i % 2] / f"{i}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        where = {"transform": rasterio.Affine(10, 0, 400 * i, 0, -10, 0), "crs": "EPSG:32633"}
+        size = {"count": 3, "height": 32, "width": 32, "dtype": "uint8"}
+        with rasterio.open(path, "w", driver="GTiff", **size, **where) as raster:
+            raster.write(rng.integers(90 * (i % 2), 160, (3, 32, 32), np.uint8))
+
+
 def have_a_bucket(page: Page) -> None:
     """Let there be an object storage with a bucket, and credentials for it."""
     endpoint = page.stack.enter_context(s3_service())
@@ -905,6 +937,7 @@ BEFORE: dict[tuple[str, str], list[str | Callable[[Page], None]]] = {
     ("study.md", "$ featstore reproduce --root"): [have_sat4_only],
     ("store.md", "$ featstore extract"): ["featstore datasets get demo --n-train 64 --n-test 32"],
     ("object-storage.md", "pip install obstore"): [have_a_bucket],
+    ("tables.md", "$ featstore datasets show"): [write_tables],
     ("store.md", "$ featstore store verify"): [
         f"{MOBILENET} demo --limit 100",
         small_chunks,

@@ -62,8 +62,9 @@ def notes_on_groups(
 ) -> list[str]:
     """Return what people should know of the groups, as sentences."""
     _, sizes = np.unique(groups, return_counts=True)
-    images = f"{sizes.min():,} to {sizes.max():,} images"
-    notes = [f"Grouped by {group_by}: {len(sizes):,} groups of {images}."]
+    least, most = sizes.min(), sizes.max()
+    n_images = f"{least:,} to {most:,}" if least < most else f"{most:,}"
+    notes = [f"Grouped by {group_by}; images of each of {len(sizes):,} groups: {n_images}."]
     tested = np.unique(labels[splits > 0])
     if lone := [
         name for i, name in enumerate(class_names) if (labels == i).any() and i not in tested

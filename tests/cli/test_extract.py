@@ -176,7 +176,7 @@ def test_a_table_with_groups_is_extracted_and_fitted(tmp_path, capsys, monkeypat
     assert _run([*pixels, columns]) == 0
     out = capsys.readouterr()
     assert "Images: 28 train, 12 test (grouped by column place)." in out.out
-    assert "Grouped by column place: 10 groups of 4 to 4 images." in out.err
+    assert "Grouped by column place; images of each of 10 groups: 4." in out.err
     assert "Next: featstore fit --clf logreg" in out.out
     assert _run(["fit", "--clf", "lda"]) == 0
     assert "28 rows to train (2 classes of 14), 12 to test, grouped by column place; " in (

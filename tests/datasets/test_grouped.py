@@ -40,7 +40,7 @@ def test_a_part_of_the_name_is_the_group(tmp_path: Path) -> None:
     names = [Path(name).name[:2] for name in dataset.sample_ids]
     assert dataset.groups.tolist() == [int(name[1]) for name in names]
     assert sorted(map(tuple, sides(dataset.groups, dataset.splits))) == [(0,)] * 4 + [(1,)] * 2
-    assert dataset.notes[-1] == r"Grouped by regex /(s\d)_: 6 groups of 8 to 8 images."
+    assert dataset.notes[-1] == r"Grouped by regex /(s\d)_; images of each of 6 groups: 8."
     whole = open_dataset(str(tiles), groups_from=r"regex:s\d")
     assert whole.groups is not None
     assert whole.groups.tolist() == dataset.groups.tolist()

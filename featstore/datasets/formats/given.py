@@ -64,7 +64,7 @@ class _Given(Source):
     @property
     def group_by(self) -> str:  # type: ignore[override]
         """What a group is."""
-        return "" if self._groups is None else "groups"
+        return "" if self._groups is None else "given groups"
 
     @property
     def groups(self) -> NDArray[np.int32] | None:
