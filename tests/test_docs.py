@@ -62,6 +62,7 @@ from typing import Any, ClassVar
 
 import click
 import dask
+import geopandas
 import numpy as np
 import pandas as pd
 import pytest
@@ -69,6 +70,7 @@ import rasterio
 import requests
 import safetensors.torch
 import scipy.io
+import shapely
 import torch
 from distributed import Client
 from distributed.cli import dask_worker
@@ -859,6 +861,30 @@ def write_chips(page: Page) -> None:
             write_tiff(folder / f"{i}.tif", values)
 
 
+def draw_polygons(page: Page) -> None:
+    """Write a scene of squares of three classes, and polygons over some of them."""
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 3, (6, 8))
+    squares = [
+        np.concatenate([np.asarray(noisy(COLORS[label], rng, 48)) for label in row], axis=1)
+        for row in classes
+    ]
+    place = rasterio.Affine(10, 0, 500_000, 0, -10, 5_200_000)
+    size = {"width": 384, "height": 288, "count": 3, "dtype": "uint8"}
+    with rasterio.open(
+        "scene.tif", "w", driver="GTiff", crs="EPSG:32633", transform=place, **size
+    ) as raster:
+        raster.write(np.moveaxis(np.concatenate(squares), 2, 0))
+    drawn = [(i, j) for i, j in np.ndindex(6, 8) if (i + j) % 3]
+    boxes = [
+        shapely.box(*(place @ (48 * j, 48 * i + 48)), *(place @ (48 * j + 48, 48 * i)))
+        for i, j in drawn
+    ]
+    names = [MY_CLASSES[classes[at]] for at in drawn]
+    fields = geopandas.GeoDataFrame({"class": names}, geometry=boxes, crs="EPSG:32633")
+    fields.to_crs(4326).to_file("polygons.gpkg")
+
+
 def small_chunks(page: Page) -> None:
     """Let matrices have several chunks."""
     page.monkeypatch.setattr(matrix, "CHUNK_NBYTES", 4 * 1000 * 8)
@@ -898,6 +924,7 @@ BEFORE: dict[tuple[str, str], list[str | Callable[[Page], None]]] = {
         f"{MOBILENET} demo",
         "featstore fit --clf logreg",
     ],
+    ("polygons.md", "$ featstore extract"): [draw_polygons],
     ("runs.md", "$ featstore fit --clf logreg,knn"): [f"{MOBILENET} demo --limit 200"],
     ("searching.md", "$ featstore fit --clf logreg,ridge,lda"): [f"{RESNET} fc1000"],
     ("searching.md", "$ featstore fit --clf logreg,linear-svm"): [

@@ -15,6 +15,7 @@ from featstore.datasets.registry import resolve_dataset
 from featstore.errors import ConfigError, DatasetError
 from featstore.extraction.coordinator import start_workers
 from featstore.extraction.pipeline import compute_layers
+from featstore.extraction.relabelled import copy_same_windows
 from featstore.extraction.result import Extraction, summarize
 from featstore.extraction.spec import (
     ExtractionSpec,
@@ -156,6 +157,7 @@ def extract_images(
                 )
                 _reopen_gaps(feature_set, spec.layer_names)
                 feature_set.fetch_intact()
+                copy_same_windows(spec, store, feature_set, progress)
                 n_computed, times = compute_layers(
                     spec, feature_set, progress, workers.run_pass if workers else None
                 )

@@ -181,6 +181,14 @@ class ExtractionSpec:
             },
         }
 
+    def _windows_record(self) -> dict[str, Any]:
+        dataset = self.images.dataset
+        if not isinstance(dataset, SceneDataset):
+            return {}
+        names, paths = zip(*dataset.files(), strict=True)
+        sha256 = dict(zip(names, self.images.cache.sha256(paths), strict=True))
+        return {"windows": dataset.windows_record(sha256)}
+
     def set_record(self) -> dict[str, Any]:
         """Return what a new feature set records of the extraction."""
         dataset, root = self.images.dataset, self.config.root
@@ -200,7 +208,7 @@ class ExtractionSpec:
                 "target_names": list(dataset.target_names),
                 "group_by": dataset.group_by,
                 "options": self.config.dataset_options.to_record(),
-                **({"windows": dataset.grid} if isinstance(dataset, SceneDataset) else {}),
+                **self._windows_record(),
             },
             "backbone": self.model.backbone,
             "preprocess": self.preprocess,

@@ -6,7 +6,7 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,10 @@ from featstore.progress import Progress
 from featstore.text import join_some
 
 VIRTUAL = ".vrt"
+
+
+LABELS = "labels:"
+"""What the names of files of polygons begin with."""
 
 
 N_OPEN = 8
@@ -295,7 +299,7 @@ class SceneSource(ArraySource):
             polygons, _ = split_layer(self._options.labels)
             if not polygons.exists():
                 raise DatasetNotFoundError(f"{polygons} does not exist. Name a file of polygons.")
-            found |= {f"labels/{path.name}": path for path in companions(polygons)}
+            found |= {f"{LABELS}{path.name}": path for path in companions(polygons)}
         return sorted(found.items())
 
     def identity(self) -> dict[str, Any]:
@@ -320,6 +324,11 @@ class SceneSource(ArraySource):
             }
             identity["split"] = {"train_fraction": TRAIN_FRACTION, "seed": options.seed}
         return identity
+
+    def unlabelled_identity(self) -> dict[str, Any]:
+        """Return the identity without what depends on polygons and splits."""
+        own = ("labels", "split", "block")
+        return {name: value for name, value in self.identity().items() if name not in own}
 
     def read_rows(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return some windows, (len(rows), window, window, bands).
@@ -372,10 +381,15 @@ class SceneDataset(ArrayDataset):
             return record
         return record | {"reading": self.reading.to_record() | {"names": list(self.bands)}}
 
-    @property
-    def grid(self) -> dict[str, Any]:
-        """The scenes, and their division into windows, as a feature set records them."""
+    def windows_record(self, sha256: Mapping[str, str]) -> dict[str, Any]:
+        """Return the scenes and their division into windows, as a feature set records them.
+
+        `sha256` are the hashes of the files by name.
+        """
+        shown = [[name, digest] for name, digest in sha256.items() if not name.startswith(LABELS)]
+        content = {"identity": self._source.unlabelled_identity(), "files": shown}
         return {
+            "fingerprint": json_digest(content),
             "window": self._source.window,
             "stride": self._source.stride,
             "scenes": [

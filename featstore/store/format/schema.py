@@ -78,9 +78,11 @@ class WindowsInfo(RecordPart):
     """The scenes of a set, and their division into windows.
 
     A row of the array ``place`` is a window's scene, and the row and column of its cell; cells are
-    `stride` pixels wide, and windows `window`.
+    `stride` pixels wide, and windows `window`. `fingerprint` is the digest of the windows without
+    their labels.
     """
 
+    fingerprint: Text
     window: Width
     stride: Width
     scenes: Annotated[Items[SceneInfo], Field(min_length=1)]

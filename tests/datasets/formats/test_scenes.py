@@ -18,6 +18,7 @@ from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError
 from featstore.extraction.extract import extract
 from featstore.inference.source_images import Originals
 from featstore.io.files import read_json, write_json
+from featstore.models.pixelstats import PixelExtractor
 from featstore.store.feature_store import open_store
 from featstore.store.verification import verify
 
@@ -209,7 +210,7 @@ def test_windows_beside_the_polygons_have_no_label(scene, tmp_path):
     assert set(half) == {CLASSES[0, 1]}
     assert dataset.labels.reshape(16, 20)[2:4, :2].max() == expected.max()
     names = [name for name, _ in dataset.files()]
-    assert {"labels/fields.shp", "labels/fields.dbf", "labels/fields.shx"} <= set(names)
+    assert {"labels:fields.shp", "labels:fields.dbf", "labels:fields.shx"} <= set(names)
 
 
 def test_no_training_window_shares_a_pixel_with_a_test_window(scene, tmp_path):
@@ -339,3 +340,29 @@ def test_settings_of_scenes_are_refused_elsewhere(tmp_path, gaps):
         extract("pixelstats", "demo", store=tmp_path / "store", window=20)
     with pytest.raises(ConfigError, match="give both, e.g. --labels"):
         extract("pixelstats", "scene", store=tmp_path / "store", root=gaps, labels="a.gpkg")
+
+
+def test_new_polygons_need_no_new_features(scene, tmp_path, monkeypatch):
+    store, fields = open_store(tmp_path / "store"), tmp_path / "fields.gpkg"
+    options = {"store": store, "root": scene, "window": 10}
+    labels = {"labels": str(fields), "label_column": "class"}
+    plain = store.get(extract("pixelstats", "scene", **options).set_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(PixelExtractor, "begin", None)
+        squares().to_file(fields)
+        first = extract("pixelstats", "scene", **options, **labels)
+        squares(mask=CLASSES > 0).to_file(fields)
+        second = extract("pixelstats", "scene", **options, **labels)
+    assert len({plain.set_id, first.set_id, second.set_id}) == 3
+    assert (first.n_computed, second.n_computed) == (0, 0)
+    assert store.get(second.set_id).class_names == ("sand", "water")
+    for made in (first, second):
+        own = store.get(made.set_id)
+        np.testing.assert_array_equal(
+            own.matrix("stats").read(0, 720), plain.matrix("stats").read(0, 720)
+        )
+        assert verify(own) == []
+    again = extract("pixelstats", "scene", **options, **labels)
+    assert (again.n_computed, again.set_id) == (0, second.set_id)
+    # Other windows of the same scene are computed.
+    assert extract("pixelstats", "scene", **options | {"window": 20}, **labels).n_computed == 180
