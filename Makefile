@@ -78,7 +78,7 @@ lock: develop
 	echo "# Made by \`make lock\`; the lower bounds are in setup.cfg."; \
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
 	--constraint .venv/frozen.txt --extra cpu --extra intelex --extra openclip --extra parquet \
-	--extra s3 --extra timm --extra umap --extra test --extra check setup.py) > constraints.txt
+	--extra s3 --extra timm --extra umap --extra vector --extra test --extra check setup.py) > constraints.txt
 
 clean:
 	rm -rf .venv .venv-oldest build docs/_build *.egg-info

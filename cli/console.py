@@ -44,8 +44,8 @@ root_option: Decorator = click.option(
     show_envvar=True,
     metavar="DIR",
     shell_complete=completion.folders,
-    help="Folder that holds the dataset's files, or a parent that has it under its name.  "
-    "[default: data]",
+    help="Folder that holds the dataset's files, or a parent that has it under its name; for scene "
+    "the raster.  [default: data]",
 )
 json_option: Decorator = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on stdout."

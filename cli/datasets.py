@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from featstore.datasets.base import Dataset
 
 
-TREES = ("folder", "table")
+TREES = ("folder", "table", "scene")
 """Datasets that are in no place of their own."""
 
 

@@ -10,6 +10,7 @@ import click
 from featstore.config import (
     COMPILE,
     FEATURE_DTYPES,
+    LABEL_BY,
     ON_ERROR,
     POOLS,
     PRECISIONS,
@@ -44,6 +45,7 @@ GROUPS = {
         *("dataset", "root", "limit", "seed", *console.READING_OPTIONS),
         *("bands", "value_range", "nodata", "on_error"),
     ),
+    "Scenes": ("window", "stride", "labels", "label_column", "label_by"),
     "Machine": (
         "device",
         "devices",
@@ -122,6 +124,29 @@ GROUPS = {
     help="Value of pixels without data, or nan: they get their band's mean.  [default: refuse]",
 )
 @click.option(
+    "--window", type=click.IntRange(1), metavar="PX", help="Side of the windows of --dataset scene."
+)
+@click.option(
+    "--stride",
+    type=click.IntRange(1),
+    metavar="PX",
+    help="From one window to the next.  [default: --window]",
+)
+@click.option(
+    "--labels",
+    metavar="FILE",
+    shell_complete=completion.files,
+    help="Polygons that give windows their classes: GeoPackage, Shapefile, GeoJSON.",
+)
+@click.option("--label-column", metavar="NAME", help="Column of the polygons' classes.")
+@click.option(
+    "--label-by",
+    type=click.Choice(LABEL_BY),
+    default=ExtractConfig.label_by,
+    show_default=True,
+    help="The class of the polygons over more than half of a window, or over its middle.",
+)
+@click.option(
     "--image-size", type=int, metavar="PX", help="Side of the network's input.  [default: its own]"
 )
 @click.option("--limit", type=int, metavar="N", help="Use N images, spread over all classes.")
@@ -188,6 +213,7 @@ def command(
     featstore extract --model resnet50 --dataset sat4 --root /data
     featstore extract --model resnet50 my-images/
     featstore extract --model resnet50 labels.csv
+    featstore extract --model resnet50 --dataset scene --root scene.tif --window 64 --stride 32
     """  # noqa: D301 - click wants the character itself
     from featstore.extraction.extract import extract
     from featstore.store.feature_store import open_store

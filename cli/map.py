@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @console.run_argument
-@click.argument("scene", shell_complete=completion.files)
+@click.argument("scene", required=False, shell_complete=completion.files)
+@click.option(
+    "--from-store",
+    is_flag=True,
+    help="Map a stored scene, without the network: the one that RUN was fitted on, or --set.",
+)
+@console.set_option
 @click.option(
     "--out",
     metavar="FILE",
@@ -59,13 +65,20 @@ if TYPE_CHECKING:
     help="Colours of classes: a CSV file of lines class,#rrggbb, or a JSON object.  [default: by "
     "the classes' names, water blue and trees green]",
 )
+@click.option(
+    "--vector",
+    metavar="FILE",
+    help="Write the classes as polygons, too: .gpkg, .geojson or .fgb.",
+)
 @console.store_option
 @console.device_option
 @console.trust_option
 @console.json_option
 def command(
     run: str,
-    scene: str,
+    scene: str | None,
+    from_store: bool,
+    set_id: str | None,
     out: str | None,
     preview: str | None,
     window: int | None,
@@ -74,6 +87,7 @@ def command(
     value_range: str | None,
     probability: bool,
     colors: str | None,
+    vector: str | None,
     store: str,
     device: str,
     trusted: tuple[str, ...],
@@ -82,14 +96,18 @@ def command(
     """Map the classes of SCENE, a GeoTIFF of any size, with the model of RUN.
 
     The scene is cut into cells; each gets the class of the window around it. The map is a GeoTIFF
-    that lies upon the scene, with a style for QGIS and a picture of both.
+    that lies upon the scene, with a style for QGIS and a picture of both. With --from-store or
+    --set, the features come from the store, and SCENE is the name of one of its scenes.
 
     \b
     featstore map my-run scene.tif
     featstore map my-run scene.tif --window 64 --stride 16 --bands 4,3,2
+    featstore map my-run --from-store
     """  # noqa: D301 - click wants the character itself
     from featstore.store.feature_store import open_store
 
+    if scene is None and not from_store and set_id is None:
+        raise click.UsageError("Give a scene, or --from-store.")
     numbers, ends = _numbers(bands), _ends(value_range)
     with console.progress() as progress:
         opened = open_store(store, progress)
@@ -100,6 +118,8 @@ def command(
             chosen,
             scene,
             out,
+            from_store=from_store,
+            set_id=set_id,
             store=opened,
             window=window,
             stride=stride,
@@ -108,6 +128,7 @@ def command(
             probability=probability,
             colors=colors,
             preview=preview,
+            vector=vector,
             device=device,
             trusted=trusted,
             progress=progress,
@@ -154,4 +175,6 @@ def show(done: SceneMap) -> None:
     console.echo(f"{duration_text(done.duration_s)}, {rate_text(done.windows_per_s, 'windows')}")
     console.echo(f"The map: {done.path} (class names: {done.sidecar}; QGIS style: {done.style})")
     console.echo(f"The picture: {done.preview}")
+    if done.vector:
+        console.echo(f"The polygons: {done.vector}")
     console.echo("Next: open the map in QGIS, upon the scene.")

@@ -275,6 +275,12 @@ def gc(store: str, dry_run: bool, as_json: bool) -> None:
     help="Layers, side by side.",
 )
 @console.set_option
+@click.option(
+    "--run",
+    metavar="RUN",
+    shell_complete=completion.run_names,
+    help="Add the classes that a run predicts: of its own features, or of the same in --set.",
+)
 @console.store_option
 def export(
     path: Path,
@@ -282,9 +288,12 @@ def export(
     model: str | None,
     layers: str | None,
     set_id: str | None,
+    run: str | None,
     store: str,
 ) -> None:
     """Write features with labels and sample ids to FILE: .npz, .npy, .parquet or .csv.
+
+    Of the windows of scenes, .parquet is GeoParquet, which QGIS opens.
 
     In a .csv file, class names and sample ids that begin with =, +, -, @ or a tab get a ' in front,
     so that no spreadsheet takes them for formulas.
@@ -292,10 +301,20 @@ def export(
     from featstore.store.feature_store import find_set
 
     opened = find_set(set_id, store)[0] if set_id else console.open_store(store)
-    selection = opened.select(dataset, model, layers, set_id=set_id)
     from featstore.store.exports import export
 
-    export(selection, path)
+    columns = {}
+    if run is None:
+        selection = opened.select(dataset, model, layers, set_id=set_id)
+    else:
+        if dataset or model or layers:
+            raise click.UsageError("--run chooses features itself; it goes with --set alone.")
+        from featstore.inference.stored_features import predict_stored, stored_features
+
+        chosen = console.open_run(run, opened)
+        selection = stored_features(chosen, opened, set_id)
+        columns = predict_stored(chosen, selection)
+    export(selection, path, columns)
     console.echo(
         f"{selection.n_samples} rows of {selection.n_features} features of "
         f"{', '.join(selection.layers)} ({nbytes_text(path.stat().st_size)}) in {path}"

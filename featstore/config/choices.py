@@ -33,6 +33,10 @@ FEATURE_DTYPES = ("auto", "float32", "float16")
 ON_ERROR = ("stop", "mask")
 
 
+LABEL_BY = ("majority", "centre")
+"""What gives a window its label: the polygons over more than half of it, or over its middle."""
+
+
 SEARCHES = ("grid", "random", "halving")
 
 

@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from featstore.config.checks import NUMBER, check_choice
-from featstore.config.choices import TASKS
+from featstore.config.checks import NUMBER, check_choice, check_integer
+from featstore.config.choices import LABEL_BY, TASKS
 from featstore.errors import ConfigError
+
+MAX_WINDOW = 2**20
+
 
 COLUMN_ROLES = ("path", "image", "label", "split", "group", "id")
 """The columns of a table that are read, by their usual names."""
@@ -31,6 +34,11 @@ class DatasetOptions:
     task: str | None = None
     split_files: tuple[str, ...] = ()
     groups_from: str | None = None
+    window: int | None = None
+    stride: int | None = None
+    labels: str | None = None
+    label_column: str | None = None
+    label_by: str = LABEL_BY[0]
 
     def __post_init__(self) -> None:
         for name in ("columns", "split_files"):
@@ -45,12 +53,22 @@ class DatasetOptions:
             )
         if self.groups_from is not None:
             _check_groups_from(self.groups_from)
+        for name in ("window", "stride"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1, MAX_WINDOW)
+        check_choice("label_by", self.label_by, LABEL_BY)
+        if (self.labels is None) != (self.label_column is None):
+            raise ConfigError(
+                "labels is a file of polygons, and label_column names the column of their classes: "
+                "give both, e.g. --labels fields.gpkg --label-column class."
+            )
 
     def to_record(self) -> dict[str, Any]:
         """Return the settings that are not the defaults, JSON-able; paths are absolute."""
         values = asdict(self)
         lists = list(map(os.path.abspath, self.split_files))
         values |= {"columns": list(self.columns), "split_files": lists}
+        values["labels"] = None if self.labels is None else os.path.abspath(self.labels)
         return {
             field.name: values[field.name]
             for field in fields(self)

@@ -14,6 +14,7 @@ from featstore.config.choices import (
     BANDS,
     COMPILE,
     FEATURE_DTYPES,
+    LABEL_BY,
     MAX_BATCH_SIZE,
     MAX_IMAGE_SIZE,
     MIN_IMAGE_SIZE,
@@ -24,6 +25,9 @@ from featstore.config.choices import (
 from featstore.config.dataset import DatasetOptions, as_words
 from featstore.errors import ConfigError
 from featstore.io.files import json_digest
+
+SCENE_SETTINGS = ("window", "stride", "labels", "label_column", "label_by")
+
 
 TUPLES = ("layers", "devices", "columns", "split_files")
 """Settings that are tuples."""
@@ -102,7 +106,16 @@ class ExtractConfig:
         Files that list the images of the training, test and, as a third, validation split.
     groups_from : str or None
         What keeps images together on one side of a split: a column of a table,
-        ``regex:PATTERN`` of the sample ids, or ``grid:SIZE`` of places in map units.
+        ``regex:PATTERN`` of the sample ids, or ``grid:SIZE`` of places in map units. The windows of
+        scenes are grouped by blocks of four windows, or by such a grid.
+    window, stride : int or None
+        Of the dataset ``scene``: the side of its windows, and how far they are from each other, in
+        pixels; without `stride`, they lie side by side.
+    labels, label_column : str or None
+        Of the dataset ``scene``: a vector file of polygons, and the column of their classes.
+    label_by : str
+        ``majority`` for the class of the polygons that cover more than half of a window, or
+        ``centre`` for that at its middle.
 
     Raises
     ------
@@ -135,6 +148,11 @@ class ExtractConfig:
     task: str | None = None
     split_files: tuple[str, ...] = ()
     groups_from: str | None = None
+    window: int | None = None
+    stride: int | None = None
+    labels: str | None = None
+    label_column: str | None = None
+    label_by: str = LABEL_BY[0]
 
     def __post_init__(self) -> None:
         check_choice("pool", self.pool, POOLS)
@@ -173,6 +191,10 @@ class ExtractConfig:
             object.__setattr__(self, name, as_words(getattr(self, name)))
         # Checks them.
         _ = self.dataset_options
+        own = [field for field in fields(self) if field.name in SCENE_SETTINGS]
+        given = [field.name for field in own if getattr(self, field.name) != field.default]
+        if self.dataset != "scene" and given:
+            raise ConfigError(f"{given[0]} is a setting of the dataset scene, not {self.dataset}.")
 
     @property
     def dataset_options(self) -> DatasetOptions:

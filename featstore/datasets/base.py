@@ -21,7 +21,7 @@ from featstore.config import SPLITS, TASKS
 from featstore.datasets.decode import DECODING, decode, image_shape
 from featstore.datasets.image_bytes import ImageItem
 from featstore.datasets.image_files import LeftOut
-from featstore.datasets.reading import ALL, Reading
+from featstore.datasets.reading import ALL, Range, Reading, sampled_range
 from featstore.datasets.source import RGB, ArraySource, FileSource, Source
 from featstore.errors import ConfigError, ImageError
 
@@ -118,6 +118,11 @@ class Dataset(ABC):
         """Group of each sample, shape (n_samples,), or None."""
         groups = self._source.groups
         return None if groups is None else groups[self.rows]
+
+    @property
+    def places(self) -> NDArray[np.int32] | None:
+        """Scene, row and column of the cell of each window of scenes, (n_samples, 3), or None."""
+        return None
 
     def rows_by_class(self) -> dict[str, NDArray[np.int64]]:
         """Return the rows of each class, and those without one as ``no class``.
@@ -300,6 +305,11 @@ class FileDataset(Dataset):
         if self.reading.is_default:
             return record
         return record | {"reading": self.reading.to_record() | {"names": list(self.bands)}}
+
+    def sampled_range(self, low: float, high: float) -> tuple[Range, ...]:
+        """Return, for each band, the values at two percentiles of the training images."""
+        training = [path for path, i in zip(self.paths, self.splits, strict=True) if i == 0]
+        return sampled_range(training or self.paths, self.reading, low, high)
 
     def shape(self, row: int) -> tuple[int, int]:
         """Return the height and width of one image."""

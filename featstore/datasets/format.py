@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featstore.config import DatasetOptions
+from featstore.datasets.reading import Reading
 from featstore.datasets.source import Source
 from featstore.errors import DatasetNotFoundError
 from featstore.progress import SILENT, Progress
@@ -73,6 +74,8 @@ class Opening:
         Settings such as ``seed``.
     progress : Progress
         Receives work that is done once.
+    reading : Reading
+        Which bands are read of rasters, and how their values become bytes.
     """
 
     format: Format
@@ -80,6 +83,7 @@ class Opening:
     has_root: bool = True
     options: DatasetOptions = DatasetOptions()
     progress: Progress = SILENT
+    reading: Reading = Reading()
 
     def find(self) -> Path:
         """Return the file or folder that marks the dataset; DatasetNotFoundError without one."""

@@ -114,8 +114,13 @@ class Reading:
             if raster is None:
                 names = ["red", "green", "blue"]
                 return tuple(names[i - 1] for i in self._numbers(path, names))
-            own = _names(path, raster)
-            return tuple(own[i - 1] or f"b{i}" for i in self._numbers(path, own))
+            return self.choose(path, raster)[1]
+
+    def choose(self, path: ImageItem, raster: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Return the numbers, from 1, and the names of the bands of an open raster."""
+        own = _names(path, raster)
+        numbers = self._numbers(path, own)
+        return tuple(numbers), tuple(own[i - 1] or f"b{i}" for i in numbers)
 
     def shape(self, path: ImageItem) -> tuple[int, int]:
         """Return the height and width of a file's image."""
@@ -259,13 +264,22 @@ def sampled_range(
         except ImageError as error:
             first_error = first_error or error
             continue
-        flat = planes.reshape(len(planes), -1)
-        found.append(flat[:, :: -(-flat.shape[1] // N_VALUES)])
+        found.append(thinned(planes.reshape(len(planes), -1)))
     if not found:
         raise first_error or ImageError("There are no images to take percentiles of.")
     if len({len(planes) for planes in found}) > 1:
         raise ImageError("The images have different numbers of bands. Choose some: --bands 1,2,3")
-    ends = np.percentile(np.concatenate(found, axis=1), (low, high), axis=1).T
+    return percentiles(found, low, high)
+
+
+def thinned(sample: NDArray[Any]) -> NDArray[Any]:
+    """Return at most :data:`N_VALUES` pixels, evenly spread, of a sample (n_bands, n_pixels)."""
+    return sample[:, :: max(1, -(-sample.shape[1] // N_VALUES))]
+
+
+def percentiles(samples: Sequence[NDArray[Any]], low: float, high: float) -> tuple[Range, ...]:
+    """Return, for each band, the values at two percentiles of samples, (n_bands, n_pixels) each."""
+    ends = np.percentile(np.concatenate(samples, axis=1), (low, high), axis=1).T
     # A band of one value becomes black.
     return tuple((float(one), float(other if other > one else one + 1)) for one, other in ends)
 

@@ -18,6 +18,7 @@ from featstore.datasets.formats.folder import FolderSource
 from featstore.datasets.formats.layout import EXAMPLE
 from featstore.datasets.formats.sat_csv import CsvSource
 from featstore.datasets.formats.sat_mat import MatSource
+from featstore.datasets.formats.scenes import SceneDataset, SceneSource, open_scenes
 from featstore.datasets.formats.synthetic import demo_file, write_demo
 from featstore.datasets.formats.table import MARKS, TableSource
 from featstore.datasets.formats.table_files import TABLE_SUFFIXES
@@ -125,6 +126,15 @@ FORMATS = {
             _open_table,
         ),
         Format(
+            "scene",
+            "windows of scenes: GeoTIFF, virtual rasters, JPEG 2000, of any size",
+            "a raster, or a folder or pattern of rasters",
+            "Give the raster or its folder with --root, and the side of the windows with --window.",
+            (".",),
+            (),
+            open_scenes,
+        ),
+        Format(
             "demo",
             "generated land cover in SAT-4's format, 28x28 pixels, 4 bands, 4 classes",
             f"nothing: it is generated as {demo_file(0)}",
@@ -229,6 +239,9 @@ def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str
 
 def _divided(source: Source, options: DatasetOptions) -> Source:
     """Return a source with the splits and groups that the options give."""
+    if isinstance(source, SceneSource):
+        # Its windows are divided by blocks of ground.
+        return source
     groups_from = options.groups_from
     # A table reads the column of its groups itself.
     is_own = isinstance(source, TableSource) and groups_from and ":" not in groups_from
@@ -265,7 +278,8 @@ def open_dataset(
     root : str or Path, optional
         The folder that holds the files, or a parent that has it under the dataset's name; by
         default the environment's ``FEATSTORE_DATA``, else ``data``. For ``folder`` it must be
-        given and is the tree itself, for ``table`` the table. A missing ``demo`` is generated in
+        given and is the tree itself, for ``table`` the table, for ``scene`` the raster,
+        folder or pattern. A missing ``demo`` is generated in
         it.
     reading : Reading, optional
         Which bands of image files are read, and how their values become bytes.
@@ -273,7 +287,8 @@ def open_dataset(
         Receives work that is done once: converting CSV files, generating the demo.
     **options
         Settings of :class:`featstore.config.DatasetOptions`: ``seed``, ``limit``,
-        ``follow_links``, ``columns``, ``task``, ``split_files`` and ``groups_from``.
+        ``follow_links``, ``columns``, ``task``, ``split_files`` and ``groups_from``; of
+        ``scene``, ``window``, ``stride``, ``labels``, ``label_column`` and ``label_by``.
 
     Returns
     -------
@@ -298,8 +313,12 @@ def open_dataset(
     entry = find_format(name) or FORMATS["folder"]
     if name in FORMATS and name != "table" and (settings.columns or settings.task):
         raise ConfigError(f"{name} is no table: leave out --columns and --task.")
-    opening = Opening(entry, data_root(root), root is not None, settings, progress)
+    opening = Opening(
+        entry, data_root(root), root is not None, settings, progress, reading or Reading()
+    )
     source = _divided(entry.open(opening), settings)
+    if isinstance(source, SceneSource):
+        return SceneDataset(source, settings.limit)
     if isinstance(source, FileSource):
         return FileDataset(source, settings.limit, reading)
     if not isinstance(source, ArraySource):

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
-@takes(*settings_of(ExtractConfig, but=("model", "dataset", "layers")))
+@takes(*settings_of(ExtractConfig, but=("model", "dataset", "layers", "labels")))
 def extract(
     model: str,
     dataset: str = "",
@@ -65,7 +65,7 @@ def extract(
         shape, or paths.
     labels : sequence, optional
         Class of each of the `images`, a name or a whole number; a list of classes; or with
-        ``task="regression"`` a number.
+        ``task="regression"`` a number. Of the dataset ``scene``, a file of polygons.
     sample_splits : sequence of str, optional
         ``train``, ``test`` or ``val`` for each of the `images`; by default, 70 % of each class are
         drawn for training, whole groups if there are groups.
@@ -98,10 +98,11 @@ def extract(
     words = layers.split(",") if isinstance(layers, str) else layers
     given = None
     if images is None:
-        if not (labels is sample_splits is groups is None):
+        if not (sample_splits is groups is None and isinstance(labels, str | Path | None)):
             raise ConfigError(
                 "labels, sample_splits and groups are those of images; a dataset has its own."
             )
+        options["labels"] = None if labels is None else str(labels)
         dataset, options["root"] = resolve_dataset(dataset, options.get("root"))
     else:
         seed = options.get("seed", ExtractConfig.seed)
@@ -214,7 +215,7 @@ def _create_set(
     dataset = spec.images.dataset
     sample_ids = list(dataset.sample_ids)
     _check_lengths(dataset.title, sample_ids)
-    compared = open_config_dataset(spec.config) if reopen else dataset
+    compared = open_config_dataset(spec.config, progress) if reopen else dataset
     first_rows = find_first_rows(compared, spec.images.cache, progress)
     record = spec.set_record()
     spec.images.watch.check()
@@ -227,6 +228,7 @@ def _create_set(
         first_rows,
         groups=dataset.groups,
         targets=dataset.targets,
+        places=dataset.places,
     )
 
 

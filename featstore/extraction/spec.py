@@ -9,8 +9,9 @@ from typing import Any
 from featstore.config import ExtractConfig
 from featstore.datasets.base import ArrayDataset, Dataset, FileDataset
 from featstore.datasets.formats.given import GivenArray, GivenFiles
+from featstore.datasets.formats.scenes import SceneDataset
 from featstore.datasets.loader import usual_shape
-from featstore.datasets.reading import Reading, sampled_range
+from featstore.datasets.reading import Reading
 from featstore.datasets.registry import data_root, open_dataset
 from featstore.environment import versions
 from featstore.errors import ConfigError, ImageError, UnclearImageError
@@ -41,7 +42,7 @@ def open_images(
     given: GivenArray | GivenFiles | None = None,
 ) -> Images:
     """Open the dataset that a config names, or given images, and hash the files."""
-    dataset = open_config_dataset(config) if given is None else dataset_of(config, given)
+    dataset = open_config_dataset(config, progress) if given is None else dataset_of(config, given)
     for note in dataset.notes:
         progress.say(note)
     cache = FingerprintCache(store.cache_dir / "fingerprints")
@@ -59,10 +60,14 @@ def _check_meaning(dataset: FileDataset) -> None:
         return
 
 
-def open_config_dataset(config: ExtractConfig) -> Dataset:
+def open_config_dataset(config: ExtractConfig, progress: Progress = SILENT) -> Dataset:
     """Open the dataset that a config names."""
     return open_dataset(
-        config.dataset, config.root, reading=reading_of(config), **vars(config.dataset_options)
+        config.dataset,
+        config.root,
+        reading=reading_of(config),
+        progress=progress,
+        **vars(config.dataset_options),
     )
 
 
@@ -94,14 +99,16 @@ def with_known_range(config: ExtractConfig, images: Images) -> tuple[ExtractConf
     A first image that leaves open what its bands or values mean raises ConfigError.
     """
     dataset = images.dataset
-    if not isinstance(dataset, FileDataset) or not dataset.paths:
+    if not isinstance(dataset, FileDataset | SceneDataset):
+        return config, images
+    if isinstance(dataset, FileDataset) and not dataset.paths:
         return config, images
     if not is_percentile(config):
-        _check_meaning(dataset)
+        if isinstance(dataset, FileDataset):
+            _check_meaning(dataset)
         return config, images
     low, high = map(float, (config.value_range or "").partition(":")[2].split(","))
-    training = [path for path, i in zip(dataset.paths, dataset.splits, strict=True) if i == 0]
-    ends = sampled_range(training or dataset.paths, dataset.reading, low, high)
+    ends = dataset.sampled_range(low, high)
     known = replace(config, value_range=";".join(f"{low!r},{high!r}" for low, high in ends))
     return known, replace(images, dataset=dataset.read_as(reading_of(known)))
 
@@ -193,6 +200,7 @@ class ExtractionSpec:
                 "target_names": list(dataset.target_names),
                 "group_by": dataset.group_by,
                 "options": self.config.dataset_options.to_record(),
+                **({"windows": dataset.grid} if isinstance(dataset, SceneDataset) else {}),
             },
             "backbone": self.model.backbone,
             "preprocess": self.preprocess,

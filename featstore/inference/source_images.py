@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.datasets.base import Dataset, FileDataset
+from featstore.config import DatasetOptions
+from featstore.datasets.base import Dataset
 from featstore.datasets.decode import decode
 from featstore.datasets.formats.synthetic import demo_file
 from featstore.datasets.reading import Reading
@@ -90,10 +92,9 @@ class Originals:
         info, facets = self._feature_set.info.dataset, self._feature_set.facets
         root = self._root if self._root is not None else info.root
         try:
-            dataset = _open(facets, root, info.options)
             record = self._feature_set.info.preprocess.reading
-            if record is not None and isinstance(dataset, FileDataset):
-                dataset = dataset.read_as(Reading.from_record(record.to_dict()))
+            reading = None if record is None else Reading.from_record(record.to_dict())
+            dataset = _open(facets, root, reading, info.options)
             fingerprint = dataset_fingerprint(
                 dataset.identity(), dataset.files(), self._cache, self._progress
             )
@@ -118,7 +119,12 @@ def _picture(image: NDArray[np.uint8], bands: Sequence[str]) -> NDArray[np.uint8
     return np.ascontiguousarray(image[..., order])
 
 
-def _open(facets: Facets, root: str | Path | None, options: Mapping[str, Any]) -> Dataset:
+def _open(
+    facets: Facets,
+    root: str | Path | None,
+    reading: Reading | None,
+    options: Mapping[str, Any],
+) -> Dataset:
     name, seed = facets.dataset, facets.seed
     if name == "demo":
         # Opening a demo generates it; showing its images must not.
@@ -129,5 +135,7 @@ def _open(facets: Facets, root: str | Path | None, options: Mapping[str, Any]) -
                 f"demo: found no {demo_file(seed)}; looked in {', '.join(map(str, places))}."
             )
     # The fingerprint tells whether links lead to the same images.
-    same = {"seed": seed, "limit": facets.limit, **options, "follow_links": True}
-    return open_dataset(name, root, **same)
+    known = {field.name for field in fields(DatasetOptions)}
+    settings: dict[str, Any] = {"seed": seed, "limit": facets.limit}
+    settings |= {k: v for k, v in options.items() if k in known} | {"follow_links": True}
+    return open_dataset(name, root, reading=reading, progress=SILENT, **settings)

@@ -41,7 +41,10 @@ def rasterio() -> Any:
     import rasterio
     import rasterio.control
     import rasterio.enums
+    import rasterio.features
     import rasterio.io
+    import rasterio.rpc
+    import rasterio.warp
     import rasterio.windows
 
     logging.getLogger("rasterio").addHandler(logging.NullHandler())

@@ -31,6 +31,7 @@ def create_set(
     *,
     groups: np.ndarray | None = None,
     targets: np.ndarray | None = None,
+    places: np.ndarray | None = None,
 ) -> FeatureSet:
     """Create a feature set without layers; the caller holds its lock.
 
@@ -55,6 +56,9 @@ def create_set(
     if targets is not None:
         columns = list(dataset["target_names"])
         matrix.create_vector(draft.group, "target", targets, {"target_names": columns})
+    if places is not None:
+        about = {"place_names": ["scene", "row", "column"]}
+        matrix.create_vector(draft.group, "place", places, about)
     sync_tree(draft.group)
     files = sorted(path for path in draft.group.rglob("*") if path.is_file())
     record = SetRecord.model_validate(

@@ -225,6 +225,21 @@ class FeatureSet(SetFolder):
         is_classification = self.info.dataset.task == "classification"
         return None if is_classification else self._vector("target")
 
+    @cached_property
+    def places(self) -> np.ndarray | None:
+        """Scene, row and column of each window's cell, (n_samples, 3) int32, or None."""
+        windows = self.info.dataset.windows
+        if windows is None:
+            return None
+        places = self._vector("place")
+        sizes = [(scene.height, scene.width) for scene in windows.scenes]
+        shapes = -(-np.array(sizes) // windows.stride)
+        scenes, cells = places[:, 0], places[:, 1:]
+        is_known = (scenes >= 0) & (scenes < len(shapes))
+        if not (is_known.all() and (cells >= 0).all() and (cells < shapes[scenes]).all()):
+            raise self._misfit("place names a cell beyond its scene")
+        return places
+
     @property
     def nbytes(self) -> int:
         """Bytes on disk, or on object storage."""

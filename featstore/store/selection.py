@@ -12,6 +12,7 @@ from featstore.errors import CorruptionError, SelectionError
 from featstore.io.files import json_digest
 from featstore.store.backend import Backend
 from featstore.store.feature_set import FeatureSet
+from featstore.store.footprints import Footprints
 from featstore.store.format.run_schema import FeatureSpec, SelectionInfo
 from featstore.store.format.schema import LayerRecord
 from featstore.store.memmap_cache import cached_memmap
@@ -115,6 +116,12 @@ class Selection:
     def groups(self) -> np.ndarray | None:
         """Group of each row, (n_samples,) int32, or None; no drawn split cuts one."""
         return self._sets[0].groups
+
+    @property
+    def footprints(self) -> Footprints | None:
+        """Where the windows of scenes lie; None of other images."""
+        windows, places = self._sets[0].info.dataset.windows, self._sets[0].places
+        return None if windows is None or places is None else Footprints(windows, places)
 
     @property
     def group_by(self) -> str:

@@ -55,7 +55,7 @@ def test_absent_files_are_named_with_place_and_cure(tmp_path: Path, name: str) -
 
 
 def test_an_unknown_name_lists_the_datasets(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="sat4, sat6, ucmerced, .*folder, table, demo"):
+    with pytest.raises(DatasetError, match="sat4, sat6, ucmerced, .*folder, table, scene, demo"):
         open_dataset("imagenet", tmp_path)
 
 

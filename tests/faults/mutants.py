@@ -200,8 +200,8 @@ def _read_archive(path: Path) -> None:
 
 
 def _read_scene(path: Path) -> None:
-    from featstore.inference.maps.scene import Scene
-    from featstore.inference.maps.windows import Grid, find_windows
+    from featstore.datasets.scene import Scene
+    from featstore.datasets.windows import Grid, find_windows
 
     with Scene(str(path), ("red", "green", "blue")) as scene:
         if scene.height * scene.width > 10_000_000:

@@ -10,7 +10,7 @@ N_QUICK, N_LONG = 12, 120
 MODULES = {
     "pth": ["featstore.models.backbone"],
     "safetensors": ["featstore.models.backbone"],
-    "scene": ["featstore.inference.maps.windows"],
+    "scene": ["featstore.datasets.windows"],
 }
 """What reading a kind of file imports, beside what the zygote has imported."""
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.datasets.georeference import Georeference
+from featstore.datasets.scene import without_warnings
 from featstore.errors import StoreError
-from featstore.inference.maps.scene import Scene, without_warnings
 from featstore.io import gdal
 
 BLOCK_SIDE = 256
@@ -21,7 +22,7 @@ BLOCK_SIDE = 256
 def write_map(
     path: Path,
     name: str,
-    scene: Scene,
+    georeference: Georeference,
     stride: int,
     shape: tuple[int, int],
     rows: Iterable[NDArray[Any]],
@@ -33,7 +34,7 @@ def write_map(
     tags: Mapping[str, str],
     class_tags: Mapping[str, str],
 ) -> None:
-    """Write a GeoTIFF of classes with the georeference of a scene, some rows at a time.
+    """Write a GeoTIFF of classes that lies upon its scene, some rows at a time.
 
     `path` is overwritten; errors call it `name`. `stride` is the side of a cell in pixels of the
     scene, `shape` the rows and columns of cells. `rows` gives the cells from the top, (bands,
@@ -58,7 +59,7 @@ def write_map(
             dtype=dtype,
             nodata=nodata,
             **layout,
-            **scene.georeference(stride),
+            **georeference.profile(stride),
         ) as raster:
             raster.write_colormap(1, table | {nodata: (0, 0, 0, 0)})
             raster.update_tags(**tags)
@@ -83,6 +84,15 @@ def _stored_rows(path: Path) -> Iterator[NDArray[Any]]:
         for top in range(0, raster.height, BLOCK_SIDE):
             height = min(BLOCK_SIDE, raster.height - top)
             yield raster.read(window=rasterio.windows.Window(0, top, raster.width, height))
+
+
+def class_shapes(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield the areas of one class, which touch along the cells' sides, as GeoJSON with labels."""
+    rasterio = gdal.rasterio()
+    with without_warnings(), rasterio.open(path, driver="GTiff") as raster:
+        classes, transform = raster.read(1), raster.transform
+        present = classes != raster.nodata
+    yield from rasterio.features.shapes(classes, mask=present, transform=transform)
 
 
 def read_thinned(path: Path, side: int) -> NDArray[Any]:

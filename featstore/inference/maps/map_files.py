@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
+from featstore.datasets.georeference import Georeference
+from featstore.datasets.windows import Grid
 from featstore.errors import ConfigError, FeatstoreError, StoreError
 from featstore.extraction.encode import Block
 from featstore.fitting.evaluate import predict_blocks
 from featstore.fitting.solvers.blocks import Samples
 from featstore.inference.maps.colors import Color
-from featstore.inference.maps.geotiff import BLOCK_SIDE, read_thinned, write_map
+from featstore.inference.maps.geotiff import BLOCK_SIDE, class_shapes, read_thinned, write_map
 from featstore.inference.maps.preview import draw_map
-from featstore.inference.maps.scene import Scene
 from featstore.inference.maps.styles import write_names, write_qgis_style
-from featstore.inference.maps.windows import Grid, SceneWindows
 from featstore.io.files import atomic_write, resolve_link
+from featstore.io.vectors import check_vector_file, write_polygons
 from featstore.plotting import check_png, to_png
 from featstore.runs.run import Run
 
@@ -37,14 +39,28 @@ MAX_BYTE_CLASSES = 254
 """Most classes of a map whose labels are bytes."""
 
 
+@dataclass(frozen=True)
+class MappedScene:
+    """A scene, and the windows whose classes are put on its map."""
+
+    path: str
+    bands: tuple[int, ...]
+    """Numbers of the bands that were read, from 1."""
+    georeference: Georeference
+    grid: Grid
+    n_windows: int
+    cells: Callable[[int, int], NDArray[np.int64]]
+    """Returns the numbers of the cells of windows from one to another, increasing."""
+    thumbnail: Callable[[int], NDArray[np.uint8] | None]
+    """Returns the scene at a size; None if its file is gone."""
+
+
 class Painter:
     """Puts the windows' classes into their cells, some rows at a time."""
 
-    def __init__(
-        self, run: Run, model: Pipeline, grid: Grid, windows: SceneWindows, probability: bool
-    ) -> None:
-        self.class_names, self.grid = run.class_names, grid
-        self._model, self._windows = model, windows
+    def __init__(self, run: Run, model: Pipeline, mapped: MappedScene, probability: bool) -> None:
+        self.class_names, self.grid = run.class_names, mapped.grid
+        self._model, self._cells = model, mapped.cells
         self.descriptions = ["class", "probability (%)"][: 2 if probability else 1]
         self.dtype = "uint8" if len(run.class_names) <= MAX_BYTE_CLASSES else "uint16"
         self.nodata = int(np.iinfo(self.dtype).max)
@@ -59,7 +75,7 @@ class Painter:
             self.counts += np.bincount(found.labels, minlength=len(self.counts))
             percent = np.rint(100 * found.scores)
             values = np.stack([found.labels, percent][: len(self.descriptions)])
-            cells = self._windows.cells(block.start, block.stop)
+            cells = self._cells(block.start, block.stop)
             while len(cells):
                 n_inside = int(np.searchsorted(cells, (top + part.shape[1]) * n_cols))
                 rows, cols = np.divmod(cells[:n_inside], n_cols)
@@ -87,9 +103,16 @@ class MapFiles:
     sidecar: Path
     style: Path
     preview: Path
+    vector: Path | None = None
 
     @classmethod
-    def find(cls, scene: str, out: str | Path | None, preview: str | Path | None) -> MapFiles:
+    def find(
+        cls,
+        scene: str,
+        out: str | Path | None,
+        preview: str | Path | None,
+        vector: str | Path | None = None,
+    ) -> MapFiles:
         """Choose the files of a scene's map; refuse folders, and files that are read."""
         path = Path(out or f"{Path(scene).stem}-classes.tif")
         found = cls(
@@ -97,7 +120,10 @@ class MapFiles:
             path.with_name(f"{path.name}.aux.xml"),
             path.with_suffix(".qml"),
             Path(preview or path.with_suffix(".png")),
+            None if vector is None else Path(vector),
         )
+        if found.vector is not None:
+            check_vector_file(found.vector)
         for target in (found.out, found.sidecar, found.style, found.preview, *found.companions):
             if target.is_dir():
                 raise ConfigError(f"{target} is a folder. Name a file.")
@@ -115,7 +141,7 @@ class MapFiles:
 
     def write(
         self,
-        scene: Scene,
+        mapped: MappedScene,
         painter: Painter,
         blocks: Iterable[Block],
         colors: Sequence[Color],
@@ -130,13 +156,14 @@ class MapFiles:
                 atomic_write(resolve_link(self.sidecar)) as sidecar,
                 atomic_write(resolve_link(self.style)) as style,
                 atomic_write(resolve_link(self.preview)) as preview,
+                ExitStack() as stack,
             ):
                 write_names(sidecar, painter.class_names, colors)
                 write_qgis_style(style, painter.class_names, colors)
                 write_map(
                     out,
                     self.out.name,
-                    scene,
+                    mapped.georeference,
                     stride,
                     (painter.grid.n_rows, painter.grid.n_cols),
                     painter.rows(blocks),
@@ -153,11 +180,15 @@ class MapFiles:
                     painter.class_names,
                     colors,
                     painter.counts,
-                    scene.thumbnail(PREVIEW_SIDE),
-                    (scene.height, scene.width),
-                    scene.axes,
+                    mapped.thumbnail(PREVIEW_SIDE),
+                    (mapped.grid.height, mapped.grid.width),
+                    mapped.georeference.axes,
                 )
                 preview.write_bytes(to_png(figure))
+                if self.vector is not None:
+                    vector = stack.enter_context(atomic_write(resolve_link(self.vector)))
+                    names, crs = painter.class_names, mapped.georeference.crs
+                    write_polygons(vector, self.vector, class_shapes(out), names, crs)
                 # Before the new map has its name: the old map is right without them.
                 for companion in self.companions:
                     companion.unlink(missing_ok=True)

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from featstore.datasets.reading import ALL, Reading
-from featstore.datasets.source import RGB
-from featstore.errors import ConfigError, DatasetError, SelectionError, StoreError
-from featstore.extraction.encode import Encoder
+from featstore.errors import ConfigError
 from featstore.inference.maps.colors import class_colors, color_hex, read_colors
-from featstore.inference.maps.map_files import MapFiles, Painter
-from featstore.inference.maps.scene import Scene
-from featstore.inference.maps.windows import Grid, find_windows
-from featstore.io.fingerprints import FingerprintCache
+from featstore.inference.maps.map_files import MapFiles, MappedScene, Painter
+from featstore.inference.maps.read_scene import read_scene
+from featstore.inference.maps.stored_scene import find_stored_scene
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.runs.run import Run, open_run
 from featstore.store.feature_store import FeatureStore, open_store
-from featstore.store.format.run_schema import FeatureSpec
-
-DARK = 2**14
-"""16-bit value below which all of a scene is called dark: a quarter of the range."""
-
-
-MIN_EMPTY_SHARE = 0.1
-"""Share of a scene without a class from which on a message says what helps."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +32,8 @@ class SceneMap:
     path, sidecar, style, preview : str
         The GeoTIFF, the file from which GDAL reads its class names, the style that QGIS applies
         to it, and the picture.
+    vector : str or None
+        The file of polygons, if it was asked for.
     window, stride : int
         Sides of a window and of a cell of the map, in pixels of the scene.
     n_rows, n_cols : int
@@ -71,6 +58,7 @@ class SceneMap:
     sidecar: str
     style: str
     preview: str
+    vector: str | None
     window: int
     stride: int
     n_rows: int
@@ -94,9 +82,11 @@ class SceneMap:
 
 def map_scene(
     run: Run | str | Path,
-    scene: str | Path,
+    scene: str | Path | None = None,
     out: str | Path | None = None,
     *,
+    from_store: bool = False,
+    set_id: str | None = None,
     store: str | Path | FeatureStore | None = None,
     window: int | None = None,
     stride: int | None = None,
@@ -105,6 +95,7 @@ def map_scene(
     probability: bool = False,
     colors: str | Path | Mapping[str, str] | None = None,
     preview: str | Path | None = None,
+    vector: str | Path | None = None,
     device: str = "auto",
     trusted: Sequence[str] = (),
     progress: Progress = IN_NOTEBOOKS,
@@ -123,6 +114,11 @@ def map_scene(
         A GeoTIFF, or any other raster that GDAL opens.
     out : str or Path, optional
         The GeoTIFF to write; by default ``<scene>-classes.tif`` in the current folder.
+    from_store : bool
+        Whether to take the features of a stored scene, a set of the dataset ``scene``, in place of
+        computing them.
+    set_id : str, optional
+        The feature set of that scene; by default the one that the run was fitted on.
     store : str, Path or FeatureStore
         The store of the run.
     window : int, optional
@@ -142,6 +138,9 @@ def map_scene(
         the usual colours of land cover: water blue, trees green.
     preview : str or Path, optional
         A PNG picture of scene and classes; by default beside the GeoTIFF.
+    vector : str or Path, optional
+        A file of polygons to write, one for each area of a class: ``.gpkg``, ``.geojson`` or
+        ``.fgb``.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
     trusted : sequence of str
@@ -170,130 +169,65 @@ def map_scene(
             f"{run.clf} gives decision values, not probabilities. Map without --probability, or "
             "fit a classifier with probabilities, such as logreg, lda or mlp."
         )
-    window = _side("window", window or _training_side(run, opened))
-    stride = _side("stride", stride or window)
     given = read_colors(colors, run.class_names) if colors is not None else {}
     palette = class_colors(run.class_names, given)
-    specs = run.selection.features
-    names, reading = _wanted_bands(specs), _reading(specs)
-    bands = bands or _numbers(reading, len(names))
-    ranges = (value_range,) if value_range is not None else reading.value_range
-    with Scene(str(scene), names, bands, ranges, reading.nodata) as opened_scene:
-        if opened_scene.dtype == np.uint16 and not ranges:
-            _, high = opened_scene.sampled_range()
-            if high < DARK:
-                progress.say(
-                    f"The scene is dark: its values end at some {high:,.0f} of 65,535. If the "
-                    "training images were brighter, give the values of black and white: "
-                    "--range LOW,HIGH"
+    chosen: dict[str, Any] = {
+        "window": window,
+        "stride": stride,
+        "bands": bands,
+        "value_range": value_range,
+    }
+    with ExitStack() as stack:
+        if from_store or set_id is not None:
+            if own := [name for name, value in chosen.items() if value is not None]:
+                raise ConfigError(
+                    f"{own[0]} is that of the stored scene. Leave it out, or map the scene's file."
                 )
-        if opened_scene.bands_text:
-            progress.say(opened_scene.bands_text)
-        grid = Grid(opened_scene.height, opened_scene.width, window, stride)
-        _check_covered(opened_scene, grid, progress)
-        targets = MapFiles.find(opened_scene.path, out, preview)
-        cache = FingerprintCache(opened.cache_dir / "fingerprints")
-        windows = find_windows(opened_scene, grid, progress)
-        if not len(windows):
-            raise DatasetError(
-                f"{scene} has {grid.height} x {grid.width} pixels, and no window of {window} has "
-                "data in half of its pixels. If the scene has data, give a smaller --window."
+            mapped, blocks = find_stored_scene(run, opened, scene, set_id, progress)
+        else:
+            if scene is None:
+                raise ConfigError("Name the scene, or map the run's own from its store.")
+            reading = read_scene(
+                str(scene), run, opened, device=device, progress=progress, **chosen
             )
-        encoder = Encoder(specs, windows, device, cache, progress)
-        begun = time.perf_counter()
-        blocks = encoder.blocks("Mapping", progress)
-        painter = Painter(run, model, grid, windows, probability)
-        tags = {
-            "FEATSTORE_RUN": run.run_id,
-            "FEATSTORE_SCENE": opened_scene.path,
-            "FEATSTORE_BANDS": ",".join(map(str, opened_scene.bands)),
-            "FEATSTORE_WINDOW": str(window),
-            "FEATSTORE_STRIDE": str(stride),
-        }
-        targets.write(opened_scene, painter, blocks, palette, tags)
+            mapped, blocks = stack.enter_context(reading)
+        targets = MapFiles.find(mapped.path, out, preview, vector)
+        if vector is not None and not mapped.georeference.is_on_ground:
+            raise ConfigError(
+                f"{mapped.path} has no map coordinates, so its classes can't be polygons. Leave "
+                "out --vector, or georeference the scene."
+            )
+        painter = Painter(run, model, mapped, probability)
+        grid, begun = mapped.grid, time.perf_counter()
+        targets.write(mapped, painter, blocks, palette, _tags(run, mapped))
         mapped_s = time.perf_counter() - begun
     return SceneMap(
         run.run_id,
-        opened_scene.path,
+        mapped.path,
         str(targets.out),
         str(targets.sidecar),
         str(targets.style),
         str(targets.preview),
-        window,
-        stride,
+        None if targets.vector is None else str(targets.vector),
+        grid.window,
+        grid.stride,
         grid.n_rows,
         grid.n_cols,
         run.class_names,
         tuple(map(color_hex, palette)),
         tuple(painter.counts.tolist()),
-        grid.n_cells - len(windows),
+        grid.n_cells - mapped.n_windows,
         round(time.perf_counter() - began, 3),
-        round(len(windows) / mapped_s, 2),
+        round(mapped.n_windows / mapped_s, 2),
     )
 
 
-def _side(name: str, value: int) -> int:
-    if value < 1:
-        raise ConfigError(f"{name} is {value}; it must be 1 pixel or more.")
-    return value
-
-
-def _check_covered(scene: Scene, grid: Grid, progress: Progress) -> None:
-    """Refuse a grid without a cell whose middle is in the scene; say how much it leaves out."""
-    height, width = (int(inside.sum()) * grid.stride for inside in grid.inside())
-    covered = min(height, scene.height) * min(width, scene.width) / (scene.height * scene.width)
-    size = f"{scene.height} x {scene.width} pixels"
-    if not covered:
-        raise ConfigError(
-            f"{scene.path} has {size}, and no cell of {grid.stride} x {grid.stride} has its middle "
-            "in it. Give a smaller --stride, whose default is --window."
-        )
-    if 1 - covered > MIN_EMPTY_SHARE:
-        progress.say(
-            f"{100 * (1 - covered):.0f} % of the scene's {size} get no class: the cells at its "
-            "right and lower border have their middle beyond it. A smaller --stride classifies "
-            "more."
-        )
-
-
-def _training_side(run: Run, store: FeatureStore) -> int:
-    """Return the side of a square as large as a run's training images."""
-    for set_id in run.selection.set_ids:
-        with suppress(SelectionError, StoreError):
-            if shape := store.get(set_id).info.dataset.image_shape:
-                return round(math.sqrt(shape[0] * shape[1]))
-    raise ConfigError(
-        f"The size of the training images of {run.run_id} is unknown: its features are gone, or "
-        "are older than that note. Give the side of the windows in pixels: --window PX"
-    )
-
-
-def _wanted_bands(specs: Sequence[FeatureSpec]) -> tuple[str, ...]:
-    """Return the names of the bands that a run's features need."""
-    for spec in specs:
-        if spec.preprocess.reading is not None:
-            return spec.preprocess.reading.names
-    named = [spec.preprocess.bands.split(",") for spec in specs if "," in spec.preprocess.bands]
-    names = tuple(dict.fromkeys(band for bands in named for band in bands)) or RGB
-    # A network of visible bands takes the first three.
-    return (*RGB, *(band for band in names if band not in RGB)) if set(RGB) <= {*names} else names
-
-
-def _reading(specs: Sequence[FeatureSpec]) -> Reading:
-    """Return how the training images were read; refuse features of several readings."""
-    records = [spec.preprocess.reading for spec in specs]
-    found = {Reading.from_record(one.to_dict()) if one else Reading() for one in records}
-    if len(found) > 1:
-        raise ConfigError(
-            "The run's features are of images that were read in several ways (--bands, --range or "
-            "--nodata). A scene is read in one: map with a run of one feature set."
-        )
-    return found.pop()
-
-
-def _numbers(reading: Reading, n_bands: int) -> Sequence[int] | None:
-    """Return the numbers of the bands that the training images were read with, if they have any."""
-    if reading.bands == (ALL,):
-        return range(1, n_bands + 1)
-    is_numbered = reading.bands and all(word.isdecimal() for word in reading.bands)
-    return [int(word) for word in reading.bands] if is_numbered else None
+def _tags(run: Run, mapped: MappedScene) -> dict[str, str]:
+    """Return the metadata of a map's file."""
+    return {
+        "FEATSTORE_RUN": run.run_id,
+        "FEATSTORE_SCENE": mapped.path,
+        "FEATSTORE_BANDS": ",".join(map(str, mapped.bands)),
+        "FEATSTORE_WINDOW": str(mapped.grid.window),
+        "FEATSTORE_STRIDE": str(mapped.grid.stride),
+    }

@@ -15,6 +15,7 @@ from matplotlib.ticker import Locator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from featstore.datasets.decode import to_bytes
+from featstore.datasets.georeference import Axes
 from featstore.inference.maps.colors import Color
 from featstore.plotting import STYLE, class_text
 
@@ -33,17 +34,13 @@ STRETCH = (2, 98)
 """Percentiles of a scene's pixels that are shown black and white."""
 
 
-Axes = tuple[tuple[float, float, float, float] | None, str, str]
-"""Left, right, bottom and top of a scene, or None for pixels; labels of x and y."""
-
-
 def draw_map(
     classes: NDArray[Any],
     covered: tuple[int, int],
     class_names: Sequence[str],
     colors: Sequence[Color],
     counts: NDArray[np.int64],
-    thumbnail: NDArray[np.uint8],
+    thumbnail: NDArray[np.uint8] | None,
     size: tuple[int, int],
     axes: Axes,
 ) -> Figure:
@@ -52,7 +49,8 @@ def draw_map(
     `classes` are labels, (rows, columns); those of no class stay white. `covered` is the height and
     width of what the cells cover, and `size` of the scene, in its pixels. `counts` are the cells of
     each class. `thumbnail` is the scene at any size, (height, width, bands), with red, green and
-    blue first, or gray. `axes` is as of :attr:`.Scene.axes`.
+    blue first, or gray; without it, the classes are drawn alone. `axes` is as of
+    :attr:`.Georeference.axes`.
     """
     bounds, x_label, y_label = axes
     height, width = size
@@ -68,12 +66,16 @@ def draw_map(
         aspect = _aspect(axes)
         tall = abs((top - bottom) * aspect / (right - left))
         panel = np.array([1.0, tall]) * LONG_SIDE / max(1.0, tall)
+        n_panels = 1 if thumbnail is None else 2
         fig = Figure(
-            figsize=(2 * max(panel[0], 1.6) + 3.2, max(panel[1], 1.6) + 0.9), layout="constrained"
+            figsize=(n_panels * max(panel[0], 1.6) + 3.2, max(panel[1], 1.6) + 0.9),
+            layout="constrained",
         )
-        before, after = fig.subplots(1, 2, sharex=True, sharey=True)
-        before.imshow(_stretched(thumbnail), extent=(left, right, bottom, top), cmap="gray")
-        before.set_title("scene")
+        axs = fig.subplots(1, n_panels, sharex=True, sharey=True, squeeze=False)[0]
+        before, after = axs[0], axs[-1]
+        if thumbnail is not None:
+            before.imshow(_stretched(thumbnail), extent=(left, right, bottom, top), cmap="gray")
+            before.set_title("scene")
         table = ListedColormap([tuple(value / 255 for value in color) for color in colors])
         after.imshow(
             np.ma.masked_greater_equal(classes, len(colors)),
@@ -84,7 +86,7 @@ def draw_map(
             interpolation="nearest",
         )
         after.set_title("classes")
-        for ax in (before, after):
+        for ax in axs:
             ax.set_aspect(aspect)
             ax.set_xlim(left, right)
             ax.set_ylim(bottom, top)

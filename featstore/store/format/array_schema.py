@@ -22,8 +22,9 @@ VECTORS = {"label": "int32", "split": "uint8", "sample_id": "string", "first_row
 """Data types, by name, of the arrays of a set that belong to no layer."""
 
 
-MORE_VECTORS = {"group": "int32", "target": "float32"}
-"""Those that only some sets have: groups of samples, and labels that are not one class."""
+MORE_VECTORS = {"group": "int32", "target": "float32", "place": "int32"}
+"""Those that only some sets have: groups of samples, labels that are not one class, and scene, row
+and column of windows."""
 
 
 ARRAY_TYPES = VECTORS | MORE_VECTORS

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
 
 from featstore.store.format.array_schema import MORE_VECTORS, VECTORS, vector_rows
 from featstore.store.format.fields import (
@@ -49,6 +51,41 @@ class Facets(RecordPart):
     seed: Count
 
 
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _is_transform(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(values) not in (0, 6):
+        raise ValueError("a transform has six numbers")
+    return values
+
+
+class SceneInfo(RecordPart):
+    """A scene whose windows are rows, and where it lies; see :class:`.Georeference`."""
+
+    name: Text
+    path: Text
+    bands: Items[Width]
+    height: Width
+    width: Width
+    crs: Text
+    transform: Annotated[Items[Number], AfterValidator(_is_transform)]
+    gcps: Items[tuple[Number, Number, Number, Number, Number]]
+    rpcs: dict[str, Text]
+
+
+class WindowsInfo(RecordPart):
+    """The scenes of a set, and their division into windows.
+
+    A row of the array ``place`` is a window's scene, and the row and column of its cell; cells are
+    `stride` pixels wide, and windows `window`.
+    """
+
+    window: Width
+    stride: Width
+    scenes: Annotated[Items[SceneInfo], Field(min_length=1)]
+
+
 class DatasetInfo(RecordPart):
     """The images of a set."""
 
@@ -63,6 +100,7 @@ class DatasetInfo(RecordPart):
     target_names: Items[Text] = ()
     group_by: Text = ""
     options: dict[str, Any] = {}
+    windows: WindowsInfo | None = None
 
     @property
     def has_official_split(self) -> bool:
@@ -78,13 +116,17 @@ class DatasetInfo(RecordPart):
     @property
     def vectors(self) -> tuple[str, ...]:
         """Names of the set's arrays that belong to no layer."""
-        has = {"group": bool(self.group_by), "target": self.task != "classification"}
+        has = {
+            "group": bool(self.group_by),
+            "target": self.task != "classification",
+            "place": self.windows is not None,
+        }
         return (*VECTORS, *(name for name in MORE_VECTORS if has[name]))
 
     def vector_shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of one of these arrays."""
-        n_targets = (len(self.target_names),) if name == "target" else ()
-        return (self.n_samples, *n_targets)
+        n_columns = {"target": len(self.target_names), "place": 3}
+        return (self.n_samples, *([n_columns[name]] if name in n_columns else []))
 
 
 class BackboneInfo(RecordPart):
@@ -144,7 +186,7 @@ class SetRecord(Record):
         What the features depend on.
     dataset : DatasetInfo
         ``n_samples``, ``class_names``, ``fingerprint``, ``bands``, ``root``, ``image_shape``,
-        ``task``, ``target_names``, ``group_by``, ``options``.
+        ``task``, ``target_names``, ``group_by``, ``options``, and of scenes ``windows``.
     backbone : BackboneInfo
         ``model``, ``weights``, ``weights_sha256``, ``precision``.
     preprocess : PreprocessInfo

@@ -9,9 +9,9 @@ from makers import write_scene
 from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
 
+from featstore.datasets.scene import Scene
 from featstore.errors import StoreError
 from featstore.inference.maps.geotiff import read_thinned, write_map
-from featstore.inference.maps.scene import Scene
 
 RGB = ("red", "green", "blue")
 
@@ -29,7 +29,7 @@ def save(path, scene, values, stride=10, **more):
         "tags": {"RUN": "my-run"},
         "class_tags": {"CLASS_0": "sand"},
     } | more
-    write_map(path, path.name, scene, stride, values.shape[1:], [values], **settings)
+    write_map(path, path.name, scene.georeference, stride, values.shape[1:], [values], **settings)
 
 
 def test_a_map_has_colours_tags_and_a_place(tmp_path):
@@ -53,7 +53,7 @@ def test_a_turned_scene_has_a_turned_map(tmp_path):
     turned = rasterio.Affine(8, 6, 500_000, 6, -8, 4_600_000)
     path = write_scene(tmp_path / "scene.tif", noise(3, 20, 30), transform=turned)
     with Scene(path, RGB) as scene:
-        assert scene.axes[0] is None
+        assert scene.georeference.axes[0] is None
         save(tmp_path / "map.tif", scene, np.zeros((1, 2, 3), np.uint8))
     with rasterio.open(tmp_path / "map.tif") as raster:
         assert raster.transform == rasterio.Affine(80, 60, 500_000, 60, -80, 4_600_000)
@@ -77,7 +77,7 @@ def test_control_points_and_rational_functions_are_scaled(tmp_path):
         assert (raster.rpcs.samp_off, raster.rpcs.samp_scale) == (1.0, 3)
     write_scene(path, noise(3, 20, 30), gcps=points, crs="EPSG:4326", transform=None)
     with Scene(path, RGB) as scene:
-        assert scene.axes[0] is None
+        assert scene.georeference.axes[0] is None
         save(tmp_path / "map.tif", scene, np.zeros((1, 2, 3), np.uint8))
     with rasterio.open(tmp_path / "map.tif") as raster:
         found, crs = raster.gcps

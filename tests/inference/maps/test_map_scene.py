@@ -11,10 +11,11 @@ from makers import Listener
 from PIL import Image
 
 import featstore
+from featstore.datasets import windows
 from featstore.errors import ConfigError, DatasetError, RunError, StoreError
 from featstore.extraction import encode
 from featstore.extraction.extract import extract
-from featstore.inference.maps import map_files, windows
+from featstore.inference.maps import map_files
 from featstore.inference.maps.map_scene import map_scene
 from featstore.io.files import read_json, write_json
 from featstore.runs.run import list_runs
@@ -402,7 +403,7 @@ def test_a_run_of_four_bands_wants_four(tmp_path, write, tiles):
     scene = write(np.concatenate([tiles, tiles[:1]]))
     done = map_scene(run, scene, tmp_path / "map.tif", store=store)
     assert (done.window, sum(done.counts)) == (28, done.n_rows * done.n_cols - done.n_empty)
-    with pytest.raises(ConfigError, match=r"the run needs 4 \(red, green, blue, nir\)"):
+    with pytest.raises(ConfigError, match=r"needed are 4 \(red, green, blue, nir\)"):
         map_scene(run, write(tiles), tmp_path / "map.tif", store=store)
 
 

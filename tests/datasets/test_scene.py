@@ -6,13 +6,13 @@ import rasterio
 from makers import write_scene
 
 from featstore.datasets.decode import decode
+from featstore.datasets.scene import Scene
 from featstore.errors import (
     ConfigError,
     DatasetError,
     DatasetNotFoundError,
     ImageError,
 )
-from featstore.inference.maps.scene import Scene
 
 RGB = ("red", "green", "blue")
 
@@ -71,8 +71,8 @@ def test_bands_are_taken_by_number_and_in_order(tmp_path):
             r"Band 5 does not exist: .* has 4 bands, 1 \(red\), 2 \(green\)",
         ),
         (4, (0, 1, 1), "Band 0 does not exist"),
-        (4, (1, 2), r"2 bands are given, and the run needs 3 \(red, green, blue\)"),
-        (1, None, r"has 1 band, 1 \(gray\); the run needs 3 .* --bands 1,1,1"),
+        (4, (1, 2), r"2 bands are given, and needed are 3 \(red, green, blue\)"),
+        (1, None, r"has 1 band, 1 \(gray\); needed are 3 .* --bands 1,1,1"),
     ],
 )
 def test_wrong_bands_are_answered_with_those_there_are(tmp_path, n_bands, bands, told):
@@ -253,10 +253,10 @@ def test_a_scene_turned_by_pixels_of_a_few_degrees_millionths_has_no_axes(tmp_pa
     turned = rasterio.Affine(8e-6, 6e-6, 15, 6e-6, -8e-6, 45)
     crs = {"crs": "EPSG:4326", "transform": turned}
     with Scene(write_scene(tmp_path / "scene.tif", noise(3, 20, 30), **crs), RGB) as scene:
-        assert scene.axes[0] is None
+        assert scene.georeference.axes[0] is None
     crs["transform"] = rasterio.Affine(8e-6, 0, 15, 0, -8e-6, 45)
     with Scene(write_scene(tmp_path / "scene.tif", noise(3, 20, 30), **crs), RGB) as scene:
-        assert scene.axes[0] is not None
+        assert scene.georeference.axes[0] is not None
 
 
 @pytest.mark.parametrize(
@@ -266,6 +266,6 @@ def test_axes_are_named_by_the_reference_system(tmp_path, epsg, x):
     crs = f"EPSG:{epsg}" if epsg else None
     path = write_scene(tmp_path / "scene.tif", noise(3, 20, 30), crs=crs)
     with Scene(path, RGB) as scene:
-        bounds, found, _ = scene.axes
+        bounds, found, _ = scene.georeference.axes
     assert bounds == (500_000, 500_300, 4_599_800, 4_600_000)
     assert found == x

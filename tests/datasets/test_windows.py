@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from featstore.inference.maps import windows
-from featstore.inference.maps.windows import Grid, WindowSource, find_windows, mirrored
+from featstore.datasets import windows
+from featstore.datasets.windows import Grid, WindowSource, find_windows, mirrored
 
 
 class Plain:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,8 +15,13 @@ from numpy.typing import NDArray
 
 from featstore.datasets.band_names import choose_bands
 from featstore.datasets.decode import to_bytes
+from featstore.datasets.georeference import Georeference
 from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError
 from featstore.io import gdal
+
+DARK = 2**14
+"""16-bit value below which all of a scene is called dark: a quarter of the range."""
+
 
 SAMPLE_SIDE = 256
 """Side in pixels of each of the 5 x 5 places that sample an unknown range of values."""
@@ -42,7 +46,6 @@ class Scene:
         ranges: Sequence[tuple[float, float]] = (),
         nodata: float | None = None,
     ) -> None:
-        rasterio = gdal.rasterio()
         self.path, self.names, self._nodata = path, tuple(names), nodata
         self.value_range: tuple[NDArray[Any], NDArray[Any]] | None = None
         if ranges:
@@ -53,19 +56,10 @@ class Scene:
         self.bands_text = ""
         # GDAL allows one thread at a time to use a handle.
         self._lock = threading.Lock()
-        driver = gdal.DRIVERS.get(Path(path).suffix.lower())
-        kind = f" of the kind that its ending says ({driver})" if driver else ""
-        try:
-            with without_warnings(), rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
-                self._raster = rasterio.open(path, driver=driver)
-        except gdal.failures() as error:
-            if not Path(path).exists() and ":" not in path and not path.startswith("/vsi"):
-                raise DatasetNotFoundError(f"{path} does not exist. Name a scene.") from None
-            raise DatasetError(
-                f"GDAL can't read {path} as a raster{kind}: {gdal.cause(error)}"
-            ) from error
+        self._raster = open_raster(path)
         try:
             self.height, self.width = self._raster.shape
+            self.georeference = Georeference.of(self._raster)
             self.bands = self._find_bands(bands)
             self._types = [self._raster.dtypes[band - 1] for band in self.bands]
             self.dtype = np.result_type(*self._types)
@@ -98,7 +92,7 @@ class Scene:
         has = f"{self.path} has {raster.count} band{'s' if raster.count != 1 else ''}" + (
             f", {self._describe_bands()}" if raster.count else ""
         )
-        wanted = f"the run needs {n} ({', '.join(self.names)})"
+        wanted = f"needed are {n} ({', '.join(self.names)})"
         meanings = [meaning.name for meaning in raster.colorinterp]
         if asked is None and n > raster.count:
             raise ConfigError(
@@ -151,17 +145,28 @@ class Scene:
                 "Give the values of black and white in the training images: --range LOW,HIGH"
             )
 
+    @property
+    def is_dark(self) -> bool:
+        """Whether it has 16-bit values, no range, and a sample of low values alone."""
+        if self.dtype != np.uint16 or self.value_range is not None:
+            return False
+        return self.sampled_range()[1] < DARK
+
     def sampled_range(self) -> tuple[float, float]:
         """Return the least and the largest value of a sample; NaN if it has no data."""
         low, high = np.inf, -np.inf
+        for values in self.samples():
+            if values.size:
+                low, high = min(low, float(values.min())), max(high, float(values.max()))
+        return (low, high) if low <= high else (np.nan, np.nan)
+
+    def samples(self) -> Iterator[NDArray[Any]]:
+        """Yield the values of the pixels with data, (n_bands, n_pixels), of 5 x 5 places."""
         height, width = min(self.height, SAMPLE_SIDE), min(self.width, SAMPLE_SIDE)
         for top in np.unique(np.linspace(0, self.height - height, 5).astype(int)).tolist():
             for left in np.unique(np.linspace(0, self.width - width, 5).astype(int)).tolist():
                 values, present = self._read(top, left, height, width)
-                found = values if present is None else values[:, present]
-                if found.size:
-                    low, high = min(low, float(found.min())), max(high, float(found.max()))
-        return (low, high) if low <= high else (np.nan, np.nan)
+                yield values.reshape(len(values), -1) if present is None else values[:, present]
 
     @property
     def may_lack_pixels(self) -> bool:
@@ -260,58 +265,21 @@ class Scene:
         pixels[lacks] = 0
         return np.moveaxis(pixels, 0, -1)
 
-    @property
-    def axes(self) -> tuple[tuple[float, float, float, float] | None, str, str]:
-        """Left, right, bottom and top in map coordinates, and labels of x and y.
 
-        A scene without map coordinates, or turned in them, has None, and labels of pixels.
-        """
-        transform, crs = self._raster.transform, self._raster.crs
-        # rasterio's own tolerance is larger than pixels in degrees.
-        turned = max(abs(transform.b), abs(transform.d)) > 1e-6 * abs(transform.a)
-        if transform.is_identity or turned or transform.a == 0:
-            return None, "column (pixels)", "row (pixels)"
-        left, bottom, right, top = self._raster.bounds
-        if crs is None:
-            x, y = "x (map units)", "y (map units)"
-        elif crs.is_geographic:
-            x, y = "longitude (°)", "latitude (°)"
-        else:
-            unit = {"metre": "m"}.get(crs.linear_units, crs.linear_units)
-            x, y = f"easting ({unit})", f"northing ({unit})"
-        return (left, right, bottom, top), x, y
-
-    def georeference(self, stride: int) -> dict[str, Any]:
-        """Return the georeference of a map whose cells are `stride` pixels wide."""
-        rasterio = gdal.rasterio()
-        raster = self._raster
-        placed: dict[str, Any] = {"crs": raster.crs}
-        if raster.rpcs is not None:
-            placed["rpcs"] = _scaled_rpcs(raster.rpcs, stride)
-        if not raster.transform.is_identity:
-            a, b, c, d, e, f = raster.transform[:6]
-            cells = rasterio.Affine(a * stride, b * stride, c, d * stride, e * stride, f)
-            return placed | {"transform": cells}
-        points, points_crs = raster.gcps
-        if points:
-            scaled = [
-                rasterio.control.GroundControlPoint(
-                    p.row / stride, p.col / stride, p.x, p.y, p.z, p.id, p.info
-                )
-                for p in points
-            ]
-            placed |= {"gcps": scaled, "crs": points_crs}
-        return placed
-
-
-def _scaled_rpcs(rpcs: Any, stride: int) -> Any:
-    scaled = copy.copy(rpcs)
-    for axis in ("line", "samp"):
-        # Offsets count from the middle of the first pixel.
-        offset = (getattr(rpcs, f"{axis}_off") + 0.5) / stride - 0.5
-        setattr(scaled, f"{axis}_off", offset)
-        setattr(scaled, f"{axis}_scale", getattr(rpcs, f"{axis}_scale") / stride)
-    return scaled
+def open_raster(path: str) -> Any:
+    """Open a raster with rasterio, as the kind that its ending says."""
+    rasterio = gdal.rasterio()
+    driver = gdal.DRIVERS.get(Path(path).suffix.lower())
+    kind = f" of the kind that its ending says ({driver})" if driver else ""
+    try:
+        with without_warnings(), rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"):
+            return rasterio.open(path, driver=driver)
+    except gdal.failures() as error:
+        if not Path(path).exists() and ":" not in path and not path.startswith("/vsi"):
+            raise DatasetNotFoundError(f"{path} does not exist. Name a scene.") from None
+        raise DatasetError(
+            f"GDAL can't read {path} as a raster{kind}: {gdal.cause(error)}"
+        ) from error
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from featstore.datasets.base import ArrayDataset
+from featstore.datasets.scene import Scene
 from featstore.datasets.source import ArraySource
-from featstore.inference.maps.scene import Scene
 from featstore.progress import SILENT, Progress
 
 PIECE_NBYTES = 16 * 2**20
@@ -58,6 +58,30 @@ class Grid:
     def first_pixel(self, cell: int) -> int:
         """Return the first pixel row (column) of the window of a row (column) of cells."""
         return cell * self.stride + (self.stride - self.window) // 2
+
+    def corners(self, rows: NDArray[np.int32], cols: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Return the corners, (n, 4, 2), of the windows of cells, as columns and rows of pixels.
+
+        What a window shows of a mirrored scene lies within the part of it that is in the scene.
+        """
+        return self._squares(rows, cols, self.first_pixel(0), self.window)
+
+    def middles(self, rows: NDArray[np.int32], cols: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Return the middles, (n, 2), of the windows of cells, as columns and rows of pixels."""
+        cells = np.stack([cols, rows], axis=1).astype(np.float64)
+        return cells * self.stride + self.first_pixel(0) + self.window / 2
+
+    def cell_corners(self, rows: NDArray[np.int32], cols: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Return the corners, (n, 4, 2), of cells, as columns and rows of pixels."""
+        return self._squares(rows, cols, 0, self.stride)
+
+    def _squares(
+        self, rows: NDArray[np.int32], cols: NDArray[np.int32], first: int, side: int
+    ) -> NDArray[np.float64]:
+        top, left = (cells.astype(np.float64) * self.stride + first for cells in (rows, cols))
+        x = np.clip(np.stack([left, left + side], axis=1), 0, self.width)
+        y = np.clip(np.stack([top, top + side], axis=1), 0, self.height)
+        return np.stack([x[:, [0, 1, 1, 0]], y[:, [0, 0, 1, 1]]], axis=2)
 
     def inside(self) -> tuple[NDArray[np.bool], NDArray[np.bool]]:
         """Return which rows, (n_rows,), and columns, (n_cols,), have their middle in the scene.
