@@ -20,8 +20,8 @@ from featstore.datasets.formats.sat_csv import CsvSource
 from featstore.datasets.formats.sat_mat import MatSource
 from featstore.datasets.formats.scenes import SceneDataset, SceneSource, open_scenes
 from featstore.datasets.formats.synthetic import demo_file, write_demo
-from featstore.datasets.formats.table import MARKS, TableSource
-from featstore.datasets.formats.table_files import TABLE_SUFFIXES
+from featstore.datasets.formats.table import TableSource
+from featstore.datasets.formats.table_files import MARKS, TABLE_SUFFIXES
 from featstore.datasets.formats.ucmerced import CLASSES, FOLDER, IMAGES, UcMercedSource
 from featstore.datasets.grouped import GroupedSource
 from featstore.datasets.published import ListedSource

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from array import array
+import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -21,22 +21,17 @@ from featstore.datasets.drawing import (
     notes_on_groups,
 )
 from featstore.datasets.formats.layout import split_of
-from featstore.datasets.formats.table_files import (
-    PARQUET,
-    TABLE_SUFFIXES,
-    ParquetTable,
-    Table,
-    open_table,
-)
+from featstore.datasets.formats.table_columns import Codes, add_ids, group_name, split_code
+from featstore.datasets.formats.table_files import MARKS, ParquetTable, Table, find_tables
 from featstore.datasets.formats.table_labels import MULTILABEL, REGRESSION, LabelReader, Labels
 from featstore.datasets.image_bytes import ImageBytes, ImageItem
 from featstore.datasets.source import RGB, FileSource
 from featstore.datasets.text_column import TextColumn
-from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError
+from featstore.errors import ConfigError, DatasetError
 from featstore.text import did_you_mean, join_some
 
-MARKS = tuple(f"{name}{ending}" for name in ("labels", "metadata") for ending in TABLE_SUFFIXES)
-"""Tables that are found in a folder, in this order; else all its Parquet files are one table."""
+ODD = re.compile(r"^[~/]|\./|//|/$|\.$")
+"""Paths that Path may write in another way."""
 
 
 class _Rows(NamedTuple):
@@ -65,7 +60,8 @@ class TableSource(FileSource):
 
     def __init__(self, place: Path, options: DatasetOptions) -> None:
         self._options = options
-        self.folder, self._tables = _find_tables(place)
+        self.folder, self._tables = find_tables(place)
+        self._prefix = "" if self.folder == Path() else f"{str(self.folder).rstrip('/')}/"
         first = self._tables[0].path
         is_usual = len(self._tables) > 1 or first.name.lower() in MARKS
         self.title = Path(os.path.abspath(self.folder)).name if is_usual else first.stem
@@ -124,13 +120,13 @@ class TableSource(FileSource):
         columns, options = self._columns, self._options
         labels = LabelReader(options.task, self._tables[0].class_names(columns["label"]))
         origins, ids = TextColumn(), TextColumn()
-        splits, groups = _Codes("split", _split_code), _Codes("group", _group_name)
+        splits, groups = Codes("split", split_code), Codes("group", group_name)
         takers: dict[str, Callable[..., None]] = {
             "image": self._taker(origins),
             "label": labels.add,
             "split": splits.add,
             "group": groups.add,
-            "id": lambda values, row_name: _add_ids(ids, values, row_name),
+            "id": lambda values, row_name: add_ids(ids, values, row_name),
         }
         starts = [0]
         for table in self._tables:
@@ -180,7 +176,11 @@ class TableSource(FileSource):
         return add
 
     def _path(self, origin: str) -> str:
-        return str(self.folder / Path(origin).expanduser())
+        """Return the path of a file as Path writes it."""
+        if ODD.search(origin):
+            return str(self.folder / Path(origin).expanduser())
+        # Path takes most of the time of a million rows.
+        return self._prefix + origin
 
     def _checked_ids(
         self, ids: TextColumn, origins: TextColumn, starts: Sequence[int]
@@ -343,79 +343,5 @@ class _Images(Sequence[ImageItem]):
         return self._source.image(rows)
 
 
-class _Codes:
-    """The values of a column as numbers in the order of their appearance."""
-
-    def __init__(self, what: str, read: Callable[[str], Any]) -> None:
-        self._what = what
-        self._read = read
-        self._known: dict[Any, int] = {}
-        self._of_row = array("l")
-
-    def add(self, values: Sequence[Any], row_name: Callable[[int], str]) -> None:
-        for i, value in enumerate(values):
-            value = str(value) if isinstance(value, list) else value
-            code = self._known.get(value)
-            if code is None:
-                text = "" if value is None or value != value else str(value).strip()
-                if not text or self._read(text) is None:
-                    found = f"is {text!r}; expected train, test or val" if text else "is empty"
-                    raise DatasetError(f"{row_name(i)}: its {self._what} {found}.")
-                code = self._known[value] = len(self._known)
-            self._of_row.append(code)
-
-    def _values(self) -> list[Any]:
-        return [self._read(str(value).strip()) for value in self._known]
-
-    def codes(self) -> NDArray[np.uint8]:
-        return np.array(self._values(), np.uint8)[np.array(self._of_row, np.int64)]
-
-    def sorted(self) -> tuple[NDArray[np.int32], list[str]]:
-        values = self._values()
-        names = sorted(set(values))
-        place = {name: i for i, name in enumerate(names)}
-        codes = np.array([place[value] for value in values], np.int32)
-        return codes[np.array(self._of_row, np.int64)], names
-
-
-def _split_code(text: str) -> int | None:
-    split = split_of(text)
-    return None if split is None else SPLITS.index(split)
-
-
-def _group_name(text: str) -> str:
-    return text
-
-
-def _add_ids(ids: TextColumn, values: Sequence[Any], row_name: Callable[[int], str]) -> None:
-    for i, value in enumerate(values):
-        text = "" if value is None or value != value else str(value).strip()
-        if not text:
-            raise DatasetError(f"{row_name(i)}: its id is empty.")
-        ids.append(text)
-
-
 def _split_of_file(path: Path) -> str | None:
     return split_of(path.stem) or split_of(path.stem.split("-")[0])
-
-
-def _find_tables(place: Path) -> tuple[Path, list[Table]]:
-    """Return a folder, and the tables in it that a path means."""
-    if place.is_file():
-        return place.parent, [open_table(place)]
-    if not place.exists():
-        raise DatasetNotFoundError(f"table: {place} does not exist; name a table with --root.")
-    if found := next((place / mark for mark in MARKS if (place / mark).is_file()), None):
-        return place, [open_table(found)]
-    shards = list(_parquet_files(place)) or list(_parquet_files(place / "data"))
-    if not shards:
-        raise DatasetNotFoundError(
-            f"table: {place} holds no table; expected labels.csv, labels.parquet or other Parquet "
-            "files. Name the table itself with --root."
-        )
-    return place, [open_table(path) for path in shards]
-
-
-def _parquet_files(folder: Path) -> Iterator[Path]:
-    if folder.is_dir():
-        yield from sorted(p for p in folder.iterdir() if p.suffix.lower() in PARQUET)

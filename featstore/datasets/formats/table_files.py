@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from featstore.errors import ConfigError, DatasetError, ImageError
+from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError
 from featstore.text import nbytes_text
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -24,6 +24,9 @@ PARQUET = (".parquet", ".geoparquet", ".pq")
 
 TABLE_SUFFIXES = (*SEPARATORS, *PARQUET)
 """Endings, in lower case, of the files taken for tables."""
+
+MARKS = tuple(f"{name}{ending}" for name in ("labels", "metadata") for ending in TABLE_SUFFIXES)
+"""Tables that are found in a folder, in this order; else all its Parquet files are one table."""
 
 BLOCK_ROWS = 16_384
 """Rows that are read at a time."""
@@ -239,3 +242,25 @@ def open_table(path: Path) -> Table:
     if suffix not in TABLE_SUFFIXES:
         raise DatasetError(f"{path}: is no table; expected {', '.join(TABLE_SUFFIXES)}.")
     return TextTable(path) if suffix in SEPARATORS else ParquetTable(path)
+
+
+def find_tables(place: Path) -> tuple[Path, list[Table]]:
+    """Return a folder, and the tables in it that a path means."""
+    if place.is_file():
+        return place.parent, [open_table(place)]
+    if not place.exists():
+        raise DatasetNotFoundError(f"table: {place} does not exist; name a table with --root.")
+    if found := next((place / mark for mark in MARKS if (place / mark).is_file()), None):
+        return place, [open_table(found)]
+    shards = list(_parquet_files(place)) or list(_parquet_files(place / "data"))
+    if not shards:
+        raise DatasetNotFoundError(
+            f"table: {place} holds no table; expected labels.csv, labels.parquet or other Parquet "
+            "files. Name the table itself with --root."
+        )
+    return place, [open_table(path) for path in shards]
+
+
+def _parquet_files(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        yield from sorted(p for p in folder.iterdir() if p.suffix.lower() in PARQUET)

@@ -117,6 +117,19 @@ def test_images_within_parquet_are_those_of_the_files(rows: pd.DataFrame, tmp_pa
     np.testing.assert_array_equal(original, Image.open(tmp_path / "my tiles" / "6.png"))
 
 
+def test_paths_may_be_written_in_any_way(rows: pd.DataFrame, tmp_path: Path) -> None:
+    (tmp_path / "my tiles" / ".b").mkdir()
+    odd = {0: "./0.png", 1: ".b/../1.png", 2: str(tmp_path / "my tiles" / "2.png"), 3: ".//3.png"}
+    frame = rows.assign(path=[odd.get(i, path) for i, path in enumerate(rows["path"])])
+    dataset = opened(write(frame, tmp_path, ".csv"))
+    named = {str(path) for _, path in dataset.files()}
+    assert {str(path) for path in dataset.paths} < named
+    for row in odd:
+        np.testing.assert_array_equal(
+            dataset.read(row), Image.open(tmp_path / "my tiles" / f"{row}.png")
+        )
+
+
 def test_each_row_group_is_read_once(
     rows: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
