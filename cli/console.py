@@ -105,7 +105,8 @@ class GroupedCommand(click.Command):
         records = {
             str(param.name): record
             for param in self.get_params(ctx)
-            if (record := param.get_help_record(ctx)) is not None
+            if isinstance(param, click.Option)
+            and (record := param.get_help_record(ctx)) is not None
         }
         for heading, names in self.groups.items():
             with formatter.section(heading):

@@ -213,7 +213,7 @@ def command(
     featstore extract --model resnet50 --dataset sat4 --root /data
     featstore extract --model resnet50 my-images/
     featstore extract --model resnet50 labels.csv
-    featstore extract --model resnet50 --dataset scene --root scene.tif --window 64 --stride 32
+    featstore extract --model resnet50 --dataset scene --root a.tif --window 64
     """  # noqa: D301 - click wants the character itself
     from featstore.extraction.extract import extract
     from featstore.store.feature_store import open_store
