@@ -18,7 +18,8 @@ from featstore.datasets.formats.folder import FolderSource
 from featstore.datasets.formats.layout import EXAMPLE
 from featstore.datasets.formats.sat_csv import CsvSource
 from featstore.datasets.formats.sat_mat import MatSource
-from featstore.datasets.formats.scenes import SceneDataset, SceneSource, open_scenes
+from featstore.datasets.formats.scene_dataset import SceneDataset
+from featstore.datasets.formats.scenes import SceneSource, open_scenes
 from featstore.datasets.formats.synthetic import demo_file, write_demo
 from featstore.datasets.formats.table import TableSource
 from featstore.datasets.formats.table_files import MARKS, TABLE_SUFFIXES

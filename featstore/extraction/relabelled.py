@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from featstore.datasets.formats.scenes import SceneDataset
+from featstore.datasets.formats.scene_dataset import SceneDataset
 from featstore.environment import now
 from featstore.extraction.spec import ExtractionSpec
 from featstore.progress import Progress

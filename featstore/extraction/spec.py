@@ -9,7 +9,7 @@ from typing import Any
 from featstore.config import ExtractConfig
 from featstore.datasets.base import ArrayDataset, Dataset, FileDataset
 from featstore.datasets.formats.given import GivenArray, GivenFiles
-from featstore.datasets.formats.scenes import SceneDataset
+from featstore.datasets.formats.scene_dataset import SceneDataset
 from featstore.datasets.loader import usual_shape
 from featstore.datasets.reading import Reading
 from featstore.datasets.registry import data_root, open_dataset

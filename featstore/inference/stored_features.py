@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from featstore.errors import SelectionError
+from featstore.errors import ConfigError, SelectionError
 from featstore.fitting.evaluate import predict_blocks
 from featstore.fitting.solvers.blocks import Samples
 from featstore.runs.run import Run
@@ -87,6 +87,8 @@ def predict_stored(run: Run, selection: Selection) -> dict[str, np.ndarray]:
     The columns are ``predicted`` and ``probability``, or ``decision_value``. Masked rows have no
     class.
     """
+    if run.task != "classification":
+        raise ConfigError(f"{run.run_id} does not predict one class of each image.")
     rows = np.flatnonzero(selection.valid)
     found = predict_blocks(run.model, Samples(selection.memmap(), rows))
     predicted = np.full(selection.n_samples, "", TEXT)

@@ -6,34 +6,34 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featstore.config import DatasetOptions
-from featstore.datasets.base import ArrayDataset
 from featstore.datasets.blocks import find_blocks
 from featstore.datasets.drawing import TRAIN_FRACTION, draw_split_of_groups
 from featstore.datasets.format import Opening
-from featstore.datasets.georeference import Georeference
+from featstore.datasets.formats.scene_files import (
+    Frame,
+    find_scenes,
+    georeference_at,
+    raster_files,
+)
+from featstore.datasets.formats.scene_labels import lay_polygons
 from featstore.datasets.reading import N_SAMPLED, Range, Reading, percentiles, thinned
 from featstore.datasets.scene import Scene, open_raster
 from featstore.datasets.source import RGB, ArraySource
 from featstore.datasets.windows import Grid, WindowSource, find_windows
 from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError
-from featstore.io import gdal
 from featstore.io.files import json_digest
 from featstore.io.vectors import Polygons, companions, read_polygons, split_layer
 from featstore.progress import Progress
 from featstore.text import join_some
-
-VIRTUAL = ".vrt"
-
 
 LABELS = "labels:"
 """What the names of files of polygons begin with."""
@@ -43,23 +43,8 @@ N_OPEN = 8
 """Scenes that are open at a time."""
 
 
-N_LABELLED = 50_000
-"""Windows that are laid upon polygons at a time."""
-
-
 BLOCK_WINDOWS = 4
-"""Side of a block, in windows, without ``--block``."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What is known of a scene without keeping it open."""
-
-    name: str
-    path: Path
-    bands: tuple[int, ...]
-    georeference: Georeference
-    grid: Grid
+"""Side of a block, in windows, without ``--groups-from``."""
 
 
 class SceneSource(ArraySource):
@@ -212,26 +197,9 @@ class SceneSource(ArraySource):
     @cached_property
     def labels(self) -> NDArray[np.int32]:
         """Labels, (n_samples,); -1 outside the polygons, and across two blocks."""
-        labels = np.full(len(self.places), -1, np.int32)
         if self._polygons is None:
-            return labels
-        for number, frame in enumerate(self.frames):
-            start, stop = np.searchsorted(self.places[:, 0], [number, number + 1]).tolist()
-            if not frame.georeference.is_on_ground:
-                raise DatasetError(
-                    f"{frame.path} has no map coordinates, so polygons can't be laid upon it. "
-                    "Georeference it first."
-                )
-            placed = self._polygons.laid_upon(str(frame.path), frame.georeference.crs)
-            for at in range(start, stop, N_LABELLED):
-                rows = slice(at, min(at + N_LABELLED, stop))
-                grid, (_, row, col) = frame.grid, self.places[rows].T
-                if self._options.label_by == "centre":
-                    middles = frame.georeference.to_ground(grid.middles(row, col))
-                    labels[rows] = placed.at(middles)
-                else:
-                    corners = frame.georeference.to_ground(grid.corners(row, col))
-                    labels[rows] = placed.most_of(corners)
+            return np.full(len(self.places), -1, np.int32)
+        labels = lay_polygons(self._polygons, self.frames, self.places, self._options.label_by)
         self._check_labels(labels)
         return np.where(self._blocks[1], labels, np.int32(-1))
 
@@ -293,7 +261,7 @@ class SceneSource(ArraySource):
 
     @cached_property
     def _files(self) -> list[tuple[str, Path]]:
-        files = [file for path in self._paths for file in _raster_files(path)]
+        files = [file for path in self._paths for file in raster_files(path)]
         found = {Path(os.path.relpath(file, self._base)).as_posix(): file for file in files}
         if self._options.labels is not None:
             polygons, _ = split_layer(self._options.labels)
@@ -313,7 +281,7 @@ class SceneSource(ArraySource):
             "nodata": nodata,
             "block": self._options.groups_from or self._usual_block,
             # A file beside a raster may hold it.
-            "places": json_digest([_georeference(path).to_record() for path in self._paths]),
+            "places": json_digest([georeference_at(path).to_record() for path in self._paths]),
         }
         options = self._options
         if options.labels is not None:
@@ -357,58 +325,6 @@ class SceneSource(ArraySource):
             return self._opened[number]
 
 
-class SceneDataset(ArrayDataset):
-    """Windows of scenes; see :class:`SceneSource`."""
-
-    _source: SceneSource
-
-    @property
-    def reading(self) -> Reading:
-        """Which bands are read, and how their values become bytes."""
-        return self._source.reading
-
-    def read_as(self, reading: Reading) -> Self:
-        """Return the same windows, read in another way."""
-        return type(self)(self._source.read_as(reading), self._limit)
-
-    def sampled_range(self, low: float, high: float) -> tuple[Range, ...]:
-        """Return, for each band, the values at two percentiles."""
-        return self._source.sampled_range(low, high)
-
-    def record_decoding(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Add to a record of settings how values become bytes."""
-        if self.reading.is_default:
-            return record
-        return record | {"reading": self.reading.to_record() | {"names": list(self.bands)}}
-
-    def windows_record(self, sha256: Mapping[str, str]) -> dict[str, Any]:
-        """Return the scenes and their division into windows, as a feature set records them.
-
-        `sha256` are the hashes of the files by name.
-        """
-        shown = [[name, digest] for name, digest in sha256.items() if not name.startswith(LABELS)]
-        content = {"identity": self._source.unlabelled_identity(), "files": shown}
-        return {
-            "fingerprint": json_digest(content),
-            "window": self._source.window,
-            "stride": self._source.stride,
-            "scenes": [
-                {
-                    "name": frame.name,
-                    "path": str(frame.path.absolute()),
-                    "bands": list(frame.bands),
-                    **frame.georeference.to_record(),
-                }
-                for frame in self._source.frames
-            ],
-        }
-
-    @cached_property
-    def places(self) -> NDArray[np.int32]:
-        """Scene, row and column of each window's cell, (n_samples, 3)."""
-        return self._source.places[self.rows]
-
-
 def open_scenes(opening: Opening) -> SceneSource:
     """Open the scene, the folder of scenes, or the scenes of a pattern, that a root names."""
     if not opening.has_root:
@@ -416,54 +332,5 @@ def open_scenes(opening: Opening) -> SceneSource:
             "The dataset scene needs --root: a raster, a folder of rasters, or a pattern such as "
             "'tiles/*.vrt'."
         )
-    root = opening.root
-    if root.is_dir():
-        files = sorted(path for path in root.iterdir() if path.is_file())
-        own = [p for p in files if p.suffix.lower() in gdal.DRIVERS and not _is_map(p)]
-        # A mosaic shows the same pixels as the rasters beside it.
-        paths = own or [path for path in files if path.suffix.lower() == VIRTUAL]
-        base = root
-    else:
-        base = root.parent
-        paths = [root] if root.is_file() else sorted(base.glob(root.name) if root.name else [])
-    if not paths:
-        endings = ", ".join([*gdal.DRIVERS, VIRTUAL])
-        what = f"holds no raster ({endings})" if root.is_dir() else "does not exist"
-        raise DatasetNotFoundError(
-            f"scene: {root} {what}. Name a raster, a folder of rasters, or a pattern with --root."
-        )
-    title = root.name if root.is_dir() or len(paths) == 1 else base.absolute().name
+    paths, base, title = find_scenes(opening.root)
     return SceneSource(paths, base, title, opening.reading, opening.options, opening.progress)
-
-
-def _georeference(path: Path) -> Georeference:
-    with open_raster(str(path)) as raster:
-        return Georeference.of(raster)
-
-
-def _is_map(path: Path) -> bool:
-    """Return whether featstore wrote a raster."""
-    try:
-        with open_raster(str(path)) as raster:
-            return "FEATSTORE_RUN" in raster.tags()
-    except DatasetError:
-        return False
-
-
-def _raster_files(path: Path) -> list[Path]:
-    """Return a raster's file, and those that it takes its pixels from.
-
-    Programs that show a raster write statistics and overviews beside it, which don't count.
-    """
-    with open_raster(str(path)) as raster:
-        names = [name for name in raster.files if not name.endswith((".aux.xml", ".ovr"))]
-    found = [path]
-    for name in names:
-        file = Path(name)
-        if not file.is_file():
-            raise DatasetError(
-                f"{path} takes its pixels from {name}, which is no file on this machine."
-            )
-        if not file.samefile(path):
-            found += _raster_files(file) if file.suffix.lower() == VIRTUAL else [file]
-    return found

@@ -163,6 +163,8 @@ def map_scene(
     began = time.perf_counter()
     opened = open_store(store, progress)
     run = run if isinstance(run, Run) else open_run(run, opened)
+    if run.task != "classification":
+        raise ConfigError(f"{run.run_id} does not predict one class of each image; maps show one.")
     model = run.load_model(trusted) if trusted else run.model
     if probability and not hasattr(model, "predict_proba"):
         raise ConfigError(
