@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from featstore.progress_bars import rate_text
-from featstore.text import duration_text
+from featstore.text import duration_text, number_text
 
 from . import completion, console, tables
 
 if TYPE_CHECKING:
-    from featstore.inference.maps.map_scene import SceneMap
+    from featstore.inference.maps.map_scene import NumberMap, SceneMap
 
 
 @click.command()
@@ -93,10 +93,11 @@ def command(
     trusted: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Map the classes of SCENE, a GeoTIFF of any size, with the model of RUN.
+    """Map the classes or numbers of SCENE, a GeoTIFF of any size, with the model of RUN.
 
-    The scene is cut into cells; each gets the class of the window around it. The map is a GeoTIFF
-    that lies upon the scene, with a style for QGIS and a picture of both. With --from-store or
+    The scene is cut into cells; each gets the class of the window around it, or the number. The map
+    is a GeoTIFF that lies upon the scene, with a picture of both; of classes, it has a style for
+    QGIS. With --from-store or
     --set, the features come from the store, and SCENE is the name of one of its scenes.
 
     \b
@@ -112,7 +113,7 @@ def command(
     with console.progress() as progress:
         opened = open_store(store, progress)
         chosen = console.open_run(run, opened)
-        from featstore.inference.maps.map_scene import map_scene
+        from featstore.inference.maps.map_scene import NumberMap, map_scene
 
         done = map_scene(
             chosen,
@@ -135,6 +136,8 @@ def command(
         )
     if as_json:
         console.emit_json(done.to_dict())
+    elif isinstance(done, NumberMap):
+        show_numbers(done)
     else:
         show(done)
 
@@ -162,12 +165,7 @@ def _ends(text: str | None) -> tuple[float, float] | None:
 
 def show(done: SceneMap) -> None:
     """Print the result of mapping a scene."""
-    n_classified = sum(done.counts)
-    console.echo(
-        f"{done.n_rows:,} x {done.n_cols:,} cells of {done.stride} x {done.stride} pixels, from "
-        f"windows of {done.window} x {done.window}: {n_classified:,} classified"
-        + (f", {done.n_empty:,} beyond the scene or without data." if done.n_empty else ".")
-    )
+    _show_cells(done, f"{sum(done.counts):,} classified")
     ranked = sorted(zip(done.counts, done.shares, done.class_names, strict=True), reverse=True)
     rows = [[name, f"{count:,}", f"{100 * share:.1f}"] for count, share, name in ranked if count]
     columns = ["class", "cells", "share of the area (%)"]
@@ -178,3 +176,23 @@ def show(done: SceneMap) -> None:
     if done.vector:
         console.echo(f"The polygons: {done.vector}")
     console.echo("Next: open the map in QGIS, upon the scene.")
+
+
+def show_numbers(done: NumberMap) -> None:
+    """Print the result of mapping a scene's numbers."""
+    _show_cells(done, f"{done.n_rows * done.n_cols - done.n_empty:,} predicted")
+    ends = [number_text(value) for value in (done.lowest, done.highest, done.mean)]
+    console.echo(f"{done.target_name}: {ends[0]} to {ends[1]}, {ends[2]} on average")
+    console.echo(f"{duration_text(done.duration_s)}, {rate_text(done.windows_per_s, 'windows')}")
+    console.echo(f"The map: {done.path}")
+    console.echo(f"The picture: {done.preview}")
+    console.echo("Next: open the map in QGIS, upon the scene.")
+
+
+def _show_cells(done: SceneMap | NumberMap, what: str) -> None:
+    """Print how many cells the map has."""
+    console.echo(
+        f"{done.n_rows:,} x {done.n_cols:,} cells of {done.stride} x {done.stride} pixels, from "
+        f"windows of {done.window} x {done.window}: {what}"
+        + (f", {done.n_empty:,} beyond the scene or without data." if done.n_empty else ".")
+    )

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from featstore.errors import ConfigError, SelectionError
-from featstore.fitting.evaluate import predict_blocks
+from featstore.errors import SelectionError
 from featstore.fitting.solvers.blocks import Samples
+from featstore.fitting.tasks import find_task
 from featstore.runs.run import Run
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore
@@ -82,17 +82,21 @@ def _reading(spec: FeatureSpec) -> tuple[str, ReadingInfo | None]:
 
 
 def predict_stored(run: Run, selection: Selection) -> dict[str, np.ndarray]:
-    """Return the class and its score that a run predicts for each row, by column name.
+    """Return what a run predicts for each row, by column name.
 
-    The columns are ``predicted`` and ``probability``, or ``decision_value``. Masked rows have no
-    class.
+    The columns are ``predicted`` and ``probability``, or ``decision_value``; of several classes
+    ``probability:CLASS`` for each, and of a number ``predicted`` alone. Masked rows have no class
+    and NaN.
     """
-    if run.task != "classification":
-        raise ConfigError(f"{run.run_id} does not predict one class of each image.")
     rows = np.flatnonzero(selection.valid)
-    found = predict_blocks(run.model, Samples(selection.memmap(), rows))
-    predicted = np.full(selection.n_samples, "", TEXT)
-    predicted[rows] = np.array(run.class_names, TEXT)[found.labels]
-    scores = np.full(selection.n_samples, np.nan, np.float32)
-    scores[rows] = found.scores
-    return {"predicted": predicted, found.score_kind.replace(" ", "_"): scores}
+    task = find_task(run.task)
+    found = task.predict(run.model, Samples(selection.memmap(), rows))
+    columns = {}
+    for name, own in task.predicted_columns(found, run.class_names).items():
+        columns[name] = (
+            np.full(selection.n_samples, "", TEXT)
+            if own.dtype == TEXT
+            else np.full(selection.n_samples, np.nan, np.float32)
+        )
+        columns[name][rows] = own
+    return columns

@@ -38,7 +38,9 @@ def test_json_says_all(args, pixel_sample, tmp_path, capsys):
     assert (stored["label"], asked["label"]) == ("water", None)
     assert asked["shares"] == {"sand": 1.0}
     assert len(asked["neighbors"]) == 4
-    assert set(asked["neighbors"][0]) == {"row", "sample_id", "label", "split", "distance"}
+    assert set(asked["neighbors"][0]) == {
+        *("row", "sample_id", "label", "labels", "split", "distance"),
+    }
 
 
 def test_one_bad_image_is_1_and_the_rest_is_shown(args, tmp_path, capsys):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -159,6 +159,12 @@ class Task(ABC):
         self, y: np.ndarray, predicted: Predictions, selection: Selection
     ) -> dict[str, np.ndarray]:
         """Return the columns of ``predictions.csv`` after ``sample_id`` and ``split``."""
+
+    @abstractmethod
+    def predicted_columns(
+        self, predicted: Predictions, class_names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Return what was predicted as columns of a table of rows."""
 
     @abstractmethod
     def label_text(self, selection: Selection, row: int) -> str | None:

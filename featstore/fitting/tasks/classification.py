@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,13 @@ class Classification(Task):
             "predicted": names[predicted.labels],
             "score": predicted.scores,
         }
+
+    def predicted_columns(
+        self, predicted: Predictions, class_names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Return the names of the classes, and their scores."""
+        kind = predicted.score_kind.replace(" ", "_")
+        return {"predicted": np.array(class_names, TEXT)[predicted.labels], kind: predicted.scores}
 
     def label_text(self, selection: Selection, row: int) -> str | None:
         """Return the class of a stored row; None without one."""

@@ -131,6 +131,13 @@ class Multilabel(TargetTask):
         true = {f"{TRUE}{name}": y[:, c] for c, name in enumerate(names)}
         return true | {f"{SCORE}{name}": predicted.scores[:, c] for c, name in enumerate(names)}
 
+    def predicted_columns(
+        self, predicted: Predictions, class_names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Return the scores of each class."""
+        kind = predicted.score_kind.replace(" ", "_")
+        return {f"{kind}:{name}": predicted.scores[:, c] for c, name in enumerate(class_names)}
+
     def label_text(self, selection: Selection, row: int) -> str | None:
         """Return the classes of a stored row; None without a label."""
         if np.isnan(targets_of(selection)[row]).any():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,12 @@ class Regression(TargetTask):
     ) -> dict[str, np.ndarray]:
         """Return the true and the predicted numbers."""
         return {"true": y, "predicted": predicted.labels}
+
+    def predicted_columns(
+        self, predicted: Predictions, class_names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Return the numbers."""
+        return {"predicted": predicted.labels}
 
     def label_text(self, selection: Selection, row: int) -> str | None:
         """Return the number of a stored row; None without one."""

@@ -2,4 +2,10 @@
 
 from featstore._lazy import attach
 
-__getattr__, __dir__, __all__ = attach(__name__, {"SceneMap": "featstore.inference.maps.map_scene"})
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "NumberMap": "featstore.inference.maps.map_scene",
+        "SceneMap": "featstore.inference.maps.map_scene",
+    },
+)

@@ -28,18 +28,19 @@ def write_map(
     rows: Iterable[NDArray[Any]],
     *,
     dtype: str,
-    nodata: int,
+    nodata: float,
     descriptions: Sequence[str],
     colors: Sequence[tuple[int, int, int]],
     tags: Mapping[str, str],
     class_tags: Mapping[str, str],
 ) -> None:
-    """Write a GeoTIFF of classes that lies upon its scene, some rows at a time.
+    """Write a GeoTIFF of classes or numbers that lies upon its scene, some rows at a time.
 
     `path` is overwritten; errors call it `name`. `stride` is the side of a cell in pixels of the
     scene, `shape` the rows and columns of cells. `rows` gives the cells from the top, (bands,
-    :data:`BLOCK_SIDE` or fewer, columns) at a time; the first band holds classes, and `nodata` in
-    cells without one. `tags` are metadata of the file, `class_tags` of the band of classes.
+    :data:`BLOCK_SIDE` or fewer, columns) at a time; the first band holds classes, or numbers
+    without `colors`, and `nodata` in cells without one. `tags` are metadata of the file,
+    `class_tags` of the band of classes.
     """
     rasterio = gdal.rasterio()
     n_rows, n_cols = shape
@@ -61,7 +62,8 @@ def write_map(
             **layout,
             **georeference.profile(stride),
         ) as raster:
-            raster.write_colormap(1, table | {nodata: (0, 0, 0, 0)})
+            if colors:
+                raster.write_colormap(1, table | {int(nodata): (0, 0, 0, 0)})
             raster.update_tags(**tags)
             raster.update_tags(1, **class_tags)
             for band, description in enumerate(descriptions, 1):
@@ -70,12 +72,17 @@ def write_map(
             for values in rows:
                 part = rasterio.windows.Window(0, top, n_cols, values.shape[1])
                 raster.write(values, window=part)
-                n_written += int(np.count_nonzero(values != nodata))
+                n_written += _n_present(values, nodata)
                 top += values.shape[1]
         # Cells that GDAL can't write when it closes the file are missing without an error.
-        n_found = sum(int(np.count_nonzero(b != nodata)) for b in _stored_rows(path))
+        n_found = sum(_n_present(band, nodata) for band in _stored_rows(path))
     if n_found != n_written:
         raise StoreError(f"{name} can't be written whole. Make room on its disk.")
+
+
+def _n_present(values: NDArray[Any], nodata: float) -> int:
+    # NaN is not equal to itself.
+    return int(np.count_nonzero(~np.isnan(values) if np.isnan(nodata) else values != nodata))
 
 
 def _stored_rows(path: Path) -> Iterator[NDArray[Any]]:

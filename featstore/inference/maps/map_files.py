@@ -1,7 +1,8 @@
-"""Paint the classes of windows into the cells of a map, and write the map's files."""
+"""Paint the classes or numbers of windows into a map's cells, and write the map's files."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
@@ -16,11 +18,12 @@ from featstore.datasets.georeference import Georeference
 from featstore.datasets.windows import Grid
 from featstore.errors import ConfigError, FeatstoreError, StoreError
 from featstore.extraction.encode import Block
-from featstore.fitting.evaluate import predict_blocks
+from featstore.fitting.evaluate import Predictions
 from featstore.fitting.solvers.blocks import Samples
+from featstore.fitting.tasks import find_task
 from featstore.inference.maps.colors import Color
 from featstore.inference.maps.geotiff import BLOCK_SIDE, class_shapes, read_thinned, write_map
-from featstore.inference.maps.preview import draw_map
+from featstore.inference.maps.preview import draw_map, draw_numbers
 from featstore.inference.maps.styles import write_names, write_qgis_style
 from featstore.io.files import atomic_write, resolve_link
 from featstore.io.vectors import check_vector_file, write_polygons
@@ -55,26 +58,32 @@ class MappedScene:
     """Returns the scene at a size; None if its file is gone."""
 
 
-class Painter:
-    """Puts the windows' classes into their cells, some rows at a time."""
+class Painter(ABC):
+    """Puts what is predicted of windows into their cells, some rows at a time."""
 
-    def __init__(self, run: Run, model: Pipeline, mapped: MappedScene, probability: bool) -> None:
+    dtype: str
+    nodata: float
+    descriptions: list[str]
+
+    def __init__(self, run: Run, model: Pipeline, mapped: MappedScene) -> None:
         self.class_names, self.grid = run.class_names, mapped.grid
-        self._model, self._cells = model, mapped.cells
-        self.descriptions = ["class", "probability (%)"][: 2 if probability else 1]
-        self.dtype = "uint8" if len(run.class_names) <= MAX_BYTE_CLASSES else "uint16"
-        self.nodata = int(np.iinfo(self.dtype).max)
-        self.counts = np.zeros(len(run.class_names), np.int64)
+        self._model, self._cells, self._task = model, mapped.cells, find_task(run.task)
+
+    @abstractmethod
+    def values(self, found: Predictions) -> NDArray[Any]:
+        """Return the bands of windows, (bands, n_windows)."""
+
+    @abstractmethod
+    def draw(self, path: Path, mapped: MappedScene, colors: Sequence[Color]) -> Figure:
+        """Draw the map of a file beside the scene."""
 
     def rows(self, blocks: Iterable[Block]) -> Iterator[NDArray[Any]]:
         """Yield the map from the top, (bands, n rows, n_cols) at a time."""
         n_rows, n_cols = self.grid.n_rows, self.grid.n_cols
         top, part = 0, self._blank(0)
         for block in blocks:
-            found = predict_blocks(self._model, Samples(block.X, slice(0, len(block.X))))
-            self.counts += np.bincount(found.labels, minlength=len(self.counts))
-            percent = np.rint(100 * found.scores)
-            values = np.stack([found.labels, percent][: len(self.descriptions)])
+            samples = Samples(block.X, slice(0, len(block.X)))
+            values = self.values(self._task.predict(self._model, samples))
             cells = self._cells(block.start, block.stop)
             while len(cells):
                 n_inside = int(np.searchsorted(cells, (top + part.shape[1]) * n_cols))
@@ -94,14 +103,87 @@ class Painter:
         shape = (len(self.descriptions), min(BLOCK_SIDE, self.grid.n_rows - top), self.grid.n_cols)
         return np.full(shape, self.nodata, self.dtype)
 
+    def _drawn(self, path: Path, mapped: MappedScene) -> tuple[NDArray[Any], tuple[int, int]]:
+        """Return the map to draw, and the height and width of what the cells cover."""
+        stride = self.grid.stride
+        covered = (self.grid.n_rows * stride, self.grid.n_cols * stride)
+        return read_thinned(path, PREVIEW_SIDE), covered
+
+
+class ClassPainter(Painter):
+    """Puts the windows' classes into their cells."""
+
+    def __init__(self, run: Run, model: Pipeline, mapped: MappedScene, probability: bool) -> None:
+        super().__init__(run, model, mapped)
+        self.descriptions = ["class", "probability (%)"][: 2 if probability else 1]
+        self.dtype = "uint8" if len(run.class_names) <= MAX_BYTE_CLASSES else "uint16"
+        self.nodata = int(np.iinfo(self.dtype).max)
+        self.counts = np.zeros(len(run.class_names), np.int64)
+
+    def values(self, found: Predictions) -> NDArray[Any]:
+        """Return labels, and percent if they are wanted, (bands, n_windows)."""
+        self.counts += np.bincount(found.labels, minlength=len(self.counts))
+        percent = np.rint(100 * found.scores)
+        return np.stack([found.labels, percent][: len(self.descriptions)])
+
+    def draw(self, path: Path, mapped: MappedScene, colors: Sequence[Color]) -> Figure:
+        """Draw the classes of a file beside the scene."""
+        classes, covered = self._drawn(path, mapped)
+        return draw_map(
+            classes,
+            covered,
+            self.class_names,
+            colors,
+            self.counts,
+            mapped.thumbnail(PREVIEW_SIDE),
+            (mapped.grid.height, mapped.grid.width),
+            mapped.georeference.axes,
+        )
+
+
+class NumberPainter(Painter):
+    """Puts the windows' numbers into their cells, as float32."""
+
+    dtype, nodata = "float32", float("nan")
+
+    def __init__(self, run: Run, model: Pipeline, mapped: MappedScene) -> None:
+        super().__init__(run, model, mapped)
+        self.name = run.record.target_name
+        self.descriptions = [self.name]
+        self.lowest, self.highest, self.total = np.inf, -np.inf, 0.0
+
+    def values(self, found: Predictions) -> NDArray[Any]:
+        """Return the numbers, (1, n_windows)."""
+        numbers = found.labels
+        if len(numbers):
+            self.lowest = min(self.lowest, float(numbers.min()))
+            self.highest = max(self.highest, float(numbers.max()))
+            self.total += float(numbers.sum(dtype=np.float64))
+        return numbers[None]
+
+    def draw(self, path: Path, mapped: MappedScene, colors: Sequence[Color]) -> Figure:
+        """Draw the numbers of a file beside the scene."""
+        numbers, covered = self._drawn(path, mapped)
+        return draw_numbers(
+            numbers,
+            covered,
+            self.name,
+            mapped.thumbnail(PREVIEW_SIDE),
+            (mapped.grid.height, mapped.grid.width),
+            mapped.georeference.axes,
+        )
+
 
 @dataclass(frozen=True)
 class MapFiles:
-    """The files of a map, which get their names when all are complete."""
+    """The files of a map, which get their names when all are complete.
+
+    A map of numbers has no sidecar of class names and no style.
+    """
 
     out: Path
-    sidecar: Path
-    style: Path
+    sidecar: Path | None
+    style: Path | None
     preview: Path
     vector: Path | None = None
 
@@ -112,24 +194,28 @@ class MapFiles:
         out: str | Path | None,
         preview: str | Path | None,
         vector: str | Path | None = None,
+        *,
+        has_classes: bool = True,
     ) -> MapFiles:
         """Choose the files of a scene's map; refuse folders, and files that are read."""
-        path = Path(out or f"{Path(scene).stem}-classes.tif")
+        path = Path(out or f"{Path(scene).stem}-{'classes' if has_classes else 'values'}.tif")
         found = cls(
             path,
-            path.with_name(f"{path.name}.aux.xml"),
-            path.with_suffix(".qml"),
+            path.with_name(f"{path.name}.aux.xml") if has_classes else None,
+            path.with_suffix(".qml") if has_classes else None,
             Path(preview or path.with_suffix(".png")),
             None if vector is None else Path(vector),
         )
         if found.vector is not None:
             check_vector_file(found.vector)
-        for target in (found.out, found.sidecar, found.style, found.preview, *found.companions):
+        targets = (found.out, found.sidecar, found.style, found.preview, *found.companions)
+        for target in filter(None, targets):
             if target.is_dir():
                 raise ConfigError(f"{target} is a folder. Name a file.")
             if target.exists() and Path(scene).exists() and target.samefile(scene):
                 raise ConfigError(f"{target} is the scene itself. Name another --out or --preview.")
-        if found.preview.resolve() in (found.out.resolve(), found.sidecar.resolve()):
+        own = [one.resolve() for one in (found.out, found.sidecar) if one is not None]
+        if found.preview.resolve() in own:
             raise ConfigError(f"{found.preview} is a file of the map. Give another --preview.")
         check_png(found.preview, "--preview" if preview else "--out")
         return found
@@ -153,13 +239,13 @@ class MapFiles:
             # The files get their names in the opposite order: the map last.
             with (
                 atomic_write(resolve_link(self.out)) as out,
-                atomic_write(resolve_link(self.sidecar)) as sidecar,
-                atomic_write(resolve_link(self.style)) as style,
-                atomic_write(resolve_link(self.preview)) as preview,
                 ExitStack() as stack,
+                atomic_write(resolve_link(self.preview)) as preview,
             ):
-                write_names(sidecar, painter.class_names, colors)
-                write_qgis_style(style, painter.class_names, colors)
+                for place, write in ((self.sidecar, write_names), (self.style, write_qgis_style)):
+                    if place is not None:
+                        file = stack.enter_context(atomic_write(resolve_link(place)))
+                        write(file, painter.class_names, colors)
                 write_map(
                     out,
                     self.out.name,
@@ -174,17 +260,7 @@ class MapFiles:
                     tags=tags,
                     class_tags={f"CLASS_{i}": name for i, name in enumerate(painter.class_names)},
                 )
-                figure = draw_map(
-                    read_thinned(out, PREVIEW_SIDE),
-                    (painter.grid.n_rows * stride, painter.grid.n_cols * stride),
-                    painter.class_names,
-                    colors,
-                    painter.counts,
-                    mapped.thumbnail(PREVIEW_SIDE),
-                    (mapped.grid.height, mapped.grid.width),
-                    mapped.georeference.axes,
-                )
-                preview.write_bytes(to_png(figure))
+                preview.write_bytes(to_png(painter.draw(out, mapped, colors)))
                 if self.vector is not None:
                     vector = stack.enter_context(atomic_write(resolve_link(self.vector)))
                     names, crs = painter.class_names, mapped.georeference.crs

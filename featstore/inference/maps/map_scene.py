@@ -1,4 +1,4 @@
-"""Classify a whole scene, window by window, to a GeoTIFF that lies upon it."""
+"""Predict the classes or numbers of a whole scene, to a GeoTIFF that lies upon it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from featstore.config import TASKS
 from featstore.errors import ConfigError
 from featstore.inference.maps.colors import class_colors, color_hex, read_colors
-from featstore.inference.maps.map_files import MapFiles, MappedScene, Painter
+from featstore.inference.maps.map_files import (
+    ClassPainter,
+    MapFiles,
+    MappedScene,
+    NumberPainter,
+)
 from featstore.inference.maps.read_scene import read_scene
 from featstore.inference.maps.stored_scene import find_stored_scene
 from featstore.progress import Progress
@@ -80,6 +86,54 @@ class SceneMap:
         return {**asdict(self), "shares": [round(share, 6) for share in self.shares]}
 
 
+@dataclass(frozen=True)
+class NumberMap:
+    """The result of :func:`map_scene` with a run that predicts a number.
+
+    Parameters
+    ----------
+    run_id : str
+        The run of the model.
+    scene : str
+    path, preview : str
+        The GeoTIFF, float32 with NaN in cells without a number, and the picture.
+    window, stride : int
+        Sides of a window and of a cell of the map, in pixels of the scene.
+    n_rows, n_cols : int
+        Cells of the map.
+    target_name : str
+        Name of the number.
+    lowest, mean, highest : float
+        Of the cells' numbers.
+    n_empty : int
+        Cells without a number: their middle lies beyond the scene, or they lack data.
+    duration_s : float
+        From the call to its end.
+    windows_per_s : float
+        Windows predicted per second, writing included.
+    """
+
+    run_id: str
+    scene: str
+    path: str
+    preview: str
+    window: int
+    stride: int
+    n_rows: int
+    n_cols: int
+    target_name: str
+    lowest: float
+    mean: float
+    highest: float
+    n_empty: int
+    duration_s: float
+    windows_per_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON-able values."""
+        return asdict(self)
+
+
 def map_scene(
     run: Run | str | Path,
     scene: str | Path | None = None,
@@ -99,12 +153,12 @@ def map_scene(
     device: str = "auto",
     trusted: Sequence[str] = (),
     progress: Progress = IN_NOTEBOOKS,
-) -> SceneMap:
-    """Classify a scene window by window and write the classes as a GeoTIFF.
+) -> SceneMap | NumberMap:
+    """Classify a scene window by window and write the classes, or the numbers, as a GeoTIFF.
 
-    The scene is cut into square cells from its origin on; a cell gets the class of the window
-    around it. Windows reach beyond the border into the scene's mirror image. Memory holds a part of
-    the scene at a time, and files get their names when they are complete.
+    The scene is cut into square cells from its origin on; a cell gets the class, or the number, of
+    the window around it. Windows reach beyond the border into the scene's mirror image. Memory
+    holds a part of the scene at a time, and files get their names when they are complete.
 
     Parameters
     ----------
@@ -113,7 +167,8 @@ def map_scene(
     scene : str or Path
         A GeoTIFF, or any other raster that GDAL opens.
     out : str or Path, optional
-        The GeoTIFF to write; by default ``<scene>-classes.tif`` in the current folder.
+        The GeoTIFF to write; by default ``<scene>-classes.tif``, or ``<scene>-values.tif`` of
+        numbers, in the current folder.
     from_store : bool
         Whether to take the features of a stored scene, a set of the dataset ``scene``, in place of
         computing them.
@@ -147,10 +202,16 @@ def map_scene(
         Types of your own classifier, as ``package.module.Class``. Their code is run.
     progress : Progress
 
+    Returns
+    -------
+    SceneMap or NumberMap
+        The second of a run that predicts a number.
+
     Raises
     ------
     ConfigError
-        When a setting does not fit the scene or the run, or rasterio is not installed.
+        When a setting does not fit the scene or the run, a run has several classes, or rasterio is
+        not installed.
     DatasetError
         When the scene can't be opened, or has no data.
     ImageError
@@ -163,8 +224,8 @@ def map_scene(
     began = time.perf_counter()
     opened = open_store(store, progress)
     run = run if isinstance(run, Run) else open_run(run, opened)
-    if run.task != "classification":
-        raise ConfigError(f"{run.run_id} does not predict one class of each image; maps show one.")
+    has_classes = run.task == TASKS[0]
+    _check_run(run, probability=probability, colors=colors, vector=vector)
     model = run.load_model(trusted) if trusted else run.model
     if probability and not hasattr(model, "predict_proba"):
         raise ConfigError(
@@ -193,16 +254,38 @@ def map_scene(
                 str(scene), run, opened, device=device, progress=progress, **chosen
             )
             mapped, blocks = stack.enter_context(reading)
-        targets = MapFiles.find(mapped.path, out, preview, vector)
+        targets = MapFiles.find(mapped.path, out, preview, vector, has_classes=has_classes)
         if vector is not None and not mapped.georeference.is_on_ground:
             raise ConfigError(
                 f"{mapped.path} has no map coordinates, so its classes can't be polygons. Leave "
                 "out --vector, or georeference the scene."
             )
-        painter = Painter(run, model, mapped, probability)
+        painter: ClassPainter | NumberPainter = (
+            ClassPainter(run, model, mapped, probability)
+            if has_classes
+            else NumberPainter(run, model, mapped)
+        )
         grid, begun = mapped.grid, time.perf_counter()
         targets.write(mapped, painter, blocks, palette, _tags(run, mapped))
         mapped_s = time.perf_counter() - begun
+    if isinstance(painter, NumberPainter):
+        return NumberMap(
+            run.run_id,
+            mapped.path,
+            str(targets.out),
+            str(targets.preview),
+            grid.window,
+            grid.stride,
+            grid.n_rows,
+            grid.n_cols,
+            painter.name,
+            painter.lowest,
+            painter.total / mapped.n_windows,
+            painter.highest,
+            grid.n_cells - mapped.n_windows,
+            round(time.perf_counter() - began, 3),
+            round(mapped.n_windows / mapped_s, 2),
+        )
     return SceneMap(
         run.run_id,
         mapped.path,
@@ -222,6 +305,19 @@ def map_scene(
         round(time.perf_counter() - began, 3),
         round(mapped.n_windows / mapped_s, 2),
     )
+
+
+def _check_run(run: Run, **options: object) -> None:
+    """Refuse a run of several classes, and options of classes for a run of a number."""
+    if run.task == "multilabel":
+        raise ConfigError(
+            f"{run.run_id} predicts several classes, and a cell of a map holds one. Map a run of "
+            "images with one class each, or predict the windows: featstore predict."
+        )
+    if run.task == "regression" and (given := [name for name, one in options.items() if one]):
+        raise ConfigError(
+            f"--{given[0]} is for classes; {run.run_id} predicts a number. Leave it out."
+        )
 
 
 def _tags(run: Run, mapped: MappedScene) -> dict[str, str]:

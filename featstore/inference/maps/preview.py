@@ -1,4 +1,4 @@
-"""Draw a scene and the map of its classes side by side."""
+"""Draw a scene and the map of its classes, or numbers, side by side."""
 
 from __future__ import annotations
 
@@ -52,6 +52,61 @@ def draw_map(
     blue first, or gray; without it, the classes are drawn alone. `axes` is as of
     :attr:`.Georeference.axes`.
     """
+    with mpl.rc_context(STYLE):
+        fig, after, beyond = _panels(covered, thumbnail, size, axes)
+        table = ListedColormap([tuple(value / 255 for value in color) for color in colors])
+        after.imshow(
+            np.ma.masked_greater_equal(classes, len(colors)),
+            extent=beyond,
+            cmap=table,
+            vmin=-0.5,
+            vmax=len(colors) - 0.5,
+            interpolation="nearest",
+            aspect=after.get_aspect(),
+        )
+        after.set_title("classes")
+        patches = _patches(class_names, colors, counts)
+        fig.legend(
+            handles=patches,
+            loc="outside right center",
+            ncols=-(-len(patches) // ROWS_OF_LEGEND),
+            title="share of the area",
+            alignment="left",
+        )
+    return fig
+
+
+def draw_numbers(
+    numbers: NDArray[np.float32],
+    covered: tuple[int, int],
+    name: str,
+    thumbnail: NDArray[np.uint8] | None,
+    size: tuple[int, int],
+    axes: Axes,
+) -> Figure:
+    """Draw a scene and its numbers, (rows, columns), with a colour bar; see :func:`draw_map`.
+
+    Cells without a number, NaN, stay white.
+    """
+    with mpl.rc_context(STYLE):
+        fig, after, beyond = _panels(covered, thumbnail, size, axes)
+        image = after.imshow(
+            np.ma.masked_invalid(numbers),
+            extent=beyond,
+            cmap="viridis",
+            interpolation="nearest",
+            aspect=after.get_aspect(),
+        )
+        title = class_text(name, 40)
+        after.set_title(title)
+        fig.colorbar(image, ax=after, label=title)
+    return fig
+
+
+def _panels(
+    covered: tuple[int, int], thumbnail: NDArray[np.uint8] | None, size: tuple[int, int], axes: Axes
+) -> tuple[Figure, Any, tuple[float, float, float, float]]:
+    """Return a figure with the scene, the empty panel beside it, and the extent of the cells."""
     bounds, x_label, y_label = axes
     height, width = size
     left, right, bottom, top = bounds or (0.0, float(width), float(height), 0.0)
@@ -76,16 +131,6 @@ def draw_map(
         if thumbnail is not None:
             before.imshow(_stretched(thumbnail), extent=(left, right, bottom, top), cmap="gray")
             before.set_title("scene")
-        table = ListedColormap([tuple(value / 255 for value in color) for color in colors])
-        after.imshow(
-            np.ma.masked_greater_equal(classes, len(colors)),
-            extent=beyond,
-            cmap=table,
-            vmin=-0.5,
-            vmax=len(colors) - 0.5,
-            interpolation="nearest",
-        )
-        after.set_title("classes")
         for ax in axs:
             ax.set_aspect(aspect)
             ax.set_xlim(left, right)
@@ -95,15 +140,7 @@ def draw_map(
             ax.ticklabel_format(useOffset=False, style="plain")
             ax.set_xlabel(x_label)
         before.set_ylabel(y_label)
-        patches = _patches(class_names, colors, counts)
-        fig.legend(
-            handles=patches,
-            loc="outside right center",
-            ncols=-(-len(patches) // ROWS_OF_LEGEND),
-            title="share of the area",
-            alignment="left",
-        )
-    return fig
+    return fig, after, beyond
 
 
 def _ticks(length: float, apart: float) -> Locator:

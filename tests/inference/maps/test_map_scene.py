@@ -15,6 +15,7 @@ from featstore.datasets import windows
 from featstore.errors import ConfigError, DatasetError, RunError, StoreError
 from featstore.extraction import encode
 from featstore.extraction.extract import extract
+from featstore.fitting.tasks import classification
 from featstore.inference.maps import map_files
 from featstore.inference.maps.map_scene import map_scene
 from featstore.io.files import read_json, write_json
@@ -299,7 +300,7 @@ def test_an_interrupted_map_leaves_nothing_and_an_old_one_as_it_was(
     done = map_scene(run, scene, out, store=store)
     before = {p: p.read_bytes() for p in tmp_path.glob("map*")}
     assert len(before) == 4
-    original, calls = map_files.predict_blocks, []
+    original, calls = classification.predict_blocks, []
 
     def interrupt(*args):
         calls.append(args)
@@ -307,7 +308,7 @@ def test_an_interrupted_map_leaves_nothing_and_an_old_one_as_it_was(
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(map_files, "predict_blocks", interrupt)
+    monkeypatch.setattr(classification, "predict_blocks", interrupt)
     monkeypatch.setattr(encode, "BLOCK_ROWS", 5)
     for target in (out, tmp_path / "new.tif"):
         calls.clear()

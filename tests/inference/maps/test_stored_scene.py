@@ -14,7 +14,6 @@ from PIL import Image
 
 from featstore.errors import ConfigError, DatasetError, SelectionError
 from featstore.extraction.extract import extract
-from featstore.fitting.fit import fit
 from featstore.inference.maps.map_scene import map_scene
 from featstore.inference.stored_features import predict_stored, stored_features
 from featstore.models.pixelstats import PixelExtractor
@@ -202,18 +201,6 @@ def test_cells_of_several_reference_systems_are_in_longitude_and_latitude(tmp_pa
     frame = geopandas.read_parquet(tmp_path / "windows.parquet")
     assert frame.crs == "OGC:CRS84"
     assert [round(x) for x in frame.bounds.minx] == [15] * 4 + [9] * 4
-
-
-def test_maps_show_classes_alone(scene, tmp_path):
-    store = open_store(tmp_path / "store")
-    images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3)).astype(np.uint8)
-    heights = images.mean(axis=(1, 2, 3))
-    extract("pixelstats", "heights", images=images, labels=heights, task="regression", store=store)
-    (run,) = fit(store, "ridge", n_jobs=1)
-    with pytest.raises(ConfigError, match="does not predict one class of each image; maps show"):
-        map_scene(run, scene, store=store)
-    with pytest.raises(ConfigError, match="does not predict one class of each image"):
-        predict_stored(run, stored_features(run, store))
 
 
 def test_what_can_not_be_mapped_from_the_store(sample, scene, stored, tmp_path):
