@@ -20,6 +20,9 @@ def _standardising(regressor: KernelRidge) -> TransformedTargetRegressor:
 REGRESSORS = {
     regressor.name: regressor
     for regressor in (
+        # 840 images of NWPU-RESISC45, MobileNetV2's last convolution, two numbers computed from the
+        # pixels (green, edges), 5-fold cross-validation: R² 0.64 and 0.78 at alpha=100, 0.67 and 0.79
+        # at 316, 0.66 and 0.78 at 1000, 0.41 and 0.61 at scikit-learn's 1.
         Classifier(
             "ridge",
             Ridge,
@@ -27,7 +30,8 @@ REGRESSORS = {
             space=lambda p: {"alpha": logarithmic(0, 4.5, 10)},
             streams=True,
         ),
-        # scikit-learn's gamma is 1 / n_features, which suits standardised features.
+        # The same: 0.67 and 0.76 at alpha=0.1, 0.59 and 0.70 at scikit-learn's 1. Its gamma is
+        # 1 / n_features; a quarter of it gives 0.70 and 0.81.
         Classifier(
             "kernel-ridge",
             KernelRidge,
