@@ -21,8 +21,8 @@ REGRESSORS = {
     regressor.name: regressor
     for regressor in (
         # 840 images of NWPU-RESISC45, MobileNetV2's last convolution, two numbers computed from the
-        # pixels (green, edges), 5-fold cross-validation: R² 0.64 and 0.78 at alpha=100, 0.67 and 0.79
-        # at 316, 0.66 and 0.78 at 1000, 0.41 and 0.61 at scikit-learn's 1.
+        # pixels (green, edges), 5-fold cross-validation: R² 0.64 and 0.78 at alpha=100, 0.67 and
+        # 0.79 at 316, 0.66 and 0.78 at 1000, 0.41 and 0.61 at scikit-learn's 1.
         Classifier(
             "ridge",
             Ridge,
