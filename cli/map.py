@@ -182,7 +182,7 @@ def show_numbers(done: NumberMap) -> None:
     """Print the result of mapping a scene's numbers."""
     _show_cells(done, f"{done.n_rows * done.n_cols - done.n_empty:,} predicted")
     ends = [number_text(value) for value in (done.lowest, done.highest, done.mean)]
-    console.echo(f"{done.target_name}: {ends[0]} to {ends[1]}, {ends[2]} on average")
+    console.echo(f"{done.target_name}: {ends[0]} to {ends[1]}; {ends[2]} on average")
     console.echo(f"{duration_text(done.duration_s)}, {rate_text(done.windows_per_s, 'windows')}")
     console.echo(f"The map: {done.path}")
     console.echo(f"The picture: {done.preview}")

@@ -828,6 +828,29 @@ def write_tables(page: Page) -> None:
             raster.write(rng.integers(90 * (i % 2), 160, (3, 32, 32), np.uint8))
 
 
+def write_labels(page: Page) -> None:
+    """Write images of patches of three kinds, and tables of their kinds and of the trees' share."""
+    rng = np.random.default_rng(0)
+    colors = {"buildings": (200, 190, 180), "trees": (30, 90, 40), "water": (20, 60, 150)}
+    tags, covers = [], []
+    (page.place / "tiles").mkdir()
+    for i in range(120):
+        own = [name for name in colors if rng.random() < 0.5] or ["water"]
+        kinds = rng.choice([*own, "none"], (4, 4))
+        pixels = np.array([colors.get(kind, (120, 110, 90)) for kind in kinds.flat])
+        pixels = pixels.reshape(4, 4, 3).repeat(10, 0).repeat(10, 1) + rng.normal(
+            0, 15, (40, 40, 3)
+        )
+        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+        image.save(page.place / "tiles" / f"{i}.png")
+        split = "train" if i < 84 else "test"
+        tags.append((f"tiles/{i}.png", ";".join(sorted(own)), split))
+        covers.append((f"tiles/{i}.png", 6.25 * float((kinds == "trees").sum()), split))
+    for name, label, rows in (("tags", "label", tags), ("cover", "cover", covers)):
+        table = pd.DataFrame(rows, columns=["path", label, "split"])
+        table.to_csv(page.place / f"{name}.csv", index=False)
+
+
 def have_a_bucket(page: Page) -> None:
     """Let there be an object storage with a bucket, and credentials for it."""
     endpoint = page.stack.enter_context(s3_service())
@@ -934,6 +957,7 @@ BEFORE: dict[tuple[str, str], list[str | Callable[[Page], None]]] = {
     ("searching.md", "$ featstore fit --clf logreg --repeats"): [new_store, f"{RESNET} fc1000"],
     ("searching.md", "$ featstore curve"): [f"{RESNET} pool5"],
     ("searching.md", "import featstore"): [new_store, f"{RESNET} fc1000"],
+    ("several-labels.md", "$ featstore extract --model pixelstats tags.csv"): [write_labels],
     ("study.md", "$ featstore reproduce --root"): [have_sat4_only],
     ("store.md", "$ featstore extract"): ["featstore datasets get demo --n-train 64 --n-test 32"],
     ("object-storage.md", "pip install obstore"): [have_a_bucket],
