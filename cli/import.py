@@ -54,6 +54,7 @@ def command(
     """
     from featstore.extraction.import_features import import_features
 
+    opened = console.open_store(store)
     with console.progress() as progress:
         done = import_features(
             name,
@@ -64,7 +65,7 @@ def command(
             model=model,
             array=array,
             seed=seed,
-            store=console.open_store(store),
+            store=opened,
             progress=progress,
         )
     if as_json:
@@ -79,4 +80,9 @@ def command(
     if done.n_masked:
         console.echo(f"{done.n_masked:,} rows without features are masked.")
     console.echo(f"Features: {console.shown(done.path)}")
-    console.echo(f"Next: featstore fit --clf logreg --dataset {done.title} --model {done.model}")
+    info = opened.get(done.set_id).info.dataset
+    if not info.class_names and not info.target_names:
+        console.echo("The rows have no labels: to fit classifiers, import them with --labels.")
+        return
+    clf = "ridge" if info.task == TASKS[2] else "logreg"
+    console.echo(f"Next: featstore fit --clf {clf} --dataset {done.title} --model {done.model}")

@@ -34,6 +34,10 @@ def color_of(path: str, band: int, description: str | None, meaning: str) -> str
     return described or tagged
 
 
+MAX_UNNAMED = 4
+"""Bands of a file whose first ones are taken without names: red, green, blue, near infrared."""
+
+
 def choose_bands(
     path: str, names: Sequence[str], descriptions: Sequence[str | None], meanings: Sequence[str]
 ) -> tuple[tuple[int, ...], str]:
@@ -55,6 +59,12 @@ def choose_bands(
     free = [band for band, color in enumerate(colors, 1) if color is None]
     free.sort(key=lambda band: meanings[band - 1] == "alpha")
     guessed = [name for name in names if name not in colors]
+    n_candidates = sum(meanings[band - 1] != "alpha" for band in free)
+    if guessed and len(colors) > MAX_UNNAMED and n_candidates > len(guessed):
+        raise ConfigError(
+            f"{path} has {len(colors)} bands, and does not name {', '.join(guessed)}. Give the "
+            f"numbers of {', '.join(names)}, such as --bands 4,3,2 for all 13 bands of Sentinel-2."
+        )
     if len(guessed) > len(free):
         raise ConfigError(
             f"No band of {path} is {guessed[len(free)]}. Give the bands by number; one may stand "

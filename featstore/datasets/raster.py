@@ -97,7 +97,8 @@ def color_bands(path: ImageItem, raster: Any) -> list[int]:
         raise UnclearImageError(
             f"{path}: holds {raster.count} bands of {raster.dtypes[0]}, and "
             "PhotometricInterpretation does not say which are red, green and blue. Give their "
-            f"numbers, such as --bands 4,3,2{values}; or all, to pixelstats: --bands all{values}."
+            f"numbers, such as --bands 4,3,2{values}; or all, where the model takes as many "
+            f"(pixelstats, rcf, mosaiks, some of torchgeo): --bands all{values}."
         )
     # Of two bands the second is no color; of four, the fourth.
     is_gray = raster.count < 3 or meanings[0] == "palette"

@@ -143,6 +143,8 @@ def extract_images(
         answer = _find_answer(store, request, config, images.fingerprint)
         if answer is not None:
             feature_set, names = answer
+            if (title := feature_set.facets.title) != images.dataset.title:
+                progress.say(f"The store has the same images under the name {title}.")
             store.push(feature_set, progress)
             return summarize(feature_set, names, started, images.dataset.left_out)
 

@@ -109,6 +109,8 @@ def import_features(
     model = model or (Path(str(features)).stem if is_file else "")
     if not name or not model:
         raise ConfigError("Give the dataset a name, and features in memory a model's name.")
+    if wrong := [word for word in (name, model) if set(word) & set("/,\\")]:
+        raise ConfigError(f"{wrong[0]!r} is no name: leave out slashes and commas.")
     columns = read_columns(table, labels, sample_ids, splits, groups)
     rows = GivenRows(
         name,
@@ -158,7 +160,12 @@ class _Import:
         precision = "fp16" if self.dtype == "float16" else "fp32"
         backbone = {"weights": self.sha256, "precision": precision, "dtype": self.dtype}
         return {
-            "key": {"dataset": self.fingerprint, "model": self.model, **backbone},
+            "key": {
+                "dataset": self.fingerprint,
+                "name": self.rows.title,
+                "model": self.model,
+                **backbone,
+            },
             "facets": {
                 "dataset": IMPORTED,
                 "title": self.rows.title,
@@ -206,9 +213,8 @@ class _Import:
             "command": self.command,
         }
         first: dict[bytes, int] = {}
-        twins = np.array(
-            [first.setdefault(key, row) for row, key in enumerate(self._row_hashes())], np.int64
-        )
+        hashes = enumerate(self._checked_hashes())
+        twins = np.array([first.setdefault(key, row) for row, key in hashes], np.int64)
         return create_set(
             store,
             record,
@@ -220,8 +226,12 @@ class _Import:
             targets=rows.targets,
         )
 
-    def _row_hashes(self) -> Iterator[bytes]:
+    def _checked_hashes(self) -> Iterator[bytes]:
+        """Yield the hash of each row; refuse rows before there is a set of them."""
+        start = 0
         for block in self.table.float_blocks():
+            self._masked(block, start)
+            start += len(block)
             yield from (hashlib.blake2b(row, digest_size=16).digest() for row in block)
 
     def write(self, feature_set: FeatureSet, progress: Progress) -> None:

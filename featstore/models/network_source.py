@@ -42,6 +42,11 @@ class NetworkSource:
         device = resolve_device(config.device)
         precision = precision or resolve_precision(config.precision, device)
         order = _order(network, config.bands, dataset.bands)
+        if network.bands != RGB and not order:
+            progress.say(
+                "The images' bands have no names that the network knows; they are taken in this "
+                f"order: {', '.join(network.bands)}. Another order: --bands 1,2,..."
+            )
         # A wrong name is an error before weights are downloaded.
         find_layers(config.model, config.layers, config.image_size or network.preset().image_size)
         _check_values(network, config.value_range)

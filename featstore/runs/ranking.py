@@ -49,8 +49,9 @@ class Choice:
             own = best["scores"][best["run_ids"].index(best["run_id"])]
             mean = scoring.column(scoring.score).cell(best)
             texts.append(
-                f"Of its {best['n_repeats']} repeats, with a mean of {mean}{scoring.unit}, this is "
-                f"the nearest to the mean ({scoring.text(own)}{scoring.unit})."
+                f"{mean}{scoring.unit} are the mean and standard deviation of {best['n_repeats']} "
+                "repeats. Model, predictions and pictures are of the repeat nearest to the mean, "
+                f"with {scoring.text(own)}{scoring.unit}."
             )
         if self.n_rows > 1:
             texts.append(

@@ -42,7 +42,7 @@ def test_bands_are_taken_by_the_names_that_the_file_gives(names, descriptions, m
         (RGB, RGB, ""),
         (RGB, PLAIN[:3], ""),
         (RGB, (*RGB, "alpha"), ""),
-        (RGB, PLAIN, "Bands 1, 2, 3 are taken as red, green, blue. Others: --bands"),
+        (RGB, PLAIN[:4], "Bands 1, 2, 3 are taken as red, green, blue. Others: --bands"),
         (RGB, RGB[::-1], "Bands 3, 2, 1 are taken as red, green, blue. Others: --bands"),
         (RGBN, (*RGB, "alpha"), "Band 4 is tagged alpha and taken as nir. Others: --bands"),
     ],
@@ -58,6 +58,7 @@ def test_a_guess_is_said(names, meanings, text):
         (RGB, ("red", "red", "green", "blue"), (), "calls bands 1 and 2 red"),
         (RGBN, (), (*RGB, "nir", "red"), "calls bands 1 and 5 red"),
         (RGB, ("red", "green", "nir"), (), "No band of scene.tif is blue"),
+        (RGB, (), PLAIN, f"has {len(PLAIN)} bands, and does not name red, green, blue"),
     ],
 )
 def test_what_contradicts_itself_is_refused(names, descriptions, meanings, message):

@@ -34,7 +34,8 @@ def test_repeats_are_one_row_of_their_mean_and_never_of_the_luckiest(run):
     assert line["run_id"] == min(runs[i].run_id for i in (2, 3, 8))
     assert ranking.choice.best is line
     assert ranking.choice.text == (
-        "Of its 10 repeats, with a mean of 88.8 ± 1.7 %, this is the nearest to the mean (88.8 %)."
+        "88.8 ± 1.7 % are the mean and standard deviation of 10 repeats. Model, predictions and "
+        "pictures are of the repeat nearest to the mean, with 88.8 %."
     )
 
 

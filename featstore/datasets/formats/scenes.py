@@ -25,11 +25,12 @@ from featstore.datasets.formats.scene_files import (
     raster_files,
 )
 from featstore.datasets.formats.scene_labels import lay_polygons
+from featstore.datasets.raster import MAX_BANDS
 from featstore.datasets.reading import N_SAMPLED, Range, Reading, percentiles, thinned
 from featstore.datasets.scene import Scene, open_raster
 from featstore.datasets.source import RGB, ArraySource
 from featstore.datasets.windows import Grid, WindowSource, find_windows
-from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError
+from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError, ImageError
 from featstore.io.files import json_digest
 from featstore.io.vectors import Polygons, companions, read_polygons, split_layer
 from featstore.progress import Progress
@@ -116,10 +117,19 @@ class SceneSource(ArraySource):
         return self.window, self.window, len(self.bands)
 
     def _choose(self, path: Path) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
-        if not self.reading.bands:
-            return None, RGB
         with open_raster(str(path)) as raster:
-            return self.reading.choose(path, raster)
+            if self.reading.bands:
+                return self.reading.choose(path, raster)
+            if raster.count > MAX_BANDS:
+                try:
+                    Reading(RGB).choose(path, raster)
+                except ImageError:
+                    raise ConfigError(
+                        f"{path} holds {raster.count} bands, and does not say which are red, green "
+                        "and blue. Give their numbers, such as --bands 4,3,2; or all, to "
+                        "pixelstats: --bands all."
+                    ) from None
+            return None, RGB
 
     def _open_scene(self, path: Path, reading: Reading) -> Scene:
         numbers, names = self._choose(path)

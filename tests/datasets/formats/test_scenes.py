@@ -91,6 +91,8 @@ def test_bands_and_range_are_chosen_as_of_files(tmp_path):
     assert (low, high) == pytest.approx(np.percentile(values[3], (2, 98)), abs=1)
     with pytest.raises(ConfigError, match=r"values end at some 2,99. of 65,535.* --range LOW,HIGH"):
         len(open_scenes(path, reading=Reading(("4", "1"))))
+    with pytest.raises(ConfigError, match=r"5 bands, and does not say which.*--bands 4,3,2"):
+        len(open_scenes(path, reading=Reading((), ((0.0, 3000.0),))))
     write_scene(tmp_path / "few.tif", values[:4])
     with pytest.raises(DatasetError, match=r"few.tif has 4 bands, and .*deep.tif has 5"):
         len(open_scenes(tmp_path, reading=Reading(("all",), ((0.0, 3000.0),))))
