@@ -7,6 +7,7 @@ import configparser
 import re
 import subprocess
 import sys
+from functools import cache
 from importlib import import_module
 
 import pytest
@@ -47,6 +48,7 @@ def room(path):
     return path.relative_to(ROOT / "featstore").parts[0].removesuffix(".py")
 
 
+@cache
 def imports(path, *, top_level_only=False):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     if top_level_only:
