@@ -236,7 +236,8 @@ def command(
         console.echo(f"Next: {words} IMAGE{store_option(store)}")
         return
     options = selecting_options(opened.sets(), found, result.layers)
-    words = shlex.join(["featstore", "fit", "--clf", "logreg", *options])
+    clf = "ridge" if found.info.dataset.task == "regression" else "logreg"
+    words = shlex.join(["featstore", "fit", "--clf", clf, *options])
     console.echo(f"Next: {words}{store_option(store)}")
 
 
