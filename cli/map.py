@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 @click.option(
     "--from-store",
     is_flag=True,
-    help="Map a stored scene, without the network: the one that RUN was fitted on, or --set.",
+    help="Take the features of a stored scene, and run no network. The scene is that of RUN, or of "
+    "--set.",
 )
 @console.set_option
 @click.option(

@@ -1,4 +1,4 @@
-"""Divide the ground into square blocks, each of which has one split."""
+"""Divide the ground into square blocks; all windows of a block have the same split."""
 
 from __future__ import annotations
 

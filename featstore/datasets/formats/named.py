@@ -41,7 +41,7 @@ class Named:
     page : str
         Where people get it otherwise.
     file_bands : tuple of (str, ...)
-        Names of the files' bands; the first of each is the one that is recorded.
+        Names of the files' bands: for each band, all its spellings. featstore records the first.
     """
 
     name: str

@@ -76,7 +76,7 @@ def raster_files(path: Path) -> list[Path]:
         for file in map(Path, names):
             if not file.is_file():
                 raise DatasetError(
-                    f"{virtual} takes its pixels from {file}, which is no file on this machine."
+                    f"{virtual} takes its pixels from {file}, which does not exist on this machine."
                 )
             if any(file.samefile(other) for other in found):
                 continue

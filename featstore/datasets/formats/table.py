@@ -170,7 +170,7 @@ class TableSource(FileSource):
                     if not text:
                         raise DatasetError(f"{row_name(i)}: its path is empty.")
                     if not os.path.isfile(path := self._path(text)):
-                        raise DatasetError(f"{row_name(i)}: there is no file {path}.")
+                        raise DatasetError(f"{row_name(i)}: the file {path} does not exist.")
                 origins.append(text)
 
         return add

@@ -173,7 +173,7 @@ def map_scene(
         Whether to take the features of a stored scene, a set of the dataset ``scene``, in place of
         computing them.
     set_id : str, optional
-        The feature set of that scene; by default the one that the run was fitted on.
+        The scene's feature set; by default that of the run.
     store : str, Path or FeatureStore
         The store of the run.
     window : int, optional

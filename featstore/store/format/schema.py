@@ -141,7 +141,7 @@ class BackboneInfo(RecordPart):
     weights_sha256: Text
     precision: Text
     patches: Base64 | None = None
-    """Patches of training images, of which filters are made."""
+    """Patches of training images, in base64; the filters are computed from them."""
 
     @property
     def is_imported(self) -> bool:

@@ -260,7 +260,7 @@ def change(row: int, column: str, value: object):  # noqa: ANN201
 @pytest.mark.parametrize(
     ("spoil", "options", "wrong"),
     [
-        (change(6, "path", "x.png"), {}, r"row 7: there is no file .*my tiles/x\.png"),
+        (change(6, "path", "x.png"), {}, r"row 7: the file .*my tiles/x\.png does not exist"),
         (change(6, "path", None), {}, "row 7: its path is empty"),
         (change(6, "label", None), {}, "row 7: its label is empty"),
         (change(6, "label", " "), {"task": "regression"}, "row 1: its label is 'sand'"),
