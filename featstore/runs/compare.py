@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from featstore.config import LEVEL, TASKS
-from featstore.runs.paired_rows import OTHER_IMAGES, describe_both, paired_rows
+from featstore.runs.paired_rows import PairedTest, describe_both, paired_rows
 from featstore.runs.run import Run
 from featstore.runs.score_comparison import ScoreComparison, compare_scores, score_p_value
 from featstore.runs.significance import difference_interval, mcnemar
@@ -38,7 +38,7 @@ class ClassDifference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(PairedTest):
     """The comparison of two runs, ``a`` and ``b``, by :func:`compare`.
 
     Parameters
@@ -93,15 +93,8 @@ class Comparison:
     same_images: bool
 
     @property
-    def significant(self) -> bool:
-        """Whether the p-value is below 5 %."""
-        return self.p_value < LEVEL
-
-    @property
     def sentence(self) -> str:
         """The outcome in one sentence."""
-        p = "p < 0.0001" if self.p_value < 1e-4 else f"p = {self.p_value:.3g}"
-        verdict = f"{p} ({self.test})."
         n_more = self.n_only_a_right - self.n_only_b_right
         both = f"{self.name_a} and {self.name_b}"
         if n_more:
@@ -110,20 +103,15 @@ class Comparison:
             return (
                 f"{better} is right on {abs(n_more):,} more of {self.n_test:,} test images than "
                 f"{worse}; the difference is {'' if self.significant else 'not '}significant at "
-                f"5 %: {verdict}"
+                f"5 %: {self.verdict}"
             )
         if self.n_same == self.n_test:
-            return f"{both} predict the same for all {self.n_test:,} test images: {verdict}"
+            return f"{both} predict the same for all {self.n_test:,} test images: {self.verdict}"
         n_right = self.n_both_right + self.n_only_a_right
         which = "though not the same" if self.n_only_a_right else "the same"
         return f"{both} are each right on {n_right:,} of {self.n_test:,} test images, {which}: " + (
-            verdict
+            self.verdict
         )
-
-    @property
-    def caution(self) -> str:
-        """A warning about the images; empty if both runs are of the same images."""
-        return "" if self.same_images else OTHER_IMAGES
 
     def most_different(self, n: int = 5) -> list[ClassDifference]:
         """Return the `n` classes whose recalls differ most; equal recalls are left out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from featstore.config import LEVEL
 from featstore.errors import ConfigError
 from featstore.runs.run import Run
 from featstore.text import run_text
@@ -15,6 +16,30 @@ OTHER_IMAGES = (
     "from the same images, and fit again."
 )
 """What to say where the fingerprints of two runs' images differ."""
+
+
+class PairedTest:
+    """What comparisons of two runs say of their test, whatever they compare."""
+
+    test: str
+    p_value: float
+    same_images: bool
+
+    @property
+    def significant(self) -> bool:
+        """Whether the p-value is below 5 %."""
+        return self.p_value < LEVEL
+
+    @property
+    def verdict(self) -> str:
+        """The p-value, and the test in brackets."""
+        p = "p < 0.0001" if self.p_value < 1e-4 else f"p = {self.p_value:.3g}"
+        return f"{p} ({self.test})."
+
+    @property
+    def caution(self) -> str:
+        """A warning about the images; empty if both runs are of the same images."""
+        return "" if self.same_images else OTHER_IMAGES
 
 
 Rows = dict[str, np.ndarray]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from featstore.config import LEVEL
 from featstore.errors import ConfigError
-from featstore.runs.paired_rows import OTHER_IMAGES, describe_both, paired_rows
+from featstore.runs.paired_rows import PairedTest, describe_both, paired_rows
 from featstore.runs.run import Run
 from featstore.runs.scoring.influence import Estimate
 
@@ -15,7 +14,7 @@ TEST = "infinitesimal jackknife over the test images"
 
 
 @dataclass(frozen=True)
-class ScoreComparison:
+class ScoreComparison(PairedTest):
     """The comparison of two runs, ``a`` and ``b``, by :func:`featstore.compare`.
 
     Parameters
@@ -57,27 +56,16 @@ class ScoreComparison:
     same_images: bool
 
     @property
-    def significant(self) -> bool:
-        """Whether the p-value is below 5 %."""
-        return self.p_value < LEVEL
-
-    @property
     def sentence(self) -> str:
         """The outcome in one sentence."""
-        p = "p < 0.0001" if self.p_value < 1e-4 else f"p = {self.p_value:.3g}"
         if not self.difference:
-            return f"{self.name_a} and {self.name_b} are equally good: {p} ({self.test})."
+            return f"{self.name_a} and {self.name_b} are equally good: {self.verdict}"
         names = (self.name_a, self.name_b)
         better, worse = names if self.difference > 0 else names[::-1]
         return (
             f"{better} is better than {worse} on {self.n_test:,} test images; the difference is "
-            f"{'' if self.significant else 'not '}significant at 5 %: {p} ({self.test})."
+            f"{'' if self.significant else 'not '}significant at 5 %: {self.verdict}"
         )
-
-    @property
-    def caution(self) -> str:
-        """A warning about the images; empty if both runs are of the same images."""
-        return "" if self.same_images else OTHER_IMAGES
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields, and ``significant``, as JSON-able values."""
