@@ -34,8 +34,16 @@ def color_of(path: str, band: int, description: str | None, meaning: str) -> str
     return described or tagged
 
 
-MAX_UNNAMED = 4
+MAX_BANDS = 4
 """Bands of a file whose first ones are taken without names: red, green, blue, near infrared."""
+
+
+def numbers_hint(values: str = "") -> str:
+    """Say how the bands of a file without names are chosen; `values` are further options."""
+    return (
+        f"Give their numbers, such as --bands 4,3,2{values}; or all, where the model takes as many "
+        f"(pixelstats, rcf, mosaiks, some of torchgeo): --bands all{values}."
+    )
 
 
 def choose_bands(
@@ -60,7 +68,7 @@ def choose_bands(
     free.sort(key=lambda band: meanings[band - 1] == "alpha")
     guessed = [name for name in names if name not in colors]
     n_candidates = sum(meanings[band - 1] != "alpha" for band in free)
-    if guessed and len(colors) > MAX_UNNAMED and n_candidates > len(guessed):
+    if guessed and len(colors) > MAX_BANDS and n_candidates > len(guessed):
         raise ConfigError(
             f"{path} has {len(colors)} bands, and does not name {', '.join(guessed)}. Give the "
             f"numbers of {', '.join(names)}, such as --bands 4,3,2 for all 13 bands of Sentinel-2."

@@ -34,6 +34,20 @@ def draw_split(
     return splits
 
 
+def draw_rows_or_groups(
+    sample_ids: Sequence[str],
+    labels: NDArray[np.integer[Any]],
+    groups: NDArray[np.int32] | None,
+    group_names: Sequence[str],
+    seed: int,
+    group_by: str,
+) -> NDArray[np.uint8]:
+    """Draw 70 % of each class for training: whole groups where there are groups."""
+    if groups is None:
+        return draw_split(sample_ids, labels, seed)
+    return draw_split_of_groups(labels, groups, group_names, seed, group_by)
+
+
 def draw_split_of_groups(
     labels: NDArray[np.integer[Any]],
     groups: NDArray[np.int32],

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.datasets.band_names import MAX_BANDS, numbers_hint
 from featstore.datasets.image_bytes import ImageItem
 from featstore.errors import ImageError, UnclearImageError
 from featstore.io import gdal
@@ -28,10 +29,6 @@ DARK, DARK_SHARE = 2**12, 0.999
 
 
 CURE = "Say what is black and white: --range LOW,HIGH, or --range percentile:2,98."
-
-
-MAX_BANDS = 4
-"""More bands are read only where the file says which ones are red, green and blue."""
 
 
 def read_rgb(
@@ -96,9 +93,8 @@ def color_bands(path: ImageItem, raster: Any) -> list[int]:
         values = "" if raster.dtypes[0] == "uint8" else " --range percentile:2,98"
         raise UnclearImageError(
             f"{path}: holds {raster.count} bands of {raster.dtypes[0]}, and "
-            "PhotometricInterpretation does not say which are red, green and blue. Give their "
-            f"numbers, such as --bands 4,3,2{values}; or all, where the model takes as many "
-            f"(pixelstats, rcf, mosaiks, some of torchgeo): --bands all{values}."
+            "PhotometricInterpretation does not say which are red, green and blue. "
+            f"{numbers_hint(values)}"
         )
     # Of two bands the second is no color; of four, the fourth.
     is_gray = raster.count < 3 or meanings[0] == "palette"

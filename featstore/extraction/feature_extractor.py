@@ -15,9 +15,7 @@ from featstore.datasets.formats.given import (
     NAME,
     GivenArray,
     GivenFiles,
-    array_sha256,
     given_source,
-    stacked,
 )
 from featstore.errors import ImageError
 from featstore.extraction.extract import answering_layers, extract_images
@@ -201,8 +199,7 @@ def _by_content(X: Any, cache: FingerprintCache) -> tuple[GivenArray | GivenFile
     given = given_source(X)
     if isinstance(given, GivenFiles):
         return given, [f"file {digest}" for digest in cache.sha256(given.paths)]
-    pixels = stacked(X)
-    return given, [f"array {array_sha256(image[np.newaxis])}" for image in pixels]
+    return given, [f"array {digest}" for digest in given.sha256_of_each]
 
 
 def _part(X: Any, rows: Sequence[int], names: Sequence[str]) -> GivenArray | GivenFiles:

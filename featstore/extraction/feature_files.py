@@ -22,6 +22,10 @@ COLUMNS = {
 """Names of arrays and columns beside the features, by what they hold."""
 
 
+KINDS = {name: kind for kind, names in COLUMNS.items() for name in names}
+"""What each of these names holds."""
+
+
 BLOCK_NBYTES = 16 * 2**20
 """Bytes of features that are read at a time."""
 
@@ -167,8 +171,7 @@ def _parquet(path: Path, array: str | None) -> FeatureTable:
     except pyarrow.ArrowException as error:
         raise DatasetError(f"{path} can't be read: {error}") from error
     schema, n_samples = file.schema_arrow, file.metadata.num_rows
-    known = {name: kind for kind, names in COLUMNS.items() for name in names}
-    own = {known[name]: name for name in schema.names if name in known}
+    own = {KINDS[name]: name for name in schema.names if name in KINDS}
     lists = [
         name
         for name in schema.names

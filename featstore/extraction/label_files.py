@@ -10,7 +10,7 @@ import numpy as np
 
 from featstore.datasets.formats.table_files import TABLE_SUFFIXES, open_table
 from featstore.errors import DatasetError, DatasetNotFoundError
-from featstore.extraction.feature_files import COLUMNS, FeatureTable
+from featstore.extraction.feature_files import KINDS, FeatureTable
 
 Columns = dict[str, Any]
 """A sequence of values for each kind of column."""
@@ -71,16 +71,15 @@ def _from_table(path: Path, ids: Sequence[Any] | None) -> Columns:
     if not path.is_file():
         raise DatasetNotFoundError(f"{path} does not exist; give a table of labels.")
     table = open_table(path)
-    known = {name: kind for kind, names in COLUMNS.items() for name in names}
-    names = [name for name in table.columns if name in known]
-    if "label" not in (known[name] for name in names):
+    names = [name for name in table.columns if name in KINDS]
+    if "label" not in (KINDS[name] for name in names):
         raise DatasetError(
             f"{path} has the columns {', '.join(table.columns)}; expected one of the name label."
         )
-    found: dict[str, list[Any]] = {known[name]: [] for name in names}
+    found: dict[str, list[Any]] = {KINDS[name]: [] for name in names}
     for block in table.blocks(names):
         for name, values in zip(names, block, strict=True):
-            found[known[name]] += values
+            found[KINDS[name]] += values
     if ids is None or "id" not in found:
         return {**found}
     position = {str(name): row for row, name in enumerate(found["id"])}

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featstore.config import SPLITS, TASKS
-from featstore.datasets.drawing import TRAIN_FRACTION, draw_split, draw_split_of_groups
+from featstore.datasets.drawing import TRAIN_FRACTION, draw_rows_or_groups
 from featstore.datasets.formats.table_labels import REGRESSION, LabelReader, Labels
 from featstore.datasets.source import RGB, RGB_NIR, ArraySource, FileSource, Source
 from featstore.errors import DatasetError
@@ -98,12 +98,8 @@ class _Given(Source):
             return self._given_splits
         if self._labels is None:
             return np.zeros(len(self._ids), np.uint8)
-        strata = self._labels.strata
-        if self._groups is not None:
-            return draw_split_of_groups(
-                strata, self._groups, self._group_names, self.seed, self.group_by
-            )
-        return draw_split(self._ids, strata, self.seed)
+        strata, names = self._labels.strata, self._group_names
+        return draw_rows_or_groups(self._ids, strata, self._groups, names, self.seed, self.group_by)
 
     @property
     def sample_ids(self) -> Sequence[str]:
@@ -141,6 +137,11 @@ class GivenArray(_Given, ArraySource):
         n_bands = pixels.shape[3]
         self.bands = known.get(n_bands) or tuple(str(i + 1) for i in range(n_bands))
 
+    @property
+    def sha256_of_each(self) -> list[str]:
+        """The sha256 (hex) of each image's shape and bytes."""
+        return [_array_sha256(image[np.newaxis]) for image in self._pixels]
+
     def read_rows(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the images of some rows."""
         return np.ascontiguousarray(self._pixels[rows])
@@ -151,7 +152,7 @@ class GivenArray(_Given, ArraySource):
 
     def identity(self) -> dict[str, Any]:
         """Return what tells this apart: pixels, ids, labels and splits."""
-        return super().identity() | {"pixels": array_sha256(self._pixels)}
+        return super().identity() | {"pixels": _array_sha256(self._pixels)}
 
 
 class GivenFiles(_Given, FileSource):
@@ -217,10 +218,10 @@ def given_source(
         raise DatasetError(f"{len(ids):,} sample_ids are given for {len(given):,} images.")
     if paths is not None:
         return GivenFiles(paths, title, ids, **columns)
-    return GivenArray(stacked(given), title, ids, **columns)
+    return GivenArray(_stacked(given), title, ids, **columns)
 
 
-def stacked(images: Any) -> NDArray[np.uint8]:
+def _stacked(images: Any) -> NDArray[np.uint8]:
     """Return images as one array, (n_samples, height, width, n_bands) uint8."""
     expected = "expected (n_samples, height, width) or (n_samples, height, width, n_bands) uint8"
     shapes = Counter(np.shape(image) for image in images)
@@ -241,7 +242,7 @@ def stacked(images: Any) -> NDArray[np.uint8]:
     return pixels
 
 
-def array_sha256(pixels: NDArray[np.uint8]) -> str:
+def _array_sha256(pixels: NDArray[np.uint8]) -> str:
     """Return the sha256 (hex) of an array's shape and bytes."""
     digest = hashlib.sha256(str(pixels.shape).encode())
     # A row at a time: a view that is not contiguous is not copied whole.

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.config import DatasetOptions
+from featstore.datasets.band_names import MAX_BANDS, numbers_hint
 from featstore.datasets.blocks import find_blocks
 from featstore.datasets.drawing import TRAIN_FRACTION, draw_split_of_groups
 from featstore.datasets.format import Opening
@@ -25,7 +26,6 @@ from featstore.datasets.formats.scene_files import (
     raster_files,
 )
 from featstore.datasets.formats.scene_labels import lay_polygons
-from featstore.datasets.raster import MAX_BANDS
 from featstore.datasets.reading import N_SAMPLED, Range, Reading, percentiles, thinned
 from featstore.datasets.scene import Scene, open_raster
 from featstore.datasets.source import RGB, ArraySource
@@ -126,8 +126,7 @@ class SceneSource(ArraySource):
                 except ImageError:
                     raise ConfigError(
                         f"{path} holds {raster.count} bands, and does not say which are red, green "
-                        "and blue. Give their numbers, such as --bands 4,3,2; or all, to "
-                        "pixelstats: --bands all."
+                        f"and blue. {numbers_hint()}"
                     ) from None
             return None, RGB
 

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from featstore.config import COLUMN_ROLES, SPLITS, DatasetOptions
 from featstore.datasets.drawing import (
     TRAIN_FRACTION,
-    draw_split,
-    draw_split_of_groups,
+    draw_rows_or_groups,
     notes_on_groups,
 )
 from featstore.datasets.formats.layout import split_of
@@ -277,11 +276,8 @@ class TableSource(FileSource):
         rows, seed = self._rows, self._options.seed
         if rows.splits is not None:
             return rows.splits
-        if rows.groups is None:
-            return draw_split(rows.ids, rows.labels.strata, seed)
-        return draw_split_of_groups(
-            rows.labels.strata, rows.groups, rows.group_names, seed, self.group_by
-        )
+        strata, names = rows.labels.strata, rows.group_names
+        return draw_rows_or_groups(rows.ids, strata, rows.groups, names, seed, self.group_by)
 
     @property
     def sample_ids(self) -> Sequence[str]:
