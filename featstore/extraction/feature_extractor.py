@@ -17,10 +17,11 @@ from featstore.datasets.formats.given import (
     GivenFiles,
     given_source,
 )
-from featstore.errors import ImageError
+from featstore.errors import ConfigError, ImageError
 from featstore.extraction.extract import answering_layers, extract_images
-from featstore.extraction.spec import Images, dataset_of, make_request
+from featstore.extraction.spec import Images, dataset_of, is_percentile, make_request
 from featstore.io.fingerprints import FingerprintCache, Watch
+from featstore.models.names import PATCH_MODEL, source_of
 from featstore.progress import SILENT
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.selection import Selection
@@ -161,7 +162,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _config(self) -> ExtractConfig:
         layers = self.layers.split(",") if isinstance(self.layers, str) else self.layers
-        return ExtractConfig(
+        config = ExtractConfig(
             self.model,
             NAME,
             tuple(layers),
@@ -176,6 +177,14 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             batch_size=self.batch_size,
             dtype=self.dtype,
         )
+        # Each call computes other images, whose features would not fit those of earlier calls.
+        if is_percentile(config) or source_of(config.model) == PATCH_MODEL:
+            raise ConfigError(
+                "An image's features must not depend on the other images of a call, as they do "
+                f"with {PATCH_MODEL} and with a range of percentiles. Use another model, such as "
+                "rcf, and give the range as LOW,HIGH."
+            )
+        return config
 
     def _read(self, known: dict[str, tuple[Selection, int]], hashes: Sequence[str]) -> np.ndarray:
         first = known[hashes[0]][0]

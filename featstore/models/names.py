@@ -17,7 +17,11 @@ PIXEL_MODEL = "pixelstats"
 """Pixel statistics, which need no network."""
 
 
-FILTER_MODELS = ("rcf", "mosaiks")
+PATCH_MODEL = "mosaiks"
+"""The model whose filters are patches of the training images."""
+
+
+FILTER_MODELS = ("rcf", PATCH_MODEL)
 """Random convolutional features, which need no network: of Gaussian filters, and of patches."""
 
 

@@ -93,3 +93,10 @@ def test_settings_that_need_files_are_refused(tmp_path):
             featstore.extract("pixelstats", images=IMAGES, store=tmp_path / "s", **more)
     with pytest.raises(ConfigError, match="labels, sample_splits and groups are those of images"):
         featstore.extract("pixelstats", "demo", labels=Y, store=tmp_path / "s")
+
+
+@pytest.mark.parametrize("more", [{"model": "mosaiks:16"}, {"value_range": "percentile:2,98"}])
+def test_features_that_depend_on_the_other_images_are_refused(more, paths, tmp_path):
+    extractor = FeatureExtractor(**{"model": "pixelstats", "store": tmp_path / "store", **more})
+    with pytest.raises(ConfigError, match="must not depend on the other images of a call"):
+        extractor.fit(paths)

@@ -125,7 +125,9 @@ def test_the_fingerprint_covers_what_a_virtual_raster_shows(tmp_path):
     names = [name for name, _ in open_scenes(tmp_path / "outer.vrt").files()]
     assert names == ["a.tif", "inner.vrt", "outer.vrt"]
     (tmp_path / "a.tif").unlink()
-    with pytest.raises(DatasetError, match=r"inner.vrt takes its pixels from .*a.tif, which is no"):
+    with pytest.raises(
+        DatasetError, match=r"inner.vrt takes its pixels from .*a.tif, which does not"
+    ):
         open_scenes(tmp_path / "outer.vrt").files()
 
 
