@@ -74,6 +74,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log) if config.option.dist == "loadfile" else None
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Leave out the wait for the disk: only a loss of power would show it, and no test has one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda fd: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the user's stores, data and downloaded weights out of the tests."""
@@ -144,8 +152,15 @@ def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_inputs() -> Iterator[None]:
     """Let networks take images of 32 pixels where the weights say 224; AlexNet needs 64."""
+    with small_networks():
+        yield
+
+
+@contextmanager
+def small_networks() -> Iterator[None]:
+    """Let networks take small images meanwhile."""
     from featstore.models import torchvision_source, weights
 
     find = torchvision_source.find_weights
@@ -153,7 +168,9 @@ def small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     def find_small(model: str, *args: Any, **options: Any) -> weights.Weights:
         return replace(find(model, *args, **options), image_size=64 if model == "alexnet" else 32)
 
-    monkeypatch.setattr(torchvision_source, "find_weights", find_small)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torchvision_source, "find_weights", find_small)
+        yield
 
 
 @pytest.fixture

@@ -231,6 +231,7 @@ def test_a_search_is_measured_beside_scikit_learn_s(load, tmp_path, monkeypatch)
 
 
 @linux
+@pytest.mark.soak
 def test_a_peer_that_fails_says_why(load, tmp_path):
     bench = load("bench_fit")
     # There are no arrays to load.

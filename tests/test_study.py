@@ -3,7 +3,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from conftest import blank_figures
+from conftest import blank_figures, small_networks
 from makers import Listener
 
 import featstore.study
@@ -29,13 +29,16 @@ def study(root, **settings):
     return Study(**settings)
 
 
+pytestmark = pytest.mark.usefixtures("small_inputs")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Return the folder and the outcome of a whole study; its data and store are shared."""
     folder = tmp_path_factory.mktemp("study")
     store = open_store(folder / "store")
     page = folder / "s" / "r.html"
-    with blank_figures():
+    with blank_figures(), small_networks():
         outcome = reproduce(study(folder / "data"), store, page, files=folder / "s")
     return folder, outcome
 

@@ -34,6 +34,7 @@ def group_bytes(result):
     return tree_bytes(Path(result.path))
 
 
+@pytest.mark.soak
 def test_local_workers_write_the_same_bytes(extracted, tmp_path, small_chunks):
     settings = tiny(extracted.images, layers="fc,conv1", devices=("cpu", "cpu"))
     listener, store = Listener(), open_store(tmp_path / "two")
