@@ -181,13 +181,13 @@ def _cells(summary: dict[str, Any], columns: Sequence[Column]) -> list[str]:
 
 def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
     """Print rows of :func:`featstore.report.summaries.summarize`, a table for each dataset."""
+    from featstore.runs.ranking import by_group
     from featstore.runs.scoring import find_scoring
 
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for summary in summaries:
-        about = find_scoring(summary["task"]).rows_text(summary)
-        groups.setdefault(f"{summary['title']}: {about}", []).append(summary)
-    for title, group in groups.items():
+    def about(line: dict[str, Any]) -> str:
+        return find_scoring(line["task"]).rows_text(line)
+
+    for title, group in by_group(summaries, about):
         columns = find_scoring(group[0]["task"]).terminal_columns(group)
         numbers = [*(column.heading for column in columns), "time"]
         n_kept = None if len(group) > 1 else -1

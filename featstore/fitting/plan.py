@@ -210,7 +210,9 @@ def _name(selection: Selection, config: FitConfig) -> str:
     weights = selection.describe().weights
     run = run_text(selection.model, weights, selection.layers, config.clf)
     name = f"{selection.title} {run}"
-    if config.split_seed is not None or config.seed:
+    if config.split_seed is not None:
+        name += f" split seed {config.split_seed}"
+    if config.seed and config.seed != config.split_seed:
         name += f" seed {config.seed}"
     return name
 
