@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -134,6 +135,7 @@ def command(
         if options["search"] not in SEARCH_SETTINGS[name]:
             searches = " or ".join(SEARCH_SETTINGS[name])
             raise click.UsageError(f"{option} is for --search {searches}.")
+    started = time.perf_counter()
     with console.progress() as progress:
         opened = selecting.check_names(store, options, progress)
         from featstore.fitting.fit import fit_each
@@ -147,13 +149,20 @@ def command(
 
             fits += fit_baselines(opened, fits, clf, root=root, progress=progress, **options)
     runs = [one.run for one in fits if one.run]
+    duration_s = time.perf_counter() - started
     if as_json:
         reused = {one.run.run_id: one.reused for one in fits if one.run}
         failures = [{"fit": one.name, "error": str(one.error)} for one in fits if one.error]
         summaries = [run.summary() | {"reused": reused[run.run_id]} for run in runs]
-        console.emit_json({"runs": summaries, "failures": failures})
+        report = {"runs": summaries, "failures": failures, "duration_s": duration_s}
+        console.emit_json(report)
     elif runs:
         show(fits, store)
+        if not all(one.reused for one in fits):
+            console.say(
+                f"The whole command took {duration_text(duration_s)}; the table's times are those "
+                "of loading, fitting and testing, without starting, searching and drawing."
+            )
     raise_failures(fits)
 
 

@@ -114,6 +114,11 @@ def show(run: str, store: str, as_json: bool) -> None:
     opened = console.open_store(store)
     found = console.open_run(run, opened)
     tags = tags_of(opened).get(found.run_id, [])
+    if not any(found.path.glob("*.png")):
+        from featstore.runs.pictures import draw_missing_pictures
+
+        # Of repeats, fit draws the one nearest to the mean.
+        draw_missing_pictures([found], Lines(console.say))
     if as_json:
         console.emit_json({"run_id": found.run_id, "tags": tags, **found.record.to_dict()})
         return
