@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -134,6 +135,7 @@ def command(
         if options["search"] not in SEARCH_SETTINGS[name]:
             searches = " or ".join(SEARCH_SETTINGS[name])
             raise click.UsageError(f"{option} is for --search {searches}.")
+    started = time.perf_counter()
     with console.progress() as progress:
         opened = selecting.check_names(store, options, progress)
         from featstore.fitting.fit import fit_each
@@ -147,13 +149,20 @@ def command(
 
             fits += fit_baselines(opened, fits, clf, root=root, progress=progress, **options)
     runs = [one.run for one in fits if one.run]
+    duration_s = time.perf_counter() - started
     if as_json:
         reused = {one.run.run_id: one.reused for one in fits if one.run}
         failures = [{"fit": one.name, "error": str(one.error)} for one in fits if one.error]
         summaries = [run.summary() | {"reused": reused[run.run_id]} for run in runs]
-        console.emit_json({"runs": summaries, "failures": failures})
+        report = {"runs": summaries, "failures": failures, "duration_s": duration_s}
+        console.emit_json(report)
     elif runs:
         show(fits, store)
+        if not all(one.reused for one in fits):
+            console.say(
+                f"The whole command took {duration_text(duration_s)}; the table's times are those "
+                "of loading, fitting and testing, without starting, searching and drawing."
+            )
     raise_failures(fits)
 
 
@@ -181,13 +190,13 @@ def _cells(summary: dict[str, Any], columns: Sequence[Column]) -> list[str]:
 
 def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
     """Print rows of :func:`featstore.report.summaries.summarize`, a table for each dataset."""
+    from featstore.runs.ranking import by_group
     from featstore.runs.scoring import find_scoring
 
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for summary in summaries:
-        about = find_scoring(summary["task"]).rows_text(summary)
-        groups.setdefault(f"{summary['title']}: {about}", []).append(summary)
-    for title, group in groups.items():
+    def about(line: dict[str, Any]) -> str:
+        return find_scoring(line["task"]).rows_text(line)
+
+    for title, group in by_group(summaries, about):
         columns = find_scoring(group[0]["task"]).terminal_columns(group)
         numbers = [*(column.heading for column in columns), "time"]
         n_kept = None if len(group) > 1 else -1

@@ -17,6 +17,7 @@ from featstore.parallel.cluster import TaskPool
 from featstore.parallel.worker_pool import TaskResult
 from featstore.progress import Progress
 from featstore.runs.pictures import draw_missing_pictures
+from featstore.runs.ranking import Ranking, group_by_images
 from featstore.runs.run import open_run
 from featstore.store.feature_store import FeatureStore
 
@@ -30,7 +31,16 @@ def answer_from_runs(
             fit.run = find_run(store, fit.task, progress)
         if not fit.is_open:
             progress.say(fit.result().line)
-    draw_missing_pictures([fit.run for fit in planned if fit.run], progress)
+    runs = [fit.run for fit in planned if fit.run and fit.task.draws]
+    draw_missing_pictures(runs, progress)
+
+
+def draw_shown_repeats(planned: Sequence[PlannedFit], progress: Progress) -> None:
+    """Draw the pictures of the repeats that stand for their fits, those nearest to the mean."""
+    runs = [fit.run for fit in planned if fit.run]
+    rankings = [Ranking(own) for own in group_by_images(runs).values()]
+    shown = [ranking.run(line) for ranking in rankings for line in ranking.all_lines]
+    draw_missing_pictures(shown, progress)
 
 
 def memory_nbytes(planned: Sequence[PlannedFit]) -> list[int]:

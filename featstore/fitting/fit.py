@@ -106,7 +106,9 @@ def fit_each(
         with_resume_hint(store.path, command()),
         scratch_folder(store.cache_dir / "scratch") as scratch,
     ):
-        shared = plan.PlanOptions(facets, str(scratch), refit, force, memory_nbytes)
+        # Drawing a picture takes longer than a small fit: of repeats, one stands for all.
+        draws = repeats == 1
+        shared = plan.PlanOptions(facets, str(scratch), refit, force, memory_nbytes, draws)
         planned = plan.plan_fits(selections, configs, repeats, shared, progress)
         dispatch.answer_from_runs(planned, store, progress)
         # The longest first, so that no worker ends with a long one.
@@ -124,6 +126,8 @@ def fit_each(
         with TaskPool(n_at_a_time, scheduler, environment, progress, leave) as pool:
             dispatch.run_searches(to_do, pool, progress)
             dispatch.run_fits(to_do, pool, store, progress)
+    if not draws:
+        dispatch.draw_shown_repeats(planned, progress)
     return [fit.result() for fit in planned]
 
 

@@ -67,7 +67,8 @@ class PlanOptions:
     """What all fits of one call share.
 
     `facets` tell the feature sets apart, for the command; `scratch` is the folder of standardised
-    rows; `budget` is the memory that fits may take, in bytes, None for what is free.
+    rows; `budget` is the memory that fits may take, in bytes, None for what is free; `draws` says
+    whether each fit draws its pictures.
     """
 
     facets: Mapping[str, Any]
@@ -75,6 +76,7 @@ class PlanOptions:
     refit: bool
     force: bool
     budget: int | None
+    draws: bool = True
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -181,6 +183,7 @@ def plan_fit(selection: Selection, config: FitConfig, options: PlanOptions) -> P
         command=_command(selection, config, options.facets),
         scratch=options.scratch,
         refit=options.refit,
+        draws=options.draws,
     )
     planned = PlannedFit(_name(selection, config), task, cost.Cost(0.0, 0))
     try:
@@ -210,7 +213,9 @@ def _name(selection: Selection, config: FitConfig) -> str:
     weights = selection.describe().weights
     run = run_text(selection.model, weights, selection.layers, config.clf)
     name = f"{selection.title} {run}"
-    if config.split_seed is not None or config.seed:
+    if config.split_seed is not None:
+        name += f" split seed {config.split_seed}"
+    if config.seed and config.seed != config.split_seed:
         name += f" seed {config.seed}"
     return name
 

@@ -35,7 +35,7 @@ class FitTask:
     `kind` is what a label is, one of :data:`featstore.config.TASKS`; `key` is the run's content
     key, the same for equal results; `command` repeats this one fit;
     `scratch` is the folder of the standardised rows that tasks share; `search` is
-    :meth:`.Search.to_dict`.
+    :meth:`.Search.to_dict`. `draws` says whether to draw the run's pictures.
     """
 
     store: str
@@ -48,6 +48,7 @@ class FitTask:
     scratch: str = ""
     refit: bool = False
     search: dict[str, Any] | None = None
+    draws: bool = True
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
         store, task.run_id, record, model, evaluation.predictions, curves, replace=task.refit
     )
     # The run is kept: whatever happens from here on costs pictures only.
-    notice = draw_pictures(run)
+    notice = draw_pictures(run) if task.draws else ""
     return FittedRun(str(run.path), run.record.duration_s == clock.times, notice)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from featstore.progress import SILENT, Progress
 from featstore.report import paper
 from featstore.runs.names import join, short_name
+from featstore.runs.outline import split_text
 from featstore.runs.ranking import Line, Ranking, group_by_images, runs_on
 from featstore.runs.run import Run, list_runs
 from featstore.runs.scoring import Scoring
@@ -25,8 +26,8 @@ N_SHORT = 8
 def summarize(runs: Sequence[Run]) -> list[Line]:
     """Return a row for each fit, by dataset, the best first; repeats of a fit are one row.
 
-    Rows are ordered by cross-validation accuracy where parameters were searched, otherwise by the
-    mean test accuracy of the repeats.
+    First come fits whose parameters were searched, by the score of the cross-validation; then fits
+    with redrawn splits, by their mean test score; then all others, by their test score.
 
     Parameters
     ----------
@@ -46,6 +47,7 @@ def summarize(runs: Sequence[Run]) -> list[Line]:
           ``accuracy_deviation`` and ``average_accuracy_deviation``, sample standard deviations
           (fractions);
         - ``ranked_by``: ``cross-validation``, ``repeated splits`` or ``test``;
+        - ``split_text``: how the images were divided, with the seeds of drawn splits;
         - ``is_best`` and ``is_equal`` (to the best, at 5 %).
     """
     groups = sorted(group_by_images(runs).items())
@@ -62,33 +64,54 @@ def summary_rows(title: str, ranking: Ranking) -> list[Line]:
     ]
 
 
-def list_by_accuracy(
-    store: FeatureStore, dataset: str | None = None, progress: Progress = SILENT
+def list_fits(
+    store: FeatureStore,
+    dataset: str | None = None,
+    progress: Progress = SILENT,
+    *,
+    all_runs: bool = False,
 ) -> list[Line]:
-    """Return the summary of each run of a store by images, the best test score first.
+    """Return the rows of :func:`summarize` of a store, each followed by some of its repeats.
 
-    Beside what :meth:`.Run.summary` returns, a line has the run's ``tags``, ``is_best``, and
-    ``short_id``, the least end of its id that no other run has.
+    The repeats are those with a tag, or with `all_runs` all. Beside what
+    :meth:`.Run.summary` returns, each row has ``ranked_by``, ``split_text``, ``n_repeats``,
+    ``is_repeat``, ``is_best``, the run's ``tags``, and ``short_id``, the least end of its id that
+    no other run has.
     """
     runs = list_runs(store, progress)
     if dataset is not None:
         runs = runs_on(runs, dataset)
     tags, ends = tags_of(store), Counter(run.run_id[-N_SHORT:] for run in runs)
-    lines = []
+
+    def line_of(line: Line, **more: Any) -> Line:
+        end = line["run_id"][-N_SHORT:]
+        return line | {
+            **more,
+            "tags": tags.get(line["run_id"], []),
+            "short_id": end if ends[end] == 1 else line["run_id"],
+        }
+
+    found = []
     for title, own in sorted(group_by_images(runs).items()):
-        ranking = Ranking(own)
-        best = ranking.best["run_id"]
-        lines += [
-            run.summary()
-            | {
-                "title": title,
-                "tags": tags.get(run.run_id, []),
-                "is_best": run.run_id == best,
-                "short_id": end if ends[end := run.run_id[-N_SHORT:]] == 1 else run.run_id,
-            }
-            for run in sorted(own, key=lambda r: (-r.score, r.run_id))
-        ]
-    return lines
+        ranking, of_series = Ranking(own), defaultdict(list)
+        for run in own:
+            of_series[run.series].append(run)
+        for line in ranking.all_lines:
+            is_best = line is ranking.best
+            found.append(line_of(line, title=title, is_best=is_best, is_repeat=False))
+            repeats = of_series[line["series"]]
+            if len(repeats) == 1:
+                continue
+            shown = [
+                run
+                for run in sorted(repeats, key=lambda run: run.outline.summary["seed"])
+                if all_runs or (tags.get(run.run_id) and run.run_id != line["run_id"])
+            ]
+            for summary in (run.summary() for run in shown):
+                more = {"ranked_by": line["ranked_by"], "split_text": split_text([summary])}
+                of_fit = {"title": title, "is_best": False, "is_repeat": True, "n_repeats": 1}
+                found.append(line_of(summary, **more, **of_fit))
+    return found
 
 
 @dataclass(frozen=True)

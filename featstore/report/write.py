@@ -106,7 +106,8 @@ def write_report(
         progress.say(f"Left out: {text}")
     shown = {run.run_id for ranking in rankings.values() for run in ranking.shown_runs}
     runs = [run for run in whole if run.run_id in shown]
-    draw_missing_pictures(runs, progress)
+    nearest = [own.run(line) for own in rankings.values() for line in own.lines]
+    draw_missing_pictures(nearest, progress)
     page = Sections(store, projection, root, progress)
     progress.start("Reporting", sum(map(n_steps, rankings.values())), "steps")
     try:

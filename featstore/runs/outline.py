@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from featstore.io.files import json_digest
 from featstore.runs.scoring import find_scoring
 from featstore.store.format.run_schema import RunRecord
+from featstore.text import join_some
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,22 @@ def fit_settings(record: RunRecord) -> dict[str, str]:
     }
 
 
+def split_text(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return how the images were divided, for people: of a run, or of the repeats of a fit.
+
+    `lines` are the runs' summaries. A seed is that of a split which the fit drew; without a seed
+    the split is the feature set's own.
+    """
+    seeds = sorted({line["split_seed"] for line in lines if line["split_seed"] is not None})
+    if len(seeds) < 2:
+        drawn = "".join(f"seed {seed}" for seed in seeds)
+    elif seeds[-1] - seeds[0] == len(seeds) - 1:
+        drawn = f"seeds {seeds[0]} to {seeds[-1]}"
+    else:
+        drawn = f"seeds {join_some(seeds)}"
+    return ", ".join(filter(None, (lines[0]["split"].removesuffix(" split"), drawn)))
+
+
 def _rows_text(record: RunRecord) -> str:
     rows = record.rows
     drawn = "" if record.fit.split_seed is None else ", drawn anew"
@@ -128,6 +145,7 @@ def _summary(record: RunRecord) -> dict[str, Any]:
         "n_leaked": rows.n_leaked,
         "n_dropped": rows.n_dropped,
         "split": rows.split,
+        "cv": record.search.cv if record.search else None,
         "n_cut_groups": rows.n_cut_groups,
         "n_train_of_class": list(rows.n_train_of_class),
         "seed": record.fit.seed,

@@ -5,7 +5,8 @@
     ``model.skops``      the fitted scikit-learn pipeline; loading it runs no code of the file.
     ``predictions.csv``  one line for each test or validation row.
     ``curves.json``      loss and score of classifiers that are trained by epochs.
-    ``confusion.png``, ``predicted.png``, ``curves.png``  drawn after all other files are written.
+    ``confusion.png``, ``predicted.png``, ``curves.png``  drawn after all other files are written;
+        of repeats, for the one nearest to the mean, and for others when they are shown.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from featstore.store.format.schema import Facets, LayerRecord, SetRecord
 if TYPE_CHECKING:
     from featstore.store.feature_set import FeatureSet
 
-VERSION = f"{__version__} 3"
+VERSION = f"{__version__} 4"
 """Version of what the index holds; another one is built again."""
 
 
