@@ -64,6 +64,11 @@ SECTIONS = {
         "Raw images to the network's square: by featstore in batches on the device, by Pillow's "
         "resize, and by torchvision's PIL transforms, the latter two in one thread.",
     ),
+    "statistics": (
+        "Models without a network",
+        "Images in memory to features, on all cores, without reading and writing. `images/CPU s` "
+        "counts the time of the cores: what one core does, also on a busy machine.",
+    ),
     "memory": (
         "Memory",
         "Whole commands over files in SAT-4's format. The file's images are in memory once, as "

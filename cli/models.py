@@ -39,13 +39,19 @@ def command(ctx: click.Context, as_json: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from featstore.models.layer_names import FEATURE_LAYERS, NOTES
-    from featstore.models.names import FILTER_MODELS, PIXEL_MODEL, backbone_names, list_sources
+    from featstore.models.names import (
+        FILTER_MODELS,
+        HAND_MODEL,
+        PIXEL_MODEL,
+        backbone_names,
+        list_sources,
+    )
 
     names, sources = backbone_names(), list_sources()
     if as_json:
         console.emit_json(
             {
-                "models": [PIXEL_MODEL, *FILTER_MODELS, *names],
+                "models": [PIXEL_MODEL, HAND_MODEL, *FILTER_MODELS, *names],
                 "sources": [{"source": s, "package": p, "installed": i} for s, p, i in sources],
             }
         )
@@ -56,6 +62,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
     console.echo("torchvision's other networks: " + ", ".join(others))
     console.echo("Without a network, of all bands:")
     console.echo(f"  {PIXEL_MODEL}: statistics of each image's pixels")
+    console.echo(f"  {HAND_MODEL}: 150 hand features of color, texture and vegetation")
     console.echo("  rcf, mosaiks: convolutions with random filters, or training patches")
     tables.table(
         ["source", "installed", "example"],
@@ -107,13 +114,13 @@ def _search_for(pattern: str) -> click.Command:
 @console.json_option
 def show(name: str, image_size: int | None, as_json: bool) -> None:
     """List a network's layers, from the image on."""
-    from featstore.models.names import PIXEL_MODEL, check_model, needs_network
+    from featstore.models.names import HAND_MODEL, PIXEL_MODEL, check_model, needs_network
 
     if not needs_network(check_model(name)):
         if image_size is not None:
             raise click.UsageError(f"{name} reads images as they are: leave --image-size out.")
-        if name == PIXEL_MODEL:
-            _show_pixel_statistics(as_json)
+        if name in (PIXEL_MODEL, HAND_MODEL):
+            _show_statistics(name, as_json)
         else:
             _show_filters(name, as_json)
         return
@@ -194,19 +201,20 @@ def _facts(network: Network, preprocess: Preprocess, layers: Sequence[Layer]) ->
     yield from network.notes
 
 
-def _show_pixel_statistics(as_json: bool) -> None:
+def _show_statistics(name: str, as_json: bool) -> None:
     from featstore.datasets.source import RGB, RGB_NIR
-    from featstore.models import feature_names
+    from featstore.models.deepsat import HandExtractor
     from featstore.models.names import PIXEL_MODEL
-    from featstore.models.pixelstats import LAYER
+    from featstore.models.pixelstats import PixelExtractor
 
-    features = {"rgb": feature_names(RGB), "rgb and nir": feature_names(RGB_NIR)}
+    own = (PixelExtractor if name == PIXEL_MODEL else HandExtractor).statistics
+    features = {"rgb": own.names(RGB), "rgb and nir": own.names(RGB_NIR)}
     if as_json:
-        layer = {"layer": LAYER, "default": True, "features": features}
-        console.emit_json({"model": PIXEL_MODEL, "layers": [layer]})
+        layer = {"layer": own.layer, "default": True, "features": features}
+        console.emit_json({"model": name, "layers": [layer]})
         return
     for bands, names in features.items():
-        console.echo(f"{LAYER}, {len(names)} features of {bands}: {', '.join(names)}")
+        console.echo(f"{own.layer}, {len(names)} features of {bands}: {', '.join(names)}")
 
 
 def _show_filters(name: str, as_json: bool) -> None:

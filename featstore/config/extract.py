@@ -46,7 +46,7 @@ class ExtractConfig:
     model : str
         A network of torchvision, such as ``resnet50``, or of another source, such as
         ``timm:vit_small_patch14_dinov2.lvd142m`` or ``package.module:function``; or
-        ``pixelstats``, ``rcf[:FEATURES[/KERNEL]]`` or ``mosaiks[:FEATURES[/KERNEL]]``.
+        ``pixelstats``, ``deepsat``, ``rcf[:FEATURES[/KERNEL]]`` or ``mosaiks[:FEATURES[/KERNEL]]``.
     dataset : str
         The name of a dataset, such as ``ucmerced``, ``folder`` or ``table``.
     layers : tuple of str

@@ -260,7 +260,7 @@ def _asked(filters: str, model: str | None, layers: Sequence[str | None]) -> str
 
 def _is_baseline(feature_set: FeatureSet) -> bool:
     facets = feature_set.outline.facets
-    return facets.model == "pixelstats" or is_random(facets.weights)
+    return facets.model in ("pixelstats", "deepsat") or is_random(facets.weights)
 
 
 def _listing(sets: Sequence[FeatureSet]) -> str:

@@ -95,6 +95,7 @@ def test_the_same_model_with_other_weights(store):
 def test_baselines_are_selected_only_when_asked_for_or_alone(store):
     add(store, "pixelstats", ("stats",), weights="none", weights_names=["none"])
     assert store.select().model == "pixelstats"
+    add(store, "deepsat", ("features",), weights="none", weights_names=["none"])
     add(store, weights="random:0", weights_names=["random:0"])
     with pytest.raises(SelectionError, match="Choose one with --model"):
         store.select()
