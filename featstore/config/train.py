@@ -87,6 +87,9 @@ class TrainConfig:
             if name != "weights" and getattr(self, name) is None:
                 object.__setattr__(self, name, default)
         check_choice("loss", self.loss, LOSSES)
+        if self.batch_size is not None:
+            # Two images of each of two classes.
+            check_integer("batch_size", self.batch_size, 4, MAX_BATCH_SIZE)
         if self.backbone == "satcnn" and self.weights is not None:
             raise ConfigError("satcnn begins with random weights: leave weights out.")
         if self.backbone != "satcnn" and self.weights is None:

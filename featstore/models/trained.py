@@ -17,7 +17,6 @@ from pydantic import Field, ValidationError
 from torch import nn
 
 from featstore.errors import WeightsError
-from featstore.io.files import json_digest
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.checkpoints import head_width, read_checkpoint
 from featstore.models.network import Network
@@ -27,6 +26,10 @@ from featstore.store.format.fields import Count, Items, Real, RecordPart, Text, 
 
 RECORD, ROWS = "featstore", "rows"
 """Keys of a weights file beside its state dict: the record as JSON, and the images trained on."""
+
+
+REQUEST = ("network", "fingerprint", "bands", "image_size", "value_range", "nodata", "settings")
+"""Fields of a record that decide the result."""
 
 
 class Score(RecordPart):
@@ -67,9 +70,10 @@ class Training(RecordPart):
     versions: dict[str, Text]
 
     @property
-    def digest(self) -> str:
-        """The digest of what the result depends on."""
-        return json_digest([self.fingerprint, self.network, self.bands, self.settings])
+    def request(self) -> dict[str, Any]:
+        """What the result depends on."""
+        values = self.to_dict()
+        return {name: values[name] for name in REQUEST}
 
 
 @dataclass(frozen=True)
