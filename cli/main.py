@@ -17,6 +17,7 @@ from .shortage import shortage_text
 COMMANDS = {
     "extract": "Turn a dataset's images into features, once.",
     "import": "Store features that were computed elsewhere.",
+    "train": "Train a network on a dataset's training images, for extract.",
     "fit": "Train and evaluate classifiers on stored features.",
     "predict": "Label new images with a trained classifier.",
     "map": "Map the classes of a whole scene.",

@@ -23,6 +23,7 @@ __getattr__, __dir__, __all__ = attach(
         "open_dataset": "featstore.datasets",
         "open_store": "featstore.store.feature_store",
         "predict": "featstore.inference.predict",
+        "train": "featstore.training.train",
         "write_report": "featstore.report.write",
     },
 )

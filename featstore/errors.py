@@ -45,6 +45,10 @@ class BackboneError(FeatstoreError, ValueError):
     """A network or a layer of it has no such name."""
 
 
+class TrainError(FeatstoreError, ValueError):
+    """A network can't be trained with these images or settings."""
+
+
 class DeviceError(FeatstoreError, RuntimeError):
     """The device or precision asked for is not to be had on this machine."""
 

@@ -30,6 +30,7 @@ ORDER = (
     "models",
     "runs",
     "extraction",
+    "training",
     "fitting",
     "inference",
     "baselines",

@@ -29,6 +29,7 @@ from featstore.config.choices import (
 from featstore.config.dataset import COLUMN_ROLES, DatasetOptions
 from featstore.config.extract import ExtractConfig
 from featstore.config.fit import FitConfig, check_classifier
+from featstore.config.train import LOSSES, TRAINABLE, TrainConfig
 
 __all__ = [
     "BANDS",
@@ -43,6 +44,7 @@ __all__ = [
     "FitConfig",
     "LABEL_BY",
     "LEVEL",
+    "LOSSES",
     "MAX_BATCH_SIZE",
     "MAX_IMAGE_SIZE",
     "METRICS",
@@ -58,6 +60,8 @@ __all__ = [
     "SPLITS",
     "TASKS",
     "TOKEN_POOLS",
+    "TRAINABLE",
+    "TrainConfig",
     "USUAL_IMAGE_SIZE",
     "check_classifier",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -214,8 +214,14 @@ class ExtractConfig:
 
     def command(self, store: str | Path) -> str:
         """Return the command line that asks for the same, defaults left out."""
-        words = ["featstore", "extract"]
+        return shlex.join(["featstore", "extract", *self.options(), "--store", str(store)])
+
+    def options(self, but: Sequence[str] = ()) -> list[str]:
+        """Return the options of the settings, defaults and those in `but` left out."""
+        words = []
         for field in fields(self):
+            if field.name in but:
+                continue
             value = getattr(self, field.name)
             if value is True:
                 words.append(f"--{field.name.replace('_', '-')}")
@@ -223,7 +229,7 @@ class ExtractConfig:
                 text = ",".join(value) if isinstance(value, tuple) else str(value)
                 option = OPTIONS.get(field.name, field.name).replace("_", "-")
                 words += [f"--{option}", text]
-        return shlex.join([*words, "--store", str(store)])
+        return words
 
     def request(self) -> dict[str, Any]:
         """Return the settings that decide what a feature row holds.

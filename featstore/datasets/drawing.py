@@ -17,9 +17,12 @@ TRAIN_FRACTION = 0.7
 
 
 def draw_split(
-    sample_ids: Sequence[str], labels: NDArray[np.integer[Any]], seed: int
+    sample_ids: Sequence[str],
+    labels: NDArray[np.integer[Any]],
+    seed: int,
+    share: float = TRAIN_FRACTION,
 ) -> NDArray[np.uint8]:
-    """Draw 70 % of each class for training (0), the rest for testing (1), (n_samples,) uint8.
+    """Draw a share of each class for training (0), the rest for testing (1), (n_samples,) uint8.
 
     A class's images are put in the order of the hashes of seed and name, so that the draw is the
     same with every version of NumPy, and does not depend on the other classes. A class of two or
@@ -29,7 +32,7 @@ def draw_split(
     splits = np.zeros(len(labels), np.uint8)
     for label in np.unique(labels):
         rows = order[labels[order] == label]
-        n_train = min(max(round(TRAIN_FRACTION * len(rows)), 1), max(len(rows) - 1, 1))
+        n_train = min(max(round(share * len(rows)), 1), max(len(rows) - 1, 1))
         splits[rows[n_train:]] = 1
     return splits
 

@@ -7,7 +7,7 @@ another image.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -32,34 +32,43 @@ def find_first_rows(
 ) -> NDArray[np.int64]:
     """Return for each sample the row of the first identical one, (n_samples,) int64.
 
-    A row without an earlier copy has its own number. Encoded images are identical when they are,
-    byte for byte; images in arrays when all their pixels are, in all bands.
-    Hashes that `cache` holds of the files are not computed again.
+    A row without an earlier copy has its own number; see :func:`image_digests`.
+    """
+    return first_of_each(image_digests(dataset, cache, progress))
+
+
+def first_of_each(digests: Sequence[bytes]) -> NDArray[np.int64]:
+    """Return for each digest the position of the first equal one, (n,) int64."""
+    first: dict[bytes, int] = {}
+    return np.array([first.setdefault(key, row) for row, key in enumerate(digests)], np.int64)
+
+
+def image_digests(
+    dataset: Dataset, cache: FingerprintCache, progress: Progress = SILENT
+) -> list[bytes]:
+    """Return a digest of each image, the same for identical images of all datasets.
+
+    Encoded images are identical when they are, byte for byte; images in arrays when all their
+    pixels are, in all bands. Hashes that `cache` holds of the files are not computed again.
     """
     # Stage two imports this module, and decodes no images.
     from featstore.datasets.base import ArrayDataset, FileDataset
 
-    keys: Sequence[Hashable]
     if isinstance(dataset, ArrayDataset):
-        keys = _pixel_hashes(dataset, progress)
-    elif isinstance(dataset, FileDataset):
-        keys = _file_hashes(dataset, cache, progress)
-    else:
-        raise TypeError(f"images of a {type(dataset).__name__} can't be compared")
-    first: dict[Hashable, int] = {}
-    return np.array([first.setdefault(key, row) for row, key in enumerate(keys)], np.int64)
+        return _pixel_hashes(dataset, progress)
+    if isinstance(dataset, FileDataset):
+        return _file_hashes(dataset, cache, progress)
+    raise TypeError(f"images of a {type(dataset).__name__} can't be compared")
 
 
-def _file_hashes(
-    dataset: FileDataset, cache: FingerprintCache, progress: Progress
-) -> list[Hashable]:
+def _file_hashes(dataset: FileDataset, cache: FingerprintCache, progress: Progress) -> list[bytes]:
     # The cache keeps one list for all files together, so a subset's can't be asked for alone.
     paths = [str(path) for _, path in dataset.files()]
     hashes = dict(zip(paths, cache.sha256(paths, progress), strict=True))
     return [
         blake2b(image.open().read(), digest_size=16).digest()
         if isinstance(image, ImageBytes)
-        else hashes[str(image)]
+        else bytes.fromhex(hashes[str(image)])
         for image in dataset.paths
     ]
 

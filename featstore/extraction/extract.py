@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from featstore._signatures import settings_of, takes
 from featstore.config import ExtractConfig
-from featstore.datasets.duplicates import find_first_rows
+from featstore.datasets.duplicates import first_of_each, image_digests
 from featstore.datasets.formats.given import GivenArray, GivenFiles, given_source
 from featstore.datasets.registry import resolve_dataset
 from featstore.errors import ConfigError, DatasetError
@@ -24,6 +24,7 @@ from featstore.extraction.spec import (
     open_images,
     with_known_range,
 )
+from featstore.extraction.trained import find_trained_rows
 from featstore.io.files import with_resume_hint
 from featstore.models.registry import open_model
 from featstore.progress import Progress
@@ -220,8 +221,10 @@ def _create_set(
     sample_ids = list(dataset.sample_ids)
     _check_lengths(dataset.title, sample_ids)
     compared = open_config_dataset(spec.config, progress) if reopen else dataset
-    first_rows = find_first_rows(compared, spec.images.cache, progress)
-    record = spec.set_record()
+    digests = image_digests(compared, spec.images.cache, progress)
+    first_rows = first_of_each(digests)
+    trained = find_trained_rows(spec, digests, first_rows, progress)
+    record = spec.set_record(trained)
     spec.images.watch.check()
     return create_set(
         store,

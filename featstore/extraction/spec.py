@@ -20,6 +20,7 @@ from featstore.models.base import Model
 from featstore.models.names import source_facts
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_store import FeatureStore
+from featstore.store.leaks import TrainedRows
 
 PICTURES = ("rgb", "gray")
 """Bands of files that are read as pictures."""
@@ -189,8 +190,11 @@ class ExtractionSpec:
         sha256 = dict(zip(names, self.images.cache.sha256(paths), strict=True))
         return {"windows": dataset.windows_record(sha256)}
 
-    def set_record(self) -> dict[str, Any]:
-        """Return what a new feature set records of the extraction."""
+    def set_record(self, trained: TrainedRows | None = None) -> dict[str, Any]:
+        """Return what a new feature set records of the extraction.
+
+        `trained` are the rows whose images trained the weights.
+        """
         dataset, root = self.images.dataset, self.config.root
         image_shape = usual_shape(dataset)
         return {
@@ -209,6 +213,7 @@ class ExtractionSpec:
                 "group_by": dataset.group_by,
                 "options": self.config.dataset_options.to_record(),
                 **self._windows_record(),
+                **({} if trained is None else {"trained": trained.to_record()}),
             },
             "backbone": self.model.backbone,
             "preprocess": self.preprocess,

@@ -20,7 +20,7 @@ from featstore.fitting.plan import check_repeats, fit_configs, select_all, split
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import own_scratch, scale_rows, scratch_folder
 from featstore.fitting.solvers.train import explained, train
-from featstore.fitting.splits import n_rows, row_numbers
+from featstore.fitting.splits import n_rows, refuse_trained, row_numbers
 from featstore.fitting.tasks import Task, find_task
 from featstore.io.files import with_resume_hint
 from featstore.io.locks import remove_shared
@@ -112,6 +112,12 @@ class LearningCurve:
     def to_dict(self) -> dict[str, Any]:
         """Return the curve as JSON-able values."""
         return asdict(self)
+
+
+KNOWN_ROWS = (
+    "a fit on some of them would profit from all, and the curve would be too high. Draw it of "
+    "features that were not trained on them."
+)
 
 
 @dataclass(frozen=True)
@@ -241,6 +247,7 @@ def _plan(
     """Return the tasks of one curve with their costs, and what is worth saying beforehand."""
     kind = find_task(selection.task)
     split = kind.split(selection, config.split_seed, drop_leaks=config.drop_leaks)
+    refuse_trained(selection, row_numbers(split.train), KNOWN_ROWS)
     n_train, n_test = n_rows(split.train), n_rows(split.test)
     shape = cost.Shape(n_train, n_test, selection.n_features, kind.n_outputs(selection))
     classifier = kind.find_classifier(config.clf)

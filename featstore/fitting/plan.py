@@ -20,7 +20,7 @@ from featstore.fitting.parameters import assign_params
 from featstore.fitting.results import Fit
 from featstore.fitting.search import Search, candidates
 from featstore.fitting.solvers.epochs import trains_by_epochs
-from featstore.fitting.splits import Split, n_rows, row_numbers
+from featstore.fitting.splits import Split, n_rows, refuse_trained, row_numbers
 from featstore.fitting.tasks import Task, find_task
 from featstore.fitting.worker import FitTask
 from featstore.io.files import json_digest
@@ -33,6 +33,12 @@ from featstore.text import as_list, run_text
 
 SOLVERS = 3
 """Version of the solvers: another one may give the same fit other last digits."""
+
+
+KNOWN_FOLDS = (
+    "a search would test parameters on images that the network knows. Leave out --search, and give "
+    "parameters with --param."
+)
 
 
 @dataclass
@@ -248,6 +254,7 @@ def _search(
 ) -> tuple[Search, str]:
     """Return a fit's search, and what is worth saying of it."""
     rows = row_numbers(split.train)
+    refuse_trained(selection, rows, KNOWN_FOLDS)
     notice = kind.check_folds(selection, rows, config.cv)
     n_smallest = kind.n_smallest(kind.y(selection)[rows])
     n_outputs = kind.n_outputs(selection)

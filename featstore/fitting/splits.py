@@ -18,7 +18,7 @@ from sklearn.model_selection import (
 from featstore.config import SPLITS
 from featstore.datasets.drawing import draw_groups
 from featstore.errors import FitError
-from featstore.store.leaks import count_cut_groups, leaked
+from featstore.store.leaks import TrainedRows, count_cut_groups, leaked
 from featstore.text import join_some
 
 Rows = slice | np.ndarray
@@ -43,6 +43,10 @@ class Labelled(Protocol):
     @property
     def groups(self) -> np.ndarray | None:
         """Group of each row, (n_samples,) int32, or None; no drawn split cuts one."""
+
+    @property
+    def trained_rows(self) -> Sequence[TrainedRows]:
+        """The rows whose images trained a network's weights, for each such network."""
 
 
 class Labels(Protocol):
@@ -119,6 +123,7 @@ def split_rows(
     labels.check(rows, test_split, left_out)
     if split_seed is not None:
         rows["train"], rows[test_split] = labels.draw(rows["train"], rows[test_split], split_seed)
+    _refuse_trained(selection, rows)
     n_leaked, n_dropped = _take_leaks(selection.first_rows, rows, drop=drop_leaks)
     tested_rows = np.concatenate([rows["test"], rows["val"]])
     if not rows[test_split].size:
@@ -277,6 +282,27 @@ def _take_leaks(
         return n_leaked, 0
     rows |= {use: rows[use][~mask] for use, mask in leaks.items()}
     return n_leaked, n_leaked
+
+
+def _refuse_trained(selection: Labelled, rows: Mapping[str, np.ndarray]) -> None:
+    """Refuse to test on images that trained the network, and not the classifier."""
+    tested = np.concatenate([rows["test"], rows["val"]])
+    for trained in selection.trained_rows:
+        if wrong := trained.leak(selection.first_rows, rows["train"], tested):
+            raise FitError(
+                f"{wrong} Leave out --split-seed, and --repeats where it draws new splits: the "
+                f"split of the training is that of extract {trained.options}."
+            )
+
+
+def refuse_trained(selection: Labelled, rows: np.ndarray, problem: str) -> None:
+    """Refuse training rows that trained the network, for work that `problem` says they spoil."""
+    for trained in selection.trained_rows:
+        if n_trained := int(trained.mask[rows].sum()):
+            raise FitError(
+                f"{n_trained:,} of the {len(rows):,} training images trained the weights "
+                f"{trained.weights}: {problem}"
+            )
 
 
 def check_folds(

@@ -8,6 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -20,12 +21,11 @@ NESTS = ("state_dict", "model", "model_state_dict", "teacher")
 """Keys under which checkpoints keep a network's tensors, beside optimizers and the like."""
 
 
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a checkpoint; nothing in the file is executed.
+def read_checkpoint(path: Path) -> Any:
+    """Return what a checkpoint holds; nothing in the file is executed.
 
-    A state dict may be nested (:data:`NESTS`), and its names may have the prefixes that
-    DataParallel and torch.compile give. A file that is damaged, holds anything but tensors, or is
-    no checkpoint raises WeightsError.
+    A file that is damaged, holds anything but tensors and plain values, or is no checkpoint raises
+    WeightsError.
     """
     try:
         if path.suffix == ".safetensors":
@@ -35,7 +35,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             warnings.simplefilter("ignore", UserWarning)
             # Many training scripts save their arguments too.
             with torch.serialization.safe_globals([argparse.Namespace]):
-                state = torch.load(path, map_location="cpu", weights_only=True)
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} holds more than tensors, or is no checkpoint; nothing in it was executed. "
@@ -55,6 +55,15 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             f"{path} can't be read as a checkpoint ({cause}). It may be cut short: compare its "
             "size with the original's."
         ) from error
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a checkpoint's network; see :func:`read_checkpoint`.
+
+    A state dict may be nested (:data:`NESTS`), and its names may have the prefixes that
+    DataParallel and torch.compile give. A file without one raises WeightsError.
+    """
+    state = read_checkpoint(path)
     while isinstance(state, Mapping):
         nested = next((state[key] for key in NESTS if isinstance(state.get(key), Mapping)), None)
         if nested is None:

@@ -36,6 +36,14 @@ N_FILTER_FEATURES, KERNEL_SIZE = 512, 3
 MAX_FILTER_FEATURES, MAX_KERNEL_SIZE = 16384, 15
 
 
+SMALL_CNN = "satcnn"
+"""The small network that ``featstore train`` trains."""
+
+
+TRIPLET = "triplet"
+"""The source of networks that ``featstore train`` trains by triplets: ``triplet:BACKBONE``."""
+
+
 _TORCHVISION = """
 alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161
 densenet169 densenet201 efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3
@@ -57,7 +65,7 @@ NETWORK_NAMES = tuple(dict.fromkeys([*FEATURE_LAYERS, *_TORCHVISION]))
 """The paper's networks, then the others."""
 
 
-MODEL_NAMES = (*NETWORK_NAMES, PIXEL_MODEL, HAND_MODEL, *FILTER_MODELS)
+MODEL_NAMES = (*NETWORK_NAMES, SMALL_CNN, PIXEL_MODEL, HAND_MODEL, *FILTER_MODELS)
 
 
 def needs_network(model: str) -> bool:
@@ -105,10 +113,11 @@ An entry point's name is the source's, its object a function that takes a networ
 def source_of(model: str) -> str:
     """Return a model's source.
 
-    It is ``torchvision``, one of :data:`SOURCES`, ``module``, or one of :data:`FILTER_MODELS`.
+    It is ``torchvision``, one of :data:`SOURCES`, ``module``, one of :data:`FILTER_MODELS`,
+    ``satcnn`` or ``triplet``.
     """
     prefix, colon, _ = model.partition(":")
-    if prefix in FILTER_MODELS:
+    if prefix in FILTER_MODELS or model == SMALL_CNN or (colon and prefix == TRIPLET):
         return prefix
     if not colon:
         return "torchvision"
@@ -177,8 +186,21 @@ def check_model(name: str) -> str:
             )
     if source in FILTER_MODELS:
         filter_settings(name)
+    if source == TRIPLET:
+        check_backbone(name.partition(":")[2])
     if source == "module":
         _check_module(name)
+    return name
+
+
+def check_backbone(name: str) -> str:
+    """Return the name of a network that can be trained by triplets, or refuse another."""
+    known = (*NETWORK_NAMES, SMALL_CNN)
+    if name not in known:
+        raise BackboneError(
+            f"{name!r} can't be trained by triplets.{did_you_mean(name, known)} Use {SMALL_CNN} or "
+            "a network of torchvision, such as resnet50 or mobilenet_v2."
+        )
     return name
 
 

@@ -64,6 +64,10 @@ class Network(ABC):
     def preset(self) -> Weights:
         """Return the input that the network expects; the weights are still to be found."""
 
+    def expected_input(self, spec: str) -> Weights:
+        """Return the input that the weights of ``--weights`` expect, before they are found."""
+        return self.preset()
+
     def find_weights(
         self, spec: str, cache: FingerprintCache, progress: Progress = SILENT
     ) -> Weights:

@@ -41,15 +41,16 @@ class NetworkSource:
         network = self._network
         device = resolve_device(config.device)
         precision = precision or resolve_precision(config.precision, device)
-        order = _order(network, config.bands, dataset.bands)
+        expected = network.expected_input(config.weights)
+        order = _order(network, expected, config.bands, dataset.bands)
         if network.bands != RGB and not order:
             progress.say(
                 "The images' bands have no names that the network knows; they are taken in this "
                 f"order: {', '.join(network.bands)}. Another order: --bands 1,2,..."
             )
         # A wrong name is an error before weights are downloaded.
-        find_layers(config.model, config.layers, config.image_size or network.preset().image_size)
-        _check_values(network, config.value_range)
+        find_layers(config.model, config.layers, config.image_size or expected.image_size)
+        _check_values(network, expected, config.value_range)
         weights = network.find_weights(config.weights, cache, progress)
         image_size = config.image_size or weights.image_size
         layers: dict[Layer, list[str]] = {}
@@ -95,12 +96,13 @@ class NetworkSource:
         backbone = record.backbone.to_dict()
         device = resolve_device(device_name)
         preprocess = Preprocess.from_dict(record.preprocess.to_dict())
-        preprocess = replace(preprocess, order=_order(self._network, preprocess.bands, bands))
         precision = backbone["precision"]
         if precision == "fp16" and device.type == "cpu":
             progress.say("The model was trained on fp16 features; a CPU computes them in fp32.")
             precision = "fp32"
         weights = self._network.recorded_weights(backbone, cache, progress)
+        order = _order(self._network, weights, preprocess.bands, bands)
+        preprocess = replace(preprocess, order=order)
         nodes = [feature.node for feature in features]
         layers = find_layers(backbone["model"], nodes, preprocess.image_size, weights.n_classes)
         extractor = NetworkExtractor(
@@ -126,9 +128,10 @@ def make_preprocess(
 ) -> Preprocess:
     """Return how images become a network's input; `bands` are those that were asked for."""
     mode = "gray" if bands == "gray" else "rgb"
+    own = weights.bands or network.bands
     return Preprocess(
         image_size,
-        mode if network.bands == RGB else ",".join(network.bands),
+        mode if own == RGB else ",".join(own),
         weights.mean,
         weights.std,
         weights.interpolation,
@@ -138,15 +141,24 @@ def make_preprocess(
     )
 
 
-def _check_values(network: Network, value_range: str | None) -> None:
+def _check_values(network: Network, expected: Weights, value_range: str | None) -> None:
     """Refuse a range of values that is not the one that a network was trained on."""
-    found = network.preset().max_value
+    found = expected.max_value
     if found is None:
         raise BackboneError(
             f"{network.model} was trained on values that 8 bits from 0 to 255 can't stand for, and "
             "featstore reads images as 8 bits. Use other weights."
         )
     pairs = Reading.parse("rgb", value_range, None).value_range
+    if expected.value_range is not None:
+        if pairs != expected.value_range:
+            own = ";".join(f"{low:g},{high:g}" for low, high in expected.value_range)
+            cure = f"Give --range '{own}'." if own else "Leave out --range."
+            raise ConfigError(
+                f"The weights were trained on {'values of this' if own else 'values without a'} "
+                f"range, and the images are read with {value_range or 'none'}. {cure}"
+            )
+        return
     if found != 255 and pairs != ((0.0, found),):
         raise ConfigError(
             f"{network.model} was trained on values from 0 to {found:g}. Give --range 0,{found:g}, "
@@ -154,12 +166,16 @@ def _check_values(network: Network, value_range: str | None) -> None:
         )
 
 
-def _order(network: Network, asked: str, bands: Sequence[str]) -> tuple[int, ...]:
+def _order(
+    network: Network, expected: Weights, asked: str, bands: Sequence[str]
+) -> tuple[int, ...]:
     """Return where the images have the network's bands; empty for the first ones.
 
     Three bands are the images' visible ones. Images without the network's bands raise
     BackboneError, and so does gray for a network of other bands.
     """
+    if expected.bands:
+        return _trained_order(expected, asked, bands)
     own = network.bands
     if own == RGB:
         if len(bands) not in (1, 3) and tuple(bands[:3]) != RGB:
@@ -180,6 +196,17 @@ def _order(network: Network, asked: str, bands: Sequence[str]) -> tuple[int, ...
             f"{len(bands)} ({', '.join(bands)}). Use a network of these bands."
         )
     return ()
+
+
+def _trained_order(expected: Weights, asked: str, bands: Sequence[str]) -> tuple[int, ...]:
+    """Return where the images have the bands that featstore trained the weights on."""
+    if asked == "gray" or not set(expected.bands) <= set(bands):
+        found = "their luminance" if asked == "gray" else ", ".join(bands)
+        raise BackboneError(
+            f"The weights were trained on the bands {', '.join(expected.bands)}, and these images "
+            f"give {found}. Choose the same bands with --bands, or train on these images."
+        )
+    return tuple(bands.index(band) for band in expected.bands)
 
 
 def _weights_names(name: str, requested: str) -> tuple[str, ...]:

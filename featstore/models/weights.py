@@ -83,6 +83,10 @@ class Weights:
     """Whether an image is resized to a square before the middle is cut out."""
     max_value: float | None = 255.0
     """Pixel value that counts as 1; None for values below 0, as those of radar in decibels."""
+    bands: tuple[str, ...] = ()
+    """The bands of the images that featstore trained the weights on; empty for other weights."""
+    value_range: tuple[tuple[float, float], ...] | None = None
+    """The range of those images' values, as a :class:`.Reading` has it; None for other weights."""
 
 
 def architecture(model: str) -> str:

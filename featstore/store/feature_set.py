@@ -18,6 +18,7 @@ from featstore.store.backend import Backend
 from featstore.store.format.array_schema import ARRAY_TYPES, chunk_problem, read_metadata
 from featstore.store.format.matrix import Matrix, read_vector
 from featstore.store.format.schema import LayerRecord
+from featstore.store.leaks import TrainedRows
 from featstore.store.record_index import SetOutline
 from featstore.store.set_folder import SETS, SetFolder
 
@@ -239,6 +240,19 @@ class FeatureSet(SetFolder):
         if not (is_known.all() and (cells >= 0).all() and (cells < shapes[scenes]).all()):
             raise self._misfit("place names a cell beyond its scene")
         return places
+
+    @cached_property
+    def trained_rows(self) -> TrainedRows | None:
+        """The rows whose images trained the weights; None where featstore did not train them."""
+        trained = self.info.dataset.trained
+        if trained is None:
+            return None
+        try:
+            return TrainedRows.from_record(
+                trained.rows, trained.weights, trained.options, self.n_samples
+            )
+        except ValueError as error:
+            raise self._misfit(str(error)) from error
 
     @property
     def nbytes(self) -> int:

@@ -15,6 +15,7 @@ from featstore.store.feature_set import FeatureSet
 from featstore.store.footprints import Footprints
 from featstore.store.format.run_schema import FeatureSpec, SelectionInfo
 from featstore.store.format.schema import LayerRecord
+from featstore.store.leaks import TrainedRows
 from featstore.store.memmap_cache import cached_memmap
 
 if TYPE_CHECKING:
@@ -142,6 +143,12 @@ class Selection:
     def first_rows(self) -> np.ndarray:
         """First row with the same image as each row, (n_samples,) int64."""
         return self._sets[0].first_rows
+
+    @property
+    def trained_rows(self) -> tuple[TrainedRows, ...]:
+        """The rows whose images trained weights, for each set of such weights."""
+        found = (s.trained_rows for s in dict.fromkeys(self._sets))
+        return tuple(rows for rows in found if rows is not None)
 
     @property
     def has_official_split(self) -> bool:

@@ -121,6 +121,7 @@ def test_groups_that_allow_no_new_split_are_told():
         class_names=("a", "b"),
         first_rows=np.arange(8),
         groups=np.zeros(8, np.int32),
+        trained_rows=(),
     )
     with pytest.raises(FitError, match="of 1 groups, too few to draw a new split"):
         CLASSES.split(given, 0)

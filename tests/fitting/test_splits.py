@@ -19,6 +19,7 @@ def selection(y, splits, valid=None, names=("a", "b"), first_rows=None):
         class_names=names,
         first_rows=np.arange(len(y)) if first_rows is None else np.array(first_rows),
         groups=None,
+        trained_rows=(),
     )
 
 

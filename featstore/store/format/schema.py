@@ -88,6 +88,18 @@ class WindowsInfo(RecordPart):
     scenes: Annotated[Items[SceneInfo], Field(min_length=1)]
 
 
+class TrainedInfo(RecordPart):
+    """Which images of a set trained the weights, where featstore trained them.
+
+    `rows` is a bit for each row, in base64, the first row's highest; `weights` names the file, and
+    `options` are those of ``extract`` that give the images and split of the training.
+    """
+
+    rows: Base64
+    weights: Text
+    options: Text
+
+
 class DatasetInfo(RecordPart):
     """The images of a set."""
 
@@ -103,6 +115,7 @@ class DatasetInfo(RecordPart):
     group_by: Text = ""
     options: dict[str, Any] = {}
     windows: WindowsInfo | None = None
+    trained: TrainedInfo | None = None
 
     @property
     def has_official_split(self) -> bool:
@@ -188,7 +201,8 @@ class SetRecord(Record):
         What the features depend on.
     dataset : DatasetInfo
         ``n_samples``, ``class_names``, ``fingerprint``, ``bands``, ``root``, ``image_shape``,
-        ``task``, ``target_names``, ``group_by``, ``options``, and of scenes ``windows``.
+        ``task``, ``target_names``, ``group_by``, ``options``, of scenes ``windows``, and
+        ``trained`` where images trained the weights.
     backbone : BackboneInfo
         ``model``, ``weights``, ``weights_sha256``, ``precision``.
     preprocess : PreprocessInfo
