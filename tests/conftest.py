@@ -128,7 +128,7 @@ def blank_figures() -> Iterator[None]:
 @pytest.fixture
 def short_reports(blank_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let studies end in a page that says what was left out, and draws nothing."""
-    from featstore import study
+    from featstore.study import run as study
 
     def write(store: object, runs: object, out: Path, **options: Any) -> dict[str, Any]:
         out.parent.mkdir(exist_ok=True)

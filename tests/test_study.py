@@ -6,12 +6,12 @@ import pytest
 from conftest import blank_figures, small_networks
 from makers import Listener
 
-import featstore.study
 from featstore.errors import ConfigError, DatasetNotFoundError, DownloadError
 from featstore.models import weights
 from featstore.report.paper import N_EPOCHS
 from featstore.store.feature_store import open_store
 from featstore.study import Study, reproduce, steps
+from featstore.study import run as running
 
 FIRST, DEEP, FINAL = "features.0", "features.13.conv.2", "classifier.1"
 
@@ -100,7 +100,7 @@ def test_asked_again_nothing_is_computed(finished, store, again, tmp_path, monke
 def test_an_interrupted_study_resumes(store, again, tmp_path, monkeypatch):
     for run in store.runs_dir.iterdir():
         shutil.rmtree(run)
-    whole = featstore.study.fit_each
+    whole = running.fit_each
     calls = []
 
     def interrupted(*args, **options):
@@ -109,7 +109,7 @@ def test_an_interrupted_study_resumes(store, again, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return whole(*args, **options)
 
-    monkeypatch.setattr(featstore.study, "fit_each", interrupted)
+    monkeypatch.setattr(running, "fit_each", interrupted)
     with pytest.raises(KeyboardInterrupt):
         reproduce(again(), store, tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()

@@ -7,6 +7,7 @@ from typing import Any
 
 from featstore.errors import FeatstoreError
 from featstore.report import paper
+from featstore.report.rivals import rivals_table
 from featstore.report.summaries import compare_published
 from featstore.report.table import Cell, Table
 from featstore.runs.names import differing_settings, join
@@ -138,14 +139,16 @@ def layers_table(name: str, title: str, ranking: Ranking) -> Table | None:
     )
 
 
-def study_tables(runs: Sequence[Run]) -> list[Table]:
-    """Return the paper's Table 4 beside ours, and the comparison of layers for each dataset."""
+def study_tables(runs: Sequence[Run], store: FeatureStore) -> list[Table]:
+    """Return the paper's Table 4 beside ours, and for each dataset layers and rivals compared."""
     by_dataset: dict[str, list[Run]] = {}
     for run in runs:
         by_dataset.setdefault(run.outline.summary["dataset"], []).append(run)
     tables = [published_table(published_by_dataset(runs))]
     for own in by_dataset.values():
-        tables.append(layers_table("layers", own[0].title, Ranking(own)))
+        ranking = Ranking(own)
+        tables.append(layers_table("layers", own[0].title, ranking))
+        tables.append(rivals_table("rivals", own[0].title, ranking, store))
     return [table for table in tables if table]
 
 

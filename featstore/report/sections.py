@@ -27,6 +27,7 @@ from featstore.progress import Progress
 from featstore.report import paper, result_tables
 from featstore.report.charts import draw_projection, draw_scores, project
 from featstore.report.misclassified import Mistake, find_mistakes, thumbnail_uri
+from featstore.report.rivals import rivals_table
 from featstore.report.summaries import compare_published, describe_run
 from featstore.report.table import Table
 from featstore.runs.charts import MAX_COUNTED, draw_curves, draw_predicted
@@ -101,6 +102,7 @@ class Sections:
         file = self._unique_file_name(title)
         runs = list(ranking.runs.values())
         layers = result_tables.layers_table(f"layers-{file}", title, ranking)
+        rivals = rivals_table(f"rivals-{file}", title, ranking, self._store)
         runs_table = self.add_table(result_tables.runs_table(f"runs-{file}", title, ranking))
         self._progress.advance(1)
         mistakes, why_no_mistakes = self._mistakes(best_run)
@@ -131,6 +133,7 @@ class Sections:
             "choice": choice.text,
             "score_kind": best_run.record.score_kind,
             "layers": self.add_table(layers) if layers else None,
+            "rivals": self.add_table(rivals) if rivals else None,
             "runs_table": runs_table,
             "published": compare_published(best_run.selection.dataset, runs),
             "bars": bars,

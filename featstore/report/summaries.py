@@ -149,7 +149,7 @@ def compare_published(dataset: str, runs: Sequence[Run]) -> list[dict[str, Any]]
     Returns
     -------
     list of dict
-        ``method``, ``published``, and, for the networks with runs, ``ours``, ``difference``
+        ``method``, ``published``, and, for the methods with runs, ``ours``, ``difference``
         (fractions), ``run_id``, ``name``, ``n_train``, ``n_test``, ``n_runs`` (rows it was chosen
         from) and ``full`` (whether on all images of the paper).
     """
@@ -157,14 +157,9 @@ def compare_published(dataset: str, runs: Sequence[Run]) -> list[dict[str, Any]]
         return []
     ranking = Ranking([run for run in runs if not is_random(run.outline.summary["weights"])])
     lines = []
-    for method, network, published in paper.PUBLISHED[dataset]:
+    for method, name, published in paper.PUBLISHED[dataset]:
         line: dict[str, Any] = {"method": method, "published": published}
-        rows = ranking.all_lines if network else []
-        ours = [one for one in rows if paper.network(one["model"]) == network]
-        if ours:
-            roles = [paper.role(one["model"], one["layers"]) for one in ours]
-            wanted = next((kind for kind in (paper.ALL, paper.FINAL) if kind in roles), None)
-            chosen = [one for one, kind in zip(ours, roles, strict=True) if wanted in (None, kind)]
+        if chosen := rows_of_method(ranking, name):
             best = ranking.choose(chosen).best
             line |= {
                 "ours": best["accuracy"],
@@ -178,6 +173,16 @@ def compare_published(dataset: str, runs: Sequence[Run]) -> list[dict[str, Any]]
             }
         lines.append(line)
     return lines
+
+
+def rows_of_method(ranking: Ranking, method: str) -> list[Line]:
+    """Return the rows of a method of the paper: of a network those of all three layers, if any."""
+    ours = [
+        line for line in ranking.all_lines if paper.method_of(line["model"], line["clf"]) == method
+    ]
+    roles = [paper.role(line["model"], line["layers"]) for line in ours]
+    wanted = next((kind for kind in (paper.ALL, paper.FINAL) if kind in roles), None)
+    return [line for line, kind in zip(ours, roles, strict=True) if wanted in (None, kind)]
 
 
 def describe_run(run: Run) -> dict[str, Any]:

@@ -100,9 +100,9 @@ def test_table_4_keeps_each_datasets_difference_in_json(studied):
 
 
 def test_a_study_has_table_4_and_a_comparison_of_layers_for_each_dataset(studied):
-    _, runs = studied
+    store, runs = studied
     own = [altered(run, selection={"dataset": "folder", "title": "mine"}) for run in runs]
-    titles = [table.title for table in result_tables.study_tables([*runs, *own])]
+    titles = [table.title for table in result_tables.study_tables([*runs, *own], store)]
     layers = "Early, deep and final layers on"
     assert titles == ["Beside the published results", f"{layers} sat4", f"{layers} mine"]
 
