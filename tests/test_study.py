@@ -194,3 +194,35 @@ def test_wrong_settings_are_refused(settings, message):
 
 def test_all_classifiers_may_be_asked_for():
     assert Study(clf=("all",)).clf == ("all",)
+
+
+def test_rivals_follow_the_papers_networks():
+    asked = list(steps(Study(datasets=("sat4", "ucmerced"), rivals=True)))
+    assert [(step.model, step.clf) for step in asked[5:8]] == [
+        ("deepsat", ("dbn",)),
+        ("satcnn", ("logreg",)),
+        ("triplet:satcnn", ("linear-svm",)),
+    ]
+    assert [step.training.get("network") for step in asked[5:8]] == [None, "satcnn", "triplet"]
+    # On larger images no network is trained by triplets: that would take a GPU.
+    last = asked[-1]
+    assert (last.dataset, last.model, last.clf) == ("ucmerced", "resnet50", ("triplet",))
+    assert (last.layers, last.training) == (("fc1000",), {})
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("short_reports")
+def test_rivals_are_trained_fitted_and_found_again(store, again, tmp_path):
+    asked = again(rivals=True, limit=48)
+    outcome = reproduce(asked, store, tmp_path / "s" / "r.html")
+    assert outcome.failures == []
+    found = {(run.selection.model, run.clf) for run in outcome.runs}
+    assert {
+        ("deepsat", "dbn"),
+        ("satcnn", "lda"),
+        ("triplet:satcnn", "linear-svm"),
+    } <= found
+    names = {path.name for path in (tmp_path / "s" / "trained").glob("*.pth")}
+    assert names == {"satcnn-demo.pth", "triplet-satcnn-demo.pth"}
+    repeated = reproduce(asked, store, tmp_path / "s" / "r.html")
+    assert repeated.n_reused == len(outcome.runs)
