@@ -167,62 +167,60 @@ def write_tiff(path, pixels):
     write_scene(path, pixels.astype(np.uint16))
 
 
-class TestResume:
-    @pytest.mark.parametrize("network", ["satcnn", "triplet"])
-    def test_an_interrupted_training_ends_with_the_same_bytes(
-        self, quick, images, monkeypatch, network
-    ):
-        options = {"network": network, "epochs": 3}
-        if network == "triplet":
-            options["backbone"] = "satcnn"
-        whole = quick(images, out="whole.pth", **options)
-        with monkeypatch.context() as patch:
-            interrupt_after(patch, 2)
-            with pytest.raises(KeyboardInterrupt):
-                quick(images, out="parts.pth", **options)
-        assert not (whole.path.parent / "parts.pth").exists()
-        parts = quick(images, out="parts.pth", **options)
-        assert parts.path.read_bytes() == whole.path.read_bytes()
-        assert parts.epochs == whole.epochs
+@pytest.mark.parametrize("network", ["satcnn", "triplet"])
+def test_an_interrupted_training_ends_with_the_same_bytes(quick, images, monkeypatch, network):
+    options = {"network": network, "epochs": 3}
+    if network == "triplet":
+        options["backbone"] = "satcnn"
+    whole = quick(images, out="whole.pth", **options)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            quick(images, out="parts.pth", **options)
+    assert not (whole.path.parent / "parts.pth").exists()
+    parts = quick(images, out="parts.pth", **options)
+    assert parts.path.read_bytes() == whole.path.read_bytes()
+    assert parts.epochs == whole.epochs
 
-    def test_changed_images_and_settings_do_not_continue(self, quick, tmp_path, monkeypatch):
-        changed = write_images(tmp_path / "changed", size=20)
-        with monkeypatch.context() as patch:
-            interrupt_after(patch, 1)
-            with pytest.raises(KeyboardInterrupt):
-                quick(changed)
-        with pytest.raises(TrainError, match=r"checkpoint.pth is of a training with epochs 2\. G"):
-            quick(changed, epochs=5)
-        (changed / "train" / "sand" / "sand00.png").unlink()
-        with pytest.raises(TrainError, match=r"is of a training with other images\. Give"):
+
+def test_changed_images_and_settings_do_not_continue(quick, tmp_path, monkeypatch):
+    changed = write_images(tmp_path / "changed", size=20)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
             quick(changed)
-        (tmp_path / "trained" / "satcnn-changed.checkpoint.pth").write_bytes(b"cut short")
-        with pytest.raises(TrainError, match="Remove it to begin again"):
-            quick(changed)
+    with pytest.raises(TrainError, match=r"checkpoint.pth is of a training with epochs 2\. G"):
+        quick(changed, epochs=5)
+    (changed / "train" / "sand" / "sand00.png").unlink()
+    with pytest.raises(TrainError, match=r"is of a training with other images\. Give"):
+        quick(changed)
+    (tmp_path / "trained" / "satcnn-changed.checkpoint.pth").write_bytes(b"cut short")
+    with pytest.raises(TrainError, match="Remove it to begin again"):
+        quick(changed)
 
-    @pytest.mark.soak
-    def test_a_killed_training_ends_with_the_same_bytes(self, quick, images):
-        whole = quick(images, out="whole.pth", epochs=3)
-        code = (
-            "import os, signal, sys\nfrom featstore.training import train as module\n"
-            "write = module.write_state\n"
-            "def kill(*args):\n    write(*args)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-            "module.write_state = kill\n"
-            f"module.train('satcnn', {str(images)!r}, out='parts.pth', epochs=3, batch_size=4)\n"
-        )
-        done = subprocess.run([sys.executable, "-c", code], check=False)
-        assert done.returncode == -9
-        assert quick(images, out="parts.pth", epochs=3).path.read_bytes() == whole.path.read_bytes()
 
-    def test_training_ends_when_the_held_out_images_improve_no_more(
-        self, quick, images, monkeypatch
-    ):
-        objective = "featstore.training.objectives.ClassObjective.score"
-        scores = iter([0.5, 0.9, *[0.7] * 20])
-        monkeypatch.setattr(objective, lambda *_: (next(scores), 1.0))
-        result = quick(images, epochs=20)
-        assert result.training.held_out.epoch == 2
-        assert len(result.epochs) == 2 + 6
+@pytest.mark.soak
+def test_a_killed_training_ends_with_the_same_bytes(quick, images):
+    whole = quick(images, out="whole.pth", epochs=3)
+    code = (
+        "import os, signal, sys\nfrom featstore.training import train as module\n"
+        "write = module.write_state\n"
+        "def kill(*args):\n    write(*args)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "module.write_state = kill\n"
+        f"module.train('satcnn', {str(images)!r}, out='parts.pth', epochs=3, batch_size=4)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -9
+    assert quick(images, out="parts.pth", epochs=3).path.read_bytes() == whole.path.read_bytes()
+
+
+def test_training_ends_when_the_held_out_images_improve_no_more(quick, images, monkeypatch):
+    objective = "featstore.training.objectives.ClassObjective.score"
+    scores = iter([0.5, 0.9, *[0.7] * 20])
+    monkeypatch.setattr(objective, lambda *_: (next(scores), 1.0))
+    result = quick(images, epochs=20)
+    assert result.training.held_out.epoch == 2
+    assert len(result.epochs) == 2 + 6
 
 
 class TestLeaks:
@@ -282,17 +280,28 @@ class TestTriplets:
             init(self, network, *args)
 
         monkeypatch.setattr(epochs.Trainer, "__init__", keep)
-        given = {"backbone": "resnet18", "weights": "random:3", "image_size": 32, "epochs": 1}
+        given = {
+            "backbone": "shufflenet_v2_x0_5",
+            "weights": "random:3",
+            "image_size": 32,
+            "epochs": 1,
+        }
         result = quick(images, "triplet", **given)
-        original = build_network("resnet18", 32, seed=3).state_dict()
-        assert torch.equal(begun["backbone.conv1.weight"], original["conv1.weight"])
-        assert begun["backbone.fc.weight"].shape == (128, 512)
+        original = build_network("shufflenet_v2_x0_5", 32, seed=3).state_dict()
+        assert torch.equal(begun["backbone.conv1.0.weight"], original["conv1.0.weight"])
+        assert begun["backbone.fc.weight"].shape == (128, 1024)
         assert result.training.mean == (0.485, 0.456, 0.406)
         assert result.training.settings["weights_sha256"].startswith("random:3")
-        done = featstore.extract("triplet:resnet18", str(images), weights=str(result.path))
+        done = featstore.extract(
+            "triplet:shufflenet_v2_x0_5", str(images), weights=str(result.path)
+        )
         assert done.n_features == {"embedding": 128}
-        with pytest.raises(WeightsError, match=r"weights of triplet:resnet18, not of resnet18"):
-            featstore.extract("resnet18", str(images), weights=str(result.path), image_size=32)
+        with pytest.raises(
+            WeightsError, match=r"weights of triplet:shufflenet_v2_x0_5, not of shufflenet_v2_x0_5"
+        ):
+            featstore.extract(
+                "shufflenet_v2_x0_5", str(images), weights=str(result.path), image_size=32
+            )
 
 
 class TestErrors:
