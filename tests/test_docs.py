@@ -26,8 +26,9 @@ Replaced, because a page was written on another machine:
 - ``/data``: the folder of the small datasets. ``--devices 0,1``: ``cpu``. The address of a
   scheduler: that of the one that the page started, with one worker.
 - To take seconds, networks see images of 32 pixels where the weights say 224 (AlexNet 64), AlexNet
-  and VGG19 are narrow, classifiers are trained for 10 epochs at the most, searches try 2 settings,
-  fits are repeated 3 times at the most, figures are blank, and PCA draws features in place of UMAP.
+  and VGG19 are narrow, networks are trained for 2 epochs, classifiers for 10 at the most, searches
+  try 2 settings, fits are repeated 3 times at the most, figures are blank, and PCA draws features
+  in place of UMAP.
 - ``^C`` in an output: the command above it is interrupted after a batch.
 
 Outputs are compared by their form. Numbers, hashes, names of classes and images, and what depends
@@ -454,6 +455,7 @@ def place(
     for name in ("my-images", "new-images"):
         shutil.copytree(world / name, folder / name)
     shutil.copytree(world / "my-images", folder / "nwpu-resisc12")
+    shutil.copytree(world / "my-images" / "train", folder / "new-data")
     shutil.copy(world / "new-images" / "a.jpg", folder / "new.jpg")
     shutil.copy(world / "scene.tif", folder)
     shutil.copytree(world / "data", tmp_path / "data")
@@ -579,6 +581,8 @@ class Page:
         first, *rest = words
         if first == "featstore":
             words = [self.real_word(word) for word in rest]
+            if words[0] == "train":
+                words += ["--epochs", "2"]
             if "--repeats" in words:
                 at = words.index("--repeats") + 1
                 words[at] = str(min(N_REPEATS, int(words[at])))

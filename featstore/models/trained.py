@@ -53,7 +53,7 @@ class Training(RecordPart):
     image_size: Width
     mean: Items[Real]
     std: Items[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
-    value_range: Items[tuple[Real, Real]]
+    value_range: Items[Items[Real]]
     nodata: Text | None
     class_names: Items[Text]
     dataset: Text
@@ -136,6 +136,8 @@ def read_trained(path: Path) -> TrainedWeights | None:
 def _misfit(training: Training, images: NDArray[Any]) -> str | None:
     if not len(training.bands) == len(training.mean) == len(training.std):
         return "bands, mean and std are of different lengths"
+    if any(len(pair) != 2 for pair in training.value_range):
+        return "value_range holds what is no pair"
     if images.dtype != np.int64 or images.ndim != 1:
         return f"rows are {images.dtype} of {images.ndim} dimensions"
     return None
@@ -191,7 +193,7 @@ class TrainedNetwork(Network):
             mean=training.mean,
             std=training.std,
             bands=training.bands,
-            value_range=training.value_range,
+            value_range=tuple((low, high) for low, high in training.value_range),
         )
 
     def file_weights(self, path: Path, cache: FingerprintCache) -> Weights:
