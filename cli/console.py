@@ -85,7 +85,8 @@ set_option: Decorator = click.option(
     "set_id",
     metavar="SET",
     shell_complete=completion.set_names,
-    help="Feature set, by its name or path; see `featstore store ls`.",
+    help="Feature set, by its name or path, or newest: the last one made; see `featstore store "
+    "ls`.",
 )
 
 
