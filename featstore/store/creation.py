@@ -85,9 +85,10 @@ def _check_lengths(title: str, sample_ids: Sequence[str]) -> None:
     """Refuse sample ids that readers of the store would refuse."""
     nbytes = np.array([len(name.encode(errors="replace")) for name in sample_ids])
     if (longest := nbytes.max()) > MAX_TEXT_NBYTES:
+        name = sample_ids[int(nbytes.argmax())]
         raise DatasetError(
-            f"{title} has a sample id of {longest:,} bytes, {sample_ids[int(nbytes.argmax())][:40]!r}"
-            f"...; at most {MAX_TEXT_NBYTES:,} are stored. Give its samples shorter ids."
+            f"{title} has a sample id of {longest:,} bytes, {name[:40]!r}...; at most "
+            f"{MAX_TEXT_NBYTES:,} are stored. Give its samples shorter ids."
         )
     # Each text of a chunk has its length before it, and a last chunk is filled with empty texts.
     texts = np.add.reduceat(nbytes, np.arange(0, len(nbytes), VECTOR_ROWS))
