@@ -27,7 +27,7 @@ from featstore.config.choices import (
     USUAL_IMAGE_SIZE,
 )
 from featstore.config.dataset import COLUMN_ROLES, DatasetOptions
-from featstore.config.extract import ExtractConfig
+from featstore.config.extract import ExtractConfig, option_words
 from featstore.config.fit import FitConfig, check_classifier
 
 __all__ = [
@@ -60,4 +60,5 @@ __all__ = [
     "TOKEN_POOLS",
     "USUAL_IMAGE_SIZE",
     "check_classifier",
+    "option_words",
 ]

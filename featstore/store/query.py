@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from featstore.config import option_words
 from featstore.errors import (
     FeatstoreError,
     FormatError,
@@ -296,13 +297,22 @@ def _several(found: list[FeatureSet]) -> str:
         values = [
             f"{option} {getattr(facets, name)}" for name, option in differing if name != "dataset"
         ]
-        # If no option differs, the images differ.
+        # If no option of fit differs, the images or what was extract's settings of them differ.
         images = f"{s.n_samples:,} images of {s.info.dataset.root or facets.title}"
+        images = " ".join([images, *_differing_settings(s, found)])
         lines.append(f"  {s.set_id}: {' '.join(values) or images}")
     if options != ["--set"]:
         options.append("--set")
     said = f"{len(found)} feature sets fit. Choose one with {' or '.join(options)}:"
     return "\n".join([said, *lines]) + _more(found)
+
+
+def _differing_settings(feature_set: FeatureSet, found: Sequence[FeatureSet]) -> list[str]:
+    """Return the settings of a set's images that another set's has not, as extract's options."""
+    own = feature_set.info.dataset.options
+    others = [s.info.dataset.options for s in found]
+    differing = {k: v for k, v in own.items() if any(other.get(k) != v for other in others)}
+    return [word for name, value in differing.items() for word in option_words(name, value)]
 
 
 def _one_layer(feature_set: FeatureSet, name: str | None) -> str | None:
