@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.datasets.image_bytes import ImageBytes
+from featstore.datasets.image_bytes import ImageBytes, ImageItem
 from featstore.environment import available_cores
+from featstore.errors import ImageError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import SILENT, Progress
 
@@ -33,7 +34,8 @@ def find_first_rows(
     """Return for each sample the row of the first identical one, (n_samples,) int64.
 
     A row without an earlier copy has its own number. Encoded images are identical when they are,
-    byte for byte; images in arrays when all their pixels are, in all bands.
+    byte for byte; images in arrays when all their pixels are, in all bands. Images that can't be
+    read are copies of none.
     Hashes that `cache` holds of the files are not computed again.
     """
     # Stage two imports this module, and decodes no images.
@@ -56,26 +58,38 @@ def _file_hashes(
     # The cache keeps one list for all files together, so a subset's can't be asked for alone.
     paths = [str(path) for _, path in dataset.files()]
     hashes = dict(zip(paths, cache.sha256(paths, progress), strict=True))
-    return [
-        blake2b(image.open().read(), digest_size=16).digest()
-        if isinstance(image, ImageBytes)
-        else hashes[str(image)]
-        for image in dataset.paths
-    ]
+
+    def key(image: ImageItem) -> Hashable:
+        if not isinstance(image, ImageBytes):
+            return hashes[str(image)]
+        try:
+            return blake2b(image.open().read(), digest_size=16).digest()
+        except ImageError:
+            return image.name
+
+    return [key(image) for image in dataset.paths]
 
 
-def _pixel_hashes(dataset: ArrayDataset, progress: Progress) -> list[bytes]:
+def _pixel_hashes(dataset: ArrayDataset, progress: Progress) -> list[Hashable]:
     step = max(1, HASHED_NBYTES // math.prod(dataset.image_shape))
 
-    def hashes(start: int) -> list[bytes]:
-        images = dataset.read_block(start, min(start + step, len(dataset)))
+    def hashes(start: int, stop: int) -> list[Hashable]:
+        try:
+            images = dataset.read_block(start, stop)
+        except ImageError:
+            if stop - start == 1:
+                return [start]
+            return [key for row in range(start, stop) for key in hashes(row, row + 1)]
         return [blake2b(image, digest_size=16).digest() for image in images]
 
-    found: list[bytes] = []
+    def block_hashes(start: int) -> list[Hashable]:
+        return hashes(start, min(start + step, len(dataset)))
+
+    found: list[Hashable] = []
     progress.start("Looking for identical images", len(dataset), "images")
     try:
         with ThreadPoolExecutor(min(8, available_cores())) as pool:
-            for block in pool.map(hashes, range(0, len(dataset), step)):
+            for block in pool.map(block_hashes, range(0, len(dataset), step)):
                 found += block
                 progress.advance(len(block))
     finally:
