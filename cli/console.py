@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 from click.core import ParameterSource
 
-from featstore.config import PROJECTIONS, TASKS
+from featstore.config import LABEL_BY, PROJECTIONS, TASKS
 from featstore.environment import DEFAULT_STORE
 from featstore.progress_bars import Lines, open_bars
 from featstore.text import printable, printable_json
@@ -85,7 +85,8 @@ set_option: Decorator = click.option(
     "set_id",
     metavar="SET",
     shell_complete=completion.set_names,
-    help="Feature set, by its name or path; see `featstore store ls`.",
+    help="Feature set, by its name or path, or newest: the last one made; see `featstore store "
+    "ls`.",
 )
 
 
@@ -173,6 +174,45 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def scene_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how scenes are divided into windows and labelled."""
+    options = (
+        click.option(
+            "--window",
+            type=click.IntRange(1),
+            metavar="PX",
+            help="Side of the windows of --dataset scene.",
+        ),
+        click.option(
+            "--stride",
+            type=click.IntRange(1),
+            metavar="PX",
+            help="From one window to the next.  [default: --window]",
+        ),
+        click.option(
+            "--labels",
+            metavar="FILE",
+            shell_complete=completion.files,
+            help="Polygons that give windows their classes: GeoPackage, Shapefile, GeoJSON.",
+        ),
+        click.option("--label-column", metavar="NAME", help="Column of the polygons' classes."),
+        click.option(
+            "--label-by",
+            type=click.Choice(LABEL_BY),
+            default=LABEL_BY[0],
+            show_default=True,
+            help="The class of the polygons over more than half of a window, or over its middle.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+SCENE_OPTIONS = ("window", "stride", "labels", "label_column", "label_by")
+"""The parameters that :func:`scene_options` adds."""
 
 
 READING_OPTIONS = ("columns", "task", "split_files", "groups_from", "follow_links")

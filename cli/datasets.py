@@ -69,6 +69,7 @@ def command(ctx: click.Context, root: str | None, as_json: bool) -> None:
     "--out", type=click.Path(dir_okay=False), metavar="PNG", help="Where to put the contact sheet."
 )
 @console.reading_options
+@console.scene_options
 @console.json_option
 def show(
     name: str,

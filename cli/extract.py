@@ -10,7 +10,6 @@ import click
 from featstore.config import (
     COMPILE,
     FEATURE_DTYPES,
-    LABEL_BY,
     ON_ERROR,
     POOLS,
     PRECISIONS,
@@ -21,6 +20,7 @@ from featstore.text import duration_text, nbytes_text
 
 from . import completion, console
 from .fit import cut_groups
+from .selecting import next_fit
 
 if TYPE_CHECKING:
     from featstore.extraction import Extraction
@@ -45,7 +45,7 @@ GROUPS = {
         *("dataset", "root", "limit", "seed", *console.READING_OPTIONS),
         *("bands", "value_range", "nodata", "on_error"),
     ),
-    "Scenes": ("window", "stride", "labels", "label_column", "label_by"),
+    "Scenes": console.SCENE_OPTIONS,
     "Machine": (
         "device",
         "devices",
@@ -61,7 +61,9 @@ GROUPS = {
 
 
 @click.command(cls=console.grouped(GROUPS))
-@click.argument("images", metavar="[FOLDER|TABLE]", required=False, shell_complete=completion.files)
+@click.argument(
+    "images", metavar="[FOLDER|TABLE|SCENE]", required=False, shell_complete=completion.files
+)
 @click.option(
     "--model",
     required=True,
@@ -73,7 +75,7 @@ GROUPS = {
 )
 @click.option(
     "--dataset",
-    metavar="NAME|FOLDER|TABLE",
+    metavar="NAME|FOLDER|...",
     shell_complete=completion.datasets,
     help="Dataset, see `featstore datasets`; or your images.",
 )
@@ -122,29 +124,6 @@ GROUPS = {
     "--nodata",
     metavar="V",
     help="Value of pixels without data, or nan: they get their band's mean.  [default: refuse]",
-)
-@click.option(
-    "--window", type=click.IntRange(1), metavar="PX", help="Side of the windows of --dataset scene."
-)
-@click.option(
-    "--stride",
-    type=click.IntRange(1),
-    metavar="PX",
-    help="From one window to the next.  [default: --window]",
-)
-@click.option(
-    "--labels",
-    metavar="FILE",
-    shell_complete=completion.files,
-    help="Polygons that give windows their classes: GeoPackage, Shapefile, GeoJSON.",
-)
-@click.option("--label-column", metavar="NAME", help="Column of the polygons' classes.")
-@click.option(
-    "--label-by",
-    type=click.Choice(LABEL_BY),
-    default=ExtractConfig.label_by,
-    show_default=True,
-    help="The class of the polygons over more than half of a window, or over its middle.",
 )
 @click.option(
     "--image-size", type=int, metavar="PX", help="Side of the network's input.  [default: its own]"
@@ -200,11 +179,12 @@ GROUPS = {
     help="At an unreadable image: stop, or mask its row and continue.",
 )
 @console.reading_options
+@console.scene_options
 @console.json_option
 def command(
     images: str | None, dataset: str | None, store: str, as_json: bool, **settings: Any
 ) -> None:
-    """Turn images into features, once: those of FOLDER, of TABLE or of a --dataset.
+    """Turn images into features, once: those of FOLDER, TABLE, SCENE or a --dataset.
 
     The same command again is answered from the store. After an interruption it continues; with
     other --layers it computes only what is missing.
@@ -213,14 +193,13 @@ def command(
     featstore extract --model resnet50 --dataset sat4 --root /data
     featstore extract --model resnet50 my-images/
     featstore extract --model resnet50 labels.csv
-    featstore extract --model resnet50 --dataset scene --root a.tif --window 64
+    featstore extract --model resnet50 scene.tif --window 64
     """  # noqa: D301 - click wants the character itself
     from featstore.extraction.extract import extract
     from featstore.store.feature_store import open_store
-    from featstore.store.query import selecting_options
 
     if (images is None) == (dataset is None):
-        raise click.UsageError("Give either a folder of images, a table or --dataset.")
+        raise click.UsageError("Give either a folder of images, a table, a scene or --dataset.")
     with console.progress() as progress:
         result = extract(
             dataset=images or dataset or "", store=store, progress=progress, **settings
@@ -231,14 +210,9 @@ def command(
     show(result)
     opened = open_store(store)
     found = opened.get(result.set_id)
-    if not found.class_names and found.targets is None:
-        words = shlex.join(["featstore", "neighbors", result.set_id])
-        console.echo(f"Next: {words} IMAGE{store_option(store)}")
-        return
-    options = selecting_options(opened.sets(), found, result.layers)
-    clf = "ridge" if found.info.dataset.task == "regression" else "logreg"
-    words = shlex.join(["featstore", "fit", "--clf", clf, *options])
-    console.echo(f"Next: {words}{store_option(store)}")
+    neighbors = shlex.join(["featstore", "neighbors", result.set_id])
+    words = next_fit(opened, found, result.layers, store)
+    console.echo(f"Next: {words or f'{neighbors} IMAGE{store_option(store)}'}")
 
 
 def show(result: Extraction) -> None:
@@ -265,9 +239,14 @@ def show(result: Extraction) -> None:
         )
     for line in result.left_out.lines():
         console.echo(line)
-    if len(result.n_by_split) > 1:
+    is_labelled = result.n_unlabelled < result.n_images
+    if len(result.n_by_split) > 1 or is_labelled:
         counts = ", ".join(f"{n:,} {name}" for name, n in result.n_by_split.items())
-        console.echo(f"Images: {counts} ({result.split}).")
+        lacking = f"; {result.n_unlabelled:,} without a label" if result.n_unlabelled else ""
+        console.echo(f"Images: {counts} ({result.split}){lacking if is_labelled else ''}.")
+    if is_labelled and len(result.n_by_split) == 1:
+        use = "test with" if "train" in result.n_by_split else "train on"
+        console.echo(f"No images are left to {use}: fit needs some.")
     if result.n_cut_groups:
         console.echo(cut_groups(result.n_cut_groups))
     if result.n_leaked:

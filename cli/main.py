@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from . import console
-from .shortage import shortage_text
+from .shortage import check_address_space, shortage_text
 
 COMMANDS = {
     "extract": "Turn a dataset's images into features, once.",
@@ -81,6 +81,7 @@ def cli() -> None:
     featstore extract --model resnet50 --dataset sat4
     featstore fit --clf logreg
     """  # noqa: D301 - click wants the character itself
+    check_address_space()
 
 
 def main(args: Sequence[str] | None = None) -> None:

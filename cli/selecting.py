@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.config import CLASSIFIER_NAMES, REGRESSOR_NAMES, check_classifier
+from featstore.config import CLASSIFIER_NAMES, REGRESSOR_NAMES, TASKS, check_classifier
+from featstore.environment import store_option
 from featstore.text import parse_nbytes
 
 from . import completion, console
 
 if TYPE_CHECKING:
     from featstore.progress import Progress
+    from featstore.store.feature_set import FeatureSet
     from featstore.store.feature_store import FeatureStore
 
 
@@ -27,6 +30,20 @@ def parsed_by(parse: Callable[[str], Any]) -> Callable[[Any, Any, str | None], A
             raise click.BadParameter(str(error)) from None
 
     return callback
+
+
+def next_fit(
+    opened: FeatureStore, found: FeatureSet, layers: Sequence[str], store: str
+) -> str | None:
+    """Return the command that fits on a feature set; None if it has no labels."""
+    from featstore.store.query import selecting_options
+
+    info = found.info.dataset
+    if not info.class_names and not info.target_names:
+        return None
+    clf = "ridge" if info.task == TASKS[2] else "logreg"
+    options = selecting_options(opened.sets(), found, layers)
+    return shlex.join(["featstore", "fit", "--clf", clf, *options]) + store_option(store)
 
 
 OPTIONS = (

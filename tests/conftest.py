@@ -27,6 +27,7 @@ from featstore.config import SPLITS
 from featstore.environment import available_cores
 from featstore.fitting.fit import fit
 from featstore.io.files import json_digest
+from featstore.runs import charts
 from featstore.runs.run import Run
 from featstore.store.creation import create_set
 from featstore.store.feature_store import FeatureStore, open_store
@@ -95,9 +96,9 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def no_umap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let features be drawn by PCA; compiling UMAP takes longer than all else in a report."""
-    from featstore.report import charts
+    from featstore.report import charts as report_charts
 
-    monkeypatch.setattr(charts, "find_spec", lambda name: None)
+    monkeypatch.setattr(report_charts, "find_spec", lambda name: None)
 
 
 @pytest.fixture
@@ -121,6 +122,7 @@ def blank_figures() -> Iterator[None]:
             target.write(png.getvalue() if format == "png" else svg)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(charts, "draw_confusion", lambda *_: Figure())
         patch.setattr(Figure, "savefig", save)
         yield
 

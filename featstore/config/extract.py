@@ -37,6 +37,14 @@ OPTIONS = {"value_range": "range", "split_files": "splits"}
 """Options of the command line that are not named after their setting."""
 
 
+def _option_words(name: str, value: Any) -> list[str]:
+    """Return a setting and its value as words of the command line."""
+    option = f"--{OPTIONS.get(name, name).replace('_', '-')}"
+    if value is True:
+        return [option]
+    return [option, ",".join(value) if isinstance(value, list | tuple) else str(value)]
+
+
 @dataclass(frozen=True)
 class ExtractConfig:
     """Everything that one extraction was asked for.
@@ -223,12 +231,8 @@ class ExtractConfig:
             if field.name in but:
                 continue
             value = getattr(self, field.name)
-            if value is True:
-                words.append(f"--{field.name.replace('_', '-')}")
-            elif value != field.default:
-                text = ",".join(value) if isinstance(value, tuple) else str(value)
-                option = OPTIONS.get(field.name, field.name).replace("_", "-")
-                words += [f"--{option}", text]
+            if value != field.default:
+                words += _option_words(field.name, value)
         return words
 
     def request(self) -> dict[str, Any]:

@@ -189,6 +189,12 @@ class _Import:
     def create(self, store: FeatureStore, progress: Progress) -> FeatureSet:
         """Create the set without its layer."""
         progress.say(f"Storing {self.table.shape[0]:,} rows of {self.table.shape[1]:,} features.")
+        if columns := self.table.feature_columns:
+            shown = columns if len(columns) < 7 else [*columns[:3], "...", *columns[-2:]]
+            progress.say(
+                f"The features are the columns {', '.join(shown)}. Choose others by a pattern, "
+                "such as --array 'A*'."
+            )
         rows, facets = self.rows, self.identity["facets"]
         record = {
             "identity": self.identity,
@@ -284,10 +290,11 @@ class _Import:
         if (partly := ~is_finite.all(axis=1) & ~empty).any():
             at = int(np.flatnonzero(partly)[0])
             column = int(np.flatnonzero(~is_finite[at])[0])
+            name = self.rows.sample_ids[start + at]
+            row = name if name == f"row {start + at}" else f"row {start + at} ({name})"
             raise DatasetError(
-                f"{self.table.name}: row {start + at} ({self.rows.sample_ids[start + at]}) holds "
-                f"{block[at, column]} in column {column}. Fill such values, or the whole row with "
-                "NaN to mask it."
+                f"{self.table.name}: {row} holds {block[at, column]} in column {column}. Fill such "
+                "values, or the whole row with NaN to mask it."
             )
         return {start + int(at): "the row holds no features" for at in np.flatnonzero(empty)}
 

@@ -65,6 +65,8 @@ class Extraction:
         Rows whose image can't be read.
     n_by_split : dict of str to int
         Rows of each split that has any.
+    n_unlabelled : int
+        Rows without a label.
     split : str
         How the images are divided: ``official split``, ``published split``, ``random split``, or
         ``grouped by`` a rule.
@@ -105,6 +107,7 @@ class Extraction:
     n_reused: int
     n_masked: int
     n_by_split: dict[str, int]
+    n_unlabelled: int
     split: str
     n_leaked: int
     n_cut_groups: int
@@ -168,6 +171,7 @@ def summarize(
         n_reused=max(0, feature_set.n_samples - n_computed),
         n_masked=len(masked),
         n_by_split={name: n for name, n in zip(SPLITS, counts.tolist(), strict=True) if n},
+        n_unlabelled=_count_unlabelled(feature_set),
         split=feature_set.info.dataset.split_text(),
         n_leaked=count_leaked(feature_set.first_rows, splits, masked),
         n_cut_groups=count_cut_groups(
@@ -184,6 +188,13 @@ def summarize(
         left_out=left_out,
         times={name: round(seconds, 3) for name, seconds in times.items()},
     )
+
+
+def _count_unlabelled(feature_set: FeatureSet) -> int:
+    """Count the rows without a class or number."""
+    targets = feature_set.targets
+    lacks = feature_set.labels < 0 if targets is None else np.isnan(targets).all(axis=1)
+    return int(lacks.sum())
 
 
 def pass_record(

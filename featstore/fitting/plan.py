@@ -268,6 +268,10 @@ def _text(params: Sequence[tuple[str, Any]]) -> str:
 
 def _command(selection: Selection, config: FitConfig, facets: Mapping[str, Any]) -> str:
     """Return the command line of just this fit."""
+    set_ids = list(dict.fromkeys(set_id for set_id, _ in selection.parts))
+    if facets.get("set_id") and len(set_ids) == 1:
+        # The newest set of today need not be that of tomorrow.
+        facets = {**facets, "set_id": set_ids[0]}
     options = {
         "dataset": selection.title,
         "model": selection.model.replace("+", ","),

@@ -157,6 +157,12 @@ Maker: TypeAlias = Callable[[str, Predictions, int | None, str | None], AnyPredi
 def maker(run: Run, threshold: float | None = None) -> Maker:
     """Return what makes the predictions of a run's task; `threshold` is of several classes."""
     if run.task == "multilabel":
+        is_share = threshold is None or 0 <= threshold < 1
+        if run.record.score_kind == "probability" and not is_share:
+            raise ConfigError(
+                f"threshold is {threshold:g}; the scores of {run.run_id} are probabilities: give a "
+                "number from 0 to 1, such as 0.3."
+            )
         given = run.record.metrics.test.threshold if threshold is None else threshold  # type: ignore[union-attr]
         return lambda *args: _labels(run.class_names, given, *args)
     if threshold is not None:

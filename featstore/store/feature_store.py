@@ -116,11 +116,15 @@ class FeatureStore:
     def get(self, set_id: str) -> FeatureSet:
         """Return a feature set by its path, its name, or the beginning or end of its name.
 
+        ``newest`` means the set that was made last.
+
         Raises
         ------
         SelectionError
             When no set or several sets have such a name.
         """
+        if set_id == query.NEWEST and (sets := self.readable_sets()):
+            return query.newest(sets)
         known = self._set_ids()
         set_id = own_set_id(self.backend, set_id)
         found = [set_id] if set_id in known else [one for one in known if matches(one, set_id)]
@@ -247,7 +251,8 @@ class FeatureStore:
             ``model:layer`` names one model's. By default the network's feature layer, or the only
             layer.
         **facets
-            ``weights``, ``bands``, ``image_size``, ``precision``, ``dtype`` or ``set_id``.
+            ``weights``, ``bands``, ``image_size``, ``precision``, ``dtype`` or ``set_id``; the
+            ``set_id`` ``newest`` means the set that was made last, of those that fit.
 
         Raises
         ------

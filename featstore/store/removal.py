@@ -30,8 +30,11 @@ _RUN = (
 # These match folders, too, with a slash at the end, for links in place of folders.
 
 
+_OWNER = r"[^./\\][^/\\]*"
+
+
 OWN_IN_STORE = re.compile(
-    rf"sets/[^/]+/{_SET}|uploads/sets/[^/]+/[^/]+/{_GROUP}|(uploads/)?runs/[^/]+/{_RUN}"
+    rf"sets/{_OWNER}/{_SET}|uploads/sets/{_OWNER}/{_OWNER}/{_GROUP}|(uploads/)?runs/{_OWNER}/{_RUN}"
 )
 """Paths of files of sets and runs in a store that featstore writes, or once wrote."""
 

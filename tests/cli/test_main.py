@@ -99,12 +99,13 @@ WRONG_NAMES = [
 
 def test_wrong_names_are_answered_before_slow_modules_load(run):
     # In one process, since each takes a second to start.
+    slow = ["torch", "sklearn", "scipy", "zarr", "dask", "obstore"]
     code = (
         "import json, sys\nfrom featstore.cli.main import _run\n"
         "for args in json.loads(sys.argv[1]):\n"
         "    print('# ', *args, file=sys.stderr)\n"
         "    _run(args)\n"
-        "print([m for m in ('torch', 'sklearn', 'scipy', 'zarr', 'dask') if m in sys.modules])"
+        f"print([m for m in {slow} if m in sys.modules])"
     )
     env = os.environ | {"FEATSTORE_STORE": str(run.path.parent.parent)}
     words = json.dumps([args for args, _ in WRONG_NAMES])
@@ -233,6 +234,17 @@ def test_a_library_that_finds_no_memory_is_told(tmp_path):
     assert done.stderr.startswith("Error: Memory is short (")
     assert "`ulimit -v`, is 1000000 kB" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_address_space_in_which_libraries_hang_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (180_000 * 1024,) * 2)
+    monkeypatch.setattr(
+        main.cli, "get_command", lambda *_: click.Command("x", callback=pytest.fail)
+    )
+    assert _run(["runs"]) == 1
+    said = capsys.readouterr().err
+    assert "needs 524288 kB of address space" in said
+    assert "`ulimit -v`, is 180000 kB. Raise the limit" in said
 
 
 def test_the_installed_command_answers():

@@ -64,12 +64,11 @@ def test_sizes_may_differ_within_a_batch(images):
     assert sorted(rows_of(batch)) == [0, 1, 2, 3]
 
 
-def test_an_unreadable_image_stops_with_its_path_and_the_cure(images):
+def test_an_unreadable_image_stops_with_its_path(images):
     dataset = open_dataset("folder", images)
     dataset.paths[5].write_bytes(b"not an image")
-    with pytest.raises(ImageError, match="--on-error mask") as caught:
+    with pytest.raises(ImageError, match=dataset.paths[5].name):
         list(batches(dataset, range(0, 27, 4), 4, "stop"))
-    assert dataset.paths[5].name in str(caught.value)
 
 
 def test_an_unreadable_image_is_masked_and_no_row_moves(images):

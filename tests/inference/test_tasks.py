@@ -89,6 +89,8 @@ def test_several_classes_are_predicted_with_their_scores(world):
         )
     (everything,) = featstore.predict(run, world.paths[0], store=world.store, threshold=0.0)
     assert set(everything.labels) == set(run.class_names)
+    with pytest.raises(ConfigError, match="threshold is 2; the scores of .* from 0 to 1"):
+        featstore.predict(run, world.paths[0], store=world.store, threshold=2)
 
 
 def test_numbers_are_predicted(world):

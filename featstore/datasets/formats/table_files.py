@@ -67,11 +67,21 @@ class Table(ABC):
 
 
 class TextTable(Table):
-    """A CSV or TSV file with a header, UTF-8."""
+    """A CSV or TSV file with a header, UTF-8.
+
+    A CSV file may have semicolons for commas, as spreadsheets of many countries write them.
+    """
 
     def _rows(self) -> Iterator[list[str]]:
         separator = SEPARATORS[self.path.suffix.lower()]
         with self.path.open(encoding="utf-8-sig", newline="") as file:
+            try:
+                header = file.readline()
+            except UnicodeDecodeError:
+                header = ""
+            if separator not in header and ";" in header:
+                separator = ";"
+            file.seek(0)
             reader = csv.reader(file, delimiter=separator, strict=True)
             try:
                 yield from (row for row in reader if row)

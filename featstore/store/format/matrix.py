@@ -318,7 +318,7 @@ def read_vector(group: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
                 return values
             problem = f"a text has more than {MAX_TEXT_NBYTES:,} characters"
     except _READ_ERRORS as error:
-        problem = str(error)
+        problem = str(error).rstrip(".")
     raise CorruptionError(
         f"{path} is damaged: {problem}. Run `featstore store verify` to see what is, then "
         "`featstore store rm` and extract again."

@@ -13,7 +13,7 @@ import zarr
 
 from featstore.errors import CorruptionError
 from featstore.store.format import matrix as matrices
-from featstore.store.format.array_schema import MAX_TEXT_NBYTES
+from featstore.store.format.array_schema import MAX_TEXT_NBYTES, read_metadata
 from featstore.store.format.matrix import Matrix
 
 
@@ -279,6 +279,45 @@ def test_a_text_that_is_too_long_is_refused(group, n_more, wrong):
     matrices.create_vector(group, "sample_id", names, {})
     with pytest.raises(CorruptionError, match=wrong):
         matrices.read_vector(group, "sample_id", (2,))
+
+
+def chunk_of_texts(n_stated, *texts):
+    """Return a chunk that states a number of texts, and holds others."""
+    lengths = [len(text).to_bytes(4, "little") + text.encode() for text in texts]
+    content = b"".join([n_stated.to_bytes(4, "little"), *lengths])
+    return with_checksum(numcodecs.Blosc("zstd", 1).encode(content))
+
+
+HUGE = numcodecs.Blosc("zstd", 9).encode(bytes(2**27))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "wrong"),
+    [
+        (chunk_of_texts(2**32 - 1, "a", "b"), "it has 4,294,967,295 texts; expected 2"),
+        (chunk_of_texts(1, "a" * 9), "it has 1 texts; expected 2"),
+        (chunk_of_texts(2, "a", "b")[:-6] + b"123456", "checksum"),
+        (with_checksum(HUGE), "states 134,217,728 bytes; expected 12 to 8,204"),
+        (with_checksum(HUGE[:4] + (20).to_bytes(4, "little") + HUGE[8:]), "bytes of content"),
+        (chunk_of_texts(2, "a", "b" * 5000), "more than 4,096 characters"),
+    ],
+    ids=["many", "few", "checksum", "bomb", "packed", "long"],
+)
+def test_a_chunk_of_texts_that_would_fill_the_memory_is_damage(group, chunk, wrong):
+    matrices.create_vector(group, "sample_id", np.array(["a", "b"], matrices.TEXT), {})
+    (group / "sample_id" / "c" / "0").write_bytes(chunk)
+    with pytest.raises(CorruptionError, match=f"sample_id is damaged.*{wrong}"):
+        matrices.read_vector(group, "sample_id", (2,))
+
+
+def test_the_texts_of_many_rows_unpack_to_a_bounded_size(group):
+    names = np.array([f"{i}" for i in range(100_000)], matrices.TEXT)
+    matrices.create_vector(group, "sample_id", names, {})
+    metadata = read_metadata(group / "sample_id", (100_000,), "string")
+    assert metadata.chunk_nbytes == (400_004, 2**26)
+    (group / "sample_id" / "c" / "0").write_bytes(with_checksum(HUGE))
+    with pytest.raises(CorruptionError, match="expected 400,004 to 67,108,864"):
+        matrices.read_vector(group, "sample_id", (100_000,))
 
 
 def test_new_arrays_are_zarr_3_whatever_zarr_is_set_to(group):
