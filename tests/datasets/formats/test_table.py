@@ -63,6 +63,14 @@ def opened(path: Path, **options: object) -> FileDataset:
     return dataset
 
 
+def test_semicolons_of_a_spreadsheet_separate_columns(rows: pd.DataFrame, tmp_path: Path) -> None:
+    path = write(rows, tmp_path, ".csv")
+    by_commas = opened(path)
+    rows.to_csv(path, index=False, sep=";")
+    assert list(opened(path).sample_ids) == list(by_commas.sample_ids)
+    assert opened(path).class_names == by_commas.class_names
+
+
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet"])
 def test_all_endings_are_the_same_table(rows: pd.DataFrame, tmp_path: Path, ending: str) -> None:
     table = write(rows.assign(split=["Training"] * 18 + ["val"] * 6), tmp_path, ending)
