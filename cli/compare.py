@@ -36,9 +36,7 @@ def command(names: tuple[str, ...], store: str, as_json: bool) -> None:
     """  # noqa: D301 - click wants the character itself
     if len(names) < 2:
         raise click.UsageError("Missing argument 'RUN': give two runs or more.")
-    from featstore.store.feature_store import open_store
-
-    opened = open_store(store)
+    opened = console.open_store(store, named=names)
     runs = [console.open_run(name, opened) for name in names]
     from featstore.runs.compare import Comparison, compare, compare_all
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -232,10 +233,18 @@ STDERR = 2
 """The last of the descriptors that a process finds open."""
 
 
+class ClosedStdout(io.TextIOBase):
+    """What stands for a stdout that was closed: printing results to it is an error."""
+
+    def write(self, text: str) -> int:
+        """Refuse a text."""
+        raise OSError(errno.EBADF, "Stdout is closed, so that what the command prints is lost")
+
+
 def prepare_streams() -> None:
     """Open closed streams on the null device, and let stdout and stderr take every text.
 
-    What they can't encode is escaped.
+    What they can't encode is escaped. A closed stdout refuses every text.
     """
     # Otherwise the next file that is opened gets the descriptor, and what C code prints.
     while (handle := os.open(os.devnull, os.O_RDWR)) <= STDERR:
@@ -245,7 +254,8 @@ def prepare_streams() -> None:
         sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+            null = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, ClosedStdout() if name == "stdout" else null)
         if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
@@ -300,11 +310,26 @@ def confirm_removal(question: str) -> None:
     raise click.exceptions.Exit(1)
 
 
-def open_store(store: str) -> FeatureStore:
-    """Open a store; its module is imported when a command needs it."""
+def open_store(
+    store: str, progress: Progress | None = None, named: Sequence[str | None] = ()
+) -> FeatureStore:
+    """Open the store that a command reads; its module is imported when a command needs it.
+
+    A folder that does not exist is refused, unless one of `named` is the folder of a run or set.
+    """
+    from featstore.errors import StoreError
     from featstore.store.feature_store import open_store
 
-    return open_store(store)
+    opened = open_store(store) if progress is None else open_store(store, progress)
+    names = [name for name in named if name]
+    has_own_store = any("://" in name or Path(name).is_dir() for name in names)
+    if not opened.path.is_dir() and not has_own_store:
+        raise StoreError(
+            f"There is no store at {store}: no such folder. Name another with --store or "
+            "FEATSTORE_STORE, or make one, for example with: featstore extract --model resnet50 "
+            "--dataset sat4"
+        )
+    return opened
 
 
 def open_run(name: str, store: FeatureStore) -> Run:

@@ -106,13 +106,11 @@ def command(
     featstore map my-run scene.tif --window 64 --stride 16 --bands 4,3,2
     featstore map my-run --from-store
     """  # noqa: D301 - click wants the character itself
-    from featstore.store.feature_store import open_store
-
     if scene is None and not from_store and set_id is None:
         raise click.UsageError("Give a scene, or --from-store.")
     numbers, ends = _numbers(bands), _ends(value_range)
     with console.progress() as progress:
-        opened = open_store(store, progress)
+        opened = console.open_store(store, progress, [run])
         chosen = console.open_run(run, opened)
         from featstore.inference.maps.map_scene import NumberMap, map_scene
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,21 +19,25 @@ if TYPE_CHECKING:
 
 
 class SearchGroup(click.Group):
-    """A group that takes a pattern of names in place of a command."""
+    """A group that takes a pattern, or a part of a name, in place of a command."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command, or the search for a pattern."""
         found = super().get_command(ctx, cmd_name)
-        if found is None and any(sign in cmd_name for sign in "*?[:"):
+        if found is not None or cmd_name.startswith("-"):
+            return found
+        if any(sign in cmd_name for sign in "*?[:"):
             return _search_for(cmd_name)
-        return found
+        # click says which command a misspelled one is like.
+        is_misspelled = difflib.get_close_matches(cmd_name, self.commands)
+        return None if is_misspelled else _search_for(f"*{cmd_name}*")
 
 
 @click.group(cls=SearchGroup, invoke_without_command=True)
 @console.json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """List networks, or search them: `featstore models 'timm:*dinov3*'`.
+    """List networks, or search them: `featstore models dinov3` or `'timm:*dinov3*'`.
 
     `featstore models show NAME` lists a network's layers.
     """
@@ -56,10 +61,11 @@ def command(ctx: click.Context, as_json: bool) -> None:
             }
         )
         return
-    rows = [[name, layer, NOTES.get(name, "")] for name, layer in FEATURE_LAYERS.items()]
-    tables.table(["network", "feature layer", "note"], rows, "The paper's networks")
+    tables.table(["network", "feature layer"], [*FEATURE_LAYERS.items()], "The paper's networks")
+    for name, note in NOTES.items():
+        tables.paragraph(f"{name}: {note}")
     others = [name for name in names if name not in FEATURE_LAYERS]
-    console.echo("torchvision's other networks: " + ", ".join(others))
+    tables.paragraph("torchvision's other networks: " + ", ".join(others))
     console.echo("Without a network, of all bands:")
     console.echo(f"  {PIXEL_MODEL}: statistics of each image's pixels")
     console.echo(f"  {HAND_MODEL}: 150 hand features of color, texture and vegetation")

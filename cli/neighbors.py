@@ -88,10 +88,9 @@ def command(
     featstore neighbors my-set train/forest/forest_012.jpg --layers pool5 -k 10
     """  # noqa: D301 - click wants the character itself
     from featstore.runs.find import open_run_or_set
-    from featstore.store.feature_store import open_store
 
     with console.progress() as progress:
-        opened = open_store(store, progress)
+        opened = console.open_store(store, progress, [run_or_set])
         chosen = open_run_or_set(run_or_set, opened)
         from featstore.inference.neighbor_sheets import write_sheets
         from featstore.inference.neighbors import find_neighbors

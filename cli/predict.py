@@ -52,10 +52,8 @@ def command(
     \b
     featstore predict feature-store/runs/my-run new-images/
     """  # noqa: D301 - click wants the character itself
-    from featstore.store.feature_store import open_store
-
     with console.progress() as progress:
-        opened = open_store(store, progress)
+        opened = console.open_store(store, progress, [run])
         chosen = console.open_run(run, opened)
         from featstore.datasets.formats.image_list import find_images
         from featstore.datasets.image_files import LeftOut

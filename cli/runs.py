@@ -111,7 +111,7 @@ def show(run: str, store: str, as_json: bool) -> None:
     """
     from featstore.runs.tags import tags_of
 
-    opened = console.open_store(store)
+    opened = console.open_store(store, named=[run])
     found = console.open_run(run, opened)
     tags = tags_of(opened).get(found.run_id, [])
     if not any(found.path.glob("*.png")):

@@ -132,9 +132,7 @@ def _check_classifiers(ctx: click.Context, option: click.Parameter, value: Any) 
 
 def check_names(store: str, options: Mapping[str, Any], progress: Progress) -> FeatureStore:
     """Open the store, and refuse a name that it lacks before slow modules are imported."""
-    from featstore.store.feature_store import open_store
-
-    opened = open_store(store, progress)
+    opened = console.open_store(store, progress, [options["set_id"]])
     names = ("dataset", "model", "layers", "set_id")
     opened.check_names(**{name: options[name] for name in names})
     return opened

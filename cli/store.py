@@ -179,7 +179,7 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
     """
     from featstore.store.verification import verify_sets, verify_store
 
-    opened = console.open_store(store)
+    opened = console.open_store(store, named=set_ids)
     with console.progress() as progress:
         found = verify_sets(set_ids, store, progress) if set_ids else verify_store(opened, progress)
     damages, n_runs = found.damages, 0

@@ -57,7 +57,7 @@ def table(
         ]
         widths = _fit_widths(widths, is_short, room - frame)
     if title:
-        echo(textwrap.fill(title, room) if room else title)
+        paragraph(title)
     is_right = [column in right for column in columns]
 
     def drawn(line: Sequence[str]) -> str:
@@ -71,6 +71,14 @@ def table(
     head, *body = map(drawn, lines)
     rule = f" {('─' if _is_unicode() else '-') * (sum(widths) + frame - 2)}"
     click.echo("\n".join(["", click.style(head, bold=True), rule, *body, ""]), file=sys.stdout)
+
+
+def paragraph(text: str) -> None:
+    """Print a text on stdout, in lines that fit the output."""
+    room = output_width()
+    if room:
+        text = textwrap.fill(text, room, break_long_words=False, break_on_hyphens=False)
+    echo(text)
 
 
 def _width(text: str) -> int:

@@ -172,10 +172,15 @@ def test_a_full_disk_at_stdout_is_an_error(run):
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
-def test_closed_streams_are_no_fault(run, closed):
+LOST = "Error: Stdout is closed, so that what the command prints is lost.\n"
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "said"), [(">&-", 1, LOST), ("2>&-", 0, ""), (">&- 2>&- <&-", 1, "")]
+)
+def test_a_closed_stdout_loses_the_results_and_a_closed_stderr_nothing(run, closed, code, said):
     done = shell(f'"$PYTHON" -c "{LISTED}" {closed}', run.path.parent.parent)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (code, said)
 
 
 def test_no_file_gets_the_descriptor_of_a_closed_stream(tmp_path):

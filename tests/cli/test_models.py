@@ -64,6 +64,10 @@ def test_networks_are_searched_and_shown(capsys):
     pytest.importorskip("tiny_networks")
     assert _run(["models", "timm:*small*dinov3*lvd*"]) == 0
     assert "timm:vit_small_patch16_dinov3.lvd1689m" in capsys.readouterr().out.splitlines()
+    assert _run(["models", "small_patch16_dinov3.lvd"]) == 0
+    assert "timm:vit_small_patch16_dinov3.lvd1689m" in capsys.readouterr().out.splitlines()
+    assert _run(["models", "shw"]) == 2
+    assert "Did you mean 'show'?" in capsys.readouterr().err
     assert _run(["models", "timm:*dinov9*"]) == 1
     assert "No network fits" in capsys.readouterr().err
     assert _run(["models", "show", "timm:tiny_vit"]) == 0
