@@ -39,13 +39,19 @@ def command(ctx: click.Context, as_json: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from featstore.models.layer_names import FEATURE_LAYERS, NOTES
-    from featstore.models.names import FILTER_MODELS, PIXEL_MODEL, backbone_names, list_sources
+    from featstore.models.names import (
+        FILTER_MODELS,
+        PIXEL_MODEL,
+        SMALL_CNN,
+        backbone_names,
+        list_sources,
+    )
 
     names, sources = backbone_names(), list_sources()
     if as_json:
         console.emit_json(
             {
-                "models": [PIXEL_MODEL, *FILTER_MODELS, *names],
+                "models": [PIXEL_MODEL, *FILTER_MODELS, *names, SMALL_CNN],
                 "sources": [{"source": s, "package": p, "installed": i} for s, p, i in sources],
             }
         )
@@ -54,6 +60,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
     tables.table(["network", "feature layer", "note"], rows, "The paper's networks")
     others = [name for name in names if name not in FEATURE_LAYERS]
     console.echo("torchvision's other networks: " + ", ".join(others))
+    console.echo("Trained on your images, by featstore train: satcnn, triplet:BACKBONE")
     console.echo("Without a network, of all bands:")
     console.echo(f"  {PIXEL_MODEL}: statistics of each image's pixels")
     console.echo("  rcf, mosaiks: convolutions with random filters, or training patches")
