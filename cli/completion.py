@@ -43,9 +43,9 @@ def _completer(names: Callable[[click.Context], Iterable[str]]) -> Completer:
 
 
 def _model_names(ctx: click.Context) -> list[str]:
-    from featstore.models.names import MODEL_NAMES, SOURCES
+    from featstore.models.names import MODEL_NAMES, SOURCES, TRIPLET
 
-    return [*MODEL_NAMES, *(f"{source}:" for source in SOURCES)]
+    return [*MODEL_NAMES, *(f"{source}:" for source in (*SOURCES, TRIPLET))]
 
 
 def _store(ctx: click.Context) -> FeatureStore | None:

@@ -48,6 +48,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
         FILTER_MODELS,
         HAND_MODEL,
         PIXEL_MODEL,
+        SMALL_CNN,
         backbone_names,
         list_sources,
     )
@@ -56,7 +57,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         console.emit_json(
             {
-                "models": [PIXEL_MODEL, HAND_MODEL, *FILTER_MODELS, *names],
+                "models": [PIXEL_MODEL, HAND_MODEL, *FILTER_MODELS, *names, SMALL_CNN],
                 "sources": [{"source": s, "package": p, "installed": i} for s, p, i in sources],
             }
         )
@@ -66,6 +67,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
         tables.paragraph(f"{name}: {note}")
     others = [name for name in names if name not in FEATURE_LAYERS]
     tables.paragraph("torchvision's other networks: " + ", ".join(others))
+    console.echo("Trained on your images, by featstore train: satcnn, triplet:BACKBONE")
     console.echo("Without a network, of all bands:")
     console.echo(f"  {PIXEL_MODEL}: statistics of each image's pixels")
     console.echo(f"  {HAND_MODEL}: 150 hand features of color, texture and vegetation")

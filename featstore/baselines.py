@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore._signatures import keywords_of, takes
-from featstore.config import SET_FACETS
+from featstore.config import BANDS, SET_FACETS
 from featstore.errors import FeatstoreError, FitError
 from featstore.extraction.extract import extract
 from featstore.fitting.fit import fit_each
@@ -110,7 +110,7 @@ def _extract(
         same |= {
             "weights": RANDOM,
             "layers": [record.layer],
-            "bands": facets.bands,
+            **_picture_bands(feature_set),
             "image_size": facets.image_size,
         }
         if record.pool:
@@ -131,6 +131,14 @@ def _extract(
             "or extract again."
         )
     return made.set_id, None if model == PIXEL_MODEL else made.layers[0]
+
+
+def _picture_bands(feature_set: FeatureSet) -> dict[str, Any]:
+    """Return the setting of a network's bands, where images are pictures or have their own."""
+    bands = feature_set.facets.bands
+    # Names of a network's own bands are no choice of bands: the images have them.
+    is_chosen = bands in BANDS or feature_set.info.preprocess.reading is not None
+    return {"bands": bands} if is_chosen else {}
 
 
 def _reading(feature_set: FeatureSet) -> dict[str, Any]:

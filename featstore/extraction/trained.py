@@ -16,7 +16,7 @@ from featstore.store.leaks import TrainedRows
 def find_trained_rows(
     spec: ExtractionSpec, digests: list[bytes], first_rows: np.ndarray, progress: Progress
 ) -> TrainedRows | None:
-    """Return the rows whose images trained the weights; None where featstore did not train them.
+    """Return the rows whose images trained the weights; None if there are none.
 
     Test images among them raise DatasetError.
     """
@@ -35,6 +35,8 @@ def find_trained_rows(
             f"{training.network}."
         )
     mask = known.holds(digests)
+    if not mask.any():
+        return None
     rows = TrainedRows(mask, path.name, training.options)
     is_labelled = dataset.labels >= 0
     is_train = dataset.splits == SPLITS.index("train")
@@ -44,8 +46,5 @@ def find_trained_rows(
             f"{wrong} They were trained on the training images of {training.dataset}, as divided "
             f"by extract {training.options}. Give the options of that split, or train on this one."
         )
-    progress.say(
-        f"{mask.sum():,} of {len(mask):,} images trained the weights {path.name}; none of them is "
-        "a test image."
-    )
+    progress.say(f"{mask.sum():,} of {len(mask):,} images trained the weights {path.name}.")
     return rows

@@ -243,7 +243,7 @@ class FeatureSet(SetFolder):
 
     @cached_property
     def trained_rows(self) -> TrainedRows | None:
-        """The rows whose images trained the weights; None where featstore did not train them."""
+        """The rows whose images trained the weights; None if there are none."""
         trained = self.info.dataset.trained
         if trained is None:
             return None

@@ -324,7 +324,8 @@ def _run(
             write_state(state_path, plan.request, done)
             progress.advance(1)
     except KeyboardInterrupt:
-        progress.say(f"{len(done.epochs)} epochs are kept in {state_path}.")
+        if done.epochs:
+            progress.say(f"{len(done.epochs)} epochs are kept in {state_path}.")
         raise
     except TrainError:
         # The same settings would fail again.

@@ -21,11 +21,11 @@ def call(tmp_path, monkeypatch, blank_pictures):
 def test_the_summary_names_the_score_the_rate_the_files_and_the_next_command(
     call, capsys, monkeypatch
 ):
-    step = epochs.Trainer._step
-    monkeypatch.setattr(epochs.Trainer, "_step", interrupted)
+    run_epoch = epochs.Trainer.run_epoch
+    monkeypatch.setattr(epochs.Trainer, "run_epoch", interrupt_the_second(run_epoch))
     assert call("satcnn") == 130
-    monkeypatch.setattr(epochs.Trainer, "_step", step)
-    assert "0 epochs are kept in trained/satcnn-mine.checkpoint.pth" in capsys.readouterr().err
+    monkeypatch.setattr(epochs.Trainer, "run_epoch", run_epoch)
+    assert "1 epochs are kept in trained/satcnn-mine.checkpoint.pth" in capsys.readouterr().err
     assert call("satcnn", "--store", "here") == 0
     first, second, files, following = capsys.readouterr().out.splitlines()
     assert first.startswith("satcnn on mine, 3 bands at 16 px: ")
@@ -46,8 +46,13 @@ def test_the_summary_names_the_score_the_rate_the_files_and_the_next_command(
     assert [epoch["epoch"] for epoch in result["epochs"]] == [1, 2]
 
 
-def interrupted(*_):
-    raise KeyboardInterrupt
+def interrupt_the_second(run_epoch):
+    def run(self, epoch, progress):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return run_epoch(self, epoch, progress)
+
+    return run
 
 
 @pytest.mark.parametrize(
