@@ -83,7 +83,7 @@ OPTIONS = (
         "n_epochs",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Train mlp, sgd or softmax for this number of epochs, whatever the losses.",
+        help="Train mlp, dbn, sgd or softmax for this number of epochs, whatever the losses.",
     ),
     click.option(
         "--split-seed",

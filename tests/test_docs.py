@@ -200,7 +200,7 @@ _MASKS = [
     (r"\b(?:train|test)/\d+", "<sample>"),
     (rf"\b(?:{_CLASSES})\b", "<class>"),
     (r"\b(?:eager|openvino|compiled)\b", "<engine>"),
-    (r"\b(mlp|sgd|softmax) \*", r"\1"),
+    (r"\b(mlp|dbn|sgd|softmax) \*", r"\1"),
     (r"\b(?:official|random) split\b", "<split>"),
     (r"\b(?=[0-9a-f]*\d)[0-9a-f]{8,12}\b", "#"),
     (r"\d+ h \d+ min|\d+ min \d+ s", "# s"),

@@ -68,6 +68,7 @@ CLASSIFIER_NAMES = (
     "svm",
     "mlp",
     "sgd",
+    "dbn",
     "softmax",
     "ridge",
     "lda",

@@ -240,7 +240,8 @@ def _check_settings(
     if config.n_epochs is not None and not trains_by_epochs(clf):
         how = "" if not classifier.by_epochs else f" with {_text(config.params)}"
         raise FitError(
-            f"--epochs is for mlp, sgd and softmax; {config.clf}{how} is not trained by epochs."
+            f"--epochs is for mlp, dbn, sgd and softmax; {config.clf}{how} is not trained by "
+            "epochs."
         )
     kind.check_config(config)
 

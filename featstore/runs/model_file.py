@@ -19,6 +19,7 @@ TRUSTED_TYPES = (
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.multiclass._ConstantPredictor",
+    "featstore.fitting.solvers.dbn.DeepBeliefNetwork",
 )
 """Further types, beside those that skops trusts, that a model may hold."""
 

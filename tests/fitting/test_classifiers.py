@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 from sklearn.kernel_approximation import Nystroem
-from sklearn.preprocessing import StandardScaler
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from featstore.errors import FitError
 from featstore.fitting.classifiers import CLASSIFIERS, LARGE, find_classifier
@@ -9,9 +10,10 @@ from featstore.fitting.classifiers import CLASSIFIERS, LARGE, find_classifier
 STREAMS = ["logreg", "linear-svm", "mlp", "sgd", "softmax", "ridge", "lda"]
 
 
-def test_only_knn_sees_raw_features():
+def test_all_but_knn_and_dbn_standardise_features():
     first = {name: type(c.pipeline(c.params({}), 0).steps[0][1]) for name, c in CLASSIFIERS.items()}
-    assert [name for name, kind in first.items() if kind is not StandardScaler] == ["knn"]
+    others = {name: kind for name, kind in first.items() if kind is not StandardScaler}
+    assert others == {"dbn": MinMaxScaler, "knn": KNeighborsClassifier}
 
 
 def test_only_nystroem_svm_maps_features_first():
@@ -22,7 +24,8 @@ def test_only_nystroem_svm_maps_features_first():
 
 def test_what_is_known_of_each_is_recorded():
     assert [name for name, c in CLASSIFIERS.items() if c.streams] == STREAMS
-    assert [name for name, c in CLASSIFIERS.items() if c.by_epochs] == ["mlp", "sgd", "softmax"]
+    by_epochs = [name for name, c in CLASSIFIERS.items() if c.by_epochs]
+    assert by_epochs == ["mlp", "sgd", "dbn", "softmax"]
     assert [name for name, c in CLASSIFIERS.items() if c.predicts_slowly] == ["svm", "knn"]
 
 
@@ -47,7 +50,7 @@ def test_what_a_search_tries_is_taken_by_scikit_learn(name, n_features):
             assert classifier.params({param: value})[param] == value
 
 
-@pytest.mark.parametrize("name", ["mlp", "sgd", "softmax"])
+@pytest.mark.parametrize("name", ["mlp", "dbn", "sgd", "softmax"])
 def test_many_rows_are_watched_for_when_to_stop(name):
     classifier = find_classifier(name)
     assert "early_stopping" not in classifier.params({}, LARGE)

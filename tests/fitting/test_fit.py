@@ -44,7 +44,7 @@ def test_every_classifier_is_fitted_evaluated_and_kept(clf, make_store):
     X = store.select().memmap()
     assert not X.flags.writeable
     assert set(run.model.predict(X)) == {0, 1, 2, 3}
-    by_epochs = clf in ("mlp", "sgd", "softmax")
+    by_epochs = clf in ("mlp", "dbn", "sgd", "softmax")
     assert (run.curves is not None) == by_epochs
     if by_epochs:
         assert len(run.curves["loss"]) == len(run.curves["accuracy"]) > 1

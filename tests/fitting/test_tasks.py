@@ -183,7 +183,7 @@ def test_all_are_those_of_the_task(heights):
     [
         ({"device": "cuda"}, "--clf-device is for images of one class each"),
         ({"params": {"class_weight": {"trees": 2}}}, "class_weight by class name is for images"),
-        ({"n_epochs": 3}, "--epochs is for mlp, sgd and softmax; logreg"),
+        ({"n_epochs": 3}, "--epochs is for mlp, dbn, sgd and softmax; logreg"),
         ({"search": "grid", "cv": 100, "n_jobs": 1}, "A fold of the search has [23] images"),
     ],
 )

@@ -158,7 +158,7 @@ def train(
         else:
             rows.sort()
             X_held, y_held = X[np.sort(held_out)], y[np.sort(held_out)]
-    adaptive = given["learning_rate"] == "adaptive" and given.get("solver", "sgd") == "sgd"
+    adaptive = given.get("learning_rate") == "adaptive" and given.get("solver", "sgd") == "sgd"
     learning_rate = given["learning_rate_init" if is_mlp else "eta0"]
     curves = Curves(name=name)
     best_weights = None

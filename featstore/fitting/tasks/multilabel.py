@@ -22,7 +22,7 @@ from featstore.runs.scoring.influence import average_precisions, mean_average_pr
 from featstore.runs.scoring.multilabel import SCORE, TRUE
 from featstore.store.selection import Selection
 
-SEVERAL = ("mlp", "softmax", "knn")
+SEVERAL = ("mlp", "dbn", "softmax", "knn")
 """Classifiers that predict several classes by themselves; the others have one for each class."""
 
 
