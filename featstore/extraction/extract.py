@@ -148,9 +148,11 @@ def extract_images(
             return summarize(feature_set, names, started, images.dataset.left_out)
 
         config, images = with_known_range(config, images)
+        found = time.perf_counter()
         with start_workers(config, store, images.fingerprint, progress) as workers:
             open_ = workers.open_model if workers else open_model
             opened = open_(config, images.dataset, images.cache, progress)
+            begun = {"files_s": found - started, "open_s": time.perf_counter() - found}
             spec = ExtractionSpec(config, images, opened, request, command)
             with store.working_on(store.set_id(spec.identity), progress):
                 feature_set = _find_set(store, spec, progress) or _create_set(
@@ -164,6 +166,7 @@ def extract_images(
                 )
                 store.push(feature_set, progress, held=True)
                 left_out = images.dataset.left_out
+                times = begun | times
                 return summarize(
                     feature_set, spec.layer_names, started, left_out, n_computed, times
                 )
