@@ -351,12 +351,15 @@ def shown(path: str | Path) -> str:
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
-    """Yield a progress that writes to stderr: bars on a terminal, quiet lines elsewhere."""
+def progress(*, keeps_rates: bool = True) -> Iterator[Progress]:
+    """Yield a progress that writes to stderr: bars on a terminal, quiet lines elsewhere.
+
+    Without `keeps_rates`, the rates of phases are not left for the reader in the end.
+    """
     if not sys.stderr.isatty():
-        yield Lines(say)
+        yield Lines(say, says_ends=keeps_rates)
         return
     from rich.console import Console
 
-    with open_bars(Console(stderr=True)) as bars:
+    with open_bars(Console(stderr=True), keeps_bars=keeps_rates) as bars:
         yield bars

@@ -226,10 +226,11 @@ def show(result: Extraction) -> None:
         kept = f", {result.n_reused} were in the store" if result.n_reused else ""
         console.echo(
             f"{result.n_computed} images computed in {duration_text(result.duration_s)} "
-            f"({result.images_per_s:,.1f} images/s on {result.device}, {result.engine}, "
+            f"({result.n_computed / result.duration_s:,.1f} images/s on {result.device}, "
+            f"{result.engine}, "
             f"{result.precision}, batches of {result.batch_size}){kept}."
         )
-        console.echo(_shares_of_time(result.times))
+        console.echo(result.shares_of_time())
         console.echo(result.bottleneck())
     if result.n_masked:
         rows = "1 image" if result.n_masked == 1 else f"{result.n_masked} images"
@@ -261,16 +262,3 @@ def _leaks(n_leaked: int, n_by_split: dict[str, int]) -> str:
         f"{n_leaked} of {sum(held_out.values())} {' and '.join(held_out)} images {are} also among "
         f"the training images; `featstore fit --drop-leaks` leaves {them} out."
     )
-
-
-def _shares_of_time(times: dict[str, float]) -> str:
-    names = {
-        "setup_s": "preparation",
-        "read_s": "waiting for images",
-        "preprocess_s": "copying and resizing",
-        "forward_s": "arithmetic",
-        "write_s": "waiting for the disk",
-    }
-    whole = sum(times[key] for key in names) or 1.0
-    shares = [f"{name} {100 * times[key] / whole:.0f} %" for key, name in names.items()]
-    return "Time went to " + ", ".join(shares) + "."

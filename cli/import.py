@@ -78,10 +78,11 @@ def command(
         return
     n_rows = "1 row" if done.n_images == 1 else f"{done.n_images:,} rows"
     n_by_split = ", ".join(f"{n:,} {split}" for split, n in done.n_by_split.items())
+    splits = f": {n_by_split}" if done.n_unlabelled < done.n_images else ""
     known = "" if done.n_computed else "; the store had them already"
     console.echo(
         f"{n_rows} of {done.n_features['features']:,} features of {done.model} as "
-        f"{done.title}: {n_by_split}{known}"
+        f"{done.title}{splits}{known}"
     )
     if done.n_masked:
         rows = "1 row" if done.n_masked == 1 else f"{done.n_masked:,} rows"

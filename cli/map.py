@@ -109,7 +109,7 @@ def command(
     if scene is None and not from_store and set_id is None:
         raise click.UsageError("Give a scene, or --from-store.")
     numbers, ends = _numbers(bands), _ends(value_range)
-    with console.progress() as progress:
+    with console.progress(keeps_rates=False) as progress:
         opened = console.open_store(store, progress, [run])
         chosen = console.open_run(run, opened)
         from featstore.inference.maps.map_scene import NumberMap, map_scene
@@ -169,7 +169,7 @@ def show(done: SceneMap) -> None:
     rows = [[name, f"{count:,}", f"{100 * share:.1f}"] for count, share, name in ranked if count]
     columns = ["class", "cells", "share of the area (%)"]
     tables.table(columns, rows, right=columns[1:])
-    console.echo(f"{duration_text(done.duration_s)}, {rate_text(done.windows_per_s, 'windows')}")
+    _show_rate(sum(done.counts), done.duration_s)
     console.echo(f"The map: {done.path} (class names: {done.sidecar}; QGIS style: {done.style})")
     console.echo(f"The picture: {done.preview}")
     if done.vector:
@@ -182,10 +182,16 @@ def show_numbers(done: NumberMap) -> None:
     _show_cells(done, f"{done.n_rows * done.n_cols - done.n_empty:,} predicted")
     ends = [number_text(value) for value in (done.lowest, done.highest, done.mean)]
     console.echo(f"{done.target_name}: {ends[0]} to {ends[1]}; {ends[2]} on average")
-    console.echo(f"{duration_text(done.duration_s)}, {rate_text(done.windows_per_s, 'windows')}")
+    _show_rate(done.n_rows * done.n_cols - done.n_empty, done.duration_s)
     console.echo(f"The map: {done.path}")
     console.echo(f"The picture: {done.preview}")
     console.echo("Next: open the map in QGIS, upon the scene.")
+
+
+def _show_rate(n_windows: int, duration_s: float) -> None:
+    """Print the windows, the time and the rate of the whole command."""
+    rate = rate_text(n_windows / duration_s, "windows")
+    console.echo(f"{n_windows:,} windows in {duration_text(duration_s)}, {rate}")
 
 
 def _show_cells(done: SceneMap | NumberMap, what: str) -> None:

@@ -145,15 +145,17 @@ def extract_images(
             feature_set, names = answer
             if (title := feature_set.facets.title) != images.dataset.title:
                 progress.say(f"The store has the same images under the name {title}.")
-            store.push(feature_set, progress)
+            store.backend.push_set(feature_set, progress)
             return summarize(feature_set, names, started, images.dataset.left_out)
 
         config, images = with_known_range(config, images)
+        found = time.perf_counter()
         with start_workers(config, store, images.fingerprint, progress) as workers:
             open_ = workers.open_model if workers else open_model
             opened = open_(config, images.dataset, images.cache, progress)
+            begun = {"files_s": found - started, "open_s": time.perf_counter() - found}
             spec = ExtractionSpec(config, images, opened, request, command)
-            with store.working_on(store.set_id(spec.identity), progress):
+            with store.backend.working_on(store.set_id(spec.identity), progress):
                 feature_set = _find_set(store, spec, progress) or _create_set(
                     store, spec, progress, reopen=workers is not None
                 )
@@ -163,8 +165,9 @@ def extract_images(
                 n_computed, times = compute_layers(
                     spec, feature_set, progress, workers.run_pass if workers else None
                 )
-                store.push(feature_set, progress, held=True)
+                store.backend.push_set(feature_set, progress, held=True)
                 left_out = images.dataset.left_out
+                times = begun | times
                 return summarize(
                     feature_set, spec.layer_names, started, left_out, n_computed, times
                 )

@@ -25,7 +25,7 @@ from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.store.creation import create_set
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store
-from featstore.store.format.schema import IMPORTED
+from featstore.store.format.set_schema import IMPORTED
 from featstore.store.removal import remove_layers
 from featstore.store.writer import FeatureWriter
 
@@ -125,13 +125,13 @@ def import_features(
     made = _Import(table, rows, model, _content_sha256(features, table))
     with with_resume_hint(opened.path, made.command):
         identity = made.identity
-        with opened.working_on(opened.set_id(identity), progress):
+        with opened.backend.working_on(opened.set_id(identity), progress):
             feature_set = opened.find(identity) or made.create(opened, progress)
             n_computed = 0
             if not feature_set.layer_path(LAYER).is_file():
                 made.write(feature_set, progress)
                 n_computed = len(rows.sample_ids)
-            opened.push(feature_set, progress, held=True)
+            opened.backend.push_set(feature_set, progress, held=True)
         return summarize(feature_set, [LAYER], started, LeftOut(), n_computed)
 
 

@@ -72,7 +72,7 @@ def find_run(store: FeatureStore, task: FitTask, progress: Progress = SILENT) ->
         return None
     if run.record.key != task.key:
         return None
-    store.push_run(task.run_id, progress)
+    store.backend.push_run(task.run_id, progress)
     return run
 
 

@@ -89,6 +89,8 @@ def nearest(
         order = np.argsort(gaps, axis=1, kind="stable")[:, :k]
         gaps = np.take_along_axis(gaps, order, axis=1)
         found = np.take_along_axis(found, order, axis=1)
+    # Of -0 the sum is 0.
+    gaps = gaps.clip(0) + 0.0
     distances = gaps / 2 if metric == "cosine" else np.sqrt(gaps)
     return found, distances.astype(np.float32)
 

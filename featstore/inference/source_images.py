@@ -22,7 +22,7 @@ from featstore.errors import DatasetError, DatasetNotFoundError, FeatstoreError
 from featstore.io.fingerprints import FingerprintCache, dataset_fingerprint
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_store import FeatureStore
-from featstore.store.format.schema import Facets
+from featstore.store.format.set_schema import Facets
 
 
 class Originals:

@@ -15,7 +15,7 @@ from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.matrix import TEXT
 from featstore.store.format.run_schema import FeatureSpec
-from featstore.store.format.schema import ReadingInfo
+from featstore.store.format.set_schema import ReadingInfo
 from featstore.store.selection import Selection
 
 

@@ -16,7 +16,7 @@ from featstore.runs.run import Run
 from featstore.runs.scoring import find_scoring
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore
-from featstore.store.format.schema import LayerRecord
+from featstore.store.format.layer_schema import LayerRecord
 from featstore.text import NONE, join_some, model_text, nbytes_text, percent
 
 SHORT_TITLES = {"sat4": "SAT-4", "sat6": "SAT-6", "ucmerced": "UC Merced"}

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from featstore import plotting
-from featstore.datasets.base import spread
+from featstore.datasets.drawing import spread
 from featstore.errors import (
     CorruptionError,
     FeatstoreError,

@@ -18,7 +18,7 @@ from featstore.store.feature_store import FeatureStore
 from featstore.store.format import matrix
 from featstore.store.format.array_schema import MAX_CHUNK_NBYTES, MAX_TEXT_NBYTES, VECTOR_ROWS
 from featstore.store.format.fields import FORMAT
-from featstore.store.format.schema import SetRecord
+from featstore.store.format.set_schema import SetRecord
 from featstore.store.removal import remove_draft, sync_and_sweep
 from featstore.store.set_folder import DIGEST_LENGTH, SETS, SetFolder
 
@@ -102,7 +102,7 @@ def _check_lengths(title: str, sample_ids: Sequence[str]) -> None:
 def _sweep_drafts(store: FeatureStore, set_id: str) -> None:
     """Delete the drafts of killed processes; a living process holds the lock of its set."""
     for left in (store.path / SETS).glob(f".new-*-{'[0-9a-f]' * DIGEST_LENGTH}"):
-        lock = store.set_lock(left.name)
-        if lock != store.set_lock(set_id):
+        lock = store.backend.set_lock(left.name)
+        if lock != store.backend.set_lock(set_id):
             with suppress(filelock.Timeout), filelock.FileLock(lock, timeout=0):
                 remove_draft(left)

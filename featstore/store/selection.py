@@ -13,8 +13,8 @@ from featstore.io.files import json_digest
 from featstore.store.backend import Backend
 from featstore.store.feature_set import FeatureSet
 from featstore.store.footprints import Footprints
+from featstore.store.format.layer_schema import LayerRecord
 from featstore.store.format.run_schema import FeatureSpec, SelectionInfo
-from featstore.store.format.schema import LayerRecord
 from featstore.store.leaks import TrainedRows
 from featstore.store.memmap_cache import cached_memmap
 

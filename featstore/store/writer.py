@@ -17,7 +17,7 @@ import numpy as np
 
 from featstore.errors import CorruptionError, FeatstoreError, StoreError
 from featstore.io.files import TEMPORARY, make_folder, write_error
-from featstore.store.format.schema import Journal, LayerJournal, LayerRecord, Numerics
+from featstore.store.format.layer_schema import Journal, LayerJournal, LayerRecord, Numerics
 from featstore.store.layer_writer import LayerWriter
 from featstore.store.removal import remove_journal
 from featstore.store.set_folder import SetFolder

@@ -21,8 +21,9 @@ from featstore.errors import CorruptionError, FormatError
 from featstore.fitting.fit import fit
 from featstore.io.files import file_sha256, read_json, write_json
 from featstore.store.feature_store import open_store
+from featstore.store.format.layer_schema import LayerRecord
 from featstore.store.format.run_schema import RunRecord
-from featstore.store.format.schema import LayerRecord, SetRecord
+from featstore.store.format.set_schema import SetRecord
 
 VALUES = (
     *(None, True, -1, 0, 1, 3.5, 10**30, "", "x", "../../outside", "/etc/passwd", "a\x00b"),

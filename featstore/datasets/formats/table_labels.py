@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,11 +13,15 @@ from numpy.typing import NDArray
 
 from featstore.config import TASKS
 from featstore.errors import DatasetError
+from featstore.text import join_some
 
 CLASSIFICATION, MULTILABEL, REGRESSION = TASKS
 
 SEPARATOR = ";"
 """What stands between the classes of an image in a text."""
+
+MANY = 50
+"""More classes than this that are whole numbers may be measurements."""
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -148,6 +153,20 @@ class LabelReader:
         strata = np.where(has.any(axis=1), rarest.argmin(axis=1), len(names))
         labels = np.full(len(codes), -1, np.int32)
         return Labels(task, names, labels, has[codes], strata[codes])
+
+
+def notes_on_classes(names: Sequence[str], *, is_sure: bool) -> list[str]:
+    """Return what in the names of classes may be a slip; `is_sure` that they are classes."""
+    notes = []
+    if not is_sure and len(names) > MANY and all(map(str.isdecimal, names)):
+        notes += [
+            f"{len(names):,} whole numbers are taken for classes. If they are measurements, give "
+            "--task regression."
+        ]
+    spellings = Counter(name.casefold() for name in names)
+    if alike := [name for name in names if spellings[name.casefold()] > 1]:
+        notes += [f"Classes that differ only in capitals: {join_some(alike)}."]
+    return notes
 
 
 def _number(value: Any) -> float:

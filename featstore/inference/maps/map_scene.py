@@ -55,7 +55,7 @@ class SceneMap:
     duration_s : float
         From the call to its end.
     windows_per_s : float
-        Windows classified per second, writing included.
+        Windows classified per second, writing included and opening run and scene left out.
     """
 
     run_id: str
@@ -110,7 +110,7 @@ class NumberMap:
     duration_s : float
         From the call to its end.
     windows_per_s : float
-        Windows predicted per second, writing included.
+        Windows predicted per second, writing included and opening run and scene left out.
     """
 
     run_id: str

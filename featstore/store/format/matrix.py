@@ -110,16 +110,15 @@ def create_matrix(
     shape: tuple[int, int],
     attributes: Mapping[str, Any],
     dtype: str = "float32",
-) -> int:
-    """Create an empty matrix (n_samples, n_features) and return its rows per chunk.
+) -> None:
+    """Create an empty matrix (n_samples, n_features).
 
     `dtype` is one of :data:`DTYPES`; readers get float32 from either.
     """
-    rows = chunk_rows(*shape, dtype)
     _import_zarr().create_array(
         group / name,
         shape=shape,
-        chunks=(rows, shape[1]),
+        chunks=(chunk_rows(*shape, dtype), shape[1]),
         dtype=dtype,
         zarr_format=3,
         compressors=_codecs(dtype),
@@ -128,7 +127,6 @@ def create_matrix(
         attributes=dict(attributes),
         overwrite=True,
     )
-    return rows
 
 
 def open_foreign_array(path: Path, name: str | None = None) -> Any:

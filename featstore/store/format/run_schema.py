@@ -20,7 +20,7 @@ from featstore.store.format.fields import (
     Width,
 )
 from featstore.store.format.run_scores import SCORES, AnyMetrics, task_of, wrong_length
-from featstore.store.format.schema import BackboneInfo, PreprocessInfo
+from featstore.store.format.set_schema import BackboneInfo, PreprocessInfo
 
 
 class FitSettings(RecordPart):

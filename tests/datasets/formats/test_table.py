@@ -261,6 +261,16 @@ def test_numbers_become_targets(rows: pd.DataFrame, tmp_path: Path) -> None:
         opened(table).labels.tolist()
 
 
+def test_labels_that_may_be_a_slip_are_named(rows: pd.DataFrame, tmp_path: Path) -> None:
+    table = write(rows[:3].assign(label=["Sand", "sand", "water"]), tmp_path, ".csv")
+    assert opened(table).notes == ["Classes that differ only in capitals: Sand, sand."]
+    heights = pd.concat([rows] * 3).assign(label=range(3 * N), id=range(3 * N))
+    table = write(heights, tmp_path, ".csv")
+    (note,) = opened(table).notes
+    assert note.startswith("72 whole numbers are taken for classes.")
+    assert opened(table, task="classification").notes == []
+
+
 def test_whole_numbers_are_classes_in_their_order(rows: pd.DataFrame, tmp_path: Path) -> None:
     for ending in (".csv", ".parquet"):
         dataset = opened(write(rows[:3].assign(label=[10, 9, 2]), tmp_path, ending))

@@ -14,11 +14,6 @@ from featstore.store.format import matrix
 from featstore.store.remote import backend, client
 
 
-@pytest.fixture(autouse=True)
-def _no_drawings(blank_pictures: None) -> None:
-    """Let runs have blank pictures; drawing takes longer than sending them."""
-
-
 @pytest.fixture(scope="session")
 def endpoint() -> Iterator[str]:
     """Return the endpoint of an S3 service that all tests share."""

@@ -56,7 +56,7 @@ def requests_of(store, monkeypatch, method="get"):
 def add_layer(store, name, X):
     """Add a layer to the only set of a store, as extraction does."""
     (feature_set,) = store.sets()
-    with store.working_on(feature_set.set_id):
+    with store.backend.working_on(feature_set.set_id):
         feature_set.fetch_intact()
         write_layers(feature_set, {name: X})
 
@@ -78,7 +78,7 @@ def flip(store, name, position=-9):
 
 def test_the_working_folder_is_where_the_environment_says(url, tmp_path, monkeypatch):
     store = open_store(f"{url}/")
-    assert store.address == store.absolute_address == url
+    assert store.address == store.backend.locate() == url
     assert store.path.parent == tmp_path / "machine 1"
     assert store.sets() == []
     assert repr(store) == f"FeatureStore('{url}')"
@@ -181,7 +181,7 @@ def test_a_layer_that_is_added_later_has_a_whole_group_of_its_own(
         "pool",
         ["features.zarr", "label", "c", "0"],
     )
-    with filled.working_on(feature_set.set_id):
+    with filled.backend.working_on(feature_set.set_id):
         schedule_repair(filled.sets()[0], [damage])
     assert filled.sets()[0].unfinished() == ["pool"]
     add_layer(filled, "pool", other.select(layers="pool").memmap())
@@ -421,7 +421,7 @@ def test_no_name_of_an_object_leads_out_of_the_working_folder(gs_url, gcs, tmp_p
     bucket.found.update({key: (record, n + 1) for n, key in enumerate(keys)})
     store = open_store(gs_url)
     said = []
-    for look in (list_runs, type(store).sets, type(store).collect):
+    for look in (list_runs, type(store).sets, lambda store: store.backend.collect()):
         try:
             look(store)
         except StoreError as error:
@@ -542,7 +542,7 @@ def test_a_set_that_is_worked_on_is_left_as_it_is(filled, url, tmp_path, monkeyp
     other.select().memmap()
     (feature_set,) = other.sets()
     filled.remove(filled.sets()[0])
-    with filelock.FileLock(other.set_lock(feature_set.set_id)):
+    with filelock.FileLock(other.backend.set_lock(feature_set.set_id)):
         assert len(other.sets()) == 1
     assert other.sets() == []
 
@@ -564,7 +564,7 @@ def test_a_flipped_bit_is_found_refused_and_repaired(
     (damage,) = verify(store.sets()[0])
     assert (damage.layer, damage.chunk) == ("stats", 2)
     assert "rows 10 to 14" in damage.problem
-    with store.working_on(result.set_id):
+    with store.backend.working_on(result.set_id):
         assert schedule_repair(store.sets()[0], [damage]) == [damage]
     with pytest.raises(IncompleteError, match=r"damaged \(chunks 2\).*featstore extract"):
         store.select(layers="stats")
@@ -624,7 +624,7 @@ def test_damaged_metadata_is_made_again(url, images, tmp_path, monkeypatch, five
     machine(monkeypatch, tmp_path, 2)
     store = open_store(url)
     (feature_set,) = store.sets()
-    with store.working_on(result.set_id):
+    with store.backend.working_on(result.set_id):
         (damage,) = schedule_repair(feature_set, verify(feature_set))
         assert (damage.layer, damage.chunk) == ("stats", None)
     assert f"--store '{url}'" in store.sets()[0].why_unfinished("stats")

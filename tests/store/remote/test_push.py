@@ -320,7 +320,7 @@ def test_the_record_that_is_there_first_wins(url, images, tmp_path, monkeypatch)
     machine(monkeypatch, tmp_path, 2)
     other = open_store(url)
     with monkeypatch.context() as patch:
-        patch.setattr(type(other), "push", lambda *_, **__: None)
+        patch.setattr(type(other.backend), "push_set", lambda *_, **__: None)
         extract(store=other, **of_pixels(images, batch_size=9))
     machine(monkeypatch, tmp_path, 1)
     first = extract(store=url, **of_pixels(images, batch_size=4))
@@ -423,7 +423,7 @@ def test_a_file_that_was_damaged_before_it_was_sent_is_not_sent(
 ):
     store, settings = open_store(url), of_pixels(images, batch_size=4)
     with monkeypatch.context() as patch:
-        patch.setattr(type(store), "push", lambda *_, **__: None)
+        patch.setattr(type(store.backend), "push_set", lambda *_, **__: None)
         result = extract(store=store, **settings)
     path = store.sets()[0].matrix("stats").chunk_path(2)
     intact = tree_bytes(path.parents[2])
@@ -432,7 +432,7 @@ def test_a_file_that_was_damaged_before_it_was_sent_is_not_sent(
         with pytest.raises(CorruptionError, match=f"/{file.name} is damaged.*featstore extract"):
             publish(store)
         with monkeypatch.context() as patch:
-            patch.setattr(type(store), "push", lambda *_, **__: None)
+            patch.setattr(type(store.backend), "push_set", lambda *_, **__: None)
             assert extract(store=store, **settings).n_computed == n_computed
     extract(store=store, **settings)
     there = set_objects(store, result.set_id)
@@ -470,7 +470,7 @@ def test_a_set_that_another_machine_works_on_is_not_removed(url, monkeypatch, tm
     set_id = store.sets()[0].set_id
     machine(monkeypatch, tmp_path, 2)
     other = open_store(url)
-    with store.working_on(set_id), pytest.raises(StoreError, match="worked on by process"):
+    with store.backend.working_on(set_id), pytest.raises(StoreError, match="worked on by process"):
         other.remove(other.sets()[0])
     other.remove(other.sets()[0])
     assert store.sets() == []
@@ -507,7 +507,7 @@ def test_a_run_that_is_there_stays_unless_it_is_fitted_again(url, monkeypatch, t
     machine(monkeypatch, tmp_path, 2)
     other = open_store(url)
     with monkeypatch.context() as patch:
-        patch.setattr(type(other), "push_run", lambda *_: None)
+        patch.setattr(type(other.backend), "push_run", lambda *_: None)
         (late,) = featstore.fit(other, n_jobs=1)
     machine(monkeypatch, tmp_path, 1)
     (run,) = featstore.fit(store, n_jobs=1)
@@ -619,7 +619,7 @@ def test_a_run_is_replaced_whole_whenever_that_is_killed(url, monkeypatch, tmp_p
         seen.append(found.record.created != old.record.created)
         machine(monkeypatch, tmp_path, 1)
         # What a fit does when the run is there.
-        store.push_run("run")
+        store.backend.push_run("run")
         check_whole(objects(store))
         (again,) = list_runs(store)
         assert again.record.created == f"at {moment}"
@@ -720,7 +720,7 @@ def test_of_two_machines_that_fit_again_the_first_stays(url, monkeypatch, tmp_pa
     machine(monkeypatch, tmp_path, 2)
     other = open_store(url)
     with monkeypatch.context() as patch:
-        patch.setattr(type(other), "push_run", lambda *_: None)
+        patch.setattr(type(other.backend), "push_run", lambda *_: None)
         featstore.fit(other, n_jobs=1, refit=True)
     machine(monkeypatch, tmp_path, 1)
     (first,) = featstore.fit(store, n_jobs=1, refit=True)
