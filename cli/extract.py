@@ -10,7 +10,6 @@ import click
 from featstore.config import (
     COMPILE,
     FEATURE_DTYPES,
-    LABEL_BY,
     ON_ERROR,
     POOLS,
     PRECISIONS,
@@ -21,6 +20,7 @@ from featstore.text import duration_text, nbytes_text
 
 from . import completion, console
 from .fit import cut_groups
+from .imaging import IMAGE_GROUPS, image_options
 
 if TYPE_CHECKING:
     from featstore.extraction import Extraction
@@ -41,11 +41,8 @@ def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | None
 
 GROUPS = {
     "Features": ("model", "layers", "weights", "pool", "image_size"),
-    "Images": (
-        *("dataset", "root", "limit", "seed", *console.READING_OPTIONS),
-        *("bands", "value_range", "nodata", "on_error"),
-    ),
-    "Scenes": ("window", "stride", "labels", "label_column", "label_by"),
+    "Images": (*IMAGE_GROUPS["Images"], "on_error"),
+    "Scenes": IMAGE_GROUPS["Scenes"],
     "Machine": (
         "device",
         "devices",
@@ -71,13 +68,7 @@ GROUPS = {
     shell_complete=completion.models,
     help="Model; see `featstore models`: resnet50, timm:NAME, package.module:function, rcf, ...",
 )
-@click.option(
-    "--dataset",
-    metavar="NAME|FOLDER|TABLE",
-    shell_complete=completion.datasets,
-    help="Dataset, see `featstore datasets`; or your images.",
-)
-@console.root_option
+@image_options
 @console.store_option
 @click.option(
     "--layers",
@@ -105,52 +96,8 @@ GROUPS = {
     help="How a map or tokens become a vector; auto: avg for maps, the network's own for tokens.",
 )
 @click.option(
-    "--bands",
-    default=ExtractConfig.bands,
-    show_default=True,
-    metavar="NAMES",
-    help="rgb, or gray for their luminance; of image files also all, or numbers or names: 4,3,2.",
-)
-@click.option(
-    "--range",
-    "value_range",
-    metavar="LOW,HIGH",
-    help="Values of image files that become black and white: 0,3000, or percentile:2,98 of the "
-    "training images.",
-)
-@click.option(
-    "--nodata",
-    metavar="V",
-    help="Value of pixels without data, or nan: they get their band's mean.  [default: refuse]",
-)
-@click.option(
-    "--window", type=click.IntRange(1), metavar="PX", help="Side of the windows of --dataset scene."
-)
-@click.option(
-    "--stride",
-    type=click.IntRange(1),
-    metavar="PX",
-    help="From one window to the next.  [default: --window]",
-)
-@click.option(
-    "--labels",
-    metavar="FILE",
-    shell_complete=completion.files,
-    help="Polygons that give windows their classes: GeoPackage, Shapefile, GeoJSON.",
-)
-@click.option("--label-column", metavar="NAME", help="Column of the polygons' classes.")
-@click.option(
-    "--label-by",
-    type=click.Choice(LABEL_BY),
-    default=ExtractConfig.label_by,
-    show_default=True,
-    help="The class of the polygons over more than half of a window, or over its middle.",
-)
-@click.option(
     "--image-size", type=int, metavar="PX", help="Side of the network's input.  [default: its own]"
 )
-@click.option("--limit", type=int, metavar="N", help="Use N images, spread over all classes.")
-@console.seed_option
 @console.device_option
 @click.option(
     "--devices",
@@ -199,7 +146,6 @@ GROUPS = {
     show_default=True,
     help="At an unreadable image: stop, or mask its row and continue.",
 )
-@console.reading_options
 @console.json_option
 def command(
     images: str | None, dataset: str | None, store: str, as_json: bool, **settings: Any
