@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 from click.core import ParameterSource
 
-from featstore.config import LABEL_BY, PROJECTIONS, TASKS
+from featstore.config import PROJECTIONS
 from featstore.environment import DEFAULT_STORE
 from featstore.progress_bars import Lines, open_bars
 from featstore.text import printable, printable_json
@@ -136,88 +136,6 @@ def names_of(
         return names
 
     return callback
-
-
-def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which samples a dataset has, and their labels and splits."""
-    options = (
-        click.option(
-            "--columns",
-            metavar="NAME=COLUMN,...",
-            callback=names_of(),
-            help="Columns of a table that are not named path (or image), label, split, group, id: "
-            "path=file,label=class.",
-        ),
-        click.option(
-            "--task",
-            type=click.Choice(TASKS),
-            help="What a table's labels are.  [default: one class, or several where a label is a "
-            "list or A;B]",
-        ),
-        click.option(
-            "--splits",
-            "split_files",
-            metavar="TRAIN,TEST[,VAL]",
-            callback=names_of(),
-            shell_complete=completion.files,
-            help="A published split: files that list each split's images, one name a line.",
-        ),
-        click.option(
-            "--groups-from",
-            metavar="COLUMN|regex:PATTERN|grid:SIZE",
-            help="Keep the images of a group on one side of every split: by a table's column, by "
-            "the sample ids, or by place on a grid in map units.",
-        ),
-        click.option(
-            "--follow-links", is_flag=True, help="Read links that lead out of the folder of images."
-        ),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
-def scene_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how scenes are divided into windows and labelled."""
-    options = (
-        click.option(
-            "--window",
-            type=click.IntRange(1),
-            metavar="PX",
-            help="Side of the windows of --dataset scene.",
-        ),
-        click.option(
-            "--stride",
-            type=click.IntRange(1),
-            metavar="PX",
-            help="From one window to the next.  [default: --window]",
-        ),
-        click.option(
-            "--labels",
-            metavar="FILE",
-            shell_complete=completion.files,
-            help="Polygons that give windows their classes: GeoPackage, Shapefile, GeoJSON.",
-        ),
-        click.option("--label-column", metavar="NAME", help="Column of the polygons' classes."),
-        click.option(
-            "--label-by",
-            type=click.Choice(LABEL_BY),
-            default=LABEL_BY[0],
-            show_default=True,
-            help="The class of the polygons over more than half of a window, or over its middle.",
-        ),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
-SCENE_OPTIONS = ("window", "stride", "labels", "label_column", "label_by")
-"""The parameters that :func:`scene_options` adds."""
-
-
-READING_OPTIONS = ("columns", "task", "split_files", "groups_from", "follow_links")
-"""The parameters that :func:`reading_options` adds."""
 
 
 def given(ctx: click.Context, names: Iterable[str]) -> dict[str, str]:

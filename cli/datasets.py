@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import console, extract, tables
+from . import console, imaging, tables
 
 if TYPE_CHECKING:
     from featstore.datasets.base import Dataset
@@ -78,8 +78,9 @@ def command(ctx: click.Context, root: str | None, as_json: bool) -> None:
 @click.option(
     "--out", type=click.Path(dir_okay=False), metavar="PNG", help="Where to put the contact sheet."
 )
-@console.reading_options
-@console.scene_options
+@imaging.reading_options
+@imaging.value_options
+@imaging.scene_options
 @console.json_option
 def show(
     name: str,
@@ -136,14 +137,6 @@ def show(
     for line in dataset.left_out.lines():
         console.echo(line)
     console.echo(f"Contact sheet: {sheet}")
-
-
-# What extract takes to describe images; the other such options are those of reading_options.
-show.params += [
-    option
-    for option in extract.command.params
-    if option.name in (*("bands", "value_range", "nodata"), *extract.GROUPS["Scenes"])
-]
 
 
 def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:

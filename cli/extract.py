@@ -20,6 +20,7 @@ from featstore.text import duration_text, nbytes_text
 
 from . import completion, console
 from .fit import cut_groups
+from .imaging import IMAGE_GROUPS, image_options
 from .selecting import next_fit
 
 if TYPE_CHECKING:
@@ -41,11 +42,8 @@ def _batch_size(_: click.Context, __: click.Parameter, value: str) -> int | None
 
 GROUPS = {
     "Features": ("model", "layers", "weights", "pool", "image_size"),
-    "Images": (
-        *("dataset", "root", "limit", "seed", *console.READING_OPTIONS),
-        *("bands", "value_range", "nodata", "on_error"),
-    ),
-    "Scenes": console.SCENE_OPTIONS,
+    "Images": (*IMAGE_GROUPS["Images"], "on_error"),
+    "Scenes": IMAGE_GROUPS["Scenes"],
     "Machine": (
         "device",
         "devices",
@@ -73,13 +71,7 @@ GROUPS = {
     shell_complete=completion.models,
     help="Model; see `featstore models`: resnet50, timm:NAME, package.module:function, rcf, ...",
 )
-@click.option(
-    "--dataset",
-    metavar="NAME|FOLDER|...",
-    shell_complete=completion.datasets,
-    help="Dataset, see `featstore datasets`; or your images.",
-)
-@console.root_option
+@image_options
 @console.store_option
 @click.option(
     "--layers",
@@ -107,29 +99,8 @@ GROUPS = {
     help="How a map or tokens become a vector; auto: avg for maps, the network's own for tokens.",
 )
 @click.option(
-    "--bands",
-    default=ExtractConfig.bands,
-    show_default=True,
-    metavar="NAMES",
-    help="rgb, or gray for their luminance; of image files also all, or numbers or names: 4,3,2.",
-)
-@click.option(
-    "--range",
-    "value_range",
-    metavar="LOW,HIGH",
-    help="Values of image files that become black and white: 0,3000, or percentile:2,98 of the "
-    "training images.",
-)
-@click.option(
-    "--nodata",
-    metavar="V",
-    help="Value of pixels without data, or nan: they get their band's mean.  [default: refuse]",
-)
-@click.option(
     "--image-size", type=int, metavar="PX", help="Side of the network's input.  [default: its own]"
 )
-@click.option("--limit", type=int, metavar="N", help="Use N images, spread over all classes.")
-@console.seed_option
 @console.device_option
 @click.option(
     "--devices",
@@ -178,8 +149,6 @@ GROUPS = {
     show_default=True,
     help="At an unreadable image: stop, or mask its row and continue.",
 )
-@console.reading_options
-@console.scene_options
 @console.json_option
 def command(
     images: str | None, dataset: str | None, store: str, as_json: bool, **settings: Any

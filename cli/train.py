@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.config import LABEL_BY, LOSSES, TRAINABLE, ExtractConfig, TrainConfig
+from featstore.config import LOSSES, TRAINABLE, TrainConfig
 from featstore.text import duration_text, percent
 
 from . import completion, console
+from .imaging import IMAGE_GROUPS, image_options
 
 if TYPE_CHECKING:
     from featstore.training.result import TrainedModel
@@ -25,11 +26,7 @@ def _check_backbone(ctx: click.Context, param: click.Parameter, name: str | None
 GROUPS = {
     "Training": ("epochs", "batch_size", "learning_rate", "random_state", "image_size", "device"),
     "Triplets": ("backbone", "loss", "weights"),
-    "Images": (
-        *("dataset", "root", "limit", "seed", *console.READING_OPTIONS),
-        *("bands", "value_range", "nodata"),
-    ),
-    "Scenes": ("window", "stride", "labels", "label_column", "label_by"),
+    **IMAGE_GROUPS,
     "Output": ("out", "store", "as_json"),
 }
 """Headings of the help."""
@@ -38,13 +35,7 @@ GROUPS = {
 @click.command(cls=console.grouped(GROUPS))
 @click.argument("network", type=click.Choice(TRAINABLE))
 @click.argument("images", metavar="[FOLDER|TABLE]", required=False, shell_complete=completion.files)
-@click.option(
-    "--dataset",
-    metavar="NAME|FOLDER|TABLE",
-    shell_complete=completion.datasets,
-    help="Dataset, see `featstore datasets`; or your images.",
-)
-@console.root_option
+@image_options
 @console.store_option
 @click.option(
     "--out",
@@ -101,52 +92,7 @@ GROUPS = {
     shell_complete=completion.weights,
     help="Weights that the backbone begins with, as of extract.  [default: imagenet; satcnn: none]",
 )
-@click.option(
-    "--bands",
-    default=ExtractConfig.bands,
-    show_default=True,
-    metavar="NAMES",
-    help="rgb; of image files also all, or numbers or names: 4,3,2. SAT images have all four.",
-)
-@click.option(
-    "--range",
-    "value_range",
-    metavar="LOW,HIGH",
-    help="Values of image files that become black and white: 0,3000, or percentile:2,98 of the "
-    "training images.",
-)
-@click.option(
-    "--nodata",
-    metavar="V",
-    help="Value of pixels without data, or nan: they get their band's mean.  [default: refuse]",
-)
-@click.option(
-    "--window", type=click.IntRange(1), metavar="PX", help="Side of the windows of --dataset scene."
-)
-@click.option(
-    "--stride",
-    type=click.IntRange(1),
-    metavar="PX",
-    help="From one window to the next.  [default: --window]",
-)
-@click.option(
-    "--labels",
-    metavar="FILE",
-    shell_complete=completion.files,
-    help="Polygons that give windows their classes: GeoPackage, Shapefile, GeoJSON.",
-)
-@click.option("--label-column", metavar="NAME", help="Column of the polygons' classes.")
-@click.option(
-    "--label-by",
-    type=click.Choice(LABEL_BY),
-    default=ExtractConfig.label_by,
-    show_default=True,
-    help="The class of the polygons over more than half of a window, or over its middle.",
-)
-@click.option("--limit", type=int, metavar="N", help="Use N images, spread over all classes.")
-@console.seed_option
 @console.device_option
-@console.reading_options
 @console.json_option
 def command(
     network: str,

@@ -80,8 +80,7 @@ def read_state(path: Path, request: Mapping[str, Any]) -> Progressed | None:
 
 def differences(begun: Mapping[str, Any], request: Mapping[str, Any]) -> str:
     """Return in which settings two requests differ, for people; empty if in none."""
-    flat = [{**one["settings"], **{k: v for k, v in one.items() if k != "settings"}} for one in
-            (begun, request)]  # fmt: skip
+    flat = [one | one["settings"] | {"settings": None} for one in map(dict, (begun, request))]
     names = [name for name in {**flat[0], **flat[1]} if flat[0].get(name) != flat[1].get(name)]
     shown = [
         "other images" if name == "fingerprint" else f"{name} {flat[0].get(name)}" for name in names

@@ -21,7 +21,11 @@ MAX_MEAN_ROWS = 5000
 """Most fitted images, evenly spread, of which the classes' mean embeddings are taken."""
 
 
-MAX_CHOSEN_BATCH = 256
+MIN_CHOSEN_BATCH, MAX_CHOSEN_BATCH = 8, 256
+
+N_STEPS = 40
+"""Steps that an epoch has at least, where the number of images allows it."""
+
 
 Outputs = Callable[[torch.Tensor], torch.Tensor]
 """Gives the network's outputs of images, by their positions, without augmentation."""
@@ -103,8 +107,7 @@ class TripletObjective:
 def choose_batch_size(config: TrainConfig, n_fit: int) -> int:
     """Return the images of a step: those asked for, or a power of two by the number of images."""
     if config.batch_size is None:
-        # Ten steps an epoch or more.
-        largest = min(MAX_CHOSEN_BATCH, max(4, n_fit // 10))
+        largest = min(MAX_CHOSEN_BATCH, max(MIN_CHOSEN_BATCH, n_fit // N_STEPS))
         return min(1 << (largest.bit_length() - 1), n_fit)
     if config.batch_size > n_fit:
         raise TrainError(

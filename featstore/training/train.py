@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +11,15 @@ import torch
 
 from featstore._signatures import settings_of, takes
 from featstore.config import ExtractConfig, TrainConfig
-from featstore.datasets.base import FileDataset
 from featstore.datasets.duplicates import image_digests
-from featstore.datasets.formats.scene_dataset import SceneDataset
-from featstore.datasets.reading import Reading
 from featstore.datasets.registry import resolve_dataset
 from featstore.environment import command, version
 from featstore.errors import ConfigError, TrainError
 from featstore.extraction.spec import Images, open_images, with_known_range
 from featstore.io.files import make_folder, with_resume_hint
 from featstore.io.locks import locked
-from featstore.models.devices import describe_device, resolve_device
-from featstore.models.preprocess import Preprocess
+from featstore.models.devices import describe_device
 from featstore.models.trained import Training, read_trained, short_digests, to_bytes
-from featstore.models.weights import Weights
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.store.feature_store import FeatureStore, open_store
@@ -40,17 +33,14 @@ from featstore.training.checkpoint import (
     write_state,
 )
 from featstore.training.epochs import Trainer, deterministic
-from featstore.training.images import TrainingRows, band_statistics, choose_rows, read_images
-from featstore.training.networks import build_network, find_start, plan_input
+from featstore.training.images import band_statistics, read_images
+from featstore.training.networks import build_network
 from featstore.training.objectives import ClassObjective, TripletObjective
+from featstore.training.plan import Plan, make_plan
 from featstore.training.result import TrainedModel, read_result, write_result
 
 FOLDER = "trained"
 """Where weights are written that nobody names a place for."""
-
-
-RATES = {"satcnn": 1e-3, "pretrained": 1e-4}
-"""First learning rates of a network that begins at random, and of a pretrained one."""
 
 
 OF_IMAGES = (
@@ -59,9 +49,6 @@ OF_IMAGES = (
     *("window", "stride", "labels", "label_column", "label_by"),
 )
 """Settings of :class:`.ExtractConfig` that say which images a network is trained on, and how."""
-
-
-NOT_OF_THE_SPLIT = ("model", "weights", "image_size", "device")
 
 
 def patience(epochs: int) -> int:
@@ -144,70 +131,6 @@ def _check_out(out: str | Path | None, config: TrainConfig, title: str) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What a training does, before an image is read."""
-
-    config: TrainConfig
-    options: str
-    images: Images
-    rows: TrainingRows
-    start: Weights | None
-    expected: Weights
-    device: torch.device
-    request: dict[str, Any]
-    learning_rate: float
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """How images become the network's input; the statistics come later."""
-        expected, bands = self.expected, self.images.dataset.bands
-        order = tuple(bands.index(band) for band in expected.bands)
-        zeros = (0.0,) * len(order)
-        return Preprocess(
-            expected.image_size,
-            ",".join(expected.bands),
-            zeros,
-            zeros,
-            expected.interpolation,
-            expected.crop_pct,
-            expected.squash,
-            order,
-        )
-
-
-def _plan(
-    config: TrainConfig, images_config: ExtractConfig, images: Images, progress: Progress
-) -> _Plan:
-    dataset = images.dataset
-    rows = choose_rows(dataset, config.random_state, 1 if config.network == "satcnn" else 2)
-    device = resolve_device(images_config.device)
-    start = find_start(config, images.cache, progress)
-    expected = plan_input(images_config, dataset, start)
-    reading = Reading()
-    if isinstance(dataset, FileDataset | SceneDataset):
-        reading = dataset.reading
-    rate = config.learning_rate or RATES["satcnn" if start is None else "pretrained"]
-    settings = config.to_dict() | {
-        "learning_rate": rate,
-        "weights_sha256": start.sha256 if start else None,
-        "device": device.type,
-        "torch": torch.__version__,
-    }
-    record = reading.to_record()
-    request = {
-        "network": config.model,
-        "fingerprint": images.fingerprint,
-        "bands": list(expected.bands),
-        "image_size": expected.image_size,
-        "value_range": record["value_range"],
-        "nodata": record["nodata"],
-        "settings": settings,
-    }
-    options = shlex.join(images_config.options(but=NOT_OF_THE_SPLIT))
-    return _Plan(config, options, images, rows, start, expected, device, request, rate)
-
-
 def _train(
     config: TrainConfig,
     images_config: ExtractConfig,
@@ -215,7 +138,7 @@ def _train(
     path: Path,
     progress: Progress,
 ) -> TrainedModel:
-    plan = _plan(config, images_config, images, progress)
+    plan = make_plan(config, images_config, images, progress)
     if path.is_file():
         return _answer(path, plan.request)
     state_path = checkpoint_path(path)
@@ -276,7 +199,7 @@ def _answer(path: Path, request: Mapping[str, Any]) -> TrainedModel:
 
 
 def _make_trainer(
-    plan: _Plan,
+    plan: Plan,
     pixels: torch.Tensor,
     fit: torch.Tensor,
     statistics: tuple[tuple[float, ...], tuple[float, ...]],
@@ -302,7 +225,7 @@ def _make_trainer(
 
 def _run(
     trainer: Trainer,
-    plan: _Plan,
+    plan: Plan,
     begun: Progressed | None,
     state_path: Path,
     progress: Progress,
