@@ -38,10 +38,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--metric",
-    type=click.Choice(METRICS),
+    metavar=f"{'|'.join(METRICS)}|RUN",
+    shell_complete=completion.metrics,
     default=METRICS[0],
     show_default=True,
-    help="How far apart features are; they are standardised first.",
+    help="How far apart standardised features are; or a run of --clf triplet, whose learned "
+    "projection compares them.",
 )
 @click.option(
     "--split",

@@ -73,6 +73,7 @@ CLASSIFIER_NAMES = (
     "ridge",
     "lda",
     "knn",
+    "triplet",
     "nystroem-svm",
 )
 """Names of :data:`featstore.fitting.classifiers.CLASSIFIERS`, without loading scikit-learn."""

@@ -17,7 +17,7 @@ from featstore.config import FitConfig
 from featstore.environment import available_cores
 from featstore.errors import FitError
 from featstore.fitting.classifiers import Classifier, unwrapped
-from featstore.fitting.solvers import epochs, linear, ridge_lda, ridge_targets
+from featstore.fitting.solvers import epochs, linear, ridge_lda, ridge_targets, triplet
 from featstore.fitting.solvers.epochs import EPOCH_NBYTES
 from featstore.progress import Progress
 from featstore.text import duration_text, nbytes_text
@@ -45,6 +45,10 @@ MLP_S = 4e-10
 RBM_S = 3e-9
 """Seconds of an epoch of a Boltzmann machine per row and weight: 0.5 s for 840 rows, 20 epochs,
 108 x 100 weights."""
+
+
+TRIPLET_S = 2e-3
+"""Seconds of a batch of triplets."""
 
 
 N_EPOCHS = 25
@@ -141,6 +145,13 @@ def estimate(
     elif config.clf == "kernel-ridge":
         duration_s += PRODUCT_S * (n * size + n**3)
         nbytes += 8 * (size + 2 * n**2)
+    elif config.clf == "triplet":
+        # Rows are projected once, and some of them many times.
+        rows = min(n, triplet.N_ROWS * clf.n_iter)
+        duration_s += PRODUCT_S * p * (rows * triplet.N_INPUTS + n * clf.n_components)
+        duration_s += TRIPLET_S * clf.n_iter
+        nbytes += 4 * (rows * triplet.N_INPUTS + n * clf.n_components)
+        nbytes += 4 * p * min(n, triplet.MAX_ROWS) + 12 * min(n, p) ** 2
     elif config.clf == "knn":
         nbytes += 4 * size if classifier.scaled else 0
     else:

@@ -45,7 +45,7 @@ def _find(sets: Sequence[FeatureSet], spec: FeatureSpec, run: Run) -> tuple[Feat
             (own,) = Selection(((feature_set, layer),)).feature_specs
             if _content(own) != _content(spec):
                 continue
-            if _reading(own) == _reading(spec):
+            if is_same(own, spec):
                 return feature_set, layer
             is_read_otherwise = True
     lacking = f"{sets[0].set_id} lacks the features of {run.run_id}, {spec.backbone.model} "
@@ -58,6 +58,11 @@ def _find(sets: Sequence[FeatureSet], spec: FeatureSpec, run: Run) -> tuple[Feat
         f"{lacking}{spec.layer} with the same weights and settings. Extract them of the same "
         "images."
     )
+
+
+def is_same(one: FeatureSpec, other: FeatureSpec) -> bool:
+    """Return whether two features are the same numbers of each image."""
+    return _content(one) == _content(other) and _reading(one) == _reading(other)
 
 
 def _content(spec: FeatureSpec) -> dict[str, Any]:

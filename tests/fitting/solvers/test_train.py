@@ -29,6 +29,7 @@ SOLVERS = {
     "softmax": "epochs",
     "svm": "scikit-learn",
     "knn": "scikit-learn",
+    "triplet": "scikit-learn",
 }
 
 
