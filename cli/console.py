@@ -241,7 +241,7 @@ def open_store(
     opened = open_store(store) if progress is None else open_store(store, progress)
     names = [name for name in named if name]
     has_own_store = any("://" in name or Path(name).is_dir() for name in names)
-    if not opened.path.is_dir() and not has_own_store:
+    if "://" not in store and not opened.path.is_dir() and not has_own_store:
         raise StoreError(
             f"There is no store at {store}: no such folder. Name another with --store or "
             "FEATSTORE_STORE, or make one, for example with: featstore extract --model resnet50 "

@@ -58,8 +58,9 @@ def command(
     --labels, the labels in the file itself count.
     """
     from featstore.extraction.import_features import import_features
+    from featstore.store.feature_store import open_store
 
-    opened = console.open_store(store)
+    opened = open_store(store)
     with console.progress() as progress:
         done = import_features(
             name,

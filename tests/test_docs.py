@@ -1066,7 +1066,7 @@ STALE = {
     "```console\n$ featstore models show alexnet --nonsense\n```": "No such option.*--nonsense",
     "```console\n$ featstore fit --clf logreg --search all\n```": "'all' is not one of",
     "```console\n$ featstore models show pixelstats\n29 things\n```": "The page shows\n  # things",
-    "```console\n$ featstore store ls\n```\n\n```text\nempty\n```": "The page shows\n  empty",
+    "```console\n$ featstore --version\n```\n\n```text\nempty\n```": "The page shows\n  empty",
     "```python\nprint(1)\n```\n\n```text\none\n```": "The page shows\n  one",
     "```sh\nmake nonsense\n```": "no target nonsense",
     "```sh\npip install '.[nonsense]'\n```": "setup.cfg lacks.*nonsense",
