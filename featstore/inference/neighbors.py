@@ -10,26 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.preprocessing import StandardScaler
 
 from featstore.config import METRICS, SPLITS, TASKS
 from featstore.datasets.base import FileDataset
 from featstore.datasets.formats.image_list import UnlabelledSource
-from featstore.errors import ConfigError, DatasetNotFoundError, RunError, SelectionError
+from featstore.errors import ConfigError, DatasetNotFoundError, SelectionError
 from featstore.extraction.encode import Encoder
 from featstore.fitting.run_features import features_of
-from featstore.fitting.solvers.blocks import Samples
-from featstore.fitting.solvers.scaling import fit_scaler
-from featstore.fitting.solvers.triplet import TripletClassifier
 from featstore.fitting.tasks import find_task
 from featstore.inference.given_images import GivenImage, ImageFile, as_files, each_image
+from featstore.inference.metrics import find_metric
 from featstore.inference.nearest_rows import nearest
-from featstore.inference.stored_features import is_same
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.runs.find import open_run_or_set
-from featstore.runs.run import Run, open_run
+from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.selection import Selection
 
@@ -209,7 +205,7 @@ def find_neighbors(
     candidates = _find_candidates(run_or_set, opened, layers, split)
     selection = candidates.selection
     X = selection.memmap()
-    learned = _find_metric(metric, candidates, opened)
+    learned = find_metric(metric, selection, candidates.fitted, opened)
 
     def search(features: np.ndarray, n: int) -> Iterator[list[Neighbor]]:
         rows, distances = nearest(
@@ -277,44 +273,6 @@ class _Candidates:
             distance,
             find_task(selection.task).labels_of(selection, row),
         )
-
-
-@dataclass(frozen=True)
-class _Metric:
-    """The name of a metric, and how features are compared by it."""
-
-    name: str
-    kind: str
-    scaler: StandardScaler
-    projection: np.ndarray | None = None
-
-
-def _find_metric(metric: str, candidates: _Candidates, store: FeatureStore) -> _Metric:
-    """Return a metric by its name, or by that of a run that has learned it."""
-    if metric in METRICS:
-        samples = Samples(candidates.selection.memmap(), candidates.fitted)
-        return _Metric(metric, metric, fit_scaler(samples))
-    try:
-        run = open_run(metric, store)
-    except RunError as error:
-        raise ConfigError(
-            f"metric is {metric!r}; it must be one of {', '.join(METRICS)}, or a run of "
-            f"--clf triplet. {error}"
-        ) from error
-    steps = run.model.named_steps
-    if not isinstance(steps["clf"], TripletClassifier):
-        raise ConfigError(
-            f"{run.run_id}, of {run.clf}, has no projection to compare features in. Name a run of "
-            "--clf triplet on images of one class each."
-        )
-    specs, own = run.selection.features, candidates.selection.feature_specs
-    if len(specs) != len(own) or not all(map(is_same, specs, own)):
-        raise ConfigError(
-            f"{run.run_id} has learned a projection of {run.selection.model} "
-            f"{','.join(run.selection.layers)}; these are other features. Fit --clf triplet on "
-            "them."
-        )
-    return _Metric(run.run_id, METRICS[0], steps["scale"], steps["clf"].components_)
 
 
 def _label(selection: Selection, row: int) -> str | None:
