@@ -152,7 +152,7 @@ def _check_values(network: Network, expected: Weights, value_range: str | None) 
     pairs = Reading.parse("rgb", value_range, None).value_range
     if expected.value_range is not None:
         if pairs != expected.value_range:
-            own = ";".join(f"{low:g},{high:g}" for low, high in expected.value_range)
+            own = ";".join(f"{low:.17g},{high:.17g}" for low, high in expected.value_range)
             cure = f"Give --range '{own}'." if own else "Leave out --range."
             raise ConfigError(
                 f"The weights were trained on {'values of this' if own else 'values without a'} "

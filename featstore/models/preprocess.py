@@ -149,7 +149,8 @@ class Preprocess:
     def _transform(self, images: torch.Tensor) -> torch.Tensor:
         x = images[..., list(self.order)] if self.order else images[..., : len(self.mean)]
         x = x.movedim(-1, 1)
-        if self.bands == "gray":
+        # A band may be called gray.
+        if self.bands == "gray" and len(self.mean) == len(LUMA):
             red, green, blue = x.float().chunk(3, dim=1)
             luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
             x = luma.round_().to(torch.uint8)

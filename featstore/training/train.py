@@ -248,7 +248,7 @@ def _run(
             progress.advance(1)
     except KeyboardInterrupt:
         if done.epochs:
-            progress.say(f"{len(done.epochs)} epochs are kept in {state_path}.")
+            progress.say(f"{len(done.epochs)} of {n_epochs} epochs are kept in {state_path}.")
         raise
     except TrainError:
         # The same settings would fail again.

@@ -25,7 +25,7 @@ def test_the_summary_names_the_score_the_rate_the_files_and_the_next_command(
     monkeypatch.setattr(epochs.Trainer, "run_epoch", interrupt_the_second(run_epoch))
     assert call("satcnn") == 130
     monkeypatch.setattr(epochs.Trainer, "run_epoch", run_epoch)
-    assert "1 epochs are kept in trained/satcnn-mine.checkpoint.pth" in capsys.readouterr().err
+    assert "1 of 2 epochs are kept in trained/satcnn-mine.checkpoint.pth" in capsys.readouterr().err
     assert call("satcnn", "--store", "here") == 0
     first, second, files, following = capsys.readouterr().out.splitlines()
     assert first.startswith("satcnn on mine, 3 bands at 16 px: ")
