@@ -142,8 +142,9 @@ def short_reports(blank_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture
 def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let classifiers be trained for a few epochs."""
-    from featstore.fitting.solvers import epochs
+    """Let classifiers be trained for a few epochs or steps, which start no workers."""
+    from featstore.fitting import cost
+    from featstore.fitting.solvers import epochs, triplet
 
     train = epochs.train
 
@@ -151,6 +152,10 @@ def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
         return train(*args, n_epochs=min(n_epochs or 10, 10), **options)
 
     monkeypatch.setattr(epochs, "train", train_a_little)
+    monkeypatch.setattr(cost, "N_EPOCHS", 10)
+    draw = triplet._draw_batches
+    monkeypatch.setattr(triplet, "_draw_batches", lambda labels, n, rng: draw(labels, 20, rng))
+    monkeypatch.setattr(cost, "TRIPLET_S", 0.0)
 
 
 @pytest.fixture

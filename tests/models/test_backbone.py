@@ -282,7 +282,7 @@ def test_auxiliary_heads_in_a_weight_file_are_no_hindrance(tmp_path):
 
 def test_weights_of_another_network_are_refused(tmp_path):
     torch.save(build_network("resnet18", 64).state_dict(), tmp_path / "r18.pth")
-    with pytest.raises(WeightsError, match="does not fit"):
+    with pytest.raises(WeightsError, match="holds weights of resnet18, not of resnet50"):
         backbone("resnet50", spec=str(tmp_path / "r18.pth"))
 
 

@@ -409,7 +409,7 @@ def test_new_polygons_need_no_new_features(scene, tmp_path, monkeypatch):
             own.matrix("stats").read(0, 720), plain.matrix("stats").read(0, 720)
         )
         assert verify(own) == []
-    with pytest.raises(SelectionError, match=rf"\n.*scene.tif\n.*--labels {fields} --label-column"):
+    with pytest.raises(SelectionError, match=rf"labelled 720.*labels {fields}, label-column class"):
         store.select()
     again = extract("pixelstats", "scene", **options, **labels)
     assert (again.n_computed, again.set_id) == (0, second.set_id)
