@@ -148,6 +148,8 @@ def show(outcome: Outcome, page: Path, store: FeatureStore) -> None:
 
     for table in study_tables(outcome.runs, store):
         tables.show_table(table)
+        if table.name == "rivals":
+            tables.paragraph(table.note)
     for title, best in outcome.report["best"].items():
         console.echo(f"The best run on {title}: {best['name']}. {best['choice']}".rstrip())
     n_runs = len(outcome.runs)
