@@ -141,21 +141,29 @@ def short_reports(blank_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture
-def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_epochs() -> Iterator[None]:
     """Let classifiers be trained for a few epochs or steps, which start no workers."""
+    with short_training():
+        yield
+
+
+@contextmanager
+def short_training() -> Iterator[None]:
+    """Let classifiers be trained for a few epochs or steps meanwhile."""
     from featstore.fitting import cost
     from featstore.fitting.solvers import epochs, triplet
 
-    train = epochs.train
+    train, draw = epochs.train, triplet._draw_batches
 
     def train_a_little(*args: Any, n_epochs: int | None = None, **options: Any) -> Any:
         return train(*args, n_epochs=min(n_epochs or 10, 10), **options)
 
-    monkeypatch.setattr(epochs, "train", train_a_little)
-    monkeypatch.setattr(cost, "N_EPOCHS", 10)
-    draw = triplet._draw_batches
-    monkeypatch.setattr(triplet, "_draw_batches", lambda labels, n, rng: draw(labels, 20, rng))
-    monkeypatch.setattr(cost, "TRIPLET_S", 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(epochs, "train", train_a_little)
+        patch.setattr(cost, "N_EPOCHS", 10)
+        patch.setattr(triplet, "_draw_batches", lambda labels, n, rng: draw(labels, 20, rng))
+        patch.setattr(cost, "TRIPLET_S", 0.0)
+        yield
 
 
 @pytest.fixture

@@ -998,7 +998,15 @@ def run_page(page: Page) -> None:
 # The tests.
 
 
-SOAKED = ("clusters.md", "own-weights.md", "searching.md", "study.md")
+SOAKED = (
+    "clusters.md",
+    "networks.md",
+    "own-images.md",
+    "own-weights.md",
+    "searching.md",
+    "study.md",
+    "training.md",
+)
 """Pages of long commands, each of which other tests run as well."""
 
 

@@ -63,6 +63,7 @@ def test_workers_write_the_same_bytes_where_the_threads_decide_them(images, tmp_
     assert group_bytes(two) == group_bytes(one)
 
 
+@pytest.mark.soak
 def test_a_scheduler_and_its_workers_write_the_same_bytes(
     extracted, tmp_path, small_chunks, scheduler
 ):
