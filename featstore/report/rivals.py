@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from featstore.config import TASKS
 from featstore.errors import FeatstoreError
 from featstore.io.files import read_json
+from featstore.models.names import PIXEL_MODEL
 from featstore.report import paper
 from featstore.report.summaries import rows_of_method
 from featstore.report.table import Cell, Table
@@ -16,15 +18,16 @@ from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
 from featstore.text import NONE, percent
 
-BASELINE = "pixelstats"
-
 
 def rivals_table(name: str, title: str, ranking: Ranking, store: FeatureStore) -> Table | None:
     """Return the rivals' scores beside those of the paper's method; None without a rival.
 
-    The paper's method is that of the first of its networks, ResNet50 before all, that has a run.
+    Images with several classes, or with a number, have no table: the paper's have one class. The
+    paper's method is that of the first of its networks, ResNet50 before all, that has a run.
     """
-    methods = {method: rows_of_method(ranking, method) for method in (*paper.RIVALS, BASELINE)}
+    if ranking.all_lines[0]["task"] != TASKS[0]:
+        return None
+    methods = {method: rows_of_method(ranking, method) for method in (*paper.RIVALS, PIXEL_MODEL)}
     if not any(methods[method] for method in paper.RIVALS):
         return None
     found = {method: ranking.choose(rows).best for method, rows in methods.items() if rows}
@@ -69,9 +72,9 @@ def rivals_table(name: str, title: str, ranking: Ranking, store: FeatureStore) -
 
 def _reference(ranking: Ranking) -> Line | None:
     """Return the best row of the paper's method, of the first of its networks that has one."""
-    own = [one for one in ranking.all_lines if _is_method(one)]
-    for network in ("resnet50", *paper.MODELS[::-1], *(line["model"] for line in own)):
-        if rows := [one for one in rows_of_method(ranking, network) if one in own]:
+    own = [line["model"] for line in ranking.all_lines if _is_method(line)]
+    for network in dict.fromkeys((*paper.MODELS[::-1], *own)):
+        if rows := [line for line in rows_of_method(ranking, network) if _is_method(line)]:
             return ranking.choose(rows).best
     return None
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import add_features, blobs, store_in
+from conftest import add_features, blobs, measured, store_in, tagged
+from makers import altered
 
 from featstore.fitting.fit import fit
 from featstore.report import paper
@@ -60,6 +61,13 @@ def test_rivals_stand_beside_the_papers_method(rivals):
 def test_without_a_rival_there_is_no_table(rivals):
     store, runs = rivals
     assert rivals_table("rivals", "sat4", Ranking([*runs[:4], runs[5]]), store) is None
+
+
+def test_images_with_several_classes_or_numbers_have_no_table(tmp_path):
+    for store, clf in ((tagged(tmp_path / "tags"), "triplet"), (measured(tmp_path / "m"), "knn")):
+        runs = fit(store, clf, n_jobs=1)
+        satcnn = [altered(run, selection={"model": "satcnn"}) for run in runs]
+        assert rivals_table("rivals", "mine", Ranking(satcnn), store) is None
 
 
 def test_a_rival_is_ours_in_table_4(rivals):
