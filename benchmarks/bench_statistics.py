@@ -3,8 +3,8 @@
     python benchmarks/bench_statistics.py [--n-images 20000] [--repeats 5]
 
 Images are of SAT's size and bands. pixelstats and deepsat compute the same way, a batch in each
-core's thread; reading files and writing the store are left out. `images/CPU s` counts the time of
-the cores and not of the clock: on a busy machine it is what one core does.
+core's thread; reading files and writing the store are left out. `images/CPU s` divides by the
+time that the cores worked, so that it stays the same on a busy machine.
 """
 
 from __future__ import annotations

@@ -117,6 +117,17 @@ class GroupedCommand(click.Command):
             formatter.write_dl(list(records.values()))
 
 
+def with_options(options: Sequence[Decorator]) -> Decorator:
+    """Return a decorator that adds options, the first one first in the help."""
+
+    def add(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
 def grouped(groups: Mapping[str, Sequence[str]]) -> type[GroupedCommand]:
     """Return the class of a command whose help lists its options in these groups."""
     return type("Grouped", (GroupedCommand,), {"groups": groups})

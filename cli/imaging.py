@@ -46,9 +46,7 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--follow-links", is_flag=True, help="Read links that lead out of the folder of images."
         ),
     )
-    for option in reversed(options):
-        function = option(function)
-    return function
+    return console.with_options(options)(function)
 
 
 def scene_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,9 +79,7 @@ def scene_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="The class of the polygons over more than half of a window, or over its middle.",
         ),
     )
-    for option in reversed(options):
-        function = option(function)
-    return function
+    return console.with_options(options)(function)
 
 
 SCENE_OPTIONS = ("window", "stride", "labels", "label_column", "label_by")
@@ -119,9 +115,7 @@ def value_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "refuse]",
         ),
     )
-    for option in reversed(options):
-        function = option(function)
-    return function
+    return console.with_options(options)(function)
 
 
 IMAGE_GROUPS = {
@@ -152,6 +146,4 @@ OPTIONS = (
 
 def image_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that choose images and say how they are read."""
-    for option in reversed(OPTIONS):
-        function = option(function)
-    return function
+    return console.with_options(OPTIONS)(function)

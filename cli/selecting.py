@@ -157,6 +157,4 @@ def clf_option(default: str = "logreg", *, multiple: bool = True) -> console.Dec
 
 def selecting_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that choose features and say how to train on them."""
-    for option in reversed(OPTIONS):
-        function = option(function)
-    return function
+    return console.with_options(OPTIONS)(function)

@@ -90,7 +90,7 @@ def open_features(path: str | Path, array: str | None = None) -> FeatureTable:
     read = _zarr if is_zarr else readers.get(path.suffix.lower())
     if read is None or (path.is_dir() and not is_zarr):
         raise DatasetError(
-            f"{path}: is no file of features; expected .npy, .npz, .parquet or a Zarr folder."
+            f"{path} is no file of features; expected .npy, .npz, .parquet or a Zarr folder."
         )
     try:
         return read(path, array)

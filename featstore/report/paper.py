@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from featstore.models.layer_names import FEATURE_LAYERS, VGG_BLOCKS
+from featstore.models.names import HAND_MODEL, TRIPLET
 
 DATASETS = ("sat4", "sat6", "ucmerced")
 
@@ -173,9 +174,9 @@ def method_of(model: str, clf: str) -> str:
 
     Other classifiers on DeepSat's features are not DeepSat.
     """
-    if clf == "triplet" or model.startswith("triplet:"):
+    if clf == "triplet" or model.startswith(f"{TRIPLET}:"):
         return "triplet"
-    if model == "deepsat" and clf != "dbn":
+    if model == HAND_MODEL and clf != "dbn":
         return ""
     return network(model)
 

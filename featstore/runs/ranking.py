@@ -183,7 +183,7 @@ class Ranking:
         return top, best, tuple(one["ranked_by"] for _, one in found[:-1])
 
     def _best(self, top: Line, lines: Sequence[Line]) -> Line:
-        """Return the best of the rows of one group, the first of which is `top`.
+        """Return the best row of a group; `top` is its first row.
 
         A row with neither cross-validation nor redrawn splits is never best by its test score
         alone: of all equal to the highest, it is the simplest that converged, with the fewest

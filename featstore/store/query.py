@@ -19,7 +19,7 @@ from featstore.store.selection import Selection
 from featstore.text import MAX_LISTED, did_you_mean, is_random, matches
 
 NEWEST = "newest"
-"""In place of a set's name: of the sets that fit, the one that was made last."""
+"""A word in place of a set's name: the newest of the sets that fit."""
 
 OPTIONS = {
     "title": "--dataset",
@@ -325,7 +325,7 @@ def _several(found: Sequence[FeatureSet]) -> str:
     said = f"{len(found)} feature sets fit. Choose one with {' or '.join([*options, '--set'])}:"
     in_order = [lines[s.set_id] for s in found[:MAX_LISTED]]
     made = [s.info.created for s in found[:MAX_LISTED]]
-    last = [f"  --set {NEWEST}: the one that was made last"] * (made.count(max(made)) == 1)
+    last = [f"  --set {NEWEST}: the newest of them"] * (made.count(max(made)) == 1)
     return "\n".join([said, *in_order, *last]) + _more(found)
 
 
