@@ -70,9 +70,28 @@ class Familiarity:
         """
         if not len(X):
             return np.empty(0, np.float32)
-        distances, _ = self.neighbors.kneighbors(normalize(X / self.scale))
+        distances, _ = self.neighbors.kneighbors(self.unit_rows(X))
         below = np.searchsorted(self.distances, distances[:, 0].astype(np.float32))
         return (1 - below / len(self.distances)).astype(np.float32)
+
+    def unit_rows(self, X: np.ndarray) -> np.ndarray:
+        """Return rows divided by the scale and then by their length; (n_samples, n_features)."""
+        rows: np.ndarray = normalize(X / self.scale)
+        return rows
+
+    @property
+    def reference(self) -> np.ndarray:
+        """The training rows, scaled to a length of 1."""
+        rows: np.ndarray = self.neighbors._fit_X
+        return rows
+
+    @property
+    def median_distance(self) -> float:
+        """1 less the cosine of a training row and its nearest fellow, the median.
+
+        Where most rows have a copy it is not 0, but the rounding of float32.
+        """
+        return max(1e-6, float(np.median(self.distances)) ** 2 / 2)
 
 
 def familiarity_of(run: Run, store: FeatureStore) -> Familiarity | None:
