@@ -122,7 +122,7 @@ def command(
 def show(found: Suspects) -> None:
     """Print the first suspects and near-copies as tables."""
     n, n_rows = len(found.suspects), found.n_rows
-    title = f"{n:,} of {n_rows:,} labels are probably wrong"
+    title = f"{n:,} of {n_rows:,} {'label looks' if n == 1 else 'labels look'} wrong"
     columns = ("image", "split", "label", "%", "suggested", "%")
     rows = [
         [
@@ -152,7 +152,8 @@ def show(found: Suspects) -> None:
     ]
     n = len(found.near_copies)
     if copies:
-        title = _first(f"{n:,} images are nearly a training image", n)
+        images = "image is" if n == 1 else "images are"
+        title = _first(f"{n:,} {images} nearly a training image", n)
         tables.table(("image", "split", "label", "near", "its label", "distance"), copies, title)
         console.echo("A distance of 1 is that between a training image and its nearest fellow.")
     else:
