@@ -122,7 +122,8 @@ def command(
 def show(found: Suspects) -> None:
     """Print the first suspects and near-copies as tables."""
     n, n_rows = len(found.suspects), found.n_rows
-    title = f"{n:,} of {n_rows:,} {'label looks' if n == 1 else 'labels look'} wrong"
+    looks = "label looks" if n == 1 else "labels look"
+    title = f"{n:,} of {n_rows:,} {looks} wrong"
     columns = ("image", "split", "label", "%", "suggested", "%")
     rows = [
         [

@@ -13,7 +13,7 @@ from featstore.cli.main import _run
 from featstore.errors import ConfigError
 from featstore.inference.suspects import find_suspects, suggest_labels
 
-pytestmark = pytest.mark.usefixtures("blank_figures")
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 FLIPPED = {3: 1, 50: 0, 121: 2, 250: 0, 313: 3}
 """Rows with a wrong label, and the label."""
