@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import filelock
@@ -138,9 +139,15 @@ def _write(path: Path, samples: Samples, scaler: StandardScaler) -> None:
     X = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
     reserve(temporary, temporary.stat().st_size)
     mean, scale = scaler.mean_.astype(np.float32), scaler.scale_.astype(np.float32)
-    for block in row_blocks(*shape):
-        np.subtract(samples.take(block), mean, out=X[block])
-        X[block] /= scale
-    X.flush()
-    del X
+    with shared_threads() as threads:
+        scale_block = partial(_scale, samples, mean, scale, X)
+        threads.map(scale_block, row_blocks(*shape, CACHED_NBYTES))
+    del X, scale_block
     temporary.replace(path)
+
+
+def _scale(
+    samples: Samples, mean: np.ndarray, scale: np.ndarray, out: np.ndarray, block: slice
+) -> None:
+    np.subtract(samples.take(block), mean, out=out[block])
+    out[block] /= scale

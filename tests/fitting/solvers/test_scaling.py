@@ -91,7 +91,7 @@ def test_the_scaler_makes_no_copy_of_all_rows(monkeypatch):
 
 
 def test_standardised_rows_are_what_the_scaler_makes_of_them(X, tmp_path, monkeypatch):
-    monkeypatch.setattr(scaling, "row_blocks", lambda n, p: [slice(0, 33), slice(33, n)])
+    monkeypatch.setattr(scaling, "row_blocks", lambda n, *rest: [slice(0, 33), slice(33, n)])
     order = np.random.default_rng(1).permutation(700)[:300]
     found = standardised(Samples(X, order), 200, "name", tmp_path)
     expected = fit_scaler(Samples(X, order[:200])).transform(X[order])
@@ -127,7 +127,7 @@ def test_standardised_rows_are_written_once_and_shared(X, tmp_path, monkeypatch)
 
 
 def test_a_file_that_was_not_finished_is_never_read(X, tmp_path, monkeypatch):
-    def interrupted(n_samples, n_features):
+    def interrupted(n_samples, n_features, nbytes):
         yield slice(0, 100)
         raise KeyboardInterrupt
 
