@@ -72,7 +72,8 @@ class Familiarity:
             return np.empty(0, np.float32)
         distances, _ = self.neighbors.kneighbors(self.unit_rows(X))
         below = np.searchsorted(self.distances, distances[:, 0].astype(np.float32))
-        return (1 - below / len(self.distances)).astype(np.float32)
+        shares: np.ndarray = (1 - below / len(self.distances)).astype(np.float32)
+        return shares
 
     def unit_rows(self, X: np.ndarray) -> np.ndarray:
         """Return rows divided by the scale and then by their length; (n_samples, n_features)."""
