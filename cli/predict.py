@@ -75,7 +75,12 @@ def command(
     if as_json:
         predictions = [asdict(p) for p in found]
         console.emit_json(
-            {"run": chosen.run_id, "predictions": predictions, "left_out": left_out.to_dict()}
+            {
+                "run": chosen.run_id,
+                "calibration": chosen.calibration_text or None,
+                "predictions": predictions,
+                "left_out": left_out.to_dict(),
+            }
         )
     elif as_csv:
         console.emit_csv(lambda stream: write_csv(found, stream))
@@ -88,6 +93,8 @@ def command(
             columns = [f"classes, {first.score_kind} above {first.threshold:g}"]
         right = [] if isinstance(first, LabelsPrediction) else columns[-1:]
         tables.table(["image", *columns], [[p.path, *p.cells] for p in found], right=right)
+    if chosen.calibration_text:
+        console.say(f"The probabilities are {chosen.calibration_text}.")
     for line in left_out.lines():
         console.say(line)
     errors = [p for p in found if p.error is not None]

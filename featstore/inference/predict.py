@@ -15,7 +15,7 @@ from featstore.errors import ConfigError
 from featstore.extraction.encode import Block, Encoder
 from featstore.extraction.feature_files import FeatureTable, open_features, side_by_side, table_of
 from featstore.fitting.solvers.blocks import Samples
-from featstore.fitting.tasks import Task, find_task
+from featstore.fitting.tasks import find_task
 from featstore.inference.given_images import GivenImage, ImageFile, as_files
 from featstore.inference.predictions import AnyPrediction, Maker, maker
 from featstore.io.fingerprints import FingerprintCache
@@ -41,6 +41,7 @@ def predict(
     """Predict the labels of new images with a run's model.
 
     The images take the same preprocessing, backbone and layers as the model's training images.
+    Scores are calibrated probabilities, if the run has a calibration; `score_kind` says so.
 
     Parameters
     ----------
@@ -80,7 +81,7 @@ def predict(
     """
     opened = open_store(store, progress)
     run = run if isinstance(run, Run) else open_run(run, opened)
-    make, task = maker(run, threshold), find_task(run.task)
+    make = maker(run, threshold)
     model = run.load_model(trusted) if trusted else run.model
     if run.selection.is_imported:
         return list(_predict_features(run, model, make, images))
@@ -93,7 +94,7 @@ def predict(
             one
             for block in blocks
             for one in _predict_block(
-                task, model, make, _named(block, files), [f.name for f in files]
+                run, model, make, _named(block, files), [f.name for f in files]
             )
         ]
 
@@ -135,23 +136,23 @@ def _predict_features(
 def _predict_rows(
     run: Run, model: Pipeline, make: Maker, table: FeatureTable
 ) -> Iterator[AnyPrediction]:
-    task = find_task(run.task)
     ids = table.columns.get("id", np.arange(table.shape[0])).astype(str).tolist()
     start = 0
     for rows in table.float_blocks():
         stop = start + len(rows)
         lacking = np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()
         errors = {start + row: "the row lacks features" for row in lacking}
-        yield from _predict_block(task, model, make, Block(start, stop, rows, errors), ids)
+        yield from _predict_block(run, model, make, Block(start, stop, rows, errors), ids)
         start = stop
 
 
 def _predict_block(
-    task: Task, model: Pipeline, make: Maker, block: Block, names: Sequence[str]
+    run: Run, model: Pipeline, make: Maker, block: Block, names: Sequence[str]
 ) -> Iterator[AnyPrediction]:
     """Yield the predictions of a block of rows, which have these names."""
     readable = block.readable
-    predicted = task.predict(model, Samples(block.X, np.flatnonzero(readable)))
+    samples = Samples(block.X, np.flatnonzero(readable))
+    predicted = find_task(run.task).predict(model, samples, run.calibrator)
     at = iter(range(len(predicted.labels)))
     for row in range(block.start, block.stop):
         position = next(at) if readable[row - block.start] else None

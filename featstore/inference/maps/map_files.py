@@ -68,6 +68,7 @@ class Painter(ABC):
     def __init__(self, run: Run, model: Pipeline, mapped: MappedScene) -> None:
         self.class_names, self.grid = run.class_names, mapped.grid
         self._model, self._cells, self._task = model, mapped.cells, find_task(run.task)
+        self._calibrator = run.calibrator
 
     @abstractmethod
     def values(self, found: Predictions) -> NDArray[Any]:
@@ -83,7 +84,7 @@ class Painter(ABC):
         top, part = 0, self._blank(0)
         for block in blocks:
             samples = Samples(block.X, slice(0, len(block.X)))
-            values = self.values(self._task.predict(self._model, samples))
+            values = self.values(self._task.predict(self._model, samples, self._calibrator))
             cells = self._cells(block.start, block.stop)
             while len(cells):
                 n_inside = int(np.searchsorted(cells, (top + part.shape[1]) * n_cols))
@@ -115,7 +116,7 @@ class ClassPainter(Painter):
 
     def __init__(self, run: Run, model: Pipeline, mapped: MappedScene, probability: bool) -> None:
         super().__init__(run, model, mapped)
-        self.descriptions = ["class", "probability (%)"][: 2 if probability else 1]
+        self.descriptions = ["class", f"{run.score_kind} (%)"][: 2 if probability else 1]
         self.dtype = "uint8" if len(run.class_names) <= MAX_BYTE_CLASSES else "uint16"
         self.nodata = int(np.iinfo(self.dtype).max)
         self.counts = np.zeros(len(run.class_names), np.int64)

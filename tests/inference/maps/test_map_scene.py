@@ -242,13 +242,15 @@ def test_probabilities_are_a_second_band(run, store, tiles, write, tmp_path):
     assert ((percent > 33) & (percent <= 100)).all()
     with rasterio.open(done.path) as raster:
         assert raster.descriptions == ("class", "probability (%)")
+        assert raster.tags()["FEATSTORE_PROBABILITY"] == done.calibration
+    assert done.calibration.startswith("calibrated: temperature")
 
 
 def test_decision_values_are_not_probabilities(pixel_sample, tiles, write, tmp_path):
     store = pixel_sample.copy(tmp_path)
-    (run,) = featstore.fit(store, "linear-svm", n_jobs=1)
+    (run,) = featstore.fit(store, "linear-svm", calibrate=False, n_jobs=1)
     scene = write(tiles)
-    with pytest.raises(ConfigError, match="linear-svm gives decision values"):
+    with pytest.raises(ConfigError, match=f"{run.run_id} gives decision values"):
         map_scene(run, scene, tmp_path / "map.tif", store=store, probability=True)
     assert sum(map_scene(run, scene, tmp_path / "map.tif", store=store).counts) == 24
 
