@@ -190,6 +190,8 @@ def show(done: SceneMap) -> None:
     _show_familiarity(done)
     console.echo(f"The map: {done.path} (class names: {done.sidecar}; QGIS style: {done.style})")
     console.echo(f"The picture: {done.preview}")
+    if done.calibration:
+        console.say(f"The probabilities are {done.calibration}.")
     if done.vector:
         console.echo(f"The polygons: {done.vector}")
     console.echo("Next: open the map in QGIS, upon the scene.")

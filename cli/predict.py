@@ -98,7 +98,12 @@ def command(
     if as_json:
         predictions = [asdict(p) for p in found]
         console.emit_json(
-            {"run": chosen.run_id, "predictions": predictions, "left_out": left_out.to_dict()}
+            {
+                "run": chosen.run_id,
+                "calibration": chosen.calibration_text or None,
+                "predictions": predictions,
+                "left_out": left_out.to_dict(),
+            }
         )
     elif as_csv:
         console.emit_csv(lambda stream: write_csv(found, stream))
@@ -115,6 +120,8 @@ def command(
             columns, right = [*columns, "familiarity"], [*right, "familiarity"]
             rows = [[*row, _share(p.familiarity)] for row, p in zip(rows, found, strict=True)]
         tables.table(["image", *columns], rows, right=right)
+    if chosen.calibration_text:
+        console.say(f"The probabilities are {chosen.calibration_text}.")
     for line in [*_familiarity_lines(found, reject), *left_out.lines()]:
         console.say(line)
     errors = [p for p in found if p.error is not None]

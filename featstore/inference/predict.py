@@ -11,7 +11,7 @@ import numpy as np
 
 from featstore.datasets.base import FileDataset
 from featstore.datasets.formats.image_list import UnlabelledSource
-from featstore.errors import ConfigError, StoreError
+from featstore.errors import ConfigError, SelectionError, StoreError
 from featstore.extraction.encode import Block, Encoder
 from featstore.extraction.feature_files import FeatureTable, open_features, side_by_side, table_of
 from featstore.fitting.solvers.blocks import Samples
@@ -44,6 +44,7 @@ def predict(
     """Predict the labels of new images with a run's model.
 
     The images take the same preprocessing, backbone and layers as the model's training images.
+    Scores are calibrated probabilities, if the run has a calibration; `score_kind` says so.
 
     Parameters
     ----------
@@ -119,7 +120,7 @@ def _familiarity(
         return None
     try:
         return familiarity_of(run, store)
-    except StoreError as error:
+    except (SelectionError, StoreError) as error:
         if reject:
             raise
         progress.say(f"How familiar the images are is unknown: {error}")
@@ -140,7 +141,7 @@ class _Labeller:
         """Yield the predictions of a block of rows, which have these names."""
         readable = block.readable
         samples = Samples(block.X, np.flatnonzero(readable))
-        predicted = find_task(self.run.task).predict(self.model, samples)
+        predicted = find_task(self.run.task).predict(self.model, samples, self.run.calibrator)
         shares = None
         if self.familiarity is not None:
             shares = self.familiarity.of(block.X[readable]).tolist()

@@ -11,6 +11,7 @@ import numpy as np
 
 from featstore.errors import ConfigError
 from featstore.fitting.evaluate import Predictions
+from featstore.runs.calibration import DECISION
 from featstore.runs.run import Run
 from featstore.text import no_formula, number_text
 
@@ -28,7 +29,7 @@ class Prediction:
     score : float or None
         The class's probability or decision value; None if the classifier gives neither.
     score_kind : str
-        ``probability`` or ``decision value``.
+        ``probability``, calibrated; ``uncalibrated probability``; or ``decision value``.
     error : str or None
         Why the image can't be read.
     familiarity : float or None
@@ -73,7 +74,7 @@ class LabelsPrediction:
     scores : dict of str to float or None
         Probability or decision value of every class.
     score_kind : str
-        ``probability`` or ``decision value``.
+        ``probability``, calibrated; ``uncalibrated probability``; or ``decision value``.
     threshold : float
     error : str or None
         Why the image can't be read.
@@ -187,7 +188,7 @@ def maker(run: Run, threshold: float | None = None) -> Maker:
     """Return what makes the predictions of a run's task; `threshold` is of several classes."""
     if run.task == "multilabel":
         is_share = threshold is None or 0 <= threshold < 1
-        if run.record.score_kind == "probability" and not is_share:
+        if run.score_kind != DECISION and not is_share:
             raise ConfigError(
                 f"threshold is {threshold:g}; the scores of {run.run_id} are probabilities: give a "
                 "number from 0 to 1, such as 0.3."

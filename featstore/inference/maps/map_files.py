@@ -82,6 +82,7 @@ class Painter(ABC):
         self._familiarity, self._reject = familiarity, reject
         self._n_windows = mapped.n_windows
         self.n_unfamiliar = self.n_rejected = 0
+        self._calibrator = run.calibrator
 
     @abstractmethod
     def values(self, found: Predictions, kept: NDArray[np.bool_]) -> NDArray[Any]:
@@ -97,7 +98,9 @@ class Painter(ABC):
         top, part = 0, self._blank(0)
         for block in blocks:
             samples = Samples(block.X, slice(0, len(block.X)))
-            values = self._values(self._task.predict(self._model, samples), block.X)
+            values = self._values(
+                self._task.predict(self._model, samples, self._calibrator), block.X
+            )
             cells = self._cells(block.start, block.stop)
             while len(cells):
                 n_inside = int(np.searchsorted(cells, (top + part.shape[1]) * n_cols))
@@ -162,7 +165,7 @@ class ClassPainter(Painter):
         reject: float = 0.0,
     ) -> None:
         super().__init__(run, model, mapped, familiarity, reject)
-        self.descriptions = ["class", "probability (%)"][: 2 if probability else 1]
+        self.descriptions = ["class", f"{run.score_kind} (%)"][: 2 if probability else 1]
         self._n_own = len(self.descriptions)
         self.descriptions += [FAMILIARITY] * (familiarity is not None)
         self.dtype = "uint8" if len(run.class_names) <= MAX_BYTE_CLASSES else "uint16"

@@ -23,6 +23,7 @@ from featstore.inference.maps.read_scene import read_scene
 from featstore.inference.maps.stored_scene import find_stored_scene
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
+from featstore.runs.calibration import DECISION
 from featstore.runs.run import Run, open_run
 from featstore.store.feature_store import FeatureStore, open_store
 
@@ -57,6 +58,8 @@ class SceneMap:
         From the call to its end.
     windows_per_s : float
         Windows classified per second, writing included and opening run and scene left out.
+    calibration : str
+        Whether the probabilities are calibrated, and how, in words; empty without the second band.
     n_unfamiliar, n_rejected : int
         Windows whose familiarity is below 1 %, and below `reject`.
     """
@@ -78,6 +81,7 @@ class SceneMap:
     n_empty: int
     duration_s: float
     windows_per_s: float
+    calibration: str = ""
     n_unfamiliar: int = 0
     n_rejected: int = 0
 
@@ -198,7 +202,8 @@ def map_scene(
         Values that become black and white; by default those of the training images. Without any,
         bytes stay as they are, and 16-bit values give their high byte; other types need a range.
     probability : bool
-        Whether to write the probability of the class, in percent, as a second band.
+        Whether to write the probability of the class, in percent, as a second band. It is
+        calibrated if the run's probabilities are; the band's name and the file's tags say so.
     familiarity : bool
         Whether to write the familiarity of the windows, in percent, as the last band, and to hatch
         those below 1 % in the picture; see :func:`featstore.predict`.
@@ -245,10 +250,10 @@ def map_scene(
         raise ConfigError(f"reject is {reject:g}; it is a share, from 0 to 1, such as 0.05.")
     _check_run(run, probability=probability, colors=colors, vector=vector)
     model = run.load_model(trusted) if trusted else run.model
-    if probability and not hasattr(model, "predict_proba"):
+    if probability and run.score_kind == DECISION:
         raise ConfigError(
-            f"{run.clf} gives decision values, not probabilities. Map without --probability, or "
-            "fit a classifier with probabilities, such as logreg, lda or mlp."
+            f"{run.run_id} gives decision values, not probabilities. Map without --probability, or "
+            "fit it again without --no-calibrate."
         )
     given = read_colors(colors, run.class_names) if colors is not None else {}
     palette = class_colors(run.class_names, given)
@@ -286,7 +291,7 @@ def map_scene(
             else NumberPainter(run, model, mapped, known, reject)
         )
         grid, begun = mapped.grid, time.perf_counter()
-        targets.write(mapped, painter, blocks, palette, _tags(run, mapped))
+        targets.write(mapped, painter, blocks, palette, _tags(run, mapped, probability))
         mapped_s = time.perf_counter() - begun
     if isinstance(painter, NumberPainter):
         return NumberMap(
@@ -326,6 +331,7 @@ def map_scene(
         grid.n_cells - mapped.n_windows,
         round(time.perf_counter() - began, 3),
         round(mapped.n_windows / mapped_s, 2),
+        run.calibration_text if probability else "",
         painter.n_unfamiliar,
         painter.n_rejected,
     )
@@ -344,9 +350,10 @@ def _check_run(run: Run, **options: object) -> None:
         )
 
 
-def _tags(run: Run, mapped: MappedScene) -> dict[str, str]:
+def _tags(run: Run, mapped: MappedScene, probability: bool) -> dict[str, str]:
     """Return the metadata of a map's file."""
-    return {
+    how = {"FEATSTORE_PROBABILITY": run.calibration_text} if probability else {}
+    return how | {
         "FEATSTORE_RUN": run.run_id,
         "FEATSTORE_SCENE": mapped.path,
         "FEATSTORE_BANDS": ",".join(map(str, mapped.bands)),
