@@ -63,7 +63,7 @@ class NetworkExtractor:
         # A GPU computes while the next batch is read and copied; a CPU has nothing to spare.
         self.n_in_flight = BATCHES_IN_FLIGHT if device.type == "cuda" else 1
         self._model, self._weights, self._preprocess = model, weights, preprocess
-        self._precision, self._device, self._pool = precision, device, pool
+        self.precision, self._device, self._pool = precision, device, pool
         self._requested_batch_size, self._compile = batch_size, compile_
         self._batch_size = 0
         self._backbone: Backbone | None = None
@@ -115,17 +115,17 @@ class NetworkExtractor:
 
     def _open_chosen(self, layers: Sequence[Layer], n_images: int, progress: Progress) -> Plan:
         """Choose the engine and build the network with it."""
-        engine = compiling_engine(self._device, self._precision)
+        engine = compiling_engine(self._device, self.precision)
         plan = fixed_plan(self._compile, engine, n_images)
         try:
             if plan is None and engine is not None:
                 plan = choose_engine(
                     engine,
                     self._device,
-                    self._precision,
+                    self.precision,
                     n_images,
-                    self._cache_file(layers, "rates"),
-                    self._keeps(engine) and self._cache_file(layers, engine).exists(),
+                    self.cache_file(layers, "rates"),
+                    self._keeps(engine) and self.cache_file(layers, engine).exists(),
                     partial(self._measure, layers),
                 )
             assert plan is not None
@@ -157,19 +157,40 @@ class NetworkExtractor:
         rate = images_per_s(self._backbone, pixels, whole=True)
         return replace(rates, compiled=rate, setup_s=setup_s)
 
+    def least_cosine(self, layers: Sequence[Layer], batch: Batch) -> float:
+        """Return the least cosine of a batch's features with those in fp32, of all layers' rows."""
+        n = batch.stop - batch.start
+        rows = np.concatenate([positions for positions, _ in batch.groups])
+        pixels = self._preprocess(batch.groups, n, self._device)
+        found = []
+        for precision in (self.precision, "fp32"):
+            backbone = Backbone(
+                self._model,
+                self._weights,
+                layers,
+                self._preprocess,
+                self._pool,
+                precision,
+                self._device,
+                n,
+            )
+            found.append({name: value.cpu()[rows] for name, value in backbone(pixels).items()})
+        lower, full = found
+        return min(float(row_cosines(lower[name], full[name]).min()) for name in full)
+
     def _keeps(self, engine: str) -> bool:
         """Return whether the compiled network is kept; what a user's function does may change."""
         return engine == "openvino" and source_of(self._model) != "module"
 
-    def _cache_file(self, layers: Sequence[Layer], what: str) -> CacheFile:
-        """Return the file of the network's rates, or of the network as an engine compiled it."""
+    def cache_file(self, layers: Sequence[Layer], what: str) -> CacheFile:
+        """Return the file of something about the network with this extractor's settings."""
         facts = {
             "weights": self._weights.sha256,
             "n_classes": self._weights.n_classes,
             "preprocess": self._preprocess.to_dict(),
             "nodes": [layer.node for layer in layers],
             "pool": self._pool,
-            "precision": self._precision,
+            "precision": self.precision,
             "batch_size": self._batch_size,
             "device": describe_device(self._device),
             "processor": [machine()["processor"], torch.backends.cpu.get_cpu_capability()],
@@ -191,11 +212,11 @@ class NetworkExtractor:
                     layers,
                     self._preprocess,
                     self._pool,
-                    self._precision,
+                    self.precision,
                     self._device,
                     self._batch_size,
                     engine,
-                    self._cache_file(layers, engine) if self._keeps(engine) else None,
+                    self.cache_file(layers, engine) if self._keeps(engine) else None,
                 )
                 if self._device.type == "cuda":
                     self._probe()
@@ -241,3 +262,10 @@ class NetworkExtractor:
             return {name: copy[:n_rows].numpy() for name, copy in copies.items()}
 
         return finish
+
+
+def row_cosines(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Return the cosine of each row with the expected one, (n_samples,); 1 where both are zero."""
+    cosines = torch.nn.functional.cosine_similarity(found.double(), expected.double())
+    cosines[~found.any(dim=1) & ~expected.any(dim=1)] = 1.0
+    return cosines.nan_to_num(nan=-1.0)
