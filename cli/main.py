@@ -21,6 +21,7 @@ COMMANDS = {
     "fit": "Train and evaluate classifiers on stored features.",
     "predict": "Label new images with a trained classifier.",
     "map": "Map the classes of a whole scene.",
+    "export": "Write a trained classifier, with its network, as one ONNX file.",
     "neighbors": "Show the stored images that are most like others.",
     "curve": "Show how accuracy grows with the number of training images.",
     "compare": "Test whether one of two runs is better than the other.",

@@ -52,6 +52,10 @@ PROJECTIONS = ("pca", "umap")
 """Ways to draw features in two dimensions; the first is the default."""
 
 
+EXPORT_TARGETS = ("onnxruntime", "deepness")
+"""Programs for which a model is written; the first is the default."""
+
+
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 16, 4096
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from featstore.datasets.loader import Batch
 from featstore.errors import BackboneError, DeviceError
@@ -50,7 +51,7 @@ class NetworkExtractor:
         self.min_size: int | None = preprocess.resized_size * 4 // 3
         # A GPU computes while the next batch is read and copied; a CPU has nothing to spare.
         self.n_in_flight = BATCHES_IN_FLIGHT if device.type == "cuda" else 1
-        self._model, self._weights, self._preprocess = model, weights, preprocess
+        self._model, self._weights, self.preprocess = model, weights, preprocess
         self._precision, self._device, self._pool = precision, device, pool
         self._requested_batch_size, self._compile = batch_size, compile_
         self._batch_size = 0
@@ -63,7 +64,7 @@ class NetworkExtractor:
 
     def find(self, nodes: Sequence[str]) -> tuple[Layer, ...]:
         """Return the layers at the given nodes."""
-        return find_layers(self._model, nodes, self._preprocess.image_size, self._weights.n_classes)
+        return find_layers(self._model, nodes, self.preprocess.image_size, self._weights.n_classes)
 
     def use_threads(self, n_threads: int | None) -> int | None:
         """Set torch's threads; return their number on a CPU, where sums are split by it."""
@@ -90,7 +91,7 @@ class NetworkExtractor:
             self._batch_size = int(numerics["batch_size"])
             self._build(layers, str(numerics["engine"]))
             return dict(numerics)
-        chosen = default_batch_size(self._device, self._preprocess.image_size)
+        chosen = default_batch_size(self._device, self.preprocess.image_size)
         # A batch larger than the dataset would only be padded.
         self._batch_size = self._requested_batch_size or max(1, min(chosen, n_images))
         plan = self._plan(layers, n_images)
@@ -111,7 +112,7 @@ class NetworkExtractor:
         }
 
     def _plan(self, layers: Sequence[Layer], n_images: int) -> Plan:
-        size, n_classes = self._preprocess.image_size, self._weights.n_classes
+        size, n_classes = self.preprocess.image_size, self._weights.n_classes
         cost = cost_per_image(self._model, tuple(layers), size, n_classes)
         return choose_engine(self._compile, self._device, self._precision, cost, n_images)
 
@@ -123,7 +124,7 @@ class NetworkExtractor:
                     self._model,
                     self._weights,
                     layers,
-                    self._preprocess,
+                    self.preprocess,
                     self._pool,
                     self._precision,
                     self._device,
@@ -149,6 +150,20 @@ class NetworkExtractor:
         for finish in [self.begin(empty) for _ in range(self.n_in_flight)]:
             finish()
 
+    def as_module(self, layers: Sequence[Layer]) -> nn.Module:
+        """Return the network of the layers in fp32 on the CPU, from resized pixels to vectors."""
+        built = Backbone(
+            self._model,
+            self._weights,
+            layers,
+            self.preprocess,
+            self._pool,
+            "fp32",
+            torch.device("cpu"),
+            1,
+        )
+        return built.module
+
     def begin(self, batch: Batch) -> Callable[[], dict[str, np.ndarray]]:
         """Begin a batch; the function returned waits for its features, by layer.
 
@@ -157,7 +172,7 @@ class NetworkExtractor:
         backbone = self._backbone
         if backbone is None:
             raise RuntimeError("open() comes first")
-        pixels = self._preprocess(batch.groups, self._batch_size, self._device)
+        pixels = self.preprocess(batch.groups, self._batch_size, self._device)
         n_rows = batch.stop - batch.start
         if self._device.type == "cpu":
             return lambda: {n: t[:n_rows].numpy() for n, t in backbone(pixels).items()}
