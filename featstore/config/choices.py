@@ -48,7 +48,7 @@ METRICS = ("cosine", "euclidean")
 """Distances between features; the first is the default."""
 
 
-PROJECTIONS = ("pca", "umap")
+PROJECTIONS = ("pca", "tsne", "umap")
 """Ways to draw features in two dimensions; the first is the default."""
 
 
