@@ -24,6 +24,7 @@ COMMANDS = {
     "export": "Write a trained classifier, with its network, as one ONNX file.",
     "neighbors": "Show the stored images that are most like others.",
     "explore": "Explore images on a map of their features, in a browser.",
+    "suspects": "Find labels that are probably wrong, and near-copies across splits.",
     "curve": "Show how accuracy grows with the number of training images.",
     "compare": "Test whether one of two runs is better than the other.",
     "runs": "List, show, tag and remove runs.",
