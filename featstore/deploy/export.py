@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.pipeline import Pipeline
 
 from featstore.config import EXPORT_TARGETS
 from featstore.deploy.check import TOLERANCES, Expected, compare, run_file
@@ -21,17 +20,19 @@ from featstore.deploy.deepness import (
     scene_resolution_cm,
 )
 from featstore.deploy.encoders import Encoder, in_order, input_bands, open_encoders
-from featstore.deploy.onnx_classifiers import add_pipeline
+from featstore.deploy.onnx_classifiers import add_calibration, add_pipeline
 from featstore.deploy.onnx_graph import Graph
 from featstore.deploy.stored_images import Images, find_images
 from featstore.environment import __version__
 from featstore.errors import ExportError
+from featstore.fitting.evaluate import model_values
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.tasks import find_task
 from featstore.io.files import atomic_write
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
+from featstore.runs.calibration import DECISION
 from featstore.runs.run import Run, open_run
 from featstore.store.feature_store import FeatureStore, open_store
 
@@ -90,8 +91,9 @@ def export_run(
         The store of the run.
     target : str
         ``onnxruntime`` for a file that takes ``images``, (n, height, width, n_bands) uint8 of any
-        size, and gives ``class``, (n,) text, and ``probability`` or ``decision_value``,
-        (n, n_classes) float32; of several classes the latter alone, of numbers ``value``.
+        size, and gives ``class``, (n,) text, and ``probability`` (of runs without a calibration
+        ``uncalibrated_probability`` or ``decision_value``), (n, n_classes) float32; of several
+        classes the latter alone, of numbers ``value``.
         ``deepness`` for a file that QGIS' plugin Deepness reads.
     tile_size : int, optional
         Side of Deepness' tiles in pixels; by default that of the run's images.
@@ -200,8 +202,10 @@ def _build(run: Run, encoders: Sequence[Encoder], tile_size: int | None) -> Grap
         decisions = graph.add("Concat", graph.add("Neg", decisions), decisions, axis=1)
     # Ties of probabilities that are rounded to 1 are decided by the decision values.
     winners, scores = decisions or str(probabilities), probabilities or str(decisions)
+    if run.calibrator is not None:
+        scores = add_calibration(graph, found, run.calibrator, len(names))
     if tile_size is not None:
-        if found.probabilities is None:
+        if run.score_kind == DECISION:
             # Deepness compares with 0, and decision values may lie below.
             scores = graph.add("Softmax", scores, axis=1)
         add_map(graph, scores, len(names), tile_size)
@@ -214,7 +218,7 @@ def _build(run: Run, encoders: Sequence[Encoder], tile_size: int | None) -> Grap
 
 
 def _score_output(run: Run) -> str:
-    return run.record.score_kind.replace(" ", "_")
+    return run.score_kind.replace(" ", "_")
 
 
 def _predict(run: Run, encoders: Sequence[Encoder], images: Images) -> Expected:
@@ -224,20 +228,21 @@ def _predict(run: Run, encoders: Sequence[Encoder], images: Images) -> Expected:
         columns |= encoder.encode(images.pixels)
     X = np.concatenate([columns[i] for i in range(len(columns))], axis=1)
     task = find_task(run.task)
-    found = task.predict(run.model, Samples(X, np.arange(len(X))))
+    found = task.predict(run.model, Samples(X, np.arange(len(X))), run.calibrator)
     if run.task == "regression":
         return Expected(images.names, found.scores[:, np.newaxis], None)
     if run.task == "multilabel":
         return Expected(images.names, found.scores, None)
     labels = [run.class_names[label] for label in found.labels]
-    return Expected(images.names, _scores(run.model, X), labels)
+    return Expected(images.names, _scores(run, X), labels)
 
 
-def _scores(model: Pipeline, X: np.ndarray) -> np.ndarray:
+def _scores(run: Run, X: np.ndarray) -> np.ndarray:
     """Return the scores of all classes, (n_samples, n_classes)."""
-    if hasattr(model, "predict_proba"):
-        return np.asarray(model.predict_proba(X))
-    values = np.asarray(model.decision_function(X))
+    calibrator = run.calibrator
+    values = model_values(run.model, X, calibrator.scores if calibrator else run.score_kind)
+    if calibrator is not None:
+        return calibrator.apply(values)
     return values if values.ndim == 2 else np.stack([-values, values], axis=1)
 
 
@@ -266,7 +271,7 @@ def _check(
             raise ExportError("No file is written: the pixels of a tile have different scores.")
         at = corners[..., 0].argmax(axis=1)
         labels = [_names(run)[i] for i in at]
-        if run.record.score_kind == "probability":
+        if run.score_kind != DECISION:
             return compare(expected, corners[..., 0], labels, precision)
         z = np.exp(expected.scores - expected.scores.max(axis=1, keepdims=True))
         shares = replace(expected, scores=z / z.sum(axis=1, keepdims=True))
@@ -299,7 +304,8 @@ def _metadata(run: Run, bands: Sequence[str]) -> dict[str, str]:
         "task": run.task,
         "class_names": json.dumps(dict(enumerate(_names(run))), ensure_ascii=False),
         "target_name": record.target_name,
-        "score_kind": record.score_kind,
+        "score_kind": run.score_kind,
+        "calibration": run.calibration_text,
         "dataset": selection.title,
         "dataset_fingerprint": selection.fingerprint,
         "bands": ", ".join(bands),

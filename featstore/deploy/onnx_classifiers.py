@@ -21,6 +21,7 @@ from sklearn.svm import LinearSVC
 from featstore.deploy.onnx_graph import Graph
 from featstore.errors import ExportError
 from featstore.fitting.solvers.triplet import TripletClassifier
+from featstore.runs.calibration import DECISION, LOGIT, Calibrator
 from featstore.text import nbytes_text
 
 MAX_TRAINING_NBYTES = 500 * 2**20
@@ -58,6 +59,27 @@ def add_pipeline(graph: Graph, features: str, model: Pipeline) -> Scores:
         f"{'ridge and mlp' if is_regressor(clf) else known} can: fit one of them on the same "
         "features."
     )
+
+
+def add_calibration(graph: Graph, found: Scores, calibrator: Calibrator, n_classes: int) -> str:
+    """Append a calibration to a classifier's scores, and return probabilities (n, n_classes)."""
+    floor, one = graph.constant(calibrator.floor), graph.constant(1.0)
+    if calibrator.scores == DECISION:
+        scores = str(found.decisions)
+        if calibrator.kind == "temperature" and n_classes == 2:
+            halves = graph.constant([[-0.5, 0.5]])
+            scores = graph.add("MatMul", scores, halves)
+    else:
+        p = str(found.probabilities)
+        odds = graph.add("Add", p, floor)
+        if calibrator.scores == LOGIT:
+            odds = graph.add("Div", odds, graph.add("Add", graph.add("Sub", one, p), floor))
+        scores = graph.add("Log", odds)
+    if calibrator.kind == "temperature":
+        divided = graph.add("Div", scores, graph.constant(calibrator.temperature))
+        return graph.add("Softmax", divided, axis=1)
+    stretched = graph.add("Mul", scores, graph.constant(calibrator.slopes))
+    return graph.add("Sigmoid", graph.add("Add", stretched, graph.constant(calibrator.intercepts)))
 
 
 def _add_step(graph: Graph, X: str, step: Any) -> str:

@@ -93,10 +93,11 @@ def find_subject(
 
 def choose_rows(selection: Selection, limit: int) -> np.ndarray:
     """Return the rows that have features, or as many as `limit`, evenly spread."""
-    rows = np.flatnonzero(selection.valid)
+    rows: np.ndarray = np.flatnonzero(selection.valid)
     if len(rows) <= limit:
         return rows
-    return rows[np.linspace(0, len(rows) - 1, limit).astype(int)]
+    spread: np.ndarray = np.linspace(0, len(rows) - 1, limit).astype(int)
+    return np.asarray(rows[spread])
 
 
 def page_data(
@@ -198,7 +199,7 @@ def _predictions(
         "run_id": run.run_id,
         "name": run_text(facts.model, facts.weights, facts.layers, run.clf),
         "outcome": run.scoring.outcome(run.outline.summary, "test images"),
-        "score_kind": run.record.score_kind,
+        "score_kind": run.score_kind,
         "predicted": _packed(predicted, "<i2"),
         "scores": _packed(np.nan_to_num(scores), "<f4"),
     }

@@ -5,12 +5,14 @@ import pytest
 from conftest import blobs
 
 from featstore.deploy.check import run_file
-from featstore.deploy.onnx_classifiers import add_pipeline
+from featstore.deploy.onnx_classifiers import add_calibration, add_pipeline
 from featstore.deploy.onnx_graph import Graph
 from featstore.errors import ExportError
 from featstore.fitting.classifiers import CLASSIFIERS
+from featstore.fitting.evaluate import model_values
 from featstore.fitting.regressors import REGRESSORS
 from featstore.fitting.tasks.multilabel import Multilabel
+from featstore.runs.calibration import DECISION, LOG_PROBABILITY, LOGIT, Calibrator
 
 SMALL = {
     "nystroem-svm": {"n_components": 20},
@@ -79,6 +81,44 @@ def test_several_classes_have_a_score_each(name, tmp_path):
     Y = np.stack([y == 0, y > 1, y == y, y < 0], axis=1).astype(int)
     model = fitted(Multilabel.classifiers[name], X, Y, {})
     expect_same(outputs(model, X, tmp_path), model, X)
+
+
+def calibrator(kind, scores, n_classes, floor):
+    slopes, intercepts = np.linspace(0.5, 2, n_classes), np.linspace(-1, 1, n_classes)
+    return Calibrator(kind, scores, floor, 0.7, tuple(slopes), tuple(intercepts), "rows", 9)
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize(
+    ("name", "scores", "floor"), [("lda", DECISION, 0.0), ("knn", LOG_PROBABILITY, 0.1)]
+)
+def test_one_class_is_calibrated_by_a_temperature(name, scores, floor, n_classes, tmp_path):
+    X, y = blobs(80, 6, n_classes)
+    expect_calibrated(
+        fitted(CLASSIFIERS[name], X, y, {}), X, "temperature", scores, floor, tmp_path
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "scores", "floor"), [("ridge", DECISION, 0.0), ("mlp", LOGIT, 1e-7)]
+)
+def test_several_classes_are_calibrated_by_sigmoids(name, scores, floor, tmp_path):
+    X, y = blobs(80, 6)
+    Y = np.stack([y == 0, y > 1, y == 1], axis=1).astype(int)
+    model = fitted(Multilabel.classifiers[name], X, Y, {})
+    expect_calibrated(model, X, "sigmoid", scores, floor, tmp_path)
+
+
+def expect_calibrated(model, X, kind, scores, floor, folder):
+    """Check calibrated probabilities against the calibrator's own."""
+    values = model_values(model, X, scores)
+    n_classes = 2 if values.ndim == 1 else values.shape[1]
+    own = calibrator(kind, scores, n_classes, floor)
+    graph = Graph()
+    found = add_pipeline(graph, graph.input("X", "float32", ["n", X.shape[1]]), model)
+    graph.output(add_calibration(graph, found, own, n_classes), "p", "float32", ["n", "c"])
+    graph.write(folder / "model.onnx", "model", {})
+    assert run_file(folder / "model.onnx", [X])["p"] == pytest.approx(own.apply(values), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["ridge", "mlp"])
