@@ -22,6 +22,7 @@ COMMANDS = {
     "predict": "Label new images with a trained classifier.",
     "map": "Map the classes of a whole scene.",
     "neighbors": "Show the stored images that are most like others.",
+    "suspects": "Find labels that are probably wrong, and near-copies across splits.",
     "curve": "Show how accuracy grows with the number of training images.",
     "compare": "Test whether one of two runs is better than the other.",
     "runs": "List, show, tag and remove runs.",

@@ -299,6 +299,7 @@ def _command(selection: Selection, config: FitConfig, facets: Mapping[str, Any])
         ("--epochs", config.n_epochs),
         ("--split-seed", config.split_seed),
         ("--drop-leaks", config.drop_leaks or None),
+        ("--no-calibrate", None if config.calibrate else True),
         ("--clf-device", None if config.device == "cpu" else config.device),
         ("--intelex", config.intelex or None),
     ):
@@ -329,6 +330,9 @@ def _run_key(
     for vector in vectors:
         rows.update(np.ascontiguousarray(vector).tobytes())
     settings = config.to_dict()
+    if not kind.class_names(selection):
+        # It has no effect on numbers.
+        del settings["calibrate"]
     if not config.search:
         # Without a search they have no effect.
         settings = {k: v for k, v in settings.items() if k not in ("cv", "n_candidates", "grid")}

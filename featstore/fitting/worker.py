@@ -11,6 +11,7 @@ from sklearn.pipeline import Pipeline
 from featstore.config import FitConfig
 from featstore.environment import machine, now, versions
 from featstore.errors import RunError
+from featstore.fitting.calibration import calibrate
 from featstore.fitting.evaluate import check_features
 from featstore.fitting.measure import Clock, peak_memory
 from featstore.fitting.solvers import accelerators
@@ -114,14 +115,25 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
             model, X_train, y[split.train], config, validate if split.val is not None else None
         )
         clock.lap("fit")
+        calibrator, note = calibrate(
+            kind, selection, split, features, model, classifier, config, params, task.scratch
+        )
+        notes += [note] if note else []
+        clock.lap("calibrate")
         evaluation = kind.evaluate(
-            model, selection, split, features, predicts_slowly=classifier.predicts_slowly
+            model,
+            selection,
+            split,
+            features,
+            calibrator,
+            predicts_slowly=classifier.predicts_slowly,
         )
         clock.lap("evaluate")
 
     record = {
         **_record(task, kind, selection, split, trained, evaluation, notes),
         "params": params,
+        "calibration": None if calibrator is None else calibrator.to_dict(),
         "n_constant_features": n_constant,
         "source": classifier.identity().get("source"),
         "duration_s": clock.times,

@@ -85,17 +85,18 @@ def scale_rows(model: Pipeline, samples: Samples, name: str, scratch: Path) -> n
     return standardised(samples, len(samples), name, scratch)
 
 
-@contextmanager
-def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Make a folder for copies, delete it in the end, and sweep those of killed processes.
+def new_scratch(cache_dir: Path) -> Path:
+    """Return the path of a new folder for copies; absolute, as workers may have another folder."""
+    return cache_dir.absolute() / "scratch" / f"fit-{secrets.token_hex(6)}"
 
-    Its path is absolute: workers may have another current folder.
-    """
-    parent = parent.absolute()
-    parent.mkdir(parents=True, exist_ok=True)
-    sweep_temporary(parent, "fit-")
-    with temporary_folder(parent / f"fit-{secrets.token_hex(6)}") as folder:
-        yield folder
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[None]:
+    """Make a folder for copies, delete it in the end, and sweep those of killed processes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep_temporary(path.parent, "fit-")
+    with temporary_folder(path):
+        yield
 
 
 def own_scratch(scratch: str, cache_dir: Path) -> Path:

@@ -24,6 +24,7 @@ from featstore.fitting.splits import (
     draw_training_rows,
 )
 from featstore.fitting.tasks.base import Task
+from featstore.runs.calibration import DECISION, Calibrator, measure_reliability
 from featstore.store.format.matrix import TEXT
 from featstore.store.selection import Selection
 
@@ -98,9 +99,11 @@ class Classification(Task):
         """Return parameters with class weights by label, as scikit-learn takes them."""
         return with_label_weights(params, selection.class_names)
 
-    def predict(self, model: Pipeline, samples: Samples) -> Predictions:
+    def predict(
+        self, model: Pipeline, samples: Samples, calibrator: Calibrator | None = None
+    ) -> Predictions:
         """Predict classes with a fitted pipeline in blocks of rows."""
-        return predict_blocks(model, samples)
+        return predict_blocks(model, samples, calibrator)
 
     def score(self, y: np.ndarray, predicted: Predictions) -> float:
         """Return the accuracy."""
@@ -111,6 +114,12 @@ class Classification(Task):
     ) -> dict[str, Any]:
         """Return accuracies, kappa, the classes' scores and the confusion matrix."""
         return score(y, predicted.labels, selection.class_names)
+
+    def reliability(self, y: np.ndarray, predicted: Predictions) -> dict[str, Any] | None:
+        """Return how well the probabilities of the predicted classes hold."""
+        if predicted.score_kind == DECISION:
+            return None
+        return measure_reliability(predicted.scores, predicted.labels == y)
 
     def columns(
         self, y: np.ndarray, predicted: Predictions, selection: Selection

@@ -16,6 +16,7 @@ from featstore.fitting.regressors import REGRESSORS
 from featstore.fitting.solvers.blocks import Samples, one_thread
 from featstore.fitting.tasks.base import map_blocks
 from featstore.fitting.tasks.targets import TargetTask, targets_of
+from featstore.runs.calibration import Calibrator
 from featstore.runs.scoring.influence import mae, r2, rmse
 from featstore.store.selection import Selection
 from featstore.text import number_text
@@ -70,7 +71,9 @@ class Regression(TargetTask):
         """Return no counts: there are no classes."""
         return []
 
-    def predict(self, model: Pipeline, samples: Samples) -> Predictions:
+    def predict(
+        self, model: Pipeline, samples: Samples, calibrator: Calibrator | None = None
+    ) -> Predictions:
         """Predict numbers with a fitted pipeline in blocks of rows."""
         clf = model.steps[-1][1]
         # kernel-ridge compares each row with all training rows.

@@ -13,7 +13,7 @@ from featstore.config import CLASSIFIER_NAMES
 from featstore.runs.scoring.influence import Estimate
 from featstore.runs.significance import Z
 from featstore.store.format.run_schema import RunRecord
-from featstore.store.format.run_scores import SCORES
+from featstore.store.format.run_scores import SCORES, MultilabelScores, Scores
 from featstore.text import percent
 
 if TYPE_CHECKING:
@@ -55,6 +55,17 @@ class Column:
         deviation = line.get(f"{self.key}_deviation")
         spread = "" if deviation is None else f" ± {self.text(deviation)}"
         return f"{self.text(line[self.key])}{spread}"
+
+
+ECE = Column(
+    "ece",
+    "ECE",
+    "ECE",
+    "ECE: expected calibration error, the mean gap between probabilities and how often they are "
+    "right.",
+    is_optional=True,
+)
+"""How well a run's probabilities hold."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +198,11 @@ class Scoring(ABC):
 
     def drawings(self, run: Run) -> dict[str, Callable[[], Figure]]:
         """Return what draws the pictures of a run's folder, by file."""
-        return {}
+        if (reliability := getattr(run.metrics.test, "reliability", None)) is None:
+            return {}
+        from featstore.runs.charts import draw_reliability
+
+        return {"reliability.png": lambda: draw_reliability(reliability, run.score_kind)}
 
     def estimate(self, rows: Mapping[str, np.ndarray]) -> Estimate | None:
         """Return the ranking score of rows of ``predictions.csv``, with each row's influence.
@@ -204,3 +219,8 @@ class Scoring(ABC):
 def split_text(line: Line) -> str:
     """Return how the rows are divided, for the title of a table; empty where that is unknown."""
     return f", {line['split']}" if line["split"] else ""
+
+
+def ece_of(scores: Scores | MultilabelScores) -> float | None:
+    """Return the expected calibration error of test rows; None without probabilities."""
+    return None if scores.reliability is None else scores.reliability.ece

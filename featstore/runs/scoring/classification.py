@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from featstore.runs.scoring.base import ClassTable, Column, Line, Scoring, Wrong, split_text
+from featstore.runs.scoring.base import (
+    ECE,
+    ClassTable,
+    Column,
+    Line,
+    Scoring,
+    Wrong,
+    ece_of,
+    split_text,
+)
 from featstore.runs.significance import accuracy_interval
 from featstore.store.format.run_schema import RunRecord
 from featstore.store.format.run_scores import Metrics
@@ -61,9 +70,10 @@ class Classification(Scoring):
             "majority",
             "Majority: accuracy of always naming the most frequent class.",
         ),
+        ECE,
     )
     terminal = ("accuracy", "average_accuracy", "kappa", "train_accuracy", "cv_accuracy")
-    means = ("accuracy", "average_accuracy", "train_accuracy", "kappa", "cv_accuracy")
+    means = ("accuracy", "average_accuracy", "train_accuracy", "kappa", "cv_accuracy", "ece")
     deviations = ("accuracy", "average_accuracy")
 
     def score_text(self, line: Line) -> str:
@@ -84,6 +94,7 @@ class Classification(Scoring):
             "kappa": test.kappa,
             "majority_accuracy": test.majority_accuracy,
             "train_accuracy": metrics.train.accuracy,
+            "ece": ece_of(test),
         }
 
     def rows_text(self, line: Line) -> str:
@@ -147,11 +158,12 @@ class Classification(Scoring):
         ]
 
     def drawings(self, run: Run) -> dict[str, Callable[[], Figure]]:
-        """Return what draws the confusion matrix."""
+        """Return what draws the confusion matrix, and how well probabilities hold."""
         from featstore.runs.charts import draw_confusion
 
         confusion = cast(Metrics, run.metrics).test.confusion
-        return {"confusion.png": lambda: draw_confusion(confusion, run.class_names)}
+        matrix = {"confusion.png": lambda: draw_confusion(confusion, run.class_names)}
+        return matrix | super().drawings(run)
 
 
 def with_counts(per_class: Any, record: RunRecord) -> list[dict[str, Any]]:

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from featstore.runs.scoring.base import ClassTable, Column, Line, Scoring, Wrong, split_text
+from featstore.runs.scoring.base import (
+    ECE,
+    ClassTable,
+    Column,
+    Line,
+    Scoring,
+    Wrong,
+    ece_of,
+    split_text,
+)
 from featstore.runs.scoring.classification import with_counts
 from featstore.runs.scoring.influence import Estimate, mean_average_precision
 from featstore.store.format.run_schema import RunRecord
@@ -50,9 +59,10 @@ class Multilabel(Scoring):
         ),
         Column("train_map", "train", "training", "Training: mAP of the training images."),
         Column("chance_map", "chance", "chance", "Chance: mAP of scores drawn at random."),
+        ECE,
     )
     terminal = ("map", "micro_f1", "macro_f1", "subset_accuracy", "train_map", "cv_map")
-    means = ("map", "micro_f1", "macro_f1", "subset_accuracy", "train_map", "cv_map")
+    means = ("map", "micro_f1", "macro_f1", "subset_accuracy", "train_map", "cv_map", "ece")
     deviations = ("map",)
 
     def summary(self, record: RunRecord) -> dict[str, Any]:
@@ -61,7 +71,8 @@ class Multilabel(Scoring):
         names = ("map", "chance_map", "micro_f1", "macro_f1", "subset_accuracy", "n_unscored")
         own = {name: getattr(metrics.test, name) for name in names}
         interval = list(metrics.test.map_interval)
-        return own | {"map_interval": interval, "train_map": metrics.train.map}
+        own |= {"map_interval": interval, "train_map": metrics.train.map}
+        return own | {"ece": ece_of(metrics.test)}
 
     def rows_text(self, line: Line) -> str:
         """Return what a table's title says of the rows and the scores' units."""

@@ -13,6 +13,30 @@ MAX_DENSE_CLASSES = 100
 """Largest number of classes for which a confusion matrix counts every pair."""
 
 
+class ReliabilityBin(RecordPart):
+    """The predictions of similar probability."""
+
+    n_samples: Count
+    probability: Fraction
+    share: Fraction
+
+
+class Reliability(RecordPart):
+    """How well probabilities hold on the test rows.
+
+    Parameters
+    ----------
+    ece : float
+        Expected calibration error, a fraction, over 15 bins of equal width: Naeini et al. 2015
+        (AAAI, 2901-2907), Guo et al. 2017 (arXiv:1706.04599).
+    bins : tuple of ReliabilityBin
+        ``n_samples``, mean ``probability`` and ``share`` of right ones of each bin that has any.
+    """
+
+    ece: Fraction
+    bins: Items[ReliabilityBin]
+
+
 class ClassScores(RecordPart):
     """The scores of one class."""
 
@@ -42,6 +66,9 @@ class Scores(RecordPart):
     confusion : tuple of tuple of int
         Counts; rows are true classes. With more than 100 classes, ``(true, predicted, count)`` of
         each pair of classes that occurs.
+    reliability : Reliability or None
+        Of the probabilities of the predicted classes; None without probabilities, and for
+        validation rows.
     """
 
     n_samples: Count
@@ -51,6 +78,7 @@ class Scores(RecordPart):
     majority_accuracy: Fraction
     per_class: Items[ClassScores]
     confusion: Items[Items[Count]]
+    reliability: Reliability | None = None
 
 
 class TrainScores(RecordPart):
@@ -115,6 +143,8 @@ class MultilabelScores(RecordPart):
         Number of classes without images, which the means leave out.
     per_class : tuple of LabelScores
         ``name``, ``average_precision``, ``precision``, ``recall``, ``f1``, ``support`` of each.
+    reliability : Reliability or None
+        Of the probabilities of all pairs of an image and a class; None as of :class:`Scores`.
     """
 
     n_samples: Count
@@ -127,6 +157,7 @@ class MultilabelScores(RecordPart):
     threshold: Real
     n_unscored: Count
     per_class: Items[LabelScores]
+    reliability: Reliability | None = None
 
 
 class MultilabelTrainScores(RecordPart):
