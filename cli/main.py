@@ -23,7 +23,7 @@ COMMANDS = {
     "map": "Map the classes of a whole scene.",
     "export": "Write a trained classifier, with its network, as one ONNX file.",
     "neighbors": "Show the stored images that are most like others.",
-    "suspects": "Find labels that are probably wrong, and near-copies across splits.",
+    "suspects": "Find labels that look wrong, and near-copies across splits.",
     "explore": "Explore images on a map of their features, in a browser.",
     "curve": "Show how accuracy grows with the number of training images.",
     "compare": "Test whether one of two runs is better than the other.",
