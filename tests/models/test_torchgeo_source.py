@@ -50,8 +50,9 @@ WEIGHTS = [
 
 
 @pytest.fixture
-def torchgeo(monkeypatch):
+def torchgeo(monkeypatch, tmp_path):
     """Put a module of torchgeo's interface, with one tiny network, into its place."""
+    monkeypatch.setenv("FEATSTORE_CACHE", str(tmp_path / "cache of networks"))
     package, models = ModuleType("torchgeo"), ModuleType("torchgeo.models")
     package.models, package.__spec__ = models, SimpleNamespace(origin="")
     models.list_models = lambda: ["resnet18", "croma_base"]
