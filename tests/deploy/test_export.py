@@ -79,7 +79,7 @@ def test_the_page_s_program_needs_neither_featstore_nor_pytorch(exported, sample
         cwd=exported.path.parent,
     )
     *lines, modules = done.stdout.splitlines()
-    assert modules == "set()", done.stderr
+    assert (modules, done.stderr) == ("set()", "")
     expected = predict(run, paths, store=store, device="cpu")
     assert lines == [f"{p.path} {p.label} {p.score:.3f}" for p in expected]
 
