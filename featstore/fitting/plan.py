@@ -25,6 +25,7 @@ from featstore.fitting.protocols import (
 )
 from featstore.fitting.results import Fit
 from featstore.fitting.search import Search, candidates
+from featstore.fitting.solvers import batches
 from featstore.fitting.solvers.epochs import trains_by_epochs
 from featstore.fitting.splits import Split, n_rows, refuse_trained, row_numbers
 from featstore.fitting.tasks import Task, find_task
@@ -221,7 +222,9 @@ def plan_fit(selection: Selection, config: FitConfig, options: PlanOptions) -> P
         if config.search:
             found = candidates(classifier, config, selection.n_features, n_train)
             planned.search, planned.notice = _search(kind, selection, config, split, found)
-        key = _run_key(kind, selection, config, params, found)
+        # With many rows, training by epochs is of another version.
+        is_large = classifier.by_epochs and n_train > batches.MANY_ROWS
+        key = _run_key(kind, selection, config, params, found, SOLVERS + is_large)
         run_id = make_run_id(selection.describe(), config.clf, key)
         planned.task = replace(task, key=key, run_id=run_id)
         n_test, n_outputs = n_rows(split.test), kind.n_outputs(selection)
@@ -339,6 +342,7 @@ def _run_key(
     config: FitConfig,
     params: Mapping[str, Any],
     found: Sequence[dict[str, Any]],
+    solvers: int,
 ) -> str:
     """Return the content key of the run: the digest of all that its result depends on."""
     vectors = [kind.y(selection), selection.splits, selection.valid]
@@ -378,6 +382,6 @@ def _run_key(
             "candidates": list(found),
             "own": kind.classifier_of(config).identity(),
             "scikit-learn": versions()["scikit-learn"],
-            "solvers": SOLVERS,
+            "solvers": solvers,
         }
     )
