@@ -314,7 +314,7 @@ def _curve(
         selection.layers,
         config.clf,
         planned.n_test,
-        find_task(selection.task).find_classifier(config.clf).params(dict(config.params)),
+        find_task(selection.task).classifier_of(config).params(dict(config.params)),
         tuple(Point(n, *zip(*scores[n], strict=True)) for n in sorted(scores)),
         selection.task,
         selection.split_text(is_drawn=config.split_seed is not None),
