@@ -114,7 +114,7 @@ def estimate(
     size, clf = n * p, unwrapped(steps["clf"])
     # Of several classes, each has a classifier of its own.
     n_models = 1 if clf is steps["clf"] else n_outputs
-    n_fits = n_candidates * config.cv * (config.cv - 1) / config.cv
+    n_fits = float(n_candidates * max(1, config.n_folds - 1))
     duration_s, nbytes = 0.0, FIXED_NBYTES
     if "map" in steps:
         n_components = min(n, steps["map"].n_components)
@@ -157,7 +157,7 @@ def estimate(
         duration_s += TRIPLET_S * clf.n_iter
         nbytes += 4 * (rows * triplet.N_INPUTS + n * clf.n_components)
         nbytes += 4 * p * min(n, triplet.MAX_ROWS) + 12 * min(n, p) ** 2
-    elif config.clf == "knn":
+    elif config.clf in ("knn", "similarity-knn"):
         nbytes += 4 * size if classifier.scaled else 0
     else:
         # LinearSVC's own solver also keeps (index, value) pairs of 16 bytes.

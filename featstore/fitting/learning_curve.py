@@ -253,7 +253,7 @@ def _plan(
     refuse_trained(selection, row_numbers(split.train), KNOWN_ROWS)
     n_train, n_test = n_rows(split.train), n_rows(split.test)
     shape = cost.Shape(n_train, n_test, selection.n_features, kind.n_outputs(selection))
-    classifier = kind.find_classifier(config.clf)
+    classifier = kind.classifier_of(config)
     params = classifier.params(dict(config.params), n_train)
     kind.with_class_weights(params, selection)
     whole = cost.estimate(classifier, config, params, shape)
@@ -314,7 +314,7 @@ def _curve(
         selection.layers,
         config.clf,
         planned.n_test,
-        find_task(selection.task).find_classifier(config.clf).params(dict(config.params)),
+        find_task(selection.task).classifier_of(config).params(dict(config.params)),
         tuple(Point(n, *zip(*scores[n], strict=True)) for n in sorted(scores)),
         selection.task,
         selection.split_text(is_drawn=config.split_seed is not None),
@@ -330,7 +330,7 @@ def _train_task(task: _Task) -> tuple[float, float]:
     rows = row_numbers(split.train)
     if task.n_train < len(rows):
         rows = kind.draw_part(selection, rows, task.n_train, config.seed, whole_groups=True)
-    classifier = kind.find_classifier(config.clf)
+    classifier = kind.classifier_of(config)
     params = classifier.params(dict(config.params), len(rows))
     model = classifier.pipeline(kind.with_class_weights(params, selection), config.seed)
     samples = Samples(X, rows)

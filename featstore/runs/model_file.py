@@ -20,6 +20,7 @@ TRUSTED_TYPES = (
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.multiclass._ConstantPredictor",
     "featstore.fitting.solvers.dbn.DeepBeliefNetwork",
+    "featstore.fitting.solvers.similarity.SimilarityNeighbors",
     "featstore.fitting.solvers.triplet.TripletClassifier",
 )
 """Further types, beside those that skops trusts, that a model may hold."""
