@@ -9,7 +9,7 @@ import numpy as np
 
 from featstore.config import REGRESSOR_NAMES
 from featstore.runs.scoring import influence
-from featstore.runs.scoring.base import Column, Line, Scoring, Wrong, split_text
+from featstore.runs.scoring.base import Column, Line, Scoring, Wrong, drawn_by, split_text
 from featstore.store.format.run_schema import RunRecord
 from featstore.store.format.run_scores import RegressionMetrics
 from featstore.text import NONE, number_text
@@ -125,9 +125,7 @@ class Regression(Scoring):
 
     def drawings(self, run: Run) -> dict[str, Callable[[], Figure]]:
         """Return what draws predicted against true numbers."""
-        from featstore.runs.charts import draw_predicted
-
-        return {"predicted.png": lambda: draw_predicted(run)}
+        return {"predicted.png": drawn_by("draw_predicted", run)}
 
 
 def _interval_text(interval: Any, text: Callable[[float], str]) -> str:
