@@ -28,11 +28,12 @@ from bench_extract import compare, summary_by_model
 from bench_memory import run_extract, write_file
 from jobs import Job
 from results import save, table
+from torch.utils.flop_counter import FlopCounterMode
 from turns import Turn, in_fresh_process
 
 from featstore.cli import console
 from featstore.models.devices import describe_device, resolve_device
-from featstore.models.networks import cost_per_image, find_layers
+from featstore.models.torchvision_source import build_network
 
 MODELS = "resnet50,alexnet,googlenet,vgg19"
 WHOLE_MODEL = "resnet50"
@@ -96,7 +97,11 @@ def expected_s(job: Job, turns: list[Turn], repeats: int) -> float:
 
 def flops(model: str, image_size: int) -> float:
     """Return the floating-point operations that an image costs."""
-    return cost_per_image(model, find_layers(model, (), image_size), image_size).flops
+    with torch.device("meta"):
+        network = build_network(model, image_size)
+        with FlopCounterMode(display=False) as counter:
+            network(torch.empty(2, 3, image_size, image_size))
+    return counter.get_total_flops() / 2
 
 
 @click.command()

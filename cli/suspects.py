@@ -77,7 +77,7 @@ def command(
     store: str,
     as_json: bool,
 ) -> None:
-    """Find images of RUN whose label is probably wrong, and near-copies of its training images.
+    """Find images of RUN whose label looks wrong, and near-copies of its training images.
 
     The classifier of RUN is fitted again without each part of the images and judges their labels.
     Nothing is changed: look at the contact sheet, move what is wrong, and extract again. A test

@@ -6,6 +6,7 @@ import functools
 import io
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,10 @@ from typing import Any
 # Several pytest workers with a thread for each core would wait for each other.
 for _name in ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR"):
     os.environ.setdefault(f"{_name}_NUM_THREADS", "1")
+
+# What earlier tests found out about networks is not what these tests find out.
+_cache = tempfile.TemporaryDirectory(prefix="featstore-tests-")
+os.environ["FEATSTORE_CACHE"] = _cache.name
 
 import numpy as np
 import pytest

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sklearn.pipeline import Pipeline
 
 from featstore.config import FitConfig
@@ -148,6 +149,11 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
     return FittedRun(str(run.path), run.record.duration_s == clock.times, notice)
 
 
+def _n_groups(selection: Selection, split: Split) -> int:
+    """Return the number of groups of the test rows; 0 without groups."""
+    return 0 if selection.groups is None else len(np.unique(selection.groups[split.test]))
+
+
 def _record(
     task: FitTask,
     kind: Task,
@@ -181,6 +187,7 @@ def _record(
             "n_train_of_class": kind.n_of_class(kind.y(selection)[split.train], len(class_names)),
             "split": selection.split_text(is_drawn=task.config.split_seed is not None),
             "n_cut_groups": split.n_cut_groups,
+            "n_test_groups": _n_groups(selection, split),
         },
         "metrics": evaluation.metrics,
         "score_kind": evaluation.score_kind,

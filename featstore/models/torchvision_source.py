@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torchvision.models
 from torch import Tensor, nn
 
 from featstore.errors import WeightsError
@@ -17,6 +16,7 @@ from featstore.models.checkpoints import head_width
 from featstore.models.layer_names import FEATURE_LAYERS, NOTES, other_names, paper_layers
 from featstore.models.names import NETWORK_NAMES, check_model
 from featstore.models.network import Network, seeded
+from featstore.models.torchvision_import import torchvision
 from featstore.models.weights import (
     RESNET50_V1_SHA256,
     Weights,

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
-from scipy.special import expit, softmax
 
 N_BINS = 15
 """Bins of the expected calibration error, as in Guo et al. 2017 (arXiv:1706.04599)."""
@@ -76,6 +75,9 @@ class Calibrator:
         ndarray of shape (n_samples, n_classes), float64
             The largest is that of the class with the largest score.
         """
+        # Lists of runs load this module, and scipy takes longer than they do.
+        from scipy.special import expit, softmax
+
         scores = score_values(values, self.scores, self.floor)
         if self.kind == "temperature":
             probabilities: np.ndarray = softmax(scores / self.temperature, axis=1)

@@ -151,6 +151,7 @@ def _summary(record: RunRecord) -> dict[str, Any]:
         "split": rows.split,
         "cv": record.search.cv if record.search else None,
         "n_cut_groups": rows.n_cut_groups,
+        "n_test_groups": rows.n_test_groups,
         "n_train_of_class": list(rows.n_train_of_class),
         "seed": record.fit.seed,
         "split_seed": record.fit.split_seed,

@@ -77,7 +77,7 @@ def test_a_cpus_threads_are_the_workers_or_those_of_the_pass(extracted, tmp_path
     assert worker.describe_device(context)["device_name"] == "cpu (1 threads)"
     numerics, lines = worker.choose_numerics(context, ["fc"], 27)
     assert numerics == {"device": "cpu", "engine": "eager", "batch_size": 4, "n_threads": 1}
-    assert lines[0].startswith("Not compiling: ")
+    assert lines[0].startswith("Computing with PyTorch: ")
     (state,) = worker._states
     state.prepare({**numerics, "nodes": ["fc"], "n_threads": 2})
     assert torch.get_num_threads() == 2

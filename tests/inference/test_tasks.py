@@ -143,7 +143,7 @@ def test_the_command_line_shows_several_classes(world, capsys):
     assert "% of 20 test images (95 % interval" in out.out
     assert "AP  precision  recall" in out.out
     code, out = run_command(world, capsys, "fit", "--dataset", "tags", "--clf", "logreg,ridge")
-    assert "mAP  micro F1  macro F1  all right" in out.out
+    assert "mAP  95 % interval  micro F1  macro F1  all right" in out.out
     code, out = run_command(world, capsys, "fit", "--dataset", "tags", "--json")
     assert {"map", "micro_f1", "macro_f1", "cv_map"} <= set(json.loads(out.out)["runs"][0])
 

@@ -156,9 +156,13 @@ class Task(ABC):
 
     @abstractmethod
     def test_scores(
-        self, y: np.ndarray, predicted: Predictions, selection: Selection
+        self,
+        y: np.ndarray,
+        predicted: Predictions,
+        selection: Selection,
+        groups: np.ndarray | None,
     ) -> dict[str, Any]:
-        """Return all scores of rows that were not trained on."""
+        """Return all scores of rows that were not trained on; intervals take groups as units."""
 
     def reliability(self, y: np.ndarray, predicted: Predictions) -> dict[str, Any] | None:
         """Return how well probabilities hold, see :func:`.measure_reliability`; None of others."""
@@ -204,13 +208,15 @@ class Task(ABC):
                 continue
             predicted = self.predict(model, features[use], calibrator)
             score_kind = predicted.score_kind
-            metrics[use] = self.test_scores(y[rows], predicted, selection)
+            groups = None if selection.groups is None else selection.groups[rows]
+            metrics[use] = self.test_scores(y[rows], predicted, selection, groups)
             if use == "test" and (found := self.reliability(y[rows], predicted)) is not None:
                 metrics[use]["reliability"] = found
             own = {
                 "sample_id": selection.sample_ids[rows],
                 "split": np.full(n_rows(rows), split.test_split if use == "test" else use),
                 **self.columns(y[rows], predicted, selection),
+                **({} if groups is None else {"group": groups.astype(str)}),
             }
             for name, column in own.items():
                 columns.setdefault(name, []).append(column)

@@ -24,6 +24,7 @@ from featstore.fitting.splits import (
     draw_training_rows,
 )
 from featstore.fitting.tasks.base import Task
+from featstore.runs.bootstrap import class_intervals
 from featstore.runs.calibration import DECISION, Calibrator, measure_reliability
 from featstore.store.format.matrix import TEXT
 from featstore.store.selection import Selection
@@ -110,10 +111,16 @@ class Classification(Task):
         return float(np.mean(predicted.labels == y))
 
     def test_scores(
-        self, y: np.ndarray, predicted: Predictions, selection: Selection
+        self,
+        y: np.ndarray,
+        predicted: Predictions,
+        selection: Selection,
+        groups: np.ndarray | None,
     ) -> dict[str, Any]:
-        """Return accuracies, kappa, the classes' scores and the confusion matrix."""
-        return score(y, predicted.labels, selection.class_names)
+        """Return accuracies and kappa with intervals, the classes' scores and the confusion."""
+        names = selection.class_names
+        intervals = class_intervals(y, predicted.labels, len(names), groups)
+        return score(y, predicted.labels, names) | {"bootstrap": intervals}
 
     def reliability(self, y: np.ndarray, predicted: Predictions) -> dict[str, Any] | None:
         """Return how well the probabilities of the predicted classes hold."""

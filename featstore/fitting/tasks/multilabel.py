@@ -121,11 +121,15 @@ class Multilabel(TargetTask):
         return mean_average_precision(y, predicted.scores).value
 
     def test_scores(
-        self, y: np.ndarray, predicted: Predictions, selection: Selection
+        self,
+        y: np.ndarray,
+        predicted: Predictions,
+        selection: Selection,
+        groups: np.ndarray | None,
     ) -> dict[str, Any]:
         """Return mAP, F1, subset accuracy and the classes' scores."""
         threshold = THRESHOLDS[predicted.score_kind]
-        return score_labels(y, predicted.scores, self.class_names(selection), threshold)
+        return score_labels(y, predicted.scores, self.class_names(selection), threshold, groups)
 
     def reliability(self, y: np.ndarray, predicted: Predictions) -> dict[str, Any] | None:
         """Return how well the probabilities of all pairs of an image and a class hold."""
@@ -161,7 +165,11 @@ class Multilabel(TargetTask):
 
 
 def score_labels(
-    y: np.ndarray, scores: np.ndarray, class_names: Sequence[str], threshold: float
+    y: np.ndarray,
+    scores: np.ndarray,
+    class_names: Sequence[str],
+    threshold: float,
+    groups: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Score several classes of each image.
 
@@ -175,6 +183,8 @@ def score_labels(
         Names of the columns.
     threshold : float
         Score above which a row has a class, for all but average precision.
+    groups : ndarray of shape (n_samples,), optional
+        Groups of rows, which the interval takes as its units.
 
     Returns
     -------
@@ -196,7 +206,7 @@ def score_labels(
         y, predicted, average=None, zero_division=0.0
     )
     values, _ = average_precisions(y, scores)
-    estimate = mean_average_precision(y, scores)
+    estimate = mean_average_precision(y, scores).by_group(groups)
     present = support > 0
     return {
         "n_samples": len(y),

@@ -15,6 +15,7 @@ from featstore.runs.scoring.base import (
     Scoring,
     Wrong,
     ece_of,
+    interval_column,
     split_text,
 )
 from featstore.runs.scoring.classification import with_counts
@@ -42,6 +43,7 @@ class Multilabel(Scoring):
     score_axis = "test mAP (%); orange: scores drawn at random"
     columns = (
         Column("map", "mAP", "mAP"),
+        interval_column("map", percent),
         Column(
             "cv_map",
             "cv",
@@ -61,7 +63,15 @@ class Multilabel(Scoring):
         Column("chance_map", "chance", "chance", "Chance: mAP of scores drawn at random."),
         ECE,
     )
-    terminal = ("map", "micro_f1", "macro_f1", "subset_accuracy", "train_map", "cv_map")
+    terminal = (
+        "map",
+        "map_interval",
+        "micro_f1",
+        "macro_f1",
+        "subset_accuracy",
+        "train_map",
+        "cv_map",
+    )
     means = ("map", "micro_f1", "macro_f1", "subset_accuracy", "train_map", "cv_map", "ece")
     deviations = ("map",)
 
@@ -104,8 +114,8 @@ class Multilabel(Scoring):
         unscored = f"; {n} class{'es have' if n > 1 else ' has'} no test image" if n else ""
         return {
             "mAP": f"{percent(test.map)} % of {test.n_samples:,} test images (95 % interval "
-            f"{percent(low)} to {percent(high)}), {percent(metrics.train.map)} % of the training "
-            f"images{unscored}",
+            f"{percent(low)} to {percent(high)}{self.units_text(record)}), "
+            f"{percent(metrics.train.map)} % of the training images{unscored}",
             "F1": f"micro {percent(test.micro_f1)} %, macro {percent(test.macro_f1)} %, at a "
             f"{record.score_kind} of {test.threshold:g}",
             "all right": f"{percent(test.subset_accuracy)} % of the images",
@@ -152,7 +162,8 @@ class Multilabel(Scoring):
 
     def estimate(self, rows: Mapping[str, np.ndarray]) -> Estimate:
         """Return the mean average precision of rows of ``predictions.csv``."""
-        return mean_average_precision(self.truth(rows), _columns(rows, SCORE))
+        found = mean_average_precision(self.truth(rows), _columns(rows, SCORE))
+        return found.by_group(rows.get("group"))
 
 
 def _columns(rows: Mapping[str, np.ndarray], beginning: str) -> np.ndarray:

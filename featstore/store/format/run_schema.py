@@ -108,6 +108,7 @@ class RowCounts(RecordPart):
     n_train_of_class: Items[Count]
     split: Text = ""
     n_cut_groups: Count = 0
+    n_test_groups: Count = 0
 
 
 class CalibrationInfo(RecordPart):
@@ -171,7 +172,8 @@ class RunRecord(Record):
     rows : RowCounts
         ``n_train``, ``n_test``, ``n_val``, ``test_split``, ``n_masked``, ``n_unlabelled``,
         ``n_leaked``, ``n_dropped``, ``n_train_of_class``, ``split`` (how the rows were divided,
-        for people), ``n_cut_groups`` (groups with rows to train on and rows to test with).
+        for people), ``n_cut_groups`` (groups with rows to train on and rows to test with),
+        ``n_test_groups`` (groups of test rows, which intervals take as the units).
     n_constant_features : int
     metrics : Metrics, MultilabelMetrics or RegressionMetrics
     score_kind : str

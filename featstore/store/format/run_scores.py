@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
@@ -35,6 +35,30 @@ class Reliability(RecordPart):
 
     ece: Fraction
     bins: Items[ReliabilityBin]
+
+
+Interval = Annotated[Items[Real], Field(min_length=2, max_length=2)]
+
+
+class Bootstrap(RecordPart):
+    """The 95 % intervals of test scores, from drawing the test rows again.
+
+    Parameters
+    ----------
+    n_draws, seed : int
+    unit : str
+        ``image``, or ``group`` where the test images have groups, which are drawn whole.
+    n_units : int
+        Number of test images, or of groups.
+    intervals : dict
+        Two fractions by score; None for a kappa that a draw leaves undefined.
+    """
+
+    n_draws: Count
+    seed: Count
+    unit: Literal["image", "group"]
+    n_units: Count
+    intervals: dict[Literal["accuracy", "average_accuracy", "kappa"], Interval | None]
 
 
 class ClassScores(RecordPart):
@@ -69,6 +93,8 @@ class Scores(RecordPart):
     reliability : Reliability or None
         Of the probabilities of the predicted classes; None without probabilities, and for
         validation rows.
+    bootstrap : Bootstrap or None
+        The 95 % intervals; None for validation rows, and of older runs.
     """
 
     n_samples: Count
@@ -79,6 +105,7 @@ class Scores(RecordPart):
     per_class: Items[ClassScores]
     confusion: Items[Items[Count]]
     reliability: Reliability | None = None
+    bootstrap: Bootstrap | None = None
 
 
 class TrainScores(RecordPart):
@@ -103,9 +130,6 @@ class Metrics(RecordPart):
     test: Scores
     val: Scores | None
     train: TrainScores
-
-
-Interval = Annotated[Items[Real], Field(min_length=2, max_length=2)]
 
 
 class LabelScores(RecordPart):
