@@ -219,7 +219,7 @@ def count_messages(folder: Path, clfs: str) -> Found:
     from distributed.comm import tcp
 
     from featstore.fitting import cost, fit
-    from featstore.parallel.cluster import TaskPool
+    from featstore.parallel.task_pool import TaskPool
 
     cost.QUICK_S = 0.0
     columns = ("sent kB", "returned kB", "all messages kB", "heartbeats kB")

@@ -29,7 +29,7 @@ from featstore.fitting.splits import n_rows, refuse_trained, row_numbers
 from featstore.fitting.tasks import Task, find_task
 from featstore.io.files import with_resume_hint
 from featstore.io.locks import remove_shared
-from featstore.parallel.cluster import TaskPool
+from featstore.parallel.task_pool import TaskPool
 from featstore.parallel.worker_pool import TaskResult
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
