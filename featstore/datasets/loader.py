@@ -115,10 +115,8 @@ def _collect(
         positions.append(position)
         images.append(image)
     groups = [
-        # One large image is not copied, unless torch, which wants arrays to write on, would warn.
-        (np.array(at), np.require(images[0], requirements="W")[np.newaxis])
-        if len(images) == 1
-        else (np.array(at), np.stack(images))
+        # One large image is not copied.
+        (np.array(at), images[0][np.newaxis] if len(images) == 1 else np.stack(images))
         for at, images in by_shape.values()
     ]
     return Batch(start, stop, groups, masked)
