@@ -124,6 +124,11 @@ def show(runs: Sequence[Run], comparison: Comparison) -> None:
         f"Accuracy of A less B: {_points(c.difference)} points, 95 % confidence interval "
         f"{_points(low)} to {_points(high)}"
     )
+    if c.n_groups:
+        console.echo(
+            f"The interval is drawn by the {c.n_groups:,} groups of the test images. McNemar's "
+            "test takes images as independent, which those of a group are not: trust the interval."
+        )
     if c.caution:
         console.echo(c.caution)
     console.echo(c.sentence)

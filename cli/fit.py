@@ -32,7 +32,7 @@ GROUPS = {
         "dtype",
         "set_id",
     ),
-    "Classifier": ("clf", "params", "n_epochs", "baselines", "root"),
+    "Classifier": ("clf", "params", "n_epochs", "calibrate", "baselines", "root"),
     "Search": ("search", "cv", "grids", "n_candidates"),
     "Splits and repeats": ("split_seed", "drop_leaks", "repeats", "seed"),
     "Machine": ("memory_nbytes", "scheduler", "n_jobs", "device", "intelex", "force"),
@@ -81,6 +81,13 @@ GROUPS = {
     metavar="N",
     help="Repeat each fit with seeds that count up, and with new random splits where the dataset "
     "has no official one. The table shows mean and deviation.",
+)
+@click.option(
+    "--calibrate/--no-calibrate",
+    default=FitConfig.calibrate,
+    show_default=True,
+    help="Calibrate the probabilities of classes, on training images that the classifier is fitted "
+    "without once more.",
 )
 @click.option(
     "--baselines",

@@ -61,6 +61,19 @@ if TYPE_CHECKING:
     "--probability", is_flag=True, help="Write the class's probability (%) as a second band."
 )
 @click.option(
+    "--familiarity",
+    is_flag=True,
+    help="Write how familiar the windows are (%) as the last band, and hatch those that are unlike "
+    "the training images.",
+)
+@click.option(
+    "--reject",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    metavar="SHARE",
+    help="Leave cells empty whose familiarity is below SHARE, such as 0.05.",
+)
+@click.option(
     "--colors",
     metavar="FILE",
     help="Colours of classes: a CSV file of lines class,#rrggbb, or a JSON object.  [default: by "
@@ -87,6 +100,8 @@ def command(
     bands: str | None,
     value_range: str | None,
     probability: bool,
+    familiarity: bool,
+    reject: float,
     colors: str | None,
     vector: str | None,
     store: str,
@@ -126,6 +141,8 @@ def command(
             bands=numbers,
             value_range=ends,
             probability=probability,
+            familiarity=familiarity,
+            reject=reject,
             colors=colors,
             preview=preview,
             vector=vector,
@@ -170,8 +187,11 @@ def show(done: SceneMap) -> None:
     columns = ["class", "cells", "share of the area (%)"]
     tables.table(columns, rows, right=columns[1:])
     _show_rate(sum(done.counts), done.duration_s)
+    _show_familiarity(done)
     console.echo(f"The map: {done.path} (class names: {done.sidecar}; QGIS style: {done.style})")
     console.echo(f"The picture: {done.preview}")
+    if done.calibration:
+        console.say(f"The probabilities are {done.calibration}.")
     if done.vector:
         console.echo(f"The polygons: {done.vector}")
     console.echo("Next: open the map in QGIS, upon the scene.")
@@ -183,9 +203,17 @@ def show_numbers(done: NumberMap) -> None:
     ends = [number_text(value) for value in (done.lowest, done.highest, done.mean)]
     console.echo(f"{done.target_name}: {ends[0]} to {ends[1]}; {ends[2]} on average")
     _show_rate(done.n_rows * done.n_cols - done.n_empty, done.duration_s)
+    _show_familiarity(done)
     console.echo(f"The map: {done.path}")
     console.echo(f"The picture: {done.preview}")
     console.echo("Next: open the map in QGIS, upon the scene.")
+
+
+def _show_familiarity(done: SceneMap | NumberMap) -> None:
+    """Print how many windows are unlike the training images."""
+    if done.n_unfamiliar or done.n_rejected:
+        left = f"; {done.n_rejected:,} cells were left empty" if done.n_rejected else ""
+        console.echo(f"{done.n_unfamiliar:,} windows are unlike the training images{left}.")
 
 
 def _show_rate(n_windows: int, duration_s: float) -> None:

@@ -65,6 +65,7 @@ def show_fits(lines: list[dict[str, Any]], title: str) -> None:
 
     scoring = find_scoring(lines[0]["task"])
     score = scoring.column(scoring.score)
+    interval = scoring.column(f"{scoring.score}_interval")
     cv_key = f"cv_{scoring.score}"
     columns = {
         "run": [line["short_id"] for line in lines],
@@ -73,6 +74,9 @@ def show_fits(lines: list[dict[str, Any]], title: str) -> None:
         "clf": [_clf_text(line) for line in lines],
         "split": [line["split_text"] for line in lines],
         score.heading: [score.cell(line) for line in lines],
+        interval.heading: [
+            "" if line[interval.key] is None else interval.cell(line) for line in lines
+        ],
         "cv": [
             f"{scoring.text(line[cv_key])} ({line['cv']} folds)" if line["cv"] else ""
             for line in lines
@@ -89,7 +93,7 @@ def show_fits(lines: list[dict[str, Any]], title: str) -> None:
     if len(set(columns["split"])) == 1:
         title += f", split: {columns['split'][0]}"
     rows = [list(row) for row in zip(*kept.values(), strict=True)]
-    tables.table(list(kept), rows, title, right=(score.heading, "cv"))
+    tables.table(list(kept), rows, title, right=(score.heading, interval.heading, "cv"))
 
 
 def _clf_text(line: dict[str, Any]) -> str:

@@ -128,6 +128,7 @@ def blank_figures() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(charts, "draw_confusion", lambda *_: Figure())
+        patch.setattr(charts, "draw_reliability", lambda *_: Figure())
         patch.setattr(Figure, "savefig", save)
         yield
 

@@ -936,6 +936,10 @@ BEFORE: dict[tuple[str, str], list[str | Callable[[Page], None]]] = {
     ("clusters.md", "$ dask scheduler\n"): [new_store],
     ("datasets.md", "$ featstore extract --model mobilenet_v2"): [cut_an_image],
     ("datasets.md", "$ featstore extract --model pixelstats"): [copy_test_images],
+    ("doubts.md", "featstore predict best"): [
+        "featstore extract my-images --model pixelstats",
+        "featstore fit --clf logreg",
+    ],
     ("fitting.md", "$ featstore fit --clf logreg,mlp"): [
         f"{MOBILENET} demo --limit 200 --layers features.0,classifier.1",
     ],
@@ -999,6 +1003,7 @@ def run_page(page: Page) -> None:
 
 
 SOAKED = (
+    "doubts.md",
     "clusters.md",
     "networks.md",
     "own-images.md",

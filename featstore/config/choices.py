@@ -48,8 +48,12 @@ METRICS = ("cosine", "euclidean")
 """Distances between features; the first is the default."""
 
 
-PROJECTIONS = ("pca", "umap")
+PROJECTIONS = ("pca", "tsne", "umap")
 """Ways to draw features in two dimensions; the first is the default."""
+
+
+EXPORT_TARGETS = ("onnxruntime", "deepness")
+"""Programs for which a model is written; the first is the default."""
 
 
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 16, 4096

@@ -52,6 +52,8 @@ class FitConfig:
         Seeds a new division into training and test rows; None keeps the dataset's.
     drop_leaks : bool
         Whether to leave out test rows whose image is also among the training rows.
+    calibrate : bool
+        Whether to calibrate the probabilities of classes.
     device : str
         ``cpu``; ``cuda`` where scikit-learn computes on a GPU through the array API.
     intelex : bool
@@ -73,6 +75,7 @@ class FitConfig:
     n_epochs: int | None = None
     split_seed: int | None = None
     drop_leaks: bool = False
+    calibrate: bool = True
     device: str = "cpu"
     intelex: bool = False
 

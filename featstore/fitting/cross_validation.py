@@ -193,21 +193,11 @@ def _one_fold(
 ) -> list[float]:
     """Return each setting's score on the held-out rows, fitted on the others."""
     config, n_fit, kind = task.config, int(np.sum(~held_out)), find_task(task.kind)
-    # Rows to fit on first, so that both are slices.
-    order = np.concatenate([rows[~held_out], rows[held_out]])
-    y = kind.y(selection)[order]
-    samples = Samples(selection.memmap(), order)
     model = _pipeline(task, selection, task.candidates[0], n_fit)
-    if "scale" in model.named_steps:
-        digest = selection.describe().digest
-        X = standardised(
-            samples, n_fit, digest, own_scratch(task.scratch, selection.backend.cache_dir)
-        )
-        samples = Samples(X, slice(0, len(order)))
+    samples, y = _ordered(kind, selection, rows, held_out, model, task.scratch)
     if "map" in model.named_steps and _penalties(model.named_steps["clf"], task.candidates):
         return _mapped(task, model, samples, y, n_fit, errors)
-    X = samples.take(slice(0, n_fit))
-    tested = Samples(samples.take(slice(n_fit, len(y))), slice(0, len(y) - n_fit))
+    X, tested = _divided(samples, n_fit)
     scores = []
     for candidate in task.candidates:
         scaled = _pipeline(task, selection, candidate, n_fit)
@@ -220,6 +210,47 @@ def _one_fold(
             errors.append(str(error))
             scores.append(np.nan)
     return scores
+
+
+def hold_out(
+    kind: Task,
+    selection: Selection,
+    rows: np.ndarray,
+    held_out: np.ndarray,
+    model: Pipeline,
+    scratch: str,
+) -> tuple[np.ndarray, Samples, np.ndarray]:
+    """Return the rows to fit on, as the model's scaler leaves them, the held-out ones, and labels.
+
+    The labels are of the rows to fit on, and then of the others.
+    """
+    samples, y = _ordered(kind, selection, rows, held_out, model, scratch)
+    return *_divided(samples, int(np.sum(~held_out))), y
+
+
+def _ordered(
+    kind: Task,
+    selection: Selection,
+    rows: np.ndarray,
+    held_out: np.ndarray,
+    model: Pipeline,
+    scratch: str,
+) -> tuple[Samples, np.ndarray]:
+    """Return the rows, standardised if the model does that, with those to fit on first."""
+    order = np.concatenate([rows[~held_out], rows[held_out]])
+    samples = Samples(selection.memmap(), order)
+    if "scale" in model.named_steps:
+        digest = selection.describe().digest
+        place = own_scratch(scratch, selection.backend.cache_dir)
+        X = standardised(samples, int(np.sum(~held_out)), digest, place)
+        samples = Samples(X, slice(0, len(order)))
+    return samples, kind.y(selection)[order]
+
+
+def _divided(samples: Samples, n_fit: int) -> tuple[np.ndarray, Samples]:
+    n_tested = len(samples) - n_fit
+    tested = samples.take(slice(n_fit, len(samples)))
+    return samples.take(slice(0, n_fit)), Samples(tested, slice(0, n_tested))
 
 
 def _mapped(

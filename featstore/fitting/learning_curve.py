@@ -18,7 +18,12 @@ from featstore.errors import ConfigError
 from featstore.fitting import cost
 from featstore.fitting.plan import check_repeats, fit_configs, select_all, split_options
 from featstore.fitting.solvers.blocks import Samples
-from featstore.fitting.solvers.scaling import own_scratch, scale_rows, scratch_folder
+from featstore.fitting.solvers.scaling import (
+    new_scratch,
+    own_scratch,
+    scale_rows,
+    scratch_folder,
+)
 from featstore.fitting.solvers.train import explained, train
 from featstore.fitting.splits import n_rows, refuse_trained, row_numbers
 from featstore.fitting.tasks import Task, find_task
@@ -198,10 +203,8 @@ def learning_curve(
         fit_configs(clf, params, None, settings, find_task(selection.task))[0]
         for selection in selections
     ]
-    with (
-        with_resume_hint(store.path, command()),
-        scratch_folder(store.cache_dir / "scratch") as scratch,
-    ):
+    scratch = new_scratch(store.cache_dir)
+    with with_resume_hint(store.path, command()), scratch_folder(scratch):
         curves = []
         for selection, config in zip(selections, configs, strict=True):
             curve, notice = _plan(

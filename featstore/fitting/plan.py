@@ -19,6 +19,7 @@ from featstore.fitting.classifiers import Classifier, unwrapped
 from featstore.fitting.parameters import assign_params
 from featstore.fitting.results import Fit
 from featstore.fitting.search import Search, candidates
+from featstore.fitting.solvers import batches
 from featstore.fitting.solvers.epochs import trains_by_epochs
 from featstore.fitting.splits import Split, n_rows, refuse_trained, row_numbers
 from featstore.fitting.tasks import Task, find_task
@@ -202,7 +203,9 @@ def plan_fit(selection: Selection, config: FitConfig, options: PlanOptions) -> P
         if config.search:
             found = candidates(classifier, config, selection.n_features, n_train)
             planned.search, planned.notice = _search(kind, selection, config, split, found)
-        key = _run_key(kind, selection, config, params, found)
+        # With many rows, training by epochs is of another version.
+        is_large = classifier.by_epochs and n_train > batches.MANY_ROWS
+        key = _run_key(kind, selection, config, params, found, SOLVERS + is_large)
         run_id = make_run_id(selection.describe(), config.clf, key)
         planned.task = replace(task, key=key, run_id=run_id)
         n_test, n_outputs = n_rows(split.test), kind.n_outputs(selection)
@@ -296,6 +299,7 @@ def _command(selection: Selection, config: FitConfig, facets: Mapping[str, Any])
         ("--epochs", config.n_epochs),
         ("--split-seed", config.split_seed),
         ("--drop-leaks", config.drop_leaks or None),
+        ("--no-calibrate", None if config.calibrate else True),
         ("--clf-device", None if config.device == "cpu" else config.device),
         ("--intelex", config.intelex or None),
     ):
@@ -310,6 +314,7 @@ def _run_key(
     config: FitConfig,
     params: Mapping[str, Any],
     found: Sequence[dict[str, Any]],
+    solvers: int,
 ) -> str:
     """Return the content key of the run: the digest of all that its result depends on."""
     vectors = [kind.y(selection), selection.splits, selection.valid]
@@ -325,6 +330,9 @@ def _run_key(
     for vector in vectors:
         rows.update(np.ascontiguousarray(vector).tobytes())
     settings = config.to_dict()
+    if not kind.class_names(selection):
+        # It has no effect on numbers.
+        del settings["calibrate"]
     if not config.search:
         # Without a search they have no effect.
         settings = {k: v for k, v in settings.items() if k not in ("cv", "n_candidates", "grid")}
@@ -341,6 +349,6 @@ def _run_key(
             "candidates": list(found),
             "own": kind.find_classifier(config.clf).identity(),
             "scikit-learn": versions()["scikit-learn"],
-            "solvers": SOLVERS,
+            "solvers": solvers,
         }
     )

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sklearn.pipeline import Pipeline
 
 from featstore.config import FitConfig
 from featstore.environment import machine, now, versions
 from featstore.errors import RunError
+from featstore.fitting.calibration import calibrate
 from featstore.fitting.evaluate import check_features
 from featstore.fitting.measure import Clock, peak_memory
 from featstore.fitting.solvers import accelerators
@@ -114,14 +116,25 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
             model, X_train, y[split.train], config, validate if split.val is not None else None
         )
         clock.lap("fit")
+        calibrator, note = calibrate(
+            kind, selection, split, features, model, classifier, config, params, task.scratch
+        )
+        notes += [note] if note else []
+        clock.lap("calibrate")
         evaluation = kind.evaluate(
-            model, selection, split, features, predicts_slowly=classifier.predicts_slowly
+            model,
+            selection,
+            split,
+            features,
+            calibrator,
+            predicts_slowly=classifier.predicts_slowly,
         )
         clock.lap("evaluate")
 
     record = {
         **_record(task, kind, selection, split, trained, evaluation, notes),
         "params": params,
+        "calibration": None if calibrator is None else calibrator.to_dict(),
         "n_constant_features": n_constant,
         "source": classifier.identity().get("source"),
         "duration_s": clock.times,
@@ -134,6 +147,11 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
     # The run is kept: whatever happens from here on costs pictures only.
     notice = draw_pictures(run) if task.draws else ""
     return FittedRun(str(run.path), run.record.duration_s == clock.times, notice)
+
+
+def _n_groups(selection: Selection, split: Split) -> int:
+    """Return the number of groups of the test rows; 0 without groups."""
+    return 0 if selection.groups is None else len(np.unique(selection.groups[split.test]))
 
 
 def _record(
@@ -169,6 +187,7 @@ def _record(
             "n_train_of_class": kind.n_of_class(kind.y(selection)[split.train], len(class_names)),
             "split": selection.split_text(is_drawn=task.config.split_seed is not None),
             "n_cut_groups": split.n_cut_groups,
+            "n_test_groups": _n_groups(selection, split),
         },
         "metrics": evaluation.metrics,
         "score_kind": evaluation.score_kind,

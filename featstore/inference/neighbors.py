@@ -19,7 +19,7 @@ from featstore.extraction.encode import Encoder
 from featstore.fitting.run_features import features_of
 from featstore.fitting.tasks import find_task
 from featstore.inference.given_images import GivenImage, ImageFile, as_files, each_image
-from featstore.inference.metrics import find_metric
+from featstore.inference.metrics import Metric, find_metric
 from featstore.inference.nearest_rows import nearest
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import Progress
@@ -204,53 +204,41 @@ def find_neighbors(
     opened = open_store(store, progress)
     candidates = _find_candidates(run_or_set, opened, layers, split)
     selection = candidates.selection
-    X = selection.memmap()
     learned = find_metric(metric, selection, candidates.fitted, opened)
-
-    def search(features: np.ndarray, n: int) -> Iterator[list[Neighbor]]:
-        rows, distances = nearest(
-            X,
-            candidates.rows,
-            features,
-            n,
-            scaler=learned.scaler,
-            projection=learned.projection,
-            metric=learned.kind,
-        )
-        for pairs in zip(rows.tolist(), distances.tolist(), strict=True):
-            yield [candidates.neighbor(*pair) for pair in zip(*pairs, strict=True)]
-
     given = list(each_image(images))
     is_stored = [isinstance(image, str | Path) and not Path(image).exists() for image in given]
     new = [image for image, stored in zip(given, is_stored, strict=True) if not stored]
     with as_files(new, progress) as files:
         queries, rows = _queries(given, is_stored, files, selection)
         stored = [i for i, query in enumerate(queries) if query.row is not None and not query.error]
-        own = np.array([queries[i].row for i in stored], np.int64)
-        for i, found in zip(stored, search(X[own], k + 1), strict=True):
-            others = [one for one in found if one.row != queries[i].row]
-            queries[i] = replace(queries[i], neighbors=tuple(others[:k]))
+        with_neighbors = candidates.of_stored([queries[i] for i in stored], learned, k)
+        for i, query in zip(stored, with_neighbors, strict=True):
+            queries[i] = query
         if files:
             dataset = FileDataset(UnlabelledSource([file.path for file in files]))
             cache = FingerprintCache(opened.cache_dir / "fingerprints")
             encoder = Encoder(selection.feature_specs, dataset, device, cache, progress)
             for block in encoder.blocks("Encoding", progress):
-                found_next = search(block.X[block.readable], k)
+                found_next = candidates.search(block.X[block.readable], learned, k)
                 for row in range(block.start, block.stop):
                     i, file = rows[row], files[row]
                     error = block.errors.get(row)
                     neighbors = tuple(next(found_next)) if error is None else ()
                     error = error and error.replace(str(file.path), file.name)
                     queries[i] = replace(queries[i], neighbors=neighbors, error=error)
-    return NeighborSearch(
-        selection.parts[0][0],
-        selection.layers,
-        learned.name,
-        candidates.split,
-        len(candidates.rows),
-        tuple(queries),
-        selection.task,
-    )
+    return candidates.result(queries, learned)
+
+
+def find_stored_neighbors(
+    run: Run, rows: Sequence[int], store: FeatureStore, k: int = 8
+) -> NeighborSearch:
+    """Find the images of a run, of any split, that are most like its own images of some rows."""
+    candidates = _find_candidates(run, store, None, ALL)
+    selection = candidates.selection
+    metric = find_metric(METRICS[0], selection, candidates.fitted, store)
+    ids = selection.sample_ids
+    queries = [Query(str(ids[row]), row, _label(selection, row)) for row in rows]
+    return candidates.result(candidates.of_stored(queries, metric, k), metric)
 
 
 @dataclass(frozen=True)
@@ -272,6 +260,40 @@ class _Candidates:
             str(self.splits[row]),
             distance,
             find_task(selection.task).labels_of(selection, row),
+        )
+
+    def search(self, features: np.ndarray, metric: Metric, k: int) -> Iterator[list[Neighbor]]:
+        """Yield the neighbors of each row of features."""
+        rows, distances = nearest(
+            self.selection.memmap(),
+            self.rows,
+            features,
+            k,
+            scaler=metric.scaler,
+            projection=metric.projection,
+            metric=metric.kind,
+        )
+        for pairs in zip(rows.tolist(), distances.tolist(), strict=True):
+            yield [self.neighbor(*pair) for pair in zip(*pairs, strict=True)]
+
+    def of_stored(self, queries: Sequence[Query], metric: Metric, k: int) -> list[Query]:
+        """Return queries of stored rows with their neighbors."""
+        own = np.array([query.row for query in queries], np.int64)
+        searched = self.search(self.selection.memmap()[own], metric, k + 1)
+        return [
+            replace(query, neighbors=tuple([one for one in found if one.row != query.row][:k]))
+            for query, found in zip(queries, searched, strict=True)
+        ]
+
+    def result(self, queries: Sequence[Query], metric: Metric) -> NeighborSearch:
+        return NeighborSearch(
+            self.selection.parts[0][0],
+            self.selection.layers,
+            metric.name,
+            self.split,
+            len(self.rows),
+            tuple(queries),
+            self.selection.task,
         )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TextIO, TypeAlias
 
 import numpy as np
 
 from featstore.errors import ConfigError
 from featstore.fitting.evaluate import Predictions
+from featstore.runs.calibration import DECISION
 from featstore.runs.run import Run
 from featstore.text import no_formula, number_text
 
@@ -28,9 +29,12 @@ class Prediction:
     score : float or None
         The class's probability or decision value; None if the classifier gives neither.
     score_kind : str
-        ``probability`` or ``decision value``.
+        ``probability``, calibrated; ``uncalibrated probability``; or ``decision value``.
     error : str or None
         Why the image can't be read.
+    familiarity : float or None
+        Share of the training images that lie as far from their nearest fellow, or farther; see
+        :func:`featstore.predict`. None where it is not asked for.
     """
 
     path: str
@@ -38,6 +42,7 @@ class Prediction:
     score: float | None
     score_kind: str
     error: str | None = None
+    familiarity: float | None = None
 
     @property
     def cells(self) -> list[str]:
@@ -45,9 +50,14 @@ class Prediction:
         return [self.label or "-", "-" if self.score is None else f"{self.score:.3f}"]
 
     def csv_row(self, scored: Sequence[str]) -> list[str]:
-        """Return path, class, score, kind of the score, and error."""
+        """Return path, class, score, kind of the score, familiarity, and error."""
         score = "" if self.score is None else f"{self.score:.6g}"
-        return [self.path, self.label or "", score, self.score_kind, self.error or ""]
+        familiar = _share_text(self.familiarity)
+        return [self.path, self.label or "", score, self.score_kind, familiar, self.error or ""]
+
+    def unlabelled(self) -> Prediction:
+        """Return the prediction without its label."""
+        return replace(self, label=None, score=None)
 
 
 @dataclass(frozen=True)
@@ -64,10 +74,13 @@ class LabelsPrediction:
     scores : dict of str to float or None
         Probability or decision value of every class.
     score_kind : str
-        ``probability`` or ``decision value``.
+        ``probability``, calibrated; ``uncalibrated probability``; or ``decision value``.
     threshold : float
     error : str or None
         Why the image can't be read.
+    familiarity : float or None
+        Share of the training images that lie as far from their nearest fellow, or farther; see
+        :func:`featstore.predict`. None where it is not asked for.
     """
 
     path: str
@@ -76,6 +89,7 @@ class LabelsPrediction:
     score_kind: str
     threshold: float
     error: str | None = None
+    familiarity: float | None = None
 
     @property
     def cells(self) -> list[str]:
@@ -85,10 +99,14 @@ class LabelsPrediction:
         return [", ".join(f"{name} {self.scores[name]:.3f}" for name in self.labels) or "none"]
 
     def csv_row(self, scored: Sequence[str]) -> list[str]:
-        """Return path, classes, kind of the scores, error, and the score of each class."""
+        """Return path, classes, kind of the scores, familiarity, error, and each class's score."""
         scores = ["" if self.scores is None else f"{self.scores[name]:.6g}" for name in scored]
-        labels = "; ".join(self.labels or ())
-        return [self.path, labels, self.score_kind, self.error or "", *scores]
+        labels, familiar = "; ".join(self.labels or ()), _share_text(self.familiarity)
+        return [self.path, labels, self.score_kind, familiar, self.error or "", *scores]
+
+    def unlabelled(self) -> LabelsPrediction:
+        """Return the prediction without its labels."""
+        return replace(self, labels=None, scores=None)
 
 
 @dataclass(frozen=True)
@@ -103,11 +121,15 @@ class NumberPrediction:
         The number, in the unit of the labels; None if the image can't be read.
     error : str or None
         Why the image can't be read.
+    familiarity : float or None
+        Share of the training images that lie as far from their nearest fellow, or farther; see
+        :func:`featstore.predict`. None where it is not asked for.
     """
 
     path: str
     value: float | None
     error: str | None = None
+    familiarity: float | None = None
 
     @property
     def cells(self) -> list[str]:
@@ -115,23 +137,31 @@ class NumberPrediction:
         return ["-" if self.value is None else number_text(self.value)]
 
     def csv_row(self, scored: Sequence[str]) -> list[str]:
-        """Return path, number and error."""
+        """Return path, number, familiarity and error."""
         value = "" if self.value is None else f"{self.value:.7g}"
-        return [self.path, value, self.error or ""]
+        return [self.path, value, _share_text(self.familiarity), self.error or ""]
+
+    def unlabelled(self) -> NumberPrediction:
+        """Return the prediction without its number."""
+        return replace(self, value=None)
+
+
+def _share_text(share: float | None) -> str:
+    return "" if share is None else f"{share:.4g}"
 
 
 AnyPrediction: TypeAlias = Prediction | LabelsPrediction | NumberPrediction
 
 
 HEADINGS: dict[type, tuple[str, ...]] = {
-    Prediction: ("path", "class", "score", "score_kind", "error"),
-    LabelsPrediction: ("path", "classes", "score_kind", "error"),
-    NumberPrediction: ("path", "value", "error"),
+    Prediction: ("path", "class", "score", "score_kind", "familiarity", "error"),
+    LabelsPrediction: ("path", "classes", "score_kind", "familiarity", "error"),
+    NumberPrediction: ("path", "value", "familiarity", "error"),
 }
 """Columns of CSV files; ``score:CLASS`` of each class follow those of several classes."""
 
 
-NUMBERS = ("score", "value")
+NUMBERS = ("score", "value", "familiarity")
 """Columns whose texts are numbers, which spreadsheets may take as such."""
 
 
@@ -158,7 +188,7 @@ def maker(run: Run, threshold: float | None = None) -> Maker:
     """Return what makes the predictions of a run's task; `threshold` is of several classes."""
     if run.task == "multilabel":
         is_share = threshold is None or 0 <= threshold < 1
-        if run.record.score_kind == "probability" and not is_share:
+        if run.score_kind != DECISION and not is_share:
             raise ConfigError(
                 f"threshold is {threshold:g}; the scores of {run.run_id} are probabilities: give a "
                 "number from 0 to 1, such as 0.3."

@@ -89,13 +89,14 @@ def _reading(spec: FeatureSpec) -> tuple[str, ReadingInfo | None]:
 def predict_stored(run: Run, selection: Selection) -> dict[str, np.ndarray]:
     """Return what a run predicts for each row, by column name.
 
-    The columns are ``predicted`` and ``probability``, or ``decision_value``; of several classes
+    The columns are ``predicted`` and ``probability``, or ``uncalibrated_probability`` or
+    ``decision_value`` of runs without calibration; of several classes
     ``probability:CLASS`` for each, and of a number ``predicted`` alone. Masked rows have no class
     and NaN.
     """
     rows = np.flatnonzero(selection.valid)
     task = find_task(run.task)
-    found = task.predict(run.model, Samples(selection.memmap(), rows))
+    found = task.predict(run.model, Samples(selection.memmap(), rows), run.calibrator)
     columns = {}
     for name, own in task.predicted_columns(found, run.class_names).items():
         columns[name] = (

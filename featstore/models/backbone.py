@@ -109,6 +109,8 @@ class Backbone:
         example = torch.zeros(shape, dtype=torch.uint8, device=device).contiguous(
             memory_format=torch.channels_last
         )
+        self.module = reader
+        """The network as PyTorch runs it: uint8 batches in, a tuple of the layers' vectors out."""
         self._run = build(reader, engine, example, dtype, kept)
 
     @torch.inference_mode()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from featstore.datasets.loader import Batch
 from featstore.environment import machine
@@ -62,7 +63,7 @@ class NetworkExtractor:
         self.min_size: int | None = preprocess.resized_size * 4 // 3
         # A GPU computes while the next batch is read and copied; a CPU has nothing to spare.
         self.n_in_flight = BATCHES_IN_FLIGHT if device.type == "cuda" else 1
-        self._model, self._weights, self._preprocess = model, weights, preprocess
+        self._model, self._weights, self.preprocess = model, weights, preprocess
         self.precision, self._device, self._pool = precision, device, pool
         self._requested_batch_size, self._compile = batch_size, compile_
         self._batch_size = 0
@@ -76,7 +77,7 @@ class NetworkExtractor:
 
     def find(self, nodes: Sequence[str]) -> tuple[Layer, ...]:
         """Return the layers at the given nodes."""
-        return find_layers(self._model, nodes, self._preprocess.image_size, self._weights.n_classes)
+        return find_layers(self._model, nodes, self.preprocess.image_size, self._weights.n_classes)
 
     def use_threads(self, n_threads: int | None) -> int | None:
         """Set torch's threads; return their number on a CPU, where sums are split by it."""
@@ -103,7 +104,7 @@ class NetworkExtractor:
             self._batch_size = int(numerics["batch_size"])
             self._build(layers, str(numerics["engine"]))
             return dict(numerics)
-        chosen = default_batch_size(self._device, self._preprocess.image_size)
+        chosen = default_batch_size(self._device, self.preprocess.image_size)
         # A batch larger than the dataset would only be padded.
         self._batch_size = self._requested_batch_size or max(1, min(chosen, n_images))
         plan = self._open_chosen(layers, n_images, progress)
@@ -145,8 +146,8 @@ class NetworkExtractor:
         self._build(layers, engine)
         setup_s = time.perf_counter() - began
         assert self._backbone is not None
-        channels = len(self._preprocess.mean)
-        size = self._preprocess.image_size
+        channels = len(self.preprocess.mean)
+        size = self.preprocess.image_size
         shape = (self._batch_size, channels, size, size)
         generator = torch.Generator().manual_seed(0)
         pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
@@ -161,14 +162,14 @@ class NetworkExtractor:
         """Return the least cosine of a batch's features with those in fp32, of all layers' rows."""
         n = batch.stop - batch.start
         rows = np.concatenate([positions for positions, _ in batch.groups])
-        pixels = self._preprocess(batch.groups, n, self._device)
+        pixels = self.preprocess(batch.groups, n, self._device)
         found = []
         for precision in (self.precision, "fp32"):
             backbone = Backbone(
                 self._model,
                 self._weights,
                 layers,
-                self._preprocess,
+                self.preprocess,
                 self._pool,
                 precision,
                 self._device,
@@ -187,7 +188,7 @@ class NetworkExtractor:
         facts = {
             "weights": self._weights.sha256,
             "n_classes": self._weights.n_classes,
-            "preprocess": self._preprocess.to_dict(),
+            "preprocess": self.preprocess.to_dict(),
             "nodes": [layer.node for layer in layers],
             "pool": self._pool,
             "precision": self.precision,
@@ -210,7 +211,7 @@ class NetworkExtractor:
                     self._model,
                     self._weights,
                     layers,
-                    self._preprocess,
+                    self.preprocess,
                     self._pool,
                     self.precision,
                     self._device,
@@ -238,6 +239,20 @@ class NetworkExtractor:
         for finish in [self.begin(empty) for _ in range(self.n_in_flight)]:
             finish()
 
+    def as_module(self, layers: Sequence[Layer]) -> nn.Module:
+        """Return the network of the layers in fp32 on the CPU, from resized pixels to vectors."""
+        built = Backbone(
+            self._model,
+            self._weights,
+            layers,
+            self.preprocess,
+            self._pool,
+            "fp32",
+            torch.device("cpu"),
+            1,
+        )
+        return built.module
+
     def begin(self, batch: Batch) -> Callable[[], dict[str, np.ndarray]]:
         """Begin a batch; the function returned waits for its features, by layer.
 
@@ -246,7 +261,7 @@ class NetworkExtractor:
         backbone = self._backbone
         if backbone is None:
             raise RuntimeError("open() comes first")
-        pixels = self._preprocess(batch.groups, self._batch_size, self._device)
+        pixels = self.preprocess(batch.groups, self._batch_size, self._device)
         n_rows = batch.stop - batch.start
         if self._device.type == "cpu":
             return lambda: {n: t[:n_rows].numpy() for n, t in backbone(pixels).items()}

@@ -42,7 +42,7 @@ def runs_table(name: str, title: str, ranking: Ranking) -> Table:
         columns[column.title] = [
             Cell(
                 column.cell(line) if is_ranking else column.text(line[column.key]),
-                line[column.key],
+                _number(line[column.key]),
                 is_best=is_ranking and line["series"] in bold,
             )
             for line in lines
@@ -81,6 +81,12 @@ def runs_table(name: str, title: str, ranking: Ranking) -> Table:
             "training images.",
         },
     )
+
+
+def _number(value: Any) -> float | None:
+    """Return what a column is sorted by: a number, or the lower end of an interval."""
+    found: float | None = value[0] if isinstance(value, list) else value
+    return found
 
 
 def _run_cell(line: Line) -> Cell:

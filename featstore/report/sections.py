@@ -30,7 +30,7 @@ from featstore.report.misclassified import Mistake, find_mistakes, thumbnail_uri
 from featstore.report.rivals import rivals_table
 from featstore.report.summaries import compare_published, describe_run
 from featstore.report.table import Table
-from featstore.runs.charts import MAX_COUNTED, draw_curves, draw_predicted
+from featstore.runs.charts import MAX_COUNTED, draw_curves, draw_predicted, draw_reliability
 from featstore.runs.ranking import Line, Ranking
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
@@ -131,7 +131,9 @@ class Sections:
             "n_runs": sum(line["n_repeats"] for line in ranking.lines),
             "best": best,
             "choice": choice.text,
-            "score_kind": best_run.record.score_kind,
+            "score_kind": best_run.score_kind,
+            "reliability": self._reliability(best_run, name),
+            "calibration": best_run.calibration_text,
             "layers": self.add_table(layers) if layers else None,
             "rivals": self.add_table(rivals) if rivals else None,
             "runs_table": runs_table,
@@ -238,6 +240,14 @@ class Sections:
         )
         svg = self._svg(figure, f"{name}-features", what, f"features-{file}")
         return {"svg": svg, "method": projection.method, "n_rows": len(rows)}, ""
+
+    def _reliability(self, run: Run, name: str) -> Markup:
+        """Return how well a run's probabilities hold, drawn; empty without probabilities."""
+        if (reliability := getattr(run.metrics.test, "reliability", None)) is None:
+            return Markup()
+        what = f"How often predictions are right by their {run.score_kind}"
+        figure = draw_reliability(reliability, run.score_kind)
+        return self._svg(figure, f"{name}-reliability", what)
 
     def _mistakes(self, run: Run) -> tuple[list[dict[str, Any]], str]:
         """Return the worst mistakes with pictures, and why any of these are missing."""

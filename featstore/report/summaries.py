@@ -17,7 +17,7 @@ from featstore.runs.scoring import Scoring
 from featstore.runs.tags import tags_of
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.run_schema import RowCounts, SearchResult
-from featstore.text import is_random, nbytes_text
+from featstore.text import is_random, nbytes_text, percent
 
 N_SHORT = 8
 """Characters of a run's id, from its end, that are enough to name it among a few thousand."""
@@ -203,6 +203,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         f"({join([f'{rows.test_split} split', rows.split])}), {rows.n_masked:,} masked and "
         f"{rows.n_unlabelled:,} unlabelled left out{_leaks_text(rows)}",
         "search": _search_text(record.search, run.scoring),
+        **_probabilities_text(run),
         "time": ", ".join(f"{name} {value:.2f} s" for name, value in record.duration_s.items()),
         "peak memory": f"{nbytes_text(record.peak_rss_nbytes)} of the process, the features' "
         "memory map included",
@@ -246,6 +247,14 @@ def _leaks_text(rows: RowCounts) -> str:
     if rows.n_leaked:
         return f"; {rows.n_leaked:,} test images are also training images{cut}"
     return cut
+
+
+def _probabilities_text(run: Run) -> dict[str, str]:
+    """Return whether a run's probabilities are calibrated, and how well they hold."""
+    if not (how := run.calibration_text):
+        return {}
+    ece = run.outline.summary["ece"]
+    return {"probabilities": how + ("" if ece is None else f"; ECE {percent(ece)} %")}
 
 
 def _search_text(search: SearchResult | None, scoring: Scoring) -> str:

@@ -82,6 +82,7 @@ def fit_settings(record: RunRecord) -> dict[str, str]:
         "device": "" if fit.device == "cpu" else fit.device,
         "intelex": "intelex" if fit.intelex else "",
         "drop_leaks": "leaks left out" if fit.drop_leaks else "",
+        "calibrate": "" if fit.calibrate or not record.class_names else "not calibrated",
     }
 
 
@@ -115,6 +116,9 @@ def _series(record: RunRecord) -> str:
     """Return the digest of all settings but the seeds: the same for the repeats of one fit."""
     fit = record.fit
     settings = {k: v for k, v in fit.to_dict().items() if k not in ("seed", "split_seed")}
+    if not record.class_names:
+        # It has no effect on numbers.
+        settings.pop("calibrate", None)
     settings["redrawn"] = fit.split_seed is not None
     code = {
         "source": record.source,
@@ -147,6 +151,7 @@ def _summary(record: RunRecord) -> dict[str, Any]:
         "split": rows.split,
         "cv": record.search.cv if record.search else None,
         "n_cut_groups": rows.n_cut_groups,
+        "n_test_groups": rows.n_test_groups,
         "n_train_of_class": list(rows.n_train_of_class),
         "seed": record.fit.seed,
         "split_seed": record.fit.split_seed,

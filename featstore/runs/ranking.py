@@ -304,7 +304,6 @@ def _line(repeats: Sequence[Run], name: str, settings: str) -> Line:
         "run_ids": [one["run_id"] for one in lines],
         "scores": scores,
         "split_text": split_text(lines),
-        f"{score}_interval": scoring.interval(nearest),
     }
     if len(lines) > 1:
         # Seeds of the classifier alone leave the luck of one split.
@@ -317,7 +316,7 @@ def _line(repeats: Sequence[Run], name: str, settings: str) -> Line:
         line["duration_s"] = sum(one["duration_s"] for one in lines)
         line["converged"] = all(one["converged"] for one in lines)
         # The deviation over the repeats says more.
-        line[f"{score}_interval"] = None
+        line |= {name: None for name in line if name.endswith("_interval")}
     if line[f"cv_{score}"] is not None:
         line["ranked_by"] = BY_CV
     return line

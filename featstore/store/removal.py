@@ -25,7 +25,7 @@ _SET = (
 )
 _RUN = (
     r"(([0-9a-f]{8}/)?"
-    r"((metrics|curves)\.json|predictions\.csv|model\.skops|(confusion|predicted|curves)\.png))"
+    r"((metrics|curves)\.json|predictions\.csv|model\.skops|(confusion|reliability|predicted|curves)\.png))"
 )
 # These match folders, too, with a slash at the end, for links in place of folders.
 

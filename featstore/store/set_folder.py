@@ -268,7 +268,7 @@ class SetFolder:
 
     def writable_matrix(self, layer: str) -> Matrix:
         """Open the matrix of an unfinished layer to write its chunks."""
-        return Matrix(self.group / layer, self.n_samples, writable=True)
+        return Matrix(self.group / layer, self.n_samples)
 
     def journal_damage(self, chunks: Mapping[str, Sequence[int]]) -> None:
         """Write damaged chunks of complete layers into the journal; the caller holds the lock.

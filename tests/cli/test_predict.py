@@ -7,8 +7,10 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from makers import write_images
+from PIL import Image
 
 from featstore.cli.main import _run
 from featstore.inference.predictions import Prediction, write_csv
@@ -125,3 +127,19 @@ def test_no_text_of_a_csv_file_is_a_formula():
     expected = [f"'{name}" for name in names[:-1]] + ["a=1"]
     assert [row["path"] for row in rows] == [row["class"] for row in rows] == expected
     assert rows[0]["score"] == "-1.5"
+
+
+def test_unfamiliar_images_are_marked_and_left_out_if_asked(args, tmp_path, capsys):
+    noise = tmp_path / "noise.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(noise)
+    args = [*args[:2], str(noise), *args[3:]]
+    assert _run(args) == 0
+    shown = capsys.readouterr()
+    assert "0 % (unlike)" in shown.out
+    assert "1 image is unlike all training images (familiarity below 1 %)" in shown.err
+    assert _run([*args, "--reject", "0.01", "--csv"]) == 0
+    shown = capsys.readouterr()
+    (row,) = csv.DictReader(io.StringIO(shown.out))
+    assert (row["class"], row["familiarity"]) == ("", "0")
+    assert "1 of 1 images have no label, as their familiarity is below 1 %." in shown.err

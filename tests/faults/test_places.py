@@ -39,6 +39,12 @@ def test_a_store_that_is_read_only_is_read_verified_and_answered_from(
     read_only, children, pictures, tmp_path, capsys
 ):
     original, store = read_only
+    fit = ["fit", "--clf", "ridge"]
+    fitted = children.command(original, *fit)
+    assert fitted.code == 0, fitted.err
+    answered = children.command(store, *fit)
+    assert answered.code == 0, answered.err
+    assert "as fitted before" in answered.err
     selection = open_store(store).select()
     X = selection.memmap()
     assert not X.flags.writeable
@@ -46,7 +52,7 @@ def test_a_store_that_is_read_only_is_read_verified_and_answered_from(
     np.testing.assert_array_equal(X, selection.dask().compute())
     assert len(selection.sample_ids) == 36
     assert _run(["store", "verify", "--store", str(store)]) == 0
-    assert "is intact" in capsys.readouterr().out
+    assert "are intact" in capsys.readouterr().out
     again = children.command(store, *extract_words(pictures), "--json")
     assert again.result["n_computed"] == 0
     export = ["store", "export", str(tmp_path / "X.npz"), "--store", str(store)]

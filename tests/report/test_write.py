@@ -73,8 +73,8 @@ def test_the_page_is_whole_valid_and_needs_no_network(sat4_store, page_of_sat4):
     assert set(checker.links) <= set(checker.ids)
     # Each run, and the commands of all.
     assert checker.tags.count("details") == 4
-    # The bars, the curves of mlp, the features.
-    assert checker.tags.count("svg") == 3
+    # The bars, the probabilities, the curves of mlp, the features.
+    assert checker.tags.count("svg") == 4
     assert page.count('<table class="confusion') == 3
     assert not re.search(r'(?:src|href)\s*=\s*"(?:https?:)?//', page)
     assert not re.search(r"@import|url\((?!#)", re.sub(r'url\("?data:', "", page))

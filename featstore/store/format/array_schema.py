@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -41,10 +40,6 @@ MAX_TEXT_NBYTES = 4096
 
 MAX_CHUNK_NBYTES = 64 * 2**20
 """Most bytes of a chunk of texts or of several rows; featstore writes some 4 MB."""
-
-
-BLOSC_NBYTES = 16
-"""Bytes of Blosc's header, and most bytes by which its output is larger than its input."""
 
 
 def vector_rows(n_samples: int, n_targets: int = 1) -> int:
@@ -199,44 +194,3 @@ def read_metadata(
             "`featstore store rm`, and extract again."
         )
     return found
-
-
-def chunk_problem(path: Path, metadata: ArrayMetadata) -> str | None:
-    """Return why the file of a chunk must not be unpacked, or None.
-
-    Blosc allocates the size that its header states, and reads as many bytes as the header states;
-    the codec of texts allocates the number of texts that it finds.
-    """
-    try:
-        with path.open("rb") as stream:
-            header = stream.read(BLOSC_NBYTES)
-        nbytes = path.stat().st_size
-    except FileNotFoundError:
-        return "its file is missing"
-    except OSError as error:
-        return f"it can't be read ({error.strerror})"
-    if len(header) < BLOSC_NBYTES:
-        return f"it has {nbytes} bytes"
-    unpacked, _, packed = struct.unpack("<4xIII", header)
-    fewest, most = metadata.chunk_nbytes
-    if not fewest <= unpacked <= most:
-        expected = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
-        return f"its header states {unpacked:,} bytes; expected {expected}"
-    # A CRC-32C of four bytes follows.
-    if packed + 4 != nbytes:
-        return f"its header states {packed + 4:,} bytes of its file, which has {nbytes:,}"
-    if packed > unpacked + BLOSC_NBYTES:
-        return f"its header states {packed:,} bytes for {unpacked:,} bytes of content"
-    return _text_problem(path, metadata) if metadata.data_type == "string" else None
-
-
-def _text_problem(path: Path, metadata: ArrayMetadata) -> str | None:
-    """Return what is wrong with a chunk's number of texts, or None."""
-    from numcodecs import blosc
-
-    try:
-        content = blosc.decompress(path.read_bytes()[:-4])
-    except (OSError, RuntimeError) as error:
-        return str(error)
-    (found,), expected = struct.unpack_from("<I", content), math.prod(metadata.chunk_shape)
-    return None if found == expected else f"it has {found:,} texts; expected {expected:,}"

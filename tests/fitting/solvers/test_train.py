@@ -79,7 +79,9 @@ def test_every_classifier_learns_from_a_read_only_memory_map(name, labels, data,
     assert np.mean(predicted.labels == y) > (0.9 if n_classes == 3 else 0.6)
     np.testing.assert_array_equal(model.classes_, classes)
     gives_probability = name in ("logreg", "mlp", "dbn", "sgd", "softmax", "lda", "knn")
-    assert predicted.score_kind == ("probability" if gives_probability else "decision value")
+    assert predicted.score_kind == (
+        "uncalibrated probability" if gives_probability else "decision value"
+    )
     if gives_probability:
         assert predicted.scores.min() >= 1 / n_classes - 1e-6
         assert predicted.scores.max() <= 1
