@@ -51,6 +51,10 @@ RBM_S = 3e-9
 108 x 100 weights."""
 
 
+CALIBRATION_SHARE = 0.8
+"""Time of calibrating probabilities, as a share of the fit's."""
+
+
 TRIPLET_S = 2e-3
 """Seconds of a batch of triplets."""
 
@@ -165,6 +169,10 @@ def estimate(
         nbytes += (24 if config.clf == "linear-svm" else 8) * size
     if classifier.predicts_slowly:
         duration_s += PRODUCT_S * n * p * shape.n_predicted
+    if config.calibrate and shape.n_classes > 1:
+        # A fit without a fifth of the rows; a scaler writes its rows to a file.
+        n_fits += CALIBRATION_SHARE
+        nbytes += 0 if "scale" in steps else 4 * size
     return Cost(duration_s * (1 + n_fits), nbytes)
 
 
