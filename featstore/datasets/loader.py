@@ -14,6 +14,7 @@ import numpy as np
 from featstore.datasets.base import ArrayDataset, Dataset
 from featstore.environment import available_cores
 from featstore.errors import ImageError
+from featstore.io.gdal import keep_file_options
 
 READ_AHEAD = 3
 """Most batches that are read or waiting while one is computed."""
@@ -60,7 +61,8 @@ def batches(
     batch. Files may be decoded at a reduced size whose sides are at least `min_size` pixels long,
     see :func:`featstore.datasets.decode.decode`.
     """
-    with ThreadPoolExecutor(max(2, available_cores()), thread_name_prefix="loader") as pool:
+    n_threads = max(2, available_cores())
+    with ThreadPoolExecutor(n_threads, "loader", keep_file_options) as pool:
         ahead: deque[tuple[int, int, list[Future[np.ndarray]]]] = deque()
         try:
             # The first batch shows how large they are.

@@ -98,7 +98,7 @@ def _search_tasks(fit: PlannedFit) -> list[CrossValidation]:
         fit.task.kind,
         config,
         tuple(fit.search.pending),
-        tuple(range(config.cv)),
+        tuple(range(config.n_folds)),
         fit.search.n_rows,
         fit.task.scratch,
     ).split()
@@ -109,7 +109,7 @@ def _add_scores(fit: PlannedFit, results: Sequence[tuple[CrossValidation, TaskRe
     assert fit.search is not None
     # By identity: a value may be given twice.
     positions = {id(candidate): i for i, candidate in enumerate(fit.search.pending)}
-    scores = np.full((len(positions), fit.task.config.cv), np.nan)
+    scores = np.full((len(positions), fit.task.config.n_folds), np.nan)
     errors: list[str] = []
     for task, result in results:
         if result.error:

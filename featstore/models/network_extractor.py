@@ -190,7 +190,7 @@ class NetworkExtractor:
             "n_classes": self._weights.n_classes,
             "preprocess": self.preprocess.to_dict(),
             "nodes": [layer.node for layer in layers],
-            "pool": self._pool,
+            "names": [layer.stored_name(self._pool) for layer in layers],
             "precision": self.precision,
             "batch_size": self._batch_size,
             "device": describe_device(self._device),

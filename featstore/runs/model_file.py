@@ -39,6 +39,7 @@ TRUSTED_TYPES = (
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.multiclass._ConstantPredictor",
     "featstore.fitting.solvers.dbn.DeepBeliefNetwork",
+    "featstore.fitting.solvers.similarity.SimilarityNeighbors",
     "featstore.fitting.solvers.triplet.TripletClassifier",
 )
 """Types that the models of featstore's classifiers may hold, beside those that skops trusts."""

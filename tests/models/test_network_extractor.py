@@ -86,6 +86,14 @@ def test_a_damaged_chunk_is_computed_with_the_layers_it_was_read_with(
     assert tree_bytes(feature_set.group) == before
 
 
+def test_predict_finds_what_extract_kept_of_the_network(make):
+    """A run records the pooling that ``auto`` meant."""
+    layers = make().find(["conv1", "fc"])
+    places = {make(pool=pool).cache_file(layers, "rates")._path for pool in ("auto", "avg")}
+    assert len(places) == 1
+    assert make(pool="max").cache_file(layers, "rates")._path not in places
+
+
 def test_auto_continues_without_an_engine_that_fails(make, monkeypatch):
     def broken(*_):
         raise RuntimeError("no such operation")
