@@ -260,6 +260,16 @@ def count_messages(folder: Path, clfs: str) -> Found:
     return found
 
 
+def write_rows(folder: Path, n_samples: str, seed: str) -> Found:
+    """Write a set of 16 features, unless it exists (bench_scale.py)."""
+    from features import Features, write_store
+
+    n = int(n_samples)
+    if not folder.exists():
+        write_store(folder, Features(n, 16, n // 10, int(seed)))
+    return {}
+
+
 @contextmanager
 def _clock() -> Iterator[Found]:
     """Yield a dict that gets the seconds at the end."""
