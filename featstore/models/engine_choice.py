@@ -22,8 +22,8 @@ MIN_IMAGES = 64
 GAINS = {"inductor": 1.1, "openvino fp32": 1.3, "openvino bf16": 2.0}
 """Least speed of an engine relative to PyTorch, for a network that is not measured yet.
 
-benchmarks/bench_forward.py on AVX2 cores: OpenVINO in fp32 was 1.3 (ResNet50) to 3.5 (MobileNetV2)
-times as fast. In bf16 on AVX512-BF16 cores it was 2 to 6 times as fast.
+On two AVX2 cores, by the time of the processor, OpenVINO in fp32 was 1.3 (ResNet50) to 3.5
+(MobileNetV2) times as fast. In bf16 on two AVX512-BF16 cores it was 2 to 6 times as fast.
 """
 
 
