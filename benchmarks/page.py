@@ -117,6 +117,11 @@ SECTIONS = {
         "standardised training rows), which the system can take back; anonymous memory does not. "
         "The goals: at most 2.2 times the matrix resident, and at most 1,000 MB anonymous.",
     ),
+    "growth": (
+        "More and more rows",
+        "Whole commands on generated sets of 16 features. `us a row` is the CPU time by which a "
+        "command grew since the set before, for each further row: it should stay the same.",
+    ),
     "many": (
         "Many sets, runs and images",
         "`first` is without the store's index of its records, or computes the images' features; "

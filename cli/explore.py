@@ -12,7 +12,7 @@ from . import completion, console
 
 @click.command()
 @click.argument(
-    "run_or_set", metavar="[RUN_OR_SET]", default="best", shell_complete=completion.runs_or_sets
+    "run_or_set", metavar="[RUN_OR_SET]", required=False, shell_complete=completion.runs_or_sets
 )
 @click.option(
     "--out",
@@ -51,7 +51,7 @@ from . import completion, console
 @console.store_option
 @console.json_option
 def command(
-    run_or_set: str,
+    run_or_set: str | None,
     out: str,
     layers: str | None,
     projection: str | None,
@@ -63,9 +63,9 @@ def command(
 ) -> None:
     """Write a page with a map of the images of RUN_OR_SET, their pictures, classes and neighbors.
 
-    RUN_OR_SET is a run (by default the best one) or a feature set. Filter by class, split and
-    prediction, draw around images, and download their names. The page is one file: open it in a
-    browser, or send it to others.
+    RUN_OR_SET is a run (by default the best one) or a feature set (without runs the newest). Filter
+    by class, split and prediction, draw around images, and download their names. The page is one
+    file: open it in a browser, or send it to others.
 
     \b
     featstore explore
@@ -75,7 +75,8 @@ def command(
 
     with console.progress() as progress:
         opened = console.open_store(store, progress, [run_or_set])
-        chosen = open_run_or_set(run_or_set, opened)
+        name = run_or_set or ("best" if opened.run_folders() else "newest")
+        chosen = open_run_or_set(name, opened)
         from featstore.report.explorer_page import write_explorer
 
         found = write_explorer(

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.config import FOLDS, SEARCH_SETTINGS, SEARCHES, FitConfig
+from featstore.config import (
+    FOLDS,
+    PROTOCOL_NAMES,
+    SCALES,
+    SEARCH_SETTINGS,
+    SEARCHES,
+    FitConfig,
+)
 from featstore.environment import store_option
 from featstore.text import duration_text, model_text
 
@@ -32,7 +39,16 @@ GROUPS = {
         "dtype",
         "set_id",
     ),
-    "Classifier": ("clf", "params", "n_epochs", "calibrate", "baselines", "root"),
+    "Classifier": (
+        "clf",
+        "params",
+        "n_epochs",
+        "scale",
+        "calibrate",
+        "protocol",
+        "baselines",
+        "root",
+    ),
     "Search": ("search", "cv", "grids", "n_candidates"),
     "Splits and repeats": ("split_seed", "drop_leaks", "repeats", "seed"),
     "Machine": ("memory_nbytes", "scheduler", "n_jobs", "device", "intelex", "force"),
@@ -48,7 +64,8 @@ GROUPS = {
     "--search",
     type=click.Choice(SEARCHES),
     help="Choose parameters by cross-validation on the training rows: all values, some drawn at "
-    "random, or many tried on few rows first.",
+    "random, or many tried on few rows first. validation: all values, by the validation images or "
+    "a tenth of the training images, which then train too.",
 )
 @click.option(
     "--cv",
@@ -81,6 +98,17 @@ GROUPS = {
     metavar="N",
     help="Repeat each fit with seeds that count up, and with new random splits where the dataset "
     "has no official one. The table shows mean and deviation.",
+)
+@click.option(
+    "--scale",
+    type=click.Choice(SCALES),
+    help="Standardise features, or take them as they are.  [default: as the classifier needs]",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(("list", *PROTOCOL_NAMES)),
+    help="Follow a published protocol, which fixes classifiers, parameters, scaling and search; "
+    "list says what each does.",
 )
 @click.option(
     "--calibrate/--no-calibrate",
@@ -138,6 +166,17 @@ def command(
     featstore fit --clf logreg --layers conv1 --layers conv1,fc1000
     featstore fit --clf all --repeats 10
     """  # noqa: D301 - click wants the character itself
+    if options["protocol"] == "list":
+        show_protocols(as_json)
+        return
+    if options["protocol"] is not None:
+        from featstore.fitting.protocols import FIXED, contradiction
+
+        given = list(console.given(ctx, ("clf", "params", "grids", "baselines", *FIXED)).values())
+        names = {"--params": "--param", "--grids": "--grid", "--n-epochs": "--epochs"}
+        if given:
+            named = [names.get(one, one) for one in given]
+            raise click.UsageError(contradiction(options["protocol"], named))
     for name, option in console.given(ctx, SEARCH_SETTINGS).items():
         if options["search"] not in SEARCH_SETTINGS[name]:
             searches = " or ".join(SEARCH_SETTINGS[name])
@@ -171,6 +210,21 @@ def command(
                 "of loading, fitting and testing, without starting, searching and drawing."
             )
     raise_failures(fits)
+
+
+def show_protocols(as_json: bool) -> None:
+    """Print what each protocol does, its source, and what is not known of it."""
+    from featstore.fitting.protocols import PROTOCOLS
+
+    if as_json:
+        known = {one.name: one.to_dict() for one in PROTOCOLS.values()}
+        console.emit_json({"protocols": known})
+        return
+    for one in PROTOCOLS.values():
+        console.echo(one.name)
+        lines = (("", one.rules), ("source: ", one.source), ("not known: ", one.unknown))
+        for heading, text in lines:
+            console.echo(f"  {heading}{text}")
 
 
 MAX_CHOICES = 12
@@ -253,10 +307,10 @@ def show(fits: Sequence[Fit], store: str) -> None:
     for run in runs if len(runs) <= MAX_CHOICES else []:
         if search := run.record.search:
             chosen = ", ".join(f"{k}={v}" for k, v in search.best.items())
-            console.echo(
-                f"{run.run_id}: {chosen} of {len(search.candidates)} settings, by "
-                f"{search.cv}-fold cross-validation"
-            )
+            by = f"{search.cv}-fold cross-validation"
+            if search.kind == "validation":
+                by = "the validation images, or a tenth of the training images"
+            console.echo(f"{run.run_id}: {chosen} of {len(search.candidates)} settings, by {by}")
     option = store_option(store)
     bests = best_fits(runs)
     for best in bests:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -49,6 +50,12 @@ if TYPE_CHECKING:
     help="Give no label to images whose familiarity is below SHARE, such as 0.05.",
 )
 @console.trust_option
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the table to a file, .csv or .parquet, and print no table.",
+)
 @click.option("--csv", "as_csv", is_flag=True, help="Print the table as CSV.")
 @console.json_option
 def command(
@@ -60,6 +67,7 @@ def command(
     familiarity: bool,
     reject: float,
     trusted: tuple[str, ...],
+    output: Path | None,
     as_csv: bool,
     as_json: bool,
 ) -> None:
@@ -67,11 +75,13 @@ def command(
 
     RUN is the id of a run, part of its id, a tag, last, best, best:DATASET or a run's folder. The
     images take the model's own preprocessing, backbone and layers. Folders are searched for
-    images. If an image can't be read, the others are still labelled, and the exit code is 1. Of a
-    run on imported features, give files of features instead of images.
+    images; - stands for paths on stdin, one a line. If an image can't be read, the others are still
+    labelled, and the exit code is 1. Of a run on imported features, give files of features instead
+    of images.
 
     \b
     featstore predict feature-store/runs/my-run new-images/
+    find new-images -newer last | featstore predict best - --output found.parquet
     """  # noqa: D301 - click wants the character itself
     with console.progress() as progress:
         opened = console.open_store(store, progress, [run])
@@ -79,8 +89,17 @@ def command(
         from featstore.datasets.formats.image_list import find_images
         from featstore.datasets.image_files import LeftOut
         from featstore.inference.predict import predict
-        from featstore.inference.predictions import LabelsPrediction, Prediction, write_csv
+        from featstore.inference.predictions import (
+            LabelsPrediction,
+            Prediction,
+            check_table,
+            write_csv,
+            write_table,
+        )
 
+        if output is not None:
+            check_table(output)
+        images = _with_stdin(images)
         paths, left_out = list(map(Path, images)), LeftOut()
         if not chosen.selection.is_imported:
             paths, left_out = find_images(images)
@@ -95,6 +114,9 @@ def command(
             trusted=trusted,
             progress=progress,
         )
+    if output is not None:
+        write_table(found, output)
+        console.say(f"{len(found):,} predictions in {console.shown(output)}")
     if as_json:
         predictions = [asdict(p) for p in found]
         console.emit_json(
@@ -107,7 +129,7 @@ def command(
         )
     elif as_csv:
         console.emit_csv(lambda stream: write_csv(found, stream))
-    else:
+    elif output is None:
         first = found[0]
         columns = [chosen.record.target_name]
         if isinstance(first, Prediction):
@@ -129,6 +151,19 @@ def command(
         console.say(f"Error: {prediction.error}")
     if errors:
         sys.exit(1)
+
+
+def _with_stdin(images: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the images with the paths on stdin in place of ``-``; NUL bytes may part them."""
+    if "-" not in images:
+        return images
+    content = sys.stdin.buffer.read()
+    parts = content.split(b"\0") if b"\0" in content else content.splitlines()
+    paths = [os.fsdecode(part) for part in parts if part.strip()]
+    if not paths:
+        raise click.UsageError("- stands for paths on stdin, one a line, and there are none.")
+    at = images.index("-")
+    return (*images[:at], *paths, *images[at + 1 :])
 
 
 def _share(familiarity: float | None) -> str:

@@ -101,7 +101,9 @@ def _clf_text(line: dict[str, Any]) -> str:
         return f"- repeat, seed {line['seed']}"
     if (n_repeats := line["n_repeats"]) > 1:
         return f"{line['clf']} x {n_repeats}"
-    return f"{line['clf']}, seed {line['seed']}" if line["seed"] else str(line["clf"])
+    settings = f" ({line['settings']})" if line["settings"] else ""
+    seed = f", seed {line['seed']}" if line["seed"] else ""
+    return f"{line['clf']}{seed}{settings}"
 
 
 @command.command("show")

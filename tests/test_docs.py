@@ -956,6 +956,7 @@ BEFORE: dict[tuple[str, str], list[str | Callable[[Page], None]]] = {
         "featstore fit --clf logreg",
     ],
     ("polygons.md", "$ featstore extract"): [draw_polygons],
+    ("protocols.md", "$ featstore fit --protocol"): [f"{MOBILENET} demo --limit 200"],
     ("runs.md", "$ featstore fit --clf logreg,knn"): [f"{MOBILENET} demo --limit 200"],
     ("searching.md", "$ featstore fit --clf logreg,ridge,lda"): [f"{RESNET} fc1000"],
     ("searching.md", "$ featstore fit --clf logreg,linear-svm"): [

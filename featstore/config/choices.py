@@ -37,7 +37,7 @@ LABEL_BY = ("majority", "centre")
 """What gives a window its label: the polygons over more than half of it, or over its middle."""
 
 
-SEARCHES = ("grid", "random", "halving")
+SEARCHES = ("grid", "random", "halving", "validation")
 
 
 LEVEL = 0.05
@@ -77,6 +77,7 @@ CLASSIFIER_NAMES = (
     "ridge",
     "lda",
     "knn",
+    "similarity-knn",
     "triplet",
     "nystroem-svm",
 )
@@ -95,7 +96,15 @@ SET_FACETS = ("weights", "bands", "image_size", "precision", "dtype", "set_id")
 """What tells feature sets of the same images and model apart; see :class:`FitConfig` for fits."""
 
 
-SEARCH_SETTINGS = {"cv": SEARCHES, "n_candidates": ("random", "halving")}
+PROTOCOL_NAMES = ("torchgeo-bench", "dinov3-logreg", "dino-knn", "corley", "paper")
+"""Names of :data:`featstore.fitting.protocols.PROTOCOLS`, without loading scikit-learn."""
+
+
+SCALES = ("standard", "none")
+"""What is done to features before a classifier; by default the classifier decides."""
+
+
+SEARCH_SETTINGS = {"cv": SEARCHES[:3], "n_candidates": ("random", "halving")}
 """Settings of a search, and the searches that use them."""
 
 

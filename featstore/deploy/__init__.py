@@ -2,7 +2,16 @@
 
 from importlib.util import find_spec
 
+from featstore._lazy import attach
 from featstore.errors import ExportError
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "ExportedModel": "featstore.deploy.export",
+        "export_run": "featstore.deploy.export",
+    },
+)
 
 
 def require_onnx() -> None:

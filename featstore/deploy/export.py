@@ -44,8 +44,20 @@ N_CHECKED = 24
 class ExportedModel:
     """A file with a run's model, and how it was checked.
 
-    `difference` is the largest one between the file's scores and featstore's, `images_are` says
-    which images gave it, and `notes` are sentences for people.
+    Parameters
+    ----------
+    path : Path
+    nbytes : int
+    n_checked : int
+        Images that onnxruntime and featstore have both predicted.
+    images_are : str
+        ``stored images`` or ``generated images``.
+    difference : float
+        The largest difference of the scores.
+    metadata : dict of str to str
+        The file's own metadata.
+    notes : sequence of str
+        What the user has to know, as sentences.
     """
 
     path: Path

@@ -20,6 +20,7 @@ from sklearn.svm import LinearSVC
 
 from featstore.deploy.onnx_graph import Graph
 from featstore.errors import ExportError
+from featstore.fitting.solvers.similarity import SimilarityNeighbors
 from featstore.fitting.solvers.triplet import TripletClassifier
 from featstore.runs.calibration import DECISION, LOGIT, Calibrator
 from featstore.text import nbytes_text
@@ -53,7 +54,10 @@ def add_pipeline(graph: Graph, features: str, model: Pipeline) -> Scores:
     for type_, function in _CONVERTERS.items():
         if isinstance(clf, type_):
             return function(graph, features, clf)
-    known = "logreg, linear-svm, nystroem-svm, ridge, lda, sgd, mlp, softmax, dbn, triplet and knn"
+    known = (
+        "logreg, linear-svm, nystroem-svm, ridge, lda, sgd, mlp, softmax, dbn, triplet, knn and "
+        "similarity-knn"
+    )
     raise ExportError(
         f"{type(clf).__name__} can't be written as ONNX. "
         f"{'ridge and mlp' if is_regressor(clf) else known} can: fit one of them on the same "
@@ -200,7 +204,7 @@ def _knn(graph: Graph, X: str, clf: KNeighborsClassifier) -> Scores:
     if metric == "cosine":
         # Of vectors of length 1, half the squared distance is 1 less the cosine.
         distances = graph.add("Mul", distances, graph.constant(0.5, np.float64))
-    k = graph.constant([clf.n_neighbors], np.int64)
+    k = graph.constant([min(clf.n_neighbors, len(rows))], np.int64)
     nearest, at = graph.add_several("TopK", 2, distances, k, axis=1, largest=0)
     own = np.eye(len(clf.classes_), dtype=np.float64)[clf._y]
     votes = graph.add("Gather", graph.constant(own, np.float64), at, axis=0)
@@ -217,6 +221,12 @@ def _knn(graph: Graph, X: str, clf: KNeighborsClassifier) -> Scores:
         votes = graph.add(
             "Mul", votes, graph.add("Unsqueeze", weights, graph.constant([2], np.int64))
         )
+    if isinstance(clf, SimilarityNeighbors):
+        first = graph.add("ReduceMin", nearest, axis, keepdims=1)
+        temperature = graph.constant(clf.temperature, np.float64)
+        gaps = graph.add("Div", graph.add("Sub", first, nearest), temperature)
+        weights = graph.add("Unsqueeze", graph.add("Exp", gaps), graph.constant([2], np.int64))
+        votes = graph.add("Mul", votes, weights)
     counts = graph.add("ReduceSum", votes, axis, keepdims=0)
     total = graph.add("ReduceSum", counts, axis, keepdims=1)
     return Scores(probabilities=graph.cast(graph.add("Div", counts, total), np.float32))

@@ -91,9 +91,16 @@ class Graph:
         return [result.name for result in model.graph.output]
 
     def write(self, path: Path, name: str, metadata: Mapping[str, str]) -> None:
-        """Write the graph as one file, after checking it."""
+        """Write what the outputs need as one file, after checking it."""
+        needed = {output.name for output in self._outputs}
+        nodes = []
+        for node in reversed(self._nodes):
+            if needed.intersection(node.output):
+                nodes.append(node)
+                needed.update(node.input)
+        constants = [constant for constant in self._constants if constant.name in needed]
         graph = helper.make_graph(
-            self._nodes, name, self._inputs, self._outputs, initializer=self._constants
+            nodes[::-1], name, self._inputs, self._outputs, initializer=constants
         )
         opsets = [helper.make_opsetid("", OPSET)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)

@@ -27,6 +27,7 @@ from featstore.config import check_classifier
 from featstore.environment import import_from
 from featstore.errors import FitError
 from featstore.fitting.solvers.dbn import DeepBeliefNetwork
+from featstore.fitting.solvers.similarity import SimilarityNeighbors
 from featstore.fitting.solvers.triplet import TripletClassifier
 
 RESERVED = {
@@ -261,6 +262,15 @@ CLASSIFIERS = {
                 "metric": ["euclidean", "cosine"],
                 "weights": ["uniform", "distance"],
             },
+            scaled=False,
+            predicts_slowly=True,
+        ),
+        # The nearest-neighbor evaluation of DINO (arXiv:2104.14294): 10, 20, 100 or 200 neighbors.
+        Classifier(
+            "similarity-knn",
+            SimilarityNeighbors,
+            {"n_neighbors": 20},
+            space=lambda p: {"n_neighbors": [5, 10, 20, 100], "temperature": [0.02, 0.07, 0.2]},
             scaled=False,
             predicts_slowly=True,
         ),

@@ -51,6 +51,10 @@ RBM_S = 3e-9
 108 x 100 weights."""
 
 
+CALIBRATION_SHARE = 0.8
+"""Time of calibrating probabilities, as a share of the fit's."""
+
+
 TRIPLET_S = 2e-3
 """Seconds of a batch of triplets."""
 
@@ -114,7 +118,7 @@ def estimate(
     size, clf = n * p, unwrapped(steps["clf"])
     # Of several classes, each has a classifier of its own.
     n_models = 1 if clf is steps["clf"] else n_outputs
-    n_fits = n_candidates * config.cv * (config.cv - 1) / config.cv
+    n_fits = float(n_candidates * max(1, config.n_folds - 1))
     duration_s, nbytes = 0.0, FIXED_NBYTES
     if "map" in steps:
         n_components = min(n, steps["map"].n_components)
@@ -157,7 +161,7 @@ def estimate(
         duration_s += TRIPLET_S * clf.n_iter
         nbytes += 4 * (rows * triplet.N_INPUTS + n * clf.n_components)
         nbytes += 4 * p * min(n, triplet.MAX_ROWS) + 12 * min(n, p) ** 2
-    elif config.clf == "knn":
+    elif config.clf in ("knn", "similarity-knn"):
         nbytes += 4 * size if classifier.scaled else 0
     else:
         # LinearSVC's own solver also keeps (index, value) pairs of 16 bytes.
@@ -165,6 +169,10 @@ def estimate(
         nbytes += (24 if config.clf == "linear-svm" else 8) * size
     if classifier.predicts_slowly:
         duration_s += PRODUCT_S * n * p * shape.n_predicted
+    if config.calibrate and shape.n_classes > 1:
+        # A fit without a fifth of the rows; a scaler writes its rows to a file.
+        n_fits += CALIBRATION_SHARE
+        nbytes += 0 if "scale" in steps else 4 * size
     return Cost(duration_s * (1 + n_fits), nbytes)
 
 

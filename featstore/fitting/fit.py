@@ -18,7 +18,7 @@ from featstore.fitting.solvers.scaling import new_scratch, scratch_folder
 from featstore.fitting.tasks import find_task
 from featstore.io.files import with_resume_hint
 from featstore.io.locks import remove_shared
-from featstore.parallel.cluster import TaskPool
+from featstore.parallel.task_pool import TaskPool
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.runs.run import Run
@@ -103,8 +103,10 @@ def fit_each(
         task: plan.fit_configs(clf, params, grid, settings, find_task(task))
         for task in {selection.task for selection in selections}
     }
-    # Drawing a picture takes longer than a small fit: of repeats, one stands for all.
-    draws, scratch = repeats == 1, new_scratch(store.cache_dir)
+    # Drawing pictures takes longer than a small fit: of repeats, one stands for all.
+    n_fits = sum(len(configs[selection.task]) for selection in selections)
+    draws = repeats == 1 and n_fits <= dispatch.MAX_DRAWN
+    scratch = new_scratch(store.cache_dir)
     shared = plan.PlanOptions(facets, str(scratch), refit, force, memory_nbytes, draws)
     with with_resume_hint(store.path, command()):
         planned = plan.plan_fits(selections, configs, repeats, shared, progress)
@@ -129,7 +131,7 @@ def fit_each(
             dispatch.run_searches(to_do, pool, progress)
             dispatch.run_fits(to_do, pool, store, progress)
     if not draws:
-        dispatch.draw_shown_repeats(planned, progress)
+        dispatch.draw_shown_runs(planned, progress)
     return [fit.result() for fit in planned]
 
 

@@ -17,6 +17,12 @@ from featstore.errors import ConfigError, FeatstoreError, FitError
 from featstore.fitting import cost
 from featstore.fitting.classifiers import Classifier, unwrapped
 from featstore.fitting.parameters import assign_params
+from featstore.fitting.protocols import (
+    FIXED,
+    PROTOCOLS,
+    contradiction,
+    find_protocol,
+)
 from featstore.fitting.results import Fit
 from featstore.fitting.search import Search, candidates
 from featstore.fitting.solvers import batches
@@ -34,6 +40,9 @@ from featstore.text import as_list, run_text
 
 SOLVERS = 3
 """Version of the solvers: another one may give the same fit other last digits."""
+
+
+DEFAULTS = {field.name: field.default for field in fields(FitConfig)}
 
 
 KNOWN_FOLDS = (
@@ -102,6 +111,14 @@ def fit_configs(
     task: Task,
 ) -> list[FitConfig]:
     """Return one configuration per classifier, with its own parameters and grid."""
+    if settings.get("protocol") is not None:
+        given = [name for name in FIXED if settings.get(name, DEFAULTS[name]) != DEFAULTS[name]]
+        given += ["clf"] if as_list(clf) != ["logreg"] else []
+        given += [name for name, one in (("params", params), ("grid", grid)) if one]
+        protocol = find_protocol(settings["protocol"])
+        if given:
+            raise ConfigError(contradiction(protocol.name, list(dict.fromkeys(given))))
+        return protocol.configs(settings)
     known = task.classifiers
     requested = [name for one in as_list(clf) for name in (known if one == "all" else [one])]
     names = list(dict.fromkeys(requested))
@@ -196,9 +213,11 @@ def plan_fit(selection: Selection, config: FitConfig, options: PlanOptions) -> P
     try:
         split = kind.split(selection, config.split_seed, drop_leaks=config.drop_leaks)
         n_train = n_rows(split.train)
-        classifier = kind.find_classifier(config.clf)
+        classifier = kind.classifier_of(config)
         params = classifier.params(dict(config.params), n_train)
         _check_settings(kind, selection, config, classifier, params)
+        if config.protocol is not None:
+            PROTOCOLS[config.protocol].check(selection)
         found: list[dict[str, Any]] = []
         if config.search:
             found = candidates(classifier, config, selection.n_features, n_train)
@@ -259,7 +278,8 @@ def _search(
     """Return a fit's search, and what is worth saying of it."""
     rows = row_numbers(split.train)
     refuse_trained(selection, rows, KNOWN_FOLDS)
-    notice = kind.check_folds(selection, rows, config.cv)
+    validates = config.search == "validation"
+    notice = "" if validates else kind.check_folds(selection, rows, config.cv)
     n_smallest = kind.n_smallest(kind.y(selection)[rows])
     n_outputs = kind.n_outputs(selection)
     score = kind.scoring.score
@@ -286,12 +306,19 @@ def _command(selection: Selection, config: FitConfig, facets: Mapping[str, Any])
     for name, value in options.items():
         option = "set" if name == "set_id" else name.replace("_", "-")
         words += [f"--{option}", str(value)]
-    words += ["--clf", config.clf]
+    if config.protocol is not None:
+        # It makes this fit among others.
+        words += ["--protocol", config.protocol]
+        config = replace(config, params=(), search=None, grid=(), n_epochs=None, scale=None)
+    else:
+        words += ["--clf", config.clf]
     for name, value in config.params:
         words += ["--param", f"{name}={value}"]
     if config.search:
-        words += ["--search", config.search, "--cv", str(config.cv)]
-        if config.search != "grid":
+        words += ["--search", config.search]
+        if config.search != "validation":
+            words += ["--cv", str(config.cv)]
+        if config.search not in ("grid", "validation"):
             words += ["--n-candidates", str(config.n_candidates)]
         for name, values in config.grid:
             words += ["--grid", f"{name}={','.join(map(repr, values))}"]
@@ -299,6 +326,7 @@ def _command(selection: Selection, config: FitConfig, facets: Mapping[str, Any])
         ("--epochs", config.n_epochs),
         ("--split-seed", config.split_seed),
         ("--drop-leaks", config.drop_leaks or None),
+        ("--scale", config.scale),
         ("--no-calibrate", None if config.calibrate else True),
         ("--clf-device", None if config.device == "cpu" else config.device),
         ("--intelex", config.intelex or None),
@@ -330,13 +358,18 @@ def _run_key(
     for vector in vectors:
         rows.update(np.ascontiguousarray(vector).tobytes())
     settings = config.to_dict()
+    if config.scale is None:
+        # So that earlier runs stay the answer.
+        del settings["scale"]
+    if config.protocol is None:
+        del settings["protocol"]
     if not kind.class_names(selection):
         # It has no effect on numbers.
         del settings["calibrate"]
     if not config.search:
         # Without a search they have no effect.
         settings = {k: v for k, v in settings.items() if k not in ("cv", "n_candidates", "grid")}
-    elif config.search == "grid":
+    elif config.search in ("grid", "validation"):
         del settings["n_candidates"]
     return json_digest(
         {
@@ -347,7 +380,7 @@ def _run_key(
             **settings,
             "params": {**params, **dict(config.params)},
             "candidates": list(found),
-            "own": kind.find_classifier(config.clf).identity(),
+            "own": kind.classifier_of(config).identity(),
             "scikit-learn": versions()["scikit-learn"],
             "solvers": solvers,
         }

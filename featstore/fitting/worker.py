@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from featstore.fitting.solvers import accelerators
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import own_scratch, scale_rows
 from featstore.fitting.solvers.train import Trained, explained, train
-from featstore.fitting.splits import Split, n_rows
+from featstore.fitting.splits import Split, n_rows, row_numbers
 from featstore.fitting.tasks import Evaluation, Task, find_task
 from featstore.io.files import with_resume_hint
 from featstore.progress import SILENT, Progress
@@ -94,12 +94,16 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
     clock, config, kind = Clock(), task.config, find_task(task.kind)
     selection = store.reopen(task.parts)
     split = kind.split(selection, config.split_seed, drop_leaks=config.drop_leaks)
+    if config.search == "validation" and split.val is not None:
+        # They have chosen the parameters, and now train too.
+        both = np.sort(np.concatenate([row_numbers(split.train), row_numbers(split.val)]))
+        split = replace(split, train=both, val=None)
     X, y, n_train = selection.memmap(), kind.y(selection), n_rows(split.train)
     features = {use: Samples(X, rows) for use, rows in split.uses().items()}
     notes: list[str] = []
     n_constant = check_features(selection, split, features, notes)
 
-    classifier = kind.find_classifier(config.clf)
+    classifier = kind.classifier_of(config)
     chosen = task.search["best"] if task.search else {}
     params = classifier.params({**dict(config.params), **chosen}, n_train)
     model = classifier.pipeline(kind.with_class_weights(params, selection), config.seed)

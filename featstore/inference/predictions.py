@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 import numpy as np
 
 from featstore.errors import ConfigError
 from featstore.fitting.evaluate import Predictions
+from featstore.io.files import atomic_write, resolve_link
 from featstore.runs.calibration import DECISION
 from featstore.runs.run import Run
 from featstore.text import no_formula, number_text
@@ -165,19 +168,69 @@ NUMBERS = ("score", "value", "familiarity")
 """Columns whose texts are numbers, which spreadsheets may take as such."""
 
 
-def write_csv(predictions: Iterable[AnyPrediction], stream: TextIO) -> None:
-    """Write predictions as CSV; no text in it is a formula to a spreadsheet."""
-    found = list(predictions)
+def _table(found: Sequence[AnyPrediction]) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and rows of predictions, as texts."""
     several = [one.scores for one in found if isinstance(one, LabelsPrediction)]
     # Those of the first image that can be read.
     scored = list(next(filter(None, several), {}))
     columns = [*HEADINGS[type(found[0])], *(f"score:{name}" for name in scored)]
-    is_number = [name in NUMBERS or name.startswith("score:") for name in columns]
+    return columns, [one.csv_row(scored) for one in found]
+
+
+def _is_number(column: str) -> bool:
+    return column in NUMBERS or column.startswith("score:")
+
+
+def write_csv(predictions: Iterable[AnyPrediction], stream: TextIO) -> None:
+    """Write predictions as CSV; no text in it is a formula to a spreadsheet."""
+    columns, rows = _table(list(predictions))
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)
-    for one in found:
-        cells = zip(one.csv_row(scored), is_number, strict=True)
-        writer.writerow([text if number else no_formula(text) for text, number in cells])
+    for row in rows:
+        cells = zip(columns, row, strict=True)
+        writer.writerow([text if _is_number(name) else no_formula(text) for name, text in cells])
+
+
+TABLE_FILES = (".csv", ".parquet")
+"""Endings of the files that :func:`write_table` writes."""
+
+
+def check_table(path: Path) -> None:
+    """Refuse a file of another kind, and Parquet without pyarrow, before anything is predicted."""
+    if path.suffix not in TABLE_FILES:
+        raise ConfigError(
+            f"{path.name} ends in {path.suffix or 'nothing'}; predictions are written to "
+            f"{' or '.join(TABLE_FILES)}."
+        )
+    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise ConfigError("Parquet needs pyarrow: pip install pyarrow. Or write .csv.")
+
+
+def write_table(predictions: Iterable[AnyPrediction], path: Path) -> None:
+    """Write predictions to a .csv or .parquet file, whole or not at all; columns are those of CSV.
+
+    In Parquet numbers are numbers, missing ones null, and texts are as they are.
+    """
+    check_table(path)
+    found = list(predictions)
+    with atomic_write(resolve_link(path)) as temporary:
+        if path.suffix == ".csv":
+            with temporary.open(
+                "w", encoding="utf-8", errors="surrogateescape", newline=""
+            ) as file:
+                write_csv(found, file)
+            return
+        import pandas as pd
+
+        columns, rows = _table(found)
+        # A name's bytes that are not UTF-8 have no place in Parquet.
+        valid = [
+            [t.encode(errors="surrogateescape").decode(errors="replace") for t in r] for r in rows
+        ]
+        frame = pd.DataFrame(valid, columns=columns).replace("", None)
+        for name in filter(_is_number, columns):
+            frame[name] = pd.to_numeric(frame[name])
+        frame.to_parquet(temporary, index=False)
 
 
 Maker: TypeAlias = Callable[[str, Predictions, int | None, str | None], AnyPrediction]

@@ -216,8 +216,8 @@ def _out_of_fold(
 ) -> np.ndarray:
     """Return the probabilities of rows, each by a classifier that was fitted without its fold."""
     kind = find_task(run.task)
-    config = FitConfig(**{**run.record.fit.to_dict(), "search": None})
-    classifier = kind.find_classifier(config.clf)
+    config = FitConfig.from_dict(run.record.fit.to_dict() | {"search": None, "grid": {}})
+    classifier = kind.classifier_of(config)
     y = kind.y(selection)
     folds = kind.draw_folds(selection, rows, n_folds, config.seed)
     found = np.zeros((len(rows), len(run.class_names)))

@@ -235,6 +235,8 @@ def _pictures(
         progress.say(f"The page has no pictures. {reason}")
         return None, reason
     side = int(np.clip(np.sqrt(PAGE_PIXELS / len(rows)), MIN_TILE_PX, MAX_TILE_PX))
+    longest = max(max(originals.dataset.shape(int(row))) for row in rows[:9])
+    side = min(side, max(MIN_TILE_PX, longest + 15))
     # Blocks of JPEG, which are 16 pixels wide, do not mix neighbors.
     side -= side % 16
     n_of_sheet = SHEET_COLUMNS * SHEET_ROWS

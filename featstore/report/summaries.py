@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from featstore.fitting.protocols import PROTOCOLS
 from featstore.progress import SILENT, Progress
 from featstore.report import paper
 from featstore.runs.names import join, short_name
@@ -203,6 +204,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         f"({join([f'{rows.test_split} split', rows.split])}), {rows.n_masked:,} masked and "
         f"{rows.n_unlabelled:,} unlabelled left out{_leaks_text(rows)}",
         "search": _search_text(record.search, run.scoring),
+        **_protocol_text(fit.protocol),
         **_probabilities_text(run),
         "time": ", ".join(f"{name} {value:.2f} s" for name, value in record.duration_s.items()),
         "peak memory": f"{nbytes_text(record.peak_rss_nbytes)} of the process, the features' "
@@ -249,6 +251,14 @@ def _leaks_text(rows: RowCounts) -> str:
     return cut
 
 
+def _protocol_text(name: str | None) -> dict[str, str]:
+    """Return what a run's protocol is, with its source and what is not known of it."""
+    if name is None:
+        return {}
+    protocol = PROTOCOLS.get(name)
+    return {"protocol": name if protocol is None else f"{name}. {protocol.text}"}
+
+
 def _probabilities_text(run: Run) -> dict[str, str]:
     """Return whether a run's probabilities are calibrated, and how well they hold."""
     if not (how := run.calibration_text):
@@ -262,6 +272,11 @@ def _search_text(search: SearchResult | None, scoring: Scoring) -> str:
         return "none"
     mean = scoring.text(getattr(search, scoring.score))
     best = ", ".join(f"{key}={value}" for key, value in search.best.items())
+    if search.kind == "validation":
+        return (
+            f"{best} of {len(search.candidates):,} settings by the validation images, or a tenth "
+            f"of the training images, {scoring.name} {mean}{scoring.unit}; then fitted to both"
+        )
     return (
         f"{search.kind}, {best} of {len(search.candidates):,} settings by {search.cv}"
         f"-fold cross-validation on the training rows, {scoring.name} {mean}{scoring.unit} ± "

@@ -76,8 +76,10 @@ def fit_settings(record: RunRecord) -> dict[str, str]:
         "params": ", ".join(f"{name}={value}" for name, value in fit.params.items()),
         "n_epochs": f"{fit.n_epochs} epochs" if fit.n_epochs else "",
         "search": f"{search} search" if search else "",
+        "scale": {"standard": "standardised", "none": "unscaled"}.get(fit.scale or "", ""),
+        "protocol": f"protocol {fit.protocol}" if fit.protocol else "",
         "grid": json.dumps(grid)[1:-1].replace('"', "") if grid else "",
-        "cv": f"{fit.cv} folds" if search else "",
+        "cv": f"{fit.cv} folds" if search and search != "validation" else "",
         "n_candidates": f"{fit.n_candidates} candidates" if is_drawn else "",
         "device": "" if fit.device == "cpu" else fit.device,
         "intelex": "intelex" if fit.intelex else "",
@@ -129,6 +131,8 @@ def _series(record: RunRecord) -> str:
 
 def _summary(record: RunRecord) -> dict[str, Any]:
     selection, rows, scoring = record.selection, record.rows, find_scoring(record.task)
+    search = record.search
+    by_folds = None if search is None or search.kind == "validation" else search
     return {
         "task": record.task,
         "clf": record.fit.clf,
@@ -149,14 +153,15 @@ def _summary(record: RunRecord) -> dict[str, Any]:
         "n_leaked": rows.n_leaked,
         "n_dropped": rows.n_dropped,
         "split": rows.split,
-        "cv": record.search.cv if record.search else None,
+        "cv": by_folds.cv if by_folds else None,
         "n_cut_groups": rows.n_cut_groups,
         "n_test_groups": rows.n_test_groups,
         "n_train_of_class": list(rows.n_train_of_class),
         "seed": record.fit.seed,
         "split_seed": record.fit.split_seed,
         "created": record.created,
-        f"cv_{scoring.score}": getattr(record.search, scoring.score) if record.search else None,
+        f"cv_{scoring.score}": getattr(by_folds, scoring.score) if by_folds else None,
+        "protocol": record.fit.protocol,
         "series": _series(record),
         "n_constant_features": record.n_constant_features,
         "notes": list(record.notes),

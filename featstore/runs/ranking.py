@@ -239,21 +239,26 @@ def group_by_images(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Return the runs by the images that they are on, under a unique title for each.
 
     Folders of one name may hold different images; digits in their titles tell them apart. Images
-    of one title may have labels of several tasks, which their titles say.
+    of one title may have labels of several tasks, which their titles say. Runs of a protocol are
+    a group of their own, for scores of two protocols have no common order.
     """
-    groups: dict[tuple[str, str, str], list[Run]] = {}
+    groups: dict[tuple[str, str, str, str], list[Run]] = {}
     for run in runs:
-        images = run.title, run.outline.fingerprint, run.task
+        protocol = run.outline.summary["protocol"] or ""
+        images = run.title, run.outline.fingerprint, run.task, protocol
         groups.setdefault(images, []).append(run)
-    n_of_title = Counter(title for title, _, _ in groups)
-    n_of_task = Counter((title, task) for title, _, task in groups)
+    kinds = {images[:3] for images in groups}
+    n_of_title = Counter(title for title, _, _ in kinds)
+    n_of_task = Counter((title, task) for title, _, task in kinds)
     found = {}
-    for (title, fingerprint, task), own in groups.items():
+    for (title, fingerprint, task, protocol), own in groups.items():
         told = []
         if n_of_task[title, task] > 1:
             told.append(f"images {fingerprint[:6]}")
         if n_of_title[title] > n_of_task[title, task]:
             told.append(task)
+        if protocol:
+            told.append(f"protocol {protocol}")
         found[f"{title} ({', '.join(told)})" if told else title] = own
     return found
 

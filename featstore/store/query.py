@@ -55,11 +55,7 @@ def select(
 
     See :meth:`.FeatureStore.select`.
     """
-    if not sets:
-        raise SelectionError(
-            f"{address} holds no feature sets. Make one first, for example with: "
-            "featstore extract --model resnet50 --dataset sat4"
-        )
+    _refuse_empty(sets, address)
     errors = [read_error(s) for s in sets]
     readable = [s for s, error in zip(sets, errors, strict=True) if error is None]
     if not readable and isinstance(errors[0], FormatError):
@@ -125,8 +121,17 @@ def check_names(
     set_id: str | None,
 ) -> None:
     """Refuse a name that no set has, and say which names are like it."""
+    _refuse_empty(sets, address)
     readable = [s for s in sets if read_error(s) is None]
     _check_names(sets, readable, address, dataset, models, layers, set_id)
+
+
+def _refuse_empty(sets: Sequence[FeatureSet], address: str) -> None:
+    if not sets:
+        raise SelectionError(
+            f"{address} holds no feature sets. Make one first, for example with: "
+            "featstore extract --model resnet50 --dataset sat4"
+        )
 
 
 def _check_names(

@@ -19,7 +19,7 @@ from featstore.store.format.set_schema import Facets, SetRecord
 if TYPE_CHECKING:
     from featstore.store.feature_set import FeatureSet
 
-VERSION = f"{__version__} 6"
+VERSION = f"{__version__} 7"
 """Version of what the index holds; another one is built again."""
 
 

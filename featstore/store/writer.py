@@ -30,6 +30,10 @@ JOURNAL_S = 1.0
 """Shortest time between two writes of the journal."""
 
 
+JOURNAL_SHARE = 20
+"""Times that a write of the journal takes until the next one: of 200,000 chunks, it is 16 MB."""
+
+
 SHARE = "share-"
 """Beginning of the names of the journals of shares."""
 
@@ -140,6 +144,7 @@ class FeatureWriter:
 
     def _write(self) -> None:
         durable_at = journal_at = time.monotonic()
+        pause_s = JOURNAL_S
         try:
             while (item := self._queue.get()) is not None:
                 began = time.perf_counter()
@@ -151,8 +156,9 @@ class FeatureWriter:
                 if now - durable_at > CHECKPOINT_S:
                     self._checkpoint()
                     durable_at = journal_at = now
-                elif any(closed) and now - journal_at > JOURNAL_S:
+                elif any(closed) and now - journal_at > pause_s:
                     self._save_journal()
+                    pause_s = max(JOURNAL_S, JOURNAL_SHARE * (time.monotonic() - now))
                     journal_at = now
                 self.write_s += time.perf_counter() - began
                 with self._room:

@@ -79,7 +79,7 @@ def test_the_page_s_program_needs_neither_featstore_nor_pytorch(exported, sample
         cwd=exported.path.parent,
     )
     *lines, modules = done.stdout.splitlines()
-    assert modules == "set()", done.stderr
+    assert (modules, done.stderr) == ("set()", "")
     expected = predict(run, paths, store=store, device="cpu")
     assert lines == [f"{p.path} {p.label} {p.score:.3f}" for p in expected]
 
@@ -152,6 +152,34 @@ def test_without_the_images_generated_ones_check_the_file(sample, tmp_path, monk
         hidden.rename(images)
     assert found.images_are == "generated images"
     assert "gone" in found.notes[0]
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_several_classes_and_numbers_are_exported_too(sample, tmp_path, task):
+    images = sorted(sample[0].rglob("*.png"))
+    classes, numbers = ("sand;water", "forest", "water"), (3.5, 1.25, 700)
+    lines = ["path,label,split"]
+    for i, path in enumerate(images):
+        label = (classes if task == "multilabel" else numbers)[i % 3]
+        lines.append(f"{path},{label},{'test' if i % 4 == 0 else 'train'}")
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(lines) + "\n")
+    store, options = open_store(tmp_path / "store"), {"model": "timm:tiny_vit", "dataset": "table"}
+    extract(store=store, **tiny(table, task=task, **options))
+    with blank_figures():
+        (run,) = fit(store, "ridge", n_jobs=1)
+    path = tmp_path / "model.onnx"
+    assert export_run(run, path, store=store, progress=SILENT).difference < 1e-4
+    image = np.asarray(Image.open(images[0]).convert("RGB"))
+    found = run_file(path, [image[np.newaxis]])
+    (expected,) = predict(run, image, store=store, device="cpu")
+    if task == "regression":
+        assert found["value"] == pytest.approx([expected.value], rel=1e-4)
+    else:
+        scores = list(expected.scores.values())
+        assert found["probability"][0] == pytest.approx(scores, abs=1e-4)
+    with pytest.raises(ExportError, match="Deepness shows one class"):
+        export_run(run, path, store=store, target="deepness", progress=SILENT)
 
 
 def test_what_can_not_be_exported_is_refused(sample, pixel_sample, tmp_path):

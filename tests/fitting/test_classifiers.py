@@ -6,6 +6,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from featstore.errors import FitError
 from featstore.fitting.classifiers import CLASSIFIERS, LARGE, find_classifier
+from featstore.fitting.solvers.similarity import SimilarityNeighbors
 
 STREAMS = ["logreg", "linear-svm", "mlp", "sgd", "softmax", "ridge", "lda"]
 
@@ -13,7 +14,11 @@ STREAMS = ["logreg", "linear-svm", "mlp", "sgd", "softmax", "ridge", "lda"]
 def test_all_but_knn_and_dbn_standardise_features():
     first = {name: type(c.pipeline(c.params({}), 0).steps[0][1]) for name, c in CLASSIFIERS.items()}
     others = {name: kind for name, kind in first.items() if kind is not StandardScaler}
-    assert others == {"dbn": MinMaxScaler, "knn": KNeighborsClassifier}
+    assert others == {
+        "dbn": MinMaxScaler,
+        "knn": KNeighborsClassifier,
+        "similarity-knn": SimilarityNeighbors,
+    }
 
 
 def test_only_nystroem_svm_maps_features_first():
@@ -26,7 +31,11 @@ def test_what_is_known_of_each_is_recorded():
     assert [name for name, c in CLASSIFIERS.items() if c.streams] == STREAMS
     by_epochs = [name for name, c in CLASSIFIERS.items() if c.by_epochs]
     assert by_epochs == ["mlp", "sgd", "dbn", "softmax"]
-    assert [name for name, c in CLASSIFIERS.items() if c.predicts_slowly] == ["svm", "knn"]
+    assert [name for name, c in CLASSIFIERS.items() if c.predicts_slowly] == [
+        "svm",
+        "knn",
+        "similarity-knn",
+    ]
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -35,7 +44,7 @@ def test_the_seed_reaches_all_that_is_random(name):
     steps = classifier.pipeline(classifier.params({}), 77).named_steps
     seeds = [step.random_state for step in steps.values() if hasattr(step, "random_state")]
     assert set(seeds) <= {77}
-    assert len(seeds) == {"nystroem-svm": 2, "lda": 0, "knn": 0}.get(name, 1)
+    assert len(seeds) == {"nystroem-svm": 2, "lda": 0, "knn": 0, "similarity-knn": 0}.get(name, 1)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

@@ -15,7 +15,7 @@ from featstore.fitting.learning_curve import learning_curve
 from featstore.fitting.plan import PlanOptions, fit_configs, plan_fit
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.tasks import find_task
-from featstore.parallel.cluster import TaskPool
+from featstore.parallel.task_pool import TaskPool
 from featstore.runs.run import list_runs
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

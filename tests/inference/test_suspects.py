@@ -50,7 +50,9 @@ def test_wrong_labels_are_found_with_the_right_one(clf, noisy):
 
 
 def test_near_copies_are_found_and_exact_ones_named(noisy):
-    (run,) = featstore.fit(noisy, "lda", n_jobs=1)
+    # With a parameter and a grid of its own, which the further fits leave alone.
+    options = {"params": {"solver": "lsqr"}, "search": "grid", "grid": {"shrinkage": [0.2, 0.4]}}
+    (run,) = featstore.fit(noisy, "lda", **options, n_jobs=1)
     found = {one.sample_id: one for one in find_suspects(run, store=noisy).near_copies}
     assert set(found) == {"test/0000300", "test/0000301"}
     near, exact = found["test/0000300"], found["test/0000301"]

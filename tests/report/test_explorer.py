@@ -140,6 +140,11 @@ def test_the_command_writes_the_page_and_the_report_links_to_it(pixel_sample, tm
     assert found["runs"] == [pixel_sample.run.run_id]
     assert found["nbytes"] == page.stat().st_size
     write_report(store, list_runs(store), tmp_path / "report.html", progress=SILENT)
+    bare = store_in(tmp_path / "bare")
+    given = ["explore", "--out", str(tmp_path / "bare.html"), "--projection", "pca"]
+    assert _run([*given, "--store", str(bare.path)]) == 0
+    assert "320 images, drawn by PCA" in capsys.readouterr().out
+    assert read_data(tmp_path / "bare.html")["runs"] == []
     link = 'href="explorer.html"'
     assert link in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert link not in (tmp_path / "alone.html").read_text(encoding="utf-8")

@@ -378,8 +378,8 @@ def test_table_4_is_of_all_folders_of_a_dataset(sat4_store, run, tmp_path):
 
 def test_an_unknown_projection_is_refused_before_anything_is_drawn(sat4_store, run, tmp_path):
     listener = Listener()
-    with pytest.raises(ConfigError, match="one of pca, umap"):
-        write_report(sat4_store, [run], tmp_path / "r.html", projection="tsne", progress=listener)
+    with pytest.raises(ConfigError, match="one of pca, tsne, umap"):
+        write_report(sat4_store, [run], tmp_path / "r.html", projection="isomap", progress=listener)
     assert not listener.phases
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
+import sklearn
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import train_test_split
@@ -177,7 +178,9 @@ def train(
     best_weights = None
     is_large = batches.handles(estimator, len(rows))
     scored = rows[:: max(1, len(rows) // SCORED_ROWS)] if is_large else rows
-    with shared_threads() as threads:
+    # The features were found to be finite, and the parameters valid, before training.
+    quickly = sklearn.config_context(assume_finite=True, skip_parameter_validation=True)
+    with shared_threads() as threads, quickly:
         if is_large:
             show = _large_batches(estimator, X, y, rows, classes, random_state, threads)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -62,6 +62,13 @@ class Task(ABC):
                 "of your own."
             )
         return self.classifiers[name]
+
+    def classifier_of(self, config: FitConfig) -> Classifier:
+        """Return the classifier of a configuration, with the scaling that it asks for."""
+        classifier = self.find_classifier(config.clf)
+        if config.scale is None:
+            return classifier
+        return replace(classifier, scaled=config.scale == "standard", ranged=False)
 
     @staticmethod
     @abstractmethod

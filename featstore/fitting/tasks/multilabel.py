@@ -25,8 +25,13 @@ from featstore.runs.calibration import (
     Calibrator,
     measure_reliability,
 )
-from featstore.runs.scoring.influence import average_precisions, mean_average_precision
+from featstore.runs.scoring.influence import (
+    Estimate,
+    average_precisions,
+    mean_average_precision,
+)
 from featstore.runs.scoring.multilabel import SCORE, TRUE
+from featstore.runs.significance import accuracy_interval
 from featstore.store.selection import Selection
 
 SEVERAL = ("mlp", "dbn", "softmax", "knn")
@@ -164,6 +169,13 @@ class Multilabel(TargetTask):
         return tuple(name for name, has in zip(selection.target_names, own, strict=True) if has)
 
 
+def _interval(estimate: Estimate) -> list[float]:
+    """Return the interval of mAP; at 1 no row has an influence, and Wilson's takes its place."""
+    if estimate.value == 1:
+        return [*accuracy_interval(1.0, len(estimate.influences))]
+    return estimate.interval(0.0, 1.0)
+
+
 def score_labels(
     y: np.ndarray,
     scores: np.ndarray,
@@ -211,7 +223,7 @@ def score_labels(
     return {
         "n_samples": len(y),
         "map": estimate.value,
-        "map_interval": estimate.interval(0.0, 1.0),
+        "map_interval": _interval(estimate),
         "chance_map": float(y.mean(axis=0)[present].mean()),
         "micro_f1": float(f1_score(y, predicted, average="micro", zero_division=0.0)),
         "macro_f1": float(f1[present].mean()),

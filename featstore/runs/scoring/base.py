@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -210,9 +210,7 @@ class Scoring(ABC):
         """Return what draws the pictures of a run's folder, by file."""
         if (reliability := getattr(run.metrics.test, "reliability", None)) is None:
             return {}
-        from featstore.runs.charts import draw_reliability
-
-        return {"reliability.png": lambda: draw_reliability(reliability, run.score_kind)}
+        return {"reliability.png": drawn_by("draw_reliability", reliability, run.score_kind)}
 
     def units_text(self, record: RunRecord) -> str:
         """Return what the intervals take as the units: nothing, or groups of images."""
@@ -239,3 +237,14 @@ def split_text(line: Line) -> str:
 def ece_of(scores: Scores | MultilabelScores) -> float | None:
     """Return the expected calibration error of test rows; None without probabilities."""
     return None if scores.reliability is None else scores.reliability.ece
+
+
+def drawn_by(chart: str, *arguments: Any) -> Callable[[], Figure]:
+    """Return what draws a picture by a function of ``charts``; only then matplotlib is imported."""
+
+    def draw() -> Figure:
+        from featstore.runs import charts
+
+        return cast("Figure", getattr(charts, chart)(*arguments))
+
+    return draw

@@ -14,6 +14,7 @@ from featstore.runs.scoring.base import (
     Line,
     Scoring,
     Wrong,
+    drawn_by,
     ece_of,
     interval_column,
     split_text,
@@ -194,10 +195,8 @@ class Classification(Scoring):
 
     def drawings(self, run: Run) -> dict[str, Callable[[], Figure]]:
         """Return what draws the confusion matrix, and how well probabilities hold."""
-        from featstore.runs.charts import draw_confusion
-
         confusion = cast(Metrics, run.metrics).test.confusion
-        matrix = {"confusion.png": lambda: draw_confusion(confusion, run.class_names)}
+        matrix = {"confusion.png": drawn_by("draw_confusion", confusion, run.class_names)}
         return matrix | super().drawings(run)
 
 

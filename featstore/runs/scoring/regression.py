@@ -14,6 +14,7 @@ from featstore.runs.scoring.base import (
     Line,
     Scoring,
     Wrong,
+    drawn_by,
     interval_column,
     split_text,
 )
@@ -134,9 +135,7 @@ class Regression(Scoring):
 
     def drawings(self, run: Run) -> dict[str, Callable[[], Figure]]:
         """Return what draws predicted against true numbers."""
-        from featstore.runs.charts import draw_predicted
-
-        return {"predicted.png": lambda: draw_predicted(run)}
+        return {"predicted.png": drawn_by("draw_predicted", run)}
 
 
 def _interval_text(interval: Any, text: Callable[[float], str]) -> str:

@@ -36,6 +36,8 @@ class FitSettings(RecordPart):
     n_epochs: Count | None
     split_seed: Count | None
     drop_leaks: bool
+    scale: Text | None = None
+    protocol: Text | None = None
     calibrate: bool = False
     device: Text
     intelex: bool
@@ -45,7 +47,7 @@ class SearchResult(RecordPart):
     """The settings that a search for parameters tried, and the best one.
 
     The best one's mean score over the folds is called ``accuracy``, ``map`` or ``r2``, as the task
-    has it.
+    has it. A ``deviation`` needs two folds; validation images are one.
     """
 
     kind: Text
@@ -55,7 +57,7 @@ class SearchResult(RecordPart):
     accuracy: Fraction | None = None
     map: Fraction | None = None
     r2: Real | None = None
-    deviation: Real
+    deviation: Real | None
     candidates: Items[dict[str, Any]]
 
 
