@@ -19,11 +19,12 @@ MIN_IMAGES = 64
 """Fewer images are computed by PyTorch: to measure would take as long as to compute."""
 
 
-GAINS = {"inductor": 1.1, "openvino fp32": 1.3, "openvino bf16": 2.0}
-"""Least speed of an engine relative to PyTorch, for a network that is not measured yet.
+GAINS = {"inductor": 1.1, "openvino fp32": 1.2, "openvino bf16": 2.0}
+"""Speed of an engine relative to PyTorch that a network has before it is measured.
 
-benchmarks/bench_forward.py on AVX2 cores: OpenVINO in fp32 was 1.3 (ResNet50) to 3.5 (MobileNetV2)
-times as fast. In bf16 on AVX512-BF16 cores it was 2 to 6 times as fast.
+On two AVX2 cores, OpenVINO in fp32 was 1.1 (ResNet50) to 1.9 (MobileNetV2) times as fast when the
+cores were idle, and 1.3 to 3.5 times, by the processor's time, when they were busy. In bf16 on two
+AVX512-BF16 cores it was 2 to 6 times as fast.
 """
 
 
