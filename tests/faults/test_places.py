@@ -125,7 +125,7 @@ def test_stores_and_images_may_have_any_name(kind, children, pictures, tmp_path)
     first.rename(first.with_name(f"{name[:190]}.png"))
     store = tmp_path / name
     words = extract_words(images)
-    killed = children.command(store, *words, fault={"at": 150})
+    killed = children.command(store, *words, fault={"at": 220})
     assert killed.code == -9
     resumed(children.command(store, *words))
     selection = open_store(store).select(dataset=name)
@@ -154,7 +154,7 @@ def test_a_store_behind_a_link_is_the_same_store(children, pictures, unbroken, t
     link.symlink_to(real, target_is_directory=True)
     real.mkdir()
     words = [*extract_words(pictures), "--json"]
-    killed = children.command(link, *words, fault={"at": 150})
+    killed = children.command(link, *words, fault={"at": 220})
     assert killed.code == -9
     # Gone on with by its other name, by two at once.
     both = [children.command(place, *words) for place in (real, link)]
@@ -176,7 +176,7 @@ def test_a_store_on_another_file_system_than_temporary_files(children, pictures,
         pytest.skip("there is no second file system")
     with tempfile.TemporaryDirectory(dir=shared) as folder:
         store = Path(folder) / "store"
-        killed = children.command(store, *extract_words(pictures), fault={"at": 150})
+        killed = children.command(store, *extract_words(pictures), fault={"at": 220})
         assert killed.code == -9
         resumed(children.command(store, *extract_words(pictures)))
         assert group_bytes(store) == unbroken
@@ -196,7 +196,7 @@ def test_clocks_that_jump_change_nothing_but_stamps(
     steps_s, children, pictures, unbroken, tmp_path
 ):
     store, words = tmp_path / "store", extract_words(pictures)
-    killed = children.command(store, *words, clock=steps_s, fault={"at": 180})
+    killed = children.command(store, *words, clock=steps_s, fault={"at": 220})
     assert killed.code == -9
     again = children.command(store, *words, "--json", clock=steps_s)
     assert 0 < again.result["n_computed"] < 36

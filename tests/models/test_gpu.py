@@ -119,7 +119,7 @@ def test_a_batch_is_queued_before_the_one_before_is_waited_for(tmp_path, monkeyp
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: log.stream("network"))
     extractor = make_extractor(tmp_path, device=GPU)
     extractor._batch_size = 2
-    extractor._preprocess = lambda groups, n, device: torch.from_numpy(groups[0][1])
+    extractor.preprocess = lambda groups, n, device: torch.from_numpy(groups[0][1])
     extractor._backbone = lambda pixels: {"mean": pixels.float().mean((1, 2))}
     images = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 3), dtype=np.uint8)
     dataset = ArrayDataset(given_source(images))
@@ -160,7 +160,7 @@ def extractor(tmp_path_factory):
 
 @pytest.mark.parametrize("settings", [{}, {"crop_pct": 0.9}, {"order": (2, 1, 0)}])
 def test_nothing_between_two_batches_waits_for_the_device(extractor, monkeypatch, settings):
-    monkeypatch.setattr(extractor, "_preprocess", make_preprocess(**settings))
+    monkeypatch.setattr(extractor, "preprocess", make_preprocess(**settings))
     groups = [
         (np.array([0, 2]), np.zeros((2, 40, 30, 3), np.uint8)),
         (np.array([1]), np.ones((1, 32, 32, 3), np.uint8)),
