@@ -196,6 +196,7 @@ _MASKS = [
     (r"\x1b\[[0-9;]*m", ""),
     (rf"(?:{_BOTTLENECKS})(?: {re.escape(ENGINE_HINT)})?", "<bottleneck>"),
     (r"─+", "─"),
+    (r" \(unlike\)", ""),
     (r"\S+\.(?:jpg|png|tif)\b(?<!neighbors\.png)(?<!sheet\.png)", "<image>"),
     (r"\b(?:train|test)/\d+", "<sample>"),
     (rf"\b(?:{_CLASSES})\b", "<class>"),
