@@ -1005,13 +1005,17 @@ def run_page(page: Page) -> None:
 
 
 SOAKED = (
-    "doubts.md",
     "clusters.md",
+    "doubts.md",
+    "exporting.md",
+    "neighbors.md",
     "networks.md",
     "own-images.md",
     "own-weights.md",
+    "polygons.md",
     "searching.md",
     "study.md",
+    "tables.md",
     "training.md",
 )
 """Pages of long commands, each of which other tests run as well."""

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -26,6 +25,7 @@ from sklearn.svm import SVC, LinearSVC
 from featstore.config import check_classifier
 from featstore.environment import import_from
 from featstore.errors import FitError
+from featstore.fitting.grids import gammas, logarithmic
 from featstore.fitting.solvers.dbn import DeepBeliefNetwork
 from featstore.fitting.solvers.similarity import SimilarityNeighbors
 from featstore.fitting.solvers.triplet import TripletClassifier
@@ -137,17 +137,6 @@ class Classifier:
             # A compiled module has none.
             return {}
         return {"source": hashlib.sha256(source.encode()).hexdigest()}
-
-
-def logarithmic(low: float, high: float, n: int) -> list[float]:
-    """Return `n` values from 10^low to 10^high, each to three digits."""
-    return [float(f"{value:.3g}") for value in np.logspace(low, high, n)]
-
-
-def gammas(n_features: int) -> list[float]:
-    """Return widths of the RBF kernel to try."""
-    # scikit-learn's gamma="scale" is 1 / n_features on standardised features.
-    return [float(f"{factor / n_features:.3g}") for factor in (0.25, 0.5, 1.0, 2.0)]
 
 
 CLASSIFIERS = {

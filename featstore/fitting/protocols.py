@@ -8,7 +8,7 @@ from typing import Any
 
 from featstore.config import PROTOCOL_NAMES, FitConfig
 from featstore.errors import ConfigError, FitError
-from featstore.fitting.classifiers import logarithmic
+from featstore.fitting.grids import logarithmic
 from featstore.store.selection import Selection
 from featstore.text import did_you_mean, join_some
 

@@ -9,7 +9,8 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
 
-from featstore.fitting.classifiers import CLASSIFIERS, Classifier, gammas, logarithmic
+from featstore.fitting.classifiers import CLASSIFIERS, Classifier
+from featstore.fitting.grids import gammas, logarithmic
 
 
 def _standardising(regressor: KernelRidge) -> TransformedTargetRegressor:

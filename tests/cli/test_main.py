@@ -152,6 +152,13 @@ def test_the_end_of_a_file_is_no_ctrl_c(monkeypatch):
 LISTED = "from featstore.cli.main import main; main(['runs', 'ls'])"
 
 
+def test_runs_are_listed_without_importing_what_fits_them(run):
+    code = "import sys; from featstore.cli.main import _run; _run(['runs', 'ls']);"
+    code += " print(sorted({'sklearn', 'torch', 'matplotlib', 'dask', 'zarr'} & {*sys.modules}))"
+    done = shell(f'"$PYTHON" -c "{code}"', run.path.parent.parent)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def shell(command, store, **env):
     """Run a shell's line, in which python is this one, on a store."""
     env = os.environ | {"FEATSTORE_STORE": str(store), "PYTHON": sys.executable, **env}
