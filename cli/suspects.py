@@ -96,10 +96,11 @@ def command(
 
         check_png(sheet, "--sheet")
         found = find_suspects(chosen, store=opened, n_folds=n_folds, progress=progress)
-        files = [write_suspects(found, out)]
+        files = {"suspects": write_suspects(found, out)}
         if found.near_copies:
             path = Path(out)
-            files.append(write_copies(found, path.with_name(f"{path.stem}-copies{path.suffix}")))
+            copies = path.with_name(f"{path.stem}-copies{path.suffix}")
+            files["near-copies"] = write_copies(found, copies)
         shown = found.suspects[:n_pictures]
         sheets = []
         if shown:
@@ -109,12 +110,12 @@ def command(
                 near, sheet, store=opened, root=root, titles=titles, progress=progress
             )
     if as_json:
-        paths = {"files": list(map(str, files)), "figures": list(map(str, sheets))}
+        paths = {"files": list(map(str, files.values())), "figures": list(map(str, sheets))}
         console.emit_json({**found.to_dict(), **paths})
         return
     show(found)
-    for file in files:
-        console.echo(f"All of them: {file}")
+    for what, file in files.items():
+        console.echo(f"All {what}: {file}")
     for picture in sheets:
         console.echo(f"The contact sheet: {picture}")
 
