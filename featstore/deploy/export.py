@@ -19,13 +19,13 @@ from featstore.deploy.deepness import (
     deepness_metadata,
     scene_resolution_cm,
 )
-from featstore.deploy.encoders import Encoder, in_order, input_bands, open_encoders
 from featstore.deploy.onnx_classifiers import add_calibration, add_pipeline
 from featstore.deploy.onnx_graph import Graph
-from featstore.deploy.stored_images import Images, find_images
+from featstore.deploy.onnx_networks import ExportedNetwork, in_order, input_bands, open_networks
+from featstore.deploy.stored_images import CheckedImages, find_images
 from featstore.environment import __version__
 from featstore.errors import ExportError
-from featstore.fitting.evaluate import model_values
+from featstore.fitting.evaluate import class_scores
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.tasks import find_task
 from featstore.io.files import atomic_write
@@ -146,8 +146,8 @@ def export_run(
     add_pipeline(Graph(), "features", run.model)
     images = find_images(run, opened, N_CHECKED, progress)
     cache = FingerprintCache(opened.cache_dir / "fingerprints")
-    encoders = open_encoders(run.selection.features, images.bands, cache, progress)
-    metadata = _metadata(run, input_bands(encoders))
+    networks = open_networks(run.selection.features, images.bands, cache, progress)
+    metadata = _metadata(run, input_bands(networks))
     notes = []
     if images.why_generated is not None:
         notes.append(f"It was checked with generated images. {images.why_generated}")
@@ -158,14 +158,14 @@ def export_run(
             notes.append("Set the resolution in Deepness, or export again with --resolution.")
         images = replace(images, pixels=[as_tile(image, tile_size) for image in images.pixels])
         metadata |= deepness_metadata(
-            _names(run), len(input_bands(encoders)), tile_size, resolution_cm
+            _names(run), len(input_bands(networks)), tile_size, resolution_cm
         )
     progress.say("Writing the model as ONNX, and comparing it with featstore.")
-    graph = _build(run, encoders, tile_size if target == "deepness" else None)
-    expected = _predict(run, encoders, images)
+    graph = _build(run, networks, tile_size if target == "deepness" else None)
+    expected = _predict(run, networks, images)
     with atomic_write(path) as temporary:
         graph.write(temporary, run.run_id, metadata)
-        difference = _check(temporary, run, encoders, images, expected, tile_size, target)
+        difference = _check(temporary, run, networks, images, expected, tile_size, target)
         found = ExportedModel(
             path, 0, len(images.pixels), images.are, difference, metadata, tuple(notes)
         )
@@ -182,7 +182,7 @@ def _names(run: Run) -> list[str]:
     return [run.class_names[label] for label in run.model.steps[-1][1].classes_]
 
 
-def _side_of(images: Images) -> int:
+def _side_of(images: CheckedImages) -> int:
     if images.why_generated is not None:
         raise ExportError(
             "The run's images are gone, so that the side of Deepness' tiles is not known. Give "
@@ -191,17 +191,17 @@ def _side_of(images: Images) -> int:
     return int(max(images.pixels[0].shape[:2]))
 
 
-def _build(run: Run, encoders: Sequence[Encoder], tile_size: int | None) -> Graph:
+def _build(run: Run, networks: Sequence[ExportedNetwork], tile_size: int | None) -> Graph:
     """Return the graph of a whole model; for Deepness with a tile of a fixed size."""
-    graph, n_bands = Graph(), len(input_bands(encoders))
+    graph, n_bands = Graph(), len(input_bands(networks))
     if tile_size is not None:
         pixels = add_tile(graph, n_bands, tile_size)
     else:
         given = graph.input("images", "uint8", ["n", "height", "width", n_bands])
         pixels = graph.add("Transpose", given, perm=[0, 3, 1, 2])
     vectors: dict[int, str] = {}
-    for encoder in encoders:
-        vectors |= encoder.add_to(graph, pixels)
+    for network in networks:
+        vectors |= network.add_to(graph, pixels)
     features = [vectors[i] for i in range(len(vectors))]
     X = features[0] if len(features) == 1 else graph.add("Concat", *features, axis=1)
     found = add_pipeline(graph, X, run.model)
@@ -233,11 +233,11 @@ def _score_output(run: Run) -> str:
     return run.score_kind.replace(" ", "_")
 
 
-def _predict(run: Run, encoders: Sequence[Encoder], images: Images) -> Expected:
+def _predict(run: Run, networks: Sequence[ExportedNetwork], images: CheckedImages) -> Expected:
     """Return what featstore predicts of the images."""
     columns: dict[int, np.ndarray] = {}
-    for encoder in encoders:
-        columns |= encoder.encode(images.pixels)
+    for network in networks:
+        columns |= network.encode(images.pixels)
     X = np.concatenate([columns[i] for i in range(len(columns))], axis=1)
     task = find_task(run.task)
     found = task.predict(run.model, Samples(X, np.arange(len(X))), run.calibrator)
@@ -246,32 +246,23 @@ def _predict(run: Run, encoders: Sequence[Encoder], images: Images) -> Expected:
     if run.task == "multilabel":
         return Expected(images.names, found.scores, None)
     labels = [run.class_names[label] for label in found.labels]
-    return Expected(images.names, _scores(run, X), labels)
-
-
-def _scores(run: Run, X: np.ndarray) -> np.ndarray:
-    """Return the scores of all classes, (n_samples, n_classes)."""
-    calibrator = run.calibrator
-    values = model_values(run.model, X, calibrator.scores if calibrator else run.score_kind)
-    if calibrator is not None:
-        return calibrator.apply(values)
-    return values if values.ndim == 2 else np.stack([-values, values], axis=1)
+    return Expected(images.names, class_scores(run.model, X, run.calibrator), labels)
 
 
 def _check(
     path: Path,
     run: Run,
-    encoders: Sequence[Encoder],
-    images: Images,
+    networks: Sequence[ExportedNetwork],
+    images: CheckedImages,
     expected: Expected,
     tile_size: int | None,
     target: str,
 ) -> float:
     """Return the largest difference of a file's scores; ExportError if it is too large."""
     precision = max(
-        (encoder.model.backbone["precision"] for encoder in encoders), key=TOLERANCES.__getitem__
+        (network.model.backbone["precision"] for network in networks), key=TOLERANCES.__getitem__
     )
-    pixels = in_order(images.pixels, encoders)
+    pixels = in_order(images.pixels, networks)
     if target == "deepness":
         tiles = [
             (image.transpose(2, 0, 1)[np.newaxis] / 255).astype(np.float32) for image in pixels

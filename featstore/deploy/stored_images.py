@@ -19,7 +19,7 @@ SIZES = ((256, 256), (64, 64), (190, 333), (500, 375))
 
 
 @dataclass(frozen=True)
-class Images:
+class CheckedImages:
     """Some images, each (height, width, n_bands) uint8, their names, bands, and what they are."""
 
     pixels: Sequence[np.ndarray]
@@ -31,7 +31,7 @@ class Images:
 
 def find_images(
     run: Run, store: FeatureStore, n_images: int, progress: Progress = SILENT
-) -> Images:
+) -> CheckedImages:
     """Return some of a run's images, evenly spread, or generated ones where these are gone."""
     spec = run.selection.features[0]
     try:
@@ -48,7 +48,7 @@ def find_images(
                 continue
             names.append(dataset.sample_ids[row])
         if pixels:
-            return Images(pixels, names, tuple(dataset.bands), "stored images")
+            return CheckedImages(pixels, names, tuple(dataset.bands), "stored images")
         reason = "none of the images tried can be read"
     own = spec.preprocess.bands
     reading = spec.preprocess.reading
@@ -57,7 +57,7 @@ def find_images(
         bands = tuple(reading.names)
     pixels = _generate(n_images, len(bands))
     names = [f"generated image {i}" for i in range(len(pixels))]
-    return Images(pixels, names, bands, "generated images", reason)
+    return CheckedImages(pixels, names, bands, "generated images", reason)
 
 
 def _generate(n: int, n_bands: int) -> list[np.ndarray]:

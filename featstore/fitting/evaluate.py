@@ -54,6 +54,18 @@ def model_values(model: Pipeline, X: np.ndarray, scores: str) -> np.ndarray:
     return np.stack([own[:, -1] * (of[-1] == 1) for own, of in pairs], axis=1)
 
 
+def class_scores(model: Pipeline, X: np.ndarray, calibrator: Calibrator | None) -> np.ndarray:
+    """Return the scores of all classes that a model of one class each knows, (n, n_classes).
+
+    They are calibrated probabilities with a calibrator, else the model's own scores.
+    """
+    if calibrator is not None:
+        return calibrator.apply(model_values(model, X, calibrator.scores))
+    values = model_values(model, X, score_kind_of(model, None))
+    # Two classes have one decision value: positive for the second.
+    return values if values.ndim > 1 else np.stack([-values, values], axis=1)
+
+
 def predict_blocks(
     model: Pipeline, samples: Samples, calibrator: Calibrator | None = None
 ) -> Predictions:
@@ -68,8 +80,7 @@ def predict_blocks(
     labels = np.empty(len(samples), dtype=np.int32)
     scores = np.empty(len(samples), dtype=np.float32)
     clf = model.steps[-1][1]
-    scores_are = calibrator.scores if calibrator is not None else kind
-    has_scores = scores_are != DECISION or hasattr(model, "decision_function")
+    has_scores = kind != DECISION or hasattr(model, "decision_function")
     if kind == DECISION and getattr(clf, "decision_function_shape", "") == "ovo":
         # These are of pairs of classes.
         has_scores = False
@@ -80,12 +91,7 @@ def predict_blocks(
                 # A user's own classifier may do no more than predict.
                 labels[block], scores[block] = model.predict(X), np.nan
                 continue
-            values = model_values(model, X, scores_are)
-            if calibrator is not None:
-                values = calibrator.apply(values)
-            elif values.ndim == 1:
-                # Two classes have one decision value: positive for the second.
-                values = np.stack([-values, values], axis=1)
+            values = class_scores(model, X, calibrator)
             if by_score:
                 columns = values.argmax(axis=1)
             else:

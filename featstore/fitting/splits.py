@@ -91,6 +91,13 @@ class Split:
         rows = {"train": self.train, "test": self.test}
         return rows if self.val is None else {**rows, "val": self.val}
 
+    def use_of_rows(self, n_samples: int) -> np.ndarray:
+        """Return the use of each row of a selection, text; empty for rows that have none."""
+        found = np.full(n_samples, "", dtype=f"U{max(map(len, SPLITS))}")
+        for use, rows in self.uses().items():
+            found[rows] = use
+        return found
+
 
 def row_numbers(rows: Rows) -> np.ndarray:
     """Return `rows` as an array of row numbers, (n,) int64."""

@@ -314,11 +314,8 @@ def _find_candidates(
                 "feature set."
             )
         selection, used = features_of(found, store)
-        usable = np.zeros(selection.n_samples, dtype=bool)
-        splits = np.array(SPLITS)[selection.splits]
-        for use, rows in used.uses().items():
-            usable[rows] = True
-            splits[rows] = use
+        splits = used.use_of_rows(selection.n_samples)
+        usable = splits != ""
         name, split = found.run_id, split or "train"
         fitted = usable & (splits == "train")
     else:

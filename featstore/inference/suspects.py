@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.pipeline import Pipeline
 
-from featstore.config import SPLITS, TASKS, FitConfig
+from featstore.config import TASKS, FitConfig
 from featstore.errors import ConfigError
-from featstore.fitting.evaluate import model_values, score_kind_of
+from featstore.fitting.evaluate import class_scores
 from featstore.fitting.run_features import features_of
 from featstore.fitting.solvers.blocks import Samples, one_thread
 from featstore.fitting.solvers.scaling import new_scratch, scale_rows, scratch_folder
 from featstore.fitting.solvers.train import explained, train
-from featstore.fitting.splits import Split, refuse_trained, row_numbers
+from featstore.fitting.splits import refuse_trained, row_numbers
 from featstore.fitting.tasks import find_task
 from featstore.inference.near_copies import NearCopy, find_near_copies
 from featstore.io.files import atomic_write
@@ -126,13 +125,18 @@ def find_suspects(
             f"{run.run_id} is a run of {run.task}. Labels are examined where each image has one "
             "class."
         )
+    if run.score_kind == DECISION:
+        raise ConfigError(
+            f"{run.run_id} gives decision values, not probabilities. Fit it again without "
+            "--no-calibrate, or name a run of logreg, lda or mlp."
+        )
     selection, split = features_of(run, opened)
     kind = find_task(run.task)
     rows = np.sort(np.concatenate([row_numbers(own) for own in split.uses().values()]))
     refuse_trained(selection, rows, "the classifier would repeat their labels.")
     y = kind.y(selection)[rows]
     probabilities = _out_of_fold(run, opened, selection, rows, n_folds, progress)
-    splits = _splits_of(split, selection.n_samples)
+    splits = split.use_of_rows(selection.n_samples)
     own = probabilities[np.arange(len(y)), y]
     suggested = suggest_labels(probabilities, y)
     found = np.flatnonzero(suggested != y)
@@ -198,14 +202,6 @@ def _write(kind: type, records: Sequence[Any], path: Path) -> Path:
     return path
 
 
-def _splits_of(split: Split, n_samples: int) -> np.ndarray:
-    """Return the name of each row's split in a run."""
-    splits = np.full(n_samples, "", dtype=f"U{max(map(len, SPLITS))}")
-    for use, rows in split.uses().items():
-        splits[rows] = use
-    return splits
-
-
 def _out_of_fold(
     run: Run,
     store: FeatureStore,
@@ -224,8 +220,9 @@ def _out_of_fold(
     scratch, digest = new_scratch(store.cache_dir), selection.describe().digest
     progress.start("Fitting without each part", n_folds, "fits")
     try:
-        with scratch_folder(scratch):
-            for fold in range(n_folds):
+        for fold in range(n_folds):
+            # The standardised rows of a fold serve no other.
+            with scratch_folder(scratch):
                 model = classifier.pipeline(
                     kind.with_class_weights(run.record.params, selection), config.seed
                 )
@@ -234,26 +231,12 @@ def _out_of_fold(
                     X = scale_rows(model, Samples(selection.memmap(), own), digest, scratch)
                     train(model, X, y[own], config, records=False)
                 tested = Samples(selection.memmap(), rows[folds == fold])
-                found[folds == fold] = _probabilities(run, model, tested)
+                at = np.flatnonzero(folds == fold)
+                with one_thread():
+                    for block in tested.blocks():
+                        scores = class_scores(model, tested.take(block), run.calibrator)
+                        found[np.ix_(at[block], model.classes_)] = scores
                 progress.advance(1)
     finally:
         progress.stop()
-    return found
-
-
-def _probabilities(run: Run, model: Pipeline, samples: Samples) -> np.ndarray:
-    """Return the probabilities of all classes, calibrated as the run's are."""
-    calibrator = run.calibrator
-    if score_kind_of(model, calibrator) == DECISION:
-        raise ConfigError(
-            f"{run.run_id} gives decision values, not probabilities. Fit it again without "
-            "--no-calibrate, or name a run of logreg, lda or mlp."
-        )
-    found = np.zeros((len(samples), len(run.class_names)))
-    with one_thread():
-        for block in samples.blocks():
-            scores = calibrator.scores if calibrator else ""
-            values = model_values(model, samples.take(block), scores)
-            values = calibrator.apply(values) if calibrator else values
-            found[block, model.classes_] = values
     return found

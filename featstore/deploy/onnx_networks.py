@@ -22,7 +22,7 @@ from featstore.store.format.run_schema import FeatureSpec
 
 
 @dataclass(frozen=True)
-class Encoder:
+class ExportedNetwork:
     """One network, and the columns of a run's features that it computes: places by node."""
 
     model: Model
@@ -62,12 +62,12 @@ class Encoder:
         }
 
 
-def open_encoders(
+def open_networks(
     features: Sequence[FeatureSpec],
     bands: Sequence[str],
     cache: FingerprintCache,
     progress: Progress = SILENT,
-) -> list[Encoder]:
+) -> list[ExportedNetwork]:
     """Open the networks of a run's features for images of some bands, on the CPU."""
     if any(spec.preprocess.reading != features[0].preprocess.reading for spec in features):
         raise ExportError(
@@ -77,7 +77,7 @@ def open_encoders(
     groups: dict[tuple[str, str], list[int]] = {}
     for place, spec in enumerate(features):
         groups.setdefault((spec.set_id, spec.pool or "avg"), []).append(place)
-    encoders = []
+    networks = []
     for (_, pool), places in groups.items():
         model = reopen_model([features[i] for i in places], bands, "cpu", cache, progress)
         extractor = model.extractor
@@ -86,13 +86,15 @@ def open_encoders(
                 f"{model.backbone['model']} is no network, and can't be written as ONNX. Fit on "
                 "the features of a network, such as resnet50."
             )
-        encoders.append(Encoder(model, extractor, pool, {i: features[i].node for i in places}))
-    return encoders
+        networks.append(
+            ExportedNetwork(model, extractor, pool, {i: features[i].node for i in places})
+        )
+    return networks
 
 
-def input_bands(encoders: Sequence[Encoder]) -> tuple[str, ...]:
+def input_bands(networks: Sequence[ExportedNetwork]) -> tuple[str, ...]:
     """Return the bands of the images that the exported model takes, in order."""
-    each = [one.extractor.preprocess.bands for one in encoders]
+    each = [one.extractor.preprocess.bands for one in networks]
     found = {RGB if bands in ("rgb", "gray") else tuple(bands.split(",")) for bands in each}
     if len(found) > 1:
         raise ExportError(
@@ -102,10 +104,10 @@ def input_bands(encoders: Sequence[Encoder]) -> tuple[str, ...]:
     return found.pop()
 
 
-def in_order(images: Sequence[np.ndarray], encoders: Sequence[Encoder]) -> list[np.ndarray]:
+def in_order(images: Sequence[np.ndarray], networks: Sequence[ExportedNetwork]) -> list[np.ndarray]:
     """Return images with the bands of :func:`input_bands`."""
-    preprocess = encoders[0].extractor.preprocess
-    n_bands = len(input_bands(encoders))
+    preprocess = networks[0].extractor.preprocess
+    n_bands = len(input_bands(networks))
     order = list(preprocess.order) or list(range(n_bands))
     found = []
     for image in images:
