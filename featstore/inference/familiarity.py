@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
+from featstore.errors import ConfigError
 from featstore.fitting.run_features import features_of
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.splits import row_numbers
@@ -24,6 +25,12 @@ N_MEASURED = 2_000
 
 UNFAMILIAR = 0.01
 """Familiarity below which an image is marked as unlike the training images."""
+
+
+def check_reject(reject: float) -> None:
+    """Refuse a familiarity below which images get no label, if it is no share."""
+    if not 0 <= reject <= 1:
+        raise ConfigError(f"reject is {reject:g}; it is a share, from 0 to 1, such as 0.05.")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from featstore.extraction.encode import Block, Encoder
 from featstore.extraction.feature_files import FeatureTable, open_features, side_by_side, table_of
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.tasks import find_task
-from featstore.inference.familiarity import Familiarity, familiarity_of
+from featstore.inference.familiarity import Familiarity, check_reject, familiarity_of
 from featstore.inference.given_images import GivenImage, ImageFile, as_files
 from featstore.inference.predictions import AnyPrediction, Maker, maker
 from featstore.io.fingerprints import FingerprintCache
@@ -112,8 +112,7 @@ def predict(
 def _familiarity(
     run: Run, store: FeatureStore, *, familiarity: bool, reject: float, progress: Progress
 ) -> Familiarity | None:
-    if not 0 <= reject <= 1:
-        raise ConfigError(f"reject is {reject:g}; it is a share, from 0 to 1, such as 0.05.")
+    check_reject(reject)
     if not familiarity:
         if reject:
             raise ConfigError("reject goes by familiarity. Leave out --no-familiarity.")

@@ -11,7 +11,7 @@ from typing import Any
 
 from featstore.config import TASKS
 from featstore.errors import ConfigError
-from featstore.inference.familiarity import familiarity_of
+from featstore.inference.familiarity import check_reject, familiarity_of
 from featstore.inference.maps.colors import class_colors, color_hex, read_colors
 from featstore.inference.maps.map_files import (
     ClassPainter,
@@ -246,8 +246,7 @@ def map_scene(
     opened = open_store(store, progress)
     run = run if isinstance(run, Run) else open_run(run, opened)
     has_classes = run.task == TASKS[0]
-    if not 0 <= reject <= 1:
-        raise ConfigError(f"reject is {reject:g}; it is a share, from 0 to 1, such as 0.05.")
+    check_reject(reject)
     _check_run(run, probability=probability, colors=colors, vector=vector)
     model = run.load_model(trusted) if trusted else run.model
     if probability and run.score_kind == DECISION:
