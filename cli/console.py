@@ -151,8 +151,9 @@ def names_of(
 
 def given(ctx: click.Context, names: Iterable[str]) -> dict[str, str]:
     """Return the parameters that the command line gives, each with its option."""
+    options = {param.name: max(param.opts, key=len) for param in ctx.command.params}
     return {
-        name: f"--{name.replace('_', '-')}"
+        name: options[name]
         for name in names
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }

@@ -173,10 +173,8 @@ def command(
         from featstore.fitting.protocols import FIXED, contradiction
 
         given = list(console.given(ctx, ("clf", "params", "grids", "baselines", *FIXED)).values())
-        names = {"--params": "--param", "--grids": "--grid", "--n-epochs": "--epochs"}
         if given:
-            named = [names.get(one, one) for one in given]
-            raise click.UsageError(contradiction(options["protocol"], named))
+            raise click.UsageError(contradiction(options["protocol"], given))
     for name, option in console.given(ctx, SEARCH_SETTINGS).items():
         if options["search"] not in SEARCH_SETTINGS[name]:
             searches = " or ".join(SEARCH_SETTINGS[name])
