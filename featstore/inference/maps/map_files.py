@@ -67,7 +67,8 @@ class Painter(ABC):
 
     dtype: str
     nodata: float
-    descriptions: list[str]
+    own: list[str]
+    """Names of the bands of what is predicted."""
 
     def __init__(
         self,
@@ -83,6 +84,11 @@ class Painter(ABC):
         self._n_windows = mapped.n_windows
         self.n_unfamiliar = self.n_rejected = 0
         self._calibrator = run.calibrator
+
+    @property
+    def descriptions(self) -> list[str]:
+        """Names of all bands."""
+        return self.own if self._familiarity is None else [*self.own, FAMILIARITY]
 
     @abstractmethod
     def values(self, found: Predictions, kept: NDArray[np.bool_]) -> NDArray[Any]:
@@ -165,9 +171,7 @@ class ClassPainter(Painter):
         reject: float = 0.0,
     ) -> None:
         super().__init__(run, model, mapped, familiarity, reject)
-        self.descriptions = ["class", f"{run.score_kind} (%)"][: 2 if probability else 1]
-        self._n_own = len(self.descriptions)
-        self.descriptions += [FAMILIARITY] * (familiarity is not None)
+        self.own = ["class", f"{run.score_kind} (%)"][: 2 if probability else 1]
         self.dtype = "uint8" if len(run.class_names) <= MAX_BYTE_CLASSES else "uint16"
         self.nodata = int(np.iinfo(self.dtype).max)
         self.counts = np.zeros(len(run.class_names), np.int64)
@@ -176,7 +180,7 @@ class ClassPainter(Painter):
         """Return labels, and percent if they are wanted, (bands, n_windows)."""
         self.counts += np.bincount(found.labels[kept], minlength=len(self.counts))
         percent = np.rint(100 * found.scores)
-        bands = np.stack([found.labels, percent][: self._n_own])
+        bands = np.stack([found.labels, percent][: len(self.own)])
         return np.where(kept, bands, self.nodata).astype(self.dtype)
 
     def draw(self, path: Path, mapped: MappedScene, colors: Sequence[Color]) -> Figure:
@@ -210,7 +214,7 @@ class NumberPainter(Painter):
     ) -> None:
         super().__init__(run, model, mapped, familiarity, reject)
         self.name = run.record.target_name
-        self.descriptions = [self.name, *[FAMILIARITY] * (familiarity is not None)]
+        self.own = [self.name]
         self.lowest, self.highest, self.total = np.inf, -np.inf, 0.0
 
     def values(self, found: Predictions, kept: NDArray[np.bool_]) -> NDArray[Any]:
