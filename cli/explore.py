@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from featstore.config import PROJECTIONS
+from featstore.config import MAX_EXPLORED, PROJECTIONS
 from featstore.text import nbytes_text
 
 from . import completion, console
@@ -36,7 +36,7 @@ from . import completion, console
 @click.option(
     "--limit",
     type=click.IntRange(min=3),
-    default=20_000,
+    default=MAX_EXPLORED,
     show_default=True,
     metavar="N",
     help="Most images on the page, evenly spread.",

@@ -104,6 +104,10 @@ SCALES = ("standard", "none")
 """What is done to features before a classifier; by default the classifier decides."""
 
 
+MAX_EXPLORED = 20_000
+"""Images on a page of the explorer: more make it slow to load."""
+
+
 SEARCH_SETTINGS = {"cv": SEARCHES[:3], "n_candidates": ("random", "halving")}
 """Settings of a search, and the searches that use them."""
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from sklearn.decomposition import PCA
 
-from featstore.config import PROJECTIONS, SPLITS
+from featstore.config import MAX_EXPLORED, PROJECTIONS, SPLITS
 from featstore.environment import available_cores
 from featstore.errors import FeatstoreError, ImageError
 from featstore.fitting.run_features import features_of
@@ -26,10 +26,6 @@ from featstore.runs.run import Run, list_runs
 from featstore.store.feature_store import FeatureStore
 from featstore.store.selection import Selection
 from featstore.text import number_text, run_text
-
-MAX_POINTS = 20_000
-"""Images on a page: more make it slow to load."""
-
 
 MAX_TSNE_POINTS = 10_000
 """Images up to which t-SNE draws the map unless another method is chosen."""
@@ -51,7 +47,7 @@ SHEET_COLUMNS, SHEET_ROWS = 32, 32
 """Pictures on one sheet."""
 
 
-PAGE_PIXELS = MAX_POINTS * MIN_TILE_PX**2
+PAGE_PIXELS = MAX_EXPLORED * MIN_TILE_PX**2
 """Pixels of all pictures: some 5 MB."""
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from featstore.config import MAX_EXPLORED
 from featstore.errors import StoreError
 from featstore.io.files import atomic_write, resolve_link
 from featstore.plotting import PALETTE
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.report.charts import check_projection
-from featstore.report.explorer import MAX_POINTS, find_subject, page_data
+from featstore.report.explorer import find_subject, page_data
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
 
@@ -30,7 +31,7 @@ def write_explorer(
     *,
     layers: str | None = None,
     projection: str | None = None,
-    limit: int = MAX_POINTS,
+    limit: int = MAX_EXPLORED,
     root: str | None = None,
     random_state: int = 0,
     progress: Progress = IN_NOTEBOOKS,
