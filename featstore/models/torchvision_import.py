@@ -11,7 +11,7 @@ from types import ModuleType
 import torch  # noqa: F401 - torchvision would import it where the stand-in is
 
 ASKED = "torch._dynamo.utils"
-"""The module of which torchvision imports one function, for an operation that is rarely called."""
+"""torchvision imports one function of this module, for an operation that it rarely calls."""
 
 
 @contextmanager

@@ -94,7 +94,7 @@ PLACES = {"group_by": "place"}
 
 
 def noisy(n_samples=320, seed=3):
-    """Return features of which no classifier is sure, and labels."""
+    """Return labels, and features that make every classifier unsure."""
     X, y = blobs(n_samples, 20)
     return X + np.random.default_rng(seed).normal(0, 3, X.shape).astype(np.float32), y
 
