@@ -27,7 +27,8 @@ def curve(n_epochs, held_out=False):
 
 
 def boxes(fig, artists):
-    to_png(fig)
+    if not hasattr(fig.canvas, "get_renderer"):
+        to_png(fig)
     renderer = fig.canvas.get_renderer()
     return [artist.get_window_extent(renderer) for artist in artists]
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shlex
-import subprocess
+import os
 import sys
 
 import numpy as np
@@ -77,17 +76,25 @@ def test_what_is_left_out_is_counted(args, images, capsys):
     assert found["left_out"]["n_files_by_ending"] == {".txt": 1}
 
 
-def test_an_image_may_come_through_a_pipe(pixel_sample):
+def test_an_image_may_come_through_a_pipe(pixel_sample, capsys):
     image = next((pixel_sample.images / "test").rglob("*.png"))
     store = str(pixel_sample.store.path)
-    words = shlex.join(["predict", pixel_sample.run.run_id, "--store", store, "--json"])
-    python = "import sys; from featstore.cli.main import main; main()"
-    command = f"{shlex.quote(sys.executable)} -c '{python}' {words}"
-    command += f" <(cat {shlex.quote(str(image))}) /dev/stdin < {shlex.quote(str(image))}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    first, second = json.loads(done.stdout)["predictions"]
-    assert first["path"].startswith("/dev/fd/")
+    out, into = os.pipe()
+    os.write(into, image.read_bytes())
+    os.close(into)
+    stdin = os.dup(0)
+    try:
+        with image.open("rb") as stream:
+            os.dup2(stream.fileno(), 0)
+        images = [f"/dev/fd/{out}", "/dev/stdin"]
+        code = _run(["predict", pixel_sample.run.run_id, *images, "--store", store, "--json"])
+    finally:
+        os.dup2(stdin, 0)
+        os.close(stdin)
+        os.close(out)
+    assert code == 0
+    first, second = json.loads(capsys.readouterr().out)["predictions"]
+    assert first["path"] == f"/dev/fd/{out}"
     assert second["path"] == "/dev/stdin"
     assert first["label"] == second["label"] is not None
 

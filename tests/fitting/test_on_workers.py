@@ -39,8 +39,8 @@ def test_workers_give_the_same_bits_as_this_process_and_one_failure_spares_the_o
         return submit(self, address, function, task)
 
     monkeypatch.setattr(WorkerPool, "submit", spy)
-    X, y = overlapping(800)
-    store = make_store(800, X=X, y=y)
+    X, y = overlapping(400)
+    store = make_store(400, X=X, y=y)
     names = ["logreg", "lda", "sgd", "sklearn.naive_bayes:GaussianNB", "knn"]
     options = {"search": "random", "n_candidates": 2, "cv": 3}
     options["grid"] = {f"{names[3]}:var_smoothing": [0.1, 1.0], "knn:n_neighbors": [5000, 6000]}

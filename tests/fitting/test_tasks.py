@@ -44,7 +44,7 @@ def heights(tmp_path_factory):
 
 @pytest.mark.parametrize("clf", CLASSIFIERS)
 def test_every_classifier_learns_several_classes(clf, tags):
-    params = {"max_iter": 60} if clf in ("mlp", "softmax") else {}
+    params = {"max_iter": 60} if clf in ("mlp", "dbn", "softmax") else {}
     (run,) = fit(tags, clf, params=params)
     test = run.metrics.test
     assert test.chance_map + 0.2 < test.map <= 1

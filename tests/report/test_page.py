@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import blank_figures
 from makers import tiny, write_images
 from PIL import Image
 
@@ -80,8 +81,9 @@ def page_path(tmp_path_factory):
         shutil.copy(images / "test" / "sand" / f"sand{i:02d}.png", wrong)
     store = open_store(tmp_path / "store")
     extract(store=store, **tiny(images, layers="conv1,fc"))
-    runs = fit(store, ["logreg", "ridge"], layers=["conv1", "fc"], n_jobs=1)
-    runs += fit(store, "softmax", layers="conv1,fc", n_epochs=5)
+    with blank_figures():
+        runs = fit(store, ["logreg", "ridge"], layers=["conv1", "fc"], n_jobs=1)
+        runs += fit(store, "softmax", layers="conv1,fc", n_epochs=5)
     left_out = ["sat4: found no sat-4-full.mat; looked in " + "a/very/long/path/" * 12]
     path = tmp_path / "report.html"
     write_report(store, runs, path, projection="pca", left_out=left_out, command="featstore x")

@@ -13,7 +13,7 @@ TRUE = rng.integers(0, 5, 400)
 NAMED = np.where(rng.random(400) < 0.8, TRUE, rng.integers(0, 5, 400))
 
 
-def by_hand(groups=None, n_draws=400):
+def by_hand(groups=None, n_draws=200):
     """Return the bootstrap's intervals by drawing rows one set at a time."""
     own = np.random.default_rng(1)
     units = np.arange(400) if groups is None else groups

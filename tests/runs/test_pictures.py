@@ -1,7 +1,9 @@
 import os
 import random
+import shutil
 
 import pytest
+from conftest import blank_figures, store_in
 from makers import Listener
 from PIL import Image
 
@@ -13,6 +15,7 @@ from featstore.runs.pictures import draw_missing_pictures, draw_pictures
 from featstore.runs.ranking import Ranking
 from featstore.runs.run import list_runs, open_run
 from featstore.runs.verification import verify_runs
+from featstore.store.feature_store import open_store
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +29,19 @@ def store(make_store):
     return make_store()
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Return a store with a run and its pictures, which no test changes."""
+    store = store_in(tmp_path_factory.mktemp("drawn"))
+    fit(store)
+    return store.path
+
+
 @pytest.fixture
-def run(store):
-    """Return a run with its pictures."""
-    return fit(store)[0]
+def run(drawn, tmp_path):
+    """Return a run with its pictures, in a store of its own."""
+    (run,) = list_runs(open_store(shutil.copytree(drawn, tmp_path / "drawn")))
+    return run
 
 
 def fail(*args):
@@ -115,7 +127,7 @@ def test_a_damaged_picture_is_drawn_again_and_a_whole_one_is_left_alone(run, mon
     assert draw_pictures(run) == ""
 
 
-def test_a_run_that_is_removed_meanwhile_does_not_come_back(run, store, monkeypatch):
+def test_a_run_that_is_removed_meanwhile_does_not_come_back(run, monkeypatch):
     (run.path / "confusion.png").unlink()
     draw = charts.draw_confusion
 
@@ -125,11 +137,12 @@ def test_a_run_that_is_removed_meanwhile_does_not_come_back(run, store, monkeypa
 
     monkeypatch.setattr(charts, "draw_confusion", remove_and_draw)
     assert "are missing (FileNotFoundError" in draw_pictures(run)
-    assert [path.name for path in store.runs_dir.iterdir()] == ["elsewhere"]
+    assert [path.name for path in run.path.parent.iterdir()] == ["elsewhere"]
 
 
 def test_several_failures_are_one_line(store, monkeypatch):
-    runs = fit(store, ["ridge", "lda", "knn"])
+    with blank_figures():
+        runs = fit(store, ["ridge", "lda", "knn"])
     for run in runs:
         os.unlink(run.path / "confusion.png")
     monkeypatch.setattr(charts, "draw_confusion", fail)
