@@ -184,8 +184,10 @@ def forgetful_service(lost: list[str]) -> Iterator[str]:
 @contextmanager
 def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
     """Yield the endpoint of a service on a free port of the loopback interface."""
+    # An answer's second packet would wait 40 ms for the client to confirm the first.
+    handler.disable_nagle_algorithm = True
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

@@ -71,11 +71,12 @@ def _list_layers(model: str, image_size: int, n_classes: int | None) -> tuple[La
         kept = list(shapes)
         shapes = {node: shapes[node] for node in kept[: kept.index(end) if end else None]}
     has_class, own_pool = has_class_token(module), network.own_pool(module)
+    n_tokens = n_prefix_tokens(module)
     layers = []
     for node, axis in _channel_axes(shapes).items():
         shape = list(shapes[node][0][1:])
         shape.insert(0, shape.pop(axis - 1))
-        n_prefix = _find_prefix(*shapes[node], axis, n_prefix_tokens(module))
+        n_prefix = _find_prefix(*shapes[node], axis, n_tokens)
         names = network.layer_names(node)
         if node == feature and network.feature_name:
             names = (network.feature_name, *names)
@@ -132,7 +133,8 @@ def _read_by(
             cut = again.cut(again.nodes)
         large = _shapes(cut, network, 3, 2 * image_size)
     except Exception:  # noqa: BLE001 - the network takes images of one size, and fails in any way
-        large = {node: _enlarged(shape, n_prefix_tokens(module)) for node, shape in small.items()}
+        n_tokens = n_prefix_tokens(module)
+        large = {node: _enlarged(shape, n_tokens) for node, shape in small.items()}
     return graph, {node: (small[node], large[node]) for node in small if node in large}
 
 
