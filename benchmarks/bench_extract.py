@@ -166,6 +166,8 @@ def run_thingsvision(job: Job) -> Turn:
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
     ):
+        # TensorFlow, which thingsvision imports, ends the process if this comes after it.
+        importlib.import_module("torch._dynamo")
         from thingsvision import get_extractor_from_model
         from thingsvision.utils.data import DataLoader as ThingsLoader
         from thingsvision.utils.data import ImageDataset
