@@ -149,7 +149,7 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
     run = write_run(
         store, task.run_id, record, model, evaluation.predictions, curves, replace=task.refit
     )
-    # The run is kept: whatever happens from here on costs pictures only.
+    # The run is kept: an error from here on costs pictures only.
     notice = draw_pictures(run) if task.draws else ""
     return FittedRun(str(run.path), run.record.duration_s == clock.times, notice)
 
