@@ -6,6 +6,8 @@ plain PyTorch
     torchvision's network in channels_last, batch normalisations as they are.
 featstore eager, inductor, openvino
     featstore's own engines (:mod:`featstore.models.engines`), pixels as bytes, normalised inside.
+inductor, CUDA graphs
+    torch.compile with CUDA graphs, which featstore does not use, on GPUs.
 bare OpenVINO, ONNX Runtime
     plain sessions for normalised float32 pixels, if they are installed (requirements.txt).
 
@@ -27,10 +29,10 @@ from pathlib import Path
 
 import click
 import torch
-from jobs import Job, build_backbone, random_pixels, random_weights, synchronize
+from jobs import Job, build_backbone, device_memory, random_pixels, random_weights, synchronize
 from results import save, table
 from torch import nn
-from turns import Turn, summary, take_turns
+from turns import Turn, summary, take_turns, without_empty_columns
 
 from featstore.models.devices import (
     DTYPES,
@@ -41,7 +43,7 @@ from featstore.models.devices import (
 )
 from featstore.models.torchvision_source import build_network
 
-COLUMNS = ("precision", "batch", "images/s", "of best", "set-up s", "1 - cosine")
+COLUMNS = ("precision", "batch", "images/s", "of best", "set-up s", "1 - cosine", "device MB")
 
 Run = Callable[[], torch.Tensor]
 
@@ -103,6 +105,24 @@ def own(case: Case, engine: str) -> Run:
     return lambda: next(iter(backbone(case.pixels).values()))
 
 
+def cuda_graphs(case: Case) -> Run:
+    """Return torch.compile with frozen weights and CUDA graphs, on normalised pixels."""
+    dtype = DTYPES[case.precision]
+    options = {"device": case.where, "dtype": dtype, "memory_format": torch.channels_last}
+    x = case.normalised().to(**options)
+    compiled = torch.compile(
+        case.network().to(**options),
+        dynamic=False,
+        options={"freezing": True, "triton.cudagraphs": True},
+    )
+
+    @torch.inference_mode()
+    def run() -> torch.Tensor:
+        return compiled(x).float()
+
+    return run
+
+
 def bare_openvino(case: Case) -> Run:
     """Return an OpenVINO session with default settings."""
     import openvino
@@ -137,6 +157,8 @@ def contenders(case: Case) -> dict[str, Callable[[], Run]]:
         "featstore eager": partial(own, case, "eager"),
         "featstore inductor": partial(own, case, "inductor"),
     }
+    if case.where.type == "cuda":
+        found["inductor, CUDA graphs"] = partial(cuda_graphs, case)
     if case.where.type == "cpu" and importlib.util.find_spec("openvino"):
         found["featstore openvino"] = partial(own, case, "openvino")
         found["bare OpenVINO"] = partial(bare_openvino, case)
@@ -166,13 +188,16 @@ def compare(case: Case, n_images: int, repeats: int) -> list[Turn]:
 
 def _measure(run: Run, case: Case, n_images: int, facts: Turn) -> Turn:
     n_batches = max(1, n_images // len(case.pixels))
+    if case.where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(case.where)
     run()
     synchronize(case.where)
     began = time.perf_counter()
     for _ in range(n_batches):
         run()
     synchronize(case.where)
-    return facts | {"images/s": n_batches * len(case.pixels) / (time.perf_counter() - began)}
+    rate = n_batches * len(case.pixels) / (time.perf_counter() - began)
+    return facts | {"images/s": rate} | device_memory(str(case.where))
 
 
 @click.command()
@@ -192,6 +217,7 @@ def main(models: str, n_images: int, repeats: int, image_size: int, device: str)
         own_turns = compare(Case(model, precision, where, pixels), n_images, repeats)
         turns += own_turns
         rows += [{"model": model, **row} for row in summary(own_turns, COLUMNS)]
+    rows = without_empty_columns(rows)
     title = f"Forward passes, input {image_size} px"
     table(rows, f"{title}; medians of {repeats} rounds")
     save("forward", rows, turns, title=title, device=describe_device(where))

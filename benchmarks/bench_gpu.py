@@ -1,8 +1,10 @@
-"""The whole table for one GPU, in under eight minutes, without network access.
+"""All tests and tables for one GPU, in under eight minutes, without network access.
 
     python benchmarks/bench_gpu.py
 
-For each of the paper's networks, with random weights, in turns, each in a process of its own:
+First the tests of the GPU run (tests/models/test_gpu.py); where one fails, nothing is measured.
+Then, for each of the paper's networks and a ViT, with random weights, in turns, each in a process
+of its own:
 
 featstore
     `featstore.extract` over images in SAT-4's format and size, from the file to the store, in its
@@ -11,13 +13,16 @@ bare forward
     the network alone, with the same engine, precision and batch size, on pixels that are already
     in the GPU's memory.
 
-Then the whole command for ResNet50, from the start of Python to its end, over as many images as
-SAT-4 has, or as many as fit the remaining time. Without a GPU the script says so and ends; with
-`--device cpu` and few images it runs anywhere.
+Then ResNet50's forward pass through all engines, CUDA graphs among them, while time remains
+(bench_forward.py). Then the whole command for ResNet50, from the start of Python to its end, over
+as many images as SAT-4 has, or as many as fit the remaining time. Without a GPU the script says so
+and ends; with `--device cpu` and few images it runs anywhere.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,20 +30,33 @@ from pathlib import Path
 import click
 import torch
 from bench_extract import compare, summary_by_model
+from bench_forward import COLUMNS, Case
+from bench_forward import compare as compare_forward
 from bench_memory import run_extract, write_file
-from jobs import Job
+from jobs import Job, random_pixels
 from results import save, table
-from turns import Turn, in_fresh_process
+from torch.utils.flop_counter import FlopCounterMode
+from turns import Turn, in_fresh_process, summary
 
 from featstore.cli import console
-from featstore.models.devices import describe_device, resolve_device
-from featstore.models.networks import cost_per_image, find_layers
+from featstore.models.devices import (
+    default_batch_size,
+    describe_device,
+    resolve_device,
+    resolve_precision,
+)
+from featstore.models.torchvision_source import build_network
 
-MODELS = "resnet50,alexnet,googlenet,vgg19"
+MODELS = "resnet50,alexnet,googlenet,vgg19,vit_b_16"
 WHOLE_MODEL = "resnet50"
+
+TESTS = Path(__file__).parents[1] / "tests" / "models" / "test_gpu.py"
 
 START_S = 15.0
 """Seconds of a turn beside its pass."""
+
+ENGINES_S = 120.0
+"""Seconds of the comparison of engines, most of them for compiling."""
 
 SPARE_S = 60.0
 """Seconds of the whole command beside its pass: writing the file, start and end."""
@@ -72,6 +90,23 @@ def run_whole(rate: float, n_images: int, left_s: float, device: str) -> Turn:
     }
 
 
+def run_tests() -> None:
+    """Run the tests of the GPU; a failure ends the script."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(TESTS)]
+    if subprocess.run(command, check=False).returncode:
+        raise click.ClickException(f"{TESTS} fails, so that nothing was measured.")
+
+
+def compare_engines(device: str, n_images: int) -> Turn:
+    """Compare the engines' forward passes of one network."""
+    where, size = resolve_device(device), Job.image_size
+    pixels = random_pixels(default_batch_size(where, size), size, where)
+    case = Case(WHOLE_MODEL, resolve_precision("auto", where), where, pixels)
+    turns = compare_forward(case, n_images, repeats=2)
+    rows = [{"model": WHOLE_MODEL, **row} for row in summary(turns, COLUMNS)]
+    return {"rows": rows, "turns": turns, "device": describe_device(where)}
+
+
 def run_models(job: Job, models: list[str], repeats: int, end: float) -> list[Turn]:
     """Compare each network's extraction with its bare forward pass, while time remains."""
     turns: list[Turn] = []
@@ -96,7 +131,11 @@ def expected_s(job: Job, turns: list[Turn], repeats: int) -> float:
 
 def flops(model: str, image_size: int) -> float:
     """Return the floating-point operations that an image costs."""
-    return cost_per_image(model, find_layers(model, (), image_size), image_size).flops
+    with torch.device("meta"):
+        network = build_network(model, image_size)
+        with FlopCounterMode(display=False) as counter:
+            network(torch.empty(2, 3, image_size, image_size))
+    return counter.get_total_flops() / 2
 
 
 @click.command()
@@ -124,6 +163,8 @@ def main(
         )
     began = time.monotonic()
     where = resolve_device(device)
+    if where.type == "cuda":
+        run_tests()
     with tempfile.TemporaryDirectory() as root:
         in_fresh_process(write_file, Path(root), n_images)
         job = Job("", "sat4", root, n_images, device, compile_)
@@ -131,6 +172,11 @@ def main(
         turns = run_models(job, models.split(","), repeats, began + 30 * minutes)
     if not turns:
         raise click.ClickException("No network could be measured; see above.")
+    if where.type == "cuda" and time.monotonic() - began < 60 * minutes - ENGINES_S - SPARE_S:
+        engines = in_fresh_process(compare_engines, str(where), n_images // 4)
+        title = f"Forward passes of {WHOLE_MODEL}, input {job.image_size} px"
+        table(engines["rows"], title)
+        save("forward", engines["rows"], engines["turns"], title=title, device=engines["device"])
     rows = summary_by_model(turns)
     rates = [r["images/s"] for r in rows if r["model"] == WHOLE_MODEL]
     if rates:

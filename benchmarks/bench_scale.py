@@ -1,6 +1,7 @@
 """Memory and time of whole commands: on a matrix of gigabytes, or on many sets, runs and images.
 
     python benchmarks/bench_scale.py [--n-samples 400000] [--n-features 1000] [--clf logreg,sgd]
+    python benchmarks/bench_scale.py --growth 50000,500000,5000000
     python benchmarks/bench_scale.py --many [--n-sets 3000] [--n-runs 10000] [--n-images 65000]
 
 The script writes synthetic features to a store. Each turn is `featstore fit --clf X` in a process
@@ -10,6 +11,9 @@ store for the next time; without it, all files are deleted at the end.
 
 Resident memory includes pages of mapped files, which the system can take back; anonymous memory
 does not. Both are peaks of the sum over the command's processes, sampled twenty times a second.
+
+With --growth, sets of 16 features and more and more rows are written, listed, verified and fitted,
+and the fit is answered from its run. `us a row` is the growth of CPU time since the set before.
 
 With --many, the script copies the records of one small set and of a few runs, under other names,
 and writes tiny images. Each command then runs twice: first without the store's index, or without
@@ -22,6 +26,7 @@ import itertools
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -81,6 +86,42 @@ def fit(path: Path, features: Features, clf: str) -> Turn:
         "test %": 100 * summary["accuracy"],
         "converged": "yes" if summary["converged"] else "no",
     }
+
+
+def measure_growth(place: Path, sizes: Sequence[int], seed: int) -> list[Turn]:
+    """Return CPU time and memory of commands on sets of more and more rows."""
+    rows: list[Turn] = []
+    for n in sizes:
+        path = place / f"{n} rows"
+        script = Path(__file__).with_name("contenders.py")
+        written = [sys.executable, str(script), "write_rows", str(path), str(n), str(seed)]
+        stored = ["--store", str(path)]
+        commands = {
+            "write the set": written,
+            "store ls": [*FEATSTORE, "store", "ls", *stored],
+            "store verify": [*FEATSTORE, "store", "verify", *stored],
+            "fit lda": [*FEATSTORE, "fit", "--clf", "lda", *stored],
+            "fit lda, answered": [*FEATSTORE, "fit", "--clf", "lda", *stored],
+        }
+        for name, words in commands.items():
+            before = os.times()
+            turn = watch(words, resident)
+            after = os.times()
+            cpu_s = sum(after[2:4]) - sum(before[2:4])
+            smaller = next((row for row in reversed(rows) if row["command"] == name), None)
+            growth_s = cpu_s - smaller["CPU s"] if smaller else 0.0
+            rows.append(
+                {
+                    "command": name,
+                    "rows": n,
+                    "seconds": turn["seconds"],
+                    "CPU s": cpu_s,
+                    "us a row": 1e6 * growth_s / (n - smaller["rows"]) if smaller else None,
+                    "peak RSS MB": turn["peak RSS MB"],
+                }
+            )
+            console.say(f"{name}, {n:,} rows: {turn['seconds']:,.1f} s, CPU {cpu_s:,.1f} s")
+    return sorted(rows, key=lambda row: [*commands].index(row["command"]))
 
 
 def write_tiny_images(root: Path, n_images: int) -> Path:
@@ -193,6 +234,7 @@ def measure_many(place: Path, n_sets: int, n_runs: int, n_images: Sequence[int])
 @click.option("--n-test", type=int, help="Rows to test on.  [default: a tenth]")
 @click.option("--clf", "clfs", default=CLFS, show_default=True, metavar="NAME[,NAME...]")
 @click.option("--many", is_flag=True, help="Measure many sets, runs and images instead.")
+@click.option("--growth", metavar="N,N,...", help="Measure sets of these many rows instead.")
 @click.option("--n-sets", default=3000, show_default=True)
 @click.option("--n-runs", default=10_000, show_default=True)
 @click.option("--n-images", type=int, default=(65_000,), multiple=True, show_default=True)
@@ -208,6 +250,7 @@ def main(
     n_test: int | None,
     clfs: str,
     many: bool,
+    growth: str | None,
     n_sets: int,
     n_runs: int,
     n_images: tuple[int, ...],
@@ -217,6 +260,13 @@ def main(
     results: Path,
 ) -> None:
     """Measure memory and time of whole fits on a large matrix, or of commands on many things."""
+    if growth:
+        with nullcontext(folder) if folder else tempfile.TemporaryDirectory() as place:
+            rows = measure_growth(Path(place), [int(n) for n in growth.split(",")], seed)
+        title = f"Sets of 16 features and more and more rows, {available_cores()} cores"
+        table(rows, title)
+        save("growth", rows, title=title, device="cpu", label=label, folder=results)
+        return
     if many:
         with nullcontext(folder) if folder else tempfile.TemporaryDirectory() as place:
             rows = measure_many(Path(place), n_sets, n_runs, n_images)

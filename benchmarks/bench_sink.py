@@ -2,7 +2,9 @@
 
     python benchmarks/bench_sink.py [--repeats 3]
 
-The store's choice is marked. All rates are from one run, in which the codecs take turns.
+zarr writes and reads with each codec. featstore writes and reads chunks itself, and chooses between
+two of the codecs for each chunk. All rates are from one run, in which the codecs take turns, of one
+thread.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -20,10 +23,14 @@ import zarr
 from results import save, table
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
+from featstore.store.format import matrix as matrices
+from featstore.store.format.matrix import Matrix
+
 N_ROWS, N_FEATURES = 8192, 1000
 CHUNK_ROWS = 1024
 KINDS = ("float32", "bfloat16", "bfloat16 after ReLU", "bfloat16 as float16")
-OURS = "blosc zstd 1, shuffle"
+OURS = "featstore"
+SMALL = "blosc zstd 1, shuffle"
 
 
 def features(kind: str) -> np.ndarray:
@@ -37,23 +44,29 @@ def features(kind: str) -> np.ndarray:
     return rounded if kind == "bfloat16" else np.maximum(rounded - 0.5, 0)
 
 
-def codecs(size: int) -> dict[str, list[object]]:
-    """Return the codecs to compare, by name, for numbers of `size` bytes."""
+def codecs(size: int) -> dict[str, list[object] | None]:
+    """Return the codecs to compare, by name, for numbers of `size` bytes; None is featstore's."""
     return {
+        OURS: None,
         "none": [],
         "zstd 0": [ZstdCodec(level=0)],
         "blosc lz4, shuffle": [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle", typesize=size)],
-        OURS: [BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=size)],
+        SMALL: [BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=size)],
         "blosc zstd 3, shuffle": [
             BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=size)
         ],
     }
 
 
-def measure(X: np.ndarray, compressors: list[object], rows: int, folder: Path) -> dict[str, float]:
-    """Write and read a matrix in chunks of `rows`, and return rates in MB/s and the size."""
-    path = folder / "matrix"
-    shutil.rmtree(path, ignore_errors=True)
+def open_matrix(
+    X: np.ndarray, compressors: list[object] | None, rows: int, path: Path
+) -> tuple[Callable[[int, np.ndarray], object], Callable[[int], object]]:
+    """Make an empty matrix like `X`, and return what writes and what reads one of its chunks."""
+    if compressors is None:
+        matrices.create_matrix(path.parent, path.name, X.shape, {}, X.dtype.name)
+        own = Matrix(path, len(X))
+        out = np.empty((own.chunk_rows, X.shape[1]), X.dtype)
+        return own.write_chunk, lambda i: own.read_chunk(i, out[: len(range(*own.chunk_range(i)))])
     array = zarr.create_array(
         path,
         shape=X.shape,
@@ -61,13 +74,30 @@ def measure(X: np.ndarray, compressors: list[object], rows: int, folder: Path) -
         dtype=X.dtype,
         compressors=[*compressors, Crc32cCodec()],
     )
+
+    def write(index: int, block: np.ndarray) -> None:
+        array[index * rows : index * rows + len(block)] = block
+
+    return write, lambda i: array[i * rows : (i + 1) * rows]
+
+
+def measure(
+    X: np.ndarray, compressors: list[object] | None, rows: int, folder: Path
+) -> dict[str, float]:
+    """Write and read a matrix in chunks of `rows`, and return rates in MB/s and the size."""
+    path = folder / "matrix"
+    shutil.rmtree(path, ignore_errors=True)
+    if compressors is None:
+        rows = matrices.chunk_rows(*X.shape, X.dtype.name)
+    write, read = open_matrix(X, compressors, rows, path)
+    blocks = [X[start : start + rows] for start in range(0, len(X), rows)]
     began = time.perf_counter()
-    for start in range(0, len(X), rows):
-        array[start : start + rows] = X[start : start + rows]
+    for index, block in enumerate(blocks):
+        write(index, block)
     write_s = time.perf_counter() - began
     began = time.perf_counter()
-    for start in range(0, len(X), rows):
-        array[start : start + rows]
+    for index in range(len(blocks)):
+        read(index)
     read_s = time.perf_counter() - began
     nbytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return {
@@ -78,7 +108,7 @@ def measure(X: np.ndarray, compressors: list[object], rows: int, folder: Path) -
 
 
 def measure_all(
-    X: np.ndarray, compared: list[tuple[list[object], int]], repeats: int, folder: Path
+    X: np.ndarray, compared: list[tuple[list[object] | None, int]], repeats: int, folder: Path
 ) -> list[dict[str, float]]:
     """Measure codecs and rows of a chunk in turns, and return the medians of each."""
     rounds = [
@@ -104,14 +134,13 @@ def main(repeats: int) -> None:
             for name, found in zip(
                 named, measure_all(X, compared, repeats, Path(folder)), strict=True
             ):
-                mark = " (ours)" if name == OURS else ""
-                rows.append({"features": kind, "codec": name + mark, "rows": CHUNK_ROWS, **found})
+                n = matrices.chunk_rows(*X.shape, X.dtype.name) if name == OURS else CHUNK_ROWS
+                rows.append({"features": kind, "codec": name, "rows": n, **found})
         X = features("float32")
-        ours = codecs(X.itemsize)[OURS]
         for n in (1, 32, 256, 4096):
             part = X[: 256 if n == 1 else N_ROWS]
-            (found,) = measure_all(part, [(ours, n)], repeats, Path(folder))
-            rows.append({"features": "float32", "codec": OURS, "rows": n, **found})
+            (found,) = measure_all(part, [(codecs(X.itemsize)[SMALL], n)], repeats, Path(folder))
+            rows.append({"features": "float32", "codec": SMALL, "rows": n, **found})
     title = f"{N_ROWS:,} x {N_FEATURES:,} features"
     table(rows, f"{title}, size as a fraction of the raw bytes; medians of {repeats} rounds")
     save("sink", rows, title=title)

@@ -219,7 +219,7 @@ def count_messages(folder: Path, clfs: str) -> Found:
     from distributed.comm import tcp
 
     from featstore.fitting import cost, fit
-    from featstore.parallel.cluster import TaskPool
+    from featstore.parallel.task_pool import TaskPool
 
     cost.QUICK_S = 0.0
     columns = ("sent kB", "returned kB", "all messages kB", "heartbeats kB")
@@ -258,6 +258,16 @@ def count_messages(folder: Path, clfs: str) -> Found:
     fits = fit.fit_each(folder / "store", clfs.split(","), search="grid", n_jobs=2)
     fit.raise_failures(fits)
     return found
+
+
+def write_rows(folder: Path, n_samples: str, seed: str) -> Found:
+    """Write a set of 16 features, unless it exists (bench_scale.py)."""
+    from features import Features, write_store
+
+    n = int(n_samples)
+    if not folder.exists():
+        write_store(folder, Features(n, 16, n // 10, int(seed)))
+    return {}
 
 
 @contextmanager

@@ -25,7 +25,8 @@ def write_images(
         folder.mkdir(parents=True, exist_ok=True)
         coarse = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
         image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-        image.save(folder / f"{i:05d}{suffix}")
+        options = {"compression": "tiff_lzw"} if suffix.startswith(".lzw") else {}
+        image.save(folder / f"{i:05d}{suffix}", **options)
 
 
 def sat4_pixels(n_images: int) -> np.ndarray:

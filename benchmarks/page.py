@@ -64,6 +64,11 @@ SECTIONS = {
         "Raw images to the network's square: by featstore in batches on the device, by Pillow's "
         "resize, and by torchvision's PIL transforms, the latter two in one thread.",
     ),
+    "statistics": (
+        "Models without a network",
+        "Images in memory to features, on all cores, without reading and writing. `images/CPU s` "
+        "counts the time of the cores: what one core does, also on a busy machine.",
+    ),
     "memory": (
         "Memory",
         "Whole commands over files in SAT-4's format. The file's images are in memory once, as "
@@ -111,6 +116,11 @@ SECTIONS = {
         "Resident memory includes pages of the mapped files (the decoded matrix and its "
         "standardised training rows), which the system can take back; anonymous memory does not. "
         "The goals: at most 2.2 times the matrix resident, and at most 1,000 MB anonymous.",
+    ),
+    "growth": (
+        "More and more rows",
+        "Whole commands on generated sets of 16 features. `us a row` is the CPU time by which a "
+        "command grew since the set before, for each further row: it should stay the same.",
     ),
     "many": (
         "Many sets, runs and images",

@@ -36,9 +36,7 @@ def command(names: tuple[str, ...], store: str, as_json: bool) -> None:
     """  # noqa: D301 - click wants the character itself
     if len(names) < 2:
         raise click.UsageError("Missing argument 'RUN': give two runs or more.")
-    from featstore.store.feature_store import open_store
-
-    opened = open_store(store)
+    opened = console.open_store(store, named=names)
     runs = [console.open_run(name, opened) for name in names]
     from featstore.runs.compare import Comparison, compare, compare_all
 
@@ -126,6 +124,11 @@ def show(runs: Sequence[Run], comparison: Comparison) -> None:
         f"Accuracy of A less B: {_points(c.difference)} points, 95 % confidence interval "
         f"{_points(low)} to {_points(high)}"
     )
+    if c.n_groups:
+        console.echo(
+            f"The interval is drawn by the {c.n_groups:,} groups of the test images. McNemar's "
+            "test takes images as independent, which those of a group are not: trust the interval."
+        )
     if c.caution:
         console.echo(c.caution)
     console.echo(c.sentence)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from click.shell_completion import CompletionItem
 
-from featstore.config import FIT_NAMES
+from featstore.config import FIT_NAMES, METRICS
 from featstore.environment import default_store
 from featstore.text import printable
 
@@ -107,6 +107,9 @@ stored_layers = _completer(_stored_layers)
 titles = _completer(_titles)
 set_names = _completer(_set_names)
 run_names = _completer(_run_names)
+
+
+metrics = _completer(lambda ctx: (*METRICS, *_run_names(ctx)))
 
 
 def runs_or_sets(

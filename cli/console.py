@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 from click.core import ParameterSource
 
-from featstore.config import PROJECTIONS, TASKS
+from featstore.config import PROJECTIONS
 from featstore.environment import DEFAULT_STORE
 from featstore.progress_bars import Lines, open_bars
 from featstore.text import printable, printable_json
@@ -74,8 +75,8 @@ projection_option: Decorator = click.option(
     type=click.Choice(PROJECTIONS),
     default=PROJECTIONS[0],
     show_default=True,
-    help="How features are drawn in two dimensions; umap compiles for some 20 s and needs "
-    "umap-learn.",
+    help="How features are drawn in two dimensions; tsne takes a minute for 10,000 images, umap "
+    "compiles for some 20 s and needs umap-learn.",
 )
 yes_option: Decorator = click.option("--yes", "-y", is_flag=True, help="Remove without asking.")
 run_argument: Decorator = click.argument("run", shell_complete=completion.run_names)
@@ -85,7 +86,8 @@ set_option: Decorator = click.option(
     "set_id",
     metavar="SET",
     shell_complete=completion.set_names,
-    help="Feature set, by its name or path; see `featstore store ls`.",
+    help="Feature set, by its name or path, or newest: the last one made; see `featstore store "
+    "ls`.",
 )
 
 
@@ -115,6 +117,17 @@ class GroupedCommand(click.Command):
             formatter.write_dl(list(records.values()))
 
 
+def with_options(options: Sequence[Decorator]) -> Decorator:
+    """Return a decorator that adds options, the first one first in the help."""
+
+    def add(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
 def grouped(groups: Mapping[str, Sequence[str]]) -> type[GroupedCommand]:
     """Return the class of a command whose help lists its options in these groups."""
     return type("Grouped", (GroupedCommand,), {"groups": groups})
@@ -136,53 +149,11 @@ def names_of(
     return callback
 
 
-def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which samples a dataset has, and their labels and splits."""
-    options = (
-        click.option(
-            "--columns",
-            metavar="NAME=COLUMN,...",
-            callback=names_of(),
-            help="Columns of a table that are not named path (or image), label, split, group, id: "
-            "path=file,label=class.",
-        ),
-        click.option(
-            "--task",
-            type=click.Choice(TASKS),
-            help="What a table's labels are.  [default: one class, or several where a label is a "
-            "list or A;B]",
-        ),
-        click.option(
-            "--splits",
-            "split_files",
-            metavar="TRAIN,TEST[,VAL]",
-            callback=names_of(),
-            shell_complete=completion.files,
-            help="A published split: files that list each split's images, one name a line.",
-        ),
-        click.option(
-            "--groups-from",
-            metavar="COLUMN|regex:PATTERN|grid:SIZE",
-            help="Keep the images of a group on one side of every split: by a table's column, by "
-            "the sample ids, or by place on a grid in map units.",
-        ),
-        click.option(
-            "--follow-links", is_flag=True, help="Read links that lead out of the folder of images."
-        ),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
-READING_OPTIONS = ("columns", "task", "split_files", "groups_from", "follow_links")
-"""The parameters that :func:`reading_options` adds."""
-
-
 def given(ctx: click.Context, names: Iterable[str]) -> dict[str, str]:
     """Return the parameters that the command line gives, each with its option."""
+    options = {param.name: max(param.opts, key=len) for param in ctx.command.params}
     return {
-        name: f"--{name.replace('_', '-')}"
+        name: options[name]
         for name in names
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
@@ -192,10 +163,18 @@ STDERR = 2
 """The last of the descriptors that a process finds open."""
 
 
+class ClosedStdout(io.TextIOBase):
+    """What stands for a stdout that was closed: printing results to it is an error."""
+
+    def write(self, text: str) -> int:
+        """Refuse a text."""
+        raise OSError(errno.EBADF, "Stdout is closed, so that what the command prints is lost")
+
+
 def prepare_streams() -> None:
     """Open closed streams on the null device, and let stdout and stderr take every text.
 
-    What they can't encode is escaped.
+    What they can't encode is escaped. A closed stdout refuses every text.
     """
     # Otherwise the next file that is opened gets the descriptor, and what C code prints.
     while (handle := os.open(os.devnull, os.O_RDWR)) <= STDERR:
@@ -205,7 +184,8 @@ def prepare_streams() -> None:
         sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+            null = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, ClosedStdout() if name == "stdout" else null)
         if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
@@ -260,11 +240,26 @@ def confirm_removal(question: str) -> None:
     raise click.exceptions.Exit(1)
 
 
-def open_store(store: str) -> FeatureStore:
-    """Open a store; its module is imported when a command needs it."""
+def open_store(
+    store: str, progress: Progress | None = None, named: Sequence[str | None] = ()
+) -> FeatureStore:
+    """Open the store that a command reads; its module is imported when a command needs it.
+
+    A folder that does not exist is refused, unless one of `named` is the folder of a run or set.
+    """
+    from featstore.errors import StoreError
     from featstore.store.feature_store import open_store
 
-    return open_store(store)
+    opened = open_store(store) if progress is None else open_store(store, progress)
+    names = [name for name in named if name]
+    has_own_store = any("://" in name or Path(name).is_dir() for name in names)
+    if "://" not in store and not opened.path.is_dir() and not has_own_store:
+        raise StoreError(
+            f"There is no store at {store}: no such folder. Name another with --store or "
+            "FEATSTORE_STORE, or make one, for example with: featstore extract --model resnet50 "
+            "--dataset sat4"
+        )
+    return opened
 
 
 def open_run(name: str, store: FeatureStore) -> Run:
@@ -286,12 +281,15 @@ def shown(path: str | Path) -> str:
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
-    """Yield a progress that writes to stderr: bars on a terminal, quiet lines elsewhere."""
+def progress(*, keeps_rates: bool = True) -> Iterator[Progress]:
+    """Yield a progress that writes to stderr: bars on a terminal, quiet lines elsewhere.
+
+    Without `keeps_rates`, the rates of phases are not left for the reader in the end.
+    """
     if not sys.stderr.isatty():
-        yield Lines(say)
+        yield Lines(say, says_ends=keeps_rates)
         return
     from rich.console import Console
 
-    with open_bars(Console(stderr=True)) as bars:
+    with open_bars(Console(stderr=True), keeps_bars=keeps_rates) as bars:
         yield bars

@@ -26,6 +26,20 @@ if TYPE_CHECKING:
     help="Numbers of training rows.  [default: eight, up to all of them]",
 )
 @click.option(
+    "--shots",
+    metavar="K,K,...",
+    callback=selecting.parsed_by(parse_integers),
+    help="Numbers of training images of each class, in place of --sizes, such as 1,5,10,20.",
+)
+@click.option(
+    "--episodes",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Random choices of the images of each of --shots.",
+)
+@click.option(
     "--repeats",
     type=click.IntRange(min=1),
     default=3,
@@ -43,9 +57,15 @@ if TYPE_CHECKING:
 @console.seed_option
 @console.store_option
 @console.json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     params: tuple[str, ...],
     sizes: list[int] | None,
+    shots: list[int] | None,
+    episodes: int,
+    repeats: int,
     out: str,
     store: str,
     as_json: bool,
@@ -54,12 +74,18 @@ def command(
     """Show how accuracy (mAP, R²) grows with the number of training images.
 
     Each size is trained on several random choices of the training rows, with each class's share,
-    and tested on all test rows.
+    and tested on all test rows. With --shots, each class has that number of training images.
 
     \b
     featstore curve --clf logreg --layers fc1000
     featstore curve --clf lda --sizes 100,200,400 --repeats 10
+    featstore curve --clf logreg --shots 1,5,10,20 --episodes 5
     """  # noqa: D301 - click wants the character itself
+    wrong = console.given(ctx, ("sizes", "repeats") if shots else ("episodes",))
+    for option in wrong.values():
+        raise click.UsageError(
+            f"{option} is {'not ' if shots else ''}for --shots. Leave out one or the other."
+        )
     with console.progress() as progress:
         opened = selecting.check_names(store, options, progress)
         from featstore.fitting.curve_chart import write_figure
@@ -72,6 +98,8 @@ def command(
             opened,
             params=dict(map(parse_param, params)),
             sizes=sizes or (),
+            shots=shots or (),
+            repeats=episodes if shots else repeats,
             progress=progress,
             **options,
         )
@@ -92,12 +120,15 @@ def show(curves: Sequence[LearningCurve]) -> None:
     for title in dict.fromkeys(curve.title for curve in curves):
         own = [curve for curve in curves if curve.title == title]
         scoring = find_scoring(own[0].task)
-        columns = ("model", "layers", "clf", "rows", scoring.name, "train")
+        by_shots = own[0].points[0].n_shots is not None
+        numbers = ("shots",) if by_shots else ()
+        columns = ("model", "layers", "clf", *numbers, "rows", scoring.name, "train")
         rows = [
             [
                 curve.model,
                 ",".join(curve.layers),
                 curve.clf,
+                *([f"{point.n_shots:,}"] if by_shots else []),
                 f"{point.n_train:,}",
                 scoring.text(point.mean)
                 + (f" ± {scoring.text(point.deviation)}" if point.deviation is not None else ""),

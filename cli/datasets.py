@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import console, tables
+from . import console, imaging, tables
 
 if TYPE_CHECKING:
     from featstore.datasets.base import Dataset
@@ -42,7 +42,7 @@ def command(ctx: click.Context, root: str | None, as_json: bool) -> None:
         ]
         console.emit_json({"root": str(data_root(root)), "datasets": entries})
         return
-    absent = {name: "give its --root" for name in TREES} | {"demo": "made when used"}
+    absent = {name: "needs --root" for name in TREES} | {"demo": "made when used"}
     rows = []
     for one in found:
         name = one.format.name
@@ -56,7 +56,17 @@ def command(ctx: click.Context, root: str | None, as_json: bool) -> None:
                 str(one.found) if one.found and not is_tree else absent.get(name, "no"),
             ]
         )
-    tables.table(["dataset", "what it is", "needs", "looked for in", "found"], rows)
+    columns = ["dataset", "what it is", "needs", "looked for in", "found"]
+    if tables.output_width() is None:
+        tables.table(columns, rows)
+    else:
+        # On a terminal, what each needs would leave no room for anything.
+        shown = (0, 1, 4)
+        tables.table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows])
+        console.echo(
+            "`featstore datasets show NAME` says what a dataset that is not found needs, and where "
+            "it is looked for."
+        )
     console.echo(f"ROOT is {data_root(root)}; set it with --root DIR or FEATSTORE_DATA.")
 
 
@@ -68,7 +78,9 @@ def command(ctx: click.Context, root: str | None, as_json: bool) -> None:
 @click.option(
     "--out", type=click.Path(dir_okay=False), metavar="PNG", help="Where to put the contact sheet."
 )
-@console.reading_options
+@imaging.reading_options
+@imaging.value_options
+@imaging.scene_options
 @console.json_option
 def show(
     name: str,
@@ -79,17 +91,26 @@ def show(
     as_json: bool,
     **reading: Any,
 ) -> None:
-    """Count a dataset's images per class and split, and draw a contact sheet."""
+    """Count a dataset's images per class and split, and draw a contact sheet.
+
+    The options of `featstore extract` that describe images mean the same here.
+    """
     from pathlib import Path
 
-    from featstore.config import SPLITS
-    from featstore.datasets.registry import open_dataset
+    from featstore.config import SPLITS, ExtractConfig
+    from featstore.datasets.registry import resolve_dataset
+    from featstore.extraction.spec import open_config_dataset, read_as_asked
     from featstore.inference.contact_sheet import write_class_sheet
 
+    given = {key: value for key, value in reading.items() if value is not None}
+    name, place = resolve_dataset(name, root)
+    given["root"] = None if place is None else str(place)
+    asked = ExtractConfig("pixelstats", name, seed=seed, limit=limit, **given)
     with console.progress() as progress:
-        dataset = open_dataset(name, root, seed=seed, limit=limit, progress=progress, **reading)
+        dataset = open_config_dataset(asked, progress)
         for note in dataset.notes:
             progress.say(note)
+        _, dataset = read_as_asked(asked, dataset)
         sheet = write_class_sheet(dataset, Path(out or f"{dataset.title}-sheet.png"))
     counts = _counts(dataset)
     if as_json:

@@ -39,8 +39,9 @@ def command(
     from featstore.store.feature_store import open_store
 
     with console.progress() as progress:
+        opened = open_store(store, progress)
         demo = run_demo(
-            open_store(store, progress),
+            opened,
             root,
             report=report,
             limit=limit,
@@ -54,7 +55,7 @@ def command(
         from . import reproduce
 
         console.echo(f"Weights: {demo.weights}.\n")
-        reproduce.show(demo.outcome, demo.report)
+        reproduce.show(demo.outcome, demo.report, opened)
         options = store_option(store)
         console.echo(
             "\nNow your own images, one folder a class (fit prints the RUN's name):\n"

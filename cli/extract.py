@@ -21,6 +21,7 @@ from featstore.text import duration_text, nbytes_text
 from . import completion, console
 from .fit import cut_groups
 from .imaging import IMAGE_GROUPS, image_options
+from .selecting import next_fit
 
 if TYPE_CHECKING:
     from featstore.extraction import Extraction
@@ -58,7 +59,9 @@ GROUPS = {
 
 
 @click.command(cls=console.grouped(GROUPS))
-@click.argument("images", metavar="[FOLDER|TABLE]", required=False, shell_complete=completion.files)
+@click.argument(
+    "images", metavar="[FOLDER|TABLE|SCENE]", required=False, shell_complete=completion.files
+)
 @click.option(
     "--model",
     required=True,
@@ -150,7 +153,7 @@ GROUPS = {
 def command(
     images: str | None, dataset: str | None, store: str, as_json: bool, **settings: Any
 ) -> None:
-    """Turn images into features, once: those of FOLDER, of TABLE or of a --dataset.
+    """Turn images into features, once: those of FOLDER, TABLE, SCENE or a --dataset.
 
     The same command again is answered from the store. After an interruption it continues; with
     other --layers it computes only what is missing.
@@ -159,14 +162,13 @@ def command(
     featstore extract --model resnet50 --dataset sat4 --root /data
     featstore extract --model resnet50 my-images/
     featstore extract --model resnet50 labels.csv
-    featstore extract --model resnet50 --dataset scene --root a.tif --window 64
+    featstore extract --model resnet50 scene.tif --window 64
     """  # noqa: D301 - click wants the character itself
     from featstore.extraction.extract import extract
     from featstore.store.feature_store import open_store
-    from featstore.store.query import selecting_options
 
     if (images is None) == (dataset is None):
-        raise click.UsageError("Give either a folder of images, a table or --dataset.")
+        raise click.UsageError("Give either a folder of images, a table, a scene or --dataset.")
     with console.progress() as progress:
         result = extract(
             dataset=images or dataset or "", store=store, progress=progress, **settings
@@ -177,14 +179,9 @@ def command(
     show(result)
     opened = open_store(store)
     found = opened.get(result.set_id)
-    if not found.class_names and found.targets is None:
-        words = shlex.join(["featstore", "neighbors", result.set_id])
-        console.echo(f"Next: {words} IMAGE{store_option(store)}")
-        return
-    options = selecting_options(opened.sets(), found, result.layers)
-    clf = "ridge" if found.info.dataset.task == "regression" else "logreg"
-    words = shlex.join(["featstore", "fit", "--clf", clf, *options])
-    console.echo(f"Next: {words}{store_option(store)}")
+    neighbors = shlex.join(["featstore", "neighbors", result.set_id])
+    words = next_fit(opened, found, result.layers, store)
+    console.echo(f"Next: {words or f'{neighbors} IMAGE{store_option(store)}'}")
 
 
 def show(result: Extraction) -> None:
@@ -198,10 +195,11 @@ def show(result: Extraction) -> None:
         kept = f", {result.n_reused} were in the store" if result.n_reused else ""
         console.echo(
             f"{result.n_computed} images computed in {duration_text(result.duration_s)} "
-            f"({result.images_per_s:,.1f} images/s on {result.device}, {result.engine}, "
+            f"({result.n_computed / result.duration_s:,.1f} images/s on {result.device}, "
+            f"{result.engine}, "
             f"{result.precision}, batches of {result.batch_size}){kept}."
         )
-        console.echo(_shares_of_time(result.times))
+        console.echo(result.shares_of_time())
         console.echo(result.bottleneck())
     if result.n_masked:
         rows = "1 image" if result.n_masked == 1 else f"{result.n_masked} images"
@@ -211,9 +209,14 @@ def show(result: Extraction) -> None:
         )
     for line in result.left_out.lines():
         console.echo(line)
-    if len(result.n_by_split) > 1:
+    is_labelled = result.n_unlabelled < result.n_images
+    if len(result.n_by_split) > 1 or is_labelled:
         counts = ", ".join(f"{n:,} {name}" for name, n in result.n_by_split.items())
-        console.echo(f"Images: {counts} ({result.split}).")
+        lacking = f"; {result.n_unlabelled:,} without a label" if result.n_unlabelled else ""
+        console.echo(f"Images: {counts} ({result.split}){lacking if is_labelled else ''}.")
+    if is_labelled and len(result.n_by_split) == 1:
+        use = "test with" if "train" in result.n_by_split else "train on"
+        console.echo(f"No images are left to {use}: fit needs some.")
     if result.n_cut_groups:
         console.echo(cut_groups(result.n_cut_groups))
     if result.n_leaked:
@@ -228,16 +231,3 @@ def _leaks(n_leaked: int, n_by_split: dict[str, int]) -> str:
         f"{n_leaked} of {sum(held_out.values())} {' and '.join(held_out)} images {are} also among "
         f"the training images; `featstore fit --drop-leaks` leaves {them} out."
     )
-
-
-def _shares_of_time(times: dict[str, float]) -> str:
-    names = {
-        "setup_s": "preparation",
-        "read_s": "waiting for images",
-        "preprocess_s": "copying and resizing",
-        "forward_s": "arithmetic",
-        "write_s": "waiting for the disk",
-    }
-    whole = sum(times[key] for key in names) or 1.0
-    shares = [f"{name} {100 * times[key] / whole:.0f} %" for key, name in names.items()]
-    return "Time went to " + ", ".join(shares) + "."

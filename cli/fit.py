@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.config import FOLDS, SEARCH_SETTINGS, SEARCHES, FitConfig
+from featstore.config import (
+    FOLDS,
+    PROTOCOL_NAMES,
+    SCALES,
+    SEARCH_SETTINGS,
+    SEARCHES,
+    FitConfig,
+)
 from featstore.environment import store_option
 from featstore.text import duration_text, model_text
 
@@ -31,7 +39,16 @@ GROUPS = {
         "dtype",
         "set_id",
     ),
-    "Classifier": ("clf", "params", "n_epochs", "baselines", "root"),
+    "Classifier": (
+        "clf",
+        "params",
+        "n_epochs",
+        "scale",
+        "calibrate",
+        "protocol",
+        "baselines",
+        "root",
+    ),
     "Search": ("search", "cv", "grids", "n_candidates"),
     "Splits and repeats": ("split_seed", "drop_leaks", "repeats", "seed"),
     "Machine": ("memory_nbytes", "scheduler", "n_jobs", "device", "intelex", "force"),
@@ -47,7 +64,8 @@ GROUPS = {
     "--search",
     type=click.Choice(SEARCHES),
     help="Choose parameters by cross-validation on the training rows: all values, some drawn at "
-    "random, or many tried on few rows first.",
+    "random, or many tried on few rows first. validation: all values, by the validation images or "
+    "a tenth of the training images, which then train too.",
 )
 @click.option(
     "--cv",
@@ -80,6 +98,24 @@ GROUPS = {
     metavar="N",
     help="Repeat each fit with seeds that count up, and with new random splits where the dataset "
     "has no official one. The table shows mean and deviation.",
+)
+@click.option(
+    "--scale",
+    type=click.Choice(SCALES),
+    help="Standardise features, or take them as they are.  [default: as the classifier needs]",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(("list", *PROTOCOL_NAMES)),
+    help="Follow a published protocol, which fixes classifiers, parameters, scaling and search; "
+    "list says what each does.",
+)
+@click.option(
+    "--calibrate/--no-calibrate",
+    default=FitConfig.calibrate,
+    show_default=True,
+    help="Calibrate the probabilities of classes, on training images that the classifier is fitted "
+    "without once more.",
 )
 @click.option(
     "--baselines",
@@ -130,10 +166,20 @@ def command(
     featstore fit --clf logreg --layers conv1 --layers conv1,fc1000
     featstore fit --clf all --repeats 10
     """  # noqa: D301 - click wants the character itself
+    if options["protocol"] == "list":
+        show_protocols(as_json)
+        return
+    if options["protocol"] is not None:
+        from featstore.fitting.protocols import FIXED, contradiction
+
+        given = list(console.given(ctx, ("clf", "params", "grids", "baselines", *FIXED)).values())
+        if given:
+            raise click.UsageError(contradiction(options["protocol"], given))
     for name, option in console.given(ctx, SEARCH_SETTINGS).items():
         if options["search"] not in SEARCH_SETTINGS[name]:
             searches = " or ".join(SEARCH_SETTINGS[name])
             raise click.UsageError(f"{option} is for --search {searches}.")
+    started = time.perf_counter()
     with console.progress() as progress:
         opened = selecting.check_names(store, options, progress)
         from featstore.fitting.fit import fit_each
@@ -147,14 +193,36 @@ def command(
 
             fits += fit_baselines(opened, fits, clf, root=root, progress=progress, **options)
     runs = [one.run for one in fits if one.run]
+    duration_s = time.perf_counter() - started
     if as_json:
         reused = {one.run.run_id: one.reused for one in fits if one.run}
         failures = [{"fit": one.name, "error": str(one.error)} for one in fits if one.error]
         summaries = [run.summary() | {"reused": reused[run.run_id]} for run in runs]
-        console.emit_json({"runs": summaries, "failures": failures})
+        report = {"runs": summaries, "failures": failures, "duration_s": duration_s}
+        console.emit_json(report)
     elif runs:
         show(fits, store)
+        if not all(one.reused for one in fits):
+            console.say(
+                f"The whole command took {duration_text(duration_s)}; the table's times are those "
+                "of loading, fitting and testing, without starting, searching and drawing."
+            )
     raise_failures(fits)
+
+
+def show_protocols(as_json: bool) -> None:
+    """Print what each protocol does, its source, and what is not known of it."""
+    from featstore.fitting.protocols import PROTOCOLS
+
+    if as_json:
+        known = {one.name: one.to_dict() for one in PROTOCOLS.values()}
+        console.emit_json({"protocols": known})
+        return
+    for one in PROTOCOLS.values():
+        console.echo(one.name)
+        lines = (("", one.rules), ("source: ", one.source), ("not known: ", one.unknown))
+        for heading, text in lines:
+            console.echo(f"  {heading}{text}")
 
 
 MAX_CHOICES = 12
@@ -181,13 +249,13 @@ def _cells(summary: dict[str, Any], columns: Sequence[Column]) -> list[str]:
 
 def show_tables(summaries: Sequence[dict[str, Any]]) -> None:
     """Print rows of :func:`featstore.report.summaries.summarize`, a table for each dataset."""
+    from featstore.runs.ranking import by_group
     from featstore.runs.scoring import find_scoring
 
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for summary in summaries:
-        about = find_scoring(summary["task"]).rows_text(summary)
-        groups.setdefault(f"{summary['title']}: {about}", []).append(summary)
-    for title, group in groups.items():
+    def about(line: dict[str, Any]) -> str:
+        return find_scoring(line["task"]).rows_text(line)
+
+    for title, group in by_group(summaries, about):
         columns = find_scoring(group[0]["task"]).terminal_columns(group)
         numbers = [*(column.heading for column in columns), "time"]
         n_kept = None if len(group) > 1 else -1
@@ -237,10 +305,10 @@ def show(fits: Sequence[Fit], store: str) -> None:
     for run in runs if len(runs) <= MAX_CHOICES else []:
         if search := run.record.search:
             chosen = ", ".join(f"{k}={v}" for k, v in search.best.items())
-            console.echo(
-                f"{run.run_id}: {chosen} of {len(search.candidates)} settings, by "
-                f"{search.cv}-fold cross-validation"
-            )
+            by = f"{search.cv}-fold cross-validation"
+            if search.kind == "validation":
+                by = "the validation images, or a tenth of the training images"
+            console.echo(f"{run.run_id}: {chosen} of {len(search.candidates)} settings, by {by}")
     option = store_option(store)
     bests = best_fits(runs)
     for best in bests:

@@ -7,6 +7,7 @@ import click
 from featstore.config import TASKS
 
 from . import completion, console
+from .selecting import next_fit
 
 
 @click.command()
@@ -31,7 +32,11 @@ from . import completion, console
     help="What a label is: one class, several (lists, or text with semicolons), or a number.",
 )
 @click.option("--model", metavar="NAME", help="What computed the features.  [default: the file's]")
-@click.option("--array", metavar="NAME", help="Array or column of the features, of several.")
+@click.option(
+    "--array",
+    metavar="NAME",
+    help="Array or column of the features, of several; 'A*' for columns of numbers.",
+)
 @console.seed_option
 @console.store_option
 @console.json_option
@@ -53,8 +58,9 @@ def command(
     --labels, the labels in the file itself count.
     """
     from featstore.extraction.import_features import import_features
+    from featstore.store.feature_store import open_store
 
-    opened = console.open_store(store)
+    opened = open_store(store)
     with console.progress() as progress:
         done = import_features(
             name,
@@ -71,18 +77,19 @@ def command(
     if as_json:
         console.emit_json(done.to_dict())
         return
+    n_rows = "1 row" if done.n_images == 1 else f"{done.n_images:,} rows"
     n_by_split = ", ".join(f"{n:,} {split}" for split, n in done.n_by_split.items())
+    splits = f": {n_by_split}" if done.n_unlabelled < done.n_images else ""
     known = "" if done.n_computed else "; the store had them already"
     console.echo(
-        f"{done.n_images:,} rows of {done.n_features['features']:,} features of {done.model} as "
-        f"{done.title}: {n_by_split}{known}"
+        f"{n_rows} of {done.n_features['features']:,} features of {done.model} as "
+        f"{done.title}{splits}{known}"
     )
     if done.n_masked:
-        console.echo(f"{done.n_masked:,} rows without features are masked.")
+        rows = "1 row" if done.n_masked == 1 else f"{done.n_masked:,} rows"
+        console.echo(f"Masked: {rows} without features.")
     console.echo(f"Features: {console.shown(done.path)}")
-    info = opened.get(done.set_id).info.dataset
-    if not info.class_names and not info.target_names:
+    if words := next_fit(opened, opened.get(done.set_id), done.layers, store):
+        console.echo(f"Next: {words}")
+    else:
         console.echo("The rows have no labels: to fit classifiers, import them with --labels.")
-        return
-    clf = "ridge" if info.task == TASKS[2] else "logreg"
-    console.echo(f"Next: featstore fit --clf {clf} --dataset {done.title} --model {done.model}")

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from . import console
-from .shortage import shortage_text
+from .shortage import check_address_space, shortage_text
 
 COMMANDS = {
     "extract": "Turn a dataset's images into features, once.",
@@ -21,7 +21,10 @@ COMMANDS = {
     "fit": "Train and evaluate classifiers on stored features.",
     "predict": "Label new images with a trained classifier.",
     "map": "Map the classes of a whole scene.",
+    "export": "Write a trained classifier, with its network, as one ONNX file.",
     "neighbors": "Show the stored images that are most like others.",
+    "suspects": "Find labels that look wrong, and near-copies across splits.",
+    "explore": "Explore images on a map of their features, in a browser.",
     "curve": "Show how accuracy grows with the number of training images.",
     "compare": "Test whether one of two runs is better than the other.",
     "runs": "List, show, tag and remove runs.",
@@ -81,6 +84,7 @@ def cli() -> None:
     featstore extract --model resnet50 --dataset sat4
     featstore fit --clf logreg
     """  # noqa: D301 - click wants the character itself
+    check_address_space()
 
 
 def main(args: Sequence[str] | None = None) -> None:

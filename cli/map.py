@@ -61,6 +61,19 @@ if TYPE_CHECKING:
     "--probability", is_flag=True, help="Write the class's probability (%) as a second band."
 )
 @click.option(
+    "--familiarity",
+    is_flag=True,
+    help="Write how familiar the windows are (%) as the last band, and hatch those that are unlike "
+    "the training images.",
+)
+@click.option(
+    "--reject",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    metavar="SHARE",
+    help="Leave cells empty whose familiarity is below SHARE, such as 0.05.",
+)
+@click.option(
     "--colors",
     metavar="FILE",
     help="Colours of classes: a CSV file of lines class,#rrggbb, or a JSON object.  [default: by "
@@ -87,6 +100,8 @@ def command(
     bands: str | None,
     value_range: str | None,
     probability: bool,
+    familiarity: bool,
+    reject: float,
     colors: str | None,
     vector: str | None,
     store: str,
@@ -106,13 +121,11 @@ def command(
     featstore map my-run scene.tif --window 64 --stride 16 --bands 4,3,2
     featstore map my-run --from-store
     """  # noqa: D301 - click wants the character itself
-    from featstore.store.feature_store import open_store
-
     if scene is None and not from_store and set_id is None:
         raise click.UsageError("Give a scene, or --from-store.")
     numbers, ends = _numbers(bands), _ends(value_range)
-    with console.progress() as progress:
-        opened = open_store(store, progress)
+    with console.progress(keeps_rates=False) as progress:
+        opened = console.open_store(store, progress, [run])
         chosen = console.open_run(run, opened)
         from featstore.inference.maps.map_scene import NumberMap, map_scene
 
@@ -128,6 +141,8 @@ def command(
             bands=numbers,
             value_range=ends,
             probability=probability,
+            familiarity=familiarity,
+            reject=reject,
             colors=colors,
             preview=preview,
             vector=vector,
@@ -171,9 +186,12 @@ def show(done: SceneMap) -> None:
     rows = [[name, f"{count:,}", f"{100 * share:.1f}"] for count, share, name in ranked if count]
     columns = ["class", "cells", "share of the area (%)"]
     tables.table(columns, rows, right=columns[1:])
-    console.echo(f"{duration_text(done.duration_s)}, {rate_text(done.windows_per_s, 'windows')}")
+    _show_rate(sum(done.counts), done.duration_s)
+    _show_familiarity(done)
     console.echo(f"The map: {done.path} (class names: {done.sidecar}; QGIS style: {done.style})")
     console.echo(f"The picture: {done.preview}")
+    if done.calibration:
+        console.say(f"The probabilities are {done.calibration}.")
     if done.vector:
         console.echo(f"The polygons: {done.vector}")
     console.echo("Next: open the map in QGIS, upon the scene.")
@@ -184,10 +202,24 @@ def show_numbers(done: NumberMap) -> None:
     _show_cells(done, f"{done.n_rows * done.n_cols - done.n_empty:,} predicted")
     ends = [number_text(value) for value in (done.lowest, done.highest, done.mean)]
     console.echo(f"{done.target_name}: {ends[0]} to {ends[1]}; {ends[2]} on average")
-    console.echo(f"{duration_text(done.duration_s)}, {rate_text(done.windows_per_s, 'windows')}")
+    _show_rate(done.n_rows * done.n_cols - done.n_empty, done.duration_s)
+    _show_familiarity(done)
     console.echo(f"The map: {done.path}")
     console.echo(f"The picture: {done.preview}")
     console.echo("Next: open the map in QGIS, upon the scene.")
+
+
+def _show_familiarity(done: SceneMap | NumberMap) -> None:
+    """Print how many windows are unlike the training images."""
+    if done.n_unfamiliar or done.n_rejected:
+        left = f"; {done.n_rejected:,} cells were left empty" if done.n_rejected else ""
+        console.echo(f"{done.n_unfamiliar:,} windows are unlike the training images{left}.")
+
+
+def _show_rate(n_windows: int, duration_s: float) -> None:
+    """Print the windows, the time and the rate of the whole command."""
+    rate = rate_text(n_windows / duration_s, "windows")
+    console.echo(f"{n_windows:,} windows in {duration_text(duration_s)}, {rate}")
 
 
 def _show_cells(done: SceneMap | NumberMap, what: str) -> None:

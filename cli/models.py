@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,21 +19,25 @@ if TYPE_CHECKING:
 
 
 class SearchGroup(click.Group):
-    """A group that takes a pattern of names in place of a command."""
+    """A group that takes a pattern, or a part of a name, in place of a command."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command, or the search for a pattern."""
         found = super().get_command(ctx, cmd_name)
-        if found is None and any(sign in cmd_name for sign in "*?[:"):
+        if found is not None or cmd_name.startswith("-"):
+            return found
+        if any(sign in cmd_name for sign in "*?[:"):
             return _search_for(cmd_name)
-        return found
+        # click says which command a misspelled one is like.
+        is_misspelled = difflib.get_close_matches(cmd_name, self.commands)
+        return None if is_misspelled else _search_for(f"*{cmd_name}*")
 
 
 @click.group(cls=SearchGroup, invoke_without_command=True)
 @console.json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """List networks, or search them: `featstore models 'timm:*dinov3*'`.
+    """List networks, or search them: `featstore models dinov3` or `'timm:*dinov3*'`.
 
     `featstore models show NAME` lists a network's layers.
     """
@@ -41,6 +46,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
     from featstore.models.layer_names import FEATURE_LAYERS, NOTES
     from featstore.models.names import (
         FILTER_MODELS,
+        HAND_MODEL,
         PIXEL_MODEL,
         SMALL_CNN,
         backbone_names,
@@ -51,18 +57,20 @@ def command(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         console.emit_json(
             {
-                "models": [PIXEL_MODEL, *FILTER_MODELS, *names, SMALL_CNN],
+                "models": [PIXEL_MODEL, HAND_MODEL, *FILTER_MODELS, *names, SMALL_CNN],
                 "sources": [{"source": s, "package": p, "installed": i} for s, p, i in sources],
             }
         )
         return
-    rows = [[name, layer, NOTES.get(name, "")] for name, layer in FEATURE_LAYERS.items()]
-    tables.table(["network", "feature layer", "note"], rows, "The paper's networks")
+    tables.table(["network", "feature layer"], [*FEATURE_LAYERS.items()], "The paper's networks")
+    for name, note in NOTES.items():
+        tables.paragraph(f"{name}: {note}")
     others = [name for name in names if name not in FEATURE_LAYERS]
-    console.echo("torchvision's other networks: " + ", ".join(others))
+    tables.paragraph("torchvision's other networks: " + ", ".join(others))
     console.echo("Trained on your images, by featstore train: satcnn, triplet:BACKBONE")
     console.echo("Without a network, of all bands:")
     console.echo(f"  {PIXEL_MODEL}: statistics of each image's pixels")
+    console.echo(f"  {HAND_MODEL}: 150 hand features of color, texture and vegetation")
     console.echo("  rcf, mosaiks: convolutions with random filters, or training patches")
     tables.table(
         ["source", "installed", "example"],
@@ -114,13 +122,13 @@ def _search_for(pattern: str) -> click.Command:
 @console.json_option
 def show(name: str, image_size: int | None, as_json: bool) -> None:
     """List a network's layers, from the image on."""
-    from featstore.models.names import PIXEL_MODEL, check_model, needs_network
+    from featstore.models.names import HAND_MODEL, PIXEL_MODEL, check_model, needs_network
 
     if not needs_network(check_model(name)):
         if image_size is not None:
             raise click.UsageError(f"{name} reads images as they are: leave --image-size out.")
-        if name == PIXEL_MODEL:
-            _show_pixel_statistics(as_json)
+        if name in (PIXEL_MODEL, HAND_MODEL):
+            _show_statistics(name, as_json)
         else:
             _show_filters(name, as_json)
         return
@@ -201,19 +209,20 @@ def _facts(network: Network, preprocess: Preprocess, layers: Sequence[Layer]) ->
     yield from network.notes
 
 
-def _show_pixel_statistics(as_json: bool) -> None:
+def _show_statistics(name: str, as_json: bool) -> None:
     from featstore.datasets.source import RGB, RGB_NIR
-    from featstore.models import feature_names
+    from featstore.models.deepsat import HandExtractor
     from featstore.models.names import PIXEL_MODEL
-    from featstore.models.pixelstats import LAYER
+    from featstore.models.pixelstats import PixelExtractor
 
-    features = {"rgb": feature_names(RGB), "rgb and nir": feature_names(RGB_NIR)}
+    own = (PixelExtractor if name == PIXEL_MODEL else HandExtractor).statistics
+    features = {"rgb": own.names(RGB), "rgb and nir": own.names(RGB_NIR)}
     if as_json:
-        layer = {"layer": LAYER, "default": True, "features": features}
-        console.emit_json({"model": PIXEL_MODEL, "layers": [layer]})
+        layer = {"layer": own.layer, "default": True, "features": features}
+        console.emit_json({"model": name, "layers": [layer]})
         return
     for bands, names in features.items():
-        console.echo(f"{LAYER}, {len(names)} features of {bands}: {', '.join(names)}")
+        console.echo(f"{own.layer}, {len(names)} features of {bands}: {', '.join(names)}")
 
 
 def _show_filters(name: str, as_json: bool) -> None:

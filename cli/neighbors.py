@@ -38,10 +38,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--metric",
-    type=click.Choice(METRICS),
+    metavar=f"{'|'.join(METRICS)}|RUN",
+    shell_complete=completion.metrics,
     default=METRICS[0],
     show_default=True,
-    help="How far apart features are; they are standardised first.",
+    help="How far apart standardised features are; or a run of --clf triplet, whose learned "
+    "projection compares them.",
 )
 @click.option(
     "--split",
@@ -88,10 +90,9 @@ def command(
     featstore neighbors my-set train/forest/forest_012.jpg --layers pool5 -k 10
     """  # noqa: D301 - click wants the character itself
     from featstore.runs.find import open_run_or_set
-    from featstore.store.feature_store import open_store
 
     with console.progress() as progress:
-        opened = open_store(store, progress)
+        opened = console.open_store(store, progress, [run_or_set])
         chosen = open_run_or_set(run_or_set, opened)
         from featstore.inference.neighbor_sheets import write_sheets
         from featstore.inference.neighbors import find_neighbors

@@ -57,12 +57,10 @@ def command(
     \b
     featstore report --dataset sat4 --out sat4.html
     """  # noqa: D301 - click wants the character itself
-    from featstore.store.feature_store import open_store
-
     from .fit import show_tables
 
     with console.progress() as progress:
-        opened = open_store(store, progress)
+        opened = console.open_store(store, progress, names)
         named = {run.run_id: run for run in (console.open_run(n, opened) for n in names)}
         from featstore.report.write import write_report
         from featstore.runs.ranking import runs_on

@@ -14,6 +14,7 @@ from featstore.report import paper
 from . import console, tables
 
 if TYPE_CHECKING:
+    from featstore.store.feature_store import FeatureStore
     from featstore.study import Outcome
 
 
@@ -53,6 +54,11 @@ if TYPE_CHECKING:
     metavar="SPEC",
     help="As of extract; a file fits one network.",
 )
+@click.option(
+    "--rivals",
+    is_flag=True,
+    help="Also run methods after DeepSat, SatCNN and triplet networks; it trains networks.",
+)
 @console.device_option
 @click.option(
     "--out",
@@ -74,6 +80,7 @@ def command(
     quick: bool,
     limit: int | None,
     weights: str,
+    rivals: bool,
     device: str,
     out: Path,
     projection: str,
@@ -107,12 +114,14 @@ def command(
         seed=seed,
         weights=weights,
         device=device,
+        rivals=rivals,
     )
     page = out / "report.html"
     with console.progress() as progress:
+        opened = open_store(store, progress)
         outcome = reproduce(
             study,
-            open_store(store, progress),
+            opened,
             page,
             files=out,
             projection=projection,
@@ -122,7 +131,7 @@ def command(
     if as_json:
         console.emit_json(outcome.report | {"failures": outcome.failures})
     else:
-        show(outcome, page)
+        show(outcome, page, opened)
         console.echo(f"Its tables and figures: {out}")
     if outcome.failures:
         sys.exit(1)
@@ -133,12 +142,14 @@ def _names(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, names)))
 
 
-def show(outcome: Outcome, page: Path) -> None:
+def show(outcome: Outcome, page: Path, store: FeatureStore) -> None:
     """Print a study's tables, and where the rest is."""
     from featstore.report.result_tables import study_tables
 
-    for table in study_tables(outcome.runs):
+    for table in study_tables(outcome.runs, store):
         tables.show_table(table)
+        if table.name == "rivals":
+            tables.paragraph(table.note)
     for title, best in outcome.report["best"].items():
         console.echo(f"The best run on {title}: {best['name']}. {best['choice']}".rstrip())
     n_runs = len(outcome.runs)

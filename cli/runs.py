@@ -20,24 +20,31 @@ def command() -> None:
 
 @command.command("ls")
 @console.dataset_option("Only the runs on this dataset or folder.")
+@click.option("--all", "all_runs", is_flag=True, help="Also list each repeat of a fit.")
 @console.store_option
 @console.json_option
-def ls(dataset: str | None, store: str, as_json: bool) -> None:
-    """List runs, the best test score first, a table for each dataset.
+def ls(dataset: str | None, all_runs: bool, store: str, as_json: bool) -> None:
+    """List fits, the best first; the repeats of a fit are one row with their mean.
 
-    The best run has the highest cross-validation score, or the highest mean over its repeats. If
-    runs have neither, it is the simplest run that no test tells from the highest score. Scores are
-    accuracy, mAP of runs with several classes, R² of runs that predict a number.
+    Each dataset has up to three tables: fits with a search, ranked by cross-validation; fits with
+    repeated splits, by their mean test score; and others, by their test score. Scores are accuracy,
+    mAP of runs with several classes, R² of runs that predict a number.
+
+    The best fit is the first one of the first table, unless a test finds one of a later table
+    significantly better. Of fits with one test score, it is the simplest that no test tells from
+    the highest score. The id in a row of repeats is that of the repeat nearest to the mean.
+    Repeats with a tag have a row of their own.
 
     \b
     featstore runs ls --dataset demo
     """  # noqa: D301 - click wants the character itself
-    from featstore.report.summaries import list_by_accuracy
+    from featstore.report.summaries import list_fits
 
     # Of thousands of runs, looking for garbage takes a quarter of the time, and finds none.
     gc.disable()
     try:
-        lines = list_by_accuracy(console.open_store(store), dataset, Lines(console.say))
+        opened = console.open_store(store)
+        lines = list_fits(opened, dataset, Lines(console.say), all_runs=all_runs)
     finally:
         gc.enable()
     if as_json:
@@ -45,42 +52,58 @@ def ls(dataset: str | None, store: str, as_json: bool) -> None:
         return
     if not lines:
         console.echo(f"{store} holds no runs yet. Make one: featstore fit --clf logreg")
+    from featstore.runs.ranking import by_group
     from featstore.runs.scoring import find_scoring
 
-    for title in dict.fromkeys(line["title"] for line in lines):
-        own = [line for line in lines if line["title"] == title]
-        scoring = find_scoring(own[0]["task"])
-        score = scoring.score
-        name = scoring.column(score).heading
-        columns = ("run", "model", "layers", "clf", "seed", name, "cv", "made", "tag", "")
-        rows = [
-            [
-                line["short_id"],
-                model_text(line["model"], line["weights"]),
-                ",".join(line["layers"]),
-                line["clf"],
-                str(line["seed"]),
-                scoring.text(line[score]),
-                scoring.text(line[f"cv_{score}"]),
-                line["created"][:10],
-                ", ".join(line["tags"]),
-                "best" if line["is_best"] else "",
-            ]
-            for line in own
-        ]
-        show_columns(columns, rows, f"{title}: {scoring.table_title}")
+    for title, own in by_group(lines, lambda line: find_scoring(line["task"]).table_title):
+        show_fits(own, title)
 
 
-def show_columns(columns: tuple[str, ...], rows: list[list[str]], title: str) -> None:
-    """Print a table of runs without the columns that tell them nothing apart."""
-    nothing = {"cv": {percent(None)}, "tag": {""}, "seed": {rows[0][columns.index("seed")]}}
-    kept = [i for i, name in enumerate(columns) if {row[i] for row in rows} != nothing.get(name)]
-    tables.table(
-        [columns[i] for i in kept],
-        [[row[i] for i in kept] for row in rows],
-        title,
-        right=("seed", columns[5], "cv"),
-    )
+def show_fits(lines: list[dict[str, Any]], title: str) -> None:
+    """Print a table of fits without the columns that say nothing."""
+    from featstore.runs.scoring import find_scoring
+
+    scoring = find_scoring(lines[0]["task"])
+    score = scoring.column(scoring.score)
+    interval = scoring.column(f"{scoring.score}_interval")
+    cv_key = f"cv_{scoring.score}"
+    columns = {
+        "run": [line["short_id"] for line in lines],
+        "model": [model_text(line["model"], line["weights"]) for line in lines],
+        "layers": [",".join(line["layers"]) for line in lines],
+        "clf": [_clf_text(line) for line in lines],
+        "split": [line["split_text"] for line in lines],
+        score.heading: [score.cell(line) for line in lines],
+        interval.heading: [
+            "" if line[interval.key] is None else interval.cell(line) for line in lines
+        ],
+        "cv": [
+            f"{scoring.text(line[cv_key])} ({line['cv']} folds)" if line["cv"] else ""
+            for line in lines
+        ],
+        "made": [line["created"][:10] for line in lines],
+        "tag": [", ".join(line["tags"]) for line in lines],
+        "": ["best" if line["is_best"] else "" for line in lines],
+    }
+    kept = {
+        name: texts
+        for name, texts in columns.items()
+        if any(texts) and (name != "split" or len(set(texts)) > 1)
+    }
+    if len(set(columns["split"])) == 1:
+        title += f", split: {columns['split'][0]}"
+    rows = [list(row) for row in zip(*kept.values(), strict=True)]
+    tables.table(list(kept), rows, title, right=(score.heading, interval.heading, "cv"))
+
+
+def _clf_text(line: dict[str, Any]) -> str:
+    if line["is_repeat"]:
+        return f"- repeat, seed {line['seed']}"
+    if (n_repeats := line["n_repeats"]) > 1:
+        return f"{line['clf']} x {n_repeats}"
+    settings = f" ({line['settings']})" if line["settings"] else ""
+    seed = f", seed {line['seed']}" if line["seed"] else ""
+    return f"{line['clf']}{seed}{settings}"
 
 
 @command.command("show")
@@ -94,9 +117,14 @@ def show(run: str, store: str, as_json: bool) -> None:
     """
     from featstore.runs.tags import tags_of
 
-    opened = console.open_store(store)
+    opened = console.open_store(store, named=[run])
     found = console.open_run(run, opened)
     tags = tags_of(opened).get(found.run_id, [])
+    if not any(found.path.glob("*.png")):
+        from featstore.runs.pictures import draw_missing_pictures
+
+        # Of repeats, fit draws the one nearest to the mean.
+        draw_missing_pictures([found], Lines(console.say))
     if as_json:
         console.emit_json({"run_id": found.run_id, "tags": tags, **found.record.to_dict()})
         return

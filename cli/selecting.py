@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.config import CLASSIFIER_NAMES, REGRESSOR_NAMES, check_classifier
+from featstore.config import CLASSIFIER_NAMES, REGRESSOR_NAMES, TASKS, check_classifier
+from featstore.environment import store_option
 from featstore.text import parse_nbytes
 
 from . import completion, console
 
 if TYPE_CHECKING:
     from featstore.progress import Progress
+    from featstore.store.feature_set import FeatureSet
     from featstore.store.feature_store import FeatureStore
 
 
@@ -27,6 +30,20 @@ def parsed_by(parse: Callable[[str], Any]) -> Callable[[Any, Any, str | None], A
             raise click.BadParameter(str(error)) from None
 
     return callback
+
+
+def next_fit(
+    opened: FeatureStore, found: FeatureSet, layers: Sequence[str], store: str
+) -> str | None:
+    """Return the command that fits on a feature set; None if it has no labels."""
+    from featstore.store.query import selecting_options
+
+    info = found.info.dataset
+    if not info.class_names and not info.target_names:
+        return None
+    clf = "ridge" if info.task == TASKS[2] else "logreg"
+    options = selecting_options(opened.sets(), found, layers)
+    return shlex.join(["featstore", "fit", "--clf", clf, *options]) + store_option(store)
 
 
 OPTIONS = (
@@ -66,7 +83,7 @@ OPTIONS = (
         "n_epochs",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Train mlp, sgd or softmax for this number of epochs, whatever the losses.",
+        help="Train mlp, dbn, sgd or softmax for this number of epochs, whatever the losses.",
     ),
     click.option(
         "--split-seed",
@@ -115,9 +132,7 @@ def _check_classifiers(ctx: click.Context, option: click.Parameter, value: Any) 
 
 def check_names(store: str, options: Mapping[str, Any], progress: Progress) -> FeatureStore:
     """Open the store, and refuse a name that it lacks before slow modules are imported."""
-    from featstore.store.feature_store import open_store
-
-    opened = open_store(store, progress)
+    opened = console.open_store(store, progress, [options["set_id"]])
     names = ("dataset", "model", "layers", "set_id")
     opened.check_names(**{name: options[name] for name in names})
     return opened
@@ -142,6 +157,4 @@ def clf_option(default: str = "logreg", *, multiple: bool = True) -> console.Dec
 
 def selecting_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that choose features and say how to train on them."""
-    for option in reversed(OPTIONS):
-        function = option(function)
-    return function
+    return console.with_options(OPTIONS)(function)

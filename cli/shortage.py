@@ -19,6 +19,17 @@ THREADS = re.compile(
 """What Python and libraries say when the system starts no more threads or processes."""
 
 
+ADDRESS_NBYTES = 512 * 2**20
+"""Least address space. With less, OpenBLAS, which NumPy loads, may ask for memory for ever."""
+
+
+def check_address_space() -> None:
+    """Raise MemoryError if the limit of this process is too low for the libraries to load."""
+    limit = _limit_of("AS")
+    if limit is not None and limit < ADDRESS_NBYTES:
+        raise MemoryError(f"featstore needs {ADDRESS_NBYTES // 1024} kB of address space")
+
+
 def shortage_text(error: BaseException) -> str | None:
     """Return which resource an error says is short, with the cure; None for other errors."""
     texts = [f"{type(one).__name__}: {one}" for one in _causes(error)]
@@ -48,10 +59,14 @@ def _last_line(text: str) -> str:
 
 def _limit(name: str, option: str, unit: int = 1, suffix: str = "") -> str:
     """Return a sentence that gives the limit of this process, if it has one."""
+    limit = _limit_of(name)
+    return "" if limit is None else f" Its limit, `ulimit -{option}`, is {limit // unit}{suffix}."
+
+
+def _limit_of(name: str) -> int | None:
     with suppress(ImportError, AttributeError):
         import resource
 
         limit = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0]
-        if limit != resource.RLIM_INFINITY:
-            return f" Its limit, `ulimit -{option}`, is {limit // unit}{suffix}."
-    return ""
+        return None if limit == resource.RLIM_INFINITY else limit
+    return None

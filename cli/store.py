@@ -179,7 +179,7 @@ def verify(set_ids: tuple[str, ...], store: str, as_json: bool) -> None:
     """
     from featstore.store.verification import verify_sets, verify_store
 
-    opened = console.open_store(store)
+    opened = console.open_store(store, named=set_ids)
     with console.progress() as progress:
         found = verify_sets(set_ids, store, progress) if set_ids else verify_store(opened, progress)
     damages, n_runs = found.damages, 0
@@ -254,7 +254,7 @@ def gc(store: str, dry_run: bool, as_json: bool) -> None:
     on, and those that are less than a day old.
     """
     with console.progress() as progress:
-        found = console.open_store(store).collect(progress, dry_run=dry_run)
+        found = console.open_store(store).backend.collect(progress, dry_run=dry_run)
     if as_json:
         console.emit_json(
             {"store": store, "dry_run": dry_run, "deleted": [vars(one) for one in found]}

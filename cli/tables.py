@@ -46,10 +46,8 @@ def table(
     A table wider than the output has its longest texts shortened in the middle.
     """
     # Rich's own tables take 7 s for 10,000 rows.
-    from rich.cells import cell_len
-
     lines = [[_encodable(printable(cell)) for cell in row] for row in (columns, *rows)]
-    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
     # Two blanks between columns, and one on either side.
     frame = 2 * len(columns)
     if (room := output_width()) is not None:
@@ -59,14 +57,14 @@ def table(
         ]
         widths = _fit_widths(widths, is_short, room - frame)
     if title:
-        echo(textwrap.fill(title, room) if room else title)
+        paragraph(title)
     is_right = [column in right for column in columns]
 
     def drawn(line: Sequence[str]) -> str:
         cells = []
         for cell, width, flush_right in zip(line, widths, is_right, strict=True):
             text = shorten(cell, width)
-            blanks = " " * (width - cell_len(text))
+            blanks = " " * (width - _width(text))
             cells.append(blanks + text if flush_right else text + blanks)
         return f" {'  '.join(cells)}".rstrip()
 
@@ -75,12 +73,31 @@ def table(
     click.echo("\n".join(["", click.style(head, bold=True), rule, *body, ""]), file=sys.stdout)
 
 
+def paragraph(text: str) -> None:
+    """Print a text on stdout, in lines that fit the output."""
+    room = output_width()
+    if room:
+        text = textwrap.fill(text, room, break_long_words=False, break_on_hyphens=False)
+    echo(text)
+
+
+def _width(text: str) -> int:
+    """Return the columns that a text takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
 def _is_unicode() -> bool:
     return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
 
 
 def _encodable(text: str) -> str:
     """Return a text as stdout shows it: what it can't encode is escaped."""
+    if text.isascii():
+        return text
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -102,10 +119,10 @@ def _fit_widths(widths: Sequence[int], is_short: Sequence[bool], room: int) -> l
 
 def shorten(text: str, width: int) -> str:
     """Return a text of at most `width` columns: a longer one has its middle left out."""
-    from rich.cells import cell_len, set_cell_size
-
-    if cell_len(text) <= width:
+    if _width(text) <= width:
         return text
+    from rich.cells import set_cell_size
+
     mark = "…" if _is_unicode() else "..."
     n_tail = (width - len(mark)) // 2
     n_head = width - len(mark) - n_tail

@@ -81,6 +81,10 @@ class FitError(FeatstoreError, ValueError):
     """A classifier can't be fitted on the data selected."""
 
 
+class ExportError(FeatstoreError, ValueError):
+    """A run's model can't be written for other programs."""
+
+
 class RunError(FeatstoreError, LookupError):
     """A run's folder is missing, or is not what fit wrote."""
 

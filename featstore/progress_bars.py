@@ -57,12 +57,13 @@ class Phase:
 
 
 class Lines:
-    """Progress for logs: a line every quarter minute, and one at the end of a phase."""
+    """Progress for logs: a line every quarter minute, and one at the end of a phase if wanted."""
 
     PERIOD_S = 15.0
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], *, says_ends: bool = True) -> None:
         self.say = say
+        self._says_ends = says_ends
         self._phases: list[Phase] = []
 
     def start(self, what: str, total: int, unit: str) -> None:
@@ -83,7 +84,7 @@ class Lines:
     def stop(self) -> None:
         """End the phase."""
         phase = self._phases.pop()
-        if phase.done:
+        if phase.done and self._says_ends:
             duration_s = max(time.monotonic() - phase.began, 1e-9)
             self.say(f"{phase.what}: {phase.amount} in {duration_text(duration_s)}, {phase.rate}")
 
@@ -121,8 +122,8 @@ class Bars:
 
 
 @contextmanager
-def open_bars(console: Console) -> Iterator[Bars]:
-    """Yield bars on a console; they stay as they are in the end."""
+def open_bars(console: Console, *, keeps_bars: bool = True) -> Iterator[Bars]:
+    """Yield bars on a console; in the end they stay as they are, or vanish."""
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
@@ -133,7 +134,7 @@ def open_bars(console: Console) -> Iterator[Bars]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )
-    with RichProgress(*columns, console=console) as bars:
+    with RichProgress(*columns, console=console, transient=not keeps_bars) as bars:
         yield Bars(bars)
 
 

@@ -151,6 +151,8 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 def printable(text: str, keep: str = "") -> str:
     """Return a text with control characters escaped, except those in `keep`."""
+    if text.isascii() and text.isprintable():
+        return text
     return _UNSAFE.sub(
         lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(),
         text,

@@ -6,6 +6,7 @@ import functools
 import io
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,10 @@ from typing import Any
 for _name in ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR"):
     os.environ.setdefault(f"{_name}_NUM_THREADS", "1")
 
+# What earlier tests found out about networks is not what these tests find out.
+_cache = tempfile.TemporaryDirectory(prefix="featstore-tests-")
+os.environ["FEATSTORE_CACHE"] = _cache.name
+
 import numpy as np
 import pytest
 from makers import BACKBONE, PREPROCESS, ROOT, of_pixels, real_file, tiny, write_images
@@ -27,6 +32,7 @@ from featstore.config import SPLITS
 from featstore.environment import available_cores
 from featstore.fitting.fit import fit
 from featstore.io.files import json_digest
+from featstore.runs import charts
 from featstore.runs.run import Run
 from featstore.store.creation import create_set
 from featstore.store.feature_store import FeatureStore, open_store
@@ -74,6 +80,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log) if config.option.dist == "loadfile" else None
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Leave out the wait for the disk: only a loss of power would show it, and no test has one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda fd: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the user's stores, data and downloaded weights out of the tests."""
@@ -87,9 +101,9 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def no_umap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let features be drawn by PCA; compiling UMAP takes longer than all else in a report."""
-    from featstore.report import charts
+    from featstore.report import charts as report_charts
 
-    monkeypatch.setattr(charts, "find_spec", lambda name: None)
+    monkeypatch.setattr(report_charts, "find_spec", lambda name: None)
 
 
 @pytest.fixture
@@ -113,6 +127,8 @@ def blank_figures() -> Iterator[None]:
             target.write(png.getvalue() if format == "png" else svg)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(charts, "draw_confusion", lambda *_: Figure())
+        patch.setattr(charts, "draw_reliability", lambda *_: Figure())
         patch.setattr(Figure, "savefig", save)
         yield
 
@@ -120,7 +136,7 @@ def blank_figures() -> Iterator[None]:
 @pytest.fixture
 def short_reports(blank_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let studies end in a page that says what was left out, and draws nothing."""
-    from featstore import study
+    from featstore.study import run as study
 
     def write(store: object, runs: object, out: Path, **options: Any) -> dict[str, Any]:
         out.parent.mkdir(exist_ok=True)
@@ -131,21 +147,41 @@ def short_reports(blank_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture
-def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let classifiers be trained for a few epochs."""
-    from featstore.fitting.solvers import epochs
+def few_epochs() -> Iterator[None]:
+    """Let classifiers be trained for a few epochs or steps, which start no workers."""
+    with short_training():
+        yield
 
-    train = epochs.train
+
+@contextmanager
+def short_training() -> Iterator[None]:
+    """Let classifiers be trained for a few epochs or steps meanwhile."""
+    from featstore.fitting import cost
+    from featstore.fitting.solvers import epochs, triplet
+
+    train, draw = epochs.train, triplet._draw_batches
 
     def train_a_little(*args: Any, n_epochs: int | None = None, **options: Any) -> Any:
         return train(*args, n_epochs=min(n_epochs or 10, 10), **options)
 
-    monkeypatch.setattr(epochs, "train", train_a_little)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(epochs, "train", train_a_little)
+        patch.setattr(cost, "N_EPOCHS", 10)
+        patch.setattr(triplet, "_draw_batches", lambda labels, n, rng: draw(labels, 20, rng))
+        patch.setattr(cost, "TRIPLET_S", 0.0)
+        yield
 
 
 @pytest.fixture
-def small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_inputs() -> Iterator[None]:
     """Let networks take images of 32 pixels where the weights say 224; AlexNet needs 64."""
+    with small_networks():
+        yield
+
+
+@contextmanager
+def small_networks() -> Iterator[None]:
+    """Let networks take small images meanwhile."""
     from featstore.models import torchvision_source, weights
 
     find = torchvision_source.find_weights
@@ -153,7 +189,9 @@ def small_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     def find_small(model: str, *args: Any, **options: Any) -> weights.Weights:
         return replace(find(model, *args, **options), image_size=64 if model == "alexnet" else 32)
 
-    monkeypatch.setattr(torchvision_source, "find_weights", find_small)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torchvision_source, "find_weights", find_small)
+        yield
 
 
 @pytest.fixture

@@ -230,5 +230,5 @@ def object_of(store: FeatureStore, set_id: str, name: str) -> str:
 def publish(store: FeatureStore) -> None:
     """Send all complete layers, as extract does in the end."""
     for feature_set in store.sets():
-        with store.working_on(feature_set.set_id):
-            store.push(feature_set, held=True)
+        with store.backend.working_on(feature_set.set_id):
+            store.backend.push_set(feature_set, held=True)

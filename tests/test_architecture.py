@@ -33,6 +33,7 @@ ORDER = (
     "training",
     "fitting",
     "inference",
+    "deploy",
     "baselines",
     "report",
     "study",
@@ -95,6 +96,8 @@ def test_imports_run_one_way(path):
         ("open_clip", "openclip_source.py"),
         ("torchgeo", "torchgeo_source.py"),
         ("huggingface_hub", "hub.py"),
+        ("onnx", "onnx_graph.py"),
+        ("onnxruntime", "check.py"),
     ],
 )
 def test_one_file_knows_a_package(package, owner):

@@ -214,6 +214,14 @@ def rows_of(results: Path, name: str) -> list[dict[str, Any]]:
     return json.loads((results / f"{name}-cpu.json").read_text())["rows"]
 
 
+def test_models_without_a_network_are_measured_by_clock_and_by_cpu(load):
+    bench = load("bench_statistics")
+    images = np.zeros((130, *bench.SHAPE), np.uint8)
+    found = [bench.run(kind, images) for kind in bench.EXTRACTORS]
+    assert [turn["features"] for turn in found] == [46, 150]
+    assert all(turn["images/s"] > 0 and turn["images/CPU s"] > 0 for turn in found)
+
+
 @linux
 @pytest.mark.soak
 def test_a_search_is_measured_beside_scikit_learn_s(load, tmp_path, monkeypatch):
@@ -231,6 +239,7 @@ def test_a_search_is_measured_beside_scikit_learn_s(load, tmp_path, monkeypatch)
 
 
 @linux
+@pytest.mark.soak
 def test_a_peer_that_fails_says_why(load, tmp_path):
     bench = load("bench_fit")
     # There are no arrays to load.

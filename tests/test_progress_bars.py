@@ -63,7 +63,7 @@ def test_each_public_function_shows_its_progress_in_notebooks():
         for one in functions
         if callable(one) and "progress" in inspect.signature(one).parameters
     ]
-    assert len(with_progress) == 10
+    assert len(with_progress) == 11
     assert all(isinstance(default, InNotebooks) for default in with_progress)
 
 

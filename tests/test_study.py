@@ -3,15 +3,15 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from conftest import blank_figures
+from conftest import blank_figures, small_networks
 from makers import Listener
 
-import featstore.study
 from featstore.errors import ConfigError, DatasetNotFoundError, DownloadError
 from featstore.models import weights
 from featstore.report.paper import N_EPOCHS
 from featstore.store.feature_store import open_store
 from featstore.study import Study, reproduce, steps
+from featstore.study import run as running
 
 FIRST, DEEP, FINAL = "features.0", "features.13.conv.2", "classifier.1"
 
@@ -29,13 +29,16 @@ def study(root, **settings):
     return Study(**settings)
 
 
+pytestmark = pytest.mark.usefixtures("small_inputs")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Return the folder and the outcome of a whole study; its data and store are shared."""
     folder = tmp_path_factory.mktemp("study")
     store = open_store(folder / "store")
     page = folder / "s" / "r.html"
-    with blank_figures():
+    with blank_figures(), small_networks():
         outcome = reproduce(study(folder / "data"), store, page, files=folder / "s")
     return folder, outcome
 
@@ -97,7 +100,7 @@ def test_asked_again_nothing_is_computed(finished, store, again, tmp_path, monke
 def test_an_interrupted_study_resumes(store, again, tmp_path, monkeypatch):
     for run in store.runs_dir.iterdir():
         shutil.rmtree(run)
-    whole = featstore.study.fit_each
+    whole = running.fit_each
     calls = []
 
     def interrupted(*args, **options):
@@ -106,7 +109,7 @@ def test_an_interrupted_study_resumes(store, again, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return whole(*args, **options)
 
-    monkeypatch.setattr(featstore.study, "fit_each", interrupted)
+    monkeypatch.setattr(running, "fit_each", interrupted)
     with pytest.raises(KeyboardInterrupt):
         reproduce(again(), store, tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
@@ -191,3 +194,35 @@ def test_wrong_settings_are_refused(settings, message):
 
 def test_all_classifiers_may_be_asked_for():
     assert Study(clf=("all",)).clf == ("all",)
+
+
+def test_rivals_follow_the_papers_networks():
+    asked = list(steps(Study(datasets=("sat4", "ucmerced"), rivals=True)))
+    assert [(step.model, step.clf) for step in asked[5:8]] == [
+        ("deepsat", ("dbn",)),
+        ("satcnn", ("logreg",)),
+        ("triplet:satcnn", ("linear-svm",)),
+    ]
+    assert [step.training.get("network") for step in asked[5:8]] == [None, "satcnn", "triplet"]
+    # On larger images no network is trained by triplets: that would take a GPU.
+    last = asked[-1]
+    assert (last.dataset, last.model, last.clf) == ("ucmerced", "resnet50", ("triplet",))
+    assert (last.layers, last.training) == (("fc1000",), {})
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("short_reports")
+def test_rivals_are_trained_fitted_and_found_again(store, again, tmp_path):
+    asked = again(rivals=True, limit=48)
+    outcome = reproduce(asked, store, tmp_path / "s" / "r.html")
+    assert outcome.failures == []
+    found = {(run.selection.model, run.clf) for run in outcome.runs}
+    assert {
+        ("deepsat", "dbn"),
+        ("satcnn", "lda"),
+        ("triplet:satcnn", "linear-svm"),
+    } <= found
+    names = {path.name for path in (tmp_path / "s" / "trained").glob("*.pth")}
+    assert names == {"satcnn-demo.pth", "triplet-satcnn-demo.pth"}
+    repeated = reproduce(asked, store, tmp_path / "s" / "r.html")
+    assert repeated.n_reused == len(outcome.runs)

@@ -37,7 +37,7 @@ LABEL_BY = ("majority", "centre")
 """What gives a window its label: the polygons over more than half of it, or over its middle."""
 
 
-SEARCHES = ("grid", "random", "halving")
+SEARCHES = ("grid", "random", "halving", "validation")
 
 
 LEVEL = 0.05
@@ -48,8 +48,12 @@ METRICS = ("cosine", "euclidean")
 """Distances between features; the first is the default."""
 
 
-PROJECTIONS = ("pca", "umap")
+PROJECTIONS = ("pca", "tsne", "umap")
 """Ways to draw features in two dimensions; the first is the default."""
+
+
+EXPORT_TARGETS = ("onnxruntime", "deepness")
+"""Programs for which a model is written; the first is the default."""
 
 
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 16, 4096
@@ -68,10 +72,13 @@ CLASSIFIER_NAMES = (
     "svm",
     "mlp",
     "sgd",
+    "dbn",
     "softmax",
     "ridge",
     "lda",
     "knn",
+    "similarity-knn",
+    "triplet",
     "nystroem-svm",
 )
 """Names of :data:`featstore.fitting.classifiers.CLASSIFIERS`, without loading scikit-learn."""
@@ -89,7 +96,19 @@ SET_FACETS = ("weights", "bands", "image_size", "precision", "dtype", "set_id")
 """What tells feature sets of the same images and model apart; see :class:`FitConfig` for fits."""
 
 
-SEARCH_SETTINGS = {"cv": SEARCHES, "n_candidates": ("random", "halving")}
+PROTOCOL_NAMES = ("torchgeo-bench", "dinov3-logreg", "dino-knn", "corley", "paper")
+"""Names of :data:`featstore.fitting.protocols.PROTOCOLS`, without loading scikit-learn."""
+
+
+SCALES = ("standard", "none")
+"""What is done to features before a classifier; by default the classifier decides."""
+
+
+MAX_EXPLORED = 20_000
+"""Images on a page of the explorer: more make it slow to load."""
+
+
+SEARCH_SETTINGS = {"cv": SEARCHES[:3], "n_candidates": ("random", "halving")}
 """Settings of a search, and the searches that use them."""
 
 

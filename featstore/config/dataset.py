@@ -19,12 +19,12 @@ COLUMN_ROLES = ("path", "image", "label", "split", "group", "id")
 """The columns of a table that are read, by their usual names."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DatasetOptions:
     """Settings that decide which samples a dataset has, and their labels and splits.
 
-    Each is a field of :class:`.ExtractConfig` of the same name, which describes it. A feature set
-    records them, so that its images can be opened again.
+    :class:`.ExtractConfig` has them too, and describes each. A feature set records them, so that
+    its images can be opened again.
     """
 
     seed: int = 0
@@ -44,6 +44,9 @@ class DatasetOptions:
         for name in ("columns", "split_files"):
             object.__setattr__(self, name, as_words(getattr(self, name)))
         _check_columns(self.columns)
+        check_integer("seed", self.seed, 0, 2**32 - 1)
+        if self.limit is not None:
+            check_integer("limit", self.limit, 1, 2**40)
         if self.task is not None:
             check_choice("task", self.task, TASKS)
         if self.split_files and len(self.split_files) not in (2, 3):

@@ -14,7 +14,6 @@ from featstore.config.choices import (
     BANDS,
     COMPILE,
     FEATURE_DTYPES,
-    LABEL_BY,
     MAX_BATCH_SIZE,
     MAX_IMAGE_SIZE,
     MIN_IMAGE_SIZE,
@@ -22,7 +21,7 @@ from featstore.config.choices import (
     POOLS,
     PRECISIONS,
 )
-from featstore.config.dataset import DatasetOptions, as_words
+from featstore.config.dataset import DatasetOptions
 from featstore.errors import ConfigError
 from featstore.io.files import json_digest
 
@@ -37,8 +36,16 @@ OPTIONS = {"value_range": "range", "split_files": "splits"}
 """Options of the command line that are not named after their setting."""
 
 
+def _option_words(name: str, value: Any) -> list[str]:
+    """Return a setting and its value as words of the command line."""
+    option = f"--{OPTIONS.get(name, name).replace('_', '-')}"
+    if value is True:
+        return [option]
+    return [option, ",".join(value) if isinstance(value, list | tuple) else str(value)]
+
+
 @dataclass(frozen=True)
-class ExtractConfig:
+class ExtractConfig(DatasetOptions):
     """Everything that one extraction was asked for.
 
     Parameters
@@ -46,7 +53,7 @@ class ExtractConfig:
     model : str
         A network of torchvision, such as ``resnet50``, or of another source, such as
         ``timm:vit_small_patch14_dinov2.lvd142m`` or ``package.module:function``; or
-        ``pixelstats``, ``rcf[:FEATURES[/KERNEL]]`` or ``mosaiks[:FEATURES[/KERNEL]]``.
+        ``pixelstats``, ``deepsat``, ``rcf[:FEATURES[/KERNEL]]`` or ``mosaiks[:FEATURES[/KERNEL]]``.
     dataset : str
         The name of a dataset, such as ``ucmerced``, ``folder`` or ``table``.
     layers : tuple of str
@@ -128,8 +135,6 @@ class ExtractConfig:
     layers: tuple[str, ...] = ()
     weights: str = "imagenet"
     root: str | None = None
-    limit: int | None = None
-    seed: int = 0
     pool: str = "auto"
     bands: str = "rgb"
     value_range: str | None = None
@@ -143,18 +148,9 @@ class ExtractConfig:
     compile: str = "auto"
     dtype: str = "auto"
     on_error: str = "stop"
-    follow_links: bool = False
-    columns: tuple[str, ...] = ()
-    task: str | None = None
-    split_files: tuple[str, ...] = ()
-    groups_from: str | None = None
-    window: int | None = None
-    stride: int | None = None
-    labels: str | None = None
-    label_column: str | None = None
-    label_by: str = LABEL_BY[0]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("pool", self.pool, POOLS)
         if not all(word.strip() for word in self.bands.split(",")):
             raise ConfigError(f"bands is {self.bands!r}; give {', '.join(BANDS)}, or e.g. 4,3,2.")
@@ -166,7 +162,6 @@ class ExtractConfig:
         check_choice("compile", self.compile, COMPILE)
         check_choice("dtype", self.dtype, FEATURE_DTYPES)
         check_choice("on_error", self.on_error, ON_ERROR)
-        check_integer("seed", self.seed, 0, 2**32 - 1)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"device is {self.device!r}; it must be auto, cpu, cuda or cuda:N.")
         # A bare number is a GPU's.
@@ -178,8 +173,6 @@ class ExtractConfig:
             )
         if sum([self.device != "auto", bool(devices), self.scheduler is not None]) > 1:
             raise ConfigError("Give only one of device, devices and scheduler.")
-        if self.limit is not None:
-            check_integer("limit", self.limit, 1, 2**40)
         if self.image_size is not None:
             check_integer("image_size", self.image_size, MIN_IMAGE_SIZE, MAX_IMAGE_SIZE)
         if self.batch_size is not None:
@@ -187,10 +180,6 @@ class ExtractConfig:
         if any(not layer for layer in self.layers):
             raise ConfigError("layers holds an empty name; give names such as fc1000 or conv1.")
         object.__setattr__(self, "layers", tuple(dict.fromkeys(self.layers)))
-        for name in ("columns", "split_files"):
-            object.__setattr__(self, name, as_words(getattr(self, name)))
-        # Checks them.
-        _ = self.dataset_options
         own = [field for field in fields(self) if field.name in SCENE_SETTINGS]
         given = [field.name for field in own if getattr(self, field.name) != field.default]
         if self.dataset != "scene" and given:
@@ -219,16 +208,13 @@ class ExtractConfig:
     def options(self, but: Sequence[str] = ()) -> list[str]:
         """Return the options of the settings, defaults and those in `but` left out."""
         words = []
-        for field in fields(self):
+        of_images = {field.name for field in fields(DatasetOptions)}
+        for field in sorted(fields(self), key=lambda field: field.name in of_images):
             if field.name in but:
                 continue
             value = getattr(self, field.name)
-            if value is True:
-                words.append(f"--{field.name.replace('_', '-')}")
-            elif value != field.default:
-                text = ",".join(value) if isinstance(value, tuple) else str(value)
-                option = OPTIONS.get(field.name, field.name).replace("_", "-")
-                words += [f"--{option}", text]
+            if value != field.default:
+                words += _option_words(field.name, value)
         return words
 
     def request(self) -> dict[str, Any]:

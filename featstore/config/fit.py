@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from featstore.config.checks import check_choice, check_integer, named_fields
-from featstore.config.choices import FIT_NAMES, FOLDS, SEARCHES
+from featstore.config.choices import FIT_NAMES, FOLDS, SCALES, SEARCHES
 from featstore.errors import ConfigError, FitError
 from featstore.io.files import json_digest
 from featstore.text import did_you_mean
@@ -39,7 +39,8 @@ class FitConfig:
         ``random_state`` of whatever is drawn at random, the folds among it.
     search : str or None
         How parameters are searched for by cross-validation on the training rows: ``grid``,
-        ``random``, ``halving``, or None for not at all.
+        ``random``, ``halving``; by the validation images (or a tenth of the training images), which
+        then train too: ``validation``; or None for not at all.
     cv : int
         Folds of the search.
     n_candidates : int
@@ -52,6 +53,13 @@ class FitConfig:
         Seeds a new division into training and test rows; None keeps the dataset's.
     drop_leaks : bool
         Whether to leave out test rows whose image is also among the training rows.
+    scale : str or None
+        ``standard`` to standardise features, ``none`` to take them as they are; None for what the
+        classifier does by default.
+    protocol : str or None
+        The published protocol that the settings follow, for the record.
+    calibrate : bool
+        Whether to calibrate the probabilities of classes.
     device : str
         ``cpu``; ``cuda`` where scikit-learn computes on a GPU through the array API.
     intelex : bool
@@ -73,6 +81,9 @@ class FitConfig:
     n_epochs: int | None = None
     split_seed: int | None = None
     drop_leaks: bool = False
+    scale: str | None = None
+    protocol: str | None = None
+    calibrate: bool = True
     device: str = "cpu"
     intelex: bool = False
 
@@ -82,6 +93,8 @@ class FitConfig:
         check_integer("n_candidates", self.n_candidates, 1, 100_000)
         if self.search is not None:
             check_choice("search", self.search, SEARCHES)
+        if self.scale is not None:
+            check_choice("scale", self.scale, SCALES)
         if self.n_epochs is not None:
             check_integer("n_epochs", self.n_epochs, 1, 1_000_000)
         if self.split_seed is not None:
@@ -106,6 +119,11 @@ class FitConfig:
                 ) from error
         object.__setattr__(self, "params", tuple(sorted(self.params)))
         object.__setattr__(self, "grid", tuple(sorted(self.grid)))
+
+    @property
+    def n_folds(self) -> int:
+        """Folds that a search holds out: the validation images are one."""
+        return 1 if self.search == "validation" else self.cv
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-able values."""

@@ -42,7 +42,7 @@ def numbers_hint(values: str = "") -> str:
     """Say how the bands of a file without names are chosen; `values` are further options."""
     return (
         f"Give their numbers, such as --bands 4,3,2{values}; or all, where the model takes as many "
-        f"(pixelstats, rcf, mosaiks, some of torchgeo): --bands all{values}."
+        f"(pixelstats, deepsat, rcf, mosaiks, some of torchgeo): --bands all{values}."
     )
 
 

@@ -17,8 +17,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.config import SPLITS, TASKS
+from featstore.config import TASKS
 from featstore.datasets.decode import DECODING, decode, image_shape
+from featstore.datasets.drawing import spread
 from featstore.datasets.image_bytes import ImageItem
 from featstore.datasets.image_files import LeftOut
 from featstore.datasets.reading import ALL, Range, Reading, sampled_range
@@ -342,32 +343,3 @@ class FileDataset(Dataset):
                 f"images: {', '.join(self.bands)}."
             )
         return image
-
-
-def spread(labels: NDArray[np.int32], splits: NDArray[np.uint8], limit: int) -> NDArray[np.int64]:
-    """Choose `limit` rows, spread evenly over each class of each split.
-
-    Every group (a class within a split) keeps at least one row. Beyond that, groups shrink in
-    proportion, and the rows left over serve the largest remainders. The rows increase.
-    """
-    n_samples = len(labels)
-    if limit >= n_samples:
-        return np.arange(n_samples)
-    _, group, counts = np.unique(
-        labels.astype(np.int64) * len(SPLITS) + splits, return_inverse=True, return_counts=True
-    )
-    if limit < len(counts):
-        raise ConfigError(
-            f"limit is {limit}, but each class of each split keeps at least one sample; "
-            f"give {len(counts)} or more."
-        )
-    share = (counts - 1) * (limit - len(counts)) / (n_samples - len(counts))
-    quota = 1 + np.floor(share).astype(np.int64)
-    largest = np.argsort(-(share % 1), kind="stable")
-    quota[largest[: limit - quota.sum()]] += 1
-    by_group = np.split(np.argsort(group, kind="stable"), np.cumsum(counts)[:-1])
-    chosen = [
-        rows[((np.arange(n) + 0.5) * len(rows) / n).astype(np.int64)]
-        for rows, n in zip(by_group, quota, strict=True)
-    ]
-    return np.sort(np.concatenate(chosen))

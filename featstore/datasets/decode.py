@@ -50,6 +50,10 @@ JPEG_2000_MAGICS = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 ORIENTATION = 0x0112
 
 
+ORIENTED = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+"""What Pillow reads of a JPEG that may tell the orientation."""
+
+
 STRIP_PIXELS = 2**24
 """Pixels that are copied from Pillow at a time: its own copy takes twice the image's memory."""
 
@@ -59,7 +63,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def decode(path: ImageItem, min_size: int | None = None) -> NDArray[np.uint8]:
-    """Decode one image file to RGB, (height, width, 3) bytes, C-contiguous.
+    """Decode one image file to RGB, (height, width, 3) bytes, C-contiguous, perhaps read-only.
 
     The pixels are those that GDAL shows, turned as the file's orientation says. Gray is repeated
     and alpha dropped; of an animation the first frame is read. Of samples of 9 to 16 bits the
@@ -193,6 +197,8 @@ def _decode_tiff(path: ImageItem, file: BinaryIO) -> NDArray[np.uint8]:
 
 def _orientation(image: Image.Image) -> int:
     """Return the orientation, 1 to 8; 1 where damage hides it."""
+    if image.format in ("JPEG", "MPO") and not any(name in image.info for name in ORIENTED):
+        return 1
     try:
         with no_warnings():
             return int(image.getexif().get(ORIENTATION, 1))
@@ -202,8 +208,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _array(image: Image.Image) -> NDArray[np.uint8]:
     if image.width * image.height <= STRIP_PIXELS:
-        # A copy, since torch wants arrays that can be written.
-        return np.array(image)
+        return np.asarray(image)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     step = max(1, STRIP_PIXELS // image.width)
     for top in range(0, image.height, step):

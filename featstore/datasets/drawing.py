@@ -1,4 +1,4 @@
-"""Draw training and test images: by class, and by whole groups."""
+"""Choose images: draw those to train on, by class or by whole groups, and spread a limit evenly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.errors import DatasetError
+from featstore.config import SPLITS
+from featstore.errors import ConfigError, DatasetError
 from featstore.text import join_some
 
 TRAIN_FRACTION = 0.7
@@ -127,3 +128,32 @@ def draw_groups(
 def _ranks(names: Sequence[str], seed: int) -> NDArray[np.bytes_]:
     hashed = (hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in names)
     return np.fromiter(hashed, "S32", len(names))
+
+
+def spread(labels: NDArray[np.int32], splits: NDArray[np.uint8], limit: int) -> NDArray[np.int64]:
+    """Choose `limit` rows, spread evenly over each class of each split.
+
+    Every group (a class within a split) keeps at least one row. Beyond that, groups shrink in
+    proportion, and the rows left over serve the largest remainders. The rows increase.
+    """
+    n_samples = len(labels)
+    if limit >= n_samples:
+        return np.arange(n_samples)
+    _, group, counts = np.unique(
+        labels.astype(np.int64) * len(SPLITS) + splits, return_inverse=True, return_counts=True
+    )
+    if limit < len(counts):
+        raise ConfigError(
+            f"limit is {limit}, but each class of each split keeps at least one sample; "
+            f"give {len(counts)} or more."
+        )
+    share = (counts - 1) * (limit - len(counts)) / (n_samples - len(counts))
+    quota = 1 + np.floor(share).astype(np.int64)
+    largest = np.argsort(-(share % 1), kind="stable")
+    quota[largest[: limit - quota.sum()]] += 1
+    by_group = np.split(np.argsort(group, kind="stable"), np.cumsum(counts)[:-1])
+    chosen = [
+        rows[((np.arange(n) + 0.5) * len(rows) / n).astype(np.int64)]
+        for rows, n in zip(by_group, quota, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
-from typing import TYPE_CHECKING
+from hashlib import blake2b, sha256
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.datasets.image_bytes import ImageBytes
+from featstore.datasets.image_bytes import ImageBytes, ImageItem
 from featstore.environment import available_cores
+from featstore.errors import ImageError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import SILENT, Progress
 
@@ -48,8 +49,9 @@ def image_digests(
 ) -> list[bytes]:
     """Return a digest of each image, the same for identical images of all datasets.
 
-    Encoded images are identical when they are, byte for byte; images in arrays when all their
-    pixels are, in all bands. Hashes that `cache` holds of the files are not computed again.
+    Encoded images are identical when they are, byte for byte, in files and in tables; images in
+    arrays when all their pixels are, in all bands. Images that can't be read are copies of none.
+    Hashes that `cache` holds of the files are not computed again.
     """
     # Stage two imports this module, and decodes no images.
     from featstore.datasets.base import ArrayDataset, FileDataset
@@ -65,26 +67,42 @@ def _file_hashes(dataset: FileDataset, cache: FingerprintCache, progress: Progre
     # The cache keeps one list for all files together, so a subset's can't be asked for alone.
     paths = [str(path) for _, path in dataset.files()]
     hashes = dict(zip(paths, cache.sha256(paths, progress), strict=True))
-    return [
-        blake2b(image.open().read(), digest_size=16).digest()
-        if isinstance(image, ImageBytes)
-        else bytes.fromhex(hashes[str(image)])
-        for image in dataset.paths
-    ]
+
+    def key(image: ImageItem) -> bytes:
+        if not isinstance(image, ImageBytes):
+            return bytes.fromhex(hashes[str(image)])
+        try:
+            return sha256(image.open().read()).digest()
+        except ImageError:
+            return _digest(image.name.encode())
+
+    return [key(image) for image in dataset.paths]
+
+
+def _digest(content: Any) -> bytes:
+    return blake2b(content, digest_size=16).digest()
 
 
 def _pixel_hashes(dataset: ArrayDataset, progress: Progress) -> list[bytes]:
     step = max(1, HASHED_NBYTES // math.prod(dataset.image_shape))
 
-    def hashes(start: int) -> list[bytes]:
-        images = dataset.read_block(start, min(start + step, len(dataset)))
-        return [blake2b(image, digest_size=16).digest() for image in images]
+    def hashes(start: int, stop: int) -> list[bytes]:
+        try:
+            images = dataset.read_block(start, stop)
+        except ImageError:
+            if stop - start == 1:
+                return [_digest(f"row {start}".encode())]
+            return [key for row in range(start, stop) for key in hashes(row, row + 1)]
+        return [_digest(image) for image in images]
+
+    def block_hashes(start: int) -> list[bytes]:
+        return hashes(start, min(start + step, len(dataset)))
 
     found: list[bytes] = []
     progress.start("Looking for identical images", len(dataset), "images")
     try:
         with ThreadPoolExecutor(min(8, available_cores())) as pool:
-            for block in pool.map(hashes, range(0, len(dataset), step)):
+            for block in pool.map(block_hashes, range(0, len(dataset), step)):
                 found += block
                 progress.advance(len(block))
     finally:

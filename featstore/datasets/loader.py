@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from featstore.datasets.base import ArrayDataset, Dataset
 from featstore.environment import available_cores
 from featstore.errors import ImageError
+from featstore.io.gdal import keep_file_options
 
 READ_AHEAD = 3
 """Most batches that are read or waiting while one is computed."""
@@ -59,7 +61,8 @@ def batches(
     batch. Files may be decoded at a reduced size whose sides are at least `min_size` pixels long,
     see :func:`featstore.datasets.decode.decode`.
     """
-    with ThreadPoolExecutor(max(2, available_cores()), thread_name_prefix="loader") as pool:
+    n_threads = max(2, available_cores())
+    with ThreadPoolExecutor(n_threads, "loader", keep_file_options) as pool:
         ahead: deque[tuple[int, int, list[Future[np.ndarray]]]] = deque()
         try:
             # The first batch shows how large they are.
@@ -89,18 +92,23 @@ def _submit(
 def _collect(
     dataset: Dataset, start: int, stop: int, futures: list[Future[np.ndarray]], on_error: str
 ) -> Batch:
+    read = [future.result for future in futures]
     if isinstance(dataset, ArrayDataset):
-        return Batch(start, stop, [(np.arange(stop - start), futures[0].result())])
+        try:
+            return Batch(start, stop, [(np.arange(stop - start), futures[0].result())])
+        except ImageError:
+            if on_error == "stop":
+                raise
+            # One by one, to find those that can't be read.
+            read = [partial(dataset.read, row) for row in range(start, stop)]
     masked: dict[int, str] = {}
     by_shape: dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]] = {}
-    for position, future in enumerate(futures):
+    for position, read_image in enumerate(read):
         try:
-            image = future.result()
+            image = read_image()
         except ImageError as error:
             if on_error == "stop":
-                raise ImageError(
-                    f"{error} To go on without such images, their rows masked: --on-error mask."
-                ) from error
+                raise
             masked[start + position] = str(error)
             continue
         positions, images = by_shape.setdefault(image.shape, ([], []))

@@ -19,6 +19,7 @@ from featstore.datasets.formats.layout import EXAMPLE
 from featstore.datasets.formats.sat_csv import CsvSource
 from featstore.datasets.formats.sat_mat import MatSource
 from featstore.datasets.formats.scene_dataset import SceneDataset
+from featstore.datasets.formats.scene_files import VIRTUAL
 from featstore.datasets.formats.scenes import SceneSource, open_scenes
 from featstore.datasets.formats.synthetic import demo_file, write_demo
 from featstore.datasets.formats.table import TableSource
@@ -29,6 +30,7 @@ from featstore.datasets.published import ListedSource
 from featstore.datasets.reading import Reading
 from featstore.datasets.source import ArraySource, FileSource, Source
 from featstore.errors import ConfigError, DatasetError
+from featstore.io import gdal
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.text import did_you_mean
@@ -213,7 +215,7 @@ def available_datasets(root: str | Path | None = None) -> list[Availability]:
 
 
 def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str | Path | None]:
-    """Return the format and root that a name means: a folder ``folder``, a table ``table``.
+    """Return the format and root that a name means: of a folder, a table or a raster, its format.
 
     A name that is neither raises DatasetError with the nearest dataset; a folder with another
     root raises ConfigError.
@@ -221,17 +223,22 @@ def resolve_dataset(name: str, root: str | Path | None = None) -> tuple[str, str
     if find_format(name) is not None:
         return name, root
     folder = Path(name).expanduser()
-    is_table = folder.is_file() and folder.suffix.lower() in TABLE_SUFFIXES
-    if name and (folder.is_dir() or is_table):
+    kind = None
+    if name and folder.is_dir():
+        kind = "folder"
+    elif folder.is_file():
+        suffix = folder.suffix.lower()
+        is_raster = suffix in (*gdal.DRIVERS, VIRTUAL)
+        kind = "table" if suffix in TABLE_SUFFIXES else "scene" if is_raster else None
+    if kind is not None:
         # The commands take the environment's root for every dataset.
         if root is not None and str(root) != os.environ.get("FEATSTORE_DATA"):
-            what = "table" if is_table else "folder"
-            raise ConfigError(f"Give the {what} {name} or the root {root}, not both.")
-        return "table" if is_table else "folder", str(folder)
+            raise ConfigError(f"Give the {kind} {name} or the root {root}, not both.")
+        return kind, str(folder)
     guess = did_you_mean(name, dataset_names())
     what = "is neither a dataset nor a folder"
     if folder.is_file():
-        what = f"is neither a folder nor a table ({', '.join(TABLE_SUFFIXES)})"
+        what = f"is no folder, table ({', '.join(TABLE_SUFFIXES)}) or raster"
     raise DatasetError(
         f"{name or 'An empty name'} {what}.{guess} The datasets are "
         f"{', '.join(dataset_names())}. For your own images, give their folder instead of a name."

@@ -161,12 +161,23 @@ class Scene:
         return (low, high) if low <= high else (np.nan, np.nan)
 
     def samples(self) -> Iterator[NDArray[Any]]:
-        """Yield the values of the pixels with data, (n_bands, n_pixels), of 5 x 5 places."""
+        """Yield the values of the pixels with data, (n_bands, n_pixels), of 5 x 5 places.
+
+        Places that can't be read are left out, unless all are.
+        """
+        failed, n_read = None, 0
         height, width = min(self.height, SAMPLE_SIDE), min(self.width, SAMPLE_SIDE)
         for top in np.unique(np.linspace(0, self.height - height, 5).astype(int)).tolist():
             for left in np.unique(np.linspace(0, self.width - width, 5).astype(int)).tolist():
-                values, present = self._read(top, left, height, width)
+                try:
+                    values, present = self._read(top, left, height, width)
+                except ImageError as error:
+                    failed = error
+                    continue
+                n_read += 1
                 yield values.reshape(len(values), -1) if present is None else values[:, present]
+        if failed is not None and not n_read:
+            raise failed
 
     @property
     def may_lack_pixels(self) -> bool:
@@ -201,25 +212,33 @@ class Scene:
         """Return a part's values, (bands, height, width), and which pixels have data; None: all."""
         rasterio = gdal.rasterio()
         part = rasterio.windows.Window(left, top, width, height)
-        try:
-            with self._lock:
-                values = self._values(window=part)
-                present = np.ones((height, width), dtype=bool)
-                if self._is_masked:
-                    # As GDAL masks a dataset: a pixel with data in any band has data.
-                    present = self._raster.read_masks(self.bands, window=part).any(axis=0)
-                if self._alpha is not None:
-                    present &= self._raster.read(self._alpha, window=part) > 0
-        except gdal.failures() as error:
-            raise ImageError(
-                f"{self.path} can't be read at rows {top} to {top + height - 1}, columns {left} "
-                f"to {left + width - 1}: {gdal.cause(error)}"
-            ) from error
+        place = f" at rows {top} to {top + height - 1}, columns {left} to {left + width - 1}"
+        with self._reading(place):
+            values = self._values(window=part)
+            present = np.ones((height, width), dtype=bool)
+            if self._is_masked:
+                # As GDAL masks a dataset: a pixel with data in any band has data.
+                present = self._raster.read_masks(self.bands, window=part).any(axis=0)
+            if self._alpha is not None:
+                present &= self._raster.read(self._alpha, window=part) > 0
         if self._nodata is not None:
             present &= (values != self._nodata).any(axis=0)
         if values.dtype.kind == "f":
             present &= np.isfinite(values).all(axis=0)
         return values, None if present.all() else present
+
+    @contextmanager
+    def _reading(self, place: str = "") -> Iterator[None]:
+        """Hold the raster for reading; raise an ImageError that names the place."""
+        with self._lock:
+            try:
+                yield
+            except gdal.failures() as error:
+                # GDAL's threads keep blocks that can't be read as blank ones, and would give them.
+                self._raster.close()
+                self._raster = open_raster(self.path)
+                cause = gdal.cause(error)
+                raise ImageError(f"{self.path} can't be read{place}: {cause}") from error
 
     def _values(self, **how: Any) -> NDArray[Any]:
         """Return the bands as rasterio reads them; the caller holds the lock."""
@@ -248,18 +267,15 @@ class Scene:
         rasterio = gdal.rasterio()
         shrink = max(1.0, self.height / side, self.width / side)
         shape = (max(1, round(self.height / shrink)), max(1, round(self.width / shrink)))
-        try:
-            with self._lock:
-                values = self._values(
-                    out_shape=shape,
-                    resampling=rasterio.enums.Resampling.average,
-                    masked=True,
-                )
-                lacks = np.ma.getmaskarray(values)
-                if self._alpha is not None:
-                    lacks = lacks | (self._raster.read(self._alpha, out_shape=shape) == 0)
-        except gdal.failures() as error:
-            raise ImageError(f"{self.path} can't be read: {gdal.cause(error)}") from error
+        with self._reading():
+            values = self._values(
+                out_shape=shape,
+                resampling=rasterio.enums.Resampling.average,
+                masked=True,
+            )
+            lacks = np.ma.getmaskarray(values)
+            if self._alpha is not None:
+                lacks = lacks | (self._raster.read(self._alpha, out_shape=shape) == 0)
         pixels = to_bytes(np.ma.getdata(values), self.value_range, self._n_bits)
         # After the range, which may make 0 another shade than black.
         pixels[lacks] = 0

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from featstore.datasets.base import ArrayDataset
 from featstore.datasets.scene import Scene
 from featstore.datasets.source import ArraySource
+from featstore.errors import ImageError
 from featstore.progress import SILENT, Progress
 
 PIECE_NBYTES = 16 * 2**20
@@ -143,16 +144,30 @@ class WindowSource(ArraySource):
         ends = np.flatnonzero(np.diff(pieces, axis=1).any(axis=0)) + 1
         for at in np.split(np.arange(len(rows)), ends):
             row, number = pieces[:, at[0]].tolist()
-            piece = self._piece(row, number)
-            windows[at] = piece.windows(cell_cols[at] - number * self._n_in_piece)
+            first = number * self._n_in_piece
+            try:
+                piece = self._piece(row, number)
+            except ImageError:
+                if len(rows) > 1:
+                    raise
+                # A window may be whole where its neighbours are not.
+                first = int(cell_cols[0])
+                piece = self._read(row, first, 1)
+            windows[at] = piece.windows(cell_cols[at] - first)
         return windows
 
     def shares_present(self, row: int) -> NDArray[np.float64]:
-        """Return the share of each window in a row of cells that has data, (n_cols,)."""
-        shares = [
-            self._read(row, number).shares_present()
-            for number in range(-(-self.grid.n_cols // self._n_in_piece))
-        ]
+        """Return the share of each window in a row of cells that has data, (n_cols,).
+
+        Windows that can't be read count as data: reading them says why.
+        """
+        shares = []
+        for first in range(0, self.grid.n_cols, self._n_in_piece):
+            n_cells = min(self._n_in_piece, self.grid.n_cols - first)
+            try:
+                shares.append(self._read(row, first, n_cells).shares_present())
+            except ImageError:
+                shares.append(np.ones(n_cells))
         return np.concatenate(shares)
 
     def _piece(self, row: int, number: int) -> _Piece:
@@ -161,13 +176,14 @@ class WindowSource(ArraySource):
             if key not in self._pieces:
                 while len(self._pieces) >= PIECES_KEPT:
                     self._pieces.popitem(last=False)
-                self._pieces[key] = self._read(row, number)
+                first = number * self._n_in_piece
+                n_cells = min(self._n_in_piece, self.grid.n_cols - first)
+                self._pieces[key] = self._read(row, first, n_cells)
             self._pieces.move_to_end(key)
             return self._pieces[key]
 
-    def _read(self, row: int, number: int) -> _Piece:
-        grid, first = self.grid, number * self._n_in_piece
-        n_cells = min(self._n_in_piece, grid.n_cols - first)
+    def _read(self, row: int, first: int, n_cells: int) -> _Piece:
+        grid = self.grid
         width = (n_cells - 1) * grid.stride + grid.window
         rows = mirrored(grid.first_pixel(row), grid.window, grid.height)
         cols = mirrored(grid.first_pixel(first), width, grid.width)

@@ -125,10 +125,12 @@ class _Pass:
         names = {layer.node: layer.stored_name(self.pool) for layer in self.model.layers}
         dtypes = dict.fromkeys(names.values(), "float32")
         starts = range(0, len(images), self.batch_size)
+        # A map has no cells for windows that can't be read.
+        on_error = "mask" if isinstance(images, FileDataset) else "stop"
         found: dict[str, list[np.ndarray]] = {name: [] for name in dtypes}
         errors: dict[int, str] = {}
         for batch, rows in feature_batches(
-            images, self.model.extractor, dtypes, starts, self.batch_size, "mask", PassTimes()
+            images, self.model.extractor, dtypes, starts, self.batch_size, on_error, PassTimes()
         ):
             for name, block in rows.items():
                 # Some extractors use the block's memory again.

@@ -12,7 +12,7 @@ from featstore.config import ExtractConfig
 from featstore.datasets.duplicates import first_of_each, image_digests
 from featstore.datasets.formats.given import GivenArray, GivenFiles, given_source
 from featstore.datasets.registry import resolve_dataset
-from featstore.errors import ConfigError, DatasetError
+from featstore.errors import ConfigError
 from featstore.extraction.coordinator import start_workers
 from featstore.extraction.pipeline import compute_layers
 from featstore.extraction.relabelled import copy_same_windows
@@ -32,7 +32,6 @@ from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.store.creation import create_set
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store
-from featstore.store.format.array_schema import MAX_TEXT_NBYTES
 from featstore.store.removal import remove_folder
 
 if TYPE_CHECKING:
@@ -146,15 +145,17 @@ def extract_images(
             feature_set, names = answer
             if (title := feature_set.facets.title) != images.dataset.title:
                 progress.say(f"The store has the same images under the name {title}.")
-            store.push(feature_set, progress)
+            store.backend.push_set(feature_set, progress)
             return summarize(feature_set, names, started, images.dataset.left_out)
 
         config, images = with_known_range(config, images)
+        found = time.perf_counter()
         with start_workers(config, store, images.fingerprint, progress) as workers:
             open_ = workers.open_model if workers else open_model
             opened = open_(config, images.dataset, images.cache, progress)
+            begun = {"files_s": found - started, "open_s": time.perf_counter() - found}
             spec = ExtractionSpec(config, images, opened, request, command)
-            with store.working_on(store.set_id(spec.identity), progress):
+            with store.backend.working_on(store.set_id(spec.identity), progress):
                 feature_set = _find_set(store, spec, progress) or _create_set(
                     store, spec, progress, reopen=workers is not None
                 )
@@ -164,8 +165,9 @@ def extract_images(
                 n_computed, times = compute_layers(
                     spec, feature_set, progress, workers.run_pass if workers else None
                 )
-                store.push(feature_set, progress, held=True)
+                store.backend.push_set(feature_set, progress, held=True)
                 left_out = images.dataset.left_out
+                times = begun | times
                 return summarize(
                     feature_set, spec.layer_names, started, left_out, n_computed, times
                 )
@@ -219,7 +221,6 @@ def _create_set(
     """Create the feature set; `reopen` keeps what is read of the images out of memory."""
     dataset = spec.images.dataset
     sample_ids = list(dataset.sample_ids)
-    _check_lengths(dataset.title, sample_ids)
     compared = open_config_dataset(spec.config, progress) if reopen else dataset
     digests = image_digests(compared, spec.images.cache, progress)
     first_rows = first_of_each(digests)
@@ -237,17 +238,6 @@ def _create_set(
         targets=dataset.targets,
         places=dataset.places,
     )
-
-
-def _check_lengths(title: str, sample_ids: Sequence[str]) -> None:
-    """Refuse a sample id that readers of the store would refuse."""
-    nbytes = [len(name.encode(errors="replace")) for name in sample_ids]
-    if (longest := max(nbytes)) > MAX_TEXT_NBYTES:
-        name = sample_ids[nbytes.index(longest)]
-        raise DatasetError(
-            f"{title} has a sample id of {longest:,} bytes, {name[:40]!r}...; at most "
-            f"{MAX_TEXT_NBYTES:,} are stored. Give its samples shorter ids."
-        )
 
 
 def _reopen_gaps(feature_set: FeatureSet, layers: Sequence[str]) -> None:

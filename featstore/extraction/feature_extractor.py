@@ -100,6 +100,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         tags.no_validation = True
+        # Features are float32, whatever the images are.
+        tags.transformer_tags.preserves_dtype = []
         return tags
 
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -126,7 +128,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Return the images' features, (n_samples, n_features_out_) float32; see :meth:`fit`."""
+        """Return the images' features, (n_samples, n_features_out) float32; see :meth:`fit`."""
         check_is_fitted(self, "n_features_out_")
         return self._features(X)
 
@@ -135,7 +137,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self._features(X)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Return the features' names, (n_features_out_,) str, such as ``resnet50_fc_7``."""
+        """Return the features' names, (n_features_out,) str, such as ``resnet50_fc_7``."""
         check_is_fitted(self, "n_features_out_")
         names = [
             f"{self.model}_{layer}_{column}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,7 @@ class FeatureTable:
 
     `name` is the file's, for people. `blocks` yields consecutive rows, (k, n_features), in their
     own type. `columns` are (n_samples,), by what they hold: ``id``, ``label`` and
-    ``split``.
+    ``split``. `feature_columns` are the names of the features, where each is a column.
     """
 
     name: str
@@ -44,6 +45,7 @@ class FeatureTable:
     dtype: np.dtype[Any]
     blocks: Callable[[], Iterator[np.ndarray]]
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    feature_columns: Sequence[str] = ()
 
     def float_blocks(self) -> Iterator[np.ndarray]:
         """Yield consecutive rows as float32; a value that is too large for it is refused."""
@@ -71,7 +73,7 @@ def open_features(path: str | Path, array: str | None = None) -> FeatureTable:
         ``.npy``, ``.npz``, ``.parquet`` or a Zarr array or group.
     array : str, optional
         The array of an ``.npz`` or group, or the column of a Parquet file, that holds the
-        features; by default the only one that can.
+        features; by default the only one that can. ``A*`` names several columns of numbers.
 
     Raises
     ------
@@ -84,9 +86,12 @@ def open_features(path: str | Path, array: str | None = None) -> FeatureTable:
     if not path.exists():
         raise DatasetNotFoundError(f"{path} does not exist; give a file of features.")
     readers = {".npy": _npy, ".npz": _npz, ".parquet": _parquet}
-    read = _zarr if path.is_dir() else readers.get(path.suffix.lower())
-    if read is None:
-        raise DatasetError(f"{path}: expected .npy, .npz, .parquet or a Zarr folder.")
+    is_zarr = any((path / mark).is_file() for mark in (".zarray", ".zgroup", "zarr.json"))
+    read = _zarr if is_zarr else readers.get(path.suffix.lower())
+    if read is None or (path.is_dir() and not is_zarr):
+        raise DatasetError(
+            f"{path} is no file of features; expected .npy, .npz, .parquet or a Zarr folder."
+        )
     try:
         return read(path, array)
     except DatasetError:
@@ -125,14 +130,36 @@ def side_by_side(tables: Sequence[FeatureTable]) -> FeatureTable:
     return table_of(X, tables[0].name, **tables[0].columns)
 
 
+def load_npy(path: Path, cure: str, *, mapped: bool = False) -> np.ndarray:
+    """Return the array of a file; `cure` is how to write one without Python objects."""
+    with path.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":
+            raise DatasetError(f"{path} is no .npy file. Write it with numpy.save.")
+    try:
+        return np.asanyarray(np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False))
+    except ValueError as error:
+        if "object" not in str(error).lower():
+            raise
+        raise DatasetError(f"{path} holds Python objects, which are not read. {cure}") from None
+
+
 def _npy(path: Path, array: str | None) -> FeatureTable:
     _refuse_array(path, array)
-    return table_of(np.load(path, mmap_mode="r", allow_pickle=False), str(path))
+    cure = "Save numbers: np.save(path, np.stack(list(X)))."
+    return table_of(load_npy(path, cure, mapped=True), str(path))
 
 
 def _npz(path: Path, array: str | None) -> FeatureTable:
     with np.load(path, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+        try:
+            arrays = {name: archive[name] for name in archive.files}
+        except ValueError as error:
+            if "object" not in str(error).lower():
+                raise
+            raise DatasetError(
+                f"{path} holds Python objects, which are not read. Save arrays of numbers and of "
+                "text, e.g. labels=y.astype(str)."
+            ) from None
     matrices = [name for name, values in arrays.items() if values.ndim == 2]
     features = _choose(path, matrices, array)
     columns = {
@@ -180,7 +207,10 @@ def _parquet(path: Path, array: str | None) -> FeatureTable:
         or pyarrow.types.is_fixed_size_list(schema.field(name).type)
     ]
     floats = [name for name in schema.names if pyarrow.types.is_floating(schema.field(name).type)]
-    is_wide = array is None and not lists and bool(floats)
+    if array is not None and "*" in array:
+        floats = fnmatch.filter(floats, array)
+        lists = lists if floats else []
+    is_wide = bool(floats) and ("*" in array if array else not lists)
     features = floats if is_wide else [_choose(path, lists, array)]
 
     def blocks() -> Iterator[np.ndarray]:
@@ -193,15 +223,20 @@ def _parquet(path: Path, array: str | None) -> FeatureTable:
     texts = file.read(columns=list(own.values()))
     columns = {kind: np.array(texts[name].to_pylist()) for kind, name in own.items()}
     shape = (n_samples, first.shape[1])
-    return FeatureTable(str(path), shape, first.dtype, blocks, columns)
+    return FeatureTable(str(path), shape, first.dtype, blocks, columns, floats if is_wide else [])
 
 
 def _rows_of(path: Path, batch: Any, *, is_list: bool) -> np.ndarray:
     if not is_list:
         return np.stack([column.to_numpy(zero_copy_only=False) for column in batch.columns], axis=1)
     (column,) = batch.columns
+    if column.null_count or column.flatten().null_count:
+        raise DatasetError(
+            f"{path}: some lists of features are missing, or hold missing values. Fill them with "
+            "NaN: rows of NaN alone are masked."
+        )
     widths = column.value_lengths().to_numpy(zero_copy_only=False)
-    if column.null_count or len({*widths.tolist()}) != 1:
+    if len({*widths.tolist()}) != 1:
         raise DatasetError(
             f"{path}: the lists of features have {min(widths)} to {max(widths)} values; expected "
             "as many in each row."

@@ -25,7 +25,7 @@ from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.store.creation import create_set
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, open_store
-from featstore.store.format.schema import IMPORTED
+from featstore.store.format.set_schema import IMPORTED
 from featstore.store.removal import remove_layers
 from featstore.store.writer import FeatureWriter
 
@@ -125,13 +125,13 @@ def import_features(
     made = _Import(table, rows, model, _content_sha256(features, table))
     with with_resume_hint(opened.path, made.command):
         identity = made.identity
-        with opened.working_on(opened.set_id(identity), progress):
+        with opened.backend.working_on(opened.set_id(identity), progress):
             feature_set = opened.find(identity) or made.create(opened, progress)
             n_computed = 0
             if not feature_set.layer_path(LAYER).is_file():
                 made.write(feature_set, progress)
                 n_computed = len(rows.sample_ids)
-            opened.push(feature_set, progress, held=True)
+            opened.backend.push_set(feature_set, progress, held=True)
         return summarize(feature_set, [LAYER], started, LeftOut(), n_computed)
 
 
@@ -189,6 +189,12 @@ class _Import:
     def create(self, store: FeatureStore, progress: Progress) -> FeatureSet:
         """Create the set without its layer."""
         progress.say(f"Storing {self.table.shape[0]:,} rows of {self.table.shape[1]:,} features.")
+        if columns := self.table.feature_columns:
+            shown = columns if len(columns) < 7 else [*columns[:3], "...", *columns[-2:]]
+            progress.say(
+                f"The features are the columns {', '.join(shown)}. Choose others by a pattern, "
+                "such as --array 'A*'."
+            )
         rows, facets = self.rows, self.identity["facets"]
         record = {
             "identity": self.identity,
@@ -284,10 +290,11 @@ class _Import:
         if (partly := ~is_finite.all(axis=1) & ~empty).any():
             at = int(np.flatnonzero(partly)[0])
             column = int(np.flatnonzero(~is_finite[at])[0])
+            name = self.rows.sample_ids[start + at]
+            row = name if name == f"row {start + at}" else f"row {start + at} ({name})"
             raise DatasetError(
-                f"{self.table.name}: row {start + at} ({self.rows.sample_ids[start + at]}) holds "
-                f"{block[at, column]} in column {column}. Fill such values, or the whole row with "
-                "NaN to mask it."
+                f"{self.table.name}: {row} holds {block[at, column]} in column {column}. Fill such "
+                "values, or the whole row with NaN to mask it."
             )
         return {start + int(at): "the row holds no features" for at in np.flatnonzero(empty)}
 

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from featstore.datasets.formats.table_files import TABLE_SUFFIXES, open_table
 from featstore.errors import DatasetError, DatasetNotFoundError
-from featstore.extraction.feature_files import KINDS, FeatureTable
+from featstore.extraction.feature_files import KINDS, FeatureTable, load_npy
 
 Columns = dict[str, Any]
 """A sequence of values for each kind of column."""
@@ -59,7 +57,7 @@ def _values(given: Any, what: str) -> Any:
         raise DatasetNotFoundError(f"{path} does not exist; give a file of {what}.")
     try:
         if path.suffix.lower() == ".npy":
-            return np.asarray(np.load(path, allow_pickle=False))
+            return load_npy(path, "Save text or numbers: np.save(path, y.astype(str)).")
         if path.suffix.lower() == ".txt":
             return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
@@ -82,9 +80,12 @@ def _from_table(path: Path, ids: Sequence[Any] | None) -> Columns:
             found[KINDS[name]] += values
     if ids is None or "id" not in found:
         return {**found}
-    position = {str(name): row for row, name in enumerate(found["id"])}
-    if len(position) < len(found["id"]):
-        raise DatasetError(f"{path} has an id twice.")
+    position: dict[str, int] = {}
+    for row, name in enumerate(map(str, found["id"])):
+        if position.setdefault(name, row) != row:
+            raise DatasetError(
+                f"{table.row_name(row)}: its id {name!r} is that of row {position[name] + 1:,} too."
+            )
     wanted = [str(name) for name in ids]
     if lacking := [name for name in wanted if name not in position]:
         raise DatasetError(f"{path} has no row for the id {lacking[0]!r}.")

@@ -15,7 +15,7 @@ import numpy as np
 
 from featstore.datasets.base import Dataset, FileDataset
 from featstore.datasets.loader import AHEAD_NBYTES, Batch, batches
-from featstore.errors import DeviceError, FeatstoreError, SpaceError
+from featstore.errors import DeviceError, FeatstoreError, ImageError, SpaceError
 from featstore.extraction.result import layer_record, pass_record
 from featstore.extraction.spec import ExtractionSpec, Images
 from featstore.models.base import Extractor, Layer
@@ -230,9 +230,13 @@ def run_pass(
             writer.add(batch.start, rows, batch.masked)
             times.write_s += writer.wait_s - waited_s
             progress.advance(batch.stop - batch.start)
-    except FeatstoreError:
+    except FeatstoreError as error:
         # A file that is being written can't be read: name the change, which is the cause.
         images.watch.check()
+        if isinstance(error, ImageError) and on_error == "stop":
+            raise ImageError(
+                f"{error} To go on without such images, their rows masked: --on-error mask."
+            ) from error
         raise
     finally:
         progress.stop()

@@ -8,7 +8,7 @@ from featstore.extraction.spec import ExtractionSpec
 from featstore.progress import Progress
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore
-from featstore.store.format.schema import LayerRecord
+from featstore.store.format.layer_schema import LayerRecord
 from featstore.store.removal import remove_layers
 from featstore.store.writer import FeatureWriter
 

@@ -19,7 +19,23 @@ from featstore.store.feature_set import FeatureSet
 from featstore.store.leaks import count_cut_groups, count_leaked
 from featstore.store.writer import FeatureWriter
 
+PHASES = {
+    "files_s": "finding and hashing files",
+    "open_s": "opening the model",
+    "setup_s": "preparation",
+    "read_s": "waiting for images",
+    "preprocess_s": "copying and resizing",
+    "forward_s": "arithmetic",
+    "write_s": "waiting for the disk",
+}
+"""The phases of an extraction, in order, for people."""
+
+
 BOTTLENECKS = {
+    "files_s": "Finding and hashing the files took longest; files that stay are hashed once.",
+    "open_s": "Opening the model took longest; its time does not grow with the number of images.",
+    "mosaiks": "Drawing patches took longest; it reads training images, as many as --model "
+    "mosaiks:FEATURES needs.",
     "setup_s": "Preparation took longest; its time does not grow with the number of images.",
     "read_s": "Reading and decoding images was slowest: more cores, or a faster disk, would help.",
     "preprocess_s": "Copying and resizing was slowest: images nearer to the network's size, or "
@@ -65,6 +81,8 @@ class Extraction:
         Rows whose image can't be read.
     n_by_split : dict of str to int
         Rows of each split that has any.
+    n_unlabelled : int
+        Rows without a label.
     split : str
         How the images are divided: ``official split``, ``published split``, ``random split``, or
         ``grouped by`` a rule.
@@ -105,6 +123,7 @@ class Extraction:
     n_reused: int
     n_masked: int
     n_by_split: dict[str, int]
+    n_unlabelled: int
     split: str
     n_leaked: int
     n_cut_groups: int
@@ -123,10 +142,25 @@ class Extraction:
         """Return the result as JSON-able values."""
         return asdict(self) | {"left_out": self.left_out.to_dict()}
 
+    @property
+    def draws_patches(self) -> bool:
+        """Whether opening the model is to draw patches of the training images."""
+        return self.model.startswith("mosaiks")
+
+    def shares_of_time(self) -> str:
+        """Return the share of each phase in the time of all, as a sentence."""
+        names = dict(PHASES)
+        if self.draws_patches:
+            names["open_s"] = "drawing patches"
+        whole = sum(self.times.get(key, 0.0) for key in names) or 1.0
+        shares = [f"{n} {100 * self.times.get(key, 0.0) / whole:.0f} %" for key, n in names.items()]
+        return f"Time went to {', '.join(shares)}."
+
     def bottleneck(self) -> str:
         """Return a sentence that names the slowest phase, and what would help."""
-        names = ("setup_s", "read_s", "preprocess_s", "forward_s", "write_s")
-        slowest = max(names, key=lambda name: self.times.get(name, 0.0))
+        slowest = max(PHASES, key=lambda name: self.times.get(name, 0.0))
+        if slowest == "open_s" and self.draws_patches:
+            return BOTTLENECKS["mosaiks"]
         if slowest == "forward_s" and self.engine in BOTTLENECKS:
             return BOTTLENECKS[self.engine]
         if slowest == "forward_s" and self.device.startswith("cpu") and not find_spec("openvino"):
@@ -168,6 +202,7 @@ def summarize(
         n_reused=max(0, feature_set.n_samples - n_computed),
         n_masked=len(masked),
         n_by_split={name: n for name, n in zip(SPLITS, counts.tolist(), strict=True) if n},
+        n_unlabelled=_count_unlabelled(feature_set),
         split=feature_set.info.dataset.split_text(),
         n_leaked=count_leaked(feature_set.first_rows, splits, masked),
         n_cut_groups=count_cut_groups(
@@ -184,6 +219,13 @@ def summarize(
         left_out=left_out,
         times={name: round(seconds, 3) for name, seconds in times.items()},
     )
+
+
+def _count_unlabelled(feature_set: FeatureSet) -> int:
+    """Count the rows without a class or number."""
+    targets = feature_set.targets
+    lacks = feature_set.labels < 0 if targets is None else np.isnan(targets).all(axis=1)
+    return int(lacks.sum())
 
 
 def pass_record(

@@ -99,19 +99,24 @@ def with_known_range(config: ExtractConfig, images: Images) -> tuple[ExtractConf
 
     A first image that leaves open what its bands or values mean raises ConfigError.
     """
-    dataset = images.dataset
+    config, dataset = read_as_asked(config, images.dataset)
+    return config, images if dataset is images.dataset else replace(images, dataset=dataset)
+
+
+def read_as_asked(config: ExtractConfig, dataset: Dataset) -> tuple[ExtractConfig, Dataset]:
+    """Return both with the range that a percentile means, as :func:`with_known_range` does."""
     if not isinstance(dataset, FileDataset | SceneDataset):
-        return config, images
+        return config, dataset
     if isinstance(dataset, FileDataset) and not dataset.paths:
-        return config, images
+        return config, dataset
     if not is_percentile(config):
         if isinstance(dataset, FileDataset):
             _check_meaning(dataset)
-        return config, images
+        return config, dataset
     low, high = map(float, (config.value_range or "").partition(":")[2].split(","))
     ends = dataset.sampled_range(low, high)
     known = replace(config, value_range=";".join(f"{low!r},{high!r}" for low, high in ends))
-    return known, replace(images, dataset=dataset.read_as(reading_of(known)))
+    return known, dataset.read_as(reading_of(known))
 
 
 def make_request(config: ExtractConfig, images: Images) -> dict[str, Any]:

@@ -106,7 +106,13 @@ class WorkerState:
         _compare_versions(context.versions, decisive_versions(requested.model))
         self.config = replace(requested, device=device, devices=(), scheduler=None)
         self._n_threads = n_threads
-        self.images = open_images(self.config, open_store(context.store))
+        try:
+            self.images = open_images(self.config, open_store(context.store))
+        except DatasetError as error:
+            raise SchedulerError(
+                f"On a worker: {error} All workers must see the same files at the same paths, and "
+                "have the package of a dataset that one adds."
+            ) from error
         if self.images.fingerprint != context.fingerprint:
             raise SchedulerError(
                 f"On a worker, {requested.root or requested.dataset} holds other images than here. "

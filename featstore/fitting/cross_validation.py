@@ -19,10 +19,13 @@ from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.one_vs_rest import base_of
 from featstore.fitting.solvers.scaling import own_scratch, standardised
 from featstore.fitting.solvers.train import explained, map_kernel, train
-from featstore.fitting.splits import row_numbers
+from featstore.fitting.splits import Split, row_numbers
 from featstore.fitting.tasks import Task, find_task
 from featstore.store.feature_store import open_store
 from featstore.store.selection import Selection
+
+HELD_OUT_SHARE = 0.1
+"""Share of the training rows that stand in for validation rows, as in DINOv3's evaluation."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class CrossValidation:
         """Return tasks that can run side by side; settings that share work stay together."""
         steps = self._steps()
         penalties = _penalties(steps["clf"], self.candidates)
-        if "map" not in steps and penalties is not None and "scale" in steps:
+        in_one_pass = "scale" in steps or linear.handles(steps["clf"])
+        if "map" not in steps and penalties is not None and in_one_pass:
             return [self]
         groups = [[candidate] for candidate in self.candidates]
         if "map" in steps and penalties is not None:
@@ -63,7 +67,7 @@ class CrossValidation:
         ]
 
     def _steps(self) -> dict[str, Any]:
-        classifier = find_task(self.kind).find_classifier(self.config.clf)
+        classifier = find_task(self.kind).classifier_of(self.config)
         params = classifier.params({**dict(self.config.params), **self.candidates[0]})
         return dict(classifier.pipeline(params, self.config.seed).named_steps)
 
@@ -79,6 +83,7 @@ def cross_validate_task(task: CrossValidation) -> tuple[np.ndarray, list[str]]:
         task.parts,
         task.kind,
         task.n_rows,
+        config.search == "validation",
         config.cv,
         config.seed,
         config.split_seed,
@@ -89,6 +94,7 @@ def cross_validate_task(task: CrossValidation) -> tuple[np.ndarray, list[str]]:
     steps = _pipeline(task, selection, task.candidates[0], len(rows)).named_steps
     penalties = _penalties(steps["clf"], task.candidates)
     in_one_pass = "scale" in steps and "map" not in steps and len(task.folds) == config.cv
+    in_one_pass &= config.search != "validation"
     if penalties and in_one_pass and find_task(task.kind).trains_all(y, folds):
         return _all_folds(task, selection, rows, folds, steps["clf"], penalties)
     scores = np.full((len(task.candidates), len(task.folds)), np.nan)
@@ -102,7 +108,7 @@ def _pipeline(
     task: CrossValidation, selection: Selection, candidate: dict[str, Any], n_train: int
 ) -> Pipeline:
     kind = find_task(task.kind)
-    classifier = kind.find_classifier(task.config.clf)
+    classifier = kind.classifier_of(task.config)
     params = classifier.params({**dict(task.config.params), **candidate}, n_train)
     return classifier.pipeline(kind.with_class_weights(params, selection), task.config.seed)
 
@@ -136,22 +142,43 @@ def _training_rows(
     parts: tuple[tuple[str, str], ...],
     kind: str,
     n_rows: int,
+    validates: bool,
     cv: int,
     seed: int,
     split_seed: int | None,
     drop_leaks: bool,
     scratch: str,  # noqa: ARG001 - the store may hold other features when another fit begins
 ) -> tuple[Selection, np.ndarray, np.ndarray]:
-    """Return the selection, its training rows, and the fold that holds out each of them."""
+    """Return the selection, its training rows, and the fold that holds out each of them.
+
+    With `validates`, the validation rows follow the training rows and are the only fold; without
+    validation rows, a tenth of the training rows is. The others have fold -1.
+    """
     selection, task = open_store(store).reopen(parts), find_task(kind)
     split = task.split(selection, split_seed, drop_leaks=drop_leaks)
     # Before anything is trained on them.
     X = selection.memmap()
     check_features(selection, split, {u: Samples(X, r) for u, r in split.uses().items()}, [])
     rows = row_numbers(split.train)
+    if validates:
+        return selection, *_validation_rows(task, selection, split, seed)
     if n_rows < len(rows):
         rows = task.draw_part(selection, rows, n_rows, seed, whole_groups=False)
     return selection, rows, task.draw_folds(selection, rows, cv, seed)
+
+
+def _validation_rows(
+    task: Task, selection: Selection, split: Split, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to fit on and to choose by, and their folds: -1, and 0 to choose by."""
+    rows = row_numbers(split.train)
+    if split.val is not None:
+        val = row_numbers(split.val)
+        folds = np.repeat(np.array([-1, 0], np.int8), [len(rows), len(val)])
+        return np.concatenate([rows, val]), folds
+    n_fit = len(rows) - max(1, round(len(rows) * HELD_OUT_SHARE))
+    fitted = task.draw_part(selection, rows, n_fit, seed, whole_groups=True)
+    return rows, np.where(np.isin(rows, fitted), -1, 0).astype(np.int8)
 
 
 def _all_folds(
@@ -193,21 +220,14 @@ def _one_fold(
 ) -> list[float]:
     """Return each setting's score on the held-out rows, fitted on the others."""
     config, n_fit, kind = task.config, int(np.sum(~held_out)), find_task(task.kind)
-    # Rows to fit on first, so that both are slices.
-    order = np.concatenate([rows[~held_out], rows[held_out]])
-    y = kind.y(selection)[order]
-    samples = Samples(selection.memmap(), order)
     model = _pipeline(task, selection, task.candidates[0], n_fit)
-    if "scale" in model.named_steps:
-        digest = selection.describe().digest
-        X = standardised(
-            samples, n_fit, digest, own_scratch(task.scratch, selection.backend.cache_dir)
-        )
-        samples = Samples(X, slice(0, len(order)))
+    samples, y = _ordered(kind, selection, rows, held_out, model, task.scratch)
     if "map" in model.named_steps and _penalties(model.named_steps["clf"], task.candidates):
         return _mapped(task, model, samples, y, n_fit, errors)
-    X = samples.take(slice(0, n_fit))
-    tested = Samples(samples.take(slice(n_fit, len(y))), slice(0, len(y) - n_fit))
+    X, tested = _divided(samples, n_fit)
+    penalties = _penalties(model.named_steps["clf"], task.candidates)
+    if penalties and linear.handles(model.named_steps["clf"]):
+        return _path(task, model, X, y, tested, penalties, errors)
     scores = []
     for candidate in task.candidates:
         scaled = _pipeline(task, selection, candidate, n_fit)
@@ -220,6 +240,68 @@ def _one_fold(
             errors.append(str(error))
             scores.append(np.nan)
     return scores
+
+
+def _path(
+    task: CrossValidation,
+    model: Pipeline,
+    X: np.ndarray,
+    y: np.ndarray,
+    tested: Samples,
+    penalties: list[float],
+    errors: list[str],
+) -> list[float]:
+    """Return the scores of settings that differ in C: each begins where the last one ended."""
+    kind = find_task(task.kind)
+    try:
+        with explained(task.config.clf, *X.shape):
+            fitted = linear.fit_path(model.named_steps["clf"], X, y[: len(X)], penalties)
+    except FitError as error:
+        errors.append(str(error))
+        return [np.nan] * len(penalties)
+    models = [Pipeline([("clf", one)]) for one in fitted]
+    return [kind.score(y[len(X) :], kind.predict(one, tested)) for one in models]
+
+
+def hold_out(
+    kind: Task,
+    selection: Selection,
+    rows: np.ndarray,
+    held_out: np.ndarray,
+    model: Pipeline,
+    scratch: str,
+) -> tuple[np.ndarray, Samples, np.ndarray]:
+    """Return the rows to fit on, as the model's scaler leaves them, the held-out ones, and labels.
+
+    The labels are of the rows to fit on, and then of the others.
+    """
+    samples, y = _ordered(kind, selection, rows, held_out, model, scratch)
+    return *_divided(samples, int(np.sum(~held_out))), y
+
+
+def _ordered(
+    kind: Task,
+    selection: Selection,
+    rows: np.ndarray,
+    held_out: np.ndarray,
+    model: Pipeline,
+    scratch: str,
+) -> tuple[Samples, np.ndarray]:
+    """Return the rows, standardised if the model does that, with those to fit on first."""
+    order = np.concatenate([rows[~held_out], rows[held_out]])
+    samples = Samples(selection.memmap(), order)
+    if "scale" in model.named_steps:
+        digest = selection.describe().digest
+        place = own_scratch(scratch, selection.backend.cache_dir)
+        X = standardised(samples, int(np.sum(~held_out)), digest, place)
+        samples = Samples(X, slice(0, len(order)))
+    return samples, kind.y(selection)[order]
+
+
+def _divided(samples: Samples, n_fit: int) -> tuple[np.ndarray, Samples]:
+    n_tested = len(samples) - n_fit
+    tested = samples.take(slice(n_fit, len(samples)))
+    return samples.take(slice(0, n_fit)), Samples(tested, slice(0, n_tested))
 
 
 def _mapped(

@@ -21,7 +21,9 @@ from featstore.runs.scoring import Scoring, find_scoring
 def draw_learning(
     curves: Sequence[tuple[str, Sequence[Any]]], scoring: Scoring = CLASSES
 ) -> Figure:
-    """Draw the test score by number of training rows, from each line's name and points.
+    """Draw the test score by number of training rows, or of those of each class where that counts.
+
+    Each of `curves` is a line's name and its points.
 
     Lines join the means; bands reach from the lowest to the highest of the repeats.
     """
@@ -30,7 +32,7 @@ def draw_learning(
         fig = Figure(figsize=(6.2, 3.6), layout="constrained")
         ax = fig.add_subplot()
         for i, (name, points) in enumerate(curves):
-            n_train = [point.n_train for point in points]
+            n_train = [point.n_shots or point.n_train for point in points]
             scores = [factor * np.asarray(point.scores) for point in points]
             color = PALETTE[i % len(PALETTE)]
             ax.fill_between(
@@ -52,11 +54,13 @@ def draw_learning(
                 label=literal_text(name),
             )
         ax.set_xscale("log")
-        ticks = sorted({point.n_train for _, points in curves for point in points})
+        shown = [point for _, points in curves for point in points]
+        ticks = sorted({point.n_shots or point.n_train for point in shown})
         ax.set_xticks(ticks[:: max(1, len(ticks) // 8)])
         ax.xaxis.set_major_formatter("{x:,.0f}")
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xlabel("training rows (logarithmic)")
+        each = " of each class" if all(point.n_shots for point in shown) else ""
+        ax.set_xlabel(f"training rows{each} (logarithmic)")
         ax.set_ylabel(f"test {scoring.name}{' (%)' if scoring.unit else ''}")
         ax.grid(alpha=0.18, color=INK)
         fig.legend(loc="outside lower center", ncols=min(2, len(curves)))

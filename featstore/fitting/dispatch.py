@@ -13,12 +13,16 @@ from featstore.fitting import cost
 from featstore.fitting.cross_validation import CrossValidation, cross_validate_task
 from featstore.fitting.plan import PlannedFit
 from featstore.fitting.worker import find_run, fit_task
-from featstore.parallel.cluster import TaskPool
+from featstore.parallel.task_pool import TaskPool
 from featstore.parallel.worker_pool import TaskResult
 from featstore.progress import Progress
 from featstore.runs.pictures import draw_missing_pictures
+from featstore.runs.ranking import Ranking, group_by_images
 from featstore.runs.run import open_run
 from featstore.store.feature_store import FeatureStore
+
+MAX_DRAWN = 12
+"""Fits of one call up to which each has its pictures drawn at once."""
 
 
 def answer_from_runs(
@@ -30,7 +34,20 @@ def answer_from_runs(
             fit.run = find_run(store, fit.task, progress)
         if not fit.is_open:
             progress.say(fit.result().line)
-    draw_missing_pictures([fit.run for fit in planned if fit.run], progress)
+    runs = [fit.run for fit in planned if fit.run and fit.task.draws]
+    draw_missing_pictures(runs, progress)
+
+
+def draw_shown_runs(planned: Sequence[PlannedFit], progress: Progress) -> None:
+    """Draw the pictures of the repeats that stand for their fits, those nearest to the mean.
+
+    Of many fits, draw those of the best alone; a report or ``runs show`` draws the others.
+    """
+    runs = [fit.run for fit in planned if fit.run]
+    for ranking in map(Ranking, group_by_images(runs).values()):
+        lines = ranking.all_lines
+        lines = lines if len(lines) <= MAX_DRAWN else [ranking.best]
+        draw_missing_pictures(map(ranking.run, lines), progress)
 
 
 def memory_nbytes(planned: Sequence[PlannedFit]) -> list[int]:
@@ -81,7 +98,7 @@ def _search_tasks(fit: PlannedFit) -> list[CrossValidation]:
         fit.task.kind,
         config,
         tuple(fit.search.pending),
-        tuple(range(config.cv)),
+        tuple(range(config.n_folds)),
         fit.search.n_rows,
         fit.task.scratch,
     ).split()
@@ -92,7 +109,7 @@ def _add_scores(fit: PlannedFit, results: Sequence[tuple[CrossValidation, TaskRe
     assert fit.search is not None
     # By identity: a value may be given twice.
     positions = {id(candidate): i for i, candidate in enumerate(fit.search.pending)}
-    scores = np.full((len(positions), fit.task.config.cv), np.nan)
+    scores = np.full((len(positions), fit.task.config.n_folds), np.nan)
     errors: list[str] = []
     for task, result in results:
         if result.error:

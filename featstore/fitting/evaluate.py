@@ -14,6 +14,7 @@ from sklearn.svm import SVC
 from featstore.errors import FitError
 from featstore.fitting.solvers.blocks import Samples, one_thread
 from featstore.fitting.splits import Split, row_numbers
+from featstore.runs.calibration import DECISION, PROBABILITY, UNCALIBRATED, Calibrator
 from featstore.runs.confusion import count_pairs, to_record
 from featstore.store.selection import Selection
 from featstore.text import join_some
@@ -23,7 +24,8 @@ from featstore.text import join_some
 class Predictions:
     """Predicted labels of some rows, (n_samples,) int32, and their scores, float32.
 
-    `score_kind` is ``probability``, or ``decision value`` for a signed distance from the boundary.
+    `score_kind` is ``probability``, calibrated; ``uncalibrated probability``, the classifier's own;
+    or ``decision value`` for a signed distance from the boundary.
     Of several classes, labels, bool, and scores are (n_samples, n_classes). Of a number, both are
     the number, float32, and `score_kind` is ``number``.
     """
@@ -33,32 +35,63 @@ class Predictions:
     score_kind: str
 
 
-def predict_blocks(model: Pipeline, samples: Samples) -> Predictions:
-    """Predict with a fitted pipeline in blocks of rows, so that no copy of them is large."""
-    kind = "probability" if hasattr(model, "predict_proba") else "decision value"
+def score_kind_of(model: Pipeline, calibrator: Calibrator | None) -> str:
+    """Return what a model's scores are."""
+    if calibrator is not None:
+        return PROBABILITY
+    return UNCALIBRATED if hasattr(model, "predict_proba") else DECISION
+
+
+def model_values(model: Pipeline, X: np.ndarray, scores: str) -> np.ndarray:
+    """Return decision values, or the probabilities of the classes, (n, n_classes)."""
+    if scores == DECISION:
+        return np.asarray(model.decision_function(X))
+    values = model.predict_proba(X)
+    if not isinstance(values, list):
+        return np.asarray(values)
+    # Of several classes, knn has a pair of columns for each: without it, and with it.
+    pairs = zip(values, model.steps[-1][1].classes_, strict=True)
+    return np.stack([own[:, -1] * (of[-1] == 1) for own, of in pairs], axis=1)
+
+
+def class_scores(model: Pipeline, X: np.ndarray, calibrator: Calibrator | None) -> np.ndarray:
+    """Return the scores of all classes that a model of one class each knows, (n, n_classes).
+
+    They are calibrated probabilities with a calibrator, else the model's own scores.
+    """
+    if calibrator is not None:
+        return calibrator.apply(model_values(model, X, calibrator.scores))
+    values = model_values(model, X, score_kind_of(model, None))
+    # Two classes have one decision value: positive for the second.
+    return values if values.ndim > 1 else np.stack([-values, values], axis=1)
+
+
+def predict_blocks(
+    model: Pipeline, samples: Samples, calibrator: Calibrator | None = None
+) -> Predictions:
+    """Predict with a fitted pipeline in blocks of rows, so that no copy of them is large.
+
+    A calibrator makes the scores probabilities; the classes are those of the pipeline itself.
+    """
+    kind = score_kind_of(model, calibrator)
     # Without a decision function, predict is the largest probability. With one, ties (SVC's votes,
     # SGD's clipped probabilities) make that differ.
     by_score = not hasattr(model, "decision_function")
     labels = np.empty(len(samples), dtype=np.int32)
     scores = np.empty(len(samples), dtype=np.float32)
-    score_rows = getattr(
-        model, "predict_proba" if kind == "probability" else "decision_function", None
-    )
     clf = model.steps[-1][1]
-    if kind != "probability" and getattr(clf, "decision_function_shape", "") == "ovo":
+    has_scores = kind != DECISION or hasattr(model, "decision_function")
+    if kind == DECISION and getattr(clf, "decision_function_shape", "") == "ovo":
         # These are of pairs of classes.
-        score_rows = None
+        has_scores = False
     with one_thread():
         for block in samples.blocks(n_outputs=_n_outputs(clf)):
             X = samples.take(block)
-            if score_rows is None:
+            if not has_scores:
                 # A user's own classifier may do no more than predict.
                 labels[block], scores[block] = model.predict(X), np.nan
                 continue
-            values = score_rows(X)
-            if values.ndim == 1:
-                # Two classes have one decision value: positive for the second.
-                values = np.stack([-values, values], axis=1)
+            values = class_scores(model, X, calibrator)
             if by_score:
                 columns = values.argmax(axis=1)
             else:

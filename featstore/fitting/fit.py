@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from featstore.environment import command
 from featstore.fitting import cost, dispatch, plan
 from featstore.fitting.results import Fit, raise_failures
 from featstore.fitting.solvers.accelerators import worker_environment
-from featstore.fitting.solvers.scaling import scratch_folder
+from featstore.fitting.solvers.scaling import new_scratch, scratch_folder
 from featstore.fitting.tasks import find_task
 from featstore.io.files import with_resume_hint
 from featstore.io.locks import remove_shared
-from featstore.parallel.cluster import TaskPool
+from featstore.parallel.task_pool import TaskPool
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.runs.run import Run
@@ -102,11 +103,12 @@ def fit_each(
         task: plan.fit_configs(clf, params, grid, settings, find_task(task))
         for task in {selection.task for selection in selections}
     }
-    with (
-        with_resume_hint(store.path, command()),
-        scratch_folder(store.cache_dir / "scratch") as scratch,
-    ):
-        shared = plan.PlanOptions(facets, str(scratch), refit, force, memory_nbytes)
+    # Drawing pictures takes longer than a small fit: of repeats, one stands for all.
+    n_fits = sum(len(configs[selection.task]) for selection in selections)
+    draws = repeats == 1 and n_fits <= dispatch.MAX_DRAWN
+    scratch = new_scratch(store.cache_dir)
+    shared = plan.PlanOptions(facets, str(scratch), refit, force, memory_nbytes, draws)
+    with with_resume_hint(store.path, command()):
         planned = plan.plan_fits(selections, configs, repeats, shared, progress)
         dispatch.answer_from_runs(planned, store, progress)
         # The longest first, so that no worker ends with a long one.
@@ -121,9 +123,15 @@ def fit_each(
         )
         environment = worker_environment(settings.get("device", FitConfig.device))
         leave = partial(remove_shared, scratch.name)
-        with TaskPool(n_at_a_time, scheduler, environment, progress, leave) as pool:
+        # A store that is read-only answers, too.
+        with (
+            scratch_folder(scratch) if to_do else nullcontext(),
+            TaskPool(n_at_a_time, scheduler, environment, progress, leave) as pool,
+        ):
             dispatch.run_searches(to_do, pool, progress)
             dispatch.run_fits(to_do, pool, store, progress)
+    if not draws:
+        dispatch.draw_shown_runs(planned, progress)
     return [fit.result() for fit in planned]
 
 

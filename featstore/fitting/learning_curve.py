@@ -18,13 +18,18 @@ from featstore.errors import ConfigError
 from featstore.fitting import cost
 from featstore.fitting.plan import check_repeats, fit_configs, select_all, split_options
 from featstore.fitting.solvers.blocks import Samples
-from featstore.fitting.solvers.scaling import own_scratch, scale_rows, scratch_folder
+from featstore.fitting.solvers.scaling import (
+    new_scratch,
+    own_scratch,
+    scale_rows,
+    scratch_folder,
+)
 from featstore.fitting.solvers.train import explained, train
 from featstore.fitting.splits import n_rows, refuse_trained, row_numbers
 from featstore.fitting.tasks import Task, find_task
 from featstore.io.files import with_resume_hint
 from featstore.io.locks import remove_shared
-from featstore.parallel.cluster import TaskPool
+from featstore.parallel.task_pool import TaskPool
 from featstore.parallel.worker_pool import TaskResult
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
@@ -51,11 +56,14 @@ class Point:
         Test scores, one for each random choice of the rows.
     train_scores : tuple of float
         Scores of the training rows themselves.
+    n_shots : int or None
+        Training rows of each class, where a number of these was asked for.
     """
 
     n_train: int
     scores: tuple[float, ...]
     train_scores: tuple[float, ...]
+    n_shots: int | None = None
 
     @property
     def mean(self) -> float:
@@ -130,6 +138,7 @@ class _Task:
     config: FitConfig
     n_train: int
     scratch: str
+    n_shots: int | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,7 @@ def learning_curve(
     layers: str | Sequence[str] | None = None,
     params: Mapping[str, Any] | None = None,
     sizes: Sequence[int] = (),
+    shots: Sequence[int] = (),
     repeats: int = 3,
     n_jobs: int | None = None,
     scheduler: str | None = None,
@@ -175,6 +185,9 @@ def learning_curve(
         As of :func:`featstore.fitting.fit_each`; a curve for each selection.
     sizes : sequence of int, optional
         Numbers of training rows; by default eight up to all of them.
+    shots : sequence of int, optional
+        Numbers of training rows of each class, in place of `sizes`. In one repeat, more rows
+        include the fewer. Groups are not kept whole.
     repeats : int
         Random choices of rows of each size; all rows are taken once.
     n_jobs, scheduler, memory_nbytes, force, progress
@@ -186,26 +199,26 @@ def learning_curve(
     Raises
     ------
     ConfigError
-        When sizes or repeats are out of range.
+        When sizes, shots or repeats are out of range.
     FitError
         When a training fails.
     """
     store = open_store(store, progress)
     settings, facets = split_options(options)
     check_repeats(repeats)
+    if sizes and shots:
+        raise ConfigError("Give sizes or shots, the training rows in all or those of each class.")
     selections = select_all(store, dataset, model, layers, facets, progress)
     configs = [
         fit_configs(clf, params, None, settings, find_task(selection.task))[0]
         for selection in selections
     ]
-    with (
-        with_resume_hint(store.path, command()),
-        scratch_folder(store.cache_dir / "scratch") as scratch,
-    ):
+    scratch = new_scratch(store.cache_dir)
+    with with_resume_hint(store.path, command()), scratch_folder(scratch):
         curves = []
         for selection, config in zip(selections, configs, strict=True):
             curve, notice = _plan(
-                selection, config, sizes, repeats, str(scratch), memory_nbytes, force=force
+                selection, config, sizes, shots, repeats, str(scratch), memory_nbytes, force=force
             )
             curves.append(curve)
             if notice:
@@ -238,6 +251,7 @@ def _plan(
     selection: Selection,
     config: FitConfig,
     sizes: Sequence[int],
+    shots: Sequence[int],
     repeats: int,
     scratch: str,
     budget: int | None,
@@ -250,21 +264,56 @@ def _plan(
     refuse_trained(selection, row_numbers(split.train), KNOWN_ROWS)
     n_train, n_test = n_rows(split.train), n_rows(split.test)
     shape = cost.Shape(n_train, n_test, selection.n_features, kind.n_outputs(selection))
-    classifier = kind.find_classifier(config.clf)
+    classifier = kind.classifier_of(config)
     params = classifier.params(dict(config.params), n_train)
     kind.with_class_weights(params, selection)
     whole = cost.estimate(classifier, config, params, shape)
     notice = cost.check(classifier, whole, shape, budget, force=force)
     curve = _PlannedCurve(selection, n_test, [], [])
-    for size in _sizes(sizes, kind, kind.y(selection)[split.train]):
+    y = kind.y(selection)[split.train]
+    wanted: list[tuple[int, int | None]]
+    if shots:
+        n_classes = _check_shots(shots, selection, y)
+        wanted = [(k * n_classes, k) for k in sorted(set(shots))]
+    else:
+        wanted = [(size, None) for size in _sizes(sizes, kind, y)]
+    for size, n_shots in wanted:
         own_cost = cost.estimate(classifier, config, params, replace(shape, n_train=size))
         for repeat in range(repeats if size < n_train else 1):
             own = replace(config, seed=config.seed + repeat)
+            place = selection.backend.locate()
             curve.tasks.append(
-                _Task(selection.backend.locate(), selection.parts, kind.name, own, size, scratch)
+                _Task(place, selection.parts, kind.name, own, size, scratch, n_shots)
             )
             curve.costs.append(own_cost)
     return curve, notice
+
+
+def _check_shots(shots: Sequence[int], selection: Selection, y: np.ndarray) -> int:
+    """Return the number of classes; refuse numbers of rows that a class lacks, and other tasks."""
+    if selection.task != TASKS[0]:
+        raise ConfigError(
+            f"Shots are for images of one class each; those of {selection.title} are not. Use "
+            "--sizes."
+        )
+    counts = np.bincount(y)
+    classes = np.flatnonzero(counts)
+    smallest = int(classes[counts[classes].argmin()])
+    if wrong := [k for k in shots if not 1 <= k <= counts[smallest]]:
+        raise ConfigError(
+            f"{wrong[0]:,} shots are not possible: the smallest class, "
+            f"{selection.class_names[smallest]}, has {counts[smallest]:,} training images. Give "
+            f"numbers from 1 to {counts[smallest]:,}."
+        )
+    return len(classes)
+
+
+def draw_shots(y: np.ndarray, n_shots: int, seed: int) -> np.ndarray:
+    """Return the positions of `n_shots` rows of each class, increasing; more include the fewer."""
+    order = np.random.default_rng(seed).permutation(len(y))
+    order = order[np.argsort(y[order], kind="stable")]
+    _, starts = np.unique(y[order], return_index=True)
+    return np.sort(np.concatenate([order[start : start + n_shots] for start in starts]))
 
 
 def _sizes(requested: Sequence[int], kind: Task, y: np.ndarray) -> list[int]:
@@ -301,9 +350,9 @@ def _curve(
     for result in results:
         if result.error:
             raise result.error
-    scores: dict[int, list[tuple[float, float]]] = {}
+    scores: dict[tuple[int, int | None], list[tuple[float, float]]] = {}
     for task, result in zip(planned.tasks, results, strict=True):
-        scores.setdefault(task.n_train, []).append(result.value)
+        scores.setdefault((task.n_train, task.n_shots), []).append(result.value)
     selection = planned.selection
     return LearningCurve(
         selection.title,
@@ -311,8 +360,11 @@ def _curve(
         selection.layers,
         config.clf,
         planned.n_test,
-        find_task(selection.task).find_classifier(config.clf).params(dict(config.params)),
-        tuple(Point(n, *zip(*scores[n], strict=True)) for n in sorted(scores)),
+        find_task(selection.task).classifier_of(config).params(dict(config.params)),
+        tuple(
+            Point(n, tuple(test for test, _ in own), tuple(train for _, train in own), n_shots)
+            for (n, n_shots), own in scores.items()
+        ),
         selection.task,
         selection.split_text(is_drawn=config.split_seed is not None),
     )
@@ -325,9 +377,11 @@ def _train_task(task: _Task) -> tuple[float, float]:
     split = kind.split(selection, config.split_seed, drop_leaks=config.drop_leaks)
     X, y = selection.memmap(), kind.y(selection)
     rows = row_numbers(split.train)
-    if task.n_train < len(rows):
+    if task.n_shots is not None:
+        rows = rows[draw_shots(y[rows], task.n_shots, config.seed)]
+    elif task.n_train < len(rows):
         rows = kind.draw_part(selection, rows, task.n_train, config.seed, whole_groups=True)
-    classifier = kind.find_classifier(config.clf)
+    classifier = kind.classifier_of(config)
     params = classifier.params(dict(config.params), len(rows))
     model = classifier.pipeline(kind.with_class_weights(params, selection), config.seed)
     samples = Samples(X, rows)

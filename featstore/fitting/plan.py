@@ -17,8 +17,15 @@ from featstore.errors import ConfigError, FeatstoreError, FitError
 from featstore.fitting import cost
 from featstore.fitting.classifiers import Classifier, unwrapped
 from featstore.fitting.parameters import assign_params
+from featstore.fitting.protocols import (
+    FIXED,
+    PROTOCOLS,
+    contradiction,
+    find_protocol,
+)
 from featstore.fitting.results import Fit
 from featstore.fitting.search import Search, candidates
+from featstore.fitting.solvers import batches
 from featstore.fitting.solvers.epochs import trains_by_epochs
 from featstore.fitting.splits import Split, n_rows, refuse_trained, row_numbers
 from featstore.fitting.tasks import Task, find_task
@@ -33,6 +40,9 @@ from featstore.text import as_list, run_text
 
 SOLVERS = 3
 """Version of the solvers: another one may give the same fit other last digits."""
+
+
+DEFAULTS = {field.name: field.default for field in fields(FitConfig)}
 
 
 KNOWN_FOLDS = (
@@ -73,7 +83,8 @@ class PlanOptions:
     """What all fits of one call share.
 
     `facets` tell the feature sets apart, for the command; `scratch` is the folder of standardised
-    rows; `budget` is the memory that fits may take, in bytes, None for what is free.
+    rows; `budget` is the memory that fits may take, in bytes, None for what is free; `draws` says
+    whether each fit draws its pictures.
     """
 
     facets: Mapping[str, Any]
@@ -81,6 +92,7 @@ class PlanOptions:
     refit: bool
     force: bool
     budget: int | None
+    draws: bool = True
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -99,6 +111,14 @@ def fit_configs(
     task: Task,
 ) -> list[FitConfig]:
     """Return one configuration per classifier, with its own parameters and grid."""
+    if settings.get("protocol") is not None:
+        given = [name for name in FIXED if settings.get(name, DEFAULTS[name]) != DEFAULTS[name]]
+        given += ["clf"] if as_list(clf) != ["logreg"] else []
+        given += [name for name, one in (("params", params), ("grid", grid)) if one]
+        protocol = find_protocol(settings["protocol"])
+        if given:
+            raise ConfigError(contradiction(protocol.name, list(dict.fromkeys(given))))
+        return protocol.configs(settings)
     known = task.classifiers
     requested = [name for one in as_list(clf) for name in (known if one == "all" else [one])]
     names = list(dict.fromkeys(requested))
@@ -187,19 +207,24 @@ def plan_fit(selection: Selection, config: FitConfig, options: PlanOptions) -> P
         command=_command(selection, config, options.facets),
         scratch=options.scratch,
         refit=options.refit,
+        draws=options.draws,
     )
     planned = PlannedFit(_name(selection, config), task, cost.Cost(0.0, 0))
     try:
         split = kind.split(selection, config.split_seed, drop_leaks=config.drop_leaks)
         n_train = n_rows(split.train)
-        classifier = kind.find_classifier(config.clf)
+        classifier = kind.classifier_of(config)
         params = classifier.params(dict(config.params), n_train)
         _check_settings(kind, selection, config, classifier, params)
+        if config.protocol is not None:
+            PROTOCOLS[config.protocol].check(selection)
         found: list[dict[str, Any]] = []
         if config.search:
             found = candidates(classifier, config, selection.n_features, n_train)
             planned.search, planned.notice = _search(kind, selection, config, split, found)
-        key = _run_key(kind, selection, config, params, found)
+        # With many rows, training by epochs is of another version.
+        is_large = classifier.by_epochs and n_train > batches.MANY_ROWS
+        key = _run_key(kind, selection, config, params, found, SOLVERS + is_large)
         run_id = make_run_id(selection.describe(), config.clf, key)
         planned.task = replace(task, key=key, run_id=run_id)
         n_test, n_outputs = n_rows(split.test), kind.n_outputs(selection)
@@ -216,7 +241,9 @@ def _name(selection: Selection, config: FitConfig) -> str:
     weights = selection.describe().weights
     run = run_text(selection.model, weights, selection.layers, config.clf)
     name = f"{selection.title} {run}"
-    if config.split_seed is not None or config.seed:
+    if config.split_seed is not None:
+        name += f" split seed {config.split_seed}"
+    if config.seed and config.seed != config.split_seed:
         name += f" seed {config.seed}"
     return name
 
@@ -235,7 +262,8 @@ def _check_settings(
     if config.n_epochs is not None and not trains_by_epochs(clf):
         how = "" if not classifier.by_epochs else f" with {_text(config.params)}"
         raise FitError(
-            f"--epochs is for mlp, sgd and softmax; {config.clf}{how} is not trained by epochs."
+            f"--epochs is for mlp, dbn, sgd and softmax; {config.clf}{how} is not trained by "
+            "epochs."
         )
     kind.check_config(config)
 
@@ -250,7 +278,8 @@ def _search(
     """Return a fit's search, and what is worth saying of it."""
     rows = row_numbers(split.train)
     refuse_trained(selection, rows, KNOWN_FOLDS)
-    notice = kind.check_folds(selection, rows, config.cv)
+    validates = config.search == "validation"
+    notice = "" if validates else kind.check_folds(selection, rows, config.cv)
     n_smallest = kind.n_smallest(kind.y(selection)[rows])
     n_outputs = kind.n_outputs(selection)
     score = kind.scoring.score
@@ -263,6 +292,10 @@ def _text(params: Sequence[tuple[str, Any]]) -> str:
 
 def _command(selection: Selection, config: FitConfig, facets: Mapping[str, Any]) -> str:
     """Return the command line of just this fit."""
+    set_ids = list(dict.fromkeys(set_id for set_id, _ in selection.parts))
+    if facets.get("set_id") and len(set_ids) == 1:
+        # The newest set of today need not be that of tomorrow.
+        facets = {**facets, "set_id": set_ids[0]}
     options = {
         "dataset": selection.title,
         "model": selection.model.replace("+", ","),
@@ -273,12 +306,19 @@ def _command(selection: Selection, config: FitConfig, facets: Mapping[str, Any])
     for name, value in options.items():
         option = "set" if name == "set_id" else name.replace("_", "-")
         words += [f"--{option}", str(value)]
-    words += ["--clf", config.clf]
+    if config.protocol is not None:
+        # It makes this fit among others.
+        words += ["--protocol", config.protocol]
+        config = replace(config, params=(), search=None, grid=(), n_epochs=None, scale=None)
+    else:
+        words += ["--clf", config.clf]
     for name, value in config.params:
         words += ["--param", f"{name}={value}"]
     if config.search:
-        words += ["--search", config.search, "--cv", str(config.cv)]
-        if config.search != "grid":
+        words += ["--search", config.search]
+        if config.search != "validation":
+            words += ["--cv", str(config.cv)]
+        if config.search not in ("grid", "validation"):
             words += ["--n-candidates", str(config.n_candidates)]
         for name, values in config.grid:
             words += ["--grid", f"{name}={','.join(map(repr, values))}"]
@@ -286,6 +326,8 @@ def _command(selection: Selection, config: FitConfig, facets: Mapping[str, Any])
         ("--epochs", config.n_epochs),
         ("--split-seed", config.split_seed),
         ("--drop-leaks", config.drop_leaks or None),
+        ("--scale", config.scale),
+        ("--no-calibrate", None if config.calibrate else True),
         ("--clf-device", None if config.device == "cpu" else config.device),
         ("--intelex", config.intelex or None),
     ):
@@ -300,6 +342,7 @@ def _run_key(
     config: FitConfig,
     params: Mapping[str, Any],
     found: Sequence[dict[str, Any]],
+    solvers: int,
 ) -> str:
     """Return the content key of the run: the digest of all that its result depends on."""
     vectors = [kind.y(selection), selection.splits, selection.valid]
@@ -315,10 +358,18 @@ def _run_key(
     for vector in vectors:
         rows.update(np.ascontiguousarray(vector).tobytes())
     settings = config.to_dict()
+    if config.scale is None:
+        # So that earlier runs stay the answer.
+        del settings["scale"]
+    if config.protocol is None:
+        del settings["protocol"]
+    if not kind.class_names(selection):
+        # It has no effect on numbers.
+        del settings["calibrate"]
     if not config.search:
         # Without a search they have no effect.
         settings = {k: v for k, v in settings.items() if k not in ("cv", "n_candidates", "grid")}
-    elif config.search == "grid":
+    elif config.search in ("grid", "validation"):
         del settings["n_candidates"]
     return json_digest(
         {
@@ -329,8 +380,8 @@ def _run_key(
             **settings,
             "params": {**params, **dict(config.params)},
             "candidates": list(found),
-            "own": kind.find_classifier(config.clf).identity(),
+            "own": kind.classifier_of(config).identity(),
             "scikit-learn": versions()["scikit-learn"],
-            "solvers": SOLVERS,
+            "solvers": solvers,
         }
     )

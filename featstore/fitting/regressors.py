@@ -9,7 +9,8 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
 
-from featstore.fitting.classifiers import CLASSIFIERS, Classifier, gammas, logarithmic
+from featstore.fitting.classifiers import CLASSIFIERS, Classifier
+from featstore.fitting.grids import gammas, logarithmic
 
 
 def _standardising(regressor: KernelRidge) -> TransformedTargetRegressor:
@@ -49,13 +50,14 @@ REGRESSORS = {
             scaled=False,
             predicts_slowly=True,
         ),
-        # Trained on the standardised number; the last layer's weights give it back in its unit.
+        # Trained on the standardised number; the last layer's weights give it back in its unit. The
+        # table in docs/several-labels.md compares penalties.
         Classifier(
             "mlp",
             MLPRegressor,
-            {"hidden_layer_sizes": (256,)},
+            {"hidden_layer_sizes": (256,), "alpha": 10.0},
             {"early_stopping": True},
-            space=CLASSIFIERS["mlp"].space,
+            space=lambda p: {"hidden_layer_sizes": [(64,), (256,)], "alpha": [1.0, 10.0, 100.0]},
             by_epochs=True,
             streams=True,
         ),

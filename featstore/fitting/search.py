@@ -40,7 +40,7 @@ def candidates(
             f"There is nothing to search for {config.clf}: {why}. Give values with "
             "--grid NAME=V1,V2, or leave out --search."
         )
-    if config.search == "grid":
+    if config.search in ("grid", "validation"):
         found = [dict(setting) for setting in ParameterGrid(space)]
     else:
         given = {name for name, _ in config.grid}
@@ -148,14 +148,16 @@ class Search:
                 "n_rows": entry["n_rows"],
                 "scores": [_number(v) for v in entry["scores"]],
                 "mean": _number(np.mean(entry["scores"])),
-                "deviation": _number(np.std(entry["scores"], ddof=1)),
+                "deviation": _number(np.std(entry["scores"], ddof=1))
+                if len(entry["scores"]) > 1
+                else None,
             }
             for entry in self._entries
         ]
         best = entries[self._alive[0]]
         return {
             "kind": self.config.search,
-            "cv": self.config.cv,
+            "cv": self.config.n_folds,
             "seed": self.config.seed,
             "best": best["params"],
             self._score: best["mean"],

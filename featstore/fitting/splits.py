@@ -91,6 +91,13 @@ class Split:
         rows = {"train": self.train, "test": self.test}
         return rows if self.val is None else {**rows, "val": self.val}
 
+    def use_of_rows(self, n_samples: int) -> np.ndarray:
+        """Return the use of each row of a selection, text; empty for rows that have none."""
+        found = np.full(n_samples, "", dtype=f"U{max(map(len, SPLITS))}")
+        for use, rows in self.uses().items():
+            found[rows] = use
+        return found
+
 
 def row_numbers(rows: Rows) -> np.ndarray:
     """Return `rows` as an array of row numbers, (n,) int64."""
@@ -154,8 +161,8 @@ def check_rows(rows: Mapping[str, np.ndarray], test_split: str, left_out: str) -
         )
     if not rows[test_split].size:
         raise FitError(
-            f"There are no rows to test with ({left_out}). Put a test/ folder beside train/, or "
-            "give class folders alone, which are then split by --seed; and extract again."
+            f"There are no rows to test with ({left_out}). The dataset needs labelled images in "
+            "its test split; one without any splits is divided by --seed. Then extract again."
         )
 
 
@@ -185,8 +192,8 @@ class ClassLabels:
             )
         if y.size and y.max() < 0:
             raise FitError(
-                f"None of the {y.size:,} images has a label, so nothing can be fitted. Sort the "
-                "images into class folders (ROOT/CLASS/IMAGE) and extract again."
+                f"None of the {y.size:,} images has a label, so nothing can be fitted. Give labels "
+                "by class folders, a table, or --labels of scenes and imports, and extract again."
             )
         check_rows(rows, test_split, left_out)
         trained = np.unique(y[rows["train"]])

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sklearn.pipeline import Pipeline
 
 from featstore.config import FitConfig
 from featstore.environment import machine, now, versions
 from featstore.errors import RunError
+from featstore.fitting.calibration import calibrate
 from featstore.fitting.evaluate import check_features
 from featstore.fitting.measure import Clock, peak_memory
 from featstore.fitting.solvers import accelerators
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import own_scratch, scale_rows
 from featstore.fitting.solvers.train import Trained, explained, train
-from featstore.fitting.splits import Split, n_rows
+from featstore.fitting.splits import Split, n_rows, row_numbers
 from featstore.fitting.tasks import Evaluation, Task, find_task
 from featstore.io.files import with_resume_hint
 from featstore.progress import SILENT, Progress
@@ -35,7 +37,7 @@ class FitTask:
     `kind` is what a label is, one of :data:`featstore.config.TASKS`; `key` is the run's content
     key, the same for equal results; `command` repeats this one fit;
     `scratch` is the folder of the standardised rows that tasks share; `search` is
-    :meth:`.Search.to_dict`.
+    :meth:`.Search.to_dict`. `draws` says whether to draw the run's pictures.
     """
 
     store: str
@@ -48,6 +50,7 @@ class FitTask:
     scratch: str = ""
     refit: bool = False
     search: dict[str, Any] | None = None
+    draws: bool = True
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def find_run(store: FeatureStore, task: FitTask, progress: Progress = SILENT) ->
         return None
     if run.record.key != task.key:
         return None
-    store.push_run(task.run_id, progress)
+    store.backend.push_run(task.run_id, progress)
     return run
 
 
@@ -91,12 +94,16 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
     clock, config, kind = Clock(), task.config, find_task(task.kind)
     selection = store.reopen(task.parts)
     split = kind.split(selection, config.split_seed, drop_leaks=config.drop_leaks)
+    if config.search == "validation" and split.val is not None:
+        # They have chosen the parameters, and now train too.
+        both = np.sort(np.concatenate([row_numbers(split.train), row_numbers(split.val)]))
+        split = replace(split, train=both, val=None)
     X, y, n_train = selection.memmap(), kind.y(selection), n_rows(split.train)
     features = {use: Samples(X, rows) for use, rows in split.uses().items()}
     notes: list[str] = []
     n_constant = check_features(selection, split, features, notes)
 
-    classifier = kind.find_classifier(config.clf)
+    classifier = kind.classifier_of(config)
     chosen = task.search["best"] if task.search else {}
     params = classifier.params({**dict(config.params), **chosen}, n_train)
     model = classifier.pipeline(kind.with_class_weights(params, selection), config.seed)
@@ -113,14 +120,25 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
             model, X_train, y[split.train], config, validate if split.val is not None else None
         )
         clock.lap("fit")
+        calibrator, note = calibrate(
+            kind, selection, split, features, model, classifier, config, params, task.scratch
+        )
+        notes += [note] if note else []
+        clock.lap("calibrate")
         evaluation = kind.evaluate(
-            model, selection, split, features, predicts_slowly=classifier.predicts_slowly
+            model,
+            selection,
+            split,
+            features,
+            calibrator,
+            predicts_slowly=classifier.predicts_slowly,
         )
         clock.lap("evaluate")
 
     record = {
         **_record(task, kind, selection, split, trained, evaluation, notes),
         "params": params,
+        "calibration": None if calibrator is None else calibrator.to_dict(),
         "n_constant_features": n_constant,
         "source": classifier.identity().get("source"),
         "duration_s": clock.times,
@@ -131,8 +149,13 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
         store, task.run_id, record, model, evaluation.predictions, curves, replace=task.refit
     )
     # The run is kept: whatever happens from here on costs pictures only.
-    notice = draw_pictures(run)
+    notice = draw_pictures(run) if task.draws else ""
     return FittedRun(str(run.path), run.record.duration_s == clock.times, notice)
+
+
+def _n_groups(selection: Selection, split: Split) -> int:
+    """Return the number of groups of the test rows; 0 without groups."""
+    return 0 if selection.groups is None else len(np.unique(selection.groups[split.test]))
 
 
 def _record(
@@ -168,6 +191,7 @@ def _record(
             "n_train_of_class": kind.n_of_class(kind.y(selection)[split.train], len(class_names)),
             "split": selection.split_text(is_drawn=task.config.split_seed is not None),
             "n_cut_groups": split.n_cut_groups,
+            "n_test_groups": _n_groups(selection, split),
         },
         "metrics": evaluation.metrics,
         "score_kind": evaluation.score_kind,

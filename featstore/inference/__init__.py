@@ -5,6 +5,7 @@ from featstore._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "NearCopy": "featstore.inference.near_copies",
         "Neighbor": "featstore.inference.neighbors",
         "NeighborSearch": "featstore.inference.neighbors",
         "Originals": "featstore.inference.source_images",
@@ -12,6 +13,9 @@ __getattr__, __dir__, __all__ = attach(
         "NumberPrediction": "featstore.inference.predictions",
         "Prediction": "featstore.inference.predictions",
         "Query": "featstore.inference.neighbors",
+        "Suspect": "featstore.inference.suspects",
+        "Suspects": "featstore.inference.suspects",
+        "find_suspects": "featstore.inference.suspects",
         "nearest": "featstore.inference.nearest_rows",
         "write_sheets": "featstore.inference.neighbor_sheets",
     },

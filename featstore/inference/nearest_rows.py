@@ -23,6 +23,7 @@ def nearest(
     k: int,
     *,
     scaler: StandardScaler | None = None,
+    projection: np.ndarray | None = None,
     metric: str = METRICS[0],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows that are nearest to each query, among standardised features.
@@ -46,6 +47,8 @@ def nearest(
         Number of neighbors of each query.
     scaler : StandardScaler, optional
         A fitted scaler; by default one is fitted to `rows`.
+    projection : ndarray of shape (n_features, n_components), optional
+        Projects standardised features before they are compared.
     metric : str
         ``cosine`` or ``euclidean``.
 
@@ -75,11 +78,11 @@ def nearest(
         return found, gaps.astype(np.float32)
     samples = Samples(X, numbers)
     scaler = scaler or fit_scaler(samples)
-    Q, Q_sizes = _points(queries, scaler, metric)
+    Q, Q_sizes = _points(queries, scaler, projection, metric)
     # Neither a block nor its products with all queries may be large.
     width = max(samples.n_features, len(queries))
     for block in row_blocks(len(samples), width, CACHED_NBYTES):
-        Z, Z_sizes = _points(samples.take(block), scaler, metric)
+        Z, Z_sizes = _points(samples.take(block), scaler, projection, metric)
         sums = Q_sizes[:, None] + Z_sizes
         ratios = 2 * (Q @ Z.T) / np.where(sums > 0, sums, 1)
         gaps = np.concatenate([gaps, sums * np.round(1 - ratios, N_DECIMALS)], axis=1)
@@ -89,6 +92,8 @@ def nearest(
         order = np.argsort(gaps, axis=1, kind="stable")[:, :k]
         gaps = np.take_along_axis(gaps, order, axis=1)
         found = np.take_along_axis(found, order, axis=1)
+    # Of -0 the sum is 0.
+    gaps = gaps.clip(0) + 0.0
     distances = gaps / 2 if metric == "cosine" else np.sqrt(gaps)
     return found, distances.astype(np.float32)
 
@@ -100,13 +105,17 @@ def _finite_rows(X: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     return np.concatenate(kept) if kept else numbers[:0]
 
 
-def _points(X: np.ndarray, scaler: StandardScaler, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return standardised rows and their squared lengths; of the cosine both of length 1.
+def _points(
+    X: np.ndarray, scaler: StandardScaler, projection: np.ndarray | None, metric: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return standardised rows, projected, and their squared lengths; for the cosine of length 1.
 
     A row of zeros keeps a length of 0, which puts it at right angles to all others.
     """
     Z = np.subtract(X, scaler.mean_, dtype=np.float64)
     Z /= scaler.scale_
+    if projection is not None:
+        Z = Z @ projection.astype(np.float64)
     sizes = np.square(Z).sum(axis=1)
     if metric == "cosine":
         Z /= np.sqrt(np.where(sizes > 0, sizes, 1))[:, None]

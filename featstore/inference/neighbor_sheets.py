@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ def write_sheets(
     *,
     store: str | Path | FeatureStore | None = None,
     root: str | Path | None = None,
+    titles: Mapping[str, str] | None = None,
     progress: Progress = SILENT,
 ) -> list[Path]:
     """Draw each query beside its neighbors, as PNG files.
@@ -39,6 +41,8 @@ def write_sheets(
     root : str or Path, optional
         Folder of the stored images; by default the one they were extracted from. Gray tiles
         stand for missing images.
+    titles : mapping of str to str, optional
+        What to write below queries, by their name, in place of their class.
     progress : Progress
         Receives the reason for gray tiles.
 
@@ -53,7 +57,8 @@ def write_sheets(
         When a file can't be written.
     """
     opened = open_store(store, progress)
-    pictures = _Pictures(Originals(opened, found.set_id, root, progress), progress)
+    originals = Originals(opened, found.set_id, root, progress)
+    pictures = _Pictures(originals, titles or {}, progress)
     queries = [query for query in found.queries if query.neighbors]
     if not queries:
         return []
@@ -87,8 +92,9 @@ def _is_same(query: Query, neighbor: Neighbor) -> bool | None:
 class _Pictures:
     """Tiles of queries and neighbors."""
 
-    def __init__(self, originals: Originals, progress: Progress) -> None:
+    def __init__(self, originals: Originals, titles: Mapping[str, str], progress: Progress) -> None:
         self._originals = originals
+        self._titles = titles
         self._reason = originals.unavailable_reason()
         if self._reason is not None:
             progress.say(f"Gray tiles stand for the stored images. {self._reason}")
@@ -97,6 +103,7 @@ class _Pictures:
         """Return a query's row of pictures."""
         guessed = f"Query: {query.majority}?" if query.majority else "Query"
         title = f"Query: {query.label}" if query.label else guessed
+        title = self._titles.get(query.name, title)
         tiles = [
             Tile(
                 self._stored_image(one.row),

@@ -17,10 +17,9 @@ from featstore.datasets.formats.image_list import UnlabelledSource
 from featstore.errors import ConfigError, DatasetNotFoundError, SelectionError
 from featstore.extraction.encode import Encoder
 from featstore.fitting.run_features import features_of
-from featstore.fitting.solvers.blocks import Samples
-from featstore.fitting.solvers.scaling import fit_scaler
 from featstore.fitting.tasks import find_task
 from featstore.inference.given_images import GivenImage, ImageFile, as_files, each_image
+from featstore.inference.metrics import Metric, find_metric
 from featstore.inference.nearest_rows import nearest
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import Progress
@@ -116,6 +115,7 @@ class NeighborSearch:
         The feature set; with features of several sets side by side, the first.
     layers : tuple of str
     metric : str
+        ``cosine``, ``euclidean``, or the id of the run whose projection was used.
     split : str
         The split that was searched, or ``all``.
     n_rows : int
@@ -172,7 +172,8 @@ def find_neighbors(
         A layer of the feature set, or several with commas to put them side by side; required if
         the set has several.
     metric : str
-        ``cosine`` or ``euclidean``, see :func:`featstore.inference.nearest`.
+        ``cosine`` or ``euclidean``, see :func:`featstore.inference.nearest`; or a run of
+        ``--clf triplet`` on the same features, whose projection they are compared in, by cosine.
     split : str, optional
         The rows to search: a split, or ``all``; by default a run's training rows, or all rows
         of a feature set.
@@ -203,45 +204,41 @@ def find_neighbors(
     opened = open_store(store, progress)
     candidates = _find_candidates(run_or_set, opened, layers, split)
     selection = candidates.selection
-    X = selection.memmap()
-    scaler = fit_scaler(Samples(X, candidates.fitted))
-
-    def search(features: np.ndarray, n: int) -> Iterator[list[Neighbor]]:
-        rows, distances = nearest(X, candidates.rows, features, n, scaler=scaler, metric=metric)
-        for pairs in zip(rows.tolist(), distances.tolist(), strict=True):
-            yield [candidates.neighbor(*pair) for pair in zip(*pairs, strict=True)]
-
+    learned = find_metric(metric, selection, candidates.fitted, opened)
     given = list(each_image(images))
     is_stored = [isinstance(image, str | Path) and not Path(image).exists() for image in given]
     new = [image for image, stored in zip(given, is_stored, strict=True) if not stored]
     with as_files(new, progress) as files:
         queries, rows = _queries(given, is_stored, files, selection)
         stored = [i for i, query in enumerate(queries) if query.row is not None and not query.error]
-        own = np.array([queries[i].row for i in stored], np.int64)
-        for i, found in zip(stored, search(X[own], k + 1), strict=True):
-            others = [one for one in found if one.row != queries[i].row]
-            queries[i] = replace(queries[i], neighbors=tuple(others[:k]))
+        with_neighbors = candidates.of_stored([queries[i] for i in stored], learned, k)
+        for i, query in zip(stored, with_neighbors, strict=True):
+            queries[i] = query
         if files:
             dataset = FileDataset(UnlabelledSource([file.path for file in files]))
             cache = FingerprintCache(opened.cache_dir / "fingerprints")
             encoder = Encoder(selection.feature_specs, dataset, device, cache, progress)
             for block in encoder.blocks("Encoding", progress):
-                found_next = search(block.X[block.readable], k)
+                found_next = candidates.search(block.X[block.readable], learned, k)
                 for row in range(block.start, block.stop):
                     i, file = rows[row], files[row]
                     error = block.errors.get(row)
                     neighbors = tuple(next(found_next)) if error is None else ()
                     error = error and error.replace(str(file.path), file.name)
                     queries[i] = replace(queries[i], neighbors=neighbors, error=error)
-    return NeighborSearch(
-        selection.parts[0][0],
-        selection.layers,
-        metric,
-        candidates.split,
-        len(candidates.rows),
-        tuple(queries),
-        selection.task,
-    )
+    return candidates.result(queries, learned)
+
+
+def find_stored_neighbors(
+    run: Run, rows: Sequence[int], store: FeatureStore, k: int = 8
+) -> NeighborSearch:
+    """Find the images of a run, of any split, that are most like its own images of some rows."""
+    candidates = _find_candidates(run, store, None, ALL)
+    selection = candidates.selection
+    metric = find_metric(METRICS[0], selection, candidates.fitted, store)
+    ids = selection.sample_ids
+    queries = [Query(str(ids[row]), row, _label(selection, row)) for row in rows]
+    return candidates.result(candidates.of_stored(queries, metric, k), metric)
 
 
 @dataclass(frozen=True)
@@ -265,6 +262,40 @@ class _Candidates:
             find_task(selection.task).labels_of(selection, row),
         )
 
+    def search(self, features: np.ndarray, metric: Metric, k: int) -> Iterator[list[Neighbor]]:
+        """Yield the neighbors of each row of features."""
+        rows, distances = nearest(
+            self.selection.memmap(),
+            self.rows,
+            features,
+            k,
+            scaler=metric.scaler,
+            projection=metric.projection,
+            metric=metric.kind,
+        )
+        for pairs in zip(rows.tolist(), distances.tolist(), strict=True):
+            yield [self.neighbor(*pair) for pair in zip(*pairs, strict=True)]
+
+    def of_stored(self, queries: Sequence[Query], metric: Metric, k: int) -> list[Query]:
+        """Return queries of stored rows with their neighbors."""
+        own = np.array([query.row for query in queries], np.int64)
+        searched = self.search(self.selection.memmap()[own], metric, k + 1)
+        return [
+            replace(query, neighbors=tuple([one for one in found if one.row != query.row][:k]))
+            for query, found in zip(queries, searched, strict=True)
+        ]
+
+    def result(self, queries: Sequence[Query], metric: Metric) -> NeighborSearch:
+        return NeighborSearch(
+            self.selection.parts[0][0],
+            self.selection.layers,
+            metric.name,
+            self.split,
+            len(self.rows),
+            tuple(queries),
+            self.selection.task,
+        )
+
 
 def _label(selection: Selection, row: int) -> str | None:
     return find_task(selection.task).label_text(selection, row)
@@ -283,11 +314,8 @@ def _find_candidates(
                 "feature set."
             )
         selection, used = features_of(found, store)
-        usable = np.zeros(selection.n_samples, dtype=bool)
-        splits = np.array(SPLITS)[selection.splits]
-        for use, rows in used.uses().items():
-            usable[rows] = True
-            splits[rows] = use
+        splits = used.use_of_rows(selection.n_samples)
+        usable = splits != ""
         name, split = found.run_id, split or "train"
         fitted = usable & (splits == "train")
     else:

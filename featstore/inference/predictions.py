@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 import numpy as np
 
 from featstore.errors import ConfigError
 from featstore.fitting.evaluate import Predictions
+from featstore.io.files import atomic_write, resolve_link
+from featstore.runs.calibration import DECISION
 from featstore.runs.run import Run
 from featstore.text import no_formula, number_text
 
@@ -28,9 +32,12 @@ class Prediction:
     score : float or None
         The class's probability or decision value; None if the classifier gives neither.
     score_kind : str
-        ``probability`` or ``decision value``.
+        ``probability``, calibrated; ``uncalibrated probability``; or ``decision value``.
     error : str or None
         Why the image can't be read.
+    familiarity : float or None
+        Share of the training images that lie as far from their nearest fellow, or farther; see
+        :func:`featstore.predict`. None where it is not asked for.
     """
 
     path: str
@@ -38,6 +45,7 @@ class Prediction:
     score: float | None
     score_kind: str
     error: str | None = None
+    familiarity: float | None = None
 
     @property
     def cells(self) -> list[str]:
@@ -45,9 +53,14 @@ class Prediction:
         return [self.label or "-", "-" if self.score is None else f"{self.score:.3f}"]
 
     def csv_row(self, scored: Sequence[str]) -> list[str]:
-        """Return path, class, score, kind of the score, and error."""
+        """Return path, class, score, kind of the score, familiarity, and error."""
         score = "" if self.score is None else f"{self.score:.6g}"
-        return [self.path, self.label or "", score, self.score_kind, self.error or ""]
+        familiar = _share_text(self.familiarity)
+        return [self.path, self.label or "", score, self.score_kind, familiar, self.error or ""]
+
+    def unlabelled(self) -> Prediction:
+        """Return the prediction without its label."""
+        return replace(self, label=None, score=None)
 
 
 @dataclass(frozen=True)
@@ -64,10 +77,13 @@ class LabelsPrediction:
     scores : dict of str to float or None
         Probability or decision value of every class.
     score_kind : str
-        ``probability`` or ``decision value``.
+        ``probability``, calibrated; ``uncalibrated probability``; or ``decision value``.
     threshold : float
     error : str or None
         Why the image can't be read.
+    familiarity : float or None
+        Share of the training images that lie as far from their nearest fellow, or farther; see
+        :func:`featstore.predict`. None where it is not asked for.
     """
 
     path: str
@@ -76,6 +92,7 @@ class LabelsPrediction:
     score_kind: str
     threshold: float
     error: str | None = None
+    familiarity: float | None = None
 
     @property
     def cells(self) -> list[str]:
@@ -85,10 +102,14 @@ class LabelsPrediction:
         return [", ".join(f"{name} {self.scores[name]:.3f}" for name in self.labels) or "none"]
 
     def csv_row(self, scored: Sequence[str]) -> list[str]:
-        """Return path, classes, kind of the scores, error, and the score of each class."""
+        """Return path, classes, kind of the scores, familiarity, error, and each class's score."""
         scores = ["" if self.scores is None else f"{self.scores[name]:.6g}" for name in scored]
-        labels = "; ".join(self.labels or ())
-        return [self.path, labels, self.score_kind, self.error or "", *scores]
+        labels, familiar = "; ".join(self.labels or ()), _share_text(self.familiarity)
+        return [self.path, labels, self.score_kind, familiar, self.error or "", *scores]
+
+    def unlabelled(self) -> LabelsPrediction:
+        """Return the prediction without its labels."""
+        return replace(self, labels=None, scores=None)
 
 
 @dataclass(frozen=True)
@@ -103,11 +124,15 @@ class NumberPrediction:
         The number, in the unit of the labels; None if the image can't be read.
     error : str or None
         Why the image can't be read.
+    familiarity : float or None
+        Share of the training images that lie as far from their nearest fellow, or farther; see
+        :func:`featstore.predict`. None where it is not asked for.
     """
 
     path: str
     value: float | None
     error: str | None = None
+    familiarity: float | None = None
 
     @property
     def cells(self) -> list[str]:
@@ -115,39 +140,97 @@ class NumberPrediction:
         return ["-" if self.value is None else number_text(self.value)]
 
     def csv_row(self, scored: Sequence[str]) -> list[str]:
-        """Return path, number and error."""
+        """Return path, number, familiarity and error."""
         value = "" if self.value is None else f"{self.value:.7g}"
-        return [self.path, value, self.error or ""]
+        return [self.path, value, _share_text(self.familiarity), self.error or ""]
+
+    def unlabelled(self) -> NumberPrediction:
+        """Return the prediction without its number."""
+        return replace(self, value=None)
+
+
+def _share_text(share: float | None) -> str:
+    return "" if share is None else f"{share:.4g}"
 
 
 AnyPrediction: TypeAlias = Prediction | LabelsPrediction | NumberPrediction
 
 
 HEADINGS: dict[type, tuple[str, ...]] = {
-    Prediction: ("path", "class", "score", "score_kind", "error"),
-    LabelsPrediction: ("path", "classes", "score_kind", "error"),
-    NumberPrediction: ("path", "value", "error"),
+    Prediction: ("path", "class", "score", "score_kind", "familiarity", "error"),
+    LabelsPrediction: ("path", "classes", "score_kind", "familiarity", "error"),
+    NumberPrediction: ("path", "value", "familiarity", "error"),
 }
 """Columns of CSV files; ``score:CLASS`` of each class follow those of several classes."""
 
 
-NUMBERS = ("score", "value")
+NUMBERS = ("score", "value", "familiarity")
 """Columns whose texts are numbers, which spreadsheets may take as such."""
 
 
-def write_csv(predictions: Iterable[AnyPrediction], stream: TextIO) -> None:
-    """Write predictions as CSV; no text in it is a formula to a spreadsheet."""
-    found = list(predictions)
+def _table(found: Sequence[AnyPrediction]) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and rows of predictions, as texts."""
     several = [one.scores for one in found if isinstance(one, LabelsPrediction)]
     # Those of the first image that can be read.
     scored = list(next(filter(None, several), {}))
     columns = [*HEADINGS[type(found[0])], *(f"score:{name}" for name in scored)]
-    is_number = [name in NUMBERS or name.startswith("score:") for name in columns]
+    return columns, [one.csv_row(scored) for one in found]
+
+
+def _is_number(column: str) -> bool:
+    return column in NUMBERS or column.startswith("score:")
+
+
+def write_csv(predictions: Iterable[AnyPrediction], stream: TextIO) -> None:
+    """Write predictions as CSV; no text in it is a formula to a spreadsheet."""
+    columns, rows = _table(list(predictions))
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)
-    for one in found:
-        cells = zip(one.csv_row(scored), is_number, strict=True)
-        writer.writerow([text if number else no_formula(text) for text, number in cells])
+    for row in rows:
+        cells = zip(columns, row, strict=True)
+        writer.writerow([text if _is_number(name) else no_formula(text) for name, text in cells])
+
+
+TABLE_FILES = (".csv", ".parquet")
+"""Endings of the files that :func:`write_table` writes."""
+
+
+def check_table(path: Path) -> None:
+    """Refuse a file of another kind, and Parquet without pyarrow, before anything is predicted."""
+    if path.suffix not in TABLE_FILES:
+        raise ConfigError(
+            f"{path.name} ends in {path.suffix or 'nothing'}; predictions are written to "
+            f"{' or '.join(TABLE_FILES)}."
+        )
+    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise ConfigError("Parquet needs pyarrow: pip install pyarrow. Or write .csv.")
+
+
+def write_table(predictions: Iterable[AnyPrediction], path: Path) -> None:
+    """Write predictions to a .csv or .parquet file, whole or not at all; columns are those of CSV.
+
+    In Parquet numbers are numbers, missing ones null, and texts are as they are.
+    """
+    check_table(path)
+    found = list(predictions)
+    with atomic_write(resolve_link(path)) as temporary:
+        if path.suffix == ".csv":
+            with temporary.open(
+                "w", encoding="utf-8", errors="surrogateescape", newline=""
+            ) as file:
+                write_csv(found, file)
+            return
+        import pandas as pd
+
+        columns, rows = _table(found)
+        # A name's bytes that are not UTF-8 have no place in Parquet.
+        valid = [
+            [t.encode(errors="surrogateescape").decode(errors="replace") for t in r] for r in rows
+        ]
+        frame = pd.DataFrame(valid, columns=columns).replace("", None)
+        for name in filter(_is_number, columns):
+            frame[name] = pd.to_numeric(frame[name])
+        frame.to_parquet(temporary, index=False)
 
 
 Maker: TypeAlias = Callable[[str, Predictions, int | None, str | None], AnyPrediction]
@@ -157,6 +240,12 @@ Maker: TypeAlias = Callable[[str, Predictions, int | None, str | None], AnyPredi
 def maker(run: Run, threshold: float | None = None) -> Maker:
     """Return what makes the predictions of a run's task; `threshold` is of several classes."""
     if run.task == "multilabel":
+        is_share = threshold is None or 0 <= threshold < 1
+        if run.score_kind != DECISION and not is_share:
+            raise ConfigError(
+                f"threshold is {threshold:g}; the scores of {run.run_id} are probabilities: give a "
+                "number from 0 to 1, such as 0.3."
+            )
         given = run.record.metrics.test.threshold if threshold is None else threshold  # type: ignore[union-attr]
         return lambda *args: _labels(run.class_names, given, *args)
     if threshold is not None:

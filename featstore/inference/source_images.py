@@ -22,7 +22,7 @@ from featstore.errors import DatasetError, DatasetNotFoundError, FeatstoreError
 from featstore.io.fingerprints import FingerprintCache, dataset_fingerprint
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_store import FeatureStore
-from featstore.store.format.schema import Facets
+from featstore.store.format.set_schema import Facets
 
 
 class Originals:
@@ -70,7 +70,7 @@ class Originals:
         ImageError
             When this image can't be decoded.
         """
-        return _picture(self._dataset.read(row, min_size), self._dataset.bands)
+        return _picture(self.dataset.read(row, min_size), self.dataset.bands)
 
     def read_file(self, path: Path, min_size: int | None = None) -> NDArray[np.uint8]:
         """Return the picture, (H, W, 3), of a file that is read as the set's own images are."""
@@ -82,13 +82,14 @@ class Originals:
     def unavailable_reason(self) -> str | None:
         """Return why the images can't be had, and the cure; None when they can."""
         try:
-            _ = self._dataset
+            _ = self.dataset
         except DatasetError as error:
             return str(error)
         return None
 
     @cached_property
-    def _dataset(self) -> Dataset:
+    def dataset(self) -> Dataset:
+        """The images, opened; see :meth:`image` for the errors."""
         info, facets = self._feature_set.info.dataset, self._feature_set.facets
         root = self._root if self._root is not None else info.root
         try:

@@ -15,7 +15,7 @@ from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.matrix import TEXT
 from featstore.store.format.run_schema import FeatureSpec
-from featstore.store.format.schema import ReadingInfo
+from featstore.store.format.set_schema import ReadingInfo
 from featstore.store.selection import Selection
 
 
@@ -45,7 +45,7 @@ def _find(sets: Sequence[FeatureSet], spec: FeatureSpec, run: Run) -> tuple[Feat
             (own,) = Selection(((feature_set, layer),)).feature_specs
             if _content(own) != _content(spec):
                 continue
-            if _reading(own) == _reading(spec):
+            if is_same(own, spec):
                 return feature_set, layer
             is_read_otherwise = True
     lacking = f"{sets[0].set_id} lacks the features of {run.run_id}, {spec.backbone.model} "
@@ -58,6 +58,11 @@ def _find(sets: Sequence[FeatureSet], spec: FeatureSpec, run: Run) -> tuple[Feat
         f"{lacking}{spec.layer} with the same weights and settings. Extract them of the same "
         "images."
     )
+
+
+def is_same(one: FeatureSpec, other: FeatureSpec) -> bool:
+    """Return whether two features are the same numbers of each image."""
+    return _content(one) == _content(other) and _reading(one) == _reading(other)
 
 
 def _content(spec: FeatureSpec) -> dict[str, Any]:
@@ -84,13 +89,14 @@ def _reading(spec: FeatureSpec) -> tuple[str, ReadingInfo | None]:
 def predict_stored(run: Run, selection: Selection) -> dict[str, np.ndarray]:
     """Return what a run predicts for each row, by column name.
 
-    The columns are ``predicted`` and ``probability``, or ``decision_value``; of several classes
+    The columns are ``predicted`` and ``probability``, or ``uncalibrated_probability`` or
+    ``decision_value`` of runs without calibration; of several classes
     ``probability:CLASS`` for each, and of a number ``predicted`` alone. Masked rows have no class
     and NaN.
     """
     rows = np.flatnonzero(selection.valid)
     task = find_task(run.task)
-    found = task.predict(run.model, Samples(selection.memmap(), rows))
+    found = task.predict(run.model, Samples(selection.memmap(), rows), run.calibrator)
     columns = {}
     for name, own in task.predicted_columns(found, run.class_names).items():
         columns[name] = (

@@ -70,15 +70,19 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; if no error occurs, its file durably replaces the one at `path`."""
+def atomic_write(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path; if no error occurs, its file durably replaces the one at `path`.
+
+    Without `is_durable`, a power loss may damage the new file: one that can be made again.
+    """
     make_folder(path.parent)
     # File systems count bytes, and a letter may take four.
     name = path.name.encode(errors="ignore")[:100].decode(errors="ignore")
     temporary = path.with_name(f".{name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
-        sync_file(temporary)
+        if is_durable:
+            sync_file(temporary)
         temporary.replace(path)
         sync_folder(path.parent)
     finally:

@@ -22,6 +22,10 @@ LAYER = "|layername="
 POLYGONS = ("Polygon", "MultiPolygon")
 
 
+GEOPARQUET = (".parquet", ".geoparquet")
+"""Endings that GDAL often can't read, and geopandas can."""
+
+
 @cache
 def _modules() -> tuple[Any, Any, Any]:
     try:
@@ -75,15 +79,20 @@ class Polygons:
         return PlacedPolygons(shapely.make_valid(placed.to_numpy()), self.labels)
 
 
-def read_polygons(text: str, column: str) -> Polygons:
-    """Read the polygons of a vector file, and their classes from a column.
+def _read_parquet(path: Path) -> Any:
+    """Return the table of a GeoParquet file."""
+    geopandas, _, _ = _modules()
+    try:
+        return geopandas.read_parquet(path)
+    except ImportError:
+        raise ConfigError(f"{path}: Parquet needs pyarrow: pip install pyarrow.") from None
+    except (ValueError, OSError) as error:
+        raise DatasetError(f"{path} can't be read as GeoParquet: {error}") from error
 
-    DatasetError says what the file lacks.
-    """
+
+def _read_layer(path: Path, layer: str | None) -> Any:
+    """Return the table of a layer; of the only one without a name."""
     geopandas, pyogrio, _ = _modules()
-    path, layer = split_layer(text)
-    if not path.exists():
-        raise DatasetNotFoundError(f"{path} does not exist. Name a file of polygons.")
     try:
         layers = [name for name, kind in pyogrio.list_layers(path).tolist() if kind is not None]
         if layer is None and len(layers) > 1:
@@ -97,9 +106,21 @@ def read_polygons(text: str, column: str) -> Polygons:
             )
         if not layers:
             raise DatasetError(f"{path} holds no geometries; expected polygons.")
-        frame = geopandas.read_file(path, layer=layer or layers[0], engine="pyogrio")
+        return geopandas.read_file(path, layer=layer or layers[0], engine="pyogrio")
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
         raise DatasetError(f"{path} can't be read as a vector file: {error}") from error
+
+
+def read_polygons(text: str, column: str) -> Polygons:
+    """Read the polygons of a vector file, and their classes from a column.
+
+    DatasetError says what the file lacks.
+    """
+    path, layer = split_layer(text)
+    if not path.exists():
+        raise DatasetNotFoundError(f"{path} does not exist. Name a file of polygons.")
+    is_parquet = path.suffix.lower() in GEOPARQUET
+    frame = _read_parquet(path) if is_parquet else _read_layer(path, layer)
     columns = [name for name in frame.columns if name != frame.geometry.name]
     if column not in columns:
         raise DatasetError(

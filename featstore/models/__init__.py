@@ -10,7 +10,6 @@ __getattr__, __dir__, __all__ = attach(
         "Layer": "featstore.models.base",
         "Preprocess": "featstore.models.preprocess",
         "backbone_names": "featstore.models.names",
-        "choose_engine": "featstore.models.engines",
         "feature_names": "featstore.models.pixelstats",
         "find_layers": "featstore.models.networks",
         "network_layers": "featstore.models.networks",

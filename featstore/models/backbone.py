@@ -10,7 +10,8 @@ from torch import nn
 from featstore.config import TOKEN_POOLS
 from featstore.models.base import Layer
 from featstore.models.devices import DTYPES
-from featstore.models.engines import build, fold_batch_norms
+from featstore.models.engines import Forward, build, fold_batch_norms, reopen
+from featstore.models.model_cache import CacheFile
 from featstore.models.networks import cut_network
 from featstore.models.preprocess import Preprocess
 from featstore.models.registry import find_network
@@ -47,6 +48,13 @@ class Backbone:
         Images in a batch. Engines other than ``eager`` are built for it.
     engine : str
         One of :data:`featstore.models.engines.ENGINES`.
+    kept : CacheFile, optional
+        Keeps the network that OpenVINO compiled, for the next time.
+
+    Attributes
+    ----------
+    n_nodes : int
+        Nodes of the network's graph; 0 for a compiled network that was kept.
 
     Raises
     ------
@@ -67,10 +75,15 @@ class Backbone:
         device: torch.device,
         batch_size: int,
         engine: str = "eager",
+        kept: CacheFile | None = None,
     ) -> None:
         self.device = device
         self.names = tuple(layer.stored_name(pool) for layer in layers)
+        self.n_nodes = 0
         dtype = DTYPES[precision]
+        if engine == "openvino" and kept is not None and (run := reopen(kept, dtype)) is not None:
+            self._run: Forward = run
+            return
         size = preprocess.image_size
         described = find_network(model)
         network = cut_network(described.load(weights, size), layers, described).eval()
@@ -79,6 +92,9 @@ class Backbone:
             _stop_overwriting(network)
         if isinstance(network, torch.fx.GraphModule):
             fold_batch_norms(network)
+            self.n_nodes = len(network.graph.nodes)
+        else:
+            self.n_nodes = sum(1 for _ in network.modules())
         reader = _Reader(network, layers, preprocess, pool, dtype).eval()
         # OpenVINO converts the weights to its own precision.
         inner = torch.float32 if engine == "openvino" else dtype
@@ -93,7 +109,9 @@ class Backbone:
         example = torch.zeros(shape, dtype=torch.uint8, device=device).contiguous(
             memory_format=torch.channels_last
         )
-        self._run = build(reader, engine, example, dtype)
+        self.module = reader
+        """The network as PyTorch runs it: uint8 batches in, a tuple of the layers' vectors out."""
+        self._run = build(reader, engine, example, dtype, kept)
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:

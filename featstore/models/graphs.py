@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torchvision.ops
 from torch import fx, nn
-from torchvision.models.feature_extraction import NodePathTracer
 
 from featstore.models.network import Network
+from featstore.models.torchvision_import import torchvision
 
 OUTPUT = "output"
 """The node of a hooked network's result."""
@@ -33,7 +32,7 @@ class Trace:
 
     def __init__(self, module: nn.Module, network: Network) -> None:
         leaves, functions = network.untraced()
-        tracer = NodePathTracer(
+        tracer = torchvision.models.feature_extraction.NodePathTracer(
             autowrap_modules=(math, torchvision.ops),
             autowrap_functions=tuple(functions),
             leaf_modules=[*OPERATIONS, *leaves],

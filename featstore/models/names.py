@@ -17,6 +17,10 @@ PIXEL_MODEL = "pixelstats"
 """Pixel statistics, which need no network."""
 
 
+HAND_MODEL = "deepsat"
+"""Hand features after DeepSat, which need no network."""
+
+
 PATCH_MODEL = "mosaiks"
 """The model whose filters are patches of the training images."""
 
@@ -61,12 +65,12 @@ NETWORK_NAMES = tuple(dict.fromkeys([*FEATURE_LAYERS, *_TORCHVISION]))
 """The paper's networks, then the others."""
 
 
-MODEL_NAMES = (*NETWORK_NAMES, SMALL_CNN, PIXEL_MODEL, *FILTER_MODELS)
+MODEL_NAMES = (*NETWORK_NAMES, SMALL_CNN, PIXEL_MODEL, HAND_MODEL, *FILTER_MODELS)
 
 
 def needs_network(model: str) -> bool:
     """Return whether a model is a network."""
-    return model != PIXEL_MODEL and source_of(model) not in FILTER_MODELS
+    return model not in (PIXEL_MODEL, HAND_MODEL) and source_of(model) not in FILTER_MODELS
 
 
 def filter_settings(model: str) -> tuple[str, int, int]:

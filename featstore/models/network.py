@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from featstore.datasets.source import RGB
 from featstore.errors import BackboneError, WeightsError
@@ -128,7 +129,7 @@ class Network(ABC):
     def without_data(self, image_size: int, n_classes: int | None = None) -> nn.Module:
         """Return the network on the meta device; a size that it can't take raises BackboneError."""
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), _WithoutDrawing():
                 return self.build(image_size, n_classes=n_classes)
         except NotImplementedError:
             # RegNets read numbers while they are built: only a real build works.
@@ -188,6 +189,23 @@ class Network(ABC):
     def untraced(self) -> tuple[Sequence[type[nn.Module]], Sequence[Callable[..., Any]]]:
         """Return the modules and functions that torch.fx does not look into."""
         return (), ()
+
+
+class _WithoutDrawing(TorchFunctionMode):
+    """Leaves out the draws of random weights, which have no data on the meta device.
+
+    PyTorch would import its compiler to draw them: seconds.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(function, "__module__", "") == "torch.nn.init" or function in DRAWS:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+DRAWS = (torch.Tensor.normal_, torch.Tensor.uniform_)
 
 
 def has_class_token(network: nn.Module) -> bool:

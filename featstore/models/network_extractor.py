@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from featstore.datasets.loader import Batch
+from featstore.environment import machine
 from featstore.errors import BackboneError, DeviceError
 from featstore.models.backbone import Backbone
 from featstore.models.base import Layer
@@ -19,8 +23,17 @@ from featstore.models.devices import (
     keep_freed_memory,
     make_deterministic,
 )
-from featstore.models.engines import Plan, choose_engine
-from featstore.models.networks import cost_per_image, find_layers
+from featstore.models.engine_choice import (
+    Plan,
+    Rates,
+    choose_engine,
+    compiling_engine,
+    fixed_plan,
+    images_per_s,
+)
+from featstore.models.model_cache import CacheFile
+from featstore.models.names import source_of
+from featstore.models.networks import find_layers
 from featstore.models.preprocess import Preprocess
 from featstore.models.weights import Weights
 from featstore.progress import SILENT, Progress
@@ -50,11 +63,12 @@ class NetworkExtractor:
         self.min_size: int | None = preprocess.resized_size * 4 // 3
         # A GPU computes while the next batch is read and copied; a CPU has nothing to spare.
         self.n_in_flight = BATCHES_IN_FLIGHT if device.type == "cuda" else 1
-        self._model, self._weights, self._preprocess = model, weights, preprocess
-        self._precision, self._device, self._pool = precision, device, pool
+        self._model, self._weights, self.preprocess = model, weights, preprocess
+        self.precision, self._device, self._pool = precision, device, pool
         self._requested_batch_size, self._compile = batch_size, compile_
         self._batch_size = 0
         self._backbone: Backbone | None = None
+        self._built: tuple[Any, ...] = ()
 
     @property
     def device_name(self) -> str:
@@ -63,7 +77,7 @@ class NetworkExtractor:
 
     def find(self, nodes: Sequence[str]) -> tuple[Layer, ...]:
         """Return the layers at the given nodes."""
-        return find_layers(self._model, nodes, self._preprocess.image_size, self._weights.n_classes)
+        return find_layers(self._model, nodes, self.preprocess.image_size, self._weights.n_classes)
 
     def use_threads(self, n_threads: int | None) -> int | None:
         """Set torch's threads; return their number on a CPU, where sums are split by it."""
@@ -90,48 +104,124 @@ class NetworkExtractor:
             self._batch_size = int(numerics["batch_size"])
             self._build(layers, str(numerics["engine"]))
             return dict(numerics)
-        chosen = default_batch_size(self._device, self._preprocess.image_size)
+        chosen = default_batch_size(self._device, self.preprocess.image_size)
         # A batch larger than the dataset would only be padded.
         self._batch_size = self._requested_batch_size or max(1, min(chosen, n_images))
-        plan = self._plan(layers, n_images)
-        done = "Not compiling" if plan.engine == "eager" else f"Compiling with {plan.engine}"
-        progress.say(f"{done}: {plan.reason}.")
-        try:
-            self._build(layers, plan.engine)
-        except BackboneError as error:
-            if self._compile != "auto" or plan.engine == "eager":
-                raise
-            progress.say(f"{error} Continuing without it.")
-            plan = replace(plan, engine="eager")
-            self._build(layers, "eager")
+        plan = self._open_chosen(layers, n_images, progress)
         return {
             "device": self.device_type,
             "engine": plan.engine,
             "batch_size": self._batch_size,
         }
 
-    def _plan(self, layers: Sequence[Layer], n_images: int) -> Plan:
-        size, n_classes = self._preprocess.image_size, self._weights.n_classes
-        cost = cost_per_image(self._model, tuple(layers), size, n_classes)
-        return choose_engine(self._compile, self._device, self._precision, cost, n_images)
+    def _open_chosen(self, layers: Sequence[Layer], n_images: int, progress: Progress) -> Plan:
+        """Choose the engine and build the network with it."""
+        engine = compiling_engine(self._device, self.precision)
+        plan = fixed_plan(self._compile, engine, n_images)
+        try:
+            if plan is None and engine is not None:
+                plan = choose_engine(
+                    engine,
+                    self._device,
+                    self.precision,
+                    n_images,
+                    self.cache_file(layers, "rates"),
+                    self._keeps(engine) and self.cache_file(layers, engine).exists(),
+                    partial(self._measure, layers),
+                )
+            assert plan is not None
+            self._build(layers, plan.engine)
+        except BackboneError as error:
+            if self._compile != "auto":
+                raise
+            progress.say(str(error))
+            plan = Plan("eager", "the other engine fails")
+            self._build(layers, plan.engine)
+        progress.say(str(plan))
+        return plan
+
+    def _measure(self, layers: Sequence[Layer], engine: str, rates: Rates | None) -> Rates:
+        """Build the network with an engine, and return its rate beside the rates so far."""
+        began = time.perf_counter()
+        self._build(layers, engine)
+        setup_s = time.perf_counter() - began
+        assert self._backbone is not None
+        channels = len(self.preprocess.mean)
+        size = self.preprocess.image_size
+        shape = (self._batch_size, channels, size, size)
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+        pixels = pixels.to(self._device, memory_format=torch.channels_last)
+        if rates is None:
+            whole = self._device.type == "cuda"
+            return Rates(images_per_s(self._backbone, pixels, whole), self._backbone.n_nodes)
+        rate = images_per_s(self._backbone, pixels, whole=True)
+        return replace(rates, compiled=rate, setup_s=setup_s)
+
+    def least_cosine(self, layers: Sequence[Layer], batch: Batch) -> float:
+        """Return the least cosine of a batch's features with those in fp32, of all layers' rows."""
+        n = batch.stop - batch.start
+        rows = np.concatenate([positions for positions, _ in batch.groups])
+        pixels = self.preprocess(batch.groups, n, self._device)
+        found = []
+        for precision in (self.precision, "fp32"):
+            backbone = Backbone(
+                self._model,
+                self._weights,
+                layers,
+                self.preprocess,
+                self._pool,
+                precision,
+                self._device,
+                n,
+            )
+            found.append({name: value.cpu()[rows] for name, value in backbone(pixels).items()})
+        lower, full = found
+        return min(float(row_cosines(lower[name], full[name]).min()) for name in full)
+
+    def _keeps(self, engine: str) -> bool:
+        """Return whether the compiled network is kept; what a user's function does may change."""
+        return engine == "openvino" and source_of(self._model) != "module"
+
+    def cache_file(self, layers: Sequence[Layer], what: str) -> CacheFile:
+        """Return the file of something about the network with this extractor's settings."""
+        facts = {
+            "weights": self._weights.sha256,
+            "n_classes": self._weights.n_classes,
+            "preprocess": self.preprocess.to_dict(),
+            "nodes": [layer.node for layer in layers],
+            "names": [layer.stored_name(self._pool) for layer in layers],
+            "precision": self.precision,
+            "batch_size": self._batch_size,
+            "device": describe_device(self._device),
+            "processor": [machine()["processor"], torch.backends.cpu.get_cpu_capability()],
+        }
+        return CacheFile(self._model, what, facts)
 
     def _build(self, layers: Sequence[Layer], engine: str) -> None:
         """Build the network, and halve the batch until it fits the GPU's memory."""
+        wanted = tuple(layers), engine, self._batch_size, torch.get_num_threads()
+        if self._backbone is not None and self._built == wanted:
+            return
+        # Two networks would take twice the memory.
+        self._backbone = None
         while True:
             try:
                 self._backbone = Backbone(
                     self._model,
                     self._weights,
                     layers,
-                    self._preprocess,
+                    self.preprocess,
                     self._pool,
-                    self._precision,
+                    self.precision,
                     self._device,
                     self._batch_size,
                     engine,
+                    self.cache_file(layers, engine) if self._keeps(engine) else None,
                 )
                 if self._device.type == "cuda":
                     self._probe()
+                self._built = wanted
                 return
             except torch.OutOfMemoryError as error:
                 self._backbone = None
@@ -149,6 +239,20 @@ class NetworkExtractor:
         for finish in [self.begin(empty) for _ in range(self.n_in_flight)]:
             finish()
 
+    def as_module(self, layers: Sequence[Layer]) -> nn.Module:
+        """Return the network of the layers in fp32 on the CPU, from resized pixels to vectors."""
+        built = Backbone(
+            self._model,
+            self._weights,
+            layers,
+            self.preprocess,
+            self._pool,
+            "fp32",
+            torch.device("cpu"),
+            1,
+        )
+        return built.module
+
     def begin(self, batch: Batch) -> Callable[[], dict[str, np.ndarray]]:
         """Begin a batch; the function returned waits for its features, by layer.
 
@@ -157,7 +261,7 @@ class NetworkExtractor:
         backbone = self._backbone
         if backbone is None:
             raise RuntimeError("open() comes first")
-        pixels = self._preprocess(batch.groups, self._batch_size, self._device)
+        pixels = self.preprocess(batch.groups, self._batch_size, self._device)
         n_rows = batch.stop - batch.start
         if self._device.type == "cpu":
             return lambda: {n: t[:n_rows].numpy() for n, t in backbone(pixels).items()}
@@ -173,3 +277,10 @@ class NetworkExtractor:
             return {name: copy[:n_rows].numpy() for name, copy in copies.items()}
 
         return finish
+
+
+def row_cosines(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Return the cosine of each row with the expected one, (n_samples,); 1 where both are zero."""
+    cosines = torch.nn.functional.cosine_similarity(found.double(), expected.double())
+    cosines[~found.any(dim=1) & ~expected.any(dim=1)] = 1.0
+    return cosines.nan_to_num(nan=-1.0)

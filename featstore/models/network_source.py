@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from featstore.config import ExtractConfig
@@ -14,6 +15,7 @@ from featstore.errors import BackboneError, ConfigError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Layer, Model
 from featstore.models.devices import resolve_device, resolve_precision
+from featstore.models.fidelity import checked_precision
 from featstore.models.network import Network
 from featstore.models.network_extractor import NetworkExtractor
 from featstore.models.networks import find_layers
@@ -40,6 +42,7 @@ class NetworkSource:
         """Open the network that a config names."""
         network = self._network
         device = resolve_device(config.device)
+        is_chosen = precision is None and config.precision == "auto"
         precision = precision or resolve_precision(config.precision, device)
         expected = network.expected_input(config.weights)
         order = _order(network, expected, config.bands, dataset.bands)
@@ -62,16 +65,20 @@ class NetworkSource:
             # A pooling that the layer can't have is an error before any image is read.
             layer.pooled_by(config.pool)
         preprocess = make_preprocess(network, weights, image_size, config.bands, order)
-        extractor = NetworkExtractor(
+        make_extractor = partial(
+            NetworkExtractor,
             config.model,
             weights,
             preprocess,
-            precision,
-            device,
+            device=device,
             pool=config.pool,
             batch_size=config.batch_size,
             compile_=config.compile,
         )
+        if is_chosen and precision != "fp32":
+            lower = make_extractor(precision)
+            precision = checked_precision(lower, tuple(layers), dataset, progress)
+        extractor = make_extractor(precision)
         backbone = {
             "model": config.model,
             "weights": config.weights,

@@ -1,20 +1,19 @@
-"""A network's layers: list and find them, cut the network after them, count operations."""
+"""A network's layers: list and find them, cut the network after them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from featstore.errors import BackboneError
 from featstore.models.base import Layer
-from featstore.models.engines import ForwardCost
 from featstore.models.graphs import Hooks, Trace
+from featstore.models.model_cache import CacheFile
+from featstore.models.names import source_of
 from featstore.models.network import Network, has_class_token, n_prefix_tokens
 from featstore.models.registry import find_network
 from featstore.text import did_you_mean
@@ -46,6 +45,21 @@ def network_layers(model: str, image_size: int, n_classes: int | None = None) ->
     BackboneError
         When the name is unknown, or the network can't take images of that size.
     """
+    kept = CacheFile(model, "layers", {"image_size": image_size, "n_classes": n_classes})
+    # What a user's function builds may change without its file.
+    is_kept = source_of(model) != "module"
+    if is_kept and (known := kept.read_json()) is not None:
+        return tuple(
+            Layer(**(facts | {"names": tuple(facts["names"]), "shape": tuple(facts["shape"])}))
+            for facts in known
+        )
+    layers = _list_layers(model, image_size, n_classes)
+    if is_kept:
+        kept.write_json([asdict(layer) for layer in layers])
+    return layers
+
+
+def _list_layers(model: str, image_size: int, n_classes: int | None) -> tuple[Layer, ...]:
     network = find_network(model)
     module = network.without_data(image_size, n_classes)
     graph, shapes = _read(module, network, image_size, n_classes)
@@ -186,38 +200,6 @@ def cut_network(module: nn.Module, layers: Sequence[Layer], network: Network) ->
     """
     kind = Hooks if any(layer.hooked for layer in layers) else Trace
     return kind(module, network).cut([layer.node for layer in layers])
-
-
-@lru_cache(maxsize=64)
-def cost_per_image(
-    model: str, layers: tuple[Layer, ...], image_size: int, n_classes: int | None = None
-) -> ForwardCost:
-    """Return the cost of one image, without computing anything."""
-    network = find_network(model)
-    module = cut_network(network.without_data(image_size, n_classes), layers, network)
-    images = torch.empty(2, len(network.bands), image_size, image_size, device="meta")
-    results, operations = _ResultCounter(), FlopCounterMode(display=False)
-    with results, operations:
-        module(images)
-    return ForwardCost(operations.get_total_flops() / 2, results.nbytes / 2, results.n_operations)
-
-
-class _ResultCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operations and the bytes of their results."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.nbytes = 0
-        self.n_operations = 0
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        found = function(*args, **(kwargs or {}))
-        self.n_operations += 1
-        if isinstance(found, torch.Tensor):
-            self.nbytes += found.numel() * found.element_size()
-        return found
 
 
 def find_layers(

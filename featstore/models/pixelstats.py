@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -126,6 +126,19 @@ def _indices(bands: Sequence[str]) -> list[str]:
     return [name for name, (needed, _) in INDICES.items() if set(needed) <= set(bands)]
 
 
+def check_images(images: np.ndarray, bands: Sequence[str]) -> int:
+    """Return the number of pixels of an image; refuse what is not images of some bands."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != len(bands):
+        raise ValueError(
+            f"images must be uint8 of shape (k, height, width, {len(bands)}); they are "
+            f"{images.dtype} of shape {images.shape}"
+        )
+    n_pixels = int(images.shape[1]) * int(images.shape[2])
+    if not n_pixels:
+        raise ValueError(f"images of {images.shape[1]} x {images.shape[2]} have no pixels")
+    return n_pixels
+
+
 def pixel_statistics(images: np.ndarray, bands: Sequence[str]) -> np.ndarray:
     """Return the statistics of each image.
 
@@ -147,14 +160,7 @@ def pixel_statistics(images: np.ndarray, bands: Sequence[str]) -> np.ndarray:
     ValueError
         When the images are not uint8, have another number of bands, or have no pixels.
     """
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != len(bands):
-        raise ValueError(
-            f"images must be uint8 of shape (k, height, width, {len(bands)}); they are "
-            f"{images.dtype} of shape {images.shape}"
-        )
-    n_pixels = images.shape[1] * images.shape[2]
-    if not n_pixels:
-        raise ValueError(f"images of {images.shape[1]} x {images.shape[2]} have no pixels")
+    n_pixels = check_images(images, bands)
     found = np.empty((len(images), len(feature_names(bands))), np.float32)
     if n_pixels > LARGE_PIXELS:
         for image, row in zip(images, found, strict=True):
@@ -219,19 +225,25 @@ def _fill_large(pixels: np.ndarray, bands: Sequence[str], found: np.ndarray) -> 
     found[:] = [*by_band.ravel(), *np.column_stack([index_mean, index_std]).ravel()]
 
 
-def pixel_layers(names: Sequence[str], bands: Sequence[str]) -> tuple[Layer, ...]:
-    """Return the model's one layer; any other name raises BackboneError."""
-    unknown = [name for name in names if name != LAYER]
-    if unknown:
-        raise BackboneError(
-            f"{PIXEL_MODEL} has no layer {unknown[0]!r}; its only layer is {LAYER}."
-        )
-    return (Layer(LAYER, LAYER, (LAYER,), (len(feature_names(bands)),), default=True),)
+@dataclass(frozen=True)
+class Statistics:
+    """A model of numbers that are computed of each image by itself, without a network.
+
+    `names` gives their names for some bands, `compute` their values, as :func:`pixel_statistics`.
+    """
+
+    model: str
+    layer: str
+    names: Callable[[Sequence[str]], tuple[str, ...]]
+    compute: Callable[[np.ndarray, Sequence[str]], np.ndarray]
 
 
 class PixelExtractor:
     """Computes the statistics of each image on all cores, without resizing it."""
 
+    statistics: ClassVar[Statistics] = Statistics(
+        PIXEL_MODEL, LAYER, feature_names, pixel_statistics
+    )
     device_type = "cpu"
     min_size: int | None = None
 
@@ -243,8 +255,14 @@ class PixelExtractor:
         self._pool = ThreadPoolExecutor(available_cores(), thread_name_prefix="pixelstats")
 
     def find(self, nodes: Sequence[str]) -> Sequence[Layer]:
-        """Return the layers at the given nodes."""
-        return pixel_layers(nodes, self._bands)
+        """Return the model's one layer; any other name raises BackboneError."""
+        own = self.statistics
+        if unknown := [name for name in nodes if name != own.layer]:
+            raise BackboneError(
+                f"{own.model} has no layer {unknown[0]!r}; its only layer is {own.layer}."
+            )
+        n_features = len(own.names(self._bands))
+        return (Layer(own.layer, own.layer, (own.layer,), (n_features,), default=True),)
 
     def use_threads(self, n_threads: int | None) -> int | None:
         """Do nothing: the statistics do not depend on the number of threads."""
@@ -266,13 +284,15 @@ class PixelExtractor:
         """Begin a batch; the function returned waits for its features, by layer."""
         futures = [self._pool.submit(self._compute, part) for part in _parts(batch)]
         # Each part has zeros in the rows of the others.
-        return lambda: {LAYER: np.sum([future.result() for future in futures], axis=0)}
+        return lambda: {
+            self.statistics.layer: np.sum([future.result() for future in futures], axis=0)
+        }
 
     def _compute(self, batch: Batch) -> np.ndarray:
-        n_features = len(feature_names(self._bands))
+        n_features = len(self.statistics.names(self._bands))
         rows = np.zeros((batch.stop - batch.start, n_features), np.float32)
         for positions, images in batch.groups:
-            rows[positions] = pixel_statistics(images, self._bands)
+            rows[positions] = self.statistics.compute(images, self._bands)
         return rows
 
 
@@ -290,6 +310,8 @@ def _parts(batch: Batch) -> list[Batch]:
 class PixelSource:
     """Opens pixel statistics."""
 
+    extractor: ClassVar[type[PixelExtractor]] = PixelExtractor
+
     def open(
         self,
         config: ExtractConfig,
@@ -298,11 +320,11 @@ class PixelSource:
         progress: Progress = SILENT,
         precision: str | None = None,
     ) -> Model:
-        """Open pixel statistics; settings for networks raise ConfigError."""
+        """Open the model; settings for networks raise ConfigError."""
         refuse_settings(config)
         # `--weights imagenet` selects a network's features with these beside them.
         names = ("none", config.weights)
-        found = _model(config.layers, dataset.bands, config.batch_size)
+        found = self._model(config.layers, dataset.bands, config.batch_size)
         return replace(found, weights_names=names)
 
     def reopen(
@@ -313,20 +335,20 @@ class PixelSource:
         cache: FingerprintCache,
         progress: Progress = SILENT,
     ) -> Model:
-        """Open pixel statistics of the recorded bands; other bands raise BackboneError."""
+        """Open the model of the recorded bands; other bands raise BackboneError."""
         check_bands(features[0], bands)
-        return _model([feature.node for feature in features], bands, None)
+        return self._model([feature.node for feature in features], bands, None)
 
-
-def _model(names: Sequence[str], bands: Sequence[str], batch_size: int | None) -> Model:
-    backbone = {
-        "model": PIXEL_MODEL,
-        "weights": "none",
-        "weights_name": "none",
-        "weights_path": None,
-        "weights_sha256": "none",
-        "precision": "fp32",
-    }
-    preprocess = {"image_size": None, "bands": ",".join(bands), "resize": "none"}
-    layers = {layer: list(names) for layer in pixel_layers(names, bands)}
-    return Model(PixelExtractor(batch_size, bands), layers, backbone, preprocess)
+    def _model(self, names: Sequence[str], bands: Sequence[str], batch_size: int | None) -> Model:
+        extractor = self.extractor(batch_size, bands)
+        backbone = {
+            "model": extractor.statistics.model,
+            "weights": "none",
+            "weights_name": "none",
+            "weights_path": None,
+            "weights_sha256": "none",
+            "precision": "fp32",
+        }
+        preprocess = {"image_size": None, "bands": ",".join(bands), "resize": "none"}
+        layers = {layer: list(names) for layer in extractor.find(names)}
+        return Model(extractor, layers, backbone, preprocess)

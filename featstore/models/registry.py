@@ -12,7 +12,7 @@ from featstore.datasets.base import Dataset
 from featstore.errors import BackboneError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Model, ModelSource
-from featstore.models.names import FILTER_MODELS, PIXEL_MODEL, check_model, source_of
+from featstore.models.names import FILTER_MODELS, HAND_MODEL, PIXEL_MODEL, check_model, source_of
 from featstore.models.pixelstats import PixelSource
 from featstore.progress import SILENT, Progress
 from featstore.store.format.run_schema import FeatureSpec
@@ -73,6 +73,10 @@ def find_network(model: str) -> Network:
 def _source(model: str) -> ModelSource:
     if model == PIXEL_MODEL:
         return PixelSource()
+    if model == HAND_MODEL:
+        from featstore.models.deepsat import HandSource
+
+        return HandSource()
     if source_of(model) in FILTER_MODELS:
         from featstore.models.rcf import FilterSource
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torchvision.models
-from torch import nn
+from torch import Tensor, nn
 
+from featstore.errors import WeightsError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.checkpoints import head_width
 from featstore.models.layer_names import FEATURE_LAYERS, NOTES, other_names, paper_layers
-from featstore.models.names import check_model
+from featstore.models.names import NETWORK_NAMES, check_model
 from featstore.models.network import Network, seeded
-from featstore.models.weights import Weights, architecture, find_weights, preset
+from featstore.models.torchvision_import import torchvision
+from featstore.models.weights import (
+    RESNET50_V1_SHA256,
+    Weights,
+    architecture,
+    find_weights,
+    preset,
+)
 from featstore.progress import SILENT, Progress
 
 
@@ -93,7 +100,28 @@ class TorchvisionNetwork(Network):
         found = find_weights(self.model, spec, cache, progress)
         if found.path is None or found.path != Path(spec):
             return found
-        return replace(found, n_classes=head_width(self.read(found.path), self.heads))
+        state = self.read(found.path)
+        if _body(state, self.heads) != _body(self._tensor_names, self.heads):
+            self._refuse_other(state, found)
+        return replace(found, n_classes=head_width(state, self.heads))
+
+    def _refuse_other(self, state: Mapping[str, Tensor], weights: Weights) -> None:
+        """Refuse the weights of another network, and name it where its tensors tell."""
+        other = "resnet50_v1" if weights.sha256 == RESNET50_V1_SHA256 else network_of(state)
+        if architecture(other) == architecture(self.model):
+            return
+        own = _body(self._tensor_names, self.heads)
+        if other:
+            raise WeightsError(
+                f"{weights.path} holds weights of {other}, not of {self.model}. Use --model "
+                f"{other}, or give weights of {self.model}."
+            )
+        if 2 * len(own & state.keys()) < len(own):
+            raise WeightsError(
+                f"{weights.path} holds weights of another network than {self.model}: of the "
+                f"{len(own):,} tensors before its head, the file has {len(own & state.keys()):,}. "
+                "Give weights of this network, or another --model."
+            )
 
     def load(self, weights: Weights, image_size: int) -> nn.Module:
         """Return the network with weights, and with auxiliary heads where the file has them."""
@@ -103,7 +131,12 @@ class TorchvisionNetwork(Network):
         network = build_network(
             self.model, image_size, heads=auxiliary, n_classes=weights.n_classes
         )
-        self._load_file(network, weights)
+        try:
+            self._load_file(network, weights)
+        except WeightsError:
+            # Names may be the same, and shapes not.
+            self._refuse_other(self.read(weights.path), weights)
+            raise
         return network
 
     def feature_node(
@@ -117,6 +150,42 @@ class TorchvisionNetwork(Network):
         name = self._papers.get(node, node)
         others = (other for other, paper in self._others.items() if paper == name)
         return tuple(dict.fromkeys([name, node, *others]))
+
+
+FIRST_TENSORS = {
+    "conv1.weight": ("resnet", "resnext", "wide_resnet"),
+    "conv1.conv.weight": ("googlenet",),
+    "conv1.0.weight": ("shufflenet",),
+    "Conv2d_1a_3x3.conv.weight": ("inception",),
+    "class_token": ("vit",),
+    "features.0.weight": ("alexnet", "vgg", "squeezenet"),
+    "features.0.0.weight": ("mobilenet", "convnext", "swin", "efficientnet"),
+    "features.conv0.weight": ("densenet",),
+    "layers.0.weight": ("mnasnet",),
+}
+"""The first tensors of networks, and how the names of the networks that have one begin."""
+
+
+def network_of(state: Mapping[str, Tensor]) -> str:
+    """Return the network of torchvision whose tensors a checkpoint has; empty if none has."""
+    starts = [start for first, own in FIRST_TENSORS.items() if first in state for start in own]
+    for name in NETWORK_NAMES:
+        if name == "resnet50_v1" or not name.startswith(tuple(starts) or "none"):
+            continue
+        network = TorchvisionNetwork(name)
+        own = network.without_data(network.preset().image_size).state_dict()
+        body = _body(own, network.heads)
+        if body == _body(state, network.heads) and all(
+            state[tensor].shape == own[tensor].shape for tensor in body
+        ):
+            return name
+    return ""
+
+
+def _body(names: Iterable[str], heads: Sequence[str]) -> set[str]:
+    """Return the names of tensors before the heads, but for the counters of batches."""
+    others = (*(f"{head}." for head in heads), "aux1.", "aux2.", "AuxLogits.")
+    return {n for n in names if not n.startswith(others) and not n.endswith("_tracked")}
 
 
 open_network = TorchvisionNetwork

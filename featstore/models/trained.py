@@ -163,7 +163,7 @@ class TrainedNetwork(Network):
         if random_seed(spec) is None and not Path(spec).is_file():
             network, _, backbone = self.model.partition(":")
             words = f"{network} --backbone {backbone}" if backbone else network
-            named = "" if spec == "imagenet" else f" and {spec} is no file"
+            named = "" if spec == "imagenet" else f", and there is no file {spec}"
             raise WeightsError(
                 f"{self.model} has no weights of its own{named}. Train some with `featstore train "
                 f"{words} --dataset NAME` and give their file with --weights, or compare with "

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision.models
 
 from featstore.config import USUAL_IMAGE_SIZE
 from featstore.errors import DownloadError, WeightsError
 from featstore.io.downloads import fetch
 from featstore.io.files import file_sha256
 from featstore.io.fingerprints import FingerprintCache
+from featstore.models.torchvision_import import torchvision
 from featstore.progress import SILENT, Progress
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

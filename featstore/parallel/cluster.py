@@ -1,4 +1,4 @@
-"""Run tasks side by side on a Dask cluster: this machine's cores, or a running cluster."""
+"""Dask's workers on this machine's cores, or those of a running cluster."""
 
 from __future__ import annotations
 
@@ -8,28 +8,26 @@ import ssl
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import metadata
-from typing import Any, Self
+from typing import Any
 
 import dask
-import threadpoolctl
 from distributed import Client, LocalCluster, get_worker
 from distributed.comm.addressing import resolve_address
 from distributed.security import Security
 from distributed.versions import VersionMismatchWarning
 
 from featstore.environment import DISTRIBUTION, __version__, available_cores
-from featstore.errors import FeatstoreError, FitError, SchedulerError
+from featstore.errors import SchedulerError
 from featstore.parallel.process_state import (
     environment_kept,
     interrupts_held,
     script_hidden,
     without_log,
 )
-from featstore.parallel.worker_pool import TaskResult, WorkerPool
-from featstore.progress import Progress
+from featstore.parallel.worker_pool import WorkerPool
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -44,117 +42,6 @@ THREAD_VARIABLES = (
 
 CONNECT_S = 10
 """Longest wait for a scheduler to answer."""
-
-
-class TaskPool:
-    """Runs small tasks in this process or on workers, which start when they are first needed.
-
-    Parameters
-    ----------
-    n_jobs : int or None
-        Tasks at a time; by default as many as there are cores, or workers of the scheduler.
-    scheduler : str or None
-        Address of a Dask scheduler whose workers to use.
-    environment : mapping of str to str
-        Variables of this machine's workers; if there are any, even a single task runs on a worker.
-    progress : Progress
-    leave : callable, optional
-        Called in the end on the workers of a scheduler, which stay.
-    """
-
-    def __init__(
-        self,
-        n_jobs: int | None,
-        scheduler: str | None,
-        environment: Mapping[str, str],
-        progress: Progress,
-        leave: Callable[[], Any] | None = None,
-    ) -> None:
-        self.n_jobs = n_jobs or available_cores()
-        self._n_at_a_time, self._leave = n_jobs, leave
-        self._scheduler, self._environment, self._progress = scheduler, environment, progress
-        self._stack = ExitStack()
-        self._pool: WorkerPool | None = None
-
-    def run(
-        self,
-        function: Callable[..., Any],
-        tasks: Sequence[tuple[Any, ...]],
-        done: Callable[[int, TaskResult], None] = lambda index, result: None,
-        *,
-        is_quick: bool = False,
-    ) -> list[TaskResult]:
-        """Call ``function(*task)`` for each task, side by side; a failure stops no other task.
-
-        Arguments and results travel through the scheduler, so they must be small: the path of a
-        store, not a matrix.
-
-        Parameters
-        ----------
-        function : callable
-            Imported from a module, or defined in the running script.
-        tasks : sequence of tuple
-            Arguments of each call.
-        done : callable, optional
-            Receives each task's position and result, in this process, as tasks end.
-        is_quick : bool
-            Whether the tasks take less time than workers take to start.
-
-        Returns
-        -------
-        list of TaskResult
-            In the order of `tasks`. The error of a task is the
-            :class:`~featstore.errors.FeatstoreError` that it raised; or a FitError, when its worker
-            died twice.
-
-        Raises
-        ------
-        SchedulerError
-            When the scheduler does not answer.
-        Exception
-            What a task raises that is not a FeatstoreError, after the other tasks have ended.
-        """
-        alone = min(len(tasks), self.n_jobs) <= 1 or is_quick
-        if alone and self._scheduler is None and not self._environment and not self._pool:
-            return _run_here(function, tasks, done)
-        if self._pool is None:
-            self._pool = self._stack.enter_context(self._start())
-            if self._scheduler is not None:
-                self._progress.say(f"Dask's dashboard: {self._pool.dashboard}")
-        return self._pool.run(
-            function, tasks, done, n_at_a_time=self._n_at_a_time, died=_worker_died
-        )
-
-    def _start(self) -> AbstractContextManager[WorkerPool]:
-        if self._scheduler is not None:
-            return scheduler_pool(self._scheduler)
-        return local_pool(self.n_jobs, environment=self._environment)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with self._stack:
-            if self._pool is not None and self._scheduler is not None and self._leave is not None:
-                with suppress(Exception):
-                    self._pool.everywhere(self._leave)
-
-
-def _run_here(
-    function: Callable[..., Any],
-    tasks: Sequence[tuple[Any, ...]],
-    done: Callable[[int, TaskResult], None],
-) -> list[TaskResult]:
-    results = []
-    for index, task in enumerate(tasks):
-        try:
-            with threadpoolctl.threadpool_limits(available_cores()):
-                result = TaskResult(function(*task))
-        except FeatstoreError as error:
-            result = TaskResult(error=error)
-        results.append(result)
-        done(index, result)
-    return results
 
 
 @contextmanager
@@ -254,13 +141,6 @@ def worker_name() -> str:
 def worker_threads() -> int:
     """Return the number of threads that the worker of this task was started with."""
     return int(get_worker().state.nthreads)
-
-
-def _worker_died() -> FitError:
-    return FitError(
-        "The worker process died twice at this, most often because memory was short. Try --n-jobs "
-        "1, a classifier that needs less (sgd, logreg), or fewer features."
-    )
 
 
 class _LocalSecurity(Security):

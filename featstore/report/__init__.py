@@ -17,5 +17,6 @@ __getattr__, __dir__, __all__ = attach(
         "study_layers": "featstore.report.paper",
         "study_models": "featstore.report.paper",
         "summarize": "featstore.report.summaries",
+        "write_explorer": "featstore.report.explorer_page",
     },
 )

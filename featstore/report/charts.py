@@ -1,4 +1,4 @@
-"""Draw scores as bars, and features in two dimensions by PCA or UMAP."""
+"""Draw scores as bars, and features in two dimensions by PCA, t-SNE or UMAP."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 
 from featstore.config import PROJECTIONS
 from featstore.errors import ConfigError
@@ -135,8 +136,8 @@ def _marker(number: int) -> Any:
 
 
 N_COMPONENTS = 50
-"""Principal components that UMAP gets: McInnes et al. advise to reduce a thousand columns first,
-which also takes noise away; arXiv:1802.03426."""
+"""Principal components that t-SNE and UMAP get: van der Maaten and Hinton 2008 and McInnes et al.
+(arXiv:1802.03426) reduce a thousand columns first, which also takes noise away."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class Projection:
     ----------
     points : ndarray of shape (n_rows, 2), float32
     method : str
-        ``PCA`` or ``UMAP``.
+        ``PCA``, ``t-SNE`` or ``UMAP``.
     axes : tuple of str
         Labels of the two axes.
     """
@@ -179,10 +180,10 @@ def project(
     rows : ndarray of shape (n_rows,), int
         The rows to project; at least 3.
     method : str
-        ``pca``; or ``umap``, which shows neighbourhoods rather than directions, needs
-        umap-learn and takes some 20 seconds to compile.
+        ``pca``; or ``tsne`` or ``umap``, which show neighbourhoods rather than directions. t-SNE
+        takes a minute for some 10,000 rows; UMAP needs umap-learn and some 20 seconds to compile.
     random_state : int
-        Seed of UMAP and of the randomised decomposition.
+        Seed of t-SNE, UMAP and the randomised decomposition.
 
     Returns
     -------
@@ -197,11 +198,13 @@ def project(
     samples = Samples(X, rows)
     scaler = fit_scaler(samples)
     standard = scaler.transform(samples.take(slice(0, len(samples))))
-    n_components = min(N_COMPONENTS if method == "umap" else 2, *standard.shape)
+    n_components = min(2 if method == "pca" else N_COMPONENTS, *standard.shape)
     # Rows that are all alike have no variance to share.
     with one_thread(), np.errstate(invalid="ignore"):
         pca = PCA(n_components, svd_solver="randomized", random_state=random_state)
         points = pca.fit_transform(standard)
+    if method == "tsne":
+        return Projection(_tsne(points, random_state), "t-SNE", ("t-SNE 1", "t-SNE 2"))
     if method == "umap":
         return Projection(_umap(points, random_state), "UMAP", ("UMAP 1", "UMAP 2"))
     if points.shape[1] < 2:
@@ -209,6 +212,16 @@ def project(
     shares = [*np.nan_to_num(pca.explained_variance_ratio_).tolist(), 0.0]
     axes = [f"component {i + 1} ({100 * shares[i]:.0f} % of the variance)" for i in range(2)]
     return Projection(points[:, :2].astype(np.float32), "PCA", (axes[0], axes[1]))
+
+
+def _tsne(points: np.ndarray, random_state: int) -> np.ndarray:
+    # Each row needs neighbors, three times as many as the perplexity.
+    perplexity = min(30.0, (len(points) - 1) / 3)
+    # Beginning with the components keeps the large distances: Kobak and Berens 2019,
+    # doi:10.1038/s41467-019-13056-x. All rows alike have none.
+    init = "pca" if points.shape[1] > 1 and np.ptp(points) > 0 else "random"
+    reducer = TSNE(perplexity=perplexity, init=init, random_state=random_state)
+    return np.asarray(reducer.fit_transform(points), dtype=np.float32)
 
 
 def _umap(points: np.ndarray, random_state: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from featstore import plotting
-from featstore.datasets.base import spread
+from featstore.datasets.drawing import spread
 from featstore.errors import (
     CorruptionError,
     FeatstoreError,
@@ -27,9 +27,10 @@ from featstore.progress import Progress
 from featstore.report import paper, result_tables
 from featstore.report.charts import draw_projection, draw_scores, project
 from featstore.report.misclassified import Mistake, find_mistakes, thumbnail_uri
+from featstore.report.rivals import rivals_table
 from featstore.report.summaries import compare_published, describe_run
 from featstore.report.table import Table
-from featstore.runs.charts import MAX_COUNTED, draw_curves, draw_predicted
+from featstore.runs.charts import MAX_COUNTED, draw_curves, draw_predicted, draw_reliability
 from featstore.runs.ranking import Line, Ranking
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
@@ -101,6 +102,7 @@ class Sections:
         file = self._unique_file_name(title)
         runs = list(ranking.runs.values())
         layers = result_tables.layers_table(f"layers-{file}", title, ranking)
+        rivals = rivals_table(f"rivals-{file}", title, ranking, self._store)
         runs_table = self.add_table(result_tables.runs_table(f"runs-{file}", title, ranking))
         self._progress.advance(1)
         mistakes, why_no_mistakes = self._mistakes(best_run)
@@ -129,8 +131,11 @@ class Sections:
             "n_runs": sum(line["n_repeats"] for line in ranking.lines),
             "best": best,
             "choice": choice.text,
-            "score_kind": best_run.record.score_kind,
+            "score_kind": best_run.score_kind,
+            "reliability": self._reliability(best_run, name),
+            "calibration": best_run.calibration_text,
             "layers": self.add_table(layers) if layers else None,
+            "rivals": self.add_table(rivals) if rivals else None,
             "runs_table": runs_table,
             "published": compare_published(best_run.selection.dataset, runs),
             "bars": bars,
@@ -235,6 +240,14 @@ class Sections:
         )
         svg = self._svg(figure, f"{name}-features", what, f"features-{file}")
         return {"svg": svg, "method": projection.method, "n_rows": len(rows)}, ""
+
+    def _reliability(self, run: Run, name: str) -> Markup:
+        """Return how well a run's probabilities hold, drawn; empty without probabilities."""
+        if (reliability := getattr(run.metrics.test, "reliability", None)) is None:
+            return Markup()
+        what = f"How often predictions are right by their {run.score_kind}"
+        figure = draw_reliability(reliability, run.score_kind)
+        return self._svg(figure, f"{name}-reliability", what)
 
     def _mistakes(self, run: Run) -> tuple[list[dict[str, Any]], str]:
         """Return the worst mistakes with pictures, and why any of these are missing."""

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from featstore.fitting.protocols import PROTOCOLS
 from featstore.progress import SILENT, Progress
 from featstore.report import paper
 from featstore.runs.names import join, short_name
+from featstore.runs.outline import split_text
 from featstore.runs.ranking import Line, Ranking, group_by_images, runs_on
 from featstore.runs.run import Run, list_runs
 from featstore.runs.scoring import Scoring
 from featstore.runs.tags import tags_of
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.run_schema import RowCounts, SearchResult
-from featstore.text import is_random, nbytes_text
+from featstore.text import is_random, nbytes_text, percent
 
 N_SHORT = 8
 """Characters of a run's id, from its end, that are enough to name it among a few thousand."""
@@ -25,8 +27,8 @@ N_SHORT = 8
 def summarize(runs: Sequence[Run]) -> list[Line]:
     """Return a row for each fit, by dataset, the best first; repeats of a fit are one row.
 
-    Rows are ordered by cross-validation accuracy where parameters were searched, otherwise by the
-    mean test accuracy of the repeats.
+    First come fits whose parameters were searched, by the score of the cross-validation; then fits
+    with redrawn splits, by their mean test score; then all others, by their test score.
 
     Parameters
     ----------
@@ -46,6 +48,7 @@ def summarize(runs: Sequence[Run]) -> list[Line]:
           ``accuracy_deviation`` and ``average_accuracy_deviation``, sample standard deviations
           (fractions);
         - ``ranked_by``: ``cross-validation``, ``repeated splits`` or ``test``;
+        - ``split_text``: how the images were divided, with the seeds of drawn splits;
         - ``is_best`` and ``is_equal`` (to the best, at 5 %).
     """
     groups = sorted(group_by_images(runs).items())
@@ -62,33 +65,54 @@ def summary_rows(title: str, ranking: Ranking) -> list[Line]:
     ]
 
 
-def list_by_accuracy(
-    store: FeatureStore, dataset: str | None = None, progress: Progress = SILENT
+def list_fits(
+    store: FeatureStore,
+    dataset: str | None = None,
+    progress: Progress = SILENT,
+    *,
+    all_runs: bool = False,
 ) -> list[Line]:
-    """Return the summary of each run of a store by images, the best test score first.
+    """Return the rows of :func:`summarize` of a store, each followed by some of its repeats.
 
-    Beside what :meth:`.Run.summary` returns, a line has the run's ``tags``, ``is_best``, and
-    ``short_id``, the least end of its id that no other run has.
+    The repeats are those with a tag, or with `all_runs` all. Beside what
+    :meth:`.Run.summary` returns, each row has ``ranked_by``, ``split_text``, ``n_repeats``,
+    ``is_repeat``, ``is_best``, the run's ``tags``, and ``short_id``, the least end of its id that
+    no other run has.
     """
     runs = list_runs(store, progress)
     if dataset is not None:
         runs = runs_on(runs, dataset)
     tags, ends = tags_of(store), Counter(run.run_id[-N_SHORT:] for run in runs)
-    lines = []
+
+    def line_of(line: Line, **more: Any) -> Line:
+        end = line["run_id"][-N_SHORT:]
+        return line | {
+            **more,
+            "tags": tags.get(line["run_id"], []),
+            "short_id": end if ends[end] == 1 else line["run_id"],
+        }
+
+    found = []
     for title, own in sorted(group_by_images(runs).items()):
-        ranking = Ranking(own)
-        best = ranking.best["run_id"]
-        lines += [
-            run.summary()
-            | {
-                "title": title,
-                "tags": tags.get(run.run_id, []),
-                "is_best": run.run_id == best,
-                "short_id": end if ends[end := run.run_id[-N_SHORT:]] == 1 else run.run_id,
-            }
-            for run in sorted(own, key=lambda r: (-r.score, r.run_id))
-        ]
-    return lines
+        ranking, of_series = Ranking(own), defaultdict(list)
+        for run in own:
+            of_series[run.series].append(run)
+        for line in ranking.all_lines:
+            is_best = line is ranking.best
+            found.append(line_of(line, title=title, is_best=is_best, is_repeat=False))
+            repeats = of_series[line["series"]]
+            if len(repeats) == 1:
+                continue
+            shown = [
+                run
+                for run in sorted(repeats, key=lambda run: run.outline.summary["seed"])
+                if all_runs or (tags.get(run.run_id) and run.run_id != line["run_id"])
+            ]
+            for summary in (run.summary() for run in shown):
+                more = {"ranked_by": line["ranked_by"], "split_text": split_text([summary])}
+                of_fit = {"title": title, "is_best": False, "is_repeat": True, "n_repeats": 1}
+                found.append(line_of(summary, **more, **of_fit))
+    return found
 
 
 @dataclass(frozen=True)
@@ -126,7 +150,7 @@ def compare_published(dataset: str, runs: Sequence[Run]) -> list[dict[str, Any]]
     Returns
     -------
     list of dict
-        ``method``, ``published``, and, for the networks with runs, ``ours``, ``difference``
+        ``method``, ``published``, and, for the methods with runs, ``ours``, ``difference``
         (fractions), ``run_id``, ``name``, ``n_train``, ``n_test``, ``n_runs`` (rows it was chosen
         from) and ``full`` (whether on all images of the paper).
     """
@@ -134,14 +158,9 @@ def compare_published(dataset: str, runs: Sequence[Run]) -> list[dict[str, Any]]
         return []
     ranking = Ranking([run for run in runs if not is_random(run.outline.summary["weights"])])
     lines = []
-    for method, network, published in paper.PUBLISHED[dataset]:
+    for method, name, published in paper.PUBLISHED[dataset]:
         line: dict[str, Any] = {"method": method, "published": published}
-        rows = ranking.all_lines if network else []
-        ours = [one for one in rows if paper.network(one["model"]) == network]
-        if ours:
-            roles = [paper.role(one["model"], one["layers"]) for one in ours]
-            wanted = next((kind for kind in (paper.ALL, paper.FINAL) if kind in roles), None)
-            chosen = [one for one, kind in zip(ours, roles, strict=True) if wanted in (None, kind)]
+        if chosen := rows_of_method(ranking, name):
             best = ranking.choose(chosen).best
             line |= {
                 "ours": best["accuracy"],
@@ -155,6 +174,16 @@ def compare_published(dataset: str, runs: Sequence[Run]) -> list[dict[str, Any]]
             }
         lines.append(line)
     return lines
+
+
+def rows_of_method(ranking: Ranking, method: str) -> list[Line]:
+    """Return the rows of a method of the paper: of a network those of all three layers, if any."""
+    ours = [
+        line for line in ranking.all_lines if paper.method_of(line["model"], line["clf"]) == method
+    ]
+    roles = [paper.role(line["model"], line["layers"]) for line in ours]
+    wanted = next((kind for kind in (paper.ALL, paper.FINAL) if kind in roles), None)
+    return [line for line, kind in zip(ours, roles, strict=True) if wanted in (None, kind)]
 
 
 def describe_run(run: Run) -> dict[str, Any]:
@@ -175,6 +204,8 @@ def describe_run(run: Run) -> dict[str, Any]:
         f"({join([f'{rows.test_split} split', rows.split])}), {rows.n_masked:,} masked and "
         f"{rows.n_unlabelled:,} unlabelled left out{_leaks_text(rows)}",
         "search": _search_text(record.search, run.scoring),
+        **_protocol_text(fit.protocol),
+        **_probabilities_text(run),
         "time": ", ".join(f"{name} {value:.2f} s" for name, value in record.duration_s.items()),
         "peak memory": f"{nbytes_text(record.peak_rss_nbytes)} of the process, the features' "
         "memory map included",
@@ -220,11 +251,32 @@ def _leaks_text(rows: RowCounts) -> str:
     return cut
 
 
+def _protocol_text(name: str | None) -> dict[str, str]:
+    """Return what a run's protocol is, with its source and what is not known of it."""
+    if name is None:
+        return {}
+    protocol = PROTOCOLS.get(name)
+    return {"protocol": name if protocol is None else f"{name}. {protocol.text}"}
+
+
+def _probabilities_text(run: Run) -> dict[str, str]:
+    """Return whether a run's probabilities are calibrated, and how well they hold."""
+    if not (how := run.calibration_text):
+        return {}
+    ece = run.outline.summary["ece"]
+    return {"probabilities": how + ("" if ece is None else f"; ECE {percent(ece)} %")}
+
+
 def _search_text(search: SearchResult | None, scoring: Scoring) -> str:
     if search is None:
         return "none"
     mean = scoring.text(getattr(search, scoring.score))
     best = ", ".join(f"{key}={value}" for key, value in search.best.items())
+    if search.kind == "validation":
+        return (
+            f"{best} of {len(search.candidates):,} settings by the validation images, or a tenth "
+            f"of the training images, {scoring.name} {mean}{scoring.unit}; then fitted to both"
+        )
     return (
         f"{search.kind}, {best} of {len(search.candidates):,} settings by {search.cv}"
         f"-fold cross-validation on the training rows, {scoring.name} {mean}{scoring.unit} ± "

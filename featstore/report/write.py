@@ -21,6 +21,7 @@ from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.report import result_tables
 from featstore.report.charts import check_projection
+from featstore.report.explorer_page import DEFAULT_PAGE
 from featstore.report.sections import Sections, n_steps
 from featstore.report.summaries import summary_rows
 from featstore.report.table import write_tables
@@ -62,7 +63,7 @@ def write_report(
         Folder for the page's figures (PNG and SVG), its tables (Markdown and LaTeX) and
         ``report.json``.
     projection : str
-        ``pca`` or ``umap``, see :func:`featstore.report.project`.
+        ``pca``, ``tsne`` or ``umap``, see :func:`featstore.report.project`.
     root : str, optional
         Folder of the images that the page shows; by default the one they were extracted from.
     command : str, optional
@@ -106,7 +107,8 @@ def write_report(
         progress.say(f"Left out: {text}")
     shown = {run.run_id for ranking in rankings.values() for run in ranking.shown_runs}
     runs = [run for run in whole if run.run_id in shown]
-    draw_missing_pictures(runs, progress)
+    nearest = [own.run(line) for own in rankings.values() for line in own.lines]
+    draw_missing_pictures(nearest, progress)
     page = Sections(store, projection, root, progress)
     progress.start("Reporting", sum(map(n_steps, rankings.values())), "steps")
     try:
@@ -148,6 +150,7 @@ def write_report(
         overview=overview,
         costs=costs,
         n_runs=sum(section["n_runs"] for section in sections),
+        explorer=DEFAULT_PAGE if Path(path).with_name(DEFAULT_PAGE).is_file() else "",
         predict=_predict_commands(store, sections),
         commands=_commands(store, runs),
     )

@@ -5,6 +5,7 @@ from featstore._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "Calibrator": "featstore.runs.calibration",
         "ClassDifference": "featstore.runs.compare",
         "Comparison": "featstore.runs.compare",
         "Metrics": "featstore.store.format.run_scores",

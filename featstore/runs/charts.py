@@ -14,11 +14,13 @@ from scipy.sparse import csr_array
 
 from featstore.config import TASKS
 from featstore.plotting import DASHES, INK, PALETTE, STYLE, class_text, literal_text
+from featstore.runs.calibration import N_BINS
 from featstore.runs.confusion import from_record
 from featstore.runs.scoring import Scoring, find_scoring
 
 if TYPE_CHECKING:
     from featstore.runs.run import Run
+    from featstore.store.format.run_scores import Reliability
 
 CLASSES = find_scoring(TASKS[0])
 
@@ -143,6 +145,36 @@ def draw_predicted(run: Run) -> Figure:
         ax.set_xlabel(f"true {name}")
         ax.set_ylabel(f"predicted {name}")
         ax.set_title(f"{run.scoring.name} {run.scoring.text(run.score)}")
+        ax.grid(alpha=0.18, color=INK)
+    return fig
+
+
+def draw_reliability(reliability: Reliability, score_kind: str) -> Figure:
+    """Draw how often predictions are right by their probability, and how many each bin has.
+
+    Bars that end on the line mark probabilities that hold: Guo et al. 2017, arXiv:1706.04599.
+    """
+    p, share, n = (
+        np.array([getattr(one, name) for one in reliability.bins])
+        for name in ("probability", "share", "n_samples")
+    )
+    with mpl.rc_context(STYLE):
+        fig = Figure(figsize=(3.4, 3.9), layout="constrained")
+        ax, below = fig.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (4, 1)})
+        left = (np.ceil(p * N_BINS) - 1).clip(0) / N_BINS
+        bars = {"width": 1 / N_BINS, "align": "edge", "edgecolor": "white", "linewidth": 0.6}
+        ax.bar(left, share, color=PALETTE[0], alpha=0.75, **bars)
+        ax.plot([0, 1], [0, 1], color=INK, linewidth=0.8, alpha=0.6)
+        ax.plot(p, share, "o", color=PALETTE[1], markersize=3.5)
+        ax.set_ylim(0, 1)
+        ax.set_ylabel("share that is right (%)")
+        ax.set_title(f"expected calibration error {100 * reliability.ece:.1f} %")
+        below.bar(left, n / n.sum(), color=PALETTE[6], **bars)
+        below.set_xlim(0, 1)
+        below.set_ylabel("of all (%)")
+        below.set_xlabel(f"{score_kind} (%)")
+        for one in (ax.xaxis, ax.yaxis, below.yaxis):
+            one.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
         ax.grid(alpha=0.18, color=INK)
     return fig
 

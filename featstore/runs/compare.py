@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from featstore.config import LEVEL, TASKS
+from featstore.runs.bootstrap import difference_by_group
 from featstore.runs.paired_rows import PairedTest, describe_both, paired_rows
 from featstore.runs.run import Run
 from featstore.runs.score_comparison import ScoreComparison, compare_scores, score_p_value
@@ -58,7 +59,8 @@ class Comparison(PairedTest):
     difference : float
         The first run's accuracy less the second's.
     interval : tuple of (float, float)
-        Its 95 % confidence interval, see :func:`difference_interval`.
+        Its 95 % confidence interval, see :func:`difference_interval`; of test images with groups,
+        that of 1,000 bootstrap draws of whole groups.
     test : str
         The test that gave the p-value, see :func:`mcnemar`.
     statistic : float or None
@@ -70,6 +72,9 @@ class Comparison(PairedTest):
     same_images : bool
         Whether both runs are of the same images, by their fingerprints. If not, rows of one name
         and class were taken for the same image.
+    n_groups : int
+        Groups of test images, which the interval takes as its units; 0 without groups. The test
+        takes images as independent.
     """
 
     run_a: str
@@ -91,6 +96,7 @@ class Comparison(PairedTest):
     p_value: float
     per_class: tuple[ClassDifference, ...]
     same_images: bool
+    n_groups: int = 0
 
     @property
     def sentence(self) -> str:
@@ -153,9 +159,10 @@ def compare(a: Run, b: Run) -> Comparison | ScoreComparison:
 
 def compare_classes(a: Run, b: Run) -> Comparison:
     """Compare two runs that predict one class of each image; see :func:`compare`."""
-    true, predicted_a, predicted_b = _paired(a, b)
+    rows_a, rows_b = paired_rows(a, b)
+    true, predicted_a, predicted_b = rows_a["true"], rows_a["predicted"], rows_b["predicted"]
     right_a, right_b = predicted_a == true, predicted_b == true
-    n_test = true.size
+    n_test, groups = true.size, rows_a.get("group")
     n_only_a, n_only_b = _only_right(right_a, right_b)
     test, statistic, p_value = mcnemar(n_only_a, n_only_b)
     names = describe_both(a, b)
@@ -173,12 +180,15 @@ def compare_classes(a: Run, b: Run) -> Comparison:
         accuracy_a=float(right_a.mean()),
         accuracy_b=float(right_b.mean()),
         difference=(n_only_a - n_only_b) / n_test,
-        interval=difference_interval(n_only_a, n_only_b, n_test),
+        interval=difference_interval(n_only_a, n_only_b, n_test)
+        if groups is None
+        else difference_by_group(right_a.astype(float) - right_b, groups),
         test=test,
         statistic=statistic,
         p_value=p_value,
         per_class=_per_class(a.class_names, true, right_a, right_b),
         same_images=a.selection.fingerprint == b.selection.fingerprint,
+        n_groups=0 if groups is None else len(np.unique(groups)),
     )
 
 

@@ -79,7 +79,10 @@ def _last(store: FeatureStore, dataset: str) -> Path:
 def _best(store: FeatureStore, dataset: str) -> Path:
     from featstore.runs.ranking import Ranking, group_by_images
 
-    groups = group_by_images(_runs(store, dataset))
+    runs = _runs(store, dataset)
+    # Scores of a protocol have no common order with others.
+    runs = [run for run in runs if not run.outline.summary["protocol"]] or runs
+    groups = group_by_images(runs)
     if len(groups) > 1:
         choices = ", ".join(f"best:{title}" for title in sorted(groups))
         raise RunError(

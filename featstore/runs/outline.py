@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from featstore.io.files import json_digest
 from featstore.runs.scoring import find_scoring
 from featstore.store.format.run_schema import RunRecord
+from featstore.text import join_some
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,32 @@ def fit_settings(record: RunRecord) -> dict[str, str]:
         "params": ", ".join(f"{name}={value}" for name, value in fit.params.items()),
         "n_epochs": f"{fit.n_epochs} epochs" if fit.n_epochs else "",
         "search": f"{search} search" if search else "",
+        "scale": {"standard": "standardised", "none": "unscaled"}.get(fit.scale or "", ""),
+        "protocol": f"protocol {fit.protocol}" if fit.protocol else "",
         "grid": json.dumps(grid)[1:-1].replace('"', "") if grid else "",
-        "cv": f"{fit.cv} folds" if search else "",
+        "cv": f"{fit.cv} folds" if search and search != "validation" else "",
         "n_candidates": f"{fit.n_candidates} candidates" if is_drawn else "",
         "device": "" if fit.device == "cpu" else fit.device,
         "intelex": "intelex" if fit.intelex else "",
         "drop_leaks": "leaks left out" if fit.drop_leaks else "",
+        "calibrate": "" if fit.calibrate or not record.class_names else "not calibrated",
     }
+
+
+def split_text(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return how the images were divided, for people: of a run, or of the repeats of a fit.
+
+    `lines` are the runs' summaries. A seed is that of a split which the fit drew; without a seed
+    the split is the feature set's own.
+    """
+    seeds = sorted({line["split_seed"] for line in lines if line["split_seed"] is not None})
+    if len(seeds) < 2:
+        drawn = "".join(f"seed {seed}" for seed in seeds)
+    elif seeds[-1] - seeds[0] == len(seeds) - 1:
+        drawn = f"seeds {seeds[0]} to {seeds[-1]}"
+    else:
+        drawn = f"seeds {join_some(seeds)}"
+    return ", ".join(filter(None, (lines[0]["split"].removesuffix(" split"), drawn)))
 
 
 def _rows_text(record: RunRecord) -> str:
@@ -98,6 +118,9 @@ def _series(record: RunRecord) -> str:
     """Return the digest of all settings but the seeds: the same for the repeats of one fit."""
     fit = record.fit
     settings = {k: v for k, v in fit.to_dict().items() if k not in ("seed", "split_seed")}
+    if not record.class_names:
+        # It has no effect on numbers.
+        settings.pop("calibrate", None)
     settings["redrawn"] = fit.split_seed is not None
     code = {
         "source": record.source,
@@ -108,6 +131,8 @@ def _series(record: RunRecord) -> str:
 
 def _summary(record: RunRecord) -> dict[str, Any]:
     selection, rows, scoring = record.selection, record.rows, find_scoring(record.task)
+    search = record.search
+    by_folds = None if search is None or search.kind == "validation" else search
     return {
         "task": record.task,
         "clf": record.fit.clf,
@@ -128,12 +153,15 @@ def _summary(record: RunRecord) -> dict[str, Any]:
         "n_leaked": rows.n_leaked,
         "n_dropped": rows.n_dropped,
         "split": rows.split,
+        "cv": by_folds.cv if by_folds else None,
         "n_cut_groups": rows.n_cut_groups,
+        "n_test_groups": rows.n_test_groups,
         "n_train_of_class": list(rows.n_train_of_class),
         "seed": record.fit.seed,
         "split_seed": record.fit.split_seed,
         "created": record.created,
-        f"cv_{scoring.score}": getattr(record.search, scoring.score) if record.search else None,
+        f"cv_{scoring.score}": getattr(by_folds, scoring.score) if by_folds else None,
+        "protocol": record.fit.protocol,
         "series": _series(record),
         "n_constant_features": record.n_constant_features,
         "notes": list(record.notes),

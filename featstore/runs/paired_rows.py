@@ -74,7 +74,7 @@ def paired_rows(a: Run, b: Run) -> tuple[Rows, Rows]:
         raise ConfigError(
             f"{a.run_id} and {b.run_id} can't be compared: {found}. Both must have the same test "
             "rows: extract the features for both from the same images, with the same "
-            "--dataset, --limit and --seed, and fit again."
+            "--dataset, --limit and --seed, and fit both with the same --split-seed, or without."
         )
     return rows_a, rows_b
 

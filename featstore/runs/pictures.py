@@ -8,17 +8,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
-
-from matplotlib.figure import Figure
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from featstore.io.files import sync_file, sync_folder
 from featstore.io.locks import temporary_folder
-from featstore.plotting import to_png
 from featstore.progress import SILENT, Progress
-from featstore.runs.charts import draw_curves
 from featstore.runs.run import Run
+from featstore.runs.scoring.base import drawn_by
 from featstore.store.set_folder import uploaded_to
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def draw_pictures(run: Run) -> str:
@@ -32,6 +32,8 @@ def draw_pictures(run: Run) -> str:
     try:
         for name, draw in _drawings(run).items():
             if not _is_whole(run.path / name):
+                from featstore.plotting import to_png
+
                 _add(run, name, to_png(draw()))
     except Exception as error:  # noqa: BLE001 - whatever it is, the run is kept
         return (
@@ -53,12 +55,16 @@ def _drawings(run: Run) -> dict[str, Callable[[], Figure]]:
     """Return a function for each picture of a run, which draws it."""
     drawings = run.scoring.drawings(run)
     if curves := run.curves:
-        drawings["curves.png"] = lambda: draw_curves({run.clf: curves}, run.scoring)
+        drawings["curves.png"] = drawn_by("draw_curves", {run.clf: curves}, run.scoring)
     return drawings
 
 
 def _is_whole(path: Path) -> bool:
     """Return whether a picture exists and its checksums are right."""
+    if not path.is_file():
+        return False
+    from PIL import Image
+
     try:
         with Image.open(path) as image:
             image.verify()

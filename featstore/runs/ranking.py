@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from featstore.config import LEVEL
 from featstore.errors import ConfigError, RunError
 from featstore.runs.compare import no_test_differs
 from featstore.runs.names import name_fits
+from featstore.runs.outline import split_text
 from featstore.runs.run import Run
 from featstore.runs.scoring import find_scoring
 from featstore.runs.significance import Z
@@ -27,17 +28,30 @@ BY_CV, BY_REPEATS, BY_TEST = "cross-validation", "repeated splits", "test"
 """What a row is ranked by."""
 
 
+GROUPS = {
+    BY_CV: "ranked by cross-validation on the training images",
+    BY_REPEATS: "ranked by the mean over repeated test splits",
+    BY_TEST: "ranked by one test split",
+}
+"""For people, the groups of rows, in their order; scores of two groups are never ranked together.
+
+Cross-validation scores models of fewer training images, on other images.
+"""
+
+
 @dataclass(frozen=True)
 class Choice:
     """The best of `n_rows` fits, and the others that no test tells from it.
 
-    The `n_left_out` last of them were not tested.
+    The `n_left_out` last of them were not tested. `worse` are the groups whose best rows came
+    first and are significantly worse on the test images.
     """
 
     best: Line
     equal: list[Line]
     n_rows: int
     n_left_out: int = 0
+    worse: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -61,22 +75,29 @@ class Choice:
                     BY_TEST: "Chosen as the simplest of equal runs, by its number of features.",
                 }[best["ranked_by"]]
                 if self.equal or best["ranked_by"] != BY_TEST
-                else f"All others{shown} are significantly worse, at 5 %."
+                else f"A test tells all others{shown} from it, at 5 %."
+            )
+        if self.worse:
+            texts.append(
+                f"On the test images it is significantly better than the best by "
+                f"{join_some(self.worse)}."
             )
         if self.equal:
             names = join_some([line["name"] for line in self.equal])
+            whole = "its group" if self.worse else "the table"
             texts.append(
-                f"Equal{shown}, as no test tells them from the top of the table at 5 %: {names}."
+                f"Equal{shown}, as no test tells them from the top of {whole} at 5 %: {names}."
             )
         return " ".join(texts)
 
 
 class Ranking:
-    """Fits as rows, the best first.
+    """Fits as rows in the groups of :data:`GROUPS`, the best of each group first.
 
-    Rows are ordered by the cross-validation's score where parameters were searched, otherwise by
-    the mean test score of the repeats: accuracy, mAP or R². A row's ``run_id`` is the repeat
-    nearest to the mean.
+    The first group has the fits whose parameters were searched, by the score of the
+    cross-validation; the second those with redrawn splits, by their mean test score; the third all
+    others, by their test score: accuracy, mAP or R². A row's ``run_id`` is the repeat nearest to
+    the mean.
 
     Parameters
     ----------
@@ -94,7 +115,10 @@ class Ranking:
             fits.setdefault(run.series, {})[seeds] = run
         self._repeats = fits
         lines = [_line(list(own.values()), *names[series]) for series, own in fits.items()]
-        self.all_lines = sorted(lines, key=lambda line: (-_score(line), line["name"]))
+        groups = list(GROUPS)
+        self.all_lines = sorted(
+            lines, key=lambda line: (groups.index(line["ranked_by"]), -_score(line), line["name"])
+        )
         self._places = {line["series"]: place for place, line in enumerate(self.all_lines)}
         self._top = top
         self._equal: dict[tuple[str, str], bool] = {}
@@ -120,13 +144,14 @@ class Ranking:
     @cached_property
     def best(self) -> Line:
         """The best of all rows."""
-        return self._best(self.all_lines[0], self.all_lines)
+        return self._choose(self.all_lines)[1]
 
     @cached_property
     def choice(self) -> Choice:
         """The best of all rows, and those to show that are equal to it."""
-        equal = self._equals(self.all_lines[0], self.best, self.lines)
-        return Choice(self.best, equal, len(self.all_lines), self.n_left_out)
+        top, best, worse = self._choose(self.all_lines)
+        equal = self._equals(top, best, self.lines)
+        return Choice(best, equal, len(self.all_lines), self.n_left_out, worse)
 
     def run(self, line: Line) -> Run:
         """Return the run that stands for a row."""
@@ -134,16 +159,35 @@ class Ranking:
 
     def choose(self, lines: Sequence[Line]) -> Choice:
         """Return the best of some rows, and those that are equal to it."""
-        top = min(lines, key=lambda line: self._places[line["series"]])
-        best = self._best(top, lines)
-        return Choice(best, self._equals(top, best, lines), len(lines))
+        lines = sorted(lines, key=lambda line: self._places[line["series"]])
+        top, best, worse = self._choose(lines)
+        return Choice(best, self._equals(top, best, lines), len(lines), worse=worse)
+
+    def _choose(self, lines: Sequence[Line]) -> tuple[Line, Line, tuple[str, ...]]:
+        """Return the top of the best row's group, the best row, and the groups that it beats.
+
+        It is the best of the first group that has rows, unless a test tells that the best of a
+        later group has a higher test score.
+        """
+        score = find_scoring(lines[0]["task"]).score
+        found: list[tuple[Line, Line]] = []
+        for group in GROUPS:
+            own = [line for line in lines if line["ranked_by"] == group]
+            if not own:
+                continue
+            if not found or own[0][score] > found[-1][1][score]:
+                pair = own[0], self._best(own[0], own)
+                if not found or not self._is_equal(found[-1][1], own[0]):
+                    found.append(pair)
+        top, best = found[-1]
+        return top, best, tuple(one["ranked_by"] for _, one in found[:-1])
 
     def _best(self, top: Line, lines: Sequence[Line]) -> Line:
-        """Return the best of some rows, the first of which is `top`.
+        """Return the best row of a group; `top` is its first row.
 
         A row with neither cross-validation nor redrawn splits is never best by its test score
-        alone: of all equal to the highest, a row with either comes first, and then the simplest
-        that converged, with the fewest features and the first classifier of the list.
+        alone: of all equal to the highest, it is the simplest that converged, with the fewest
+        features and the first classifier of the list.
         """
         if top["ranked_by"] != BY_TEST:
             return top
@@ -151,8 +195,7 @@ class Ranking:
         return next(line for line in sorted(lines, key=_simplicity) if self._is_equal(top, line))
 
     def _equals(self, top: Line, best: Line, lines: Sequence[Line]) -> list[Line]:
-        in_order = sorted(lines, key=lambda line: self._places[line["series"]])
-        return [line for line in in_order if line is not best and self._is_equal(top, line)]
+        return [line for line in lines if line is not best and self._is_equal(top, line)]
 
     def _is_equal(self, top: Line, line: Line) -> bool:
         """Return whether no test at 5 % tells two rows apart; each two are tested once."""
@@ -196,23 +239,42 @@ def group_by_images(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Return the runs by the images that they are on, under a unique title for each.
 
     Folders of one name may hold different images; digits in their titles tell them apart. Images
-    of one title may have labels of several tasks, which their titles say.
+    of one title may have labels of several tasks, which their titles say. Runs of a protocol are
+    a group of their own, for scores of two protocols have no common order.
     """
-    groups: dict[tuple[str, str, str], list[Run]] = {}
+    groups: dict[tuple[str, str, str, str], list[Run]] = {}
     for run in runs:
-        images = run.title, run.outline.fingerprint, run.task
+        protocol = run.outline.summary["protocol"] or ""
+        images = run.title, run.outline.fingerprint, run.task, protocol
         groups.setdefault(images, []).append(run)
-    n_of_title = Counter(title for title, _, _ in groups)
-    n_of_task = Counter((title, task) for title, _, task in groups)
+    kinds = {images[:3] for images in groups}
+    n_of_title = Counter(title for title, _, _ in kinds)
+    n_of_task = Counter((title, task) for title, _, task in kinds)
     found = {}
-    for (title, fingerprint, task), own in groups.items():
+    for (title, fingerprint, task, protocol), own in groups.items():
         told = []
         if n_of_task[title, task] > 1:
             told.append(f"images {fingerprint[:6]}")
         if n_of_title[title] > n_of_task[title, task]:
             told.append(task)
+        if protocol:
+            told.append(f"protocol {protocol}")
         found[f"{title} ({', '.join(told)})" if told else title] = own
     return found
+
+
+def by_group(lines: Sequence[Line], about: Callable[[Line], str]) -> list[tuple[str, list[Line]]]:
+    """Return rows by images, by what `about` says of a row, and by group, each with its title."""
+    groups = defaultdict(set)
+    for line in lines:
+        groups[line["title"]].add(line["ranked_by"])
+    found: dict[str, list[Line]] = {}
+    for line in lines:
+        title = f"{line['title']}: {about(line)}"
+        if len(groups[line["title"]]) > 1:
+            title += f"; {GROUPS[line['ranked_by']]}"
+        found.setdefault(title, []).append(line)
+    return list(found.items())
 
 
 def resampled_p_value(differences: Sequence[float], test_share: float) -> float:
@@ -246,7 +308,7 @@ def _line(repeats: Sequence[Run], name: str, settings: str) -> Line:
         "ranked_by": BY_TEST,
         "run_ids": [one["run_id"] for one in lines],
         "scores": scores,
-        f"{score}_interval": scoring.interval(nearest),
+        "split_text": split_text(lines),
     }
     if len(lines) > 1:
         # Seeds of the classifier alone leave the luck of one split.
@@ -259,19 +321,17 @@ def _line(repeats: Sequence[Run], name: str, settings: str) -> Line:
         line["duration_s"] = sum(one["duration_s"] for one in lines)
         line["converged"] = all(one["converged"] for one in lines)
         # The deviation over the repeats says more.
-        line[f"{score}_interval"] = None
+        line |= {name: None for name in line if name.endswith("_interval")}
     if line[f"cv_{score}"] is not None:
         line["ranked_by"] = BY_CV
     return line
 
 
 def _simplicity(line: Line) -> tuple[Any, ...]:
-    """Return a key that sorts rows which are equal by their tests, the best first."""
-    if line["ranked_by"] != BY_TEST:
-        return 0, -_score(line), line["name"]
+    """Return a key that sorts rows which are equal by their tests, the simplest first."""
     names = find_scoring(line["task"]).classifiers
     rank = names.index(line["clf"]) if line["clf"] in names else len(names)
-    return 1, not line["converged"], line["n_features"], rank, line["name"]
+    return not line["converged"], line["n_features"], rank, line["name"]
 
 
 def _score(line: Line) -> float:

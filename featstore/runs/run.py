@@ -5,7 +5,8 @@
     ``model.skops``      the fitted scikit-learn pipeline; loading it runs no code of the file.
     ``predictions.csv``  one line for each test or validation row.
     ``curves.json``      loss and score of classifiers that are trained by epochs.
-    ``confusion.png``, ``predicted.png``, ``curves.png``  drawn after all other files are written.
+    ``confusion.png``, ``reliability.png``, ``predicted.png``, ``curves.png``  drawn last;
+        of repeats, for the one nearest to the mean, and for others when they are shown.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import numpy as np
 from featstore.errors import CorruptionError, DatasetError, FormatError, RunError, StoreError
 from featstore.io.stamped_cache import StampedCache, stamp_text
 from featstore.progress import SILENT, Progress
+from featstore.runs.calibration import PROBABILITY, UNCALIBRATED, Calibrator
 from featstore.runs.model_file import load_model
 from featstore.runs.outline import Outline, outline_of
 from featstore.runs.scoring import Scoring, find_scoring
@@ -215,6 +217,27 @@ class Run:
                 f"{self.path / 'model.skops'} is not loaded: {error}. It was written with "
                 f"scikit-learn {written}. To make the run again: {self.record.command} --refit"
             ) from error
+
+    @cached_property
+    def calibrator(self) -> Calibrator | None:
+        """What makes the model's scores probabilities; None where they are not calibrated."""
+        found = self.record.calibration
+        return None if found is None else Calibrator.from_dict(found.to_dict())
+
+    @property
+    def score_kind(self) -> str:
+        """What the scores are: calibrated or uncalibrated probabilities, or decision values."""
+        kind = self.record.score_kind
+        return UNCALIBRATED if kind == PROBABILITY and self.calibrator is None else kind
+
+    @property
+    def calibration_text(self) -> str:
+        """Whether the probabilities are calibrated, and how, in words; empty without any."""
+        if self.calibrator is not None:
+            return self.calibrator.text
+        if self.score_kind == UNCALIBRATED:
+            return "not calibrated: they are the classifier's own"
+        return ""
 
     @property
     def place(self) -> str:

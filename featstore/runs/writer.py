@@ -77,7 +77,7 @@ def write_run(
                 content = {"format": FORMAT, **record, **place, "files": files}
                 RunRecord.model_validate(content).write(folder / "metrics.json")
                 _publish(folder, final, store, None if replace else record["key"])
-        store.push_run(run_id)
+        store.backend.push_run(run_id)
         return open_run(final, store)
     except OSError as error:
         if isinstance(error, StoreError):

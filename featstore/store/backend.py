@@ -47,6 +47,10 @@ class Backend:
         make_folder(path.parent)
         return path
 
+    def set_lock(self, set_id: str) -> Path:
+        """Return the lock file of a set; it does not depend on the dataset's title."""
+        return self.lock_path(set_id[-DIGEST_LENGTH:])
+
     def locate(self, place: str = "", upload: str | None = None) -> str:
         """Return the absolute path, or the URL, of a place."""
         path = self.folder / place
@@ -107,8 +111,11 @@ class Backend:
     def working_on(
         self, set_id: str, progress: Progress = SILENT, *, wait: bool = True
     ) -> Iterator[None]:
-        """Hold a set against all other processes that use the store."""
-        with locked(self.lock_path(set_id[-DIGEST_LENGTH:]), set_id, progress, wait=wait):
+        """Hold a set against all other processes that use the store.
+
+        Without `wait`, a set that another process holds is a StoreError.
+        """
+        with locked(self.set_lock(set_id), set_id, progress, wait=wait):
             yield
 
     def push_set(

@@ -11,12 +11,14 @@ import numpy as np
 
 from featstore.config import SPLITS
 from featstore.environment import now
+from featstore.errors import DatasetError
 from featstore.io.files import file_sha256, make_folder, sync_tree
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format import matrix
+from featstore.store.format.array_schema import MAX_CHUNK_NBYTES, MAX_TEXT_NBYTES, VECTOR_ROWS
 from featstore.store.format.fields import FORMAT
-from featstore.store.format.schema import SetRecord
+from featstore.store.format.set_schema import SetRecord
 from featstore.store.removal import remove_draft, sync_and_sweep
 from featstore.store.set_folder import DIGEST_LENGTH, SETS, SetFolder
 
@@ -39,12 +41,13 @@ def create_set(
     are (n_samples,): int32, uint8, str, int64 and int32; `targets` are (n_samples, n_targets)
     float32.
     """
+    facets, dataset = info["identity"]["facets"], info["dataset"]
+    _check_lengths(facets["title"], sample_ids)
     set_id, folder = store.set_id(info["identity"]), store.path / SETS
     _sweep_drafts(store, set_id)
     draft = SetFolder(folder / f".new-{set_id}")
     remove_draft(draft.path)
     make_folder(draft.path)
-    facets, dataset = info["identity"]["facets"], info["dataset"]
     matrix.create_group(draft.group, {"featstore": {"format": FORMAT, **facets}})
     names = list(dataset["class_names"])
     matrix.create_vector(draft.group, "label", labels, {"class_names": names})
@@ -78,10 +81,28 @@ def create_set(
     return final
 
 
+def _check_lengths(title: str, sample_ids: Sequence[str]) -> None:
+    """Refuse sample ids that readers of the store would refuse."""
+    nbytes = np.array([len(name.encode(errors="replace")) for name in sample_ids])
+    if (longest := nbytes.max()) > MAX_TEXT_NBYTES:
+        name = sample_ids[int(nbytes.argmax())]
+        raise DatasetError(
+            f"{title} has a sample id of {longest:,} bytes, {name[:40]!r}...; at most "
+            f"{MAX_TEXT_NBYTES:,} are stored. Give its samples shorter ids."
+        )
+    # Each text of a chunk has its length before it, and a last chunk is filled with empty texts.
+    texts = np.add.reduceat(nbytes, np.arange(0, len(nbytes), VECTOR_ROWS))
+    if (most := texts.max() + 4 * (VECTOR_ROWS + 1)) > MAX_CHUNK_NBYTES:
+        raise DatasetError(
+            f"{title} has sample ids of {most:,} bytes in a chunk of {VECTOR_ROWS:,} rows; at most "
+            f"{MAX_CHUNK_NBYTES:,} are stored. Give its samples shorter ids."
+        )
+
+
 def _sweep_drafts(store: FeatureStore, set_id: str) -> None:
     """Delete the drafts of killed processes; a living process holds the lock of its set."""
     for left in (store.path / SETS).glob(f".new-*-{'[0-9a-f]' * DIGEST_LENGTH}"):
-        lock = store.set_lock(left.name)
-        if lock != store.set_lock(set_id):
+        lock = store.backend.set_lock(left.name)
+        if lock != store.backend.set_lock(set_id):
             with suppress(filelock.Timeout), filelock.FileLock(lock, timeout=0):
                 remove_draft(left)

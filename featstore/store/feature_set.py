@@ -15,9 +15,10 @@ from featstore.config import SPLITS
 from featstore.errors import CorruptionError, StoreError
 from featstore.io.files import file_sha256, sync_file
 from featstore.store.backend import Backend
-from featstore.store.format.array_schema import ARRAY_TYPES, chunk_problem, read_metadata
+from featstore.store.format.array_schema import ARRAY_TYPES, read_metadata
+from featstore.store.format.chunks import chunk_problem
+from featstore.store.format.layer_schema import LayerRecord
 from featstore.store.format.matrix import Matrix, read_vector
-from featstore.store.format.schema import LayerRecord
 from featstore.store.leaks import TrainedRows
 from featstore.store.record_index import SetOutline
 from featstore.store.set_folder import SETS, SetFolder

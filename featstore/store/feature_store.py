@@ -19,7 +19,6 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,11 @@ from featstore.environment import default_store
 from featstore.errors import CorruptionError, SelectionError, StoreError
 from featstore.io.files import json_digest
 from featstore.io.stamped_cache import StampedCache
-from featstore.progress import SILENT, Progress
+from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.store import query
 from featstore.store.backend import DIGEST_LENGTH, Backend, Kind
 from featstore.store.feature_set import FeatureSet
-from featstore.store.leftovers import Leftover
 from featstore.store.record_index import open_index, outline_sets
 from featstore.store.removal import remove_decoded
 from featstore.store.selection import Selection
@@ -70,11 +68,6 @@ class FeatureStore:
     def address(self) -> str:
         """The store as the user named it: a folder or a URL."""
         return self.backend.address
-
-    @property
-    def absolute_address(self) -> str:
-        """The address for processes with another current folder."""
-        return self.backend.locate()
 
     @property
     def runs_dir(self) -> Path:
@@ -116,11 +109,15 @@ class FeatureStore:
     def get(self, set_id: str) -> FeatureSet:
         """Return a feature set by its path, its name, or the beginning or end of its name.
 
+        ``newest`` means the set that was made last.
+
         Raises
         ------
         SelectionError
             When no set or several sets have such a name.
         """
+        if set_id == query.NEWEST and (sets := self.readable_sets()):
+            return query.newest(sets)
         known = self._set_ids()
         set_id = own_set_id(self.backend, set_id)
         found = [set_id] if set_id in known else [one for one in known if matches(one, set_id)]
@@ -160,10 +157,6 @@ class FeatureStore:
             )
         return found
 
-    def set_lock(self, set_id: str) -> Path:
-        """Return the lock file of a set; it does not depend on the dataset's title."""
-        return self.backend.lock_path(set_id[-DIGEST_LENGTH:])
-
     def remove(self, feature_set: FeatureSet) -> None:
         """Delete a feature set, and its decoded matrices.
 
@@ -174,39 +167,11 @@ class FeatureStore:
         StoreError
             When another process works on the set, or when files stay.
         """
-        with self.working_on(feature_set.set_id, wait=False):
+        with self.backend.working_on(feature_set.set_id, wait=False):
             try:
                 self.backend.remove_set(feature_set.set_id)
             finally:
                 remove_decoded(self.cache_dir, feature_set.set_id)
-
-    def working_on(
-        self, set_id: str, progress: Progress = SILENT, *, wait: bool = True
-    ) -> AbstractContextManager[None]:
-        """Hold a set against all other processes that use the store.
-
-        Raises
-        ------
-        StoreError
-            When another process holds it and `wait` is false.
-        """
-        return self.backend.working_on(set_id, progress, wait=wait)
-
-    def push(
-        self, feature_set: FeatureSet, progress: Progress = SILENT, *, held: bool = False
-    ) -> None:
-        """Upload the complete layers of a set, if the store is on object storage.
-
-        `held` says that the caller holds the set, see :meth:`working_on`.
-        """
-        self.backend.push_set(feature_set, progress, held=held)
-
-    def collect(self, progress: Progress = SILENT, *, dry_run: bool = False) -> list[Leftover]:
-        """Delete what killed processes left, and uploads that no record names; return it.
-
-        With `dry_run`, nothing is deleted. Files that no lock protects must be a day old.
-        """
-        return self.backend.collect(progress, dry_run=dry_run)
 
     def run_path(self, run_id: str, *, now: bool = False) -> Path:
         """Return the folder of a run; it holds the run's record if the run exists.
@@ -221,10 +186,6 @@ class FeatureStore:
         """Return the folders of all runs, by name."""
         self.backend.pull("runs")
         return [self.runs_dir / name for name in _folders_in(self.runs_dir)]
-
-    def push_run(self, run_id: str, progress: Progress = SILENT) -> None:
-        """Upload a run, if the store is on object storage."""
-        self.backend.push_run(run_id, progress)
 
     @takes(*settings_named(SET_FACETS, "str | None"))
     def select(
@@ -247,7 +208,8 @@ class FeatureStore:
             ``model:layer`` names one model's. By default the network's feature layer, or the only
             layer.
         **facets
-            ``weights``, ``bands``, ``image_size``, ``precision``, ``dtype`` or ``set_id``.
+            ``weights``, ``bands``, ``image_size``, ``precision``, ``dtype`` or ``set_id``; the
+            ``set_id`` ``newest`` means the set that was made last, of those that fit.
 
         Raises
         ------

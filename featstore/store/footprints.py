@@ -11,7 +11,7 @@ import numpy as np
 from featstore.datasets.georeference import Georeference
 from featstore.datasets.windows import Grid
 from featstore.io import gdal
-from featstore.store.format.schema import SceneInfo, WindowsInfo
+from featstore.store.format.set_schema import SceneInfo, WindowsInfo
 
 LON_LAT = "OGC:CRS84"
 

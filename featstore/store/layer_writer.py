@@ -13,8 +13,8 @@ import numpy as np
 
 from featstore.errors import StoreError
 from featstore.io.files import file_sha256, sync_file, sync_folder
+from featstore.store.format.layer_schema import LayerJournal, Spool
 from featstore.store.format.matrix import Matrix
-from featstore.store.format.schema import LayerJournal, Spool
 from featstore.store.set_folder import SetFolder
 from featstore.text import file_name
 

@@ -75,11 +75,11 @@ def _make(
     nbytes, free_nbytes = 4 * shape[0] * shape[1], shutil.disk_usage(path.parent).free
     if nbytes > free_nbytes:
         raise SpaceError(_space_text(path, shape, f"{nbytes_text(free_nbytes)} are free"))
-    with atomic_write(path) as temporary:
+    # A file that a power loss damages does not have its checksums, and is decoded again.
+    with atomic_write(path, is_durable=False) as temporary:
         X = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
         reserve(temporary, temporary.stat().st_size)
         fill(X)
-        X.flush()
         del X
         # Before the file has its name: no removal of a set finds a file without notes.
         note_sums(path, sums_of(temporary), sets=list(set_ids))

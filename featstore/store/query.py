@@ -13,9 +13,13 @@ from featstore.errors import (
     SelectionError,
     StoreError,
 )
+from featstore.store.differences import differing_settings
 from featstore.store.feature_set import FeatureSet
 from featstore.store.selection import Selection
 from featstore.text import MAX_LISTED, did_you_mean, is_random, matches
+
+NEWEST = "newest"
+"""A word in place of a set's name: the newest of the sets that fit."""
 
 OPTIONS = {
     "title": "--dataset",
@@ -51,11 +55,7 @@ def select(
 
     See :meth:`.FeatureStore.select`.
     """
-    if not sets:
-        raise SelectionError(
-            f"{address} holds no feature sets. Make one first, for example with: "
-            "featstore extract --model resnet50 --dataset sat4"
-        )
+    _refuse_empty(sets, address)
     errors = [read_error(s) for s in sets]
     readable = [s for s, error in zip(sets, errors, strict=True) if error is None]
     if not readable and isinstance(errors[0], FormatError):
@@ -84,7 +84,8 @@ def select(
         own = [_own_name(name, one_model, models) for name in names]
         wanted = [name for name in own if name != ""]
         own_sets = [s for s in fitting if _fits(s, {"model": one_model})]
-        one_set = _one_set(own_sets, wanted, shared=len(models) > 1)
+        is_newest = facets.get("set_id") == NEWEST
+        one_set = _one_set(own_sets, wanted, shared=len(models) > 1, is_newest=is_newest)
         if one_set is None:
             raise SelectionError(
                 f"No feature set fits {_asked(filters, one_model, wanted)}. {address} holds:\n"
@@ -120,8 +121,17 @@ def check_names(
     set_id: str | None,
 ) -> None:
     """Refuse a name that no set has, and say which names are like it."""
+    _refuse_empty(sets, address)
     readable = [s for s in sets if read_error(s) is None]
     _check_names(sets, readable, address, dataset, models, layers, set_id)
+
+
+def _refuse_empty(sets: Sequence[FeatureSet], address: str) -> None:
+    if not sets:
+        raise SelectionError(
+            f"{address} holds no feature sets. Make one first, for example with: "
+            "featstore extract --model resnet50 --dataset sat4"
+        )
 
 
 def _check_names(
@@ -143,7 +153,7 @@ def _check_names(
         ("--dataset", titles, [unicodedata.normalize("NFC", dataset)] if dataset else []),
         ("--model", [one.model for one in facets], [w for text in models for w in _words(text)]),
         ("--layers", of_layers, [w.split(":")[-1] for text in layers for w in _words(text)]),
-        ("--set", set_ids, [set_id] if set_id else []),
+        ("--set", set_ids, [set_id] if set_id and set_id != NEWEST else []),
     ]
     for option, known, names in wanted:
         for name in names:
@@ -211,7 +221,7 @@ def _fits(feature_set: FeatureSet, wanted: Mapping[str, Any]) -> bool:
         if value is None:
             continue
         if name == "set_id":
-            fits = matches(feature_set.set_id, value)
+            fits = value == NEWEST or matches(feature_set.set_id, value)
         elif name == "dataset":
             # Titles are in Unicode's composed form; names from a file system may not be.
             fits = unicodedata.normalize("NFC", value) in (facets.dataset, facets.title)
@@ -229,7 +239,7 @@ def _words(text: str) -> list[str]:
 
 
 def _one_set(
-    sets: Sequence[FeatureSet], layers: Sequence[str | None], *, shared: bool
+    sets: Sequence[FeatureSet], layers: Sequence[str | None], *, shared: bool, is_newest: bool
 ) -> FeatureSet | None:
     """Return the one set that has layers, or None; `shared` if one of the layers is enough."""
 
@@ -242,6 +252,8 @@ def _one_set(
     found = [s for s in found if not _is_baseline(s)] or found
     if len(found) == 1:
         return found[0]
+    if found and is_newest:
+        return newest(found)
     if found:
         raise SelectionError(_several(found))
     for s in sets:
@@ -260,7 +272,7 @@ def _asked(filters: str, model: str | None, layers: Sequence[str | None]) -> str
 
 def _is_baseline(feature_set: FeatureSet) -> bool:
     facets = feature_set.outline.facets
-    return facets.model == "pixelstats" or is_random(facets.weights)
+    return facets.model in ("pixelstats", "deepsat") or is_random(facets.weights)
 
 
 def _listing(sets: Sequence[FeatureSet]) -> str:
@@ -283,26 +295,43 @@ def _more(sets: Sequence[FeatureSet]) -> str:
     return f"\n  and {n_more:,} more; see: featstore store ls" if n_more > 0 else ""
 
 
-def _several(found: list[FeatureSet]) -> str:
+def newest(sets: Sequence[FeatureSet]) -> FeatureSet:
+    """Return the set that was made last; refuse several of one second."""
+    latest = max(s.info.created for s in sets)
+    found = [s for s in sets if s.info.created == latest]
+    if len(found) > 1:
+        raise SelectionError(_several(found))
+    return found[0]
+
+
+def _several(found: Sequence[FeatureSet]) -> str:
+    """Say how to choose one of several sets: by options, or by names and how these differ."""
     differing = [
         (name, option)
         for name, option in OPTIONS.items()
         if len({str(getattr(s.outline.facets, name, None)) for s in found}) > 1
     ]
-    options = list(dict.fromkeys(option for _, option in differing)) or ["--set"]
-    lines = []
+    options = list(dict.fromkeys(option for _, option in differing))
+    alike: dict[str, list[FeatureSet]] = {}
     for s in found[:MAX_LISTED]:
-        facets = s.outline.facets
         values = [
-            f"{option} {getattr(facets, name)}" for name, option in differing if name != "dataset"
+            f"{option} {getattr(s.outline.facets, name)}"
+            for name, option in differing
+            if name != "dataset"
         ]
-        # If no option differs, the images differ.
-        images = f"{s.n_samples:,} images of {s.info.dataset.root or facets.title}"
-        lines.append(f"  {s.set_id}: {' '.join(values) or images}")
-    if options != ["--set"]:
-        options.append("--set")
-    said = f"{len(found)} feature sets fit. Choose one with {' or '.join(options)}:"
-    return "\n".join([said, *lines]) + _more(found)
+        alike.setdefault(" ".join(values), []).append(s)
+    lines = {}
+    for text, own in alike.items():
+        if len(own) == 1:
+            lines[own[0].set_id] = f"  {own[0].set_id}: {text}"
+            continue
+        for s, details in zip(own, differing_settings(own), strict=True):
+            lines[s.set_id] = f"  --set {s.set_id}: {'; '.join(filter(None, (text, details)))}"
+    said = f"{len(found)} feature sets fit. Choose one with {' or '.join([*options, '--set'])}:"
+    in_order = [lines[s.set_id] for s in found[:MAX_LISTED]]
+    made = [s.info.created for s in found[:MAX_LISTED]]
+    last = [f"  --set {NEWEST}: the newest of them"] * (made.count(max(made)) == 1)
+    return "\n".join([said, *in_order, *last]) + _more(found)
 
 
 def _one_layer(feature_set: FeatureSet, name: str | None) -> str | None:

@@ -13,12 +13,13 @@ from featstore.environment import __version__
 from featstore.errors import DatasetError, StoreError
 from featstore.io.stamped_cache import StampedCache, stamp_text
 from featstore.store.backend import Backend, Kind
-from featstore.store.format.schema import Facets, LayerRecord, SetRecord
+from featstore.store.format.layer_schema import LayerRecord
+from featstore.store.format.set_schema import Facets, SetRecord
 
 if TYPE_CHECKING:
     from featstore.store.feature_set import FeatureSet
 
-VERSION = f"{__version__} 3"
+VERSION = f"{__version__} 7"
 """Version of what the index holds; another one is built again."""
 
 

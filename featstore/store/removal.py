@@ -25,13 +25,16 @@ _SET = (
 )
 _RUN = (
     r"(([0-9a-f]{8}/)?"
-    r"((metrics|curves)\.json|predictions\.csv|model\.skops|(confusion|predicted|curves)\.png))"
+    r"((metrics|curves)\.json|predictions\.csv|model\.skops|(confusion|reliability|predicted|curves)\.png))"
 )
 # These match folders, too, with a slash at the end, for links in place of folders.
 
 
+_OWNER = r"[^./\\][^/\\]*"
+
+
 OWN_IN_STORE = re.compile(
-    rf"sets/[^/]+/{_SET}|uploads/sets/[^/]+/[^/]+/{_GROUP}|(uploads/)?runs/[^/]+/{_RUN}"
+    rf"sets/{_OWNER}/{_SET}|uploads/sets/{_OWNER}/{_OWNER}/{_GROUP}|(uploads/)?runs/{_OWNER}/{_RUN}"
 )
 """Paths of files of sets and runs in a store that featstore writes, or once wrote."""
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from featstore.environment import available_cores
 from featstore.errors import CorruptionError, SelectionError
 from featstore.io.files import json_digest
 from featstore.store.backend import Backend
 from featstore.store.feature_set import FeatureSet
 from featstore.store.footprints import Footprints
+from featstore.store.format.layer_schema import LayerRecord
+from featstore.store.format.matrix import Matrix
 from featstore.store.format.run_schema import FeatureSpec, SelectionInfo
-from featstore.store.format.schema import LayerRecord
 from featstore.store.leaks import TrainedRows
 from featstore.store.memmap_cache import cached_memmap
 
@@ -254,19 +259,32 @@ class Selection:
 
     def _decode(self, X: np.ndarray) -> None:
         column = 0
-        for (s, layer), record in zip(self.sources, self._records, strict=True):
-            matrix = s.matrix(layer)
-            masked = set(record.masked_rows)
-            for index in range(matrix.n_chunks):
-                start, stop = matrix.chunk_range(index)
-                rows = matrix.read(start, stop)
-                _refuse_non_finite(s, layer, rows, start, masked)
-                X[start:stop, column : column + matrix.n_features] = rows
-            column += matrix.n_features
+        with ThreadPoolExecutor(available_cores()) as pool:
+            for (s, layer), record in zip(self.sources, self._records, strict=True):
+                matrix = s.matrix(layer)
+                own = X[:, column : column + matrix.n_features]
+                decode = partial(_decode_chunk, s, layer, matrix, own, {*record.masked_rows})
+                # An error cancels what has not begun.
+                deque(pool.map(decode, range(matrix.n_chunks)), maxlen=0)
+                column += matrix.n_features
+
+
+def _decode_chunk(
+    feature_set: FeatureSet,
+    layer: str,
+    matrix: Matrix,
+    X: np.ndarray,
+    masked: Set[int],
+    index: int,
+) -> None:
+    """Read one chunk of a layer into its rows of `X`."""
+    start, stop = matrix.chunk_range(index)
+    matrix.read_chunk(index, X[start:stop])
+    _refuse_non_finite(feature_set, layer, X[start:stop], start, masked)
 
 
 def _refuse_non_finite(
-    feature_set: FeatureSet, layer: str, rows: np.ndarray, start: int, masked: set[int]
+    feature_set: FeatureSet, layer: str, rows: np.ndarray, start: int, masked: Set[int]
 ) -> None:
     """Refuse rows with NaN or infinity that are not masked, before they get into the cache."""
     # NaN and infinity show in the sum, which is quicker than testing each value.

@@ -14,8 +14,9 @@ from typing import Any
 from featstore.errors import IncompleteError, SelectionError, StoreError
 from featstore.io.files import file_sha256, parse_json, sync_folder
 from featstore.store.format.array_schema import ARRAY_TYPES
+from featstore.store.format.layer_schema import Journal, LayerJournal, LayerRecord
 from featstore.store.format.matrix import Matrix, create_matrix
-from featstore.store.format.schema import Facets, Journal, LayerJournal, LayerRecord, SetRecord
+from featstore.store.format.set_schema import Facets, SetRecord
 
 DIGEST_LENGTH = 12
 """Hex digits of the content key in a set's name."""
@@ -267,7 +268,7 @@ class SetFolder:
 
     def writable_matrix(self, layer: str) -> Matrix:
         """Open the matrix of an unfinished layer to write its chunks."""
-        return Matrix(self.group / layer, self.n_samples, writable=True)
+        return Matrix(self.group / layer, self.n_samples)
 
     def journal_damage(self, chunks: Mapping[str, Sequence[int]]) -> None:
         """Write damaged chunks of complete layers into the journal; the caller holds the lock.

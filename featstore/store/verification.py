@@ -9,7 +9,7 @@ from featstore.errors import SelectionError, StoreError
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore, find_set
-from featstore.store.format.schema import LayerRecord
+from featstore.store.format.layer_schema import LayerRecord
 from featstore.store.set_folder import GROUP, JOURNAL_FILE, SETS
 
 EMPTIED = "all files of the unfinished layer are missing"
@@ -313,7 +313,7 @@ def _verify_and_mark_set(
         return damages, emptied
     others = [damage for damage in damages if damage.layer is None]
     try:
-        with store.working_on(feature_set.set_id, progress):
+        with store.backend.working_on(feature_set.set_id, progress):
             marked = schedule_repair(feature_set, of_layers)
             journal = feature_set.journal()
     except StoreError:

@@ -7,6 +7,5 @@ __getattr__, __dir__, __all__ = attach(
     {
         "Epoch": "featstore.training.epochs",
         "TrainedModel": "featstore.training.result",
-        "train": "featstore.training.train",
     },
 )

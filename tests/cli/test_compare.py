@@ -111,7 +111,8 @@ def test_runs_on_other_rows_and_changed_files_are_1_with_a_cure(own_runs, make_s
 
 def test_an_empty_store_and_one_run_alone(runs, tmp_path, capsys):
     assert _run(["compare", "x", "y", "--store", str(tmp_path / "empty")]) == 1
-    assert "featstore fit" in capsys.readouterr().err
+    assert "There is no store at" in capsys.readouterr().err
+    assert not (tmp_path / "empty").exists()
     assert call(runs, runs[0].run_id) == 2
     assert "Missing argument 'RUN'" in capsys.readouterr().err
 

@@ -42,6 +42,8 @@ def test_what_the_store_holds_is_offered(run, monkeypatch):
     assert completed("fit", "--model", "")[0] == ["resnet50"]
     assert completed("fit", "--dataset", "")[0] == ["demo"]
     assert completed("neighbors", "demo")[0] == [run.run_id, feature_set.set_id]
+    assert completed("neighbors", "run", "--metric", "")[0][:2] == ["cosine", "euclidean"]
+    assert run.run_id in completed("neighbors", "run", "--metric", "")[0]
 
 
 def test_names_that_move_the_cursor_are_not_offered(make_store, monkeypatch):

@@ -31,6 +31,19 @@ def test_a_curve_is_a_table_a_figure_and_json(make_store, tmp_path, capsys):
     assert [len(point["scores"]) for point in curve["points"]] == [3, 3, 1]
 
 
+def test_shots_have_a_column_of_their_own(make_store, tmp_path, capsys):
+    store, out = make_store(), tmp_path / "curve.png"
+    asked = ("--store", store.path, "--clf", "ridge", "--out", out)
+    assert call(*asked, "--shots", "1,5", "--episodes", 2) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["model", "layers", "clf", "shots", "rows", "accuracy", "train"] in lines
+    assert [line[3:5] for line in lines if "ridge" in line] == [["1", "4"], ["5", "20"]]
+    assert call(*asked, "--shots", "1,5", "--repeats", 2) == 2
+    assert "--repeats is not for --shots" in capsys.readouterr().err
+    assert call(*asked, "--episodes", 2) == 2
+    assert "--episodes is for --shots" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["file/x.png", "folder.png", "curve.svg"])
 def test_a_wrong_place_for_the_figure_is_told_before_anything_is_fitted(
     make_store, tmp_path, capsys, monkeypatch, name

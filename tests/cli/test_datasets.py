@@ -54,6 +54,23 @@ def test_the_list_tells_needs_places_and_finds(run, tmp_path: Path) -> None:
     assert found["sat6"] is None
 
 
+def test_the_list_fits_a_terminal_of_100_columns(run, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = run().out.splitlines()
+    table = [line for line in lines if line.startswith(" ")]
+    assert max(map(len, table)) <= 100
+    assert "SAT" not in table[2]
+    assert table[2].split()[:2] == ["sat4", "500,000"]
+
+
+def test_show_reads_bands_as_extract_does(run, tmp_path: Path) -> None:
+    plant(tmp_path / "mine")
+    result = run("show", "mine", "--bands", "3,1", "--range", "0,100", "--json")
+    assert json.loads(result.out)["bands"] == ["blue", "red"]
+    result = run("show", "mine", "--window", "8")
+    assert (result.code, "window is a setting of the dataset scene" in result.err) == (1, True)
+
+
 def test_show_counts_and_draws(run, tmp_path: Path) -> None:
     plant(tmp_path / "mine")
     result = run("show", "folder", "--root", "mine")

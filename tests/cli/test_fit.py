@@ -117,7 +117,7 @@ def test_what_failed_is_reported_beside_what_is_kept(store, capsys):
         (["--clf", "mlp", "--param", "hidden_layer_sizes=(0,)"], 1, "must be > 0"),
         (["--clf", "mlp", "--param", "solver=lbfgs", "--epochs", "3"], 1, "solver=lbfgs is not"),
         (["--memory", "1kB"], 1, "are allowed by --memory"),
-        (["--epochs", "5"], 1, "--epochs is for mlp, sgd and softmax"),
+        (["--epochs", "5"], 1, "--epochs is for mlp, dbn, sgd and softmax"),
         (["--clf-device", "tpu"], 1, "must be cpu, cuda or cuda:N"),
         (["--clf-device", "cuda", "--clf", "svm"], 1, "logreg, ridge and lda on a GPU, not svm"),
         (["--intelex"], 1, "speeds up svm"),
@@ -219,8 +219,8 @@ def test_all_fits_the_whole_field(store, capsys):
     out, err = capsys.readouterr()
     result = json.loads(out)
     trained = {run["clf"] for run in result["runs"]}
-    assert trained == {"mlp", "sgd", "softmax"}
-    assert len(result["failures"]) == len(CLASSIFIERS) - 3
+    assert trained == {"mlp", "dbn", "sgd", "softmax"}
+    assert len(result["failures"]) == len(CLASSIFIERS) - 4
 
 
 def test_help_names_every_classifier_and_loads_nothing_heavy():

@@ -46,9 +46,8 @@ def test_a_traceback_moves_no_cursor(capsys):
 
 def test_an_unknown_command_is_answered_with_the_commands(capsys):
     _run(["extrakt"])
-    assert (
-        "Did you mean extract? Commands are extract, import, train, fit" in capsys.readouterr().err
-    )
+    expected = "Did you mean extract or export? Commands are extract, import, train, fit"
+    assert expected in capsys.readouterr().err
 
 
 def commands(command=main.cli, path=()):
@@ -101,12 +100,13 @@ WRONG_NAMES = [
 
 def test_wrong_names_are_answered_before_slow_modules_load(run):
     # In one process, since each takes a second to start.
+    slow = ["torch", "sklearn", "scipy", "zarr", "dask", "obstore"]
     code = (
         "import json, sys\nfrom featstore.cli.main import _run\n"
         "for args in json.loads(sys.argv[1]):\n"
         "    print('# ', *args, file=sys.stderr)\n"
         "    _run(args)\n"
-        "print([m for m in ('torch', 'sklearn', 'scipy', 'zarr', 'dask') if m in sys.modules])"
+        f"print([m for m in {slow} if m in sys.modules])"
     )
     env = os.environ | {"FEATSTORE_STORE": str(run.path.parent.parent)}
     words = json.dumps([args for args, _ in WRONG_NAMES])
@@ -152,6 +152,13 @@ def test_the_end_of_a_file_is_no_ctrl_c(monkeypatch):
 LISTED = "from featstore.cli.main import main; main(['runs', 'ls'])"
 
 
+def test_runs_are_listed_without_importing_what_fits_them(run):
+    code = "import sys; from featstore.cli.main import _run; _run(['runs', 'ls']);"
+    code += " print(sorted({'sklearn', 'torch', 'matplotlib', 'dask', 'zarr'} & {*sys.modules}))"
+    done = shell(f'"$PYTHON" -c "{code}"', run.path.parent.parent)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def shell(command, store, **env):
     """Run a shell's line, in which python is this one, on a store."""
     env = os.environ | {"FEATSTORE_STORE": str(store), "PYTHON": sys.executable, **env}
@@ -173,10 +180,15 @@ def test_a_full_disk_at_stdout_is_an_error(run):
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
-def test_closed_streams_are_no_fault(run, closed):
+LOST = "Error: Stdout is closed, so that what the command prints is lost.\n"
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "said"), [(">&-", 1, LOST), ("2>&-", 0, ""), (">&- 2>&- <&-", 1, "")]
+)
+def test_a_closed_stdout_loses_the_results_and_a_closed_stderr_nothing(run, closed, code, said):
     done = shell(f'"$PYTHON" -c "{LISTED}" {closed}', run.path.parent.parent)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (code, said)
 
 
 def test_no_file_gets_the_descriptor_of_a_closed_stream(tmp_path):
@@ -235,6 +247,17 @@ def test_a_library_that_finds_no_memory_is_told(tmp_path):
     assert done.stderr.startswith("Error: Memory is short (")
     assert "`ulimit -v`, is 1000000 kB" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_address_space_in_which_libraries_hang_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (180_000 * 1024,) * 2)
+    monkeypatch.setattr(
+        main.cli, "get_command", lambda *_: click.Command("x", callback=pytest.fail)
+    )
+    assert _run(["runs"]) == 1
+    said = capsys.readouterr().err
+    assert "needs 524288 kB of address space" in said
+    assert "`ulimit -v`, is 180000 kB. Raise the limit" in said
 
 
 def test_the_installed_command_answers():

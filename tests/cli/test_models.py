@@ -38,6 +38,8 @@ def test_models_without_a_network_are_shown(capsys):
     out = capsys.readouterr().out
     assert "features (default), 64: the mean" in out
     assert "5 x 5 pixels of all bands; they are patches" in out
+    assert _run(["models", "show", "deepsat"]) == 0
+    assert "features, 150 features of rgb and nir: hue_mean, " in capsys.readouterr().out
     assert _run(["models", "show", "rcf", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["layers"][0]["n_features"] == 512
     assert _run(["models", "show", "rcf", "--image-size", "64"]) == 2
@@ -62,6 +64,10 @@ def test_networks_are_searched_and_shown(capsys):
     pytest.importorskip("tiny_networks")
     assert _run(["models", "timm:*small*dinov3*lvd*"]) == 0
     assert "timm:vit_small_patch16_dinov3.lvd1689m" in capsys.readouterr().out.splitlines()
+    assert _run(["models", "small_patch16_dinov3.lvd"]) == 0
+    assert "timm:vit_small_patch16_dinov3.lvd1689m" in capsys.readouterr().out.splitlines()
+    assert _run(["models", "shw"]) == 2
+    assert "Did you mean 'show'?" in capsys.readouterr().err
     assert _run(["models", "timm:*dinov9*"]) == 1
     assert "No network fits" in capsys.readouterr().err
     assert _run(["models", "show", "timm:tiny_vit"]) == 0

@@ -71,7 +71,6 @@ def test_moved_images_are_named_and_found_by_root(images, tmp_path, capsys):
     [
         ({1: "nothing"}, 1, "neither a run nor a feature set"),
         ({2: "nothing.png"}, 1, "nothing.png does not exist"),
-        ({2: "--metric=taxi"}, 2, "cosine"),
         ({6: "nb.jpg"}, 1, "Write: --out nb.png"),
         ({6: f"{__file__}/x.png"}, 1, f"{__file__}/x.png can't be written: {__file__} is a file"),
     ],

@@ -7,8 +7,11 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 from makers import write_images
+from PIL import Image
 
 from featstore.cli.main import _run
 from featstore.inference.predictions import Prediction, write_csv
@@ -125,3 +128,49 @@ def test_no_text_of_a_csv_file_is_a_formula():
     expected = [f"'{name}" for name in names[:-1]] + ["a=1"]
     assert [row["path"] for row in rows] == [row["class"] for row in rows] == expected
     assert rows[0]["score"] == "-1.5"
+
+
+def test_unfamiliar_images_are_marked_and_left_out_if_asked(args, tmp_path, capsys):
+    noise = tmp_path / "noise.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(noise)
+    args = [*args[:2], str(noise), *args[3:]]
+    assert _run(args) == 0
+    shown = capsys.readouterr()
+    assert "0 % (unlike)" in shown.out
+    assert "1 image is unlike all training images (familiarity below 1 %)" in shown.err
+    assert _run([*args, "--reject", "0.01", "--csv"]) == 0
+    shown = capsys.readouterr()
+    (row,) = csv.DictReader(io.StringIO(shown.out))
+    assert (row["class"], row["familiarity"]) == ("", "0")
+    assert "1 of 1 images have no label, as their familiarity is below 1 %." in shown.err
+
+
+def test_paths_come_from_stdin_and_predictions_go_to_a_file(args, tmp_path, monkeypatch, capsys):
+    assert _run([*args, "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)["predictions"]
+    paths = [p["path"] for p in expected]
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"")
+    for content in ("\n".join([*paths, "", str(bad)]), "\0".join([*paths, str(bad), ""])):
+        stdin = io.TextIOWrapper(io.BytesIO(content.encode()))
+        monkeypatch.setattr(sys, "stdin", stdin)
+        for name in ("found.csv", "found.parquet"):
+            stdin.buffer.seek(0)
+            table = tmp_path / name
+            with pytest.raises(SystemExit):
+                _run([*args[:2], "-", *args[3:], "--output", str(table)])
+            captured = capsys.readouterr()
+            assert captured.out == ""
+            assert f"10 predictions in {table}" in captured.err
+            frame = pd.read_csv(table) if name.endswith("csv") else pd.read_parquet(table)
+            assert frame["path"].tolist() == [*paths, str(bad)]
+            assert frame["class"].tolist()[:-1] == [p["label"] for p in expected]
+            scores = [p["score"] for p in expected]
+            assert frame["score"].tolist()[:-1] == pytest.approx(scores, abs=1e-5)
+            assert frame["score"].isna().tolist() == [False] * 9 + [True]
+            assert "bad.png" in frame["error"].iloc[-1]
+    assert _run([*args[:2], "-", *args[3:]]) == 2
+    assert "there are none" in capsys.readouterr().err
+    assert _run([*args, "--output", str(tmp_path / "found.xlsx")]) == 1
+    assert ".csv or .parquet" in capsys.readouterr().err

@@ -65,5 +65,8 @@ def test_broken_runs_are_named_and_passed_over(store, tmp_path, capsys):
 
 def test_an_empty_store_says_what_to_do(tmp_path, capsys):
     assert call("--store", tmp_path / "empty", "--out", tmp_path / "x.html") == 1
+    assert "There is no store at" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert call("--store", tmp_path / "empty", "--out", tmp_path / "x.html") == 1
     assert "featstore fit" in capsys.readouterr().err
     assert not (tmp_path / "x.html").exists()

@@ -4,12 +4,12 @@ import json
 import shutil
 
 import pytest
-from conftest import blank_figures
+from conftest import blank_figures, short_training, small_networks
 from makers import write_images
 
 from featstore.cli.main import _run
 
-pytestmark = pytest.mark.usefixtures("blank_pictures", "few_epochs")
+pytestmark = pytest.mark.usefixtures("blank_pictures", "few_epochs", "small_inputs")
 
 STUDY = ["reproduce", "--models", "mobilenet_v2", "--weights", "random:0", "--clf", "lda"]
 """A study of one network, on the images of a folder."""
@@ -25,7 +25,7 @@ def studied(tmp_path_factory):
     """Return a folder with images, the store of a study on them, and its report in study/."""
     folder = tmp_path_factory.mktemp("reproduce")
     write_images(folder / "mine", 2, 32)
-    with blank_figures():
+    with blank_figures(), short_training(), small_networks():
         assert _run(words(folder, folder / "study")) == 0
     return folder
 

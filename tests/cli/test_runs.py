@@ -5,16 +5,18 @@ from conftest import blank_figures, store_in
 
 from featstore.cli.main import _run
 from featstore.fitting.fit import fit
+from featstore.report.summaries import list_fits
 from featstore.runs.run import list_runs
 from featstore.store.feature_store import open_store
 
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory):
-    """Return the store of three runs, which no test changes."""
+    """Return the store of four fits, one of them repeated, which no test changes."""
     store = store_in(tmp_path_factory.mktemp("runs"))
     with blank_figures():
         fit(store, ["lda", "ridge", "knn"], n_jobs=1)
+        fit(store, "lda", repeats=3, split_seed=5, n_jobs=1)
     return store
 
 
@@ -28,17 +30,36 @@ def call(store, *args):
     return _run(["runs", *map(str, args), "--store", str(store.path)])
 
 
-def test_ls_sorts_by_accuracy_and_marks_the_best(filled, capsys):
+def test_ls_ranks_repeats_and_single_splits_apart_and_marks_the_best(filled, capsys):
     assert call(filled, "ls", "--json") == 0
-    runs = json.loads(capsys.readouterr().out)["runs"]
-    accuracies = [run["accuracy"] for run in runs]
+    lines = json.loads(capsys.readouterr().out)["runs"]
+    repeated, *single = lines
+    assert (repeated["n_repeats"], repeated["ranked_by"]) == (3, "repeated splits")
+    assert [line["ranked_by"] for line in single] == ["test"] * 3
+    accuracies = [line["accuracy"] for line in single]
     assert accuracies == sorted(accuracies, reverse=True)
-    assert [run["is_best"] for run in runs].count(True) == 1
+    assert [line["is_best"] for line in lines].count(True) == 1
     assert call(filled, "ls") == 0
     out = capsys.readouterr().out
-    (best,) = (run for run in runs if run["is_best"])
+    first, second = out.split("demo: accuracy")[1:]
+    assert "ranked by the mean over repeated test splits, split: random, seeds 5 to 7" in first
+    assert "lda x 3" in first
+    assert "ranked by one test split, split: official" in second
+    (best,) = (line for line in lines if line["is_best"])
     (line,) = (line for line in out.splitlines() if line.rstrip().endswith("best"))
     assert best["run_id"].endswith(line.split()[0])
+
+
+def test_ls_all_lists_each_repeat_with_the_seed_of_its_split(filled, capsys):
+    assert call(filled, "ls", "--all", "--json") == 0
+    lines = json.loads(capsys.readouterr().out)["runs"]
+    assert [line["split_text"] for line in lines[:4]] == [
+        "random, seeds 5 to 7",
+        *(f"random, seed {seed}" for seed in (5, 6, 7)),
+    ]
+    assert [line["is_repeat"] for line in lines] == [False, True, True, True, False, False, False]
+    assert call(filled, "ls", "--all") == 0
+    assert capsys.readouterr().out.count("- repeat, seed") == 3
 
 
 def test_ls_fits_80_columns(filled, capsys, monkeypatch):
@@ -83,6 +104,16 @@ def test_tag_names_a_run_for_all_commands(own, run, capsys):
     assert call(own, "tag", "paper", "--remove") == 0
     assert call(own, "show", "paper") == 1
     assert call(own, "tag", "best") == 2
+
+
+def test_a_repeat_with_a_tag_has_a_row_of_its_own(filled, capsys):
+    row = next(line for line in list_fits(filled) if line["n_repeats"] > 1)
+    tagged = next(run_id for run_id in row["run_ids"] if run_id != row["run_id"])
+    assert call(filled, "tag", tagged, "mine") == 0
+    try:
+        assert [line["run_id"] for line in list_fits(filled)[:2]] == [row["run_id"], tagged]
+    finally:
+        assert call(filled, "tag", "mine", "--remove") == 0
 
 
 def test_rm_asks_and_a_no_removes_nothing(own, run, capsys, monkeypatch):

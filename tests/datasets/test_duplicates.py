@@ -6,6 +6,7 @@ import shutil
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.io
 from hypothesis import given
@@ -14,7 +15,7 @@ from makers import Listener
 from PIL import Image
 
 from featstore.datasets import duplicates
-from featstore.datasets.duplicates import find_first_rows
+from featstore.datasets.duplicates import find_first_rows, image_digests
 from featstore.datasets.registry import open_dataset
 from featstore.errors import DatasetError
 from featstore.io import fingerprints, stamped_cache
@@ -66,6 +67,16 @@ def test_links_to_one_file_are_copies(images, cache):
     # The test folder is sorted before train: the first of three is a link.
     assert set(found) == {"test/water/linked.png", "train/water/water00.png"}
     assert set(found.values()) == {"test/water/hard.png"}
+
+
+def test_an_image_in_a_table_has_the_digest_of_its_file(images, cache, tmp_path):
+    dataset = open_dataset("folder", images)
+    content = [path.read_bytes() for path in dataset.paths]
+    names = [dataset.class_names[label] for label in dataset.labels]
+    path = tmp_path / "held.parquet"
+    pd.DataFrame({"image": content, "label": names}).to_parquet(path)
+    held = open_dataset("table", path)
+    assert sorted(image_digests(held, cache)) == sorted(image_digests(dataset, cache))
 
 
 def test_an_image_saved_anew_is_another_image(images, cache):

@@ -12,6 +12,7 @@ from featstore.datasets.loader import READ_AHEAD, batches, usual_shape
 from featstore.datasets.registry import open_dataset
 from featstore.datasets.source import ArraySource
 from featstore.errors import ImageError
+from featstore.io import gdal
 
 
 def rows_of(batch):
@@ -56,6 +57,19 @@ def test_large_jpegs_are_read_at_a_fraction(images):
     assert rows_of(batch)[1].shape[:2] == (200, 300)
 
 
+def test_compressed_tiffs_are_read_as_by_themselves_and_gdals_options_stay_in_the_threads(tmp_path):
+    shapes = [(8, 9), (8, 9), (5, 4)]
+    for i, shape in enumerate(shapes):
+        pixels = np.random.default_rng(i).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        (tmp_path / "a").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "a" / f"{i}.tif", compression="tiff_lzw")
+    dataset = open_dataset("folder", tmp_path)
+    (batch,) = batches(dataset, [0], 3, "stop")
+    for row, image in rows_of(batch).items():
+        np.testing.assert_array_equal(image, dataset.read(row))
+    assert not gdal.rasterio().env.hasenv()
+
+
 def test_sizes_may_differ_within_a_batch(images):
     path = open_dataset("folder", images).paths[1]
     Image.new("RGB", (30, 20), "red").save(path)
@@ -64,12 +78,11 @@ def test_sizes_may_differ_within_a_batch(images):
     assert sorted(rows_of(batch)) == [0, 1, 2, 3]
 
 
-def test_an_unreadable_image_stops_with_its_path_and_the_cure(images):
+def test_an_unreadable_image_stops_with_its_path(images):
     dataset = open_dataset("folder", images)
     dataset.paths[5].write_bytes(b"not an image")
-    with pytest.raises(ImageError, match="--on-error mask") as caught:
+    with pytest.raises(ImageError, match=dataset.paths[5].name):
         list(batches(dataset, range(0, 27, 4), 4, "stop"))
-    assert dataset.paths[5].name in str(caught.value)
 
 
 def test_an_unreadable_image_is_masked_and_no_row_moves(images):

@@ -77,10 +77,14 @@ def test_a_folder_stands_for_its_images(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "sat4").mkdir()
     assert resolve_dataset("sat4", "/data") == ("sat4", "/data")
     assert resolve_dataset("./sat4") == ("folder", "sat4")
+    (tmp_path / "a.TIF").touch()
+    assert resolve_dataset("a.TIF") == ("scene", "a.TIF")
     with pytest.raises(DatasetError, match="An empty name is neither"):
         resolve_dataset("")
     (tmp_path / "images.zip").touch()
-    with pytest.raises(DatasetError, match=r"images\.zip is neither a folder nor a table \(\.csv"):
+    with pytest.raises(
+        DatasetError, match=r"images\.zip is no folder, table \(\.csv.*\) or raster"
+    ):
         resolve_dataset("images.zip")
 
 

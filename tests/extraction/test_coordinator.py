@@ -3,6 +3,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from makers import Listener, of_pixels, tiny, tree_bytes
 
 import featstore
 from featstore.config import ExtractConfig
+from featstore.datasets import registry
 from featstore.errors import ConfigError, ImageError, SchedulerError
 from featstore.extraction.coordinator import n_shards, split_chunks
 from featstore.extraction.extract import extract
@@ -34,6 +37,7 @@ def group_bytes(result):
     return tree_bytes(Path(result.path))
 
 
+@pytest.mark.soak
 def test_local_workers_write_the_same_bytes(extracted, tmp_path, small_chunks):
     settings = tiny(extracted.images, layers="fc,conv1", devices=("cpu", "cpu"))
     listener, store = Listener(), open_store(tmp_path / "two")
@@ -59,6 +63,7 @@ def test_workers_write_the_same_bytes_where_the_threads_decide_them(images, tmp_
     assert group_bytes(two) == group_bytes(one)
 
 
+@pytest.mark.soak
 def test_a_scheduler_and_its_workers_write_the_same_bytes(
     extracted, tmp_path, small_chunks, scheduler
 ):
@@ -287,6 +292,38 @@ def test_a_scheduler_without_workers_is_named(images, tmp_path, monkeypatch):
         settings = tiny(images, scheduler=empty.scheduler_address)
         with pytest.raises(SchedulerError, match="has no workers"):
             extract(store=tmp_path / "store", **settings)
+
+
+@pytest.mark.soak
+def test_a_dataset_of_an_installed_package_is_computed_on_workers(images, tmp_path, monkeypatch):
+    page = Path(__file__).parents[2] / "docs" / "adding-a-dataset.md"
+    blocks = re.findall(r"```(python|toml)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    site, source, root = (tmp_path / name for name in ("site", "source", "tiles"))
+    source.mkdir()
+    (source / "labelled.py").write_text(blocks[0][1], encoding="utf-8")
+    (source / "pyproject.toml").write_text(blocks[1][1], encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", str(site), str(source)], check=True)
+    monkeypatch.syspath_prepend(str(site))
+    registry._plug_in.cache_clear()
+    paths = sorted(Path(images).rglob("*.png"))
+    shutil.copytree(images, root)
+    lines = [
+        f"{path.relative_to(images)},{path.parent.name},{'test' if i % 3 == 0 else 'train'}"
+        for i, path in enumerate(paths)
+    ]
+    (root / "labels.csv").write_text("\n".join(["file,class,split", *lines]), encoding="utf-8")
+    store = open_store(tmp_path / "store")
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as workers:
+        scheduler = workers.scheduler_address
+        made = extract(
+            model="pixelstats", dataset="labelled", root=root, scheduler=scheduler, store=store
+        )
+    assert (made.n_computed, made.title) == (len(paths), "labelled")
+    (run,) = featstore.fit(store, "lda")
+    (found,) = featstore.predict(run, paths[0], store=store)
+    assert found.label in run.class_names
+    registry._plug_in.cache_clear()
 
 
 class FakeMatrix:

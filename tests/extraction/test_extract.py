@@ -36,7 +36,7 @@ from featstore.models.preprocess import Preprocess
 from featstore.models.torchvision_source import build_network
 from featstore.models.weights import IMAGENET_MEAN, IMAGENET_STD
 from featstore.progress import Silent
-from featstore.store import writer
+from featstore.store import creation, writer
 from featstore.store.feature_store import open_store
 from featstore.store.verification import verify_store
 
@@ -53,11 +53,18 @@ def lose_first_chunk(store):
     return feature_set
 
 
-def test_a_sample_id_that_no_reader_would_take_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("first", "wrong"),
+    [
+        ("train/" + "é" * 2050, r"a sample id of 4,106 bytes, 'train/é.*at most 4,096"),
+        ("train/1", r"sample ids of 400,\d\d\d bytes in a chunk of 100,000 rows; at most 400,000"),
+    ],
+)
+def test_sample_ids_that_no_reader_would_take_are_refused(tmp_path, monkeypatch, first, wrong):
     images = write_images(tmp_path / "images", n=2, size=8)
-    ids = ["train/" + "é" * 2050, *map(str, range(8))]
-    monkeypatch.setattr(FolderSource, "sample_ids", ids)
-    with pytest.raises(DatasetError, match=r"a sample id of 4,106 bytes, 'train/é.*at most 4,096"):
+    monkeypatch.setattr(FolderSource, "sample_ids", [first, *map(str, range(8))])
+    monkeypatch.setattr(creation, "MAX_CHUNK_NBYTES", 400_000)
+    with pytest.raises(DatasetError, match=wrong):
         extract(store=tmp_path / "store", **of_pixels(images))
 
 

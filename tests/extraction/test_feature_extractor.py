@@ -28,6 +28,54 @@ def paths(tmp_path):
     return found
 
 
+IMAGES_HAVE_NO_COLUMNS = "images have any height and width, so that no number of columns is fixed"
+ANOTHER_MESSAGE = "the input is refused in words about images, not in those about tables of numbers"
+NOT_OF_IMAGES = {
+    "check_n_features_in": IMAGES_HAVE_NO_COLUMNS,
+    "check_n_features_in_after_fitting": IMAGES_HAVE_NO_COLUMNS,
+    "check_transformer_general": IMAGES_HAVE_NO_COLUMNS,
+    "check_estimators_empty_data_messages": ANOTHER_MESSAGE,
+    "check_fit2d_predict1d": ANOTHER_MESSAGE,
+    "check_estimator_sparse_tag": ANOTHER_MESSAGE,
+    "check_estimator_sparse_array": ANOTHER_MESSAGE,
+    "check_estimator_sparse_matrix": ANOTHER_MESSAGE,
+    "check_complex_data": "the test turns numbers into bytes, and bytes are never complex",
+    "check_estimators_nan_inf": "the test turns numbers into bytes, and bytes are never NaN",
+}
+"""The checks of scikit-learn that do not apply to images, and why."""
+
+
+class OnNumbers(FeatureExtractor):
+    """Takes a row of numbers, as scikit-learn's checks give them, as an image of their bytes."""
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.no_validation = True, False
+        return tags
+
+    def _features(self, X):
+        rows = np.ascontiguousarray(X, np.float32)
+        is_table = rows.ndim == 2
+        return super()._features(rows.view(np.uint8).reshape(*rows.shape, 4) if is_table else X)
+
+
+@pytest.mark.soak
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learns_checks_pass_but_for_those_of_tables(tmp_path):
+    found = check_estimator(
+        OnNumbers("pixelstats", store=tmp_path / "store"),
+        expected_failed_checks=NOT_OF_IMAGES,
+        on_skip=None,
+    )
+    by_status = {status: set() for status in ("passed", "xfail", "skipped")}
+    for one in found:
+        by_status[one["status"]].add(one["check_name"])
+    assert by_status["xfail"] == set(NOT_OF_IMAGES)
+    assert by_status["skipped"] <= {"check_array_api_input"}
+    assert {"check_fit_idempotent", "check_methods_subset_invariance"} <= by_status["passed"]
+    assert len(by_status["passed"]) > 25
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 def test_a_search_computes_each_image_once(tmp_path):
     extractor = FeatureExtractor("pixelstats", store=tmp_path / "store")
@@ -77,6 +125,7 @@ def test_images_in_memory_are_a_dataset_with_a_drawn_split(tmp_path):
         ([], {}, "images is empty"),
         (["none.png"], {}, "holds none.png, which is not a file"),
         (IMAGES / 255, {}, "of float64; expected .*uint8. Scale the values to bytes"),
+        (IMAGES.repeat(2, 1).repeat(2, 2).transpose(0, 3, 1, 2), {}, "bands seem to come first"),
         ([IMAGES[0], IMAGES[1, :8]], {}, "an array holds images of one shape"),
         (IMAGES, {"labels": Y[:4]}, "4 labels are given for 30 samples"),
         (IMAGES, {"sample_splits": ["train"]}, "1 splits are given for 30 samples"),

@@ -100,7 +100,7 @@ def test_rows_without_numbers_are_masked_and_rows_that_lack_some_are_refused(her
     done = import_features("a", holes, model="m", labels=NAMES[Y], store="store")
     assert done.n_masked == 1
     holes[7, 2] = np.inf
-    with pytest.raises(DatasetError, match=r"row 7 \(row 7\) holds inf in column 2"):
+    with pytest.raises(DatasetError, match=r"features: row 7 holds inf in column 2"):
         import_features("b", holes, model="m", labels=NAMES[Y], store="store")
     # The set that was begun does not stand in the way.
     holes[7, 2] = 0
@@ -113,15 +113,21 @@ def test_rows_without_numbers_are_masked_and_rows_that_lack_some_are_refused(her
         ("none.npy", DatasetNotFoundError, "none.npy does not exist"),
         ("labels.csv", DatasetError, "expected .npy, .npz, .parquet or a Zarr folder"),
         ("cut.npy", DatasetError, "can't be read"),
-        ("objects.npy", DatasetError, "can't be read: .*Python objects"),
+        ("objects.npy", DatasetError, r"holds Python objects.*np.stack\(list\(X\)\)"),
+        ("objects.npz", DatasetError, r"holds Python objects.*labels=y.astype\(str\)"),
+        ("text.npy", DatasetError, "text.npy is no .npy file. Write it with numpy.save"),
+        ("lacking.parquet", DatasetError, "some lists of features are missing"),
         ("flat.npy", DatasetError, r"shape \(90,\).*expected numbers of shape"),
         ("two.npz", DatasetError, "several arrays: a, b. Name one with --array"),
-        ("folder", DatasetError, "is no Zarr array that can be read"),
+        ("folder", DatasetError, "is no file of features; expected .*Zarr folder"),
     ],
 )
 def test_what_is_no_file_of_features_is_refused(file, error, cause, here):
     (here / "cut.npy").write_bytes((here / "clay.npy").read_bytes()[:100])
     np.save("objects.npy", np.array([[{}], [{}]]), allow_pickle=True)
+    np.savez("objects.npz", features=X, labels=NAMES[Y].astype(object))
+    (here / "text.npy").write_text("no array", encoding="utf-8")
+    pandas.DataFrame({"emb": [*X[:3], None]}).to_parquet("lacking.parquet")
     np.save("flat.npy", Y)
     np.savez("two.npz", a=X, b=X)
     (here / "folder").mkdir()
@@ -132,6 +138,11 @@ def test_what_is_no_file_of_features_is_refused(file, error, cause, here):
 def test_an_array_of_several_is_named(here):
     np.savez("two.npz", a=X, b=X[:, :3])
     assert open_features("two.npz", "b").shape == (90, 3)
+    frame = pandas.DataFrame(X[:, :3], columns=["A00", "A01", "A02"]).assign(lon=1.5)
+    frame.to_parquet("wide.parquet")
+    assert open_features("wide.parquet").feature_columns == ["A00", "A01", "A02", "lon"]
+    chosen = open_features("wide.parquet", "A*")
+    np.testing.assert_array_equal(next(chosen.blocks()), X[:, :3])
 
 
 @pytest.mark.parametrize(
@@ -141,13 +152,18 @@ def test_an_array_of_several_is_named(here):
         ({"labels": "none.csv"}, "none.csv does not exist"),
         ({"labels": "bare.csv"}, "has the columns id, kind; expected one of the name label"),
         ({"labels": "labels.csv", "sample_ids": [*IDS[:-1], "other"]}, "no row for the id 'other'"),
-        ({"labels": NAMES[Y], "splits": ["training"] * 90}, "splits holds 'training'; expected"),
+        ({"labels": NAMES[Y], "splits": ["foo"] * 90}, "splits holds 'foo'; expected"),
+        ({"labels": "twice.csv", "sample_ids": IDS}, "row 2: its id 'a' is that of row 1 too"),
+        ({"labels": "objects.npy"}, r"objects.npy holds Python objects.*y.astype\(str\)"),
+        ({"labels": np.full((90, 2), 2)}, "must hold 0 and 1, with a column for each class"),
         ({"labels": NAMES[Y], "sample_ids": ["a"] * 90}, "have the name 'a'"),
         ({"labels": Y + 0.5}, "labels are numbers with fractions, such as 0.5. For numbers give"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(given, cause, here):
     (here / "bare.csv").write_text("id,kind\na,b\n", encoding="utf-8")
+    (here / "twice.csv").write_text("id,label\na,b\na,b\n", encoding="utf-8")
+    np.save("objects.npy", NAMES[Y].astype(object), allow_pickle=True)
     with pytest.raises(DatasetError, match=cause):
         import_features("x", "clay.npy", store="store", **given)
 
@@ -164,7 +180,7 @@ def test_the_command_says_what_comes_next(here, capsys):
     assert _run([*words, "--store", "store"]) == 0
     out = capsys.readouterr().out
     assert "90 rows of 16 features of clay as brazil: 60 train, 30 test" in out
-    assert "featstore fit --clf logreg --dataset brazil --model clay" in out
+    assert "Next: featstore fit --clf logreg --store store" in out
     assert _run(["fit", "--clf", "lda", "--store", "store"]) == 0
     assert "FEATURES_FILE" in capsys.readouterr().out
     assert _run(["import", "x", "labels.csv", "--store", "store"]) == 1

@@ -18,7 +18,7 @@ from featstore.extraction import extract as stage_one
 from featstore.extraction.extract import extract
 from featstore.fitting.fit import fit
 from featstore.io.fingerprints import FingerprintCache
-from featstore.models import engines
+from featstore.models import network_extractor
 from featstore.models.network_extractor import NetworkExtractor
 from featstore.models.preprocess import Preprocess
 from featstore.models.registry import find_network
@@ -120,7 +120,7 @@ def test_pools_of_a_layer_are_matrices_of_their_own(settings, tmp_path):
 def test_engines_give_pytorchs_features(engine, name, tmp_path, monkeypatch):
     if engine == "openvino" and not find_spec("openvino"):
         pytest.skip("OpenVINO is not installed")
-    monkeypatch.setattr(engines, "_compiled_engine", lambda *_: engine)
+    monkeypatch.setattr(network_extractor, "compiling_engine", lambda *_: engine)
     network = find_network(f"timm:{name}")
     weights = network.find_weights("random:0", FingerprintCache(tmp_path / "cache"))
     preprocess = Preprocess(32, "rgb", weights.mean, weights.std, weights.interpolation)

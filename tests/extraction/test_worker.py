@@ -53,6 +53,13 @@ def test_a_worker_that_would_compute_other_features_is_refused(images, tmp_path,
         worker.describe_device(context)
 
 
+def test_a_worker_without_the_package_of_a_dataset_is_refused(images, tmp_path):
+    context = make_context(of_pixels(images), tmp_path)
+    context = replace(context, config=context.config | {"dataset": "labelled"})
+    with pytest.raises(SchedulerError, match=r"On a worker: labelled is neither .* the package"):
+        worker.describe_device(context)
+
+
 def test_a_worker_on_a_device_of_another_type_is_refused():
     state = WorkerState.__new__(WorkerState)
     state.extractor = SimpleNamespace(device_type="cpu", device_name="cpu (2 threads)")
@@ -70,7 +77,7 @@ def test_a_cpus_threads_are_the_workers_or_those_of_the_pass(extracted, tmp_path
     assert worker.describe_device(context)["device_name"] == "cpu (1 threads)"
     numerics, lines = worker.choose_numerics(context, ["fc"], 27)
     assert numerics == {"device": "cpu", "engine": "eager", "batch_size": 4, "n_threads": 1}
-    assert lines[0].startswith("Not compiling: ")
+    assert lines[0].startswith("Computing with PyTorch: ")
     (state,) = worker._states
     state.prepare({**numerics, "nodes": ["fc"], "n_threads": 2})
     assert torch.get_num_threads() == 2

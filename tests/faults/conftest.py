@@ -63,10 +63,16 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def unbroken(
+def whole_store(
     children: Children, pictures: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, bytes]:
-    """Return the files of a set that was extracted without a fault."""
+) -> Path:
+    """Return a store with a set that was extracted without a fault; no test changes it."""
     store = tmp_path_factory.mktemp("unbroken") / "store"
     assert children.command(store, *extract_words(pictures)).code == 0
-    return group_bytes(store)
+    return store
+
+
+@pytest.fixture(scope="session")
+def unbroken(whole_store: Path) -> dict[str, bytes]:
+    """Return the files of a set that was extracted without a fault."""
+    return group_bytes(whole_store)

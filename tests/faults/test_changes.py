@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from children import extract_words, group_bytes, resumed
-from makers import write_images
+from makers import tree_bytes, write_images
 
 from featstore.datasets.formats.synthetic import write_demo
 from featstore.datasets.registry import open_dataset
@@ -39,18 +39,6 @@ def check_rows(store, set_id, root):
     np.testing.assert_array_equal(selection.memmap(), np.stack(expected))
 
 
-def replaced(images, another):
-    shutil.copy(another, images / "train" / "sand" / "sand03.png")
-
-
-def added(images, another):
-    shutil.copy(another, images / "train" / "sand" / "sand99.png")
-
-
-def removed(images, another):
-    (images / "train" / "sand" / "sand03.png").unlink()
-
-
 def touched(images, another):
     for path in images.rglob("*.png"):
         os.utime(path, (1, 1))
@@ -61,41 +49,73 @@ def copied(images, another):
     shutil.copytree(images.with_name("moved"), images)
 
 
-CHANGES = [replaced, added, removed]
+def replaced(images, another):
+    shutil.copy(another, images / "train" / "sand" / "sand03.png")
+
+
+def added(images, another):
+    shutil.copy(another, images / "train" / "sand" / "sand99.png")
+
+
+def removed(images, another):
+    (images / "train" / "sand" / "sand02.png").unlink()
+
+
 SAME = [touched, copied]
+CHANGES = [replaced, added, removed]
+
+
+def test_a_changed_dataset_is_another_set_and_a_touched_one_is_not(
+    images, another, children, tmp_path
+):
+    store, words = tmp_path / "store", extract_words(images)
+    resumed(children.command(store, *words))
+    n_sets = 1
+    for change in SAME + CHANGES:
+        change(images, another)
+        again = children.command(store, *words, "--json").result
+        n_sets += change in CHANGES
+        assert len(open_store(store).sets()) == n_sets
+        assert again["n_reused"] == (36 if change in SAME else 0)
+        check_rows(store, again["set_id"], images)
+    # What was there before is as it was.
+    assert all(verify(feature_set) == [] for feature_set in open_store(store).sets())
 
 
 @pytest.mark.parametrize(
-    ("change", "at"),
-    [
-        *((change, None) for change in CHANGES + SAME),
-        *((change, 180) for change in (replaced, touched)),
-        *(pytest.param(change, 180, marks=pytest.mark.soak) for change in (added, removed, copied)),
-    ],
+    "change",
+    [replaced, *(pytest.param(one, marks=pytest.mark.soak) for one in (added, removed, copied))],
 )
-def test_a_changed_dataset_is_another_set_and_a_touched_one_is_not(
-    change, at, images, another, children, tmp_path
+def test_a_dataset_that_changes_under_an_unfinished_set_is_another_set(
+    change, images, another, children, tmp_path
 ):
     store, words = tmp_path / "store", extract_words(images)
-    begun = children.command(store, *words, **({"fault": {"at": at}} if at else {}))
-    assert begun.code == (-9 if at else 0)
+    assert children.command(store, *words, fault={"at": 180}).code == -9
+    original = shutil.copytree(images, tmp_path / "original")
     change(images, another)
+    if change not in SAME:
+        again = children.command(store, *words, "--json").result
+        sets = open_store(store).sets()
+        assert (len(sets), again["n_reused"]) == (2, 0)
+        assert sorted(s.unfinished() for s in sets) == [[], ["stats"]]
+        check_rows(store, again["set_id"], images)
+    # With the images as they were, and only touched, the unfinished set is gone on with.
+    shutil.rmtree(images)
+    shutil.copytree(original, images)
+    touched(images, another)
     again = children.command(store, *words, "--json").result
-    sets = open_store(store).sets()
-    if change in SAME:
-        assert len(sets) == 1
-        assert (again["n_reused"] == 36) == (at is None)
-        assert again["n_reused"] > 0
-    else:
-        assert len(sets) == 2
-        assert again["n_reused"] == 0
-        (old,) = [s for s in sets if s.set_id != again["set_id"]]
-        # What was there before is as it was.
-        assert (old.unfinished() == ["stats"]) == (at is not None)
+    assert 0 < again["n_reused"] < 36
     check_rows(store, again["set_id"], images)
 
 
-@pytest.mark.parametrize("kind", ["replaced by another", "rewritten in place", "the same again"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "rewritten in place",
+        pytest.param("replaced by another", marks=pytest.mark.soak),
+        pytest.param("the same again", marks=pytest.mark.soak),
+    ],
+)
 def test_an_image_that_is_replaced_while_extract_runs_is_noticed_and_never_mixed(
     kind, images, another, children, unbroken, tmp_path, tally
 ):
@@ -113,25 +133,20 @@ def test_an_image_that_is_replaced_while_extract_runs_is_noticed_and_never_mixed
     assert "run the same command again" in noticed.err
     (begun,) = open_store(store).sets()
     assert begun.unfinished() == ["stats"]
+    if kind != "the same again":
+        # What it is now makes another set.
+        another_set = children.command(store, *words, "--json").result
+        assert another_set["n_reused"] == 0
+        assert len(open_store(store).sets()) == 2
+        check_rows(store, another_set["set_id"], images)
     # With the image as it was, what was stored before is gone on with, and is right.
     target.write_bytes(original)
     again = children.command(store, *words, "--json").result
     assert again["set_id"] == begun.set_id
     assert again["n_reused"] > 0
-    assert group_bytes(store) == unbroken
+    assert tree_bytes(open_store(store).get(begun.set_id).group) == unbroken
     check_rows(store, begun.set_id, images)
     tally.add("images changed in work", kind, "all noticed, none mixed")
-
-
-def test_what_was_replaced_in_work_makes_another_set(images, another, children, tmp_path):
-    store, words = tmp_path / "store", extract_words(images)
-    target = open_dataset("folder", str(images)).paths[21]
-    overwrite = {"row": 12, "path": str(target), "source": str(another), "in_place": False}
-    assert children.command(store, *words, overwrite=overwrite).code == 1
-    again = children.command(store, *words, "--json").result
-    assert again["n_reused"] == 0
-    assert len(open_store(store).sets()) == 2
-    check_rows(store, again["set_id"], images)
 
 
 def test_a_masked_image_that_went_missing_in_work_is_no_masked_row(images, children, tmp_path):

@@ -10,6 +10,7 @@ import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
+import google_crc32c
 import numcodecs
 import numpy as np
 import pytest
@@ -20,8 +21,9 @@ from featstore.errors import CorruptionError, FormatError
 from featstore.fitting.fit import fit
 from featstore.io.files import file_sha256, read_json, write_json
 from featstore.store.feature_store import open_store
+from featstore.store.format.layer_schema import LayerRecord
 from featstore.store.format.run_schema import RunRecord
-from featstore.store.format.schema import LayerRecord, SetRecord
+from featstore.store.format.set_schema import SetRecord
 
 VALUES = (
     *(None, True, -1, 0, 1, 3.5, 10**30, "", "x", "../../outside", "/etc/passwd", "a\x00b"),
@@ -365,6 +367,22 @@ def test_a_chunk_that_would_fill_the_memory_is_damage_and_computed_again(harm, c
     words = [harm.places.get(word, word) for word in COMMANDS[-1]]
     assert _run([*words, "--store", str(harm.store)]) == 0
     np.testing.assert_array_equal(open_store(harm.store).select().memmap(), before)
+
+
+def test_a_chunk_of_ids_that_would_fill_the_memory_is_damage(harm, capsys):
+    harm.fresh()
+    (feature_set,) = open_store(harm.store).sets()
+    own = feature_set.group / "sample_id"
+    content = (2**32 - 1).to_bytes(4, "little") + bytes(4 * 18)
+    chunk = numcodecs.Blosc("zstd", 1).encode(content)
+    chunk += google_crc32c.value(chunk).to_bytes(4, "little")
+    files = {"zarr.json": (own / "zarr.json").read_bytes(), "c/0": chunk}
+    rewrite(feature_set.path / "set.json", feature_set.group, "sample_id", files)
+    for command in (COMMANDS[2], ("store", "export", str(harm.store / "out.csv")), COMMANDS[4]):
+        with pytest.raises(SystemExit) if command[1] == "verify" else nullcontext():
+            assert _run([*command, "--store", str(harm.store)]) == 1
+        said = capsys.readouterr()
+        assert "it has 4,294,967,295 texts; expected 18" in said.out + said.err, command
 
 
 @pytest.mark.parametrize("name", ["set.json", "stats.json", "metrics.json"])

@@ -114,14 +114,8 @@ def test_a_kill_at_any_moment_of_extract_ends_in_the_same_bytes(
         shutil.rmtree(store)
 
 
-@pytest.mark.parametrize(
-    ("phases", "n_each"),
-    [(("mid-write",), 1), pytest.param(PHASES, 4, marks=pytest.mark.soak)],
-    ids=["one", "many"],
-)
-def test_a_kill_of_a_network_s_extract_ends_in_the_same_bytes(
-    phases, n_each, children, pictures, tmp_path, tally
-):
+@pytest.mark.soak
+def test_a_kill_of_a_network_s_extract_ends_in_the_same_bytes(children, pictures, tmp_path, tally):
     settings = tiny(pictures, layers="conv1,fc")
     words = [w for k, v in settings.items() for w in (f"--{k.replace('_', '-')}", str(v))]
     more = {
@@ -131,7 +125,7 @@ def test_a_kill_of_a_network_s_extract_ends_in_the_same_bytes(
     counted = children.command(tmp_path / "whole", "extract", *words, fault={}, **more)
     resumed(counted)
     whole = group_bytes(tmp_path / "whole")
-    for number in drawn(random.Random(1), counted.report, n_each, phases):
+    for number in drawn(random.Random(1), counted.report, 4):
         store = tmp_path / f"{number}"
         killed = children.command(store, "extract", *words, fault={"at": number}, **more)
         assert killed.code == -9
@@ -141,18 +135,17 @@ def test_a_kill_of_a_network_s_extract_ends_in_the_same_bytes(
 
 
 @pytest.fixture(scope="module", params=["ridge", pytest.param("softmax", marks=pytest.mark.soak)])
-def fitted(request, children, pictures, tmp_path_factory):
+def fitted(request, children, whole_store, tmp_path_factory):
     """Return words of a fit, a store to fit in, what a fit leaves, and its operations."""
     folder = tmp_path_factory.mktemp("fitted")
-    resumed(children.command(folder / "bare", *extract_words(pictures)))
     words = ["fit", "--clf", request.param, "--n-jobs", "1"]
     words += ["--epochs", "2"] if request.param == "softmax" else []
-    shutil.copytree(folder / "bare", folder / "whole")
+    shutil.copytree(whole_store, folder / "whole")
     counted = children.command(folder / "whole", *words, fault={})
     resumed(counted)
     (run,) = list_runs(open_store(folder / "whole"))
     assert ("curves.json" in run.record.files) == (request.param == "softmax")
-    return words, folder / "bare", run_content(run), [tuple(one[:2]) for one in counted.report]
+    return words, whole_store, run_content(run), [tuple(one[:2]) for one in counted.report]
 
 
 @pytest.mark.parametrize("n_each", [1, pytest.param(8, marks=pytest.mark.soak)])

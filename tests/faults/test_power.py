@@ -16,9 +16,10 @@ from children import run_content
 from makers import of_pixels, tree_bytes, write_images
 from power import KINDS, Event, PowerLog, build, moments
 
-from featstore.datasets.formats import archives, ucmerced
+from featstore.datasets.formats import ucmerced
 from featstore.extraction.extract import extract
 from featstore.fitting.fit import fit
+from featstore.io import downloads
 from featstore.io.files import parse_json
 from featstore.runs.run import list_runs
 from featstore.runs.tags import remove_run
@@ -288,7 +289,7 @@ def test_a_power_loss_leaves_a_downloaded_dataset_whole_or_its_archive(tmp_path,
                 archive.writestr(f"UCMerced_LandUse/Images/{name}", content)
         return path
 
-    monkeypatch.setattr(archives, "fetch_first", fetch)
+    monkeypatch.setattr(downloads, "fetch_first", fetch)
     log = PowerLog(tmp_path)
     with log.recording():
         ucmerced.download(tmp_path)

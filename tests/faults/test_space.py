@@ -113,7 +113,7 @@ def test_one_write_that_fails_is_never_taken_for_one_that_did_not(
         tally.add("single failing writes of extract", error, SAME)
 
 
-@pytest.mark.parametrize("nbytes", [1300, 2000])
+@pytest.mark.parametrize("nbytes", [1300, pytest.param(2000, marks=pytest.mark.soak)])
 def test_a_limit_of_the_size_of_files_is_told(nbytes, children, pictures, unbroken, tmp_path):
     store, words = tmp_path / "store", extract_words(pictures)
     limited = children.command(store, *words, file_nbytes=nbytes)
@@ -125,11 +125,10 @@ def test_a_limit_of_the_size_of_files_is_told(nbytes, children, pictures, unbrok
 
 @pytest.mark.parametrize("which", ["one a phase", pytest.param("all", marks=pytest.mark.soak)])
 def test_a_disk_that_is_full_leaves_a_whole_run_of_fit_or_none(
-    which, children, pictures, tmp_path, tally
+    which, children, whole_store, tmp_path, tally
 ):
-    bare, words = tmp_path / "bare", ["fit", "--clf", "ridge", "--n-jobs", "1"]
-    resumed(children.command(bare, *extract_words(pictures)))
-    shutil.copytree(bare, tmp_path / "whole")
+    words = ["fit", "--clf", "ridge", "--n-jobs", "1"]
+    shutil.copytree(whole_store, tmp_path / "whole")
     counted = children.command(tmp_path / "whole", *words, fault={})
     resumed(counted)
     (run,) = list_runs(open_store(tmp_path / "whole"))
@@ -139,7 +138,7 @@ def test_a_disk_that_is_full_leaves_a_whole_run_of_fit_or_none(
     ]
     for number, phase in growing if which == "all" else one_a_phase(growing):
         store = tmp_path / f"{number}"
-        shutil.copytree(bare, store)
+        shutil.copytree(whole_store, store)
         full = children.command(store, *words, fault={"at": number, "error": "ENOSPC"})
         assert full.code == 1, (number, full.err)
         assert "Traceback" not in full.err
@@ -208,12 +207,11 @@ def test_a_real_disk_that_is_full_is_told_and_gone_on_with(
 
 
 def test_a_disk_that_can_not_hold_what_fit_decodes_is_told_before(
-    small_disk, children, pictures, tmp_path
+    small_disk, children, whole_store
 ):
     place, mount = small_disk
     mount("size=8m")
-    store = place / "store"
-    resumed(children.command(store, *extract_words(pictures)))
+    store = shutil.copytree(whole_store, place / "store")
     fill_blocks(place)
     # Blocks for the folders and locks, and none for the matrix.
     mount("remount", f"size={2**23 + 3 * os.statvfs(place).f_bsize}")
@@ -226,10 +224,9 @@ def test_a_disk_that_can_not_hold_what_fit_decodes_is_told_before(
     resumed(children.command(store, "fit", "--clf", "ridge", "--n-jobs", "1"))
 
 
-def test_a_map_is_never_written_where_the_disk_has_no_room(children, pictures, tmp_path):
+def test_a_map_is_never_written_where_the_disk_has_no_room(children, whole_store, tmp_path):
     # Without its room taken before, this would end by SIGBUS.
-    store = tmp_path / "store"
-    resumed(children.command(store, *extract_words(pictures)))
+    store = shutil.copytree(whole_store, tmp_path / "store")
     fault = {"at": 1, "error": "ENOSPC", "lasting": False, "kinds": ["allocate"]}
     full = children.command(store, "fit", "--clf", "ridge", "--n-jobs", "1", fault=fault)
     assert full.code == 1

@@ -41,8 +41,12 @@ MODULES = (
     "featstore.extraction.spec",
     "featstore.store.writer",
     "featstore.extraction.coordinator",
+    "featstore.report.summaries",
+    "featstore.runs.verification",
+    "numcodecs.blosc",
     "rich.console",
     "sklearn.linear_model",
+    "zarr",
 )
 
 
@@ -249,6 +253,7 @@ def main() -> None:
     blank = io.BytesIO()
     Image.new("RGB", (1, 1)).save(blank, "png")
     Figure.savefig = lambda self, target, **_: target.write(blank.getvalue())
+    import_module("featstore.runs.charts").draw_confusion = lambda *_: Figure()
     # What a child collects it would copy first.
     gc.freeze()
     # What tests of Ctrl-C need, wherever they were started.

@@ -1,17 +1,24 @@
 import numpy as np
 import pytest
 from sklearn.kernel_approximation import Nystroem
-from sklearn.preprocessing import StandardScaler
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from featstore.errors import FitError
 from featstore.fitting.classifiers import CLASSIFIERS, LARGE, find_classifier
+from featstore.fitting.solvers.similarity import SimilarityNeighbors
 
 STREAMS = ["logreg", "linear-svm", "mlp", "sgd", "softmax", "ridge", "lda"]
 
 
-def test_only_knn_sees_raw_features():
+def test_all_but_knn_and_dbn_standardise_features():
     first = {name: type(c.pipeline(c.params({}), 0).steps[0][1]) for name, c in CLASSIFIERS.items()}
-    assert [name for name, kind in first.items() if kind is not StandardScaler] == ["knn"]
+    others = {name: kind for name, kind in first.items() if kind is not StandardScaler}
+    assert others == {
+        "dbn": MinMaxScaler,
+        "knn": KNeighborsClassifier,
+        "similarity-knn": SimilarityNeighbors,
+    }
 
 
 def test_only_nystroem_svm_maps_features_first():
@@ -22,8 +29,13 @@ def test_only_nystroem_svm_maps_features_first():
 
 def test_what_is_known_of_each_is_recorded():
     assert [name for name, c in CLASSIFIERS.items() if c.streams] == STREAMS
-    assert [name for name, c in CLASSIFIERS.items() if c.by_epochs] == ["mlp", "sgd", "softmax"]
-    assert [name for name, c in CLASSIFIERS.items() if c.predicts_slowly] == ["svm", "knn"]
+    by_epochs = [name for name, c in CLASSIFIERS.items() if c.by_epochs]
+    assert by_epochs == ["mlp", "sgd", "dbn", "softmax"]
+    assert [name for name, c in CLASSIFIERS.items() if c.predicts_slowly] == [
+        "svm",
+        "knn",
+        "similarity-knn",
+    ]
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -32,7 +44,7 @@ def test_the_seed_reaches_all_that_is_random(name):
     steps = classifier.pipeline(classifier.params({}), 77).named_steps
     seeds = [step.random_state for step in steps.values() if hasattr(step, "random_state")]
     assert set(seeds) <= {77}
-    assert len(seeds) == {"nystroem-svm": 2, "lda": 0, "knn": 0}.get(name, 1)
+    assert len(seeds) == {"nystroem-svm": 2, "lda": 0, "knn": 0, "similarity-knn": 0}.get(name, 1)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -47,7 +59,7 @@ def test_what_a_search_tries_is_taken_by_scikit_learn(name, n_features):
             assert classifier.params({param: value})[param] == value
 
 
-@pytest.mark.parametrize("name", ["mlp", "sgd", "softmax"])
+@pytest.mark.parametrize("name", ["mlp", "dbn", "sgd", "softmax"])
 def test_many_rows_are_watched_for_when_to_stop(name):
     classifier = find_classifier(name)
     assert "early_stopping" not in classifier.params({}, LARGE)

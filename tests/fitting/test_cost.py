@@ -62,9 +62,13 @@ def test_searches_that_share_their_passes_cost_little_more():
         cost_of("ridge", LARGE, n_candidates=100, search="grid"),
     )
     assert searched.duration_s < 20 * alone.duration_s
-    assert cost_of("knn", n_candidates=10, search="grid", cv=5).duration_s == pytest.approx(
-        41 * cost_of("knn").duration_s
-    )
+    searched = cost_of("knn", n_candidates=10, search="grid", cv=5, calibrate=False)
+    alone = cost_of("knn", calibrate=False)
+    assert searched.duration_s == pytest.approx(41 * alone.duration_s)
+    # Calibration fits once more, and holds a copy of the rows.
+    calibrated = cost_of("knn")
+    assert calibrated.duration_s == pytest.approx(1.8 * alone.duration_s)
+    assert calibrated.nbytes - alone.nbytes == 4 * SMALL.n_train * SMALL.n_features
 
 
 def test_epochs_that_are_asked_for_are_counted():

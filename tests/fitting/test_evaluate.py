@@ -39,9 +39,9 @@ class Plain(ClassifierMixin, BaseEstimator):
 @pytest.mark.parametrize(
     ("estimator", "kind"),
     [
-        (LogisticRegression(), "probability"),
-        (SGDClassifier(loss="modified_huber", random_state=0), "probability"),
-        (GaussianNB(), "probability"),
+        (LogisticRegression(), "uncalibrated probability"),
+        (SGDClassifier(loss="modified_huber", random_state=0), "uncalibrated probability"),
+        (GaussianNB(), "uncalibrated probability"),
         (RidgeClassifier(), "decision value"),
         (SVC(), "decision value"),
     ],
@@ -55,7 +55,7 @@ def test_labels_are_the_predicted_and_scores_theirs(data, rows, n_classes, estim
     assert (predicted.labels.dtype, predicted.scores.dtype) == (np.int32, np.float32)
     assert predicted.score_kind == kind
     assert np.isfinite(predicted.scores).all()
-    if kind == "probability":
+    if kind != "decision value":
         values = model.predict_proba(X[rows])
         assert predicted.scores.max() <= 1
     else:

@@ -9,13 +9,13 @@ from conftest import blobs
 from makers import Listener
 
 from featstore.errors import FitError
-from featstore.fitting import cost, worker
+from featstore.fitting import calibration, cost, worker
 from featstore.fitting.fit import fit, fit_each
 from featstore.fitting.learning_curve import learning_curve
 from featstore.fitting.plan import PlanOptions, fit_configs, plan_fit
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.tasks import find_task
-from featstore.parallel.cluster import TaskPool
+from featstore.parallel.task_pool import TaskPool
 from featstore.runs.run import list_runs
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -60,7 +60,12 @@ def test_no_copy_of_the_matrix_is_made(make_store, monkeypatch):
     # Blocks are so small that a copy of all rows would stand out.
     of_rows = Samples.blocks
     monkeypatch.setattr(Samples, "blocks", lambda self, *_, **more: of_rows(self, 2**18))
-    for name in ("linear_loss.CACHED_NBYTES", "ridge_lda.CACHED_NBYTES", "epochs.EPOCH_NBYTES"):
+    for name in (
+        "linear_loss.CACHED_NBYTES",
+        "ridge_lda.CACHED_NBYTES",
+        "scaling.CACHED_NBYTES",
+        "epochs.EPOCH_NBYTES",
+    ):
         monkeypatch.setattr(f"featstore.fitting.solvers.{name}", 2**18)
     monkeypatch.setattr("featstore.fitting.solvers.linear_loss.N_SAMPLED", 100)
     X, y = blobs(4_000, 500)
@@ -96,7 +101,8 @@ class TestScratch:
         monkeypatch.setattr("featstore.fitting.dispatch.fit_task", spy)
         fit(store, ["logreg", "ridge", "sgd"])
         assert len(seen) == 3
-        assert len(set.union(*seen)) == 1
+        # One of all training rows, and one of those without each fold of the calibration.
+        assert len(set.union(*seen)) == 1 + calibration.N_FOLDS
         assert self.scratch(store) == []
 
     @pytest.mark.parametrize("error", [FitError("odd"), KeyError("bug"), KeyboardInterrupt()])

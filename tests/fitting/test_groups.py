@@ -85,6 +85,16 @@ def test_a_search_holds_out_whole_groups(stores):
     assert accuracies["grouped"] < 0.75
 
 
+def test_the_few_rows_of_halving_are_of_many_groups_and_its_folds_hold_whole_ones(stores):
+    selection = stores[0].select()
+    rows = row_numbers(CLASSES.split(selection).train)
+    few = CLASSES.draw_part(selection, rows, 90, 0, whole_groups=False)
+    groups = selection.groups[few]
+    assert len(np.unique(groups)) > N_GROUPS / 2
+    folds = CLASSES.draw_folds(selection, few, 5, 0)
+    assert all(len(set(folds[groups == group])) == 1 for group in np.unique(groups))
+
+
 def test_each_group_is_in_one_fold():
     rng = np.random.default_rng(0)
     groups = rng.integers(0, 40, 400)

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from conftest import blobs
+from conftest import blobs, tagged
 from makers import Listener
 
 from featstore.errors import ConfigError, FitError
 from featstore.fitting.fit import fit
-from featstore.fitting.learning_curve import learning_curve
+from featstore.fitting.learning_curve import draw_shots, learning_curve
 from featstore.runs.run import list_runs
 
 
@@ -77,3 +77,31 @@ def test_memory_bounds_how_many_are_trained_at_a_time(make_store, monkeypatch):
     settings = {"sizes": [40, 100], "memory_nbytes": 160 * 10**6, "n_jobs": 2}
     learning_curve(make_store(), "knn", progress=listener, **settings)
     assert listener.lines == ["Running one fit at a time: memory is short."]
+
+
+def test_shots_are_images_of_each_class(make_store):
+    store = noisy(make_store)
+    (curve,) = learning_curve(store, "ridge", shots=[10, 1], repeats=4)
+    assert [(point.n_shots, point.n_train) for point in curve.points] == [(1, 4), (10, 40)]
+    assert all(len(point.scores) == 4 and point.deviation > 0 for point in curve.points)
+    assert curve.points[1].mean > curve.points[0].mean
+    assert learning_curve(store, "ridge", shots=[1, 10], repeats=4) == [curve]
+
+
+def test_more_shots_include_the_fewer():
+    y = np.random.default_rng(0).permutation(np.repeat([0, 2, 5], [40, 9, 20]))
+    one, nine = (draw_shots(y, k, 3) for k in (1, 9))
+    assert set(one) < set(nine)
+    assert np.bincount(y[nine]).tolist() == [9, 0, 9, 0, 0, 9]
+    assert (np.diff(nine) > 0).all()
+    assert set(draw_shots(y, 1, 4)) != set(one)
+
+
+def test_shots_that_a_class_lacks_are_refused(make_store, tmp_path):
+    store = make_store()
+    with pytest.raises(ConfigError, match="61 shots are not possible: .* has 60 training images"):
+        learning_curve(store, shots=[1, 61])
+    with pytest.raises(ConfigError, match="Give sizes or shots"):
+        learning_curve(store, shots=[1], sizes=[50])
+    with pytest.raises(ConfigError, match="one class each; those of tags are not"):
+        learning_curve(tagged(tmp_path / "tags"), shots=[1])

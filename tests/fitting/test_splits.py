@@ -75,7 +75,7 @@ def test_val_stands_beside_a_test():
         (selection([0, 1], [TEST, TEST]), "no rows to train on"),
         (selection([-1, -1, 0], [TRAIN, TRAIN, TEST]), "no rows to train on.*2 unlabelled"),
         (selection([-1, -1], [TRAIN, TEST]), "None of the 2 images has a label"),
-        (selection([0, 1], [TRAIN, TRAIN]), "no rows to test with.*test/ folder"),
+        (selection([0, 1], [TRAIN, TRAIN]), "no rows to test with.*test split"),
         (selection([0, 0, 1], [TRAIN, TRAIN, TEST]), "two classes or more"),
         (selection([0, 1, 2], [TRAIN, TRAIN, TEST], names="abc"), "No training rows.*class c"),
         (selection([0, 1, 5], [TRAIN, TRAIN, TEST]), "label 5.*2 classes"),

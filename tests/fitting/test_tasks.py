@@ -15,6 +15,7 @@ from sklearn.metrics import (
 
 from featstore.errors import ConfigError, FitError, RunError
 from featstore.fitting.classifiers import CLASSIFIERS
+from featstore.fitting.evaluate import model_values
 from featstore.fitting.fit import fit, fit_each
 from featstore.fitting.learning_curve import learning_curve
 from featstore.fitting.regressors import REGRESSORS
@@ -60,13 +61,15 @@ def test_every_classifier_learns_several_classes(clf, tags):
     selection = tags.select()
     _, split = features_of(run, tags)
     X = selection.memmap()[split.test]
-    model = again.model
-    kind = run.record.score_kind
-    score = model.predict_proba if kind == "probability" else model.decision_function
-    if clf != "knn":
-        scores = np.stack([again.predictions[f"score:{name}"] for name in TAGS], axis=1)
-        np.testing.assert_allclose(scores, score(X), rtol=1e-3, atol=1e-5)
-        np.testing.assert_array_equal(scores > test.threshold, model.predict(X))
+    calibrator = again.calibrator
+    assert (run.score_kind, test.threshold) == ("probability", 0.5)
+    assert calibrator.n_samples > 40
+    scores = np.stack([again.predictions[f"score:{name}"] for name in TAGS], axis=1)
+    expected = calibrator.apply(model_values(again.model, X, calibrator.scores))
+    np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-5)
+    # About as many images have a class as it is predicted for.
+    assert np.abs((scores > 0.5).mean(axis=0) - scores.mean(axis=0)).max() < 0.2
+    assert test.reliability.ece < 0.1
 
 
 def test_scores_are_scikit_learns():
@@ -183,7 +186,7 @@ def test_all_are_those_of_the_task(heights):
     [
         ({"device": "cuda"}, "--clf-device is for images of one class each"),
         ({"params": {"class_weight": {"trees": 2}}}, "class_weight by class name is for images"),
-        ({"n_epochs": 3}, "--epochs is for mlp, sgd and softmax; logreg"),
+        ({"n_epochs": 3}, "--epochs is for mlp, dbn, sgd and softmax; logreg"),
         ({"search": "grid", "cv": 100, "n_jobs": 1}, "A fold of the search has [23] images"),
     ],
 )

@@ -78,12 +78,13 @@ def test_the_range_is_kept_and_the_same_request_is_answered(root, run):
     store.remove(store.get(other.set_id))
 
 
-def test_other_models_and_their_baselines_read_the_same_bands(root, run):
+@pytest.mark.parametrize("model", ["mosaiks:32", "deepsat"])
+def test_other_models_and_their_baselines_read_the_same_bands(root, run, model):
     store = open_store(root.parent / "store")
     (before,) = store.sets()
     options = {"bands": "all", "value_range": "percentile:0,100", "store": store}
-    made = featstore.extract("mosaiks:32", str(root), **options)
-    fits = fit_each(store, "lda", model="mosaiks:32", n_jobs=1)
+    made = featstore.extract(model, str(root), **options)
+    fits = fit_each(store, "lda", model=model, n_jobs=1)
     assert fits[0].run.metrics.test.accuracy == 1
     (baseline,) = fit_baselines(store, fits, "lda", n_jobs=1)
     assert baseline.run.selection.set_ids == (before.set_id,)

@@ -96,6 +96,32 @@ def test_distances_are_those_of_the_runs_own_scaler(make_store):
         assert one.distance == pytest.approx(gap, rel=1e-4)
 
 
+def test_a_run_of_triplets_gives_its_metric(make_store):
+    store = make_store()
+    runs = {clf: featstore.fit(store, clf, n_jobs=1)[0] for clf in ("triplet", "lda")}
+    model = runs["triplet"].model
+    points = model[:-1].transform(blobs(320, 20)[0]).astype(np.float64)
+    points = points @ model["clf"].components_
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    for searched in (runs["lda"], set_id(store)):
+        found = find_neighbors(
+            searched, ["test/0000300"], store=store, metric=runs["triplet"].run_id[-6:], split="all"
+        )
+        assert found.metric == runs["triplet"].run_id
+        for one in found.queries[0].neighbors:
+            gap = 1 - points[one.row] @ points[300]
+            assert one.distance == pytest.approx(gap, abs=1e-5)
+    with pytest.raises(ConfigError, match=r"of lda, has no projection .*--clf triplet"):
+        find_neighbors(set_id(store), ["test/0000300"], store=store, metric=runs["lda"].run_id)
+
+
+def test_the_metric_of_other_features_is_refused(make_store):
+    store = make_store(layers={"a": blobs(320, 20)[0], "b": blobs(320, 20, seed=3)[0]})
+    (run,) = featstore.fit(store, "triplet", layers="a", n_jobs=1)
+    with pytest.raises(ConfigError, match="learned a projection of .* a; these are other features"):
+        find_neighbors(set_id(store), ["test/0000300"], store=store, layers="b", metric=run.run_id)
+
+
 def test_new_images_find_themselves_and_their_class(store, images):
     water = images / "test" / "water" / "water01.png"
     found = find_neighbors(set_id(store), [water, images / "test" / "sand"], store=store, k=4)

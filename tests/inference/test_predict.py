@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
-from makers import of_pixels, tiny, write_images
+from makers import Listener, of_pixels, tiny, write_images
+from PIL import Image
 
 import featstore
 from featstore.datasets.decode import decode
-from featstore.errors import RunError, WeightsError
+from featstore.errors import ConfigError, RunError, SelectionError, WeightsError
 from featstore.extraction import encode
 from featstore.extraction.extract import extract
 from featstore.inference.predict import predict
+from featstore.runs.run import open_run
 from featstore.store.feature_store import open_store
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -44,8 +47,8 @@ def test_the_test_images_get_what_fit_gave_them(store, images, clf):
     accuracy = sum(a == b for a, b in zip(labels(found), true, strict=True)) / len(true)
     assert accuracy == pytest.approx(run.metrics.test.accuracy)
     assert accuracy > 0.8
-    kind = "probability" if clf == "logreg" else "decision value"
-    assert {p.score_kind for p in found} == {kind}
+    assert {p.score_kind for p in found} == {"probability"}
+    assert all(0 < p.score <= 1 for p in found)
     if clf == "logreg":
         assert all(1 / 3 < p.score <= 1 for p in found)
 
@@ -173,3 +176,37 @@ def test_images_in_memory_get_the_labels_of_their_files(run, store, images):
     (expected,) = predict(run, str(path), store=store)
     (found,) = predict(run, decode(path), store=store)
     assert (found.path, found.label, found.score) == ("image 0", expected.label, expected.score)
+
+
+def test_familiar_images_are_told_from_others_which_may_stay_unlabelled(
+    network_sample, run, images, tmp_path
+):
+    store = network_sample.store
+    train, noise = images / "train" / "sand" / "sand00.png", tmp_path / "noise.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(noise)
+    known, unknown = predict(run, [train, noise], store=store)
+    assert known.familiarity == 1
+    assert unknown.familiarity < 0.1
+    assert unknown.label is not None
+    known, unknown = predict(run, [train, noise], store=store, reject=0.5)
+    assert (known.label, unknown.label, unknown.score) == ("sand", None, None)
+    assert unknown.error is None
+    (without,) = predict(run, [noise], store=store, familiarity=False)
+    assert (without.familiarity, without.label is None) == (None, False)
+    with pytest.raises(ConfigError, match="reject goes by familiarity"):
+        predict(run, [noise], store=store, familiarity=False, reject=0.1)
+    with pytest.raises(ConfigError, match=r"reject is 5; it is a share, from 0 to 1"):
+        predict(run, [noise], store=store, reject=5)
+
+
+def test_without_the_features_labels_come_and_familiarity_is_unknown(run, store, images):
+    run = open_run(run.run_id, store)
+    for feature_set in store.sets():
+        shutil.rmtree(feature_set.path)
+    image, listener = images / "test" / "sand" / "sand00.png", Listener()
+    (found,) = predict(run, [image], store=store, progress=listener)
+    assert (found.label, found.familiarity) == ("sand", None)
+    assert any("How familiar the images are is unknown" in line for line in listener.lines)
+    with pytest.raises(SelectionError):
+        predict(run, [image], store=store, reject=0.1)

@@ -89,6 +89,8 @@ def test_several_classes_are_predicted_with_their_scores(world):
         )
     (everything,) = featstore.predict(run, world.paths[0], store=world.store, threshold=0.0)
     assert set(everything.labels) == set(run.class_names)
+    with pytest.raises(ConfigError, match="threshold is 2; the scores of .* from 0 to 1"):
+        featstore.predict(run, world.paths[0], store=world.store, threshold=2)
 
 
 def test_numbers_are_predicted(world):
@@ -113,12 +115,12 @@ def test_unreadable_images_have_an_error_and_others_their_labels(world, kind, tm
     lines = list(csv.DictReader(io.StringIO(stream.getvalue())))
     if kind == "tags":
         scored = [f"score:{name}" for name in run.class_names]
-        assert list(lines[0]) == ["path", "classes", "score_kind", "error", *scored]
+        assert list(lines[0]) == ["path", "classes", "score_kind", "familiarity", "error", *scored]
         assert lines[0]["classes"] == lines[0]["score:sand"] == ""
         assert float(lines[1]["score:sand"]) == pytest.approx(second.scores["sand"], rel=1e-4)
         assert lines[1]["classes"] == "; ".join(second.labels)
     else:
-        assert list(lines[0]) == ["path", "value", "error"]
+        assert list(lines[0]) == ["path", "value", "familiarity", "error"]
         assert lines[0]["value"] == ""
         assert float(lines[1]["value"]) == pytest.approx(second.value, rel=1e-5)
 
@@ -135,12 +137,13 @@ def test_the_command_line_shows_several_classes(world, capsys):
     assert "classes, probability above 0.1" in out.out
     code, out = run_command(world, capsys, "predict", run, world.paths[0], "--json")
     (found,) = json.loads(out.out)["predictions"]
-    assert set(found) == {"path", "labels", "scores", "score_kind", "threshold", "error"}
+    names = {"path", "labels", "scores", "score_kind", "threshold", "familiarity", "error"}
+    assert set(found) == names
     code, out = run_command(world, capsys, "runs", "show", run)
     assert "% of 20 test images (95 % interval" in out.out
     assert "AP  precision  recall" in out.out
     code, out = run_command(world, capsys, "fit", "--dataset", "tags", "--clf", "logreg,ridge")
-    assert "mAP  micro F1  macro F1  all right" in out.out
+    assert "mAP  95 % interval  micro F1  macro F1  all right" in out.out
     code, out = run_command(world, capsys, "fit", "--dataset", "tags", "--json")
     assert {"map", "micro_f1", "macro_f1", "cv_map"} <= set(json.loads(out.out)["runs"][0])
 

@@ -58,6 +58,7 @@ def test_another_c_library_is_no_obstacle(monkeypatch):
     devices.keep_freed_memory()
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_kept():
     code = (

@@ -10,63 +10,11 @@ from torch import fx, nn
 
 from featstore.errors import BackboneError
 from featstore.models import engines
-from featstore.models.engines import ForwardCost, build, choose_engine, fold_batch_norms
+from featstore.models.engine_choice import compiling_engine
+from featstore.models.engines import build, fold_batch_norms, reopen
+from featstore.models.model_cache import CacheFile
 
 CPU = torch.device("cpu")
-GPU = torch.device("cuda", 0)
-
-
-RESNET50 = ForwardCost(flops=8.2e9, nbytes=1.5e8, n_operations=278)
-"""Of an image of 224 px."""
-
-
-def present(monkeypatch, *packages, compilers=("g++",)):
-    monkeypatch.setattr(engines, "find_spec", lambda name: name in packages or None)
-    monkeypatch.setattr(engines.shutil, "which", lambda name: name if name in compilers else None)
-    monkeypatch.setattr(engines, "available_cores", lambda: 2)
-    monkeypatch.delenv("CXX", raising=False)
-
-
-@pytest.mark.parametrize(
-    ("packages", "device", "n_images", "expected"),
-    [
-        (("openvino",), CPU, 50, "eager"),
-        (("openvino",), CPU, 1200, "openvino"),
-        ((), CPU, 1_000, "eager"),
-        ((), CPU, 10_000, "inductor"),
-        (("triton",), GPU, 10_000, "eager"),
-        (("triton",), GPU, 5_000_000, "inductor"),
-        ((), GPU, 5_000_000, "eager"),
-    ],
-)
-def test_auto_compiles_when_it_pays(monkeypatch, packages, device, n_images, expected):
-    present(monkeypatch, *packages)
-    plan = choose_engine("auto", device, "fp32", RESNET50, n_images)
-    assert plan.engine == expected
-    assert plan.reason
-
-
-def test_on_and_off_are_obeyed(monkeypatch):
-    present(monkeypatch, "openvino")
-    assert choose_engine("on", CPU, "fp32", RESNET50, 1).engine == "openvino"
-    assert choose_engine("off", CPU, "fp32", RESNET50, 10**9).engine == "eager"
-
-
-def test_without_a_compiler_nothing_is_compiled(monkeypatch):
-    present(monkeypatch, compilers=())
-    plan = choose_engine("auto", CPU, "fp32", RESNET50, 10**9)
-    assert plan.engine == "eager"
-    assert "compiler" in plan.reason
-    with pytest.raises(BackboneError, match="pip install openvino"):
-        choose_engine("on", CPU, "fp32", RESNET50, 1)
-
-
-def test_openvino_is_not_asked_for_emulated_bf16(monkeypatch):
-    present(monkeypatch, "openvino")
-    monkeypatch.setattr(engines, "has_fast_bf16", lambda _: False)
-    assert choose_engine("on", CPU, "bf16", RESNET50, 1).engine == "inductor"
-    monkeypatch.setattr(engines, "has_fast_bf16", lambda _: True)
-    assert choose_engine("on", CPU, "bf16", RESNET50, 1).engine == "openvino"
 
 
 class Small(nn.Module):
@@ -106,7 +54,7 @@ COMPILED = pytest.param("inductor", marks=pytest.mark.soak)
 def test_engines_agree(engine, monkeypatch, tmp_path):
     if engine == "openvino" and not find_spec("openvino"):
         pytest.skip("OpenVINO is not installed")
-    if engine == "inductor" and engines._compiled_engine(CPU, "bf16") is None:
+    if engine == "inductor" and compiling_engine(CPU, "bf16") is None:
         pytest.skip("there is no C++ compiler")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     network = small()
@@ -122,12 +70,34 @@ def test_engines_agree(engine, monkeypatch, tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
+needs_openvino = pytest.mark.skipif(not find_spec("openvino"), reason="OpenVINO is not installed")
+
+
+@needs_openvino
+def test_a_compiled_network_is_opened_again_with_the_same_bits_unless_its_file_is_damaged():
+    kept = CacheFile("resnet18", "openvino", {"test": "reopened"})
+    assert reopen(kept, torch.float32) is None
+    run = build(small(), "openvino", pixels(), torch.float32, kept)
+    again = reopen(kept, torch.float32)
+    for a, b in zip(run(pixels()), again(pixels()), strict=True):
+        assert torch.equal(a, b)
+    (path,) = (p for p in kept._path.parent.iterdir() if p.name == kept._path.name)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    for damaged in (bytes(content), bytes(content[:-9]), b""):
+        path.write_bytes(damaged)
+        assert reopen(kept, torch.float32) is None
+    # Whole, and of no use to this OpenVINO.
+    kept.write(b"of another version")
+    assert reopen(kept, torch.float32) is None
+
+
 def test_an_engine_that_computes_something_else_is_refused(monkeypatch):
     monkeypatch.setattr(
-        engines, "_openvino", lambda network, *_: lambda x: [1.1 * v for v in network(x)]
+        engines, "_inductor", lambda network: lambda x: [1.1 * v for v in network(x)]
     )
     with pytest.raises(BackboneError, match="off.*--compile off"):
-        build(small(), "openvino", pixels(), torch.float32)
+        build(small(), "inductor", pixels(), torch.float32)
 
 
 def test_an_engine_that_breaks_is_named(monkeypatch):
@@ -174,7 +144,7 @@ def test_only_what_may_be_folded_is():
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.skipif(not find_spec("openvino"), reason="OpenVINO is not installed")
+@needs_openvino
 def test_openvino_does_not_report_its_use():
     code = (
         "import socket, sys, torch\n"

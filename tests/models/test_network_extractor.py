@@ -11,7 +11,7 @@ from featstore.datasets.loader import Batch
 from featstore.errors import BackboneError, DeviceError
 from featstore.extraction.extract import extract
 from featstore.io.fingerprints import FingerprintCache
-from featstore.models import engines, network_extractor
+from featstore.models import backbone, engine_choice, engines, network_extractor
 from featstore.models.network_extractor import NetworkExtractor
 from featstore.models.preprocess import Preprocess
 from featstore.models.weights import IMAGENET_MEAN, IMAGENET_STD, find_weights
@@ -46,7 +46,7 @@ def test_a_batch_must_not_come_before_the_network(make):
 
 
 @needs_openvino
-def test_openvino_gives_pytorchs_features_and_resumes_with_the_same_bits(make):
+def test_openvino_gives_pytorchs_features_and_resumes_with_the_same_bits(make, monkeypatch):
     layers = make().find(["conv1", "layer3", "fc"])
     plain, compiled = (make(batch_size=4, compile_=word) for word in ("off", "on"))
     assert plain.open(layers, 27) == {"device": "cpu", "engine": "eager", "batch_size": 4}
@@ -57,7 +57,9 @@ def test_openvino_gives_pytorchs_features_and_resumes_with_the_same_bits(make):
     for name, rows in found.items():
         assert rows.shape == expected[name].shape
         np.testing.assert_allclose(rows, expected[name], atol=1e-4, rtol=1e-3)
-    # A pass continues with the engine and the batches that it began with.
+    # A pass continues with the engine and the batches that it began with, and OpenVINO's network
+    # is not built again.
+    monkeypatch.setattr(backbone, "find_network", None)
     resumed = make(batch_size=9, compile_="off")
     assert resumed.open(layers, 27, numerics) == numerics
     for name, rows in resumed.begin(batch())().items():
@@ -84,18 +86,26 @@ def test_a_damaged_chunk_is_computed_with_the_layers_it_was_read_with(
     assert tree_bytes(feature_set.group) == before
 
 
+def test_predict_finds_what_extract_kept_of_the_network(make):
+    """A run records the pooling that ``auto`` meant."""
+    layers = make().find(["conv1", "fc"])
+    places = {make(pool=pool).cache_file(layers, "rates")._path for pool in ("auto", "avg")}
+    assert len(places) == 1
+    assert make(pool="max").cache_file(layers, "rates")._path not in places
+
+
 def test_auto_continues_without_an_engine_that_fails(make, monkeypatch):
     def broken(*_):
         raise RuntimeError("no such operation")
 
-    plan = engines.Plan("inductor", "for the test")
-    monkeypatch.setattr(network_extractor, "choose_engine", lambda *_: plan)
+    plan = engine_choice.Plan("inductor", "for the test")
+    monkeypatch.setattr(network_extractor, "fixed_plan", lambda *_: plan)
     monkeypatch.setattr(engines, "_inductor", broken)
     listener, extractor = Listener(), make()
     layers = extractor.find(["conv1"])
     assert extractor.open(layers, 27, None, listener)["engine"] == "eager"
-    assert listener.lines[0] == "Compiling with inductor: for the test."
-    assert any("no such operation" in line for line in listener.lines)
+    assert "no such operation" in listener.lines[0]
+    assert listener.lines[1].startswith("Computing with PyTorch: ")
     with pytest.raises(BackboneError, match="no such operation"):
         make(compile_="on").open(layers, 27)
 

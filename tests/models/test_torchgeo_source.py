@@ -50,8 +50,9 @@ WEIGHTS = [
 
 
 @pytest.fixture
-def torchgeo(monkeypatch):
+def torchgeo(monkeypatch, tmp_path):
     """Put a module of torchgeo's interface, with one tiny network, into its place."""
+    monkeypatch.setenv("FEATSTORE_CACHE", str(tmp_path / "cache of networks"))
     package, models = ModuleType("torchgeo"), ModuleType("torchgeo.models")
     package.models, package.__spec__ = models, SimpleNamespace(origin="")
     models.list_models = lambda: ["resnet18", "croma_base"]
@@ -86,7 +87,7 @@ def test_bands_are_matched_by_name(torchgeo, cache):
     assert network.bands == ("nir", "red", "green", "blue")
     model = opened("NAIP_RGBN", RGB_NIR, cache)
     assert model.preprocess["bands"] == "nir,red,green,blue"
-    assert model.extractor._preprocess.order == (3, 0, 1, 2)
+    assert model.extractor.preprocess.order == (3, 0, 1, 2)
     model.extractor.open(list(model.layers), 2)
     weights = network.find_weights("random:0", cache)
     preprocess = Preprocess(64, "nir,red,green,blue", weights.mean, weights.std, order=(3, 0, 1, 2))

@@ -213,6 +213,22 @@ def test_a_head_of_another_width_is_loaded_and_no_head_leaves_the_layers_before_
         assert torch.equal(loaded(x)["avgpool"], expected)
 
 
+def test_weights_of_another_network_are_refused_by_its_name(tmp_path, cache):
+    path = tmp_path / "some.pth"
+    own = "shufflenet_v2_x0_5"
+    torch.save(build_network(own, 224).state_dict(), path)
+    network = find_network("mobilenet_v2")
+    with pytest.raises(WeightsError, match=rf"weights of {own}, not of mobilenet_v2\. Use --model"):
+        network.find_weights(str(path), cache)
+    # The same names of tensors, and other shapes.
+    wider = find_network("shufflenet_v2_x1_0")
+    with pytest.raises(WeightsError, match=f"weights of {own}, not of shufflenet_v2_x1_0"):
+        wider.load(wider.find_weights(str(path), cache), 224)
+    torch.save({"some.weight": torch.ones(2)}, path)
+    with pytest.raises(WeightsError, match="another network than mobilenet_v2: of the 260 tensors"):
+        network.find_weights(str(path), cache)
+
+
 def test_what_does_not_match_is_listed(state, tmp_path):
     other = build_network("resnet18", 224)
     with pytest.raises(WeightsError) as caught:

@@ -24,7 +24,7 @@ from makers import Listener
 from featstore.environment import DISTRIBUTION, available_cores
 from featstore.errors import FitError, SchedulerError
 from featstore.parallel import cluster as parallel
-from featstore.parallel.cluster import TaskPool, TaskResult
+from featstore.parallel.task_pool import TaskPool, TaskResult
 from featstore.progress import SILENT
 
 
@@ -325,7 +325,7 @@ def test_other_workers_are_welcome(package):
 
 SCRIPT = """
 import time
-from featstore.parallel.cluster import TaskPool
+from featstore.parallel.task_pool import TaskPool
 from featstore.progress import SILENT
 
 print("started", flush=True)

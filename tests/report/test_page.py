@@ -127,6 +127,11 @@ def test_the_page_fits_its_screen(show, width, scheme):
     # The main table needs no scrolling, and no name in it is broken inside a word.
     boxes = page.locator("div[aria-label^='All runs']")
     assert boxes.evaluate_all("all => all.every((e) => e.scrollWidth <= e.clientWidth)")
+    # A phone cuts off no figure and no table.
+    cut = page.locator("figure, .scroll").evaluate_all(
+        "all => all.filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.ariaLabel)"
+    )
+    assert cut == []
     broken = page.evaluate(BROKEN_WORDS)
     assert broken == []
     # What is wider scrolls by itself, and can be reached by keyboard.

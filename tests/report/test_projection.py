@@ -115,5 +115,17 @@ def test_pca_is_the_default_and_umap_needs_its_package(monkeypatch):
     assert project(X, np.arange(20)).method == "PCA"
     with pytest.raises(ConfigError, match="pip install umap-learn"):
         project(X, np.arange(20), method="umap")
-    with pytest.raises(ConfigError, match="one of pca, umap"):
-        project(X, np.arange(20), method="tsne")
+    with pytest.raises(ConfigError, match="one of pca, tsne, umap"):
+        project(X, np.arange(20), method="isomap")
+
+
+def test_tsne_keeps_neighbors_together_and_is_seeded():
+    X, y = blobs(60, 10, 3)
+    found = project(X, np.arange(60), method="tsne", random_state=1)
+    assert (found.method, found.points.shape) == ("t-SNE", (60, 2))
+    again = project(X, np.arange(60), method="tsne", random_state=1)
+    np.testing.assert_array_equal(found.points, again.points)
+    distances = np.linalg.norm(found.points[:, None] - found.points, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    assert np.mean(y[distances.argmin(axis=1)] == y) > 0.9
+    assert project(np.ones((6, 3), np.float32), np.arange(6), method="tsne").points.shape == (6, 2)

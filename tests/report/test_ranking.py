@@ -10,8 +10,9 @@ from scipy import stats
 
 from featstore.errors import RunError
 from featstore.fitting.fit import fit
+from featstore.report.result_tables import runs_table
 from featstore.report.summaries import compare_published, summarize
-from featstore.runs.ranking import Ranking, resampled_p_value
+from featstore.runs.ranking import Ranking, by_group, resampled_p_value
 
 LUCKY = (73, 70, 71, 71, 70, 72, 70, 69, 71, 73)
 """Of 80 test images, how many are right in each of ten splits."""
@@ -86,6 +87,26 @@ def test_a_chosen_run_comes_before_an_equal_one_of_a_higher_test_score(run):
     assert choice.best["run_id"] == searched.run_id
 
 
+def test_a_score_of_cross_validation_is_never_ranked_among_test_scores(run):
+    searched = altered(run, n_right=60, cv_accuracy=0.99, digest="searched")
+    better = altered(run, n_right=73, digest="better")
+    ranking = Ranking([better, searched, *repeats(run)])
+    assert [line["ranked_by"] for line in ranking.lines] == [
+        "cross-validation",
+        "repeated splits",
+        "test",
+    ]
+    # The best of the first group, unless a test tells that a later group has a better one.
+    assert ranking.best["n_repeats"] == 10
+    better_than = "significantly better than the best by cross-validation."
+    assert better_than in ranking.choice.text
+    assert Ranking([better, searched]).best["run_id"] == better.run_id
+    titles = [title for title, _ in by_group(ranking.lines, lambda line: "about")]
+    assert titles[0].endswith(": about; ranked by cross-validation on the training images")
+    note = runs_table("runs", "demo", ranking).note
+    assert "Scores of two groups have no common order" in note
+
+
 def test_what_did_not_converge_comes_after_its_equals(run):
     slim = altered(run, n_right=76, n_features=10, digest="slim")
     slim = recorded(slim, slim.record.to_dict() | {"converged": False})
@@ -97,7 +118,7 @@ def test_a_single_best_run_says_so(run):
     runs = [altered(run, n_right=n, digest=str(n)) for n in (79, 40)]
     choice = Ranking(runs).choice
     assert choice.equal == []
-    assert choice.text == "All others are significantly worse, at 5 %."
+    assert choice.text == "A test tells all others from it, at 5 %."
     assert Ranking(runs[:1]).choice.text == ""
 
 

@@ -100,9 +100,9 @@ def test_table_4_keeps_each_datasets_difference_in_json(studied):
 
 
 def test_a_study_has_table_4_and_a_comparison_of_layers_for_each_dataset(studied):
-    _, runs = studied
+    store, runs = studied
     own = [altered(run, selection={"dataset": "folder", "title": "mine"}) for run in runs]
-    titles = [table.title for table in result_tables.study_tables([*runs, *own])]
+    titles = [table.title for table in result_tables.study_tables([*runs, *own], store)]
     layers = "Early, deep and final layers on"
     assert titles == ["Beside the published results", f"{layers} sat4", f"{layers} mine"]
 
@@ -148,16 +148,18 @@ def test_columns_that_tell_nothing_are_left_out(run):
     table = result_tables.runs_table("runs", "demo", Ranking(runs))
     columns = [name for name, _ in table.columns]
     # As many test images of each class make the average the accuracy.
-    assert columns[:4] == ["run", "accuracy", "CV", "kappa"]
+    assert columns[:5] == ["run", "accuracy", "95 % interval", "CV", "kappa"]
     shown = table.shown()
     assert [name for name, _ in shown.columns] == ["run", "accuracy", "kappa"]
-    assert "The same in all rows: training" in shown.note
+    # The records of both rows have the intervals of one run.
+    assert "The same in all rows: 95 % interval" in shown.note
+    assert ", training" in shown.note
     assert "train 240, test 80" in shown.note
     assert "CV" not in shown.note
     record = runs[0].record.to_dict()
     record["metrics"]["test"]["average_accuracy"] = 0.5
     runs = [recorded(runs[0], record), *runs[1:]]
-    assert result_tables.runs_table("runs", "demo", Ranking(runs)).columns[2][0] == "average"
+    assert result_tables.runs_table("runs", "demo", Ranking(runs)).columns[3][0] == "average"
 
 
 def test_layers_of_other_rows_are_not_set_side_by_side(studied):

@@ -73,8 +73,8 @@ def test_the_page_is_whole_valid_and_needs_no_network(sat4_store, page_of_sat4):
     assert set(checker.links) <= set(checker.ids)
     # Each run, and the commands of all.
     assert checker.tags.count("details") == 4
-    # The bars, the curves of mlp, the features.
-    assert checker.tags.count("svg") == 3
+    # The bars, the probabilities, the curves of mlp, the features.
+    assert checker.tags.count("svg") == 4
     assert page.count('<table class="confusion') == 3
     assert not re.search(r'(?:src|href)\s*=\s*"(?:https?:)?//', page)
     assert not re.search(r"@import|url\((?!#)", re.sub(r'url\("?data:', "", page))
@@ -378,8 +378,8 @@ def test_table_4_is_of_all_folders_of_a_dataset(sat4_store, run, tmp_path):
 
 def test_an_unknown_projection_is_refused_before_anything_is_drawn(sat4_store, run, tmp_path):
     listener = Listener()
-    with pytest.raises(ConfigError, match="one of pca, umap"):
-        write_report(sat4_store, [run], tmp_path / "r.html", projection="tsne", progress=listener)
+    with pytest.raises(ConfigError, match="one of pca, tsne, umap"):
+        write_report(sat4_store, [run], tmp_path / "r.html", projection="isomap", progress=listener)
     assert not listener.phases
 
 

@@ -5,10 +5,12 @@ import pytest
 from makers import Listener
 from PIL import Image
 
+from featstore.cli.main import _run
 from featstore.fitting.fit import fit, fit_each
 from featstore.report.write import write_report
 from featstore.runs import charts
 from featstore.runs.pictures import draw_missing_pictures, draw_pictures
+from featstore.runs.ranking import Ranking
 from featstore.runs.run import list_runs, open_run
 from featstore.runs.verification import verify_runs
 
@@ -83,6 +85,16 @@ def test_missing_pictures_are_drawn_when_the_run_is_answered_or_reported(
     record = (run.path / "metrics.json").read_bytes()
     assert draw_pictures(run) == ""
     assert (run.path / "metrics.json").read_bytes() == record
+
+
+def test_of_repeats_one_has_pictures_and_others_get_theirs_when_shown(store, capsys):
+    runs = fit(store, "lda", repeats=3, split_seed=0, n_jobs=1)
+    (line,) = Ranking(runs).lines
+    drawn = [run.run_id for run in runs if (run.path / "confusion.png").exists()]
+    assert drawn == [line["run_id"]]
+    bare = next(run for run in runs if run.run_id not in drawn)
+    assert _run(["runs", "show", bare.run_id, "--store", str(store.path)]) == 0
+    assert (bare.path / "confusion.png").exists()
 
 
 def test_a_damaged_picture_is_drawn_again_and_a_whole_one_is_left_alone(run, monkeypatch):

@@ -36,14 +36,15 @@ def edit(run, **changes):
 
 def test_a_run_has_all_its_files_and_fields(run, store):
     names = {path.name for path in run.path.iterdir()}
-    assert names == {"metrics.json", "model.skops", "predictions.csv", "confusion.png"}
+    pictures = {"confusion.png", "reliability.png"}
+    assert names == {"metrics.json", "model.skops", "predictions.csv"} | pictures
     record = json.loads((run.path / "metrics.json").read_text())
     assert record["fit"] == json.loads(json.dumps(FitConfig("logreg").to_dict()))
     assert (record["search"], record["solver"]) == (None, "passes")
     assert record["params"] == {"C": 0.01, "max_iter": 1000}
     assert record["provenance"]["versions"]["scikit-learn"]
     assert record["selection"]["digest"] == store.select().describe().digest
-    assert set(record["duration_s"]) == {"total", "load", "fit", "evaluate"}
+    assert set(record["duration_s"]) == {"total", "load", "fit", "calibrate", "evaluate"}
     assert (run.path / "confusion.png").read_bytes().startswith(b"\x89PNG")
     assert run.curves is None
 
@@ -59,7 +60,8 @@ def test_predictions_are_those_of_the_saved_model(run, store):
     labels = again.predict(selection.memmap()[test])
     assert [line["predicted"] for line in lines] == [run.class_names[c] for c in labels]
     assert [line["true"] for line in lines] == [run.class_names[c] for c in selection.y[test]]
-    scores = again.predict_proba(selection.memmap()[test]).max(axis=1)
+    probabilities = run.calibrator.apply(again.decision_function(selection.memmap()[test]))
+    scores = probabilities.max(axis=1)
     np.testing.assert_allclose([float(line["score"]) for line in lines], scores, rtol=1e-4)
     right = np.mean([line["true"] == line["predicted"] for line in lines])
     assert right == run.metrics.test.accuracy

@@ -207,7 +207,7 @@ def test_leftovers_of_a_killed_creation_are_deleted_by_the_next(make_store):
     (sets / ".new-left-0123456789ab" / "features.zarr").mkdir(parents=True)
     (sets / ".new-work-ba9876543210").mkdir()
     X, y = blobs(40, 6)
-    with locked(store.set_lock("work-ba9876543210"), "it"):
+    with locked(store.backend.set_lock("work-ba9876543210"), "it"):
         add_features(store, {"fc8": X}, y, np.zeros(40, np.uint8), model="alexnet")
         assert [path.name for path in sets.glob(".new-*")] == [".new-work-ba9876543210"]
     add_features(store, {"fc8": X}, y, np.zeros(40, np.uint8), model="vgg19")
@@ -314,7 +314,7 @@ def test_leftovers_of_a_killed_removal_are_deleted_by_the_next(make_store):
 def test_a_set_is_removed_where_no_note_of_its_lock_can_be_written(make_store, monkeypatch):
     store = make_store(n_samples=40)
     (feature_set,) = store.sets()
-    with locked(store.set_lock(feature_set.set_id), "it"):
+    with locked(store.backend.set_lock(feature_set.set_id), "it"):
         pass
     (note,) = (store.path / "locks").glob("*.json")
 
@@ -331,7 +331,7 @@ def test_a_set_is_removed_where_no_note_of_its_lock_can_be_written(make_store, m
 def test_a_set_that_is_worked_on_is_not_removed(make_store):
     store = make_store(n_samples=40)
     (feature_set,) = store.sets()
-    path = store.set_lock(feature_set.set_id)
+    path = store.backend.set_lock(feature_set.set_id)
     with locked(path, "it"), pytest.raises(StoreError, match="worked on by process"):
         store.remove(feature_set)
     store.remove(feature_set)

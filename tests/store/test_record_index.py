@@ -16,7 +16,7 @@ from featstore.extraction.extract import extract
 from featstore.fitting.plan import select_all
 from featstore.io.files import json_digest, read_json, write_json
 from featstore.io.stamped_cache import RECENT_S, StampedCache
-from featstore.report.summaries import list_by_accuracy
+from featstore.report.summaries import list_fits
 from featstore.runs.run import list_runs
 from featstore.store.feature_store import open_store
 from featstore.store.format import fields
@@ -80,8 +80,8 @@ def test_each_run_is_read_once_and_then_the_index_answers(store, reads):
     assert reads == {"metrics.json": N}
     again = open_store(store.path)
     assert summaries(again) == first
-    lines = list_by_accuracy(again)
-    assert len(lines) == N
+    lines = list_fits(again, all_runs=True)
+    assert [line["is_repeat"] for line in lines] == [False, *[True] * N]
     assert reads["metrics.json"] <= N + 2
     assert [run.record.fit.seed for run in list_runs(again)].count(7) == 1
 

@@ -95,6 +95,7 @@ def test_the_same_model_with_other_weights(store):
 def test_baselines_are_selected_only_when_asked_for_or_alone(store):
     add(store, "pixelstats", ("stats",), weights="none", weights_names=["none"])
     assert store.select().model == "pixelstats"
+    add(store, "deepsat", ("features",), weights="none", weights_names=["none"])
     add(store, weights="random:0", weights_names=["random:0"])
     with pytest.raises(SelectionError, match="Choose one with --model"):
         store.select()
@@ -108,10 +109,31 @@ def test_baselines_are_selected_only_when_asked_for_or_alone(store):
 def test_sets_that_differ_in_nothing_asked_are_told_apart_by_name(store):
     add(store, limit=None)
     add(store, limit=40)
-    with pytest.raises(SelectionError, match=r"--set:\n.*: \d+ images of demo\n"):
+    with pytest.raises(SelectionError, match=r"--set:\n  --set \S+: limit ") as caught:
         store.select()
+    lines = str(caught.value).splitlines()[1:]
+    told = {line.split()[1]: line for line in lines if "newest" not in line}
+    assert told.keys() == {s.set_id + ":" for s in store.sets()}
+    assert sorted("limit 40" in line for line in told.values()) == [False, True]
     set_id = store.sets()[0].set_id
     assert store.select(set_id=set_id).parts[0][0] == set_id
+
+
+def test_the_newest_set_is_the_last_of_those_that_fit_and_never_one_of_two(store):
+    add(store, limit=None)
+    add(store, limit=40)
+    add(store, "alexnet")
+    resnets = [s for s in store.sets() if s.facets.model == "resnet50"]
+    for feature_set in store.sets():
+        record = read_json(feature_set.path / "set.json")
+        second = 0 if feature_set.set_id == resnets[0].set_id else 2
+        record["created"] = f"2026-01-01T00:00:0{second}+00:00"
+        write_json(feature_set.path / "set.json", record)
+    again = open_store(store.path)
+    (part,) = again.select(model="resnet50", set_id="newest").parts
+    assert part[0] == resnets[1].set_id
+    with pytest.raises(SelectionError, match="2 feature sets fit"):
+        again.get("newest")
 
 
 def test_without_a_feature_layer_several_layers_have_to_be_chosen_from(store):

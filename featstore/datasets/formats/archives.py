@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from featstore.errors import DatasetError
-from featstore.io.downloads import fetch_first, unzip
 from featstore.io.files import sync_folder, sync_tree
 from featstore.progress import SILENT, Progress
 
@@ -46,6 +45,9 @@ def download(root: Path, name: str, archive: Archive, progress: Progress = SILEN
     something else, is a DatasetError.
     """
     inside = Path(archive.images).relative_to(archive.top)
+    # It imports requests, which listing runs does not need.
+    from featstore.io.downloads import fetch_first, unzip
+
     images = root / name / inside
     if images.is_dir():
         return images

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featstore.config import SPLITS, TASKS
 from featstore.datasets.drawing import TRAIN_FRACTION, draw_rows_or_groups
+from featstore.datasets.formats.table_columns import split_code
 from featstore.datasets.formats.table_labels import REGRESSION, LabelReader, Labels
 from featstore.datasets.source import RGB, RGB_NIR, ArraySource, FileSource, Source
 from featstore.errors import DatasetError
@@ -21,6 +22,9 @@ from featstore.io.files import json_digest
 
 NAME = "images"
 """The format's name in a store; nothing opens it again."""
+
+MAX_LEADING_BANDS = 16
+"""Arrays so low, and wider and deeper, are refused as (n_samples, n_bands, height, width)."""
 
 
 class _Given(Source):
@@ -239,6 +243,11 @@ def _stacked(images: Any) -> NDArray[np.uint8]:
         )
     if pixels.ndim == 3:
         return np.repeat(pixels[..., np.newaxis], 3, axis=3)
+    if pixels.shape[1] <= MAX_LEADING_BANDS < min(pixels.shape[2:]):
+        raise DatasetError(
+            f"images is an array of shape {pixels.shape}, whose bands seem to come first; "
+            f"{expected}: images.transpose(0, 2, 3, 1)."
+        )
     return pixels
 
 
@@ -269,9 +278,15 @@ def _checked_ids(ids: Sequence[str]) -> list[str]:
 
 def _read_labels(labels: Any, ids: Sequence[str], task: str | None) -> Labels:
     """Return labels of each sample: a class, a list of classes, or a number."""
+    if isinstance(labels, np.ndarray) and labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
     given = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
     if isinstance(labels, np.ndarray) and labels.ndim == 2:
-        # Columns of 0 and 1, one for each class.
+        if not np.isin(labels, (0, 1)).all():
+            raise DatasetError(
+                f"labels has the shape {labels.shape}; an array of two dimensions must hold 0 and "
+                "1, with a column for each class."
+            )
         given = [[str(i) for i, has in enumerate(row) if has] for row in given]
     if len(given) != len(ids):
         raise DatasetError(f"{len(given):,} labels are given for {len(ids):,} samples.")
@@ -289,6 +304,7 @@ def _column(values: ArrayLike, n_samples: int, what: str) -> NDArray[np.str_]:
 
 def _checked_splits(splits: ArrayLike, n_samples: int) -> NDArray[np.uint8]:
     names = _column(splits, n_samples, "splits").tolist()
-    if wrong := [split for split in names if split not in SPLITS]:
+    code_of = {name: split_code(name.strip()) for name in dict.fromkeys(names)}
+    if wrong := [name for name, code in code_of.items() if code is None]:
         raise DatasetError(f"splits holds {wrong[0]!r}; expected {', '.join(SPLITS)}.")
-    return np.array([SPLITS.index(split) for split in names], np.uint8)
+    return np.array([code_of[name] for name in names], np.uint8)

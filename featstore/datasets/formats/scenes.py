@@ -193,9 +193,9 @@ class SceneSource(ArraySource):
             return None
         polygons = read_polygons(options.labels, options.label_column or "")
         if polygons.n_left_out:
-            self._progress.say(
-                f"{polygons.n_left_out} polygons of {polygons.text} name no class: left out."
-            )
+            n = polygons.n_left_out
+            what = "1 polygon" if n == 1 else f"{n:,} polygons"
+            self._progress.say(f"Left out {what} of {polygons.text} without a class.")
         return polygons
 
     @property

@@ -22,7 +22,13 @@ from featstore.datasets.drawing import (
 from featstore.datasets.formats.layout import split_of
 from featstore.datasets.formats.table_columns import Codes, add_ids, group_name, split_code
 from featstore.datasets.formats.table_files import MARKS, ParquetTable, Table, find_tables
-from featstore.datasets.formats.table_labels import MULTILABEL, REGRESSION, LabelReader, Labels
+from featstore.datasets.formats.table_labels import (
+    MULTILABEL,
+    REGRESSION,
+    LabelReader,
+    Labels,
+    notes_on_classes,
+)
 from featstore.datasets.image_bytes import ImageBytes, ImageItem
 from featstore.datasets.source import RGB, FileSource
 from featstore.datasets.text_column import TextColumn
@@ -225,6 +231,7 @@ class TableSource(FileSource):
         notes = []
         if self._options.task is None and self.task == MULTILABEL:
             notes += ["The table names several classes an image: --task multilabel."]
+        notes += notes_on_classes(self.class_names, is_sure=self._options.task is not None)
         if (groups := self.groups) is not None:
             notes += notes_on_groups(
                 groups, self.group_by, self.labels, self.splits, self.class_names

@@ -67,13 +67,17 @@ class Table(ABC):
 
 
 class TextTable(Table):
-    """A CSV or TSV file with a header, UTF-8."""
+    """A CSV or TSV file with a header, UTF-8.
+
+    A CSV file may have semicolons for commas, as spreadsheets of many countries write them.
+    """
 
     def _rows(self) -> Iterator[list[str]]:
-        separator = SEPARATORS[self.path.suffix.lower()]
         with self.path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=separator, strict=True)
             try:
+                separator = _separator(self.path, file.readline())
+                file.seek(0)
+                reader = csv.reader(file, delimiter=separator, strict=True)
                 yield from (row for row in reader if row)
             except UnicodeDecodeError:
                 raise DatasetError(f"{self.path}: is not UTF-8; save it as UTF-8.") from None
@@ -103,6 +107,13 @@ class TextTable(Table):
                     )
             n_before += len(block)
             yield [[values[place] for values in block] for place in places]
+
+
+def _separator(path: Path, header: str) -> str:
+    """Return what separates the columns of a text file."""
+    usual = SEPARATORS[path.suffix.lower()]
+    # Spreadsheets separate by semicolons where a decimal has a comma.
+    return next((sign for sign in ";\t" if sign in header and usual not in header), usual)
 
 
 class ParquetTable(Table):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,11 +13,15 @@ from numpy.typing import NDArray
 
 from featstore.config import TASKS
 from featstore.errors import DatasetError
+from featstore.text import join_some
 
 CLASSIFICATION, MULTILABEL, REGRESSION = TASKS
 
 SEPARATOR = ";"
 """What stands between the classes of an image in a text."""
+
+MANY = 50
+"""More classes than this that are whole numbers may be measurements."""
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -34,17 +39,27 @@ class Labels(NamedTuple):
     strata: NDArray[np.int64]
 
 
+class _EmptyLabelError(ValueError):
+    """A label is missing."""
+
+    def __init__(self) -> None:
+        super().__init__("its label is empty.")
+
+
 class LabelReader:
     """Takes the labels of a table, block by block.
 
     `task` is one of :data:`featstore.config.TASKS`, or None to choose: several classes an image
-    where a label is a list or holds a semicolon, else one. `names` are those of classes that the
-    table numbers from 0. A label that is missing, or does not fit the task, is refused by its row.
+    where a label is a list or holds a semicolon, else one. With ``multilabel``, an empty text means
+    no class. `names` are those of classes that the table numbers from 0. A label that is missing,
+    or does not fit the task, is refused by its row.
     """
 
     def __init__(self, task: str | None, names: Sequence[str]) -> None:
         self._task = task
         self._names = names
+        # The first row without a label, if whether that is allowed is not known yet.
+        self._unlabelled = ""
         self._codes: dict[Any, int] = {}
         self._code_of_row = array("l")
         self._numbers = array("d")
@@ -62,25 +77,30 @@ class LabelReader:
                         self._check(key)
                         code = self._codes[key] = len(self._codes)
                     self._code_of_row.append(code)
+            except _EmptyLabelError as error:
+                if self._task is not None:
+                    raise DatasetError(f"{row_name(i)}: {error}") from None
+                self._unlabelled = self._unlabelled or f"{row_name(i)}: {error}"
             except ValueError as error:
                 raise DatasetError(f"{row_name(i)}: {error}") from None
 
     def _check(self, value: Any) -> None:
-        """Refuse an empty label; a list may be empty."""
-        names = self._split(value) if self._task != CLASSIFICATION else [self._name(value)]
-        if not names and not isinstance(value, tuple):
-            raise ValueError("its label is empty.")
+        """Refuse an empty label; a list may be empty, and with ``multilabel`` a text."""
+        if self._task == CLASSIFICATION:
+            self._name(value)
+        elif not self._split(value) and not (isinstance(value, tuple) or self._task == MULTILABEL):
+            raise _EmptyLabelError
 
     def _split(self, value: Any) -> list[str]:
         if isinstance(value, tuple):
             return [self._name(one) for one in value]
-        if isinstance(value, str) and SEPARATOR in value:
+        if isinstance(value, str) and (SEPARATOR in value or self._task == MULTILABEL):
             return [word.strip() for word in value.split(SEPARATOR) if word.strip()]
         return [self._name(value)]
 
     def _name(self, value: Any) -> str:
         if value is None or value != value or (isinstance(value, str) and not value.strip()):
-            raise ValueError("its label is empty.")
+            raise _EmptyLabelError
         if isinstance(value, tuple):
             raise ValueError("its label is a list; with --task classification it is one class.")
         if isinstance(value, float) and value.is_integer():
@@ -103,13 +123,19 @@ class LabelReader:
             isinstance(value, tuple) or (isinstance(value, str) and SEPARATOR in value)
             for value in self._codes
         )
+        if self._unlabelled:
+            hint = " If that means an image without a class: --task multilabel." if several else ""
+            raise DatasetError(self._unlabelled + hint)
         task = self._task or (MULTILABEL if several else CLASSIFICATION)
         split = self._split if task == MULTILABEL else lambda value: [self._name(value)]
         classes_of_code = [split(value) for value in self._codes]
         names = _sorted({name for own in classes_of_code for name in own})
-        if self._task is None and any(not float(n).is_integer() for n in _floats(names)):
+        # Empty where a name is no number.
+        values = zip(names, _floats(names), strict=False)
+        fractions = [name for name, value in values if not value.is_integer()]
+        if self._task is None and fractions:
             raise DatasetError(
-                f"The labels are numbers with fractions, such as {names[0]}. For numbers give "
+                f"The labels are numbers with fractions, such as {fractions[0]}. For numbers give "
                 "--task regression; for classes --task classification."
             )
         place = {name: i for i, name in enumerate(names)}
@@ -129,9 +155,23 @@ class LabelReader:
         return Labels(task, names, labels, has[codes], strata[codes])
 
 
+def notes_on_classes(names: Sequence[str], *, is_sure: bool) -> list[str]:
+    """Return what in the names of classes may be a slip; `is_sure` that they are classes."""
+    notes = []
+    if not is_sure and len(names) > MANY and all(map(str.isdecimal, names)):
+        notes += [
+            f"{len(names):,} whole numbers are taken for classes. If they are measurements, give "
+            "--task regression."
+        ]
+    spellings = Counter(name.casefold() for name in names)
+    if alike := [name for name in names if spellings[name.casefold()] > 1]:
+        notes += [f"Classes that differ only in capitals: {join_some(alike)}."]
+    return notes
+
+
 def _number(value: Any) -> float:
     if value is None or (isinstance(value, str) and not value.strip()):
-        raise ValueError("its label is empty.")
+        raise _EmptyLabelError
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -99,7 +99,10 @@ class Threads:
 
     def map(self, function: Callable[[A], T], items: Iterable[A]) -> list[T]:
         """Return the function's results, in the order of the items."""
-        return list((self._pool.map if self._pool else map)(function, items))
+        own = list(items)
+        # Handing a single item to a thread takes longer than many an item.
+        pool = self._pool if len(own) > 1 else None
+        return list((pool.map if pool else map)(function, own))
 
     def total(self, function: Callable[[slice], T], blocks: Sequence[slice]) -> T:
         """Return the sum of ``function(block)`` over all blocks: a number, array, or tuple."""

@@ -1,13 +1,18 @@
-"""Train by epochs as scikit-learn's ``fit`` does, with loss and score of each epoch."""
+"""Train by epochs as scikit-learn's ``fit`` does, with loss and score of each epoch.
+
+Many rows come in larger batches: see ``batches.py``.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
+import sklearn
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import train_test_split
@@ -15,7 +20,8 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils.class_weight import compute_class_weight
 
 from featstore.errors import FitError
-from featstore.fitting.solvers.blocks import row_blocks
+from featstore.fitting.solvers import batches
+from featstore.fitting.solvers.blocks import CACHED_NBYTES, Threads, row_blocks, shared_threads
 from featstore.runs.scoring.influence import mean_average_precision, r2
 
 Estimator: TypeAlias = MLPClassifier | MLPRegressor | SGDClassifier
@@ -27,6 +33,10 @@ EPOCH_NBYTES = 256 * 2**20
 RUN_ROWS = 64
 """Most rows of a block that lie side by side. The runs come from all over the matrix, for datasets
 are sorted by class; single rows would be slow to read from a disk."""
+
+
+SCORED_ROWS = 20_000
+"""Training rows, evenly spread, that the score of an epoch of large batches is of."""
 
 
 MIN_LEARNING_RATE = 1e-6
@@ -51,8 +61,10 @@ class Curves:
     number that of the standardised number; that of sgd, the mean over rows and one-vs-rest problems
     after the epoch, without it. `name` says what the score is: ``accuracy``, ``map`` or ``r2``.
     Held-out rows are those of ``early_stopping``, or the dataset's validation rows, which decide
-    nothing; without either, `validation_score` is empty. `converged` says that training stopped by
-    itself before ``max_iter`` epochs, or after the requested number of them.
+    nothing; without either, `validation_score` is empty. With large batches, the loss of sgd is the
+    mean over the epoch too, and the score is that of :data:`SCORED_ROWS` rows. `converged` says
+    that training stopped by itself before ``max_iter`` epochs, or after the requested number of
+    them.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -111,7 +123,9 @@ def train(
     ``n_iter_no_change``, ``early_stopping`` and adaptive learning rates included. A network
     takes the steps of its own ``fit``, up to the order of the shuffled rows; SGDClassifier stops
     all one-vs-rest problems together, by their mean loss. Rows beyond 256 MiB come in blocks,
-    shuffled within and among them, so that memory holds one. MLPRegressor is trained on the
+    shuffled within and among them, so that memory holds one. Adam's networks, and SGDClassifier
+    with its own learning rate, take more than 40,000 rows in large batches, with the same
+    objective: :class:`.LargeBatches`. MLPRegressor is trained on the
     standardised number, and its last layer's weights are then brought into the number's own unit.
 
     The estimator is unfitted, has an integer ``random_state``, and is trained in place. `X`,
@@ -158,42 +172,51 @@ def train(
         else:
             rows.sort()
             X_held, y_held = X[np.sort(held_out)], y[np.sort(held_out)]
-    adaptive = given["learning_rate"] == "adaptive" and given.get("solver", "sgd") == "sgd"
+    adaptive = given.get("learning_rate") == "adaptive" and given.get("solver", "sgd") == "sgd"
     learning_rate = given["learning_rate_init" if is_mlp else "eta0"]
     curves = Curves(name=name)
     best_weights = None
-    for epoch in range(n_epochs or given["max_iter"]):
-        try:
-            seen_loss = _one_epoch(estimator, X, y, rows, classes, random_state)
-        except ValueError as error:
-            # scikit-learn says that weights are not finite, or that there was an overflow.
-            if any(word in str(error) for word in ("finite", "overflow")):
-                raise _diverged(epoch + 1, str(error)) from error
-            raise
-        loss, score = seen_loss, np.nan
-        if records or not is_mlp:
-            loss, score = _score(estimator, X, y, rows)
-            loss = seen_loss if is_mlp else loss
-        if not np.isfinite(loss):
-            raise _diverged(epoch + 1, f"The loss is {loss}.")
-        curves.loss.append(loss)
-        curves.score.append(score)
-        measure = loss
-        if held_out is not None:
-            score = _score(estimator, X_held, y_held, np.arange(len(y_held)))[1]
-            curves.validation_score.append(score)
-            measure = -score
-            if is_mlp and measure < patience.best:
-                best_weights = [w.copy() for w in (*estimator.coefs_, *estimator.intercepts_)]
-        elif validate is not None:
-            curves.validation_score.append(validate(_in_unit(estimator, mean, scale)))
-        if n_epochs is None and patience.spent(measure):
-            if not adaptive or learning_rate <= MIN_LEARNING_RATE:
-                curves.converged = True
-                break
-            learning_rate /= 5
-            if not is_mlp:
-                estimator.set_params(eta0=learning_rate)
+    is_large = batches.handles(estimator, len(rows))
+    scored = rows[:: max(1, len(rows) // SCORED_ROWS)] if is_large else rows
+    # The features were found to be finite, and the parameters valid, before training.
+    quickly = sklearn.config_context(assume_finite=True, skip_parameter_validation=True)
+    with shared_threads() as threads, quickly:
+        if is_large:
+            show = _large_batches(estimator, X, y, rows, classes, random_state, threads)
+        else:
+            show = partial(_one_epoch, estimator, X, y, rows, classes, random_state)
+        for epoch in range(n_epochs or given["max_iter"]):
+            try:
+                seen_loss = show()
+            except ValueError as error:
+                # scikit-learn says that weights are not finite, or that there was an overflow.
+                if any(word in str(error) for word in ("finite", "overflow")):
+                    raise _diverged(epoch + 1, str(error)) from error
+                raise
+            loss, score = seen_loss, np.nan
+            if records or not (is_mlp or is_large):
+                loss, score = _score(estimator, X, y, scored, threads)
+                loss = seen_loss if is_mlp or is_large else loss
+            if not np.isfinite(loss):
+                raise _diverged(epoch + 1, f"The loss is {loss}.")
+            curves.loss.append(loss)
+            curves.score.append(score)
+            measure = loss
+            if held_out is not None:
+                score = _score(estimator, X_held, y_held, np.arange(len(y_held)), threads)[1]
+                curves.validation_score.append(score)
+                measure = -score
+                if is_mlp and measure < patience.best:
+                    best_weights = [w.copy() for w in (*estimator.coefs_, *estimator.intercepts_)]
+            elif validate is not None:
+                curves.validation_score.append(validate(_in_unit(estimator, mean, scale)))
+            if n_epochs is None and patience.spent(measure):
+                if not adaptive or learning_rate <= MIN_LEARNING_RATE:
+                    curves.converged = True
+                    break
+                learning_rate /= 5
+                if not is_mlp:
+                    estimator.set_params(eta0=learning_rate)
     if best_weights is not None:
         for mine, best in zip(
             (*estimator.coefs_, *estimator.intercepts_), best_weights, strict=True
@@ -203,6 +226,37 @@ def train(
     vars(estimator).update(vars(_in_unit(estimator, mean, scale)))
     curves.converged |= n_epochs is not None
     return curves
+
+
+def _large_batches(
+    estimator: Estimator,
+    X: np.ndarray,
+    y: np.ndarray,
+    rows: np.ndarray,
+    classes: np.ndarray | None,
+    random_state: np.random.RandomState,
+    threads: Threads,
+) -> Callable[[], float]:
+    """Return what trains an epoch in large batches and returns its mean loss."""
+    own = estimator.get_params(deep=False)
+    first = np.sort(rows[random_state.permutation(len(rows))[: batches.SMALL_BATCH]])
+    if "batch_size" in own:
+        estimator.set_params(batch_size="auto")
+    # scikit-learn draws the first weights, and sets what prediction needs.
+    estimator.partial_fit(X[first], y[first], **({} if classes is None else {"classes": classes}))
+    estimator.set_params(**own)
+    state = batches.LargeBatches(estimator, len(rows), threads, MARGIN_LOSSES)
+    if classes is not None and y.ndim == 1:
+        y = np.searchsorted(classes, y)
+
+    def one_epoch() -> float:
+        order = [
+            rows_of[random_state.permutation(len(rows_of))]
+            for rows_of in _mixed_blocks(rows, 4 * X.shape[1], random_state)
+        ]
+        return state.epoch(X, y, np.concatenate(order))
+
+    return one_epoch
 
 
 def _in_unit(estimator: Estimator, mean: float, scale: float) -> Estimator:
@@ -228,21 +282,28 @@ def _one_epoch(
     more = {} if classes is None else {"classes": classes}
     # MLPClassifier makes an int64 of each row and class.
     row_nbytes = max(4 * X.shape[1], 8 * len(more.get("classes", ())))
-    n_at_once = max(RUN_ROWS, EPOCH_NBYTES // row_nbytes)
-    # Long rows are few in a block, and their runs are shorter: they are as quick to read.
-    n_in_run = min(RUN_ROWS, max(1, n_at_once // RUN_ROWS))
-    if len(rows) <= n_at_once:
+    if len(rows) * row_nbytes <= EPOCH_NBYTES or len(rows) <= RUN_ROWS:
         estimator.partial_fit(X, y, **more)
         return float(getattr(estimator, "loss_", np.nan))
-    runs = np.array_split(rows, range(n_in_run, len(rows), n_in_run))
-    order = random_state.permutation(len(runs))
-    n_runs = n_at_once // n_in_run
     total = 0.0
-    for start in range(0, len(order), n_runs):
-        block = np.concatenate([runs[i] for i in order[start : start + n_runs]])
+    for block in _mixed_blocks(rows, row_nbytes, random_state):
         estimator.partial_fit(X[block], y[block], **more)
         total += float(getattr(estimator, "loss_", np.nan)) * len(block)
     return total / len(rows)
+
+
+def _mixed_blocks(
+    rows: np.ndarray, row_nbytes: int, random_state: np.random.RandomState
+) -> Iterator[np.ndarray]:
+    """Yield all rows in blocks of about EPOCH_NBYTES, of runs from all over the matrix."""
+    n_at_once = max(RUN_ROWS, EPOCH_NBYTES // row_nbytes)
+    # Long rows are few in a block, and their runs are shorter: they are as quick to read.
+    n_in_run = min(RUN_ROWS, max(1, n_at_once // RUN_ROWS))
+    runs = np.array_split(rows, range(n_in_run, len(rows), n_in_run))
+    order = random_state.permutation(len(runs))
+    n_runs = n_at_once // n_in_run
+    for start in range(0, len(order), n_runs):
+        yield np.concatenate([runs[i] for i in order[start : start + n_runs]])
 
 
 def _diverged(epoch: int, cause: str) -> FitError:
@@ -253,30 +314,35 @@ def _diverged(epoch: int, cause: str) -> FitError:
 
 
 def _score(
-    estimator: Estimator, X: np.ndarray, y: np.ndarray, rows: np.ndarray
+    estimator: Estimator, X: np.ndarray, y: np.ndarray, rows: np.ndarray, threads: Threads
 ) -> tuple[float, float]:
     """Return sgd's mean loss and the score of some rows after an epoch."""
     if isinstance(estimator, MLPRegressor) or y.ndim == 2:
         return np.nan, _score_network(estimator, X, y, rows)
-    n_right, total = 0, 0.0
-    for block in row_blocks(len(rows), X.shape[1], n_outputs=len(estimator.classes_)):
-        # Without a copy if the rows are all.
-        at = block if len(rows) == len(X) else rows[block]
-        own = y[at]
-        if isinstance(estimator, MLPClassifier):
-            n_right += int(np.sum(estimator.predict(X[at]) == own))
-            continue
-        values = estimator.decision_function(X[at])
-        if values.ndim == 1:
-            signs = np.where(own == estimator.classes_[1], 1.0, -1.0)
-            found = (values > 0).astype(int)
-        else:
-            signs = np.where(own[:, None] == estimator.classes_, 1.0, -1.0)
-            found = values.argmax(axis=1)
-        n_right += int(np.sum(estimator.classes_[found] == own))
-        losses = MARGIN_LOSSES[estimator.loss](signs * values)
-        total += float(losses.sum(dtype=np.float64)) / (losses.size / len(losses))
+    # Without a copy if the rows are all.
+    blocks = row_blocks(len(rows), X.shape[1], CACHED_NBYTES, n_outputs=len(estimator.classes_))
+    at = [block if len(rows) == len(X) else rows[block] for block in blocks]
+    found = threads.map(lambda own: _score_rows(estimator, X[own], y[own]), at)
+    total, n_right = (sum(column) for column in zip(*found, strict=True))
     return total / len(rows), n_right / len(rows)
+
+
+def _score_rows(
+    estimator: MLPClassifier | SGDClassifier, X: np.ndarray, y: np.ndarray
+) -> tuple[float, int]:
+    """Return sgd's summed loss and the number of right rows."""
+    if isinstance(estimator, MLPClassifier):
+        return np.nan, int(np.sum(estimator.predict(X) == y))
+    values = estimator.decision_function(X)
+    if values.ndim == 1:
+        signs = np.where(y == estimator.classes_[1], 1.0, -1.0)
+        found = (values > 0).astype(int)
+    else:
+        signs = np.where(y[:, None] == estimator.classes_, 1.0, -1.0)
+        found = values.argmax(axis=1)
+    losses = MARGIN_LOSSES[estimator.loss](signs * values)
+    total = float(losses.sum(dtype=np.float64)) / (losses.size / len(losses))
+    return total, int(np.sum(estimator.classes_[found] == y))
 
 
 def _score_network(

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import filelock
@@ -84,17 +85,18 @@ def scale_rows(model: Pipeline, samples: Samples, name: str, scratch: Path) -> n
     return standardised(samples, len(samples), name, scratch)
 
 
-@contextmanager
-def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Make a folder for copies, delete it in the end, and sweep those of killed processes.
+def new_scratch(cache_dir: Path) -> Path:
+    """Return the path of a new folder for copies; absolute, as workers may have another folder."""
+    return cache_dir.absolute() / "scratch" / f"fit-{secrets.token_hex(6)}"
 
-    Its path is absolute: workers may have another current folder.
-    """
-    parent = parent.absolute()
-    parent.mkdir(parents=True, exist_ok=True)
-    sweep_temporary(parent, "fit-")
-    with temporary_folder(parent / f"fit-{secrets.token_hex(6)}") as folder:
-        yield folder
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[None]:
+    """Make a folder for copies, delete it in the end, and sweep those of killed processes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep_temporary(path.parent, "fit-")
+    with temporary_folder(path):
+        yield
 
 
 def own_scratch(scratch: str, cache_dir: Path) -> Path:
@@ -137,9 +139,15 @@ def _write(path: Path, samples: Samples, scaler: StandardScaler) -> None:
     X = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
     reserve(temporary, temporary.stat().st_size)
     mean, scale = scaler.mean_.astype(np.float32), scaler.scale_.astype(np.float32)
-    for block in row_blocks(*shape):
-        np.subtract(samples.take(block), mean, out=X[block])
-        X[block] /= scale
-    X.flush()
-    del X
+    with shared_threads() as threads:
+        scale_block = partial(_scale, samples, mean, scale, X)
+        threads.map(scale_block, row_blocks(*shape, CACHED_NBYTES))
+    del X, scale_block
     temporary.replace(path)
+
+
+def _scale(
+    samples: Samples, mean: np.ndarray, scale: np.ndarray, out: np.ndarray, block: slice
+) -> None:
+    np.subtract(samples.take(block), mean, out=out[block])
+    out[block] /= scale

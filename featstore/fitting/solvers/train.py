@@ -26,6 +26,7 @@ from featstore.fitting.solvers import (
     ridge_targets,
 )
 from featstore.fitting.solvers.blocks import Samples, one_thread
+from featstore.fitting.solvers.dbn import fit_range
 
 CURES = {
     r"n_neighbors = \d+, n_samples_fit = (\d+)": "Use --param n_neighbors=N with N up to {}.",
@@ -73,6 +74,8 @@ def train(
         raise FitError(
             f"All {len(y):,} rows to train on are {what}; two or more different labels are needed."
         )
+    if "range" in model.named_steps:
+        X = fit_range(model.named_steps["range"], X)
     if "map" in model.named_steps:
         X = map_kernel(model.named_steps["map"], Samples(X, slice(0, len(X))), len(X))
     clf = model.named_steps["clf"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from featstore.fitting.classifiers import Classifier, import_estimator
 from featstore.fitting.evaluate import Predictions
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.splits import Labels, Rows, Split, n_rows, row_numbers, split_rows
+from featstore.runs.calibration import Calibrator
 from featstore.runs.scoring import Scoring, find_scoring
 from featstore.store.selection import Selection
 
@@ -61,6 +62,13 @@ class Task(ABC):
                 "of your own."
             )
         return self.classifiers[name]
+
+    def classifier_of(self, config: FitConfig) -> Classifier:
+        """Return the classifier of a configuration, with the scaling that it asks for."""
+        classifier = self.find_classifier(config.clf)
+        if config.scale is None:
+            return classifier
+        return replace(classifier, scaled=config.scale == "standard", ranged=False)
 
     @staticmethod
     @abstractmethod
@@ -141,8 +149,13 @@ class Task(ABC):
         return dict(params)
 
     @abstractmethod
-    def predict(self, model: Pipeline, samples: Samples) -> Predictions:
-        """Predict with a fitted pipeline in blocks of rows, so that no copy of them is large."""
+    def predict(
+        self, model: Pipeline, samples: Samples, calibrator: Calibrator | None = None
+    ) -> Predictions:
+        """Predict with a fitted pipeline in blocks of rows, so that no copy of them is large.
+
+        A calibrator makes the scores probabilities.
+        """
 
     @abstractmethod
     def score(self, y: np.ndarray, predicted: Predictions) -> float:
@@ -150,9 +163,17 @@ class Task(ABC):
 
     @abstractmethod
     def test_scores(
-        self, y: np.ndarray, predicted: Predictions, selection: Selection
+        self,
+        y: np.ndarray,
+        predicted: Predictions,
+        selection: Selection,
+        groups: np.ndarray | None,
     ) -> dict[str, Any]:
-        """Return all scores of rows that were not trained on."""
+        """Return all scores of rows that were not trained on; intervals take groups as units."""
+
+    def reliability(self, y: np.ndarray, predicted: Predictions) -> dict[str, Any] | None:
+        """Return how well probabilities hold, see :func:`.measure_reliability`; None of others."""
+        return None
 
     @abstractmethod
     def columns(
@@ -180,6 +201,7 @@ class Task(ABC):
         selection: Selection,
         split: Split,
         features: Mapping[str, Samples],
+        calibrator: Calibrator | None,
         *,
         predicts_slowly: bool,
     ) -> Evaluation:
@@ -191,13 +213,17 @@ class Task(ABC):
         for use, rows in split.uses().items():
             if use == "train":
                 continue
-            predicted = self.predict(model, features[use])
+            predicted = self.predict(model, features[use], calibrator)
             score_kind = predicted.score_kind
-            metrics[use] = self.test_scores(y[rows], predicted, selection)
+            groups = None if selection.groups is None else selection.groups[rows]
+            metrics[use] = self.test_scores(y[rows], predicted, selection, groups)
+            if use == "test" and (found := self.reliability(y[rows], predicted)) is not None:
+                metrics[use]["reliability"] = found
             own = {
                 "sample_id": selection.sample_ids[rows],
                 "split": np.full(n_rows(rows), split.test_split if use == "test" else use),
                 **self.columns(y[rows], predicted, selection),
+                **({} if groups is None else {"group": groups.astype(str)}),
             }
             for name, column in own.items():
                 columns.setdefault(name, []).append(column)

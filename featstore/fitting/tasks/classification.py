@@ -24,6 +24,8 @@ from featstore.fitting.splits import (
     draw_training_rows,
 )
 from featstore.fitting.tasks.base import Task
+from featstore.runs.bootstrap import class_intervals
+from featstore.runs.calibration import DECISION, Calibrator, measure_reliability
 from featstore.store.format.matrix import TEXT
 from featstore.store.selection import Selection
 
@@ -98,19 +100,33 @@ class Classification(Task):
         """Return parameters with class weights by label, as scikit-learn takes them."""
         return with_label_weights(params, selection.class_names)
 
-    def predict(self, model: Pipeline, samples: Samples) -> Predictions:
+    def predict(
+        self, model: Pipeline, samples: Samples, calibrator: Calibrator | None = None
+    ) -> Predictions:
         """Predict classes with a fitted pipeline in blocks of rows."""
-        return predict_blocks(model, samples)
+        return predict_blocks(model, samples, calibrator)
 
     def score(self, y: np.ndarray, predicted: Predictions) -> float:
         """Return the accuracy."""
         return float(np.mean(predicted.labels == y))
 
     def test_scores(
-        self, y: np.ndarray, predicted: Predictions, selection: Selection
+        self,
+        y: np.ndarray,
+        predicted: Predictions,
+        selection: Selection,
+        groups: np.ndarray | None,
     ) -> dict[str, Any]:
-        """Return accuracies, kappa, the classes' scores and the confusion matrix."""
-        return score(y, predicted.labels, selection.class_names)
+        """Return accuracies and kappa with intervals, the classes' scores and the confusion."""
+        names = selection.class_names
+        intervals = class_intervals(y, predicted.labels, len(names), groups)
+        return score(y, predicted.labels, names) | {"bootstrap": intervals}
+
+    def reliability(self, y: np.ndarray, predicted: Predictions) -> dict[str, Any] | None:
+        """Return how well the probabilities of the predicted classes hold."""
+        if predicted.score_kind == DECISION:
+            return None
+        return measure_reliability(predicted.scores, predicted.labels == y)
 
     def columns(
         self, y: np.ndarray, predicted: Predictions, selection: Selection

@@ -14,19 +14,31 @@ from sklearn.pipeline import Pipeline
 
 from featstore.errors import FitError
 from featstore.fitting.classifiers import CLASSIFIERS, Classifier
-from featstore.fitting.evaluate import Predictions
+from featstore.fitting.evaluate import Predictions, model_values, score_kind_of
 from featstore.fitting.solvers.blocks import Samples, one_thread
 from featstore.fitting.tasks.base import map_blocks
 from featstore.fitting.tasks.targets import TargetTask, targets_of
-from featstore.runs.scoring.influence import average_precisions, mean_average_precision
+from featstore.runs.calibration import (
+    DECISION,
+    PROBABILITY,
+    UNCALIBRATED,
+    Calibrator,
+    measure_reliability,
+)
+from featstore.runs.scoring.influence import (
+    Estimate,
+    average_precisions,
+    mean_average_precision,
+)
 from featstore.runs.scoring.multilabel import SCORE, TRUE
+from featstore.runs.significance import accuracy_interval
 from featstore.store.selection import Selection
 
-SEVERAL = ("mlp", "softmax", "knn")
+SEVERAL = ("mlp", "dbn", "softmax", "knn")
 """Classifiers that predict several classes by themselves; the others have one for each class."""
 
 
-THRESHOLDS = {"probability": 0.5, "decision value": 0.0}
+THRESHOLDS = {PROBABILITY: 0.5, UNCALIBRATED: 0.5, DECISION: 0.0}
 """Score above which an image has a class, by the kind of the score."""
 
 
@@ -93,20 +105,17 @@ class Multilabel(TargetTask):
         """Return the number of rows that have each class."""
         return [int(n) for n in y.sum(axis=0, dtype=np.int64)]
 
-    def predict(self, model: Pipeline, samples: Samples) -> Predictions:
+    def predict(
+        self, model: Pipeline, samples: Samples, calibrator: Calibrator | None = None
+    ) -> Predictions:
         """Score each class with a fitted pipeline in blocks of rows."""
-        clf = model.steps[-1][1]
-        kind = "probability" if hasattr(model, "predict_proba") else "decision value"
-        score = model.predict_proba if kind == "probability" else model.decision_function
-        n_classes = len(clf.classes_)
+        kind = score_kind_of(model, calibrator)
+        n_classes = len(model.steps[-1][1].classes_)
 
         def of_block(X: np.ndarray) -> np.ndarray:
-            values = score(X)
-            if not isinstance(values, list):
-                return np.asarray(values)
-            # knn has a pair of columns for each class: without it, and with it.
-            pairs = zip(values, clf.classes_, strict=True)
-            return np.stack([own[:, -1] * (of[-1] == 1) for own, of in pairs], axis=1)
+            if calibrator is None:
+                return model_values(model, X, kind)
+            return calibrator.apply(model_values(model, X, calibrator.scores))
 
         with one_thread():
             scores = map_blocks(samples, n_classes, of_block).reshape(-1, n_classes)
@@ -117,11 +126,21 @@ class Multilabel(TargetTask):
         return mean_average_precision(y, predicted.scores).value
 
     def test_scores(
-        self, y: np.ndarray, predicted: Predictions, selection: Selection
+        self,
+        y: np.ndarray,
+        predicted: Predictions,
+        selection: Selection,
+        groups: np.ndarray | None,
     ) -> dict[str, Any]:
         """Return mAP, F1, subset accuracy and the classes' scores."""
         threshold = THRESHOLDS[predicted.score_kind]
-        return score_labels(y, predicted.scores, self.class_names(selection), threshold)
+        return score_labels(y, predicted.scores, self.class_names(selection), threshold, groups)
+
+    def reliability(self, y: np.ndarray, predicted: Predictions) -> dict[str, Any] | None:
+        """Return how well the probabilities of all pairs of an image and a class hold."""
+        if predicted.score_kind == DECISION:
+            return None
+        return measure_reliability(predicted.scores.ravel(), y.ravel() > 0)
 
     def columns(
         self, y: np.ndarray, predicted: Predictions, selection: Selection
@@ -150,8 +169,19 @@ class Multilabel(TargetTask):
         return tuple(name for name, has in zip(selection.target_names, own, strict=True) if has)
 
 
+def _interval(estimate: Estimate) -> list[float]:
+    """Return the interval of mAP; at 1 no row has an influence, and Wilson's takes its place."""
+    if estimate.value == 1:
+        return [*accuracy_interval(1.0, len(estimate.influences))]
+    return estimate.interval(0.0, 1.0)
+
+
 def score_labels(
-    y: np.ndarray, scores: np.ndarray, class_names: Sequence[str], threshold: float
+    y: np.ndarray,
+    scores: np.ndarray,
+    class_names: Sequence[str],
+    threshold: float,
+    groups: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Score several classes of each image.
 
@@ -165,6 +195,8 @@ def score_labels(
         Names of the columns.
     threshold : float
         Score above which a row has a class, for all but average precision.
+    groups : ndarray of shape (n_samples,), optional
+        Groups of rows, which the interval takes as its units.
 
     Returns
     -------
@@ -186,12 +218,12 @@ def score_labels(
         y, predicted, average=None, zero_division=0.0
     )
     values, _ = average_precisions(y, scores)
-    estimate = mean_average_precision(y, scores)
+    estimate = mean_average_precision(y, scores).by_group(groups)
     present = support > 0
     return {
         "n_samples": len(y),
         "map": estimate.value,
-        "map_interval": estimate.interval(0.0, 1.0),
+        "map_interval": _interval(estimate),
         "chance_map": float(y.mean(axis=0)[present].mean()),
         "micro_f1": float(f1_score(y, predicted, average="micro", zero_division=0.0)),
         "macro_f1": float(f1[present].mean()),

@@ -16,6 +16,7 @@ from featstore.fitting.regressors import REGRESSORS
 from featstore.fitting.solvers.blocks import Samples, one_thread
 from featstore.fitting.tasks.base import map_blocks
 from featstore.fitting.tasks.targets import TargetTask, targets_of
+from featstore.runs.calibration import Calibrator
 from featstore.runs.scoring.influence import mae, r2, rmse
 from featstore.store.selection import Selection
 from featstore.text import number_text
@@ -70,7 +71,9 @@ class Regression(TargetTask):
         """Return no counts: there are no classes."""
         return []
 
-    def predict(self, model: Pipeline, samples: Samples) -> Predictions:
+    def predict(
+        self, model: Pipeline, samples: Samples, calibrator: Calibrator | None = None
+    ) -> Predictions:
         """Predict numbers with a fitted pipeline in blocks of rows."""
         clf = model.steps[-1][1]
         # kernel-ridge compares each row with all training rows.
@@ -85,10 +88,14 @@ class Regression(TargetTask):
         return math.nan if found is None else found.value
 
     def test_scores(
-        self, y: np.ndarray, predicted: Predictions, selection: Selection
+        self,
+        y: np.ndarray,
+        predicted: Predictions,
+        selection: Selection,
+        groups: np.ndarray | None,
     ) -> dict[str, Any]:
         """Return R² and the errors, with their intervals."""
-        return score_numbers(y, predicted.labels)
+        return score_numbers(y, predicted.labels, groups)
 
     def columns(
         self, y: np.ndarray, predicted: Predictions, selection: Selection
@@ -112,13 +119,17 @@ class Regression(TargetTask):
         return ()
 
 
-def score_numbers(y: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+def score_numbers(
+    y: np.ndarray, predicted: np.ndarray, groups: np.ndarray | None = None
+) -> dict[str, Any]:
     """Score a predicted number of each image.
 
     Parameters
     ----------
     y, predicted : ndarray of shape (n_samples,), float
         True and predicted numbers.
+    groups : ndarray of shape (n_samples,), optional
+        Groups of rows, which the intervals take as their units.
 
     Returns
     -------
@@ -129,7 +140,10 @@ def score_numbers(y: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
         infinitesimal jackknife (Efron 1982); and ``n_samples``.
     """
     found = r2(y, predicted)
-    errors = {"mae": mae(y, predicted), "rmse": rmse(y, predicted)}
+    found = None if found is None else found.by_group(groups)
+    errors = {
+        name: of(y, predicted).by_group(groups) for name, of in (("mae", mae), ("rmse", rmse))
+    }
     scores: dict[str, Any] = {
         "n_samples": len(y),
         "r2": None if found is None else found.value,

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
 from featstore.errors import ConfigError
@@ -82,7 +84,7 @@ MIN_CHROMA, MAX_GRAY_CHROMA = 0.05, 0.05
 
 
 MIN_GAP = 0.08
-"""Distance in Oklab from which on a colour of the figures' palette is apart from others."""
+"""Distance in Oklab from which on a colour is apart from others."""
 
 
 LIGHTNESS = (0.35, 0.9)
@@ -137,15 +139,20 @@ OKLAB = np.array(
 )
 
 
+PUBLISHED = (*PALETTE, *(to_hex(color) for color in colormaps["tab20"](range(20))))
+"""The figures' palette, and matplotlib's 20 colours for categories."""
+
+
 def class_colors(
     class_names: Sequence[str], given: Mapping[str, Color] | None = None
 ) -> list[Color]:
     """Return a colour for each class, by its name; all differ, apart from given ones.
 
-    The first class of a land cover has its usual colour, its further classes kindred ones. Other
-    classes have the figures' palette and then any colours, but none that looks like a land cover
-    while there are others. Each colour is the farthest from those before it, for those of four
-    kinds of colour vision who tell it worst from the nearest.
+    The first class of a land cover has its usual colour, its further classes kindred ones that are
+    apart from all others, then those published for categories, and then any that look like no other
+    land cover. Other classes have the figures' palette and then any colours, but none that looks
+    like a land cover while there are others. Each colour is the farthest from those before it, for
+    those of four kinds of colour vision who tell it worst from the nearest.
     """
     chosen = dict(given or {})
     groups = {name: group_of(name) for name in class_names}
@@ -161,13 +168,19 @@ def class_colors(
     lightness = (seen[0, :, 0] > LIGHTNESS[0]) & (seen[0, :, 0] < LIGHTNESS[1])
     unlike = lightness & _in_hues(seen[0], *OTHER_HUES)
     is_palette = np.arange(len(grid)) < len(PALETTE)
+    is_published = np.arange(len(grid)) < len(PUBLISHED)
     for name in sorted(class_names, key=lambda name: groups[name] is None):
         if name in chosen:
             continue
+        apart = gaps > MIN_GAP
         if group := groups[name]:
-            wanted = [members[group]]
+            # Of two tans or reds that are near, one is taken for the other.
+            others = {other for other in groups.values() if other and other != group}
+            taken = [members[other] for other in others]
+            free_of = apart & ~np.any([*taken, np.zeros(len(grid), bool)], axis=0)
+            wanted = [members[group] & apart, is_published & free_of, lightness & free_of]
+            wanted += [lightness & apart, lightness]
         else:
-            apart = gaps > MIN_GAP
             if any(groups.values()):
                 wanted = [unlike & apart & is_palette, unlike & apart, lightness & apart, lightness]
             else:
@@ -184,11 +197,11 @@ def class_colors(
 
 
 def _color_grid(n_classes: int) -> NDArray[np.int64]:
-    """Return the figures' palette, and further colours to choose from, (n, 3)."""
+    """Return the published colours, and further ones to choose from, (n, 3)."""
     levels = max(18, int(np.ceil((4 * n_classes) ** (1 / 3))))
     axis = np.rint(np.linspace(0, 255, levels)).astype(np.int64)
     grid = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3)
-    first = np.array([hex_color(color) for color in PALETTE])
+    first = np.array([hex_color(color) for color in PUBLISHED])
     return np.concatenate([first, grid[~(grid[:, None] == first).all(axis=2).any(axis=1)]])
 
 

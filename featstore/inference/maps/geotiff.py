@@ -102,13 +102,13 @@ def class_shapes(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     yield from rasterio.features.shapes(classes, mask=present, transform=transform)
 
 
-def read_thinned(path: Path, side: int) -> NDArray[Any]:
-    """Return the first band of a map, thinned to at most `side` cells."""
+def read_thinned(path: Path, side: int, band: int = 1) -> NDArray[Any]:
+    """Return a band of a map, thinned to at most `side` cells."""
     rasterio = gdal.rasterio()
     with without_warnings(), rasterio.open(path, driver="GTiff") as raster:
         step = max(1, -(-max(raster.shape) // side))
         shape = (-(-raster.height // step), -(-raster.width // step))
-        thinned: NDArray[Any] = raster.read(1, out_shape=shape)
+        thinned: NDArray[Any] = raster.read(band, out_shape=shape)
     return thinned
 
 

@@ -21,6 +21,7 @@ from featstore.extraction.encode import Block
 from featstore.fitting.evaluate import Predictions
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.tasks import find_task
+from featstore.inference.familiarity import UNFAMILIAR, Familiarity
 from featstore.inference.maps.colors import Color
 from featstore.inference.maps.geotiff import BLOCK_SIDE, class_shapes, read_thinned, write_map
 from featstore.inference.maps.preview import draw_map, draw_numbers
@@ -36,6 +37,9 @@ PREVIEW_SIDE = 1200
 
 COMPANIONS = (".ovr", ".msk", ".msk.ovr")
 """Endings of files that GDAL puts beside a map: thinned copies for zooming out, a mask."""
+
+
+FAMILIARITY = "familiarity (%)"
 
 
 MAX_BYTE_CLASSES = 254
@@ -63,15 +67,32 @@ class Painter(ABC):
 
     dtype: str
     nodata: float
-    descriptions: list[str]
+    own: list[str]
+    """Names of the bands of what is predicted."""
 
-    def __init__(self, run: Run, model: Pipeline, mapped: MappedScene) -> None:
+    def __init__(
+        self,
+        run: Run,
+        model: Pipeline,
+        mapped: MappedScene,
+        familiarity: Familiarity | None = None,
+        reject: float = 0.0,
+    ) -> None:
         self.class_names, self.grid = run.class_names, mapped.grid
         self._model, self._cells, self._task = model, mapped.cells, find_task(run.task)
+        self._familiarity, self._reject = familiarity, reject
+        self._n_windows = mapped.n_windows
+        self.n_unfamiliar = self.n_rejected = 0
+        self._calibrator = run.calibrator
+
+    @property
+    def descriptions(self) -> list[str]:
+        """Names of all bands."""
+        return self.own if self._familiarity is None else [*self.own, FAMILIARITY]
 
     @abstractmethod
-    def values(self, found: Predictions) -> NDArray[Any]:
-        """Return the bands of windows, (bands, n_windows)."""
+    def values(self, found: Predictions, kept: NDArray[np.bool_]) -> NDArray[Any]:
+        """Return the bands of windows, (bands, n_windows), with nodata for those not kept."""
 
     @abstractmethod
     def draw(self, path: Path, mapped: MappedScene, colors: Sequence[Color]) -> Figure:
@@ -83,7 +104,9 @@ class Painter(ABC):
         top, part = 0, self._blank(0)
         for block in blocks:
             samples = Samples(block.X, slice(0, len(block.X)))
-            values = self.values(self._task.predict(self._model, samples))
+            values = self._values(
+                self._task.predict(self._model, samples, self._calibrator), block.X
+            )
             cells = self._cells(block.start, block.stop)
             while len(cells):
                 n_inside = int(np.searchsorted(cells, (top + part.shape[1]) * n_cols))
@@ -94,10 +117,35 @@ class Painter(ABC):
                     yield part
                     top += part.shape[1]
                     part = self._blank(top)
+        if self.n_rejected == self._n_windows:
+            raise ConfigError(
+                f"None of the {self._n_windows:,} windows has a familiarity of {self._reject:g}: "
+                "the map would be empty. Lower --reject, or train on images like the scene."
+            )
         while top < n_rows:
             yield part
             top += part.shape[1]
             part = self._blank(top)
+
+    def _values(self, found: Predictions, X: NDArray[Any]) -> NDArray[Any]:
+        """Return the bands of windows, their familiarity being the last."""
+        if self._familiarity is None:
+            return self.values(found, np.ones(len(X), bool))
+        shares = self._familiarity.of(X)
+        kept = shares >= self._reject
+        self.n_rejected += int(np.sum(~kept))
+        self.n_unfamiliar += int(np.sum(shares < UNFAMILIAR))
+        # Rounded down, so that 0 is below 1 %.
+        percent = np.floor(100 * shares)[None].astype(self.dtype)
+        return np.concatenate([self.values(found, kept), percent])
+
+    def _hatched(self, path: Path) -> NDArray[np.bool_] | None:
+        """Return which cells to hatch: those of windows that are unlike all training images."""
+        if self._familiarity is None:
+            return None
+        percent = read_thinned(path, PREVIEW_SIDE, len(self.descriptions))
+        hatched: NDArray[np.bool_] = percent < 100 * UNFAMILIAR
+        return hatched
 
     def _blank(self, top: int) -> NDArray[Any]:
         shape = (len(self.descriptions), min(BLOCK_SIDE, self.grid.n_rows - top), self.grid.n_cols)
@@ -113,18 +161,27 @@ class Painter(ABC):
 class ClassPainter(Painter):
     """Puts the windows' classes into their cells."""
 
-    def __init__(self, run: Run, model: Pipeline, mapped: MappedScene, probability: bool) -> None:
-        super().__init__(run, model, mapped)
-        self.descriptions = ["class", "probability (%)"][: 2 if probability else 1]
+    def __init__(
+        self,
+        run: Run,
+        model: Pipeline,
+        mapped: MappedScene,
+        probability: bool,
+        familiarity: Familiarity | None = None,
+        reject: float = 0.0,
+    ) -> None:
+        super().__init__(run, model, mapped, familiarity, reject)
+        self.own = ["class", f"{run.score_kind} (%)"][: 2 if probability else 1]
         self.dtype = "uint8" if len(run.class_names) <= MAX_BYTE_CLASSES else "uint16"
         self.nodata = int(np.iinfo(self.dtype).max)
         self.counts = np.zeros(len(run.class_names), np.int64)
 
-    def values(self, found: Predictions) -> NDArray[Any]:
+    def values(self, found: Predictions, kept: NDArray[np.bool_]) -> NDArray[Any]:
         """Return labels, and percent if they are wanted, (bands, n_windows)."""
-        self.counts += np.bincount(found.labels, minlength=len(self.counts))
+        self.counts += np.bincount(found.labels[kept], minlength=len(self.counts))
         percent = np.rint(100 * found.scores)
-        return np.stack([found.labels, percent][: len(self.descriptions)])
+        bands = np.stack([found.labels, percent][: len(self.own)])
+        return np.where(kept, bands, self.nodata).astype(self.dtype)
 
     def draw(self, path: Path, mapped: MappedScene, colors: Sequence[Color]) -> Figure:
         """Draw the classes of a file beside the scene."""
@@ -138,6 +195,7 @@ class ClassPainter(Painter):
             mapped.thumbnail(PREVIEW_SIDE),
             (mapped.grid.height, mapped.grid.width),
             mapped.georeference.axes,
+            hatched=self._hatched(path),
         )
 
 
@@ -146,20 +204,27 @@ class NumberPainter(Painter):
 
     dtype, nodata = "float32", float("nan")
 
-    def __init__(self, run: Run, model: Pipeline, mapped: MappedScene) -> None:
-        super().__init__(run, model, mapped)
+    def __init__(
+        self,
+        run: Run,
+        model: Pipeline,
+        mapped: MappedScene,
+        familiarity: Familiarity | None = None,
+        reject: float = 0.0,
+    ) -> None:
+        super().__init__(run, model, mapped, familiarity, reject)
         self.name = run.record.target_name
-        self.descriptions = [self.name]
+        self.own = [self.name]
         self.lowest, self.highest, self.total = np.inf, -np.inf, 0.0
 
-    def values(self, found: Predictions) -> NDArray[Any]:
+    def values(self, found: Predictions, kept: NDArray[np.bool_]) -> NDArray[Any]:
         """Return the numbers, (1, n_windows)."""
-        numbers = found.labels
+        numbers = found.labels[kept]
         if len(numbers):
             self.lowest = min(self.lowest, float(numbers.min()))
             self.highest = max(self.highest, float(numbers.max()))
             self.total += float(numbers.sum(dtype=np.float64))
-        return numbers[None]
+        return np.where(kept, found.labels, self.nodata)[None].astype(self.dtype)
 
     def draw(self, path: Path, mapped: MappedScene, colors: Sequence[Color]) -> Figure:
         """Draw the numbers of a file beside the scene."""
@@ -171,6 +236,7 @@ class NumberPainter(Painter):
             mapped.thumbnail(PREVIEW_SIDE),
             (mapped.grid.height, mapped.grid.width),
             mapped.georeference.axes,
+            hatched=self._hatched(path),
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from featstore.config import TASKS
 from featstore.errors import ConfigError
+from featstore.inference.familiarity import check_reject, familiarity_of
 from featstore.inference.maps.colors import class_colors, color_hex, read_colors
 from featstore.inference.maps.map_files import (
     ClassPainter,
@@ -22,6 +23,7 @@ from featstore.inference.maps.read_scene import read_scene
 from featstore.inference.maps.stored_scene import find_stored_scene
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
+from featstore.runs.calibration import DECISION
 from featstore.runs.run import Run, open_run
 from featstore.store.feature_store import FeatureStore, open_store
 
@@ -55,7 +57,11 @@ class SceneMap:
     duration_s : float
         From the call to its end.
     windows_per_s : float
-        Windows classified per second, writing included.
+        Windows classified per second, writing included and opening run and scene left out.
+    calibration : str
+        Whether the probabilities are calibrated, and how, in words; empty without the second band.
+    n_unfamiliar, n_rejected : int
+        Windows whose familiarity is below 1 %, and below `reject`.
     """
 
     run_id: str
@@ -75,6 +81,9 @@ class SceneMap:
     n_empty: int
     duration_s: float
     windows_per_s: float
+    calibration: str = ""
+    n_unfamiliar: int = 0
+    n_rejected: int = 0
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -110,7 +119,9 @@ class NumberMap:
     duration_s : float
         From the call to its end.
     windows_per_s : float
-        Windows predicted per second, writing included.
+        Windows predicted per second, writing included and opening run and scene left out.
+    n_unfamiliar, n_rejected : int
+        Windows whose familiarity is below 1 %, and below `reject`.
     """
 
     run_id: str
@@ -128,6 +139,8 @@ class NumberMap:
     n_empty: int
     duration_s: float
     windows_per_s: float
+    n_unfamiliar: int = 0
+    n_rejected: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON-able values."""
@@ -147,6 +160,8 @@ def map_scene(
     bands: Sequence[int] | None = None,
     value_range: tuple[float, float] | None = None,
     probability: bool = False,
+    familiarity: bool = False,
+    reject: float = 0.0,
     colors: str | Path | Mapping[str, str] | None = None,
     preview: str | Path | None = None,
     vector: str | Path | None = None,
@@ -187,7 +202,13 @@ def map_scene(
         Values that become black and white; by default those of the training images. Without any,
         bytes stay as they are, and 16-bit values give their high byte; other types need a range.
     probability : bool
-        Whether to write the probability of the class, in percent, as a second band.
+        Whether to write the probability of the class, in percent, as a second band. It is
+        calibrated if the run's probabilities are; the band's name and the file's tags say so.
+    familiarity : bool
+        Whether to write the familiarity of the windows, in percent, as the last band, and to hatch
+        those below 1 % in the picture; see :func:`featstore.predict`.
+    reject : float
+        Familiarity below which a cell stays empty; the band is written, too.
     colors : str, Path or mapping, optional
         Colours of classes, ``#rrggbb`` by name, or a CSV or JSON file of them. Other classes have
         the usual colours of land cover: water blue, trees green.
@@ -225,12 +246,13 @@ def map_scene(
     opened = open_store(store, progress)
     run = run if isinstance(run, Run) else open_run(run, opened)
     has_classes = run.task == TASKS[0]
+    check_reject(reject)
     _check_run(run, probability=probability, colors=colors, vector=vector)
     model = run.load_model(trusted) if trusted else run.model
-    if probability and not hasattr(model, "predict_proba"):
+    if probability and run.score_kind == DECISION:
         raise ConfigError(
-            f"{run.clf} gives decision values, not probabilities. Map without --probability, or "
-            "fit a classifier with probabilities, such as logreg, lda or mlp."
+            f"{run.run_id} gives decision values, not probabilities. Map without --probability, or "
+            "fit it again without --no-calibrate."
         )
     given = read_colors(colors, run.class_names) if colors is not None else {}
     palette = class_colors(run.class_names, given)
@@ -260,13 +282,15 @@ def map_scene(
                 f"{mapped.path} has no map coordinates, so its classes can't be polygons. Leave "
                 "out --vector, or georeference the scene."
             )
+        wanted = familiarity or reject > 0
+        known = familiarity_of(run, opened) if wanted else None
         painter: ClassPainter | NumberPainter = (
-            ClassPainter(run, model, mapped, probability)
+            ClassPainter(run, model, mapped, probability, known, reject)
             if has_classes
-            else NumberPainter(run, model, mapped)
+            else NumberPainter(run, model, mapped, known, reject)
         )
         grid, begun = mapped.grid, time.perf_counter()
-        targets.write(mapped, painter, blocks, palette, _tags(run, mapped))
+        targets.write(mapped, painter, blocks, palette, _tags(run, mapped, probability))
         mapped_s = time.perf_counter() - begun
     if isinstance(painter, NumberPainter):
         return NumberMap(
@@ -280,11 +304,13 @@ def map_scene(
             grid.n_cols,
             painter.name,
             painter.lowest,
-            painter.total / mapped.n_windows,
+            painter.total / (mapped.n_windows - painter.n_rejected),
             painter.highest,
             grid.n_cells - mapped.n_windows,
             round(time.perf_counter() - began, 3),
             round(mapped.n_windows / mapped_s, 2),
+            painter.n_unfamiliar,
+            painter.n_rejected,
         )
     return SceneMap(
         run.run_id,
@@ -304,6 +330,9 @@ def map_scene(
         grid.n_cells - mapped.n_windows,
         round(time.perf_counter() - began, 3),
         round(mapped.n_windows / mapped_s, 2),
+        run.calibration_text if probability else "",
+        painter.n_unfamiliar,
+        painter.n_rejected,
     )
 
 
@@ -320,9 +349,10 @@ def _check_run(run: Run, **options: object) -> None:
         )
 
 
-def _tags(run: Run, mapped: MappedScene) -> dict[str, str]:
+def _tags(run: Run, mapped: MappedScene, probability: bool) -> dict[str, str]:
     """Return the metadata of a map's file."""
-    return {
+    how = {"FEATSTORE_PROBABILITY": run.calibration_text} if probability else {}
+    return how | {
         "FEATSTORE_RUN": run.run_id,
         "FEATSTORE_SCENE": mapped.path,
         "FEATSTORE_BANDS": ",".join(map(str, mapped.bands)),

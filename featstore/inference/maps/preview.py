@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from featstore.datasets.decode import to_bytes
 from featstore.datasets.georeference import Axes
 from featstore.inference.maps.colors import Color
-from featstore.plotting import STYLE, class_text
+from featstore.plotting import INK, STYLE, class_text
 
 LONG_SIDE = 4.6
 """Inches of the longer side of a panel."""
@@ -28,6 +28,10 @@ MAX_SHOWN = 40
 
 
 ROWS_OF_LEGEND = 20
+
+
+HATCHED_SIDE = 600
+"""Points of the longer side of the grid that hatches cells."""
 
 
 STRETCH = (2, 98)
@@ -43,6 +47,8 @@ def draw_map(
     thumbnail: NDArray[np.uint8] | None,
     size: tuple[int, int],
     axes: Axes,
+    *,
+    hatched: NDArray[np.bool_] | None = None,
 ) -> Figure:
     """Draw a scene, its classes, and a legend with each class's share of the area.
 
@@ -50,7 +56,7 @@ def draw_map(
     width of what the cells cover, and `size` of the scene, in its pixels. `counts` are the cells of
     each class. `thumbnail` is the scene at any size, (height, width, bands), with red, green and
     blue first, or gray; without it, the classes are drawn alone. `axes` is as of
-    :attr:`.Georeference.axes`.
+    :attr:`.Georeference.axes`. `hatched` cells, (rows, columns), are unlike the training images.
     """
     with mpl.rc_context(STYLE):
         fig, after, beyond = _panels(covered, thumbnail, size, axes)
@@ -66,6 +72,8 @@ def draw_map(
         )
         after.set_title("classes")
         patches = _patches(class_names, colors, counts)
+        if hatched is not None:
+            patches += _hatch(after, hatched, beyond)
         fig.legend(
             handles=patches,
             loc="outside right center",
@@ -83,6 +91,8 @@ def draw_numbers(
     thumbnail: NDArray[np.uint8] | None,
     size: tuple[int, int],
     axes: Axes,
+    *,
+    hatched: NDArray[np.bool_] | None = None,
 ) -> Figure:
     """Draw a scene and its numbers, (rows, columns), with a colour bar; see :func:`draw_map`.
 
@@ -100,7 +110,30 @@ def draw_numbers(
         title = class_text(name, 40)
         after.set_title(title)
         fig.colorbar(image, ax=after, label=title)
+        if hatched is not None:
+            fig.legend(handles=_hatch(after, hatched, beyond), loc="outside lower center")
     return fig
+
+
+def _hatch(
+    ax: Any, hatched: NDArray[np.bool_], extent: tuple[float, float, float, float]
+) -> list[Patch]:
+    """Hatch cells, and return the entry of the legend."""
+    share = 100 * hatched.mean()
+    # The contour runs between the middles of cells: of smaller ones it lies near their sides.
+    times = max(1, -(-HATCHED_SIDE // max(hatched.shape)))
+    fine = np.kron(hatched, np.ones((times, times)))
+    if hatched.any():
+        ax.contourf(
+            fine,
+            levels=[0.5, 1.5],
+            colors="none",
+            hatches=["xxxx"],
+            extent=extent,
+            origin="upper",
+        )
+    text = f"unlike the training images, {share:.1f} %"
+    return [Patch(facecolor="none", edgecolor=INK, hatch="xxxx", label=text)]
 
 
 def _panels(

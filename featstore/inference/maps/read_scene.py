@@ -37,6 +37,11 @@ def read_scene(
     progress: Progress,
 ) -> Iterator[tuple[MappedScene, Iterator[Block]]]:
     """Open a scene; yield it, and the features of its windows in blocks."""
+    if run.selection.is_imported:
+        raise ConfigError(
+            f"{run.run_id} is of imported features, which featstore can't compute of a scene. "
+            "Compute them elsewhere, and give predict the file of features."
+        )
     window = _side("window", window or _training_side(run, store))
     stride = _side("stride", stride or window)
     specs = run.selection.features

@@ -22,7 +22,7 @@ from featstore.runs.run import Run
 from featstore.store.feature_set import FeatureSet
 from featstore.store.feature_store import FeatureStore
 from featstore.store.footprints import georeference_of
-from featstore.store.format.schema import SceneInfo, WindowsInfo
+from featstore.store.format.set_schema import SceneInfo, WindowsInfo
 from featstore.store.selection import Selection
 from featstore.text import join_some
 

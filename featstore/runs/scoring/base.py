@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -13,8 +13,8 @@ from featstore.config import CLASSIFIER_NAMES
 from featstore.runs.scoring.influence import Estimate
 from featstore.runs.significance import Z
 from featstore.store.format.run_schema import RunRecord
-from featstore.store.format.run_scores import SCORES
-from featstore.text import percent
+from featstore.store.format.run_scores import SCORES, MultilabelScores, Scores
+from featstore.text import NONE, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,6 +55,32 @@ class Column:
         deviation = line.get(f"{self.key}_deviation")
         spread = "" if deviation is None else f" ± {self.text(deviation)}"
         return f"{self.text(line[self.key])}{spread}"
+
+
+def interval_column(score: str, text: Callable[[float], str]) -> Column:
+    """Return the column of the 95 % interval of a score."""
+
+    def both(interval: Any) -> str:
+        return NONE if interval is None else f"{text(interval[0])} to {text(interval[1])}"
+
+    legend = (
+        "95 % interval: where the score lies on other test images of the same kind. It does not "
+        "include the luck of the training images."
+    )
+    return Column(
+        f"{score}_interval", "95 % interval", "95 % interval", legend, both, is_optional=True
+    )
+
+
+ECE = Column(
+    "ece",
+    "ECE",
+    "ECE",
+    "ECE: expected calibration error, the mean gap between probabilities and how often they are "
+    "right.",
+    is_optional=True,
+)
+"""How well a run's probabilities hold."""
 
 
 @dataclass(frozen=True)
@@ -148,11 +174,6 @@ class Scoring(ABC):
     def rows_text(self, line: Line) -> str:
         """Return what a table's title says of the rows and the scores' units."""
 
-    def interval(self, line: Line) -> list[float] | None:
-        """Return the 95 % interval of the ranking score of one run."""
-        found: list[float] | None = line[f"{self.score}_interval"]
-        return found
-
     def variance(self, line: Line) -> float:
         """Return the variance of one run's ranking score over other test images."""
         if (interval := line[f"{self.score}_interval"]) is None:
@@ -187,7 +208,14 @@ class Scoring(ABC):
 
     def drawings(self, run: Run) -> dict[str, Callable[[], Figure]]:
         """Return what draws the pictures of a run's folder, by file."""
-        return {}
+        if (reliability := getattr(run.metrics.test, "reliability", None)) is None:
+            return {}
+        return {"reliability.png": drawn_by("draw_reliability", reliability, run.score_kind)}
+
+    def units_text(self, record: RunRecord) -> str:
+        """Return what the intervals take as the units: nothing, or groups of images."""
+        n = record.rows.n_test_groups
+        return f" by {n:,} groups" if n else ""
 
     def estimate(self, rows: Mapping[str, np.ndarray]) -> Estimate | None:
         """Return the ranking score of rows of ``predictions.csv``, with each row's influence.
@@ -204,3 +232,19 @@ class Scoring(ABC):
 def split_text(line: Line) -> str:
     """Return how the rows are divided, for the title of a table; empty where that is unknown."""
     return f", {line['split']}" if line["split"] else ""
+
+
+def ece_of(scores: Scores | MultilabelScores) -> float | None:
+    """Return the expected calibration error of test rows; None without probabilities."""
+    return None if scores.reliability is None else scores.reliability.ece
+
+
+def drawn_by(chart: str, *arguments: Any) -> Callable[[], Figure]:
+    """Return what draws a picture by a function of ``charts``; only then matplotlib is imported."""
+
+    def draw() -> Figure:
+        from featstore.runs import charts
+
+        return cast("Figure", getattr(charts, chart)(*arguments))
+
+    return draw

@@ -7,10 +7,21 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from featstore.runs.scoring.base import ClassTable, Column, Line, Scoring, Wrong, split_text
+from featstore.runs.scoring.base import (
+    ECE,
+    ClassTable,
+    Column,
+    Line,
+    Scoring,
+    Wrong,
+    drawn_by,
+    ece_of,
+    interval_column,
+    split_text,
+)
 from featstore.runs.significance import accuracy_interval
 from featstore.store.format.run_schema import RunRecord
-from featstore.store.format.run_scores import Metrics
+from featstore.store.format.run_scores import Metrics, Scores
 from featstore.text import NONE, percent
 
 if TYPE_CHECKING:
@@ -39,6 +50,7 @@ class Classification(Scoring):
     score_axis = "test accuracy (%); orange: always the most frequent class"
     columns = (
         Column("accuracy", "accuracy", "accuracy"),
+        interval_column("accuracy", percent),
         Column(
             "average_accuracy",
             "average",
@@ -61,9 +73,17 @@ class Classification(Scoring):
             "majority",
             "Majority: accuracy of always naming the most frequent class.",
         ),
+        ECE,
     )
-    terminal = ("accuracy", "average_accuracy", "kappa", "train_accuracy", "cv_accuracy")
-    means = ("accuracy", "average_accuracy", "train_accuracy", "kappa", "cv_accuracy")
+    terminal = (
+        "accuracy",
+        "accuracy_interval",
+        "average_accuracy",
+        "kappa",
+        "train_accuracy",
+        "cv_accuracy",
+    )
+    means = ("accuracy", "average_accuracy", "train_accuracy", "kappa", "cv_accuracy", "ece")
     deviations = ("accuracy", "average_accuracy")
 
     def score_text(self, line: Line) -> str:
@@ -84,7 +104,24 @@ class Classification(Scoring):
             "kappa": test.kappa,
             "majority_accuracy": test.majority_accuracy,
             "train_accuracy": metrics.train.accuracy,
+            "ece": ece_of(test),
+            **self._intervals(test),
         }
+
+    def _intervals(self, test: Scores) -> dict[str, Any]:
+        """Return the intervals of test scores, and how many draws they are of."""
+        if (drawn := test.bootstrap) is None:
+            # Of an older run.
+            n_test = test.n_samples
+            wilson = [*accuracy_interval(test.accuracy, n_test)] if n_test else None
+            found: dict[str, Any] = {"accuracy_interval": wilson}
+            names = ("average_accuracy_interval", "kappa_interval", "n_draws")
+            return found | dict.fromkeys(names)
+        intervals = {
+            f"{name}_interval": None if own is None else list(own)
+            for name, own in drawn.intervals.items()
+        }
+        return intervals | {"n_draws": drawn.n_draws}
 
     def rows_text(self, line: Line) -> str:
         """Return what a table's title says of the rows and the scores' units."""
@@ -95,12 +132,10 @@ class Classification(Scoring):
             f"{percent(line['majority_accuracy'])})"
         )
 
-    def interval(self, line: Line) -> list[float] | None:
-        """Return the 95 % interval of the accuracy of one run."""
-        return [*accuracy_interval(line["accuracy"], line["n_test"])]
-
     def variance(self, line: Line) -> float:
         """Return the variance of one run's accuracy over other test images."""
+        if line["n_test_groups"]:
+            return super().variance(line)
         # Two rows right and two wrong are added: Agresti and Coull 1998, doi:10.2307/2685469.
         n = line["n_test"] + 4
         p = (line["accuracy"] * line["n_test"] + 2) / n
@@ -123,11 +158,23 @@ class Classification(Scoring):
         """Return what `runs show` says of the test and training rows, by heading."""
         metrics = cast(Metrics, record.metrics)
         test, train = metrics.test, metrics.train
-        return {
-            "accuracy": f"{percent(test.accuracy)} % of {test.n_samples:,} test images, "
-            f"{percent(train.accuracy)} % of the training images",
-            "average": f"{percent(test.average_accuracy)} % over the classes",
+        own = self._intervals(test)
+        intervals = {
+            name: f" (95 % interval {percent(low)} to {percent(high)})"
+            for name in ("accuracy", "average_accuracy")
+            if (found := own[f"{name}_interval"]) is not None
+            for low, high in [found]
         }
+        facts = {
+            "accuracy": f"{percent(test.accuracy)} % of {test.n_samples:,} test images"
+            f"{intervals.get('accuracy', '')}, {percent(train.accuracy)} % of the training images",
+            "average": f"{percent(test.average_accuracy)} % over the classes"
+            f"{intervals.get('average_accuracy', '')}",
+        }
+        if test.bootstrap is not None:
+            units = f"{test.bootstrap.n_units:,} {test.bootstrap.unit}s"
+            facts["intervals"] = f"of {test.bootstrap.n_draws:,} bootstrap draws of {units}"
+        return facts
 
     def class_table(self, record: RunRecord) -> ClassTable:
         """Return precision, recall and F1 of each class."""
@@ -147,11 +194,10 @@ class Classification(Scoring):
         ]
 
     def drawings(self, run: Run) -> dict[str, Callable[[], Figure]]:
-        """Return what draws the confusion matrix."""
-        from featstore.runs.charts import draw_confusion
-
+        """Return what draws the confusion matrix, and how well probabilities hold."""
         confusion = cast(Metrics, run.metrics).test.confusion
-        return {"confusion.png": lambda: draw_confusion(confusion, run.class_names)}
+        matrix = {"confusion.png": drawn_by("draw_confusion", confusion, run.class_names)}
+        return matrix | super().drawings(run)
 
 
 def with_counts(per_class: Any, record: RunRecord) -> list[dict[str, Any]]:

@@ -32,6 +32,13 @@ class Estimate:
         half = Z * self.deviation
         return [max(low, self.value - half), min(high, self.value + half)]
 
+    def by_group(self, groups: np.ndarray | None) -> Estimate:
+        """Return the estimate with the influence of each group in place of each row's."""
+        if groups is None:
+            return self
+        codes = np.unique(groups, return_inverse=True)[1]
+        return Estimate(self.value, np.bincount(codes, self.influences))
+
     def __sub__(self, other: Estimate) -> Estimate:
         """Return the difference of the scores of two runs on the same rows."""
         return Estimate(self.value - other.value, self.influences - other.influences)

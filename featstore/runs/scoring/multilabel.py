@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from featstore.runs.scoring.base import ClassTable, Column, Line, Scoring, Wrong, split_text
+from featstore.runs.scoring.base import (
+    ECE,
+    ClassTable,
+    Column,
+    Line,
+    Scoring,
+    Wrong,
+    ece_of,
+    interval_column,
+    split_text,
+)
 from featstore.runs.scoring.classification import with_counts
 from featstore.runs.scoring.influence import Estimate, mean_average_precision
 from featstore.store.format.run_schema import RunRecord
@@ -33,6 +43,7 @@ class Multilabel(Scoring):
     score_axis = "test mAP (%); orange: scores drawn at random"
     columns = (
         Column("map", "mAP", "mAP"),
+        interval_column("map", percent),
         Column(
             "cv_map",
             "cv",
@@ -50,9 +61,18 @@ class Multilabel(Scoring):
         ),
         Column("train_map", "train", "training", "Training: mAP of the training images."),
         Column("chance_map", "chance", "chance", "Chance: mAP of scores drawn at random."),
+        ECE,
     )
-    terminal = ("map", "micro_f1", "macro_f1", "subset_accuracy", "train_map", "cv_map")
-    means = ("map", "micro_f1", "macro_f1", "subset_accuracy", "train_map", "cv_map")
+    terminal = (
+        "map",
+        "map_interval",
+        "micro_f1",
+        "macro_f1",
+        "subset_accuracy",
+        "train_map",
+        "cv_map",
+    )
+    means = ("map", "micro_f1", "macro_f1", "subset_accuracy", "train_map", "cv_map", "ece")
     deviations = ("map",)
 
     def summary(self, record: RunRecord) -> dict[str, Any]:
@@ -61,7 +81,8 @@ class Multilabel(Scoring):
         names = ("map", "chance_map", "micro_f1", "macro_f1", "subset_accuracy", "n_unscored")
         own = {name: getattr(metrics.test, name) for name in names}
         interval = list(metrics.test.map_interval)
-        return own | {"map_interval": interval, "train_map": metrics.train.map}
+        own |= {"map_interval": interval, "train_map": metrics.train.map}
+        return own | {"ece": ece_of(metrics.test)}
 
     def rows_text(self, line: Line) -> str:
         """Return what a table's title says of the rows and the scores' units."""
@@ -93,8 +114,8 @@ class Multilabel(Scoring):
         unscored = f"; {n} class{'es have' if n > 1 else ' has'} no test image" if n else ""
         return {
             "mAP": f"{percent(test.map)} % of {test.n_samples:,} test images (95 % interval "
-            f"{percent(low)} to {percent(high)}), {percent(metrics.train.map)} % of the training "
-            f"images{unscored}",
+            f"{percent(low)} to {percent(high)}{self.units_text(record)}), "
+            f"{percent(metrics.train.map)} % of the training images{unscored}",
             "F1": f"micro {percent(test.micro_f1)} %, macro {percent(test.macro_f1)} %, at a "
             f"{record.score_kind} of {test.threshold:g}",
             "all right": f"{percent(test.subset_accuracy)} % of the images",
@@ -141,7 +162,8 @@ class Multilabel(Scoring):
 
     def estimate(self, rows: Mapping[str, np.ndarray]) -> Estimate:
         """Return the mean average precision of rows of ``predictions.csv``."""
-        return mean_average_precision(self.truth(rows), _columns(rows, SCORE))
+        found = mean_average_precision(self.truth(rows), _columns(rows, SCORE))
+        return found.by_group(rows.get("group"))
 
 
 def _columns(rows: Mapping[str, np.ndarray], beginning: str) -> np.ndarray:

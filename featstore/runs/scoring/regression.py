@@ -9,7 +9,15 @@ import numpy as np
 
 from featstore.config import REGRESSOR_NAMES
 from featstore.runs.scoring import influence
-from featstore.runs.scoring.base import Column, Line, Scoring, Wrong, split_text
+from featstore.runs.scoring.base import (
+    Column,
+    Line,
+    Scoring,
+    Wrong,
+    drawn_by,
+    interval_column,
+    split_text,
+)
 from featstore.store.format.run_schema import RunRecord
 from featstore.store.format.run_scores import RegressionMetrics
 from featstore.text import NONE, number_text
@@ -44,6 +52,7 @@ class Regression(Scoring):
     score_axis = "test R²; 0: always the mean"
     columns = (
         Column("r2", "R²", "R²", text=_r2_text),
+        interval_column("r2", _r2_text),
         Column(
             "cv_r2",
             "cv",
@@ -58,7 +67,7 @@ class Regression(Scoring):
             "train_r2", "train R²", "training", "Training: R² of the training images.", _r2_text
         ),
     )
-    terminal = ("r2", "mae", "rmse", "train_r2", "cv_r2")
+    terminal = ("r2", "r2_interval", "mae", "rmse", "train_r2", "cv_r2")
     means = ("r2", "mae", "rmse", "train_r2", "cv_r2")
     deviations = ("r2", "mae", "rmse")
 
@@ -98,8 +107,8 @@ class Regression(Scoring):
         test = metrics.test
         return {
             "R²": f"{_r2_text(test.r2)} of {test.n_samples:,} test images"
-            f"{_interval_text(test.r2_interval, _r2_text)}, {_r2_text(metrics.train.r2)} of the "
-            "training images",
+            f"{_interval_text(test.r2_interval, _r2_text)}{self.units_text(record)}, "
+            f"{_r2_text(metrics.train.r2)} of the training images",
             "MAE": f"{_number_text(test.mae)}{_interval_text(test.mae_interval, _number_text)}",
             "RMSE": f"{_number_text(test.rmse)}{_interval_text(test.rmse_interval, _number_text)}",
         }
@@ -121,13 +130,12 @@ class Regression(Scoring):
 
     def estimate(self, rows: Mapping[str, np.ndarray]) -> influence.Estimate | None:
         """Return R² of rows of ``predictions.csv``; None if all true numbers are equal."""
-        return influence.r2(rows["true"], rows["predicted"])
+        found = influence.r2(rows["true"], rows["predicted"])
+        return None if found is None else found.by_group(rows.get("group"))
 
     def drawings(self, run: Run) -> dict[str, Callable[[], Figure]]:
         """Return what draws predicted against true numbers."""
-        from featstore.runs.charts import draw_predicted
-
-        return {"predicted.png": lambda: draw_predicted(run)}
+        return {"predicted.png": drawn_by("draw_predicted", run)}
 
 
 def _interval_text(interval: Any, text: Callable[[float], str]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -40,7 +39,7 @@ MAX_TEXT_NBYTES = 4096
 
 
 MAX_CHUNK_NBYTES = 64 * 2**20
-"""Most bytes of a matrix's chunk of several rows; featstore writes some 4 MB."""
+"""Most bytes of a chunk of texts or of several rows; featstore writes some 4 MB."""
 
 
 def vector_rows(n_samples: int, n_targets: int = 1) -> int:
@@ -148,7 +147,8 @@ class ArrayMetadata(_Part):
             nbytes = n_values * np.dtype(self.data_type).itemsize
             return nbytes, nbytes
         # The number of texts, and before each text its length.
-        return 4 + 4 * n_values, 4 + (4 + MAX_TEXT_NBYTES) * n_values
+        most = 4 + (4 + MAX_TEXT_NBYTES) * n_values
+        return 4 + 4 * n_values, min(most, MAX_CHUNK_NBYTES)
 
     def misfit(self, shape: tuple[int | None, ...], data_type: str | None) -> str | None:
         """Return what differs from the record's shape and type (None: any), or None."""
@@ -194,29 +194,3 @@ def read_metadata(
             "`featstore store rm`, and extract again."
         )
     return found
-
-
-def chunk_problem(path: Path, metadata: ArrayMetadata) -> str | None:
-    """Return why the file of a chunk must not be unpacked, or None.
-
-    Blosc allocates the size that its header states, and reads as many bytes as the header states.
-    """
-    try:
-        with path.open("rb") as stream:
-            header = stream.read(16)
-        nbytes = path.stat().st_size
-    except FileNotFoundError:
-        return "its file is missing"
-    except OSError as error:
-        return f"it can't be read ({error.strerror})"
-    if len(header) < 16:
-        return f"it has {nbytes} bytes"
-    unpacked, _, packed = struct.unpack("<4xIII", header)
-    fewest, most = metadata.chunk_nbytes
-    if not fewest <= unpacked <= most:
-        expected = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
-        return f"its header states {unpacked:,} bytes; expected {expected}"
-    # A CRC-32C of four bytes follows.
-    if packed + 4 != nbytes:
-        return f"its header states {packed + 4:,} bytes of its file, which has {nbytes:,}"
-    return None

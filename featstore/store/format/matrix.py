@@ -1,12 +1,14 @@
 """Matrices and vectors of a feature set as Zarr arrays; the only file that imports zarr.
 
 A feature set is a plain Zarr v3 group, so any Zarr reader opens it. Each chunk holds whole rows and
-ends in a CRC-32C, which every reader checks.
+ends in a CRC-32C, which every reader checks. zarr itself writes metadata and vectors; the chunks of
+matrices are written, and all chunks read, without its second of imports and its copies.
 """
 
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -18,10 +20,11 @@ from featstore.errors import CorruptionError, DatasetError
 from featstore.store.format.array_schema import (
     ARRAY_TYPES,
     MAX_TEXT_NBYTES,
-    chunk_problem,
+    ArrayMetadata,
     read_metadata,
     vector_rows,
 )
+from featstore.store.format.chunks import import_blosc, pack, stored_type, text_problem, unpack
 
 if TYPE_CHECKING:
     import dask.array
@@ -43,18 +46,15 @@ _READ_ERRORS = (ValueError, TypeError, RuntimeError, OSError, KeyError)
 
 
 PARTIAL = re.compile(r"(zarr|[0-9]+)\.[0-9a-f]{32}\.partial")
-"""Names of the files that zarr renames when they are whole."""
+"""Names of the files that are renamed when they are whole."""
 
 
 def _import_zarr() -> ModuleType:
-    """Import zarr, which takes a second that an answer from the records alone does without."""
-    import numcodecs.blosc
+    """Import zarr, which takes a second that reading does without."""
     import zarr
     import zarr.errors
 
-    # Threads of Blosc write blocks in the order in which they finish, so the same rows would not
-    # always give the same bytes.
-    numcodecs.blosc.use_threads = False
+    import_blosc()
     return zarr
 
 
@@ -65,9 +65,7 @@ def chunk_rows(n_samples: int, n_features: int, dtype: str = "float32") -> int:
 
 
 def _codecs(dtype: str) -> list[Any]:
-    # Measured by benchmarks/bench_sink.py: byte shuffle and fast zstd compress features computed in
-    # bfloat16 to 0.39 of their size, and sparse features (after a ReLU) to 0.19. Plain zstd
-    # compresses the former to 0.46. Dense float32 features hardly compress (0.92) with any codec.
+    # The compressor is for those who write with zarr: featstore chooses it by chunk.
     codecs = _import_zarr().codecs
     size = np.dtype(dtype).itemsize
     return [
@@ -110,16 +108,15 @@ def create_matrix(
     shape: tuple[int, int],
     attributes: Mapping[str, Any],
     dtype: str = "float32",
-) -> int:
-    """Create an empty matrix (n_samples, n_features) and return its rows per chunk.
+) -> None:
+    """Create an empty matrix (n_samples, n_features).
 
     `dtype` is one of :data:`DTYPES`; readers get float32 from either.
     """
-    rows = chunk_rows(*shape, dtype)
     _import_zarr().create_array(
         group / name,
         shape=shape,
-        chunks=(rows, shape[1]),
+        chunks=(chunk_rows(*shape, dtype), shape[1]),
         dtype=dtype,
         zarr_format=3,
         compressors=_codecs(dtype),
@@ -128,7 +125,6 @@ def create_matrix(
         attributes=dict(attributes),
         overwrite=True,
     )
-    return rows
 
 
 def open_foreign_array(path: Path, name: str | None = None) -> Any:
@@ -153,24 +149,6 @@ def open_foreign_array(path: Path, name: str | None = None) -> Any:
     return list(arrays)
 
 
-def _open_array(path: Path, *, writable: bool = False) -> Any:
-    """Open an array whose metadata have been checked."""
-    zarr = _import_zarr()
-    try:
-        # Without a format, zarr would read other metadata of older formats, whose codecs run code.
-        # All-zero chunks are written too, so that a chunk without a file is a missing chunk.
-        return zarr.open_array(
-            path,
-            mode="r+" if writable else "r",
-            zarr_format=3,
-            config={"write_empty_chunks": True},
-        )
-    except (*_READ_ERRORS, zarr.errors.BaseZarrError) as error:
-        raise CorruptionError(
-            f"{path} is not a readable Zarr array ({error}). Run `featstore store verify`."
-        ) from error
-
-
 class Matrix:
     """A matrix (n_samples, n_features) on disk, read as float32 and written by whole chunks.
 
@@ -183,12 +161,9 @@ class Matrix:
         n_samples: int,
         n_features: int | None = None,
         dtype: str | None = None,
-        *,
-        writable: bool = False,
     ) -> None:
         self.path = path
         self.metadata = read_metadata(path, (n_samples, n_features), dtype)
-        self._array = _open_array(path, writable=writable)
         self.n_samples, self.n_features = self.metadata.shape
         self.chunk_rows = self.metadata.chunk_shape[0]
         self.dtype: str = self.metadata.data_type
@@ -220,8 +195,16 @@ class Matrix:
             raise ValueError(
                 f"chunk {index} has shape {(stop - start, self.n_features)}, not {block.shape}"
             )
-        self._array[start:stop] = block.astype(self.dtype, copy=False)
-        return self.chunk_path(index)
+        rows = block
+        if len(block) < self.chunk_rows:
+            # Every chunk of a Zarr array has the same shape.
+            rows = np.full(self.metadata.chunk_shape, np.nan, self.dtype)
+            rows[: len(block)] = block
+        path = self.chunk_path(index)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(16)}.partial")
+        temporary.write_bytes(pack(rows.astype(stored_type(self.metadata), copy=False)))
+        return temporary.replace(path)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return rows `start` to `stop` as float32, and check every chunk's checksum.
@@ -231,29 +214,35 @@ class Matrix:
         CorruptionError
             When a chunk of these rows is missing or damaged.
         """
-        chunks = range(start // self.chunk_rows, -(-stop // self.chunk_rows))
-        for index in chunks:
-            if problem := chunk_problem(self.chunk_path(index), self.metadata):
-                raise CorruptionError(self._damage(index, problem))
-        try:
-            rows = cast("np.ndarray", self._array[start:stop]).astype(np.float32, copy=False)
-        except _READ_ERRORS as error:
-            index = self._first_bad(start, stop)
-            raise CorruptionError(self._damage(index, str(error))) from error
-        for index in chunks:
-            # If the set was removed meanwhile, zarr reads NaN.
-            if not self.chunk_path(index).is_file():
-                raise CorruptionError(self._damage(index, "its file is missing"))
+        rows = np.empty((stop - start, self.n_features), np.float32)
+        for index in range(start // self.chunk_rows, -(-stop // self.chunk_rows)):
+            first, last = self.chunk_range(index)
+            low, high = max(first, start), min(last, stop)
+            if (low, high) == (first, last):
+                self.read_chunk(index, rows[low - start : high - start])
+            else:
+                rows[low - start : high - start] = self._unpack(index)[low - first : high - first]
         return rows
 
-    def _first_bad(self, start: int, stop: int) -> int:
-        first = start // self.chunk_rows
-        for index in range(first, -(-stop // self.chunk_rows)):
-            try:
-                self._array[slice(*self.chunk_range(index))]
-            except _READ_ERRORS:
-                return index
-        return first
+    def read_chunk(self, index: int, out: np.ndarray) -> None:
+        """Read the rows of chunk `index` into `out`, (n, n_features) float32.
+
+        Raises
+        ------
+        CorruptionError
+            When the chunk is missing or damaged.
+        """
+        is_whole = len(out) == self.chunk_rows and out.flags.c_contiguous
+        if is_whole and out.dtype == stored_type(self.metadata):
+            self._unpack(index, out)
+        else:
+            out[:] = self._unpack(index)[: len(out)]
+
+    def _unpack(self, index: int, out: np.ndarray | None = None) -> np.ndarray:
+        try:
+            return unpack(self.chunk_path(index), self.metadata, out)
+        except ValueError as error:
+            raise CorruptionError(self._damage(index, str(error))) from error
 
     def _damage(self, index: int, cause: str) -> str:
         start, stop = self.chunk_range(index)
@@ -305,21 +294,29 @@ def read_vector(group: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """
     path = group / name
     metadata = read_metadata(path, shape, ARRAY_TYPES[name])
-    end = "/0" * (len(shape) - 1)
-    problems = (chunk_problem(path / f"c/{i}{end}", metadata) for i in range(metadata.n_chunks))
-    problem = next(filter(None, problems), None)
+    values = np.empty(shape, TEXT if metadata.data_type == "string" else metadata.data_type)
+    rows, end = metadata.chunk_shape[0], "/0" * (len(shape) - 1)
     try:
-        if problem is None:
-            values = np.asarray(_open_array(path)[:])
-            if metadata.data_type != "string":
-                return values
-            values = values.astype(TEXT, copy=False)
-            if max(map(len, values)) <= MAX_TEXT_NBYTES:
-                return values
-            problem = f"a text has more than {MAX_TEXT_NBYTES:,} characters"
-    except _READ_ERRORS as error:
-        problem = str(error)
-    raise CorruptionError(
-        f"{path} is damaged: {problem}. Run `featstore store verify` to see what is, then "
-        "`featstore store rm` and extract again."
-    )
+        for index in range(metadata.n_chunks):
+            own = values[index * rows : (index + 1) * rows]
+            own[:] = _unpack_vector(path / f"c/{index}{end}", metadata)[: len(own)]
+    except ValueError as error:
+        raise CorruptionError(
+            f"{path} is damaged: {str(error).rstrip('.')}. Run `featstore store verify` to see "
+            "what is, then `featstore store rm` and extract again."
+        ) from error
+    return values
+
+
+def _unpack_vector(path: Path, metadata: ArrayMetadata) -> np.ndarray:
+    content = unpack(path, metadata)
+    if metadata.data_type != "string":
+        return content
+    if problem := text_problem(content, metadata):
+        raise ValueError(problem)
+    from numcodecs.vlen import VLenUTF8
+
+    texts: np.ndarray = VLenUTF8().decode(content)
+    if max(map(len, texts)) > MAX_TEXT_NBYTES:
+        raise ValueError(f"a text has more than {MAX_TEXT_NBYTES:,} characters")
+    return texts

@@ -20,7 +20,7 @@ from featstore.store.format.fields import (
     Width,
 )
 from featstore.store.format.run_scores import SCORES, AnyMetrics, task_of, wrong_length
-from featstore.store.format.schema import BackboneInfo, PreprocessInfo
+from featstore.store.format.set_schema import BackboneInfo, PreprocessInfo
 
 
 class FitSettings(RecordPart):
@@ -36,6 +36,9 @@ class FitSettings(RecordPart):
     n_epochs: Count | None
     split_seed: Count | None
     drop_leaks: bool
+    scale: Text | None = None
+    protocol: Text | None = None
+    calibrate: bool = False
     device: Text
     intelex: bool
 
@@ -44,7 +47,7 @@ class SearchResult(RecordPart):
     """The settings that a search for parameters tried, and the best one.
 
     The best one's mean score over the folds is called ``accuracy``, ``map`` or ``r2``, as the task
-    has it.
+    has it. A ``deviation`` needs two folds; validation images are one.
     """
 
     kind: Text
@@ -54,7 +57,7 @@ class SearchResult(RecordPart):
     accuracy: Fraction | None = None
     map: Fraction | None = None
     r2: Real | None = None
-    deviation: Real
+    deviation: Real | None
     candidates: Items[dict[str, Any]]
 
 
@@ -107,6 +110,24 @@ class RowCounts(RecordPart):
     n_train_of_class: Items[Count]
     split: Text = ""
     n_cut_groups: Count = 0
+    n_test_groups: Count = 0
+
+
+class CalibrationInfo(RecordPart):
+    """The calibration of a run's probabilities: a :class:`featstore.runs.calibration.Calibrator`.
+
+    The scores are brought between classes by ``temperature`` (of one class each), or by ``slopes``
+    and ``intercepts`` of each class.
+    """
+
+    kind: Literal["temperature", "sigmoid"]
+    scores: Literal["decision value", "log-probability", "logit"]
+    floor: Annotated[Real, Field(ge=0)]
+    temperature: Annotated[Real, Field(gt=0)]
+    slopes: Items[Annotated[Real, Field(gt=0)]]
+    intercepts: Items[Real]
+    fitted_on: Text
+    n_samples: Count
 
 
 class Machine(RecordPart):
@@ -153,12 +174,16 @@ class RunRecord(Record):
     rows : RowCounts
         ``n_train``, ``n_test``, ``n_val``, ``test_split``, ``n_masked``, ``n_unlabelled``,
         ``n_leaked``, ``n_dropped``, ``n_train_of_class``, ``split`` (how the rows were divided,
-        for people), ``n_cut_groups`` (groups with rows to train on and rows to test with).
+        for people), ``n_cut_groups`` (groups with rows to train on and rows to test with),
+        ``n_test_groups`` (groups of test rows, which intervals take as the units).
     n_constant_features : int
     metrics : Metrics, MultilabelMetrics or RegressionMetrics
     score_kind : str
-        ``probability`` or ``decision value``: the kind of the predictions' scores; ``number`` where
-        the prediction is the number itself.
+        The kind of the predictions' scores: ``probability``, ``uncalibrated probability``,
+        ``decision value``, or ``number`` where the prediction is the number itself. A
+        ``probability`` without a `calibration` is the classifier's own.
+    calibration : CalibrationInfo or None
+        What makes the model's scores probabilities.
     source : str or None
         Digest of the code of the user's own classifier.
     converged : bool
@@ -194,6 +219,7 @@ class RunRecord(Record):
     n_constant_features: Count
     metrics: AnyMetrics
     score_kind: Text
+    calibration: CalibrationInfo | None = None
     source: Text | None = None
     converged: bool
     solver: Text
@@ -223,4 +249,8 @@ class RunRecord(Record):
         if len(self.rows.n_train_of_class) != n_classes:
             n = len(self.rows.n_train_of_class)
             return f"rows.n_train_of_class: {n} values of {n_classes} classes"
+        if self.calibration is not None and self.calibration.kind == "sigmoid":
+            for name in ("slopes", "intercepts"):
+                if (n := len(getattr(self.calibration, name))) != n_classes:
+                    return f"calibration.{name}: {n} values of {n_classes} classes"
         return wrong_length(self.metrics, n_classes)

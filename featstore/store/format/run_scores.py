@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
@@ -11,6 +11,54 @@ from featstore.store.format.fields import Count, Fraction, Items, Real, RecordPa
 
 MAX_DENSE_CLASSES = 100
 """Largest number of classes for which a confusion matrix counts every pair."""
+
+
+class ReliabilityBin(RecordPart):
+    """The predictions of similar probability."""
+
+    n_samples: Count
+    probability: Fraction
+    share: Fraction
+
+
+class Reliability(RecordPart):
+    """How well probabilities hold on the test rows.
+
+    Parameters
+    ----------
+    ece : float
+        Expected calibration error, a fraction, over 15 bins of equal width: Naeini et al. 2015
+        (AAAI, 2901-2907), Guo et al. 2017 (arXiv:1706.04599).
+    bins : tuple of ReliabilityBin
+        ``n_samples``, mean ``probability`` and ``share`` of right ones of each bin that has any.
+    """
+
+    ece: Fraction
+    bins: Items[ReliabilityBin]
+
+
+Interval = Annotated[Items[Real], Field(min_length=2, max_length=2)]
+
+
+class Bootstrap(RecordPart):
+    """The 95 % intervals of test scores, from drawing the test rows again.
+
+    Parameters
+    ----------
+    n_draws, seed : int
+    unit : str
+        ``image``, or ``group`` where the test images have groups, which are drawn whole.
+    n_units : int
+        Number of test images, or of groups.
+    intervals : dict
+        Two fractions by score; None for a kappa that a draw leaves undefined.
+    """
+
+    n_draws: Count
+    seed: Count
+    unit: Literal["image", "group"]
+    n_units: Count
+    intervals: dict[Literal["accuracy", "average_accuracy", "kappa"], Interval | None]
 
 
 class ClassScores(RecordPart):
@@ -42,6 +90,11 @@ class Scores(RecordPart):
     confusion : tuple of tuple of int
         Counts; rows are true classes. With more than 100 classes, ``(true, predicted, count)`` of
         each pair of classes that occurs.
+    reliability : Reliability or None
+        Of the probabilities of the predicted classes; None without probabilities, and for
+        validation rows.
+    bootstrap : Bootstrap or None
+        The 95 % intervals; None for validation rows, and of older runs.
     """
 
     n_samples: Count
@@ -51,6 +104,8 @@ class Scores(RecordPart):
     majority_accuracy: Fraction
     per_class: Items[ClassScores]
     confusion: Items[Items[Count]]
+    reliability: Reliability | None = None
+    bootstrap: Bootstrap | None = None
 
 
 class TrainScores(RecordPart):
@@ -75,9 +130,6 @@ class Metrics(RecordPart):
     test: Scores
     val: Scores | None
     train: TrainScores
-
-
-Interval = Annotated[Items[Real], Field(min_length=2, max_length=2)]
 
 
 class LabelScores(RecordPart):
@@ -115,6 +167,8 @@ class MultilabelScores(RecordPart):
         Number of classes without images, which the means leave out.
     per_class : tuple of LabelScores
         ``name``, ``average_precision``, ``precision``, ``recall``, ``f1``, ``support`` of each.
+    reliability : Reliability or None
+        Of the probabilities of all pairs of an image and a class; None as of :class:`Scores`.
     """
 
     n_samples: Count
@@ -127,6 +181,7 @@ class MultilabelScores(RecordPart):
     threshold: Real
     n_unscored: Count
     per_class: Items[LabelScores]
+    reliability: Reliability | None = None
 
 
 class MultilabelTrainScores(RecordPart):

@@ -123,7 +123,7 @@ class RemoteBackend(SyncState):
         """Return the lock of a set, which raises Timeout while another process works on the set."""
         if kind == RUNS or (held is not None and _digest(held) == _digest(owner)):
             return nullcontext()
-        return filelock.FileLock(self.lock_path(_digest(owner)), timeout=0)
+        return filelock.FileLock(self.set_lock(owner), timeout=0)
 
     def fetch(
         self,

@@ -19,8 +19,9 @@ from featstore.errors import CorruptionError
 from featstore.io.files import file_sha256, parse_json
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
+from featstore.store.format.layer_schema import LayerRecord
 from featstore.store.format.run_schema import RunRecord
-from featstore.store.format.schema import LayerRecord, SetRecord
+from featstore.store.format.set_schema import SetRecord
 from featstore.store.remote.client import WHOLE_NBYTES
 from featstore.store.remote.records import is_record
 from featstore.store.removal import OWN_IN_STORE

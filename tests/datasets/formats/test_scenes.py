@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import geopandas
 import numpy as np
 import pytest
@@ -14,7 +16,13 @@ from featstore.datasets.reading import Reading
 from featstore.datasets.registry import open_dataset
 from featstore.datasets.scene import Scene
 from featstore.datasets.windows import Grid, find_windows
-from featstore.errors import ConfigError, DatasetError, DatasetNotFoundError
+from featstore.errors import (
+    ConfigError,
+    DatasetError,
+    DatasetNotFoundError,
+    ImageError,
+    SelectionError,
+)
 from featstore.extraction.extract import extract
 from featstore.inference.source_images import Originals
 from featstore.io.files import read_json, write_json
@@ -160,6 +168,29 @@ def test_a_place_beyond_its_scene_is_damage(gaps, tmp_path):
     record["dataset"]["windows"]["scenes"][0]["transform"] = [1.0, 2.0]
     write_json(path, record)
     assert "a transform has six numbers" in str(verify(open_store(tmp_path / "store").sets()[0])[0])
+
+
+@pytest.mark.parametrize("nodata", [None, 0])
+def test_windows_that_cannot_be_read_are_masked_and_their_neighbors_are_not(tmp_path, nodata):
+    tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64, "nodata": nodata}
+    whole = write_scene(tmp_path / "whole.tif", noise(3, 256, 256), **tiles)
+    data = Path(whole).read_bytes()
+    cut = tmp_path / "cut.tif"
+    # The last tile and a half of sixteen are gone.
+    cut.write_bytes(data[: len(data) - 64 * 64 * 9 // 2])
+    options = {"store": tmp_path / "store", "window": 32}
+    with pytest.raises(ImageError, match=r"cut.tif can't be read at rows .*--on-error mask"):
+        extract("pixelstats", str(cut), **options)
+    made = extract("pixelstats", str(cut), on_error="mask", **options)
+    assert (made.n_images, made.n_masked) == (64, 8)
+    store = open_store(tmp_path / "store")
+    found = store.get(made.set_id)
+    assert set(found.layer("stats").masked_rows) == {52, 53, 60, 61, 54, 55, 62, 63}
+    expected = store.get(extract("pixelstats", str(whole), **options).set_id)
+    rows = np.setdiff1d(np.arange(64), found.layer("stats").masked_rows)
+    np.testing.assert_array_equal(
+        found.matrix("stats").read(0, 64)[rows], expected.matrix("stats").read(0, 64)[rows]
+    )
 
 
 # Labels from polygons.
@@ -323,6 +354,16 @@ def test_polygons_that_label_nothing_are_refused(scene, tmp_path, write, told):
         _ = labelled(scene, tmp_path / "fields.gpkg", **options).labels
 
 
+def test_polygons_may_be_geoparquet(scene, tmp_path):
+    squares().to_file(tmp_path / "fields.gpkg")
+    squares().to_crs(4326).to_parquet(tmp_path / "fields.parquet")
+    found = [labelled(scene, tmp_path / f"fields.{kind}").labels for kind in ("gpkg", "parquet")]
+    np.testing.assert_array_equal(*found)
+    squares().drop(columns="geometry").to_parquet(tmp_path / "none.parquet")
+    with pytest.raises(DatasetError, match="can't be read as GeoParquet"):
+        _ = labelled(scene, tmp_path / "none.parquet").labels
+
+
 def test_a_layer_is_named_as_in_qgis(scene, tmp_path):
     several(tmp_path / "fields.gpkg")
     dataset = labelled(scene, f"{tmp_path / 'fields.gpkg'}|layername=june")
@@ -360,12 +401,16 @@ def test_new_polygons_need_no_new_features(scene, tmp_path, monkeypatch):
     assert len({plain.set_id, first.set_id, second.set_id}) == 3
     assert (first.n_computed, second.n_computed) == (0, 0)
     assert store.get(second.set_id).class_names == ("sand", "water")
+    assert (plain.labels < 0).all()
+    assert second.n_unlabelled == int((store.get(second.set_id).labels < 0).sum()) > 0
     for made in (first, second):
         own = store.get(made.set_id)
         np.testing.assert_array_equal(
             own.matrix("stats").read(0, 720), plain.matrix("stats").read(0, 720)
         )
         assert verify(own) == []
+    with pytest.raises(SelectionError, match=rf"labelled 720.*labels {fields}, label-column class"):
+        store.select()
     again = extract("pixelstats", "scene", **options, **labels)
     assert (again.n_computed, again.set_id) == (0, second.set_id)
     # Other windows of the same scene are computed.

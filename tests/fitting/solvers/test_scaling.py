@@ -15,6 +15,7 @@ from featstore.fitting.solvers.scaling import (
     Moments,
     fit_scaler,
     moments,
+    new_scratch,
     own_scratch,
     scratch_folder,
     standardised,
@@ -90,7 +91,7 @@ def test_the_scaler_makes_no_copy_of_all_rows(monkeypatch):
 
 
 def test_standardised_rows_are_what_the_scaler_makes_of_them(X, tmp_path, monkeypatch):
-    monkeypatch.setattr(scaling, "row_blocks", lambda n, p: [slice(0, 33), slice(33, n)])
+    monkeypatch.setattr(scaling, "row_blocks", lambda n, *rest: [slice(0, 33), slice(33, n)])
     order = np.random.default_rng(1).permutation(700)[:300]
     found = standardised(Samples(X, order), 200, "name", tmp_path)
     expected = fit_scaler(Samples(X, order[:200])).transform(X[order])
@@ -126,7 +127,7 @@ def test_standardised_rows_are_written_once_and_shared(X, tmp_path, monkeypatch)
 
 
 def test_a_file_that_was_not_finished_is_never_read(X, tmp_path, monkeypatch):
-    def interrupted(n_samples, n_features):
+    def interrupted(n_samples, n_features, nbytes):
         yield slice(0, 100)
         raise KeyboardInterrupt
 
@@ -150,31 +151,32 @@ def test_a_full_disk_is_an_error_that_says_how_much_is_wanted(X, tmp_path, monke
 
 
 def test_the_scratch_folder_is_gone_in_the_end_whatever_happens(tmp_path):
-    with scratch_folder(tmp_path / "cache" / "scratch") as folder:
+    folder = new_scratch(tmp_path / "cache")
+    with scratch_folder(folder):
         (folder / "x.npy").write_bytes(b"x")
     assert not folder.exists()
-    found = []
     with pytest.raises(KeyboardInterrupt):
-        _interrupted(tmp_path, found)
-    assert not found[0].exists()
+        _interrupted(folder)
+    assert not folder.exists()
 
 
-def _interrupted(parent, found):
-    with scratch_folder(parent) as folder:
-        found.append(folder)
+def _interrupted(folder):
+    with scratch_folder(folder):
         (folder / "x.npy").write_bytes(b"x")
         raise KeyboardInterrupt
 
 
 def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path):
+    parent = tmp_path / "scratch"
     for name in ("fit-0123456789ab", "other"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "x.npy").write_bytes(b"x")
-    with scratch_folder(tmp_path) as alive, scratch_folder(tmp_path) as folder:
+        (parent / name).mkdir(parents=True)
+        (parent / name / "x.npy").write_bytes(b"x")
+    alive, folder = new_scratch(tmp_path), new_scratch(tmp_path)
+    with scratch_folder(alive), scratch_folder(folder):
         os.utime(alive, (time.time() - 1e6,) * 2)
-        with scratch_folder(tmp_path):
+        with scratch_folder(new_scratch(tmp_path)):
             pass
-        left = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+        left = {path.name for path in parent.iterdir() if path.is_dir()}
         assert left == {"other", alive.name, folder.name}
 
 
@@ -184,7 +186,7 @@ def test_a_workers_own_folder_is_left_alone_by_others_until_it_leaves(tmp_path):
     folder = own_scratch("/elsewhere/fit-mine", tmp_path)
     assert folder == own_scratch("/elsewhere/fit-mine", tmp_path) == parent / "fit-mine"
     assert {path.name for path in parent.iterdir() if path.is_dir()} == {"fit-mine"}
-    with scratch_folder(parent):
+    with scratch_folder(new_scratch(tmp_path)):
         assert folder.is_dir()
     locks.remove_shared("fit-another")
     assert folder.is_dir()
@@ -193,6 +195,7 @@ def test_a_workers_own_folder_is_left_alone_by_others_until_it_leaves(tmp_path):
 
 
 def test_where_the_fit_was_begun_its_own_folder_is_used(tmp_path):
-    with scratch_folder(tmp_path / "a") as begun:
+    begun = new_scratch(tmp_path / "a")
+    with scratch_folder(begun):
         assert own_scratch(str(begun), tmp_path / "b") == begun
     assert not (tmp_path / "b").exists()

@@ -24,10 +24,13 @@ SOLVERS = {
     "ridge": "sums",
     "lda": "sums",
     "mlp": "epochs",
+    "dbn": "epochs",
     "sgd": "epochs",
     "softmax": "epochs",
     "svm": "scikit-learn",
     "knn": "scikit-learn",
+    "similarity-knn": "scikit-learn",
+    "triplet": "scikit-learn",
 }
 
 
@@ -68,7 +71,7 @@ def test_every_classifier_learns_from_a_read_only_memory_map(name, labels, data,
     assert trained.converged
     assert trained.notes == []
     assert trained.solver == SOLVERS[name]
-    assert (trained.curves is not None) == (name in ("mlp", "sgd", "softmax"))
+    assert (trained.curves is not None) == (name in ("mlp", "dbn", "sgd", "softmax"))
     predicted = predict_blocks(model, Samples(X, slice(0, 150)))
     assert np.array_equal(predicted.labels, model.predict(X))
     assert (predicted.labels.dtype, predicted.scores.dtype) == (np.int32, np.float32)
@@ -76,8 +79,10 @@ def test_every_classifier_learns_from_a_read_only_memory_map(name, labels, data,
     assert set(predicted.labels) <= set(classes)
     assert np.mean(predicted.labels == y) > (0.9 if n_classes == 3 else 0.6)
     np.testing.assert_array_equal(model.classes_, classes)
-    gives_probability = name in ("logreg", "mlp", "sgd", "softmax", "lda", "knn")
-    assert predicted.score_kind == ("probability" if gives_probability else "decision value")
+    gives_probability = name not in ("linear-svm", "svm", "ridge", "triplet", "nystroem-svm")
+    assert predicted.score_kind == (
+        "uncalibrated probability" if gives_probability else "decision value"
+    )
     if gives_probability:
         assert predicted.scores.min() >= 1 / n_classes - 1e-6
         assert predicted.scores.max() <= 1

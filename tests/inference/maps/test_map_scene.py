@@ -242,13 +242,15 @@ def test_probabilities_are_a_second_band(run, store, tiles, write, tmp_path):
     assert ((percent > 33) & (percent <= 100)).all()
     with rasterio.open(done.path) as raster:
         assert raster.descriptions == ("class", "probability (%)")
+        assert raster.tags()["FEATSTORE_PROBABILITY"] == done.calibration
+    assert done.calibration.startswith("calibrated: temperature")
 
 
 def test_decision_values_are_not_probabilities(pixel_sample, tiles, write, tmp_path):
     store = pixel_sample.copy(tmp_path)
-    (run,) = featstore.fit(store, "linear-svm", n_jobs=1)
+    (run,) = featstore.fit(store, "linear-svm", calibrate=False, n_jobs=1)
     scene = write(tiles)
-    with pytest.raises(ConfigError, match="linear-svm gives decision values"):
+    with pytest.raises(ConfigError, match=f"{run.run_id} gives decision values"):
         map_scene(run, scene, tmp_path / "map.tif", store=store, probability=True)
     assert sum(map_scene(run, scene, tmp_path / "map.tif", store=store).counts) == 24
 
@@ -422,3 +424,30 @@ def test_a_scene_of_real_images_is_mapped(real_sample, tmp_path, write):
     assert (done.window, done.n_rows, done.n_cols) == (256, 4, 8)
     expected = np.array([run.class_names.index(name) for name in names])[:, None]
     assert (classes_of(done) == expected).mean() >= 0.7
+
+
+def test_unfamiliar_windows_are_counted_and_left_empty_if_asked(run, store, tiles, write, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE), np.uint8)
+    tiles[:, :SIDE, :SIDE] = noise
+    scene = write(tiles)
+    done = map_scene(run, scene, tmp_path / "map.tif", store=store, familiarity=True)
+    with rasterio.open(done.path) as raster:
+        assert raster.descriptions == ("class", "familiarity (%)")
+        classes, percent = raster.read()
+    assert percent[0, 0] == 0
+    assert percent.max() <= 100
+    assert done.n_unfamiliar == (percent == 0).sum() < 12
+    assert done.n_rejected == 0
+    empty = map_scene(run, scene, tmp_path / "map.tif", store=store, reject=0.01, probability=True)
+    with rasterio.open(empty.path) as raster:
+        assert raster.descriptions == ("class", "probability (%)", "familiarity (%)")
+        left, probability, _ = raster.read()
+    np.testing.assert_array_equal(left == 255, percent == 0)
+    np.testing.assert_array_equal(probability == 255, percent == 0)
+    np.testing.assert_array_equal(left[left < 255], classes[left < 255])
+    assert empty.n_rejected == done.n_unfamiliar
+    assert sum(empty.counts) + empty.n_rejected == 24
+    blank = write(np.tile(noise, (1, 2, 2)), "noise.tif")
+    with pytest.raises(ConfigError, match="None of the 4 windows has a familiarity of 0.5"):
+        map_scene(run, blank, tmp_path / "none.tif", store=store, reject=0.5)
+    assert not (tmp_path / "none.tif").exists()

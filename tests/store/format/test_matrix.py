@@ -13,7 +13,7 @@ import zarr
 
 from featstore.errors import CorruptionError
 from featstore.store.format import matrix as matrices
-from featstore.store.format.array_schema import MAX_TEXT_NBYTES
+from featstore.store.format.array_schema import MAX_TEXT_NBYTES, read_metadata
 from featstore.store.format.matrix import Matrix
 
 
@@ -28,7 +28,7 @@ def group(tmp_path):
 def matrix(group, monkeypatch):
     monkeypatch.setattr(matrices, "CHUNK_NBYTES", 4 * 5 * 3)
     matrices.create_matrix(group, "fc", (10, 5), {"node": "fc"})
-    return Matrix(group / "fc", 10, writable=True)
+    return Matrix(group / "fc", 10)
 
 
 def fill(matrix):
@@ -36,20 +36,6 @@ def fill(matrix):
     for index in range(matrix.n_chunks):
         matrix.write_chunk(index, X[slice(*matrix.chunk_range(index))])
     return X
-
-
-def test_a_chunk_that_goes_while_it_is_read_is_not_read_as_fill(matrix, monkeypatch):
-    fill(matrix)
-    array = matrix._array
-
-    class Vanishing:
-        def __getitem__(self, rows):
-            matrix.chunk_path(1).unlink()
-            return array[rows]
-
-    monkeypatch.setattr(matrix, "_array", Vanishing())
-    with pytest.raises(CorruptionError, match=r"Chunk 1 .*missing"):
-        matrix.read(0, 10)
 
 
 @pytest.mark.parametrize("n_features", [10, 1000, 2048, 4096, 500_000])
@@ -64,6 +50,10 @@ def test_rows_come_back(matrix):
     assert [matrix.chunk_range(i) for i in range(matrix.n_chunks)][-1] == (9, 10)
     np.testing.assert_array_equal(Matrix(matrix.path, 10).read(0, 10), X)
     np.testing.assert_array_equal(Matrix(matrix.path, 10).read(4, 8), X[4:8])
+    side_by_side = np.zeros((10, 7), np.float32)
+    for index in range(matrix.n_chunks):
+        matrix.read_chunk(index, side_by_side[slice(*matrix.chunk_range(index)), 1:6])
+    np.testing.assert_array_equal(side_by_side[:, 1:6], X)
 
 
 def test_the_same_rows_give_the_same_bytes(matrix):
@@ -71,6 +61,21 @@ def test_the_same_rows_give_the_same_bytes(matrix):
     first = matrix.chunk_path(1).read_bytes()
     matrix.write_chunk(1, X[3:6])
     assert matrix.chunk_path(1).read_bytes() == first
+
+
+def test_dense_rows_are_packed_for_speed_and_sparse_ones_for_size(group):
+    X = np.random.default_rng(0).standard_normal((2000, 100), dtype=np.float32)
+    matrices.create_matrix(group, "fc", X.shape, {})
+    matrix = Matrix(group / "fc", len(X))
+    sizes = {}
+    for name, rows in {"dense": X, "sparse": np.maximum(X - 1, 0)}.items():
+        matrix.write_chunk(0, rows)
+        header = matrix.chunk_path(0).read_bytes()[:16]
+        sizes[name] = header[2] >> 5, matrix.chunk_path(0).stat().st_size / X.nbytes
+        np.testing.assert_array_equal(zarr.open_array(matrix.path)[:], rows)
+    lz4, zstd = 1, 4
+    assert sizes["dense"] == (lz4, pytest.approx(0.93, abs=0.03))
+    assert sizes["sparse"] == (zstd, pytest.approx(0.29, abs=0.03))
 
 
 def test_chunks_of_zeros_have_files_too(matrix):
@@ -94,11 +99,10 @@ def test_a_missing_chunk_is_not_read_as_fill(matrix):
 def test_a_shortage_of_memory_is_no_damage(matrix, monkeypatch):
     fill(matrix)
 
-    class Short:
-        def __getitem__(self, rows):
-            raise MemoryError
+    def short(*packed):
+        raise MemoryError
 
-    monkeypatch.setattr(matrix, "_array", Short())
+    monkeypatch.setattr(numcodecs.blosc, "decompress", short)
     with pytest.raises(MemoryError):
         matrix.read(0, 10)
 
@@ -212,7 +216,7 @@ def chunk_shape(*shape):
 def test_metadata_that_featstore_does_not_write_are_named_before_zarr_reads_them(
     matrix, change, wrong, monkeypatch
 ):
-    monkeypatch.setattr(matrices, "_open_array", lambda *args, **more: pytest.fail("zarr"))
+    monkeypatch.setattr(zarr, "open_array", lambda *args, **more: pytest.fail("zarr"))
     edit(matrix.path, change)
     with pytest.raises(CorruptionError, match=wrong):
         Matrix(matrix.path, 10, 5, "float32")
@@ -240,9 +244,9 @@ def test_a_chunk_that_unpacks_to_more_than_its_rows_is_never_unpacked(matrix, mo
     fill(matrix)
     bomb = numcodecs.Blosc("zstd", 9).encode(bytes(2**24))
     matrix.chunk_path(1).write_bytes(with_checksum(bomb))
-    monkeypatch.setattr(matrix, "_array", None)
+    monkeypatch.setattr(numcodecs.blosc, "decompress", None)
     with pytest.raises(CorruptionError, match=r"Chunk 1 .*states 16,777,216 bytes; expected 60"):
-        matrix.read(0, 10)
+        matrix.read(3, 6)
 
 
 def test_a_chunk_that_states_more_bytes_than_its_file_has_is_never_unpacked(matrix, monkeypatch):
@@ -250,7 +254,7 @@ def test_a_chunk_that_states_more_bytes_than_its_file_has_is_never_unpacked(matr
     content = bytearray(matrix.chunk_path(1).read_bytes()[:-4])
     content[12:16] = (10**6).to_bytes(4, "little")
     matrix.chunk_path(1).write_bytes(with_checksum(bytes(content)))
-    monkeypatch.setattr(matrix, "_array", None)
+    monkeypatch.setattr(numcodecs.blosc, "decompress", None)
     with pytest.raises(CorruptionError, match=r"Chunk 1 .*states 1,000,004 bytes of its file"):
         matrix.read(3, 4)
 
@@ -279,6 +283,45 @@ def test_a_text_that_is_too_long_is_refused(group, n_more, wrong):
     matrices.create_vector(group, "sample_id", names, {})
     with pytest.raises(CorruptionError, match=wrong):
         matrices.read_vector(group, "sample_id", (2,))
+
+
+def chunk_of_texts(n_stated, *texts):
+    """Return a chunk that states a number of texts, and holds others."""
+    lengths = [len(text).to_bytes(4, "little") + text.encode() for text in texts]
+    content = b"".join([n_stated.to_bytes(4, "little"), *lengths])
+    return with_checksum(numcodecs.Blosc("zstd", 1).encode(content))
+
+
+HUGE = numcodecs.Blosc("zstd", 9).encode(bytes(2**27))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "wrong"),
+    [
+        (chunk_of_texts(2**32 - 1, "a", "b"), "it has 4,294,967,295 texts; expected 2"),
+        (chunk_of_texts(1, "a" * 9), "it has 1 texts; expected 2"),
+        (chunk_of_texts(2, "a", "b")[:-6] + b"123456", "checksum"),
+        (with_checksum(HUGE), "states 134,217,728 bytes; expected 12 to 8,204"),
+        (with_checksum(HUGE[:4] + (20).to_bytes(4, "little") + HUGE[8:]), "bytes of content"),
+        (chunk_of_texts(2, "a", "b" * 5000), "more than 4,096 characters"),
+    ],
+    ids=["many", "few", "checksum", "bomb", "packed", "long"],
+)
+def test_a_chunk_of_texts_that_would_fill_the_memory_is_damage(group, chunk, wrong):
+    matrices.create_vector(group, "sample_id", np.array(["a", "b"], matrices.TEXT), {})
+    (group / "sample_id" / "c" / "0").write_bytes(chunk)
+    with pytest.raises(CorruptionError, match=f"sample_id is damaged.*{wrong}"):
+        matrices.read_vector(group, "sample_id", (2,))
+
+
+def test_the_texts_of_many_rows_unpack_to_a_bounded_size(group):
+    names = np.array([f"{i}" for i in range(100_000)], matrices.TEXT)
+    matrices.create_vector(group, "sample_id", names, {})
+    metadata = read_metadata(group / "sample_id", (100_000,), "string")
+    assert metadata.chunk_nbytes == (400_004, 2**26)
+    (group / "sample_id" / "c" / "0").write_bytes(with_checksum(HUGE))
+    with pytest.raises(CorruptionError, match="expected 400,004 to 67,108,864"):
+        matrices.read_vector(group, "sample_id", (100_000,))
 
 
 def test_new_arrays_are_zarr_3_whatever_zarr_is_set_to(group):

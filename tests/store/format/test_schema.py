@@ -11,8 +11,9 @@ from featstore.fitting.fit import fit
 from featstore.io.files import read_json, write_json
 from featstore.runs.run import list_runs
 from featstore.store.feature_store import open_store
+from featstore.store.format.layer_schema import Journal, LayerRecord
 from featstore.store.format.run_schema import RunRecord
-from featstore.store.format.schema import Journal, LayerRecord, SetRecord
+from featstore.store.format.set_schema import SetRecord
 
 KINDS = {"SET": SetRecord, "LAYER": LayerRecord, "JOURNAL": Journal, "RUN": RunRecord}
 

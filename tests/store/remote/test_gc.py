@@ -97,24 +97,24 @@ def test_only_what_no_record_names_is_deleted(url, monkeypatch, tmp_path, tomorr
 def test_an_upload_that_may_go_on_is_left_alone(url, monkeypatch, tmp_path, tomorrow):
     killed = killed_upload(url, monkeypatch, tmp_path)
     # On the machine itself, and where another machine holds the set.
-    assert killed.collect() == []
+    assert killed.backend.collect() == []
     machine(monkeypatch, tmp_path, 2)
     other = open_store(url)
     listener = Listener()
     for name, value in {"LEASE_S": 2.0, "RENEW_S": 0.1, "LOOK_S": 0.05}.items():
         monkeypatch.setattr(lease, name, value)
-    with killed.working_on(killed.sets()[0].set_id):
-        found = other.collect(listener)
+    with killed.backend.working_on(killed.sets()[0].set_id):
+        found = other.backend.collect(listener)
     # By this clock, the lease is a day old.
     assert [one.name.split("/")[0] for one in found] == ["locks"]
     assert "Left alone" in listener.lines[0]
-    assert len(other.collect()) == 1
+    assert len(other.backend.collect()) == 1
 
 
 def test_an_upload_of_today_is_left_alone(url, monkeypatch, tmp_path):
     killed = killed_upload(url, monkeypatch, tmp_path)
     machine(monkeypatch, tmp_path, 2)
-    assert open_store(url).collect() == []
+    assert open_store(url).backend.collect() == []
     # The clock is the service's, not this machine's.
     other = open_store(url)
     now = gc._now(other.backend)
@@ -130,7 +130,7 @@ def test_a_damaged_record_names_what_it_may_name(url, monkeypatch, tmp_path, tom
     remote = store.backend.remote
     remote.put(feature_set.layer_record_name("fc"), b"{}")
     machine(monkeypatch, tmp_path, 2)
-    assert open_store(url).collect() == []
+    assert open_store(url).backend.collect() == []
     assert len(remote.entries("uploads/")) > 5
 
 
@@ -164,7 +164,7 @@ def test_leftovers_of_killed_processes_are_deleted_in_a_folder(make_store, monke
         (store.path / name).parent.mkdir(parents=True, exist_ok=True)
         (store.path / name).write_bytes(b"x")
     before = {path for path in store.path.rglob("*") if path.is_file()}
-    assert {one.name for one in store.collect(dry_run=True)} == {
+    assert {one.name for one in store.backend.collect(dry_run=True)} == {
         name.partition("/set.json")[0].partition("/model")[0].partition("/x")[0]
         for name in left
         if ".tmp" not in name and "uploads" not in name
@@ -172,20 +172,20 @@ def test_leftovers_of_killed_processes_are_deleted_in_a_folder(make_store, monke
     # What no lock protects must be old.
     for name in left:
         os.utime(store.path / name, (0, 0))
-    assert len(store.collect(dry_run=True)) == len(left)
+    assert len(store.backend.collect(dry_run=True)) == len(left)
     assert {path for path in store.path.rglob("*") if path.is_file()} >= before
-    assert len(store.collect()) == len(left)
+    assert len(store.backend.collect()) == len(left)
     after = {path for path in store.path.rglob("*") if path.is_file()}
     assert before - after == {store.path / name for name in left}
     assert verify(feature_set) == []
-    assert store.collect() == []
+    assert store.backend.collect() == []
 
 
 def test_a_draft_that_a_process_works_on_is_left_alone(make_store):
     store = make_store(n_samples=40)
     draft = store.path / "sets" / ".new-demo-vgg16-0123456789ab"
     draft.mkdir()
-    with store.working_on("demo-vgg16-0123456789ab"):
-        assert store.collect() == []
+    with store.backend.working_on("demo-vgg16-0123456789ab"):
+        assert store.backend.collect() == []
     assert draft.is_dir()
-    assert [one.name for one in store.collect()] == ["sets/.new-demo-vgg16-0123456789ab"]
+    assert [one.name for one in store.backend.collect()] == ["sets/.new-demo-vgg16-0123456789ab"]

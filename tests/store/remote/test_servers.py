@@ -214,7 +214,7 @@ def test_a_whole_session_on_a_real_server(
     name = object_of(store, feature_set.set_id, "stats/c/2/0")
     store.backend.remote.put(name, bytes(len(store.backend.remote.get(name))))
     (damage,) = verify(store.sets()[0])
-    with store.working_on(feature_set.set_id):
+    with store.backend.working_on(feature_set.set_id):
         assert schedule_repair(store.sets()[0], [damage]) == [damage]
     machine(monkeypatch, tmp_path, 4)
     assert extract(**settings).n_computed == 8

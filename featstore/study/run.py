@@ -1,20 +1,19 @@
 """Run the paper's comparison of networks and layers, from images to the report.
 
-Finished features and runs come from the store, so an interrupted study resumes, and a finished one
-only writes its report.
+Finished weights, features and runs are used as they are, so an interrupted study resumes, and a
+finished one only writes its report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featstore.config import PROJECTIONS, ExtractConfig
-from featstore.datasets.registry import dataset_names, find_format, open_dataset
+from featstore.config import PROJECTIONS
+from featstore.datasets.registry import open_dataset
 from featstore.errors import (
-    ConfigError,
     DatasetNotFoundError,
     DownloadError,
     FeatstoreError,
@@ -22,93 +21,16 @@ from featstore.errors import (
     WeightsError,
 )
 from featstore.extraction.extract import extract
-from featstore.fitting.classifiers import find_classifier
 from featstore.fitting.fit import fit_each
-from featstore.models.names import PIXEL_MODEL
+from featstore.models.names import needs_network
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.report import paper
 from featstore.report.write import write_report
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
-
-QUICK_IMAGES = 1_000
-"""Images of each dataset in a quick study."""
-
-
-STOCK = "imagenet"
-"""Weights that a machine without network access may lack."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """The datasets, networks and classifiers to compare.
-
-    Parameters
-    ----------
-    datasets : tuple of str
-        ``sat4``, ``sat6``, ``ucmerced``, ``folder`` or ``demo``.
-    models : tuple of str
-        Networks of :func:`featstore.report.study_models`.
-    clf : tuple of str
-        Classifiers to fit on every layer.
-    root : str, optional
-        Folder of the datasets, see :func:`featstore.datasets.open_dataset`.
-    limit : int, optional
-        Images of each dataset, spread over its classes; by default all.
-    seed : int
-        Seed of everything random.
-    weights : str
-        As of :class:`featstore.config.ExtractConfig`; a file fits one network.
-    device : str
-        Device of the networks.
-
-    Raises
-    ------
-    ConfigError
-        When there is nothing to compare, a network or classifier is unknown, or a value is out of
-        range.
-    """
-
-    datasets: tuple[str, ...] = paper.DATASETS
-    models: tuple[str, ...] = paper.MODELS
-    clf: tuple[str, ...] = ("logreg",)
-    root: str | None = None
-    limit: int | None = None
-    seed: int = 0
-    weights: str = STOCK
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("datasets", "models", "clf"):
-            if not getattr(self, name):
-                raise ConfigError(f"{name} is empty; name at least one.")
-        for dataset in self.datasets:
-            if find_format(dataset) is None:
-                raise ConfigError(
-                    f"There is no dataset {dataset!r}; there are {', '.join(dataset_names())}."
-                )
-        for model in self.models:
-            if paper.study_layers(model) is None:
-                raise ConfigError(
-                    f"The study does not know the layers of {model!r}; it knows those of "
-                    f"{', '.join(paper.study_models())}. Other networks: featstore extract --model "
-                    f"{model} --layers A,B and featstore fit --layers A --layers A,B."
-                )
-        # Refuse now what the last step would refuse.
-        ExtractConfig(
-            self.models[0],
-            self.datasets[0],
-            limit=self.limit,
-            seed=self.seed,
-            device=self.device,
-        )
-        for clf in self.clf:
-            try:
-                if clf != "all":
-                    find_classifier(clf)
-            except FitError as error:
-                raise ConfigError(str(error)) from error
+from featstore.study.plan import STOCK, Step, Study, steps
+from featstore.text import file_name
 
 
 @dataclass
@@ -133,41 +55,6 @@ class Outcome:
     left_out: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     report: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One pass of a network over a dataset, and the fits to its features.
-
-    One pass computes all `layers`; an empty tuple stands for the model's default. Every classifier
-    is fitted on each of the `selections`, and the one of the paper's Figures 4 to 6 on the layer
-    `by_epochs`.
-    """
-
-    dataset: str
-    model: str
-    layers: tuple[str, ...]
-    selections: tuple[str | None, ...]
-    by_epochs: str | None
-
-    @property
-    def n_parts(self) -> int:
-        """Units of progress: the pass, the fits, the fit by epochs."""
-        return 2 + (self.by_epochs is not None)
-
-
-def steps(study: Study) -> Iterator[Step]:
-    """Yield the steps of a study, dataset by dataset, the cheapest first.
-
-    Pixel statistics are the baseline of the networks: on SAT-6 they alone give 99.6 % (Corley et
-    al. 2023, arXiv:2305.13456).
-    """
-    for dataset in study.datasets:
-        yield Step(dataset, PIXEL_MODEL, (), (None,), None)
-        for model in study.models:
-            layers = paper.study_layers(model)
-            assert layers is not None
-            yield Step(dataset, model, layers.names, layers.selections, layers.final)
 
 
 def reproduce(
@@ -219,7 +106,7 @@ def reproduce(
     progress.start("Study", sum(step.n_parts for step in todo) + 1, "steps")
     try:
         for step in todo:
-            _run_step(step, study, store, outcome, progress)
+            _run_step(step, study, store, Path(out).parent / "trained", outcome, progress)
         if not outcome.runs:
             raise FitError("\n".join(["No fit succeeded.", *outcome.left_out, *outcome.failures]))
         outcome.report = write_report(
@@ -253,33 +140,45 @@ def _is_present(study: Study, name: str, outcome: Outcome, progress: Progress) -
 
 
 def _run_step(
-    step: Step, study: Study, store: FeatureStore, outcome: Outcome, progress: Progress
+    step: Step,
+    study: Study,
+    store: FeatureStore,
+    trained: Path,
+    outcome: Outcome,
+    progress: Progress,
 ) -> None:
-    """Extract and fit; note what can't be done, and continue."""
+    """Train, extract and fit; note what can't be done, and continue."""
     name = f"{step.model} on {step.dataset}"
-    pixels = step.model == PIXEL_MODEL
+    images: dict[str, Any] = {
+        "root": study.root,
+        "limit": study.limit,
+        "seed": study.seed,
+        "device": study.device,
+        "progress": progress,
+        "store": store,
+    }
     n_left = step.n_parts
     try:
-        done = extract(
-            step.model,
-            step.dataset,
-            layers=step.layers,
-            store=store,
-            progress=progress,
-            root=study.root,
-            limit=study.limit,
-            seed=study.seed,
-            device=study.device,
-            **({} if pixels else {"weights": study.weights}),
-        )
+        weights: dict[str, Any] = {"weights": study.weights} if needs_network(step.model) else {}
+        if step.training:
+            # Without it, stage two does not need torch.
+            from featstore.training.train import train
+
+            out = trained / f"{file_name(step.model)}-{step.dataset}.pth"
+            made = train(
+                dataset=step.dataset, out=out, random_state=study.seed, **step.training, **images
+            )
+            weights = {"weights": str(made.path)}
+            progress.advance(1)
+            n_left -= 1
+        done = extract(step.model, step.dataset, layers=step.layers, **weights, **images)
         progress.advance(1)
         n_left -= 1
-        # The store may know the layers by other names.
-        names = {} if pixels else dict(zip(step.layers, done.layers, strict=True))
         chosen: Sequence[str] | None = None
-        if not pixels:
+        # The store may know the layers by other names.
+        if names := dict(zip(step.layers, done.layers, strict=True)) if step.layers else {}:
             chosen = [",".join(names[n] for n in str(s).split(",")) for s in step.selections]
-        todo: list[tuple[Sequence[str], Any, dict[str, Any]]] = [(study.clf, chosen, {})]
+        todo: list[tuple[Sequence[str], Any, dict[str, Any]]] = [(step.clf, chosen, {})]
         if step.by_epochs:
             todo.append(([paper.EPOCH_CLF], names[step.by_epochs], {"n_epochs": paper.N_EPOCHS}))
         for clf, layers, settings in todo:
