@@ -169,7 +169,8 @@ def estimate(
         nbytes += (24 if config.clf == "linear-svm" else 8) * size
     if classifier.predicts_slowly:
         duration_s += PRODUCT_S * n * p * shape.n_predicted
-    if config.calibrate and shape.n_classes > 1:
+    stops_early = getattr(clf, "early_stopping", False) and config.n_epochs is None
+    if config.calibrate and shape.n_classes > 1 and not stops_early:
         # A fit without a fifth of the rows; a scaler writes its rows to a file.
         n_fits += CALIBRATION_SHARE
         nbytes += 0 if "scale" in steps else 4 * size

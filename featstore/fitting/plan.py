@@ -38,7 +38,7 @@ from featstore.store.feature_store import FeatureStore
 from featstore.store.selection import Selection
 from featstore.text import as_list, run_text
 
-SOLVERS = 3
+SOLVERS = 4
 """Version of the solvers: another one may give the same fit other last digits."""
 
 

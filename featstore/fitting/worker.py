@@ -121,7 +121,16 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
         )
         clock.lap("fit")
         calibrator, note = calibrate(
-            kind, selection, split, features, model, classifier, config, params, task.scratch
+            kind,
+            selection,
+            split,
+            features,
+            model,
+            trained,
+            classifier,
+            config,
+            params,
+            task.scratch,
         )
         notes += [note] if note else []
         clock.lap("calibrate")
