@@ -107,9 +107,10 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
     chosen = task.search["best"] if task.search else {}
     params = classifier.params({**dict(config.params), **chosen}, n_train)
     model = classifier.pipeline(kind.with_class_weights(params, selection), config.seed)
+    clock.lap("load")
     digest, scratch = selection.describe().digest, own_scratch(task.scratch, store.cache_dir)
     X_train = scale_rows(model, features["train"], digest, scratch)
-    clock.lap("load")
+    clock.lap("scale")
 
     def validate(clf: Any) -> float:
         trained = Pipeline([*model.steps[:-1], ("clf", clf)])
