@@ -5,10 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from sklearn.pipeline import Pipeline
 
 from featstore.config import FitConfig, check_classifier
 from featstore.errors import FitError
@@ -19,6 +18,9 @@ from featstore.fitting.splits import Labels, Rows, Split, n_rows, row_numbers, s
 from featstore.runs.calibration import Calibrator
 from featstore.runs.scoring import Scoring, find_scoring
 from featstore.store.selection import Selection
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 MAX_SLOW_ROWS = 2_000
 """Training rows, evenly spread, that classifiers which predict slowly are scored on: more
