@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
 import numpy as np
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
 
 from featstore.errors import SpaceError
 from featstore.fitting.solvers.blocks import CACHED_NBYTES, Samples, row_blocks, shared_threads
@@ -22,6 +21,10 @@ from featstore.fitting.splits import row_numbers
 from featstore.io.files import reserve
 from featstore.io.locks import shared_folder, sweep_temporary, temporary_folder
 from featstore.text import nbytes_text
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import StandardScaler
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ def fit_scaler(samples: Samples) -> StandardScaler:
     with shared_threads() as threads:
         blocks = samples.blocks(CACHED_NBYTES)
         found = threads.total(lambda block: moments(samples.take(block)), blocks)
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler()
     scaler.mean_, scaler.scale_ = found.mean, found.scale
     scaler.var_ = found.m2 / found.n
