@@ -101,7 +101,7 @@ class Run:
             )
         return record
 
-    @cached_property
+    @property
     def run_id(self) -> str:
         """Name of the run, unique in its store."""
         return self.path.name

@@ -11,8 +11,9 @@ from featstore.errors import ConfigError, FitError
 from featstore.fitting.fit import fit, fit_each
 from featstore.fitting.protocols import PROTOCOLS
 from featstore.fitting.solvers.similarity import SimilarityNeighbors
-from featstore.report.summaries import describe_run, list_fits
+from featstore.report.summaries import describe_run
 from featstore.runs.find import find_run_folder
+from featstore.runs.listing import list_fits
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
