@@ -143,11 +143,11 @@ def estimate(
         n_fits = (config.cv if n_candidates else 0) * (1 + n_candidates * side / max(n, p))
     elif epochs.trains_by_epochs(clf):
         n_epochs = config.n_epochs or min(N_EPOCHS, clf.max_iter)
-        weights = p * n_outputs
+        weights, rate = p * n_outputs, SGD_S
         if hasattr(clf, "hidden_layer_sizes"):
+            rate = MLP_S
             widths = [p, *_widths(clf.hidden_layer_sizes), n_outputs]
             weights = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
-        rate = SGD_S if isinstance(clf, epochs.SGDClassifier) else MLP_S
         rate = LARGE_BATCHES_S if batches.handles(clf, n) else rate
         duration_s += n_epochs * n * weights * rate
         # The machines of dbn come first, and its features are copied.

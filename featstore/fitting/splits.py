@@ -104,12 +104,18 @@ def n_rows(rows: Rows) -> int:
 
 
 def split_rows(
-    selection: Labelled, labels: Labels, split_seed: int | None = None, *, drop_leaks: bool = False
+    selection: Labelled,
+    labels: Labels,
+    split_seed: int | None = None,
+    *,
+    drop_leaks: bool = False,
+    val_trains: bool = False,
 ) -> Split:
     """Split a selection's rows as its dataset does; a `split_seed` draws a new split.
 
     Masked and unlabelled rows are left out. Without test rows, the validation rows are the test.
     A new split has as many test rows as the dataset's has, or with groups, about as many.
+    With `val_trains`, validation rows beside test rows are training rows.
     """
     labelled = labels.is_labelled
     n_masked = int(np.sum(~selection.valid))
@@ -125,6 +131,9 @@ def split_rows(
     if split_seed is not None:
         rows["train"], rows[test_split] = labels.draw(rows["train"], rows[test_split], split_seed)
     _refuse_trained(selection, rows)
+    if val_trains and test_split == "test":
+        rows["train"] = np.sort(np.concatenate([rows["train"], rows["val"]]))
+        rows["val"] = rows["val"][:0]
     n_leaked, n_dropped = _take_leaks(selection.first_rows, rows, drop=drop_leaks)
     tested_rows = np.concatenate([rows["test"], rows["val"]])
     if not rows[test_split].size:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ from featstore.fitting.calibration import calibrate
 from featstore.fitting.evaluate import check_features
 from featstore.fitting.fit_task import FitTask, FittedRun, find_run
 from featstore.fitting.measure import Clock, peak_memory
+from featstore.fitting.run_features import model_split
 from featstore.fitting.solvers import accelerators
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import own_scratch, scale_rows
 from featstore.fitting.solvers.train import Trained, explained, train
-from featstore.fitting.splits import Split, n_rows, row_numbers
+from featstore.fitting.splits import Split, n_rows
 from featstore.fitting.tasks import Evaluation, Task, find_task
 from featstore.io.files import with_resume_hint
 from featstore.runs.pictures import draw_pictures
@@ -42,11 +42,7 @@ def fit_task(task: FitTask) -> FittedRun:
 def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
     clock, config, kind = Clock(), task.config, find_task(task.kind)
     selection = store.reopen(task.parts)
-    split = kind.split(selection, config.split_seed, drop_leaks=config.drop_leaks)
-    if config.search == "validation" and split.val is not None:
-        # They have chosen the parameters, and now train too.
-        both = np.sort(np.concatenate([row_numbers(split.train), row_numbers(split.val)]))
-        split = replace(split, train=both, val=None)
+    split = model_split(kind, selection, config)
     X, y, n_train = selection.memmap(), kind.y(selection), n_rows(split.train)
     features = {use: Samples(X, rows) for use, rows in split.uses().items()}
     notes: list[str] = []

@@ -26,7 +26,6 @@ from featstore.models.weights import (
 )
 from featstore.progress import SILENT, Progress
 
-
 AUXILIARY = ("googlenet", "inception_v3")
 """Networks that have auxiliary classifiers for their training."""
 

@@ -109,10 +109,21 @@ class Task(ABC):
         return max(1, len(self.class_names(selection)))
 
     def split(
-        self, selection: Selection, split_seed: int | None = None, *, drop_leaks: bool = False
+        self,
+        selection: Selection,
+        split_seed: int | None = None,
+        *,
+        drop_leaks: bool = False,
+        val_trains: bool = False,
     ) -> Split:
         """Split a selection's rows; see :func:`featstore.fitting.splits.split_rows`."""
-        return split_rows(selection, self.labels(selection), split_seed, drop_leaks=drop_leaks)
+        return split_rows(
+            selection,
+            self.labels(selection),
+            split_seed,
+            drop_leaks=drop_leaks,
+            val_trains=val_trains,
+        )
 
     @abstractmethod
     def check_folds(self, selection: Selection, rows: np.ndarray, n_folds: int) -> str:
