@@ -110,6 +110,8 @@ def estimate(
     n_candidates: int = 0,
 ) -> Cost:
     """Return the cost of one fit with complete `params`, and of a search of `n_candidates`."""
+    from sklearn.linear_model import SGDClassifier
+
     from featstore.fitting.solvers import (
         batches,
         epochs,
@@ -147,7 +149,7 @@ def estimate(
         if hasattr(clf, "hidden_layer_sizes"):
             widths = [p, *_widths(clf.hidden_layer_sizes), n_outputs]
             weights = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
-        rate = SGD_S if isinstance(clf, epochs.SGDClassifier) else MLP_S
+        rate = SGD_S if isinstance(clf, SGDClassifier) else MLP_S
         rate = LARGE_BATCHES_S if batches.handles(clf, n) else rate
         duration_s += n_epochs * n * weights * rate
         # The machines of dbn come first, and its features are copied.

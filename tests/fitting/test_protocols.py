@@ -14,8 +14,6 @@ from featstore.fitting.solvers.similarity import SimilarityNeighbors
 from featstore.report.summaries import describe_run, list_fits
 from featstore.runs.find import find_run_folder
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 TRAIN, TEST, VAL = slice(0, 160), slice(160, 240), slice(240, 320)
 
 
