@@ -30,16 +30,14 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 T = TypeVar("T")
-
-
 R = TypeVar("R")
-
 
 N_AT_A_TIME = 16
 """Requests in flight. A request waits for the network far longer than it computes."""
 
 
 RETRY_S = 60.0
+"""Longest time in which a request is repeated."""
 
 
 BROKEN_S = 0.5
@@ -100,25 +98,24 @@ class ObjectStorage:
         except self._failures as error:
             raise StoreError(explain(self.url, str(error))) from error
 
-    def _whole(self, request: Callable[[], T]) -> T:
-        """Return what a request returns; repeat it if its answer breaks off."""
-        for n in range(RETRIES):
-            try:
-                return request()
-            except self._failures as error:
-                if not is_broken(str(error)):
-                    raise
-            time.sleep(BROKEN_S * 2**n)
-        return request()
-
     def _answer(self, request: Callable[[], T], absent: T) -> T:
-        """Return what a request returns, or `absent` if the object does not exist."""
+        """Return what a request returns, or `absent` if the object does not exist.
+
+        If the answer breaks off, the request is repeated.
+        """
+        n_broken = 0
         with self._explained():
-            try:
-                return self._whole(request)
-            except self._absent as error:
-                self._check_bucket(error)
-                return absent
+            while True:
+                try:
+                    return request()
+                except self._absent as error:
+                    self._check_bucket(error)
+                    return absent
+                except self._failures as error:
+                    if n_broken == RETRIES or not is_broken(str(error)):
+                        raise
+                time.sleep(BROKEN_S * 2**n_broken)
+                n_broken += 1
 
     def get(self, name: str) -> bytes | None:
         """Return an object's bytes; None if it does not exist."""
@@ -225,15 +222,11 @@ class ObjectStorage:
         return None if found is None else Entry.of(found)
 
     def _head(self, name: str) -> Any:
-        with self._explained():
-            try:
-                return self._obs.head(self._store, name)
-            except self._absent:
-                return None
+        return self._answer(lambda: self._obs.head(self._store, name), None)
 
     def entries(self, prefix: str) -> dict[str, Entry]:
         """Return all objects below a prefix that ends in a slash."""
-        pages = self._answer(lambda: list(self._obs.list(self._store, prefix)), [])
+        pages: list[Any] = self._answer(lambda: list(self._obs.list(self._store, prefix)), [])
         return {meta["path"]: Entry.of(meta) for page in pages for meta in page}
 
     def delete(self, names: Iterable[str]) -> None:
