@@ -1,6 +1,6 @@
 """Stage two compared with scikit-learn and Dask: one search, many fits, and network traffic.
 
-    python benchmarks/bench_fit.py [--parts search,together,traffic] [--repeats 3]
+    python benchmarks/bench_fit.py [--parts search,together,traffic] [--repeats 2]
 
 search
     A grid of C of logistic regression by cross-validation: `featstore fit --search grid`, as a
@@ -160,11 +160,11 @@ def _numbers(text: str) -> list[int]:
 @click.option("--search-shape", default="20000,1000", show_default=True, metavar="ROWS,COLUMNS")
 @click.option("--n-folds", default=5, show_default=True)
 @click.option(
-    "--together-shape", default="4,20000,512", show_default=True, metavar="LAYERS,ROWS,COLUMNS"
+    "--together-shape", default="4,5000,512", show_default=True, metavar="LAYERS,ROWS,COLUMNS"
 )
 @click.option("--clf", "clfs", default=CLFS, show_default=True, metavar="NAME[,NAME...]")
 @click.option("--traffic-rows", default="2000,20000", show_default=True, metavar="N,N")
-@click.option("--repeats", default=3, show_default=True)
+@click.option("--repeats", default=2, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--results", default=FOLDER, type=click.Path(path_type=Path), show_default=True)
 def main(

@@ -44,7 +44,7 @@ def test_a_run_has_all_its_files_and_fields(run, store):
     assert record["params"] == {"C": 0.01, "max_iter": 1000}
     assert record["provenance"]["versions"]["scikit-learn"]
     assert record["selection"]["digest"] == store.select().describe().digest
-    assert set(record["duration_s"]) == {"total", "load", "fit", "calibrate", "evaluate"}
+    assert set(record["duration_s"]) == {"total", "load", "scale", "fit", "calibrate", "evaluate"}
     assert (run.path / "confusion.png").read_bytes().startswith(b"\x89PNG")
     assert run.curves is None
 
