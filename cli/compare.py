@@ -27,8 +27,9 @@ def command(names: tuple[str, ...], store: str, as_json: bool) -> None:
 
     Each RUN is the id of a run, part of its id, a tag, last, best or a run's folder. All must have
     been judged on the same test images; McNemar's test looks at those that only one of two runs
-    gets right. Runs with several classes are compared by their mAP, runs that predict a number by
-    R². Of more than two runs, each is compared with the first.
+    gets right, and a sign-flip test at groups of images where there are groups. Runs with several
+    classes are compared by their mAP, runs that predict a number by R². Of more than two runs, each
+    is compared with the first.
 
     \b
     featstore compare 5f148603 0c9e21d7
@@ -78,7 +79,9 @@ def show_all(
     tables.table(columns, [cells for _, cells in rows], title, right=columns[1:])
     for caution in dict.fromkeys(one.caution for one, _ in found if one.caution):
         console.echo(caution)
-    test = "McNemar's test" if name == "Accuracy" else found[0][0].test
+    # McNemar's test has a name for few images and one for many.
+    names = ["McNemar's test" if "McNemar" in one.test else one.test for one, _ in found]
+    test = ", ".join(dict.fromkeys(names))
     console.echo(
         f"p: {test} with Holm's correction for {len(found)} comparisons; significant at "
         f"{100 * LEVEL:.0f} %."
@@ -126,8 +129,8 @@ def show(runs: Sequence[Run], comparison: Comparison) -> None:
     )
     if c.n_groups:
         console.echo(
-            f"The interval is drawn by the {c.n_groups:,} groups of the test images. McNemar's "
-            "test takes images as independent, which those of a group are not: trust the interval."
+            f"Interval and test are of the {c.n_groups:,} groups of test images, since images of "
+            "a group are right or wrong together."
         )
     if c.caution:
         console.echo(c.caution)

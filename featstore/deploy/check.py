@@ -31,10 +31,7 @@ class Expected:
 
 def run_file(path: Path, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Return a file's outputs for images, each (1, ...), by name."""
-    options = onnxruntime.SessionOptions()
-    # It warns of constants that its own simplifications leave unused.
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     parts = [session.run(None, {name: image}) for image in images]
     outputs = [output.name for output in session.get_outputs()]

@@ -13,11 +13,14 @@ import numpy as np
 from featstore.config import EXPORT_TARGETS
 from featstore.deploy.check import TOLERANCES, Expected, compare, run_file
 from featstore.deploy.deepness import (
+    MAX_CLASSES,
+    Tile,
     add_map,
-    add_tile,
     as_tile,
     deepness_metadata,
+    input_channels,
     scene_resolution_cm,
+    tile_of,
 )
 from featstore.deploy.onnx_classifiers import add_calibration, add_pipeline
 from featstore.deploy.onnx_graph import Graph
@@ -142,30 +145,34 @@ def export_run(
             f"Deepness shows one class of each place, and {run.run_id} is of {run.task}. Leave out "
             "--for deepness."
         )
+    if target == "deepness" and len(_names(run)) > MAX_CLASSES:
+        raise ExportError(
+            f"Deepness shows {MAX_CLASSES} classes, and {run.run_id} has {len(_names(run))}."
+        )
     # A classifier that can't be written is an error before networks are built.
     add_pipeline(Graph(), "features", run.model)
     images = find_images(run, opened, N_CHECKED, progress)
     cache = FingerprintCache(opened.cache_dir / "fingerprints")
     networks = open_networks(run.selection.features, images.bands, cache, progress)
     metadata = _metadata(run, input_bands(networks))
-    notes = []
+    notes, tile = [], None
     if images.why_generated is not None:
         notes.append(f"It was checked with generated images. {images.why_generated}")
     if target == "deepness":
-        tile_size = tile_size or _side_of(images)
+        tile = tile_of(run, networks, tile_size or _side_of(images))
         resolution_cm = resolution_cm or scene_resolution_cm(run, opened)
         if resolution_cm is None:
             notes.append("Set the resolution in Deepness, or export again with --resolution.")
-        images = replace(images, pixels=[as_tile(image, tile_size) for image in images.pixels])
-        metadata |= deepness_metadata(
-            _names(run), len(input_bands(networks)), tile_size, resolution_cm
-        )
+        if bands := input_channels(run, networks):
+            notes.append(f"In Deepness, choose these input channels, in order: {bands}.")
+        images = replace(images, pixels=[as_tile(image, tile.size) for image in images.pixels])
+        metadata |= deepness_metadata(_names(run), tile.n_bands, tile.size, resolution_cm)
     progress.say("Writing the model as ONNX, and comparing it with featstore.")
-    graph = _build(run, networks, tile_size if target == "deepness" else None)
+    graph = _build(run, networks, tile)
     expected = _predict(run, networks, images)
     with atomic_write(path) as temporary:
         graph.write(temporary, run.run_id, metadata)
-        difference = _check(temporary, run, networks, images, expected, tile_size, target)
+        difference = _check(temporary, run, networks, images, expected, tile)
         found = ExportedModel(
             path, 0, len(images.pixels), images.are, difference, metadata, tuple(notes)
         )
@@ -191,12 +198,13 @@ def _side_of(images: CheckedImages) -> int:
     return int(max(images.pixels[0].shape[:2]))
 
 
-def _build(run: Run, networks: Sequence[ExportedNetwork], tile_size: int | None) -> Graph:
+def _build(run: Run, networks: Sequence[ExportedNetwork], tile: Tile | None) -> Graph:
     """Return the graph of a whole model; for Deepness with a tile of a fixed size."""
-    graph, n_bands = Graph(), len(input_bands(networks))
-    if tile_size is not None:
-        pixels = add_tile(graph, n_bands, tile_size)
+    graph = Graph()
+    if tile is not None:
+        pixels = tile.add_to(graph)
     else:
+        n_bands = len(input_bands(networks))
         given = graph.input("images", "uint8", ["n", "height", "width", n_bands])
         pixels = graph.add("Transpose", given, perm=[0, 3, 1, 2])
     vectors: dict[int, str] = {}
@@ -216,11 +224,11 @@ def _build(run: Run, networks: Sequence[ExportedNetwork], tile_size: int | None)
     winners, scores = decisions or str(probabilities), probabilities or str(decisions)
     if run.calibrator is not None:
         scores = add_calibration(graph, found, run.calibrator, len(names))
-    if tile_size is not None:
+    if tile is not None:
         if run.score_kind == DECISION:
             # Deepness compares with 0, and decision values may lie below.
             scores = graph.add("Softmax", scores, axis=1)
-        add_map(graph, scores, len(names), tile_size)
+        add_map(graph, scores, len(names), tile.size)
         return graph
     if run.task == "classification":
         at = graph.add("ArgMax", winners, axis=1, keepdims=0)
@@ -255,20 +263,15 @@ def _check(
     networks: Sequence[ExportedNetwork],
     images: CheckedImages,
     expected: Expected,
-    tile_size: int | None,
-    target: str,
+    tile: Tile | None,
 ) -> float:
     """Return the largest difference of a file's scores; ExportError if it is too large."""
     precision = max(
         (network.model.backbone["precision"] for network in networks), key=TOLERANCES.__getitem__
     )
     pixels = in_order(images.pixels, networks)
-    if target == "deepness":
-        tiles = [
-            (image.transpose(2, 0, 1)[np.newaxis] / 255).astype(np.float32) for image in pixels
-        ]
-        scores = run_file(path, tiles)["map"]
-        assert tile_size is not None
+    if tile is not None:
+        scores = run_file(path, [tile.of(image) for image in pixels])["map"]
         corners = scores[:, :, [0, -1], [0, -1]]
         if not (corners[..., 0] == corners[..., 1]).all():
             raise ExportError("No file is written: the pixels of a tile have different scores.")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from featstore.config import FitConfig
 from featstore.errors import SelectionError
 from featstore.fitting.splits import Split
-from featstore.fitting.tasks import find_task
+from featstore.fitting.tasks import Task, find_task
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
 from featstore.store.selection import Selection
@@ -27,6 +28,18 @@ def features_of(run: Run, store: FeatureStore) -> tuple[Selection, Split]:
             f"The store's features are no longer those that {run.run_id} was fitted on. Fit "
             f"again: {run.record.command}"
         )
-    fit = run.record.fit
-    task = find_task(run.task)
-    return selection, task.split(selection, fit.split_seed, drop_leaks=fit.drop_leaks)
+    config = FitConfig.from_dict(run.record.fit.to_dict())
+    return selection, model_split(find_task(run.task), selection, config)
+
+
+def model_split(kind: Task, selection: Selection, config: FitConfig) -> Split:
+    """Return the rows that train a fit's model, and those that it has not seen.
+
+    Validation rows train it too once a search has chosen parameters by them.
+    """
+    return kind.split(
+        selection,
+        config.split_seed,
+        drop_leaks=config.drop_leaks,
+        val_trains=config.search == "validation",
+    )

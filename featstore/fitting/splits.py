@@ -8,12 +8,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from sklearn.model_selection import (
-    StratifiedGroupKFold,
-    StratifiedKFold,
-    StratifiedShuffleSplit,
-    train_test_split,
-)
 
 from featstore.config import SPLITS
 from featstore.datasets.drawing import draw_groups
@@ -110,12 +104,18 @@ def n_rows(rows: Rows) -> int:
 
 
 def split_rows(
-    selection: Labelled, labels: Labels, split_seed: int | None = None, *, drop_leaks: bool = False
+    selection: Labelled,
+    labels: Labels,
+    split_seed: int | None = None,
+    *,
+    drop_leaks: bool = False,
+    val_trains: bool = False,
 ) -> Split:
     """Split a selection's rows as its dataset does; a `split_seed` draws a new split.
 
     Masked and unlabelled rows are left out. Without test rows, the validation rows are the test.
     A new split has as many test rows as the dataset's has, or with groups, about as many.
+    With `val_trains`, validation rows beside test rows are training rows.
     """
     labelled = labels.is_labelled
     n_masked = int(np.sum(~selection.valid))
@@ -131,6 +131,9 @@ def split_rows(
     if split_seed is not None:
         rows["train"], rows[test_split] = labels.draw(rows["train"], rows[test_split], split_seed)
     _refuse_trained(selection, rows)
+    if val_trains and test_split == "test":
+        rows["train"] = np.sort(np.concatenate([rows["train"], rows["val"]]))
+        rows["val"] = rows["val"][:0]
     n_leaked, n_dropped = _take_leaks(selection.first_rows, rows, drop=drop_leaks)
     tested_rows = np.concatenate([rows["test"], rows["val"]])
     if not rows[test_split].size:
@@ -215,6 +218,8 @@ class ClassLabels:
                 f"{join_some([self.names[c] for c in short.tolist()])} has one. Add images, or "
                 "leave out --split-seed."
             )
+        from sklearn.model_selection import StratifiedShuffleSplit
+
         drawn = StratifiedShuffleSplit(1, test_size=len(test), random_state=seed)
         try:
             ((at_train, at_test),) = drawn.split(pool, y)
@@ -265,6 +270,8 @@ def draw_training_rows(
     Of groups, whole ones are drawn, and rows beyond `n` left out: few rows are of few groups.
     """
     if groups is None:
+        from sklearn.model_selection import train_test_split
+
         drawn, _ = train_test_split(rows, train_size=n, stratify=y[rows], random_state=seed)
         return np.sort(drawn)
     order, own = _order(groups, seed), groups[rows]
@@ -357,6 +364,8 @@ def draw_folds(
 
     Every fold has about the same share of each class; a group is in one fold.
     """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     check_folds(y, n_folds, class_names, groups)
     folds = np.empty(len(y), dtype=np.int8)
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold

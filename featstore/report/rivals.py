@@ -56,7 +56,7 @@ def rivals_table(name: str, title: str, ranking: Ranking, store: FeatureStore) -
     )
     difference = (
         "Difference: points more than the paper's method, and p of McNemar's test on the same "
-        "test images. "
+        "test images, or of the sign-flip test on their groups. "
         if reference
         else ""
     )

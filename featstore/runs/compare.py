@@ -10,10 +10,10 @@ import numpy as np
 
 from featstore.config import LEVEL, TASKS
 from featstore.runs.bootstrap import difference_by_group
-from featstore.runs.paired_rows import PairedTest, describe_both, paired_rows
+from featstore.runs.paired_rows import PairedTest, Rows, describe_both, paired_rows
 from featstore.runs.run import Run
 from featstore.runs.score_comparison import ScoreComparison, compare_scores, score_p_value
-from featstore.runs.significance import difference_interval, mcnemar
+from featstore.runs.significance import SIGN_FLIP, difference_interval, mcnemar, sign_flip
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,10 @@ class Comparison(PairedTest):
         Its 95 % confidence interval, see :func:`difference_interval`; of test images with groups,
         that of 1,000 bootstrap draws of whole groups.
     test : str
-        The test that gave the p-value, see :func:`mcnemar`.
+        The test that gave the p-value: :func:`mcnemar`, or of test images with groups
+        :func:`featstore.runs.significance.sign_flip`.
     statistic : float or None
-        The value of chi-squared; None for the exact test.
+        The value of chi-squared; None for the exact tests.
     p_value : float
         Probability of a difference at least as large if both runs are equally good.
     per_class : tuple of ClassDifference
@@ -73,8 +74,7 @@ class Comparison(PairedTest):
         Whether both runs are of the same images, by their fingerprints. If not, rows of one name
         and class were taken for the same image.
     n_groups : int
-        Groups of test images, which the interval takes as its units; 0 without groups. The test
-        takes images as independent.
+        Groups of test images, the units of interval and test; 0 without groups.
     """
 
     run_a: str
@@ -162,9 +162,9 @@ def compare_classes(a: Run, b: Run) -> Comparison:
     rows_a, rows_b = paired_rows(a, b)
     true, predicted_a, predicted_b = rows_a["true"], rows_a["predicted"], rows_b["predicted"]
     right_a, right_b = predicted_a == true, predicted_b == true
-    n_test, groups = true.size, rows_a.get("group")
+    n_test, groups = true.size, _groups(rows_a, rows_b)
     n_only_a, n_only_b = _only_right(right_a, right_b)
-    test, statistic, p_value = mcnemar(n_only_a, n_only_b)
+    test, statistic, p_value = _test(right_a, right_b, groups)
     names = describe_both(a, b)
     return Comparison(
         run_a=a.run_id,
@@ -196,13 +196,14 @@ def p_value_of(a: Run, b: Run) -> float:
     """Return the p-value of :func:`compare`, in less time."""
     if a.task != TASKS[0]:
         return score_p_value(a, b)
-    true, predicted_a, predicted_b = _paired(a, b)
-    return mcnemar(*_only_right(predicted_a == true, predicted_b == true))[2]
+    rows_a, rows_b = paired_rows(a, b)
+    right_a, right_b = (rows["predicted"] == rows_a["true"] for rows in (rows_a, rows_b))
+    return _test(right_a, right_b, _groups(rows_a, rows_b))[2]
 
 
 def no_test_differs(a: Run, b: Run) -> bool:
     """Return whether :func:`compare` finds no difference at 5 %; read predictions if need be."""
-    if a.task == TASKS[0]:
+    if a.task == TASKS[0] and not any(run.outline.summary["n_test_groups"] for run in (a, b)):
         n_test = int(a.outline.summary["n_test"])
         n_right = [round(run.score * n_test) for run in (a, b)]
         gap = abs(n_right[0] - n_right[1])
@@ -211,6 +212,19 @@ def no_test_differs(a: Run, b: Run) -> bool:
         if mcnemar((n_most + gap) // 2, (n_most - gap) // 2)[2] < LEVEL:
             return False
     return p_value_of(a, b) >= LEVEL
+
+
+def _groups(rows_a: Rows, rows_b: Rows) -> np.ndarray | None:
+    return rows_a.get("group", rows_b.get("group"))
+
+
+def _test(
+    right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray | None
+) -> tuple[str, float | None, float]:
+    """Return a test's name, its statistic if it has one, and the p-value."""
+    if groups is None:
+        return mcnemar(*_only_right(right_a, right_b))
+    return SIGN_FLIP, None, sign_flip(right_a.astype(int) - right_b, groups)
 
 
 def _only_right(right_a: np.ndarray, right_b: np.ndarray) -> tuple[int, int]:
@@ -233,12 +247,6 @@ def compare_all(
         largest = max(largest, min(1.0, found[i].p_value * (len(found) - place)))
         adjusted[i] = largest
     return list(zip(found, adjusted, strict=True))
-
-
-def _paired(a: Run, b: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return true classes and both runs' predictions of the same rows, (n_test,) str each."""
-    rows_a, rows_b = paired_rows(a, b)
-    return rows_a["true"], rows_a["predicted"], rows_b["predicted"]
 
 
 def _per_class(

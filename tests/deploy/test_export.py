@@ -20,6 +20,7 @@ from featstore.errors import ExportError
 from featstore.extraction.extract import extract
 from featstore.fitting.fit import fit
 from featstore.inference.predict import predict
+from featstore.io.gdal import write_tiff
 from featstore.progress import SILENT
 from featstore.store.feature_store import open_store
 
@@ -48,7 +49,7 @@ def exported(sample, tmp_path_factory):
     return export_run(run, path, store=store, progress=SILENT)
 
 
-def test_the_file_predicts_new_images_of_any_size_as_featstore_does(sample, exported, tmp_path):
+def test_the_file_predicts_new_images_of_any_size_as_featstore_does(sample, exported, capfd):
     _, store, run, *_ = sample
     rng = np.random.default_rng(5)
     images = [
@@ -64,6 +65,8 @@ def test_the_file_predicts_new_images_of_any_size_as_featstore_does(sample, expo
         None, {"images": np.stack([images[0]] * 3)}
     )
     assert batch[0].tolist() == [expected[0].label] * 3
+    # onnxruntime warns of what no operation uses.
+    assert "[W:" not in capfd.readouterr().err
 
 
 def test_the_page_s_program_needs_neither_featstore_nor_pytorch(exported, sample):
@@ -127,6 +130,31 @@ def test_a_file_for_deepness_gives_a_tile_the_scores_of_its_class(sample, tmp_pa
     (expected,) = predict(run, picture, store=store, device="cpu")
     assert run.class_names[scores[0, :, 20, 20].argmax()] == expected.label
     assert scores[0, :, 0, 39].max() == pytest.approx(expected.score, abs=1e-4)
+
+
+def test_deepness_gets_the_bands_and_values_of_the_run(tmp_path, capsys):
+    # Deepness divides the values of a raster by 255 whatever their type.
+    rng = np.random.default_rng(0)
+    for i in range(16):
+        split, name = ("train", "test")[i % 4 == 3], ("bare", "green")[i // 2 % 2]
+        path = tmp_path / "chips" / split / name / f"{i}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        low = np.array([9000, 300, 900, 1500 if name == "green" else 200, 50])[:, None, None]
+        values = (low + rng.integers(0, 900, (5, 32, 32))).astype(np.uint16)
+        write_tiff(path, values)
+    store, chosen = open_store(tmp_path / "store"), {"bands": "4,3,2", "value_range": "100,3000"}
+    extract(store=store, **tiny(tmp_path / "chips", model="timm:tiny_vit", **chosen))
+    with blank_figures():
+        (run,) = fit(store, "ridge", n_jobs=1)
+    file = tmp_path / "tiles.onnx"
+    command = ["export", run.run_id, str(file), "--store", str(store.path)]
+    assert _run([*command, "--for", "deepness"]) == 0
+    assert "choose these input channels, in order: 4, 3, 2." in capsys.readouterr().err
+    tile = np.float32(values[[3, 2, 1]] * 1.0 / 255.0)[np.newaxis]
+    scores = run_file(file, [tile])["map"][0, :, 0, 0]
+    (expected,) = predict(run, path, store=store, device="cpu")
+    assert run.class_names[scores.argmax()] == expected.label
+    assert scores.max() == pytest.approx(expected.score, abs=1e-3)
 
 
 def test_a_file_that_gives_other_scores_is_not_left(sample, tmp_path, monkeypatch):

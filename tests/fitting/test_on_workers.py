@@ -27,7 +27,6 @@ def scheduler():
         yield cluster.scheduler_address
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_workers_give_the_same_bits_as_this_process_and_one_failure_spares_the_others(
     make_store, overlapping, scheduler, monkeypatch
 ):

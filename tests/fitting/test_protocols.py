@@ -10,11 +10,14 @@ from featstore.config import PROTOCOL_NAMES
 from featstore.errors import ConfigError, FitError
 from featstore.fitting.fit import fit, fit_each
 from featstore.fitting.protocols import PROTOCOLS
+from featstore.fitting.run_features import features_of
 from featstore.fitting.solvers.similarity import SimilarityNeighbors
-from featstore.report.summaries import describe_run, list_fits
+from featstore.inference.neighbors import find_neighbors
+from featstore.inference.suspects import find_suspects
+from featstore.progress import SILENT
+from featstore.report.summaries import describe_run
 from featstore.runs.find import find_run_folder
-
-pytestmark = pytest.mark.usefixtures("no_pictures")
+from featstore.runs.listing import list_fits
 
 TRAIN, TEST, VAL = slice(0, 160), slice(160, 240), slice(240, 320)
 
@@ -64,6 +67,25 @@ def test_validation_chooses_c_and_then_trains_too(store, features):
     expected = final.predict_proba(X[TEST])
     np.testing.assert_allclose(run.model.predict_proba(X[TEST]), expected, atol=2e-3)
     assert (run.record.rows.n_train, run.record.rows.n_val) == (240, 0)
+
+
+def test_images_that_chose_and_then_trained_count_as_trained_on(features, make_store):
+    X, y = features
+    splits = np.repeat(np.array([0, 1, 2], np.uint8), [160, 80, 80])
+    first_rows = np.arange(320)
+    # A test image is a copy of a validation image, another one of a training image.
+    first_rows[250], first_rows[200] = 170, 5
+    store = make_store(X=X, y=y, splits=splits, first_rows=first_rows)
+    run = fit(store, "ridge", search="validation", n_jobs=1)[0]
+    assert (run.record.rows.n_train, run.record.rows.n_leaked) == (240, 2)
+    selection, split = features_of(run, store)
+    assert (split.use_of_rows(320) == np.repeat(["train", "test", "train"], [160, 80, 80])).all()
+    found = find_suspects(run, store=store, progress=SILENT)
+    assert {one.split for one in found.suspects} == {"train", "test"}
+    assert find_neighbors(run, "test/0000200", store=store, progress=SILENT).n_rows == 240
+    by_folds = fit(store, "ridge", search="grid", n_jobs=1)[0]
+    assert by_folds.record.rows.n_leaked == 1
+    assert set(features_of(by_folds, store)[1].use_of_rows(320)) == {"train", "test", "val"}
 
 
 def test_without_validation_images_a_tenth_of_the_training_images_chooses(features, make_store):

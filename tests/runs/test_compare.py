@@ -12,8 +12,8 @@ import featstore
 from featstore.errors import ConfigError, RunError
 from featstore.fitting.fit import fit
 from featstore.runs import compare as compare_module
-from featstore.runs.compare import compare
-from featstore.runs.significance import CHI_SQUARED, EXACT
+from featstore.runs.compare import compare, compare_all, no_test_differs
+from featstore.runs.significance import CHI_SQUARED, EXACT, SIGN_FLIP
 from featstore.runs.writer import write_run
 from featstore.store.feature_store import open_store
 
@@ -25,15 +25,19 @@ def make_run(tmp_path):
     """Make a run, written as fit writes it, of the predictions given."""
     store = open_store(tmp_path / "store")
 
-    def make(run_id, true, predicted, *, ids=None, splits=None, test_split="test", **selection):
+    def make(
+        run_id, true, predicted, *, ids=None, splits=None, test_split="test", groups=(), **selection
+    ):
         n = len(true)
         record = run_record(CLASSES, test_split, **{"model": run_id, **selection})
+        record["rows"] |= {"n_test_groups": len({*groups})}
         columns = {
             "sample_id": np.array(ids or [f"test/{i:03d}" for i in range(n)]),
             "split": np.array(splits or ["test"] * n),
             "true": np.array(true),
             "predicted": np.array(predicted),
             "score": np.linspace(0, 1, n),
+            **({"group": np.array(groups)} if len(groups) else {}),
         }
         model = Pipeline([("clf", LogisticRegression())])
         return write_run(store, run_id, record, model, columns, None)
@@ -87,6 +91,23 @@ def test_chi_squared_on_the_colds_of_bland(make_pair):
     assert 100 * found.difference == pytest.approx(-8.49, abs=0.005)
     assert "b fc1000 · logreg is right on 112 more of 1,319 test images" in found.sentence
     assert "p < 0.0001 (McNemar's chi-squared" in found.sentence
+
+
+def test_images_of_one_group_count_together(make_run):
+    # Three places of 20 images: the first run is right on all of two places, on which the other
+    # is wrong. McNemar's test would be sure.
+    true, wrong = ["forest"] * 60, ["sand"] * 60
+    groups = np.repeat(["north", "south", "west"], 20)
+    a = make_run("a", true, true, groups=groups)
+    b = make_run("b", true, true[:20] + wrong[20:], groups=groups)
+    found = compare(a, b)
+    assert (found.test, found.statistic, found.n_groups) == (SIGN_FLIP, None, 3)
+    assert found.p_value == pytest.approx(0.5)
+    assert "not significant at 5 %: p = 0.5 (exact sign-flip test over groups)" in found.sentence
+    assert no_test_differs(a, b)
+    assert [p for _, p in compare_all(a, [b, b])] == [1.0, 1.0]
+    # A set of the same images may lack the groups.
+    assert compare(a, make_run("c", true, wrong)).test == SIGN_FLIP
 
 
 def test_swapping_the_runs_changes_the_signs_only(make_pair):

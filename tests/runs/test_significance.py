@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 
 from featstore.runs.significance import (
@@ -10,6 +12,7 @@ from featstore.runs.significance import (
     accuracy_interval,
     difference_interval,
     mcnemar,
+    sign_flip,
 )
 
 
@@ -24,6 +27,23 @@ def test_chi_squared_begins_at_25_rows():
 @pytest.mark.parametrize("n", [0, 7, 12, 13, 400])
 def test_equal_numbers_give_p_1(n):
     assert mcnemar(n, n)[2] == 1.0
+
+
+def test_sign_flips_count_all_choices_of_signs():
+    differences = np.array([1, 1, 1, 0, 1, -1, -1, 0, 1, 1, 1, 1, -1, 1])
+    groups = np.array(list("aaabbbcddeeffg"))
+    totals = [3, 0, -1, 1, 2, 0, 1]
+    choices = itertools.product((1, -1), repeat=len(totals))
+    far = [abs(np.dot(signs, totals)) >= sum(totals) for signs in choices]
+    assert sign_flip(differences, groups) == pytest.approx(np.mean(far))
+    assert sign_flip(-differences[::-1], groups[::-1]) == pytest.approx(np.mean(far))
+    # Images that are groups of their own: the exact McNemar test.
+    alone = np.repeat([1, -1, 0], [8, 16, 300])
+    assert sign_flip(alone, np.arange(324)) == pytest.approx(mcnemar(8, 16)[2])
+    assert sign_flip(np.repeat([1, -1], 50), np.repeat([0, 1], 50)) == 1.0
+    # Five groups that agree: 2 of 32 choices of signs.
+    assert sign_flip(np.ones(500, int), np.arange(500) // 100) == pytest.approx(2 / 32)
+    assert 0 < sign_flip(np.ones(500, int), np.arange(500)) < 1e-14
 
 
 def test_the_interval_is_that_of_r():

@@ -75,6 +75,8 @@ class Painter(ABC):
         run: Run,
         model: Pipeline,
         mapped: MappedScene,
+        *,
+        probability: bool = False,
         familiarity: Familiarity | None = None,
         reject: float = 0.0,
     ) -> None:
@@ -84,6 +86,11 @@ class Painter(ABC):
         self._n_windows = mapped.n_windows
         self.n_unfamiliar = self.n_rejected = 0
         self._calibrator = run.calibrator
+        self._prepare(run, probability)
+
+    @abstractmethod
+    def _prepare(self, run: Run, probability: bool) -> None:
+        """Name the bands, choose their type, and begin to count."""
 
     @property
     def descriptions(self) -> list[str]:
@@ -161,16 +168,7 @@ class Painter(ABC):
 class ClassPainter(Painter):
     """Puts the windows' classes into their cells."""
 
-    def __init__(
-        self,
-        run: Run,
-        model: Pipeline,
-        mapped: MappedScene,
-        probability: bool,
-        familiarity: Familiarity | None = None,
-        reject: float = 0.0,
-    ) -> None:
-        super().__init__(run, model, mapped, familiarity, reject)
+    def _prepare(self, run: Run, probability: bool) -> None:
         self.own = ["class", f"{run.score_kind} (%)"][: 2 if probability else 1]
         self.dtype = "uint8" if len(run.class_names) <= MAX_BYTE_CLASSES else "uint16"
         self.nodata = int(np.iinfo(self.dtype).max)
@@ -204,15 +202,7 @@ class NumberPainter(Painter):
 
     dtype, nodata = "float32", float("nan")
 
-    def __init__(
-        self,
-        run: Run,
-        model: Pipeline,
-        mapped: MappedScene,
-        familiarity: Familiarity | None = None,
-        reject: float = 0.0,
-    ) -> None:
-        super().__init__(run, model, mapped, familiarity, reject)
+    def _prepare(self, run: Run, probability: bool) -> None:
         self.name = run.record.target_name
         self.own = [self.name]
         self.lowest, self.highest, self.total = np.inf, -np.inf, 0.0

@@ -284,10 +284,9 @@ def map_scene(
             )
         wanted = familiarity or reject > 0
         known = familiarity_of(run, opened) if wanted else None
-        painter: ClassPainter | NumberPainter = (
-            ClassPainter(run, model, mapped, probability, known, reject)
-            if has_classes
-            else NumberPainter(run, model, mapped, known, reject)
+        kind = ClassPainter if has_classes else NumberPainter
+        painter = kind(
+            run, model, mapped, probability=probability, familiarity=known, reject=reject
         )
         grid, begun = mapped.grid, time.perf_counter()
         targets.write(mapped, painter, blocks, palette, _tags(run, mapped, probability))
