@@ -2,7 +2,8 @@
 
 It reads requests from stdin, a line of JSON each, and answers each with a line on stdout. Importing
 takes seconds and forking milliseconds, so that a test can afford hundreds of real processes. What
-takes long and is not tested here is done once: versions are looked up, and figures are blank.
+takes long and is not tested here is done once or left out: versions are looked up, figures are
+blank, and nobody waits for the disk.
 """
 
 from __future__ import annotations
@@ -267,6 +268,8 @@ def main() -> None:
     # Pydantic and scikit-learn put off until first use what each child would do again.
     complete(BaseModel)
     import_module("sklearn.linear_model").RidgeClassifier().fit([[0.0], [1.0]], [0, 1])
+    # Only a loss of power would show the wait for the disk, and no child has one.
+    os.fsync = lambda fd: None
     # What a child collects it would copy first.
     gc.freeze()
     # What tests of Ctrl-C need, wherever they were started.
