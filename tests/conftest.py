@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import io
+import itertools
 import os
 import shutil
 import tempfile
@@ -98,14 +99,18 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
         yield
 
 
+_numbers = itertools.count()
+
+
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the user's stores, data and downloaded weights out of the tests."""
     monkeypatch.delenv("FEATSTORE_STORE", raising=False)
     monkeypatch.delenv("FEATSTORE_DATA", raising=False)
     # pytest-xdist passes the terminal's width on to its workers.
     monkeypatch.delenv("COLUMNS", raising=False)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch-home"))
+    # No test but the few that write there make this folder; tmp_path would be made for all.
+    monkeypatch.setenv("TORCH_HOME", f"{_cache.name}/torch-home-{next(_numbers)}")
 
 
 @pytest.fixture
