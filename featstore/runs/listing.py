@@ -37,11 +37,12 @@ def list_fits(
 
     def line_of(line: Line, **more: Any) -> Line:
         end = line["run_id"][-N_SHORT:]
-        return line | {
+        line |= {
             **more,
             "tags": tags.get(line["run_id"], []),
             "short_id": end if ends[end] == 1 else line["run_id"],
         }
+        return line
 
     found = []
     for title, own in sorted(group_by_images(runs).items()):

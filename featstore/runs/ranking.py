@@ -301,7 +301,8 @@ def _line(repeats: Sequence[Run], name: str, settings: str) -> Line:
     scores = [line[score] for line in lines]
     mean = statistics.fmean(scores)
     nearest = min(lines, key=lambda line: (abs(line[score] - mean), line["run_id"]))
-    line = nearest | {
+    line = dict(nearest) if len(lines) > 1 else nearest
+    line |= {
         "name": name,
         "settings": settings,
         "n_repeats": len(lines),

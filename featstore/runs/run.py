@@ -40,7 +40,6 @@ from featstore.store.format.matrix import TEXT
 from featstore.store.format.run_schema import RunRecord, SelectionInfo
 from featstore.store.format.run_scores import AnyMetrics
 from featstore.store.record_index import index_path
-from featstore.store.set_folder import RUNS
 from featstore.text import from_csv
 
 if TYPE_CHECKING:
@@ -384,13 +383,15 @@ def list_runs(store: FeatureStore, progress: Progress = SILENT) -> list[Run]:
 
 def _listed(path: Path, store: FeatureStore, index: StampedCache) -> Run:
     try:
-        stamp = stamp_text(f"{path}/metrics.json")
+        # The folder's stamp changes when a file of it is removed.
+        stamp = f"{stamp_text(path)}\n{stamp_text(f'{path}/metrics.json')}"
     except DatasetError:
         stamp = ""
     if (known := index.get(path.name, stamp)) is not None:
-        outline = Outline(**known)
-        if not store.backend.missing(f"{RUNS}/{path.name}", outline.files, outline.folder):
-            return Run(path, outline, store.backend)
+        run = Run(path, Outline(**known), store.backend)
+        # In a copy of a bucket, other folders hold the files.
+        if not run.below or not store.backend.missing(run.place, run.outline.files, run.below):
+            return run
     run = open_run(path, store)
     index.put(run.run_id, stamp, vars(run.outline))
     return run
