@@ -66,10 +66,6 @@ Space = Callable[[int], dict[str, list[Any]]]
 Sized = Callable[[int, int], dict[str, float]]
 
 
-def _few(n_features: int) -> float:
-    return min(1.0, n_features / FEW_FEATURES)
-
-
 def _rounded(name: str, value: float) -> dict[str, float]:
     return {name: float(f"{value:.3g}")}
 
@@ -163,29 +159,27 @@ class Classifier:
 CLASSIFIERS = {
     classifier.name: classifier
     for classifier in (
-        # docs/searching.md compares defaults and other values on all sets at hand.
-        # On NWPU-RESISC45 (doi:10.1109/JPROC.2017.2675998), 12 classes of 70 + 30 images, with
-        # ResNet-50 v1 features standardised: C=0.01 gives 86.4 % (fc1000) and 88.6 % (pool5).
-        # More features than rows need the strong penalty.
+        # docs/fitting.md compares the defaults with other values on all sets at hand: more features
+        # than rows need a strong penalty, few features a weak one.
         Classifier(
             "logreg",
             LogisticRegression,
             {"C": 0.01, "max_iter": 1000},
-            sized=lambda n, p: _rounded("C", 0.01 / _few(p)),
+            sized=lambda n, p: _rounded("C", 0.01 * max(1, FEW_FEATURES / p)),
             space=lambda p: {"C": logarithmic(-5, 0.5, 12)},
             streams=True,
         ),
-        # The same data: C=0.001 gives 86.1 % and 86.9 %. dual="auto" solves the primal when
-        # rows exceed columns, as LinearSVC's manual advises.
+        # dual="auto" solves the primal when rows exceed columns, as LinearSVC's manual advises.
         Classifier(
             "linear-svm",
             LinearSVC,
             {"C": 0.001, "dual": "auto"},
-            sized=lambda n, p: _rounded("C", 0.001 / _few(p)),
+            sized=lambda n, p: _rounded("C", 0.001 * max(1, FEW_FEATURES / p)),
             space=lambda p: {"C": logarithmic(-6, -0.5, 12)},
             streams=True,
         ),
-        # The same, 5-fold cross-validation on the training rows: C=10 gives 84.9 % and 85.7 %,
+        # On NWPU-RESISC45 (doi:10.1109/JPROC.2017.2675998), 12 classes of 70 training images,
+        # ResNet-50 v1's fc1000 and pool5, 5-fold cross-validation: C=10 gives 84.9 % and 85.7 %,
         # scikit-learn's C=1 83.8 % and 84.4 %.
         Classifier(
             "svm",
@@ -244,18 +238,15 @@ CLASSIFIERS = {
             by_epochs=True,
             streams=True,
         ),
-        # The same data, 5-fold cross-validation on its training rows: alpha=200 gives 88.2 % and
-        # 87.4 %; scikit-learn's alpha=1 gives 77.4 % and 82.7 %, for it nearly interpolates where
-        # there are about as many features as rows.
+        # scikit-learn's alpha=1 nearly interpolates where features are about as many as rows.
         Classifier(
             "ridge",
             RidgeClassifier,
             {"alpha": 200.0},
-            sized=lambda n, p: _rounded("alpha", 200 * _few(p)),
+            sized=lambda n, p: _rounded("alpha", 200 * min(1, p / FEW_FEATURES)),
             space=lambda p: {"alpha": logarithmic(0, 4.5, 10)},
             streams=True,
         ),
-        # The same cross-validation: shrinkage=0.4 gives 88.2 % and 88.3 %.
         Classifier(
             "lda",
             LinearDiscriminantAnalysis,
