@@ -65,6 +65,7 @@ bench: develop
 	$(BIN)/python benchmarks/bench_fit.py
 	$(BIN)/python benchmarks/bench_scale.py
 	$(BIN)/python benchmarks/bench_scale.py --many
+	$(BIN)/python benchmarks/bench_scale.py --growth 50000,500000,5000000
 	$(BIN)/python benchmarks/page.py
 
 docs: develop

@@ -50,7 +50,7 @@ from featstore.models.networks import find_layers
 from featstore.models.torchvision_source import build_network
 from featstore.models.weights import IMAGENET_MEAN, IMAGENET_STD
 
-PAPER = "alexnet,googlenet,vgg19,resnet50"
+MODELS = "resnet50,mobilenet_v2"
 SCRIPT_BATCH = 32
 WARM_UP = 3
 PHASES = ("read", "preprocess", "forward", "write")
@@ -166,6 +166,8 @@ def run_thingsvision(job: Job) -> Turn:
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
     ):
+        # TensorFlow, which thingsvision imports, ends the process if this comes after it.
+        importlib.import_module("torch._dynamo")
         from thingsvision import get_extractor_from_model
         from thingsvision.utils.data import DataLoader as ThingsLoader
         from thingsvision.utils.data import ImageDataset
@@ -234,7 +236,7 @@ def summary_by_model(turns: list[Turn]) -> list[Turn]:
 
 
 @click.command()
-@click.option("--models", default=PAPER, show_default=True, metavar="NAME[,NAME...]")
+@click.option("--models", default=MODELS, show_default=True, metavar="NAME[,NAME...]")
 @click.option("--n-images", default=256, show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--device", default="auto", show_default=True)

@@ -58,19 +58,22 @@ def table(
         widths = _fit_widths(widths, is_short, room - frame)
     if title:
         paragraph(title)
-    is_right = [column in right for column in columns]
-
-    def drawn(line: Sequence[str]) -> str:
-        cells = []
-        for cell, width, flush_right in zip(line, widths, is_right, strict=True):
-            text = shorten(cell, width)
-            blanks = " " * (width - _width(text))
-            cells.append(blanks + text if flush_right else text + blanks)
-        return f" {'  '.join(cells)}".rstrip()
-
-    head, *body = map(drawn, lines)
+    drawn = [
+        [_cell(text, width, flush_right=name in right) for text in column]
+        for name, width, column in zip(columns, widths, zip(*lines, strict=True), strict=True)
+    ]
+    head, *body = (f" {'  '.join(cells)}".rstrip() for cells in zip(*drawn, strict=True))
     rule = f" {('─' if _is_unicode() else '-') * (sum(widths) + frame - 2)}"
     click.echo("\n".join(["", click.style(head, bold=True), rule, *body, ""]), file=sys.stdout)
+
+
+def _cell(text: str, width: int, *, flush_right: bool) -> str:
+    """Return a text that takes as many columns as its table has for it."""
+    n_blanks = width - _width(text)
+    if n_blanks < 0:
+        text = shorten(text, width)
+        n_blanks = width - _width(text)
+    return " " * n_blanks + text if flush_right else text + " " * n_blanks
 
 
 def paragraph(text: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 DISTRIBUTION = "rs-featstore"
-"""The name that pip knows: ``featstore`` is a stranger's package on PyPI."""
+"""The name that pip knows: ``featstore`` is another package on PyPI."""
 
 
 @cache

@@ -18,7 +18,7 @@ RESUME_HINT = "What is finished is kept; the same command continues."
 
 def is_random(weights: object) -> bool:
     """Return whether a name of weights (several joined by ``+``) has random ones among them."""
-    return any(name.startswith("random:") for name in str(weights).split("+"))
+    return "+random:" in f"+{weights}"
 
 
 def matches(full: str, name: str) -> bool:

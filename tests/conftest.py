@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import io
 import os
 import shutil
@@ -21,6 +22,9 @@ for _name in ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR"):
 # What earlier tests found out about networks is not what these tests find out.
 _cache = tempfile.TemporaryDirectory(prefix="featstore-tests-")
 os.environ["FEATSTORE_CACHE"] = _cache.name
+
+# The modules of all tests make objects by the million, none of which is ever garbage.
+gc.disable()
 
 import numpy as np
 import pytest
@@ -63,6 +67,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONG.index(part) if part in LONG else len(LONG)
 
     items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from here on, and never look for it among what is loaded by now."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -127,8 +137,8 @@ def blank_figures() -> Iterator[None]:
             target.write(png.getvalue() if format == "png" else svg)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(charts, "draw_confusion", lambda *_: Figure())
-        patch.setattr(charts, "draw_reliability", lambda *_: Figure())
+        for name in ("draw_confusion", "draw_curves", "draw_predicted", "draw_reliability"):
+            patch.setattr(charts, name, lambda *_: Figure())
         patch.setattr(Figure, "savefig", save)
         yield
 
@@ -162,11 +172,11 @@ def short_training() -> Iterator[None]:
     train, draw = epochs.train, triplet._draw_batches
 
     def train_a_little(*args: Any, n_epochs: int | None = None, **options: Any) -> Any:
-        return train(*args, n_epochs=min(n_epochs or 10, 10), **options)
+        return train(*args, n_epochs=min(n_epochs or 3, 3), **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(epochs, "train", train_a_little)
-        patch.setattr(cost, "N_EPOCHS", 10)
+        patch.setattr(cost, "N_EPOCHS", 3)
         patch.setattr(triplet, "_draw_batches", lambda labels, n, rng: draw(labels, 20, rng))
         patch.setattr(cost, "TRIPLET_S", 0.0)
         yield

@@ -26,7 +26,7 @@ Replaced, because a page was written on another machine:
 - ``/data``: the folder of the small datasets. ``--devices 0,1``: ``cpu``. The address of a
   scheduler: that of the one that the page started, with one worker.
 - To take seconds, networks see images of 32 pixels where the weights say 224 (AlexNet 64), AlexNet
-  and VGG19 are narrow, networks are trained for 2 epochs, classifiers for 10 at the most, searches
+  and VGG19 are narrow, networks are trained for 2 epochs, classifiers for 3 at the most, searches
   try 2 settings, fits are repeated 3 times at the most, figures are blank, and PCA draws features
   in place of UMAP.
 - ``^C`` in an output: the command above it is interrupted after a batch.

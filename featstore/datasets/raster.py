@@ -25,7 +25,7 @@ MIN_MAXIMUM = 2**14
 
 
 DARK, DARK_SHARE = 2**12, 0.999
-"""And those of which this share lies below a sixteenth of the range."""
+"""16-bit images with this share of values below DARK, a sixteenth of the range, are refused."""
 
 
 CURE = "Say what is black and white: --range LOW,HIGH, or --range percentile:2,98."

@@ -20,10 +20,10 @@ from featstore.fitting.evaluate import model_values
 from featstore.fitting.solvers import linear, ridge_lda
 from featstore.fitting.solvers.blocks import Samples, one_thread
 from featstore.fitting.solvers.one_vs_rest import base_of
-from featstore.fitting.solvers.train import explained, train
+from featstore.fitting.solvers.train import Trained, explained, train
 from featstore.fitting.splits import Split, row_numbers
 from featstore.fitting.tasks import Task
-from featstore.fitting.tasks.base import MAX_SLOW_ROWS
+from featstore.fitting.tasks.base import spread
 from featstore.runs.calibration import (
     DECISION,
     LOG_PROBABILITY,
@@ -37,13 +37,15 @@ N_FOLDS = 5
 """Folds of the training rows; each is scored by a classifier of the other four."""
 
 
-MAX_FOLDED_ROWS = 2_000
-"""Training rows up to which all folds are scored where that is quick. Elsewhere one fold has
-scores enough, or has to do. Several classes need ten times as many: some classes are rare."""
+N_SCORES = 500
+"""Out-of-fold scores that fix a temperature: as many folds are scored as give them, where that is
+quick; else one fold. Of slow predictions, no more are made. Several classes need ten times as
+many: some classes are rare."""
 
 
-MIN_VAL_ROWS = 200
-"""Validation rows whose scores are enough; with fewer, the training rows are divided."""
+MIN_HELD_ROWS = 200
+"""Rows whose scores are enough if the model itself was fitted without them, which costs no fit:
+validation rows, or those of early stopping."""
 
 
 FLOOR = 1e-7
@@ -72,6 +74,7 @@ def calibrate(
     split: Split,
     features: Mapping[str, Samples],
     model: Pipeline,
+    trained: Trained,
     classifier: Classifier,
     config: FitConfig,
     params: Mapping[str, Any],
@@ -79,9 +82,9 @@ def calibrate(
 ) -> tuple[Calibrator | None, str]:
     """Return the calibration of a fitted model, and a note where there is none.
 
-    The scores are those of the validation rows if these are enough. Else they are out-of-fold
-    scores of the training rows: the classifier is fitted again without the fold that it scores.
-    Test rows are not used.
+    The scores are those of the validation rows, or of the rows that early stopping held out, if
+    these are enough. Else they are out-of-fold scores of the training rows: the classifier is
+    fitted again without the fold that it scores. Test rows are not used.
     """
     clf = model.steps[-1][1]
     if not config.calibrate or not kind.class_names(selection):
@@ -93,16 +96,20 @@ def calibrate(
         # Shares of a few neighbors are coarse: half a neighbor is the least.
         floor = 0.5 / clf.n_neighbors
     y = kind.y(selection)
-    if split.val is not None and len(features["val"]) >= MIN_VAL_ROWS:
+    rows = row_numbers(split.train)
+    if split.val is not None and len(features["val"]) >= MIN_HELD_ROWS:
         values = _values(model, features["val"], scores, floor, kind, y, clf.classes_)
         found = HeldOut(values, y[split.val], "validation images")
+    elif any(network.mask[rows].any() for network in selection.trained_rows):
+        return None, (
+            "The probabilities are not calibrated: the training images trained the network, so "
+            "that it is surer of them than of others."
+        )
+    elif (held_out := _held_by_early_stopping(trained, selection)) is not None:
+        samples = Samples(features["train"].X, rows[held_out])
+        values = _values(model, samples, scores, floor, kind, y, clf.classes_)
+        found = HeldOut(values, y[samples.rows], "training images that early stopping held out")
     else:
-        rows = row_numbers(split.train)
-        if any(trained.mask[rows].any() for trained in selection.trained_rows):
-            return None, (
-                "The probabilities are not calibrated: the training images trained the network, "
-                "so that it is surer of them than of others."
-            )
         try:
             found = _out_of_fold(
                 kind, selection, rows, classifier, config, params, scratch, (scores, floor)
@@ -125,6 +132,17 @@ def calibrate(
         found.rows_are,
         len(found.y),
     ), ""
+
+
+def _held_by_early_stopping(trained: Trained, selection: Selection) -> np.ndarray | None:
+    """Return the training rows that decided no more than the number of epochs, if they are enough.
+
+    Rows of the groups of others are like rows that trained the model: they are not used.
+    """
+    held_out = None if trained.curves is None else trained.curves.held_out
+    if held_out is None or len(held_out) < MIN_HELD_ROWS or selection.groups is not None:
+        return None
+    return held_out
 
 
 def _scores_of(model: Pipeline, kind: Task) -> str | None:
@@ -178,23 +196,23 @@ def _out_of_fold(
     y = kind.y(selection)
     folds = _draw_folds(kind, selection, rows, config.seed)
     n_folds = int(folds.max()) + 1
-    n_most = MAX_FOLDED_ROWS if y.ndim == 1 else 10 * MAX_FOLDED_ROWS
-    n_scored = n_folds if len(rows) <= n_most and _is_quick(classifier, params) else 1
+    n_wanted = N_SCORES if y.ndim == 1 else 10 * N_SCORES
     found, labels = [], []
-    for fold in range(n_scored):
+    for fold in range(n_folds):
         model = classifier.pipeline(kind.with_class_weights(params, selection), config.seed)
         X, tested, own_y = hold_out(kind, selection, rows, folds == fold, model, scratch)
-        if classifier.predicts_slowly and len(tested) > MAX_SLOW_ROWS:
-            tested = Samples(tested.X, slice(0, MAX_SLOW_ROWS))
+        own_y, tested_y = own_y[: len(X)], own_y[len(X) :]
+        if classifier.predicts_slowly:
+            tested, tested_y = spread(tested, tested_y, n_wanted)
         with explained(config.clf, *X.shape):
             bare = Pipeline([step for step in model.steps if step[0] != "scale"])
-            train(bare, X, own_y[: len(X)], config, records=False)
+            train(bare, X, own_y, config, records=False)
             classes = np.unique(y[rows])
             found.append(_values(bare, tested, *of, kind, y, classes))
-        labels.append(own_y[len(X) :][: len(tested)])
+        labels.append(tested_y)
+        if sum(map(len, labels)) >= n_wanted or not _is_quick(classifier, params):
+            break
     rows_are = f"training images, each scored without its fold of {n_folds}"
-    if n_scored < n_folds:
-        rows_are = f"training images, one of {n_folds} folds, scored without it"
     return HeldOut(np.concatenate(found), np.concatenate(labels), rows_are)
 
 

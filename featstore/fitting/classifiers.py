@@ -8,27 +8,46 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from sklearn.base import BaseEstimator, is_classifier
-from sklearn.compose import TransformedTargetRegressor
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.kernel_approximation import Nystroem
-from sklearn.linear_model import LogisticRegression, RidgeClassifier, SGDClassifier
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import MinMaxScaler, StandardScaler
-from sklearn.svm import SVC, LinearSVC
+from typing import TYPE_CHECKING, Any
 
 from featstore.config import check_classifier
 from featstore.environment import import_from
 from featstore.errors import FitError
 from featstore.fitting.grids import gammas, logarithmic
-from featstore.fitting.solvers.dbn import DeepBeliefNetwork
-from featstore.fitting.solvers.similarity import SimilarityNeighbors
-from featstore.fitting.solvers.triplet import TripletClassifier
+
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
+    from sklearn.pipeline import Pipeline
+
+
+def imported_on_call(module: str, name: str) -> Callable[..., BaseEstimator]:
+    """Return a function that calls a class, whose module it imports only then.
+
+    scikit-learn takes seconds to import, and earlier runs answer without it.
+    """
+
+    def build(*args: Any, **params: Any) -> BaseEstimator:
+        built: BaseEstimator = getattr(importlib.import_module(module), name)(*args, **params)
+        return built
+
+    return build
+
+
+LogisticRegression = imported_on_call("sklearn.linear_model", "LogisticRegression")
+RidgeClassifier = imported_on_call("sklearn.linear_model", "RidgeClassifier")
+SGDClassifier = imported_on_call("sklearn.linear_model", "SGDClassifier")
+LinearDiscriminantAnalysis = imported_on_call(
+    "sklearn.discriminant_analysis", "LinearDiscriminantAnalysis"
+)
+KNeighborsClassifier = imported_on_call("sklearn.neighbors", "KNeighborsClassifier")
+MLPClassifier = imported_on_call("sklearn.neural_network", "MLPClassifier")
+SVC = imported_on_call("sklearn.svm", "SVC")
+LinearSVC = imported_on_call("sklearn.svm", "LinearSVC")
+DeepBeliefNetwork = imported_on_call("featstore.fitting.solvers.dbn", "DeepBeliefNetwork")
+SimilarityNeighbors = imported_on_call(
+    "featstore.fitting.solvers.similarity", "SimilarityNeighbors"
+)
+TripletClassifier = imported_on_call("featstore.fitting.solvers.triplet", "TripletClassifier")
 
 RESERVED = {
     "random_state": "--seed",
@@ -53,6 +72,10 @@ MAP_PARAMS = ("gamma", "n_components")
 LARGE = 10_000
 """Training rows beyond which early stopping holds out a tenth, as scikit-learn's
 HistGradientBoostingClassifier does with ``early_stopping="auto"``."""
+
+
+MANY_ROWS = 40_000
+"""Training rows beyond which training by epochs takes large batches: one has a 200th of them."""
 
 
 FEW_FEATURES = 1_000
@@ -108,6 +131,10 @@ class Classifier:
         self, own: Mapping[str, Any], n_train: int = 0, n_features: int = 0
     ) -> dict[str, Any]:
         """Return the defaults with `own` in their places; refuse what scikit-learn refuses."""
+        sized = self.sized(n_train, n_features) if n_train and n_features else {}
+        params = {**self.defaults, **sized, **(self.large if n_train > LARGE else {}), **own}
+        if not own:
+            return params
         for name in own:
             if name in RESERVED:
                 cure = f"use {RESERVED[name]}" if RESERVED[name] else "featstore sets it"
@@ -117,8 +144,6 @@ class Classifier:
             raise FitError(
                 f"{self.name} has no parameter {', '.join(unknown)}. It has {', '.join(valid)}."
             )
-        sized = self.sized(n_train, n_features) if n_train and n_features else {}
-        params = {**self.defaults, **sized, **(self.large if n_train > LARGE else {}), **own}
         try:
             for _, step in self.pipeline(params, 0).steps:
                 if hasattr(own_step := unwrapped(step), "_parameter_constraints"):
@@ -130,6 +155,10 @@ class Classifier:
 
     def pipeline(self, params: Mapping[str, Any], seed: int) -> Pipeline:
         """Return the unfitted pipeline; `params` as :meth:`params` returned them."""
+        from sklearn.kernel_approximation import Nystroem
+        from sklearn.pipeline import Pipeline
+        from sklearn.preprocessing import MinMaxScaler, StandardScaler
+
         of_map = {k: v for k, v in params.items() if self.mapped and k in MAP_PARAMS}
         estimator = self.estimator(**{k: v for k, v in params.items() if k not in of_map})
         if "random_state" in estimator.get_params(deep=False):
@@ -304,6 +333,9 @@ CLASSIFIERS = {
 
 def unwrapped(estimator: Any) -> Any:
     """Return the estimator whose parameters a user sets, without what wraps it."""
+    from sklearn.compose import TransformedTargetRegressor
+    from sklearn.multiclass import OneVsRestClassifier
+
     if isinstance(estimator, OneVsRestClassifier):
         return estimator.estimator
     return estimator.regressor if isinstance(estimator, TransformedTargetRegressor) else estimator
@@ -316,6 +348,8 @@ def find_classifier(name: str) -> Classifier:
     """
     check_classifier(name)
     if ":" in name:
+        from sklearn.base import is_classifier
+
         return import_estimator(name, is_classifier, "classifier")
     if name not in CLASSIFIERS:
         raise FitError(
@@ -328,6 +362,8 @@ def find_classifier(name: str) -> Classifier:
 @functools.cache
 def import_estimator(name: str, is_right: Callable[[Any], bool], kind: str) -> Classifier:
     """Return the user's own classifier or regressor, named as ``package.module:function``."""
+    from sklearn.base import BaseEstimator
+
     module_name, _, attribute = name.partition(":")
     import_from()
     try:

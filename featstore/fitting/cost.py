@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import psutil
-from sklearn.linear_model import SGDClassifier
 
 from featstore.config import FitConfig
 from featstore.environment import available_cores
 from featstore.errors import FitError
 from featstore.fitting.classifiers import Classifier, unwrapped
-from featstore.fitting.solvers import batches, epochs, linear, ridge_lda, ridge_targets, triplet
-from featstore.fitting.solvers.epochs import EPOCH_NBYTES
 from featstore.progress import Progress
 from featstore.text import duration_text, nbytes_text
 
@@ -113,6 +110,15 @@ def estimate(
     n_candidates: int = 0,
 ) -> Cost:
     """Return the cost of one fit with complete `params`, and of a search of `n_candidates`."""
+    from featstore.fitting.solvers import (
+        batches,
+        epochs,
+        linear,
+        ridge_lda,
+        ridge_targets,
+        triplet,
+    )
+
     steps = classifier.pipeline(params, 0).named_steps
     n, p, n_outputs = shape.n_train, shape.n_features, shape.n_classes
     size, clf = n * p, unwrapped(steps["clf"])
@@ -137,17 +143,17 @@ def estimate(
         n_fits = (config.cv if n_candidates else 0) * (1 + n_candidates * side / max(n, p))
     elif epochs.trains_by_epochs(clf):
         n_epochs = config.n_epochs or min(N_EPOCHS, clf.max_iter)
-        weights = p * n_outputs
+        weights, rate = p * n_outputs, SGD_S
         if hasattr(clf, "hidden_layer_sizes"):
+            rate = MLP_S
             widths = [p, *_widths(clf.hidden_layer_sizes), n_outputs]
             weights = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
-        rate = SGD_S if isinstance(clf, SGDClassifier) else MLP_S
         rate = LARGE_BATCHES_S if batches.handles(clf, n) else rate
         duration_s += n_epochs * n * weights * rate
         # The machines of dbn come first, and its features are copied.
         duration_s += getattr(clf, "rbm_epochs", 0) * n * weights * RBM_S
         nbytes += 4 * size if classifier.ranged else 0
-        nbytes += 2 * min(4 * size, EPOCH_NBYTES) + 8 * 5 * weights
+        nbytes += 2 * min(4 * size, epochs.EPOCH_NBYTES) + 8 * 5 * weights
     elif config.clf == "svm":
         duration_s += n_models * SVC_S * n * size
         nbytes += 8 * size + 8 * n * n_outputs
@@ -169,7 +175,8 @@ def estimate(
         nbytes += (24 if config.clf == "linear-svm" else 8) * size
     if classifier.predicts_slowly:
         duration_s += PRODUCT_S * n * p * shape.n_predicted
-    if config.calibrate and shape.n_classes > 1:
+    stops_early = getattr(clf, "early_stopping", False) and config.n_epochs is None
+    if config.calibrate and shape.n_classes > 1 and not stops_early:
         # A fit without a fifth of the rows; a scaler writes its rows to a file.
         n_fits += CALIBRATION_SHARE
         nbytes += 0 if "scale" in steps else 4 * size

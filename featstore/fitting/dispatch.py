@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,46 +12,57 @@ import numpy as np
 from featstore.errors import FitError
 from featstore.fitting import cost
 from featstore.fitting.cross_validation import CrossValidation, cross_validate_task
-from featstore.fitting.plan import PlannedFit
-from featstore.fitting.worker import find_run, fit_task
+from featstore.fitting.plan import PlannedFit, PlanOptions, estimate_cost
+from featstore.fitting.solvers.accelerators import worker_environment
+from featstore.fitting.solvers.scaling import scratch_folder
+from featstore.fitting.worker import fit_task
+from featstore.io.locks import remove_shared
 from featstore.parallel.task_pool import TaskPool
 from featstore.parallel.worker_pool import TaskResult
 from featstore.progress import Progress
-from featstore.runs.pictures import draw_missing_pictures
-from featstore.runs.ranking import Ranking, group_by_images
 from featstore.runs.run import open_run
 from featstore.store.feature_store import FeatureStore
 
-MAX_DRAWN = 12
-"""Fits of one call up to which each has its pictures drawn at once."""
 
-
-def answer_from_runs(
-    planned: Sequence[PlannedFit], store: FeatureStore, progress: Progress
+def do_fits(
+    planned: Sequence[PlannedFit],
+    store: FeatureStore,
+    options: PlanOptions,
+    n_jobs: int | None,
+    scheduler: str | None,
+    device: str,
+    progress: Progress,
 ) -> None:
-    """Give fits the runs of earlier fits with the same result, and say which have or failed."""
+    """Do the fits that no earlier run answers, side by side."""
     for fit in planned:
-        if fit.is_open and not fit.task.refit:
-            fit.run = find_run(store, fit.task, progress)
+        estimate_cost(fit, options)
         if not fit.is_open:
             progress.say(fit.result().line)
-    runs = [fit.run for fit in planned if fit.run and fit.task.draws]
-    draw_missing_pictures(runs, progress)
+    # The longest first, so that no worker ends with a long one.
+    to_do = sorted((fit for fit in planned if fit.is_open), key=lambda fit: -fit.cost.duration_s)
+    if not to_do:
+        return
+    for notice in filter(None, (fit.notice for fit in to_do)):
+        progress.say(notice)
+    n_at_a_time = cost.fits_at_a_time(
+        _memory_nbytes(to_do),
+        n_jobs,
+        scheduler,
+        options.budget,
+        force=options.force,
+        progress=progress,
+    )
+    scratch = Path(options.scratch)
+    leave = partial(remove_shared, scratch.name)
+    with (
+        scratch_folder(scratch),
+        TaskPool(n_at_a_time, scheduler, worker_environment(device), progress, leave) as pool,
+    ):
+        run_searches(to_do, pool, progress)
+        run_fits(to_do, pool, store, progress)
 
 
-def draw_shown_runs(planned: Sequence[PlannedFit], progress: Progress) -> None:
-    """Draw the pictures of the repeats that stand for their fits, those nearest to the mean.
-
-    Of many fits, draw those of the best alone; a report or ``runs show`` draws the others.
-    """
-    runs = [fit.run for fit in planned if fit.run]
-    for ranking in map(Ranking, group_by_images(runs).values()):
-        lines = ranking.all_lines
-        lines = lines if len(lines) <= MAX_DRAWN else [ranking.best]
-        draw_missing_pictures(map(ranking.run, lines), progress)
-
-
-def memory_nbytes(planned: Sequence[PlannedFit]) -> list[int]:
+def _memory_nbytes(planned: Sequence[PlannedFit]) -> list[int]:
     """Return the memory of each fit, or of each task of the first round of its search."""
     return [fit.cost.nbytes for fit in planned for _ in range(max(1, len(_search_tasks(fit))))]
 
@@ -137,8 +149,6 @@ def run_fits(
             # The worker's path is absolute; keep the caller's way to the store.
             path = store.run_path(Path(result.value.folder).name, now=True)
             fit.run, fit.is_new = open_run(path, store), result.value.is_new
-            if result.value.notice:
-                progress.say(result.value.notice)
         progress.advance(1)
         progress.say(fit.result().line)
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.metrics import precision_recall_fscore_support
-from sklearn.pipeline import Pipeline
-from sklearn.svm import SVC
 
 from featstore.errors import FitError
 from featstore.fitting.solvers.blocks import Samples, one_thread
@@ -18,6 +15,9 @@ from featstore.runs.calibration import DECISION, PROBABILITY, UNCALIBRATED, Cali
 from featstore.runs.confusion import count_pairs, to_record
 from featstore.store.selection import Selection
 from featstore.text import join_some
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,8 @@ def predict_blocks(
 
 def _n_outputs(clf: Any) -> int:
     """Return how many numbers a classifier computes for each row."""
+    from sklearn.svm import SVC
+
     n_classes = len(getattr(clf, "classes_", ()))
     # SVC compares all pairs of classes.
     return n_classes * (n_classes - 1) // 2 if isinstance(clf, SVC) else n_classes
@@ -175,6 +177,8 @@ def score(y_true: np.ndarray, y_pred: np.ndarray, class_names: Sequence[str]) ->
         columns predicted; for more than 100 classes, ``[true, predicted, count]`` of each pair
         of classes that occurs.
     """
+    from sklearn.metrics import precision_recall_fscore_support
+
     n, n_classes = y_true.size, len(class_names)
     precision, recall, f1, support = precision_recall_fscore_support(
         y_true, y_pred, labels=np.arange(n_classes), zero_division=0.0

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from featstore._signatures import keywords_of, settings_named, settings_of, takes
 from featstore.config import SET_FACETS, FitConfig
 from featstore.environment import command
-from featstore.fitting import cost, dispatch, plan
+from featstore.fitting import plan
+from featstore.fitting.fit_task import find_run
 from featstore.fitting.results import Fit, raise_failures
-from featstore.fitting.solvers.accelerators import worker_environment
-from featstore.fitting.solvers.scaling import new_scratch, scratch_folder
+from featstore.fitting.solvers.scaling import new_scratch
 from featstore.fitting.tasks import find_task
 from featstore.io.files import with_resume_hint
-from featstore.io.locks import remove_shared
-from featstore.parallel.task_pool import TaskPool
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.runs.run import Run
@@ -103,35 +99,21 @@ def fit_each(
         task: plan.fit_configs(clf, params, grid, settings, find_task(task))
         for task in {selection.task for selection in selections}
     }
-    # Drawing pictures takes longer than a small fit: of repeats, one stands for all.
-    n_fits = sum(len(configs[selection.task]) for selection in selections)
-    draws = repeats == 1 and n_fits <= dispatch.MAX_DRAWN
-    scratch = new_scratch(store.cache_dir)
-    shared = plan.PlanOptions(facets, str(scratch), refit, force, memory_nbytes, draws)
+    scratch = str(new_scratch(store.cache_dir))
+    shared = plan.PlanOptions(facets, scratch, refit, force, memory_nbytes)
     with with_resume_hint(store.path, command()):
         planned = plan.plan_fits(selections, configs, repeats, shared, progress)
-        dispatch.answer_from_runs(planned, store, progress)
-        # The longest first, so that no worker ends with a long one.
-        to_do = sorted(
-            (fit for fit in planned if fit.is_open), key=lambda fit: -fit.cost.duration_s
-        )
-        for notice in filter(None, (fit.notice for fit in to_do)):
-            progress.say(notice)
-        nbytes = dispatch.memory_nbytes(to_do)
-        n_at_a_time = cost.fits_at_a_time(
-            nbytes, n_jobs, scheduler, memory_nbytes, force=force, progress=progress
-        )
-        environment = worker_environment(settings.get("device", FitConfig.device))
-        leave = partial(remove_shared, scratch.name)
-        # A store that is read-only answers, too.
-        with (
-            scratch_folder(scratch) if to_do else nullcontext(),
-            TaskPool(n_at_a_time, scheduler, environment, progress, leave) as pool,
-        ):
-            dispatch.run_searches(to_do, pool, progress)
-            dispatch.run_fits(to_do, pool, store, progress)
-    if not draws:
-        dispatch.draw_shown_runs(planned, progress)
+        for one in planned:
+            if one.is_open and not refit:
+                one.run = find_run(store, one.task, progress)
+            if not one.is_open:
+                progress.say(one.result().line)
+        if to_do := [fit for fit in planned if fit.is_open]:
+            # scikit-learn takes seconds to import, and answers do without it.
+            from featstore.fitting.dispatch import do_fits
+
+            device = settings.get("device", FitConfig.device)
+            do_fits(to_do, store, shared, n_jobs, scheduler, device, progress)
     return [fit.result() for fit in planned]
 
 

@@ -15,7 +15,8 @@ from featstore.config import FitConfig
 from featstore.environment import versions
 from featstore.errors import ConfigError, FeatstoreError, FitError
 from featstore.fitting import cost
-from featstore.fitting.classifiers import Classifier, unwrapped
+from featstore.fitting.classifiers import MANY_ROWS, Classifier, unwrapped
+from featstore.fitting.fit_task import FitTask
 from featstore.fitting.parameters import assign_params
 from featstore.fitting.protocols import (
     FIXED,
@@ -25,11 +26,8 @@ from featstore.fitting.protocols import (
 )
 from featstore.fitting.results import Fit
 from featstore.fitting.search import Search, candidates
-from featstore.fitting.solvers import batches
-from featstore.fitting.solvers.epochs import trains_by_epochs
 from featstore.fitting.splits import Split, n_rows, refuse_trained, row_numbers
 from featstore.fitting.tasks import Task, find_task
-from featstore.fitting.worker import FitTask
 from featstore.io.files import json_digest
 from featstore.progress import SILENT, Progress
 from featstore.runs.run import Run
@@ -38,7 +36,7 @@ from featstore.store.feature_store import FeatureStore
 from featstore.store.selection import Selection
 from featstore.text import as_list, run_text
 
-SOLVERS = 3
+SOLVERS = 4
 """Version of the solvers: another one may give the same fit other last digits."""
 
 
@@ -53,14 +51,16 @@ KNOWN_FOLDS = (
 
 @dataclass
 class PlannedFit:
-    """One fit: the task for a worker, its cost and search, and later its run or error.
+    """One fit: the task for a worker, its size, cost and search, and later its run or error.
 
-    `notice` is worth saying before it begins; `is_new` says that this call made the run.
+    `notice` is worth saying before it begins; `is_new` says that this call made the run. The cost
+    is 0 until :func:`estimate_cost`.
     """
 
     name: str
     task: FitTask
-    cost: cost.Cost
+    shape: cost.Shape = cost.Shape(0, 0, 0, 0)
+    cost: cost.Cost = cost.Cost(0.0, 0)
     search: Search | None = None
     notice: str = ""
     run: Run | None = None
@@ -83,8 +83,7 @@ class PlanOptions:
     """What all fits of one call share.
 
     `facets` tell the feature sets apart, for the command; `scratch` is the folder of standardised
-    rows; `budget` is the memory that fits may take, in bytes, None for what is free; `draws` says
-    whether each fit draws its pictures.
+    rows; `budget` is the memory that fits may take, in bytes, None for what is free.
     """
 
     facets: Mapping[str, Any]
@@ -92,7 +91,6 @@ class PlanOptions:
     refit: bool
     force: bool
     budget: int | None
-    draws: bool = True
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -207,9 +205,8 @@ def plan_fit(selection: Selection, config: FitConfig, options: PlanOptions) -> P
         command=_command(selection, config, options.facets),
         scratch=options.scratch,
         refit=options.refit,
-        draws=options.draws,
     )
-    planned = PlannedFit(_name(selection, config), task, cost.Cost(0.0, 0))
+    planned = PlannedFit(_name(selection, config), task)
     try:
         split = kind.split(selection, config.split_seed, drop_leaks=config.drop_leaks)
         n_train = n_rows(split.train)
@@ -223,18 +220,29 @@ def plan_fit(selection: Selection, config: FitConfig, options: PlanOptions) -> P
             found = candidates(classifier, config, selection.n_features, n_train)
             planned.search, planned.notice = _search(kind, selection, config, split, found)
         # With many rows, training by epochs is of another version.
-        is_large = classifier.by_epochs and n_train > batches.MANY_ROWS
+        is_large = classifier.by_epochs and n_train > MANY_ROWS
         key = _run_key(kind, selection, config, params, found, SOLVERS + is_large)
         run_id = make_run_id(selection.describe(), config.clf, key)
         planned.task = replace(task, key=key, run_id=run_id)
         n_test, n_outputs = n_rows(split.test), kind.n_outputs(selection)
-        shape = cost.Shape(n_train, n_test, selection.n_features, n_outputs)
-        planned.cost = cost.estimate(classifier, config, params, shape, len(found))
+        planned.shape = cost.Shape(n_train, n_test, selection.n_features, n_outputs)
+    except FitError as error:
+        planned.error = error
+    return planned
+
+
+def estimate_cost(planned: PlannedFit, options: PlanOptions) -> None:
+    """Estimate the cost of a fit that is to be done; one that would not end gets an error."""
+    config, shape = planned.task.config, planned.shape
+    classifier = find_task(planned.task.kind).classifier_of(config)
+    n_candidates = len(planned.search.pending) if planned.search else 0
+    try:
+        params = classifier.params(dict(config.params), shape.n_train)
+        planned.cost = cost.estimate(classifier, config, params, shape, n_candidates)
         notice = cost.check(classifier, planned.cost, shape, options.budget, force=options.force)
         planned.notice = " ".join(filter(None, (planned.notice, notice)))
     except FitError as error:
         planned.error = error
-    return planned
 
 
 def _name(selection: Selection, config: FitConfig) -> str:
@@ -258,13 +266,15 @@ def _check_settings(
     """Refuse settings without an effect on the classifier, and parameters that do not fit."""
     for weights in (params.get("class_weight"), *dict(config.grid).get("class_weight", ())):
         kind.with_class_weights({"class_weight": weights}, selection)
-    clf = unwrapped(classifier.pipeline(params, 0).named_steps["clf"])
-    if config.n_epochs is not None and not trains_by_epochs(clf):
-        how = "" if not classifier.by_epochs else f" with {_text(config.params)}"
-        raise FitError(
-            f"--epochs is for mlp, dbn, sgd and softmax; {config.clf}{how} is not trained by "
-            "epochs."
-        )
+    if config.n_epochs is not None:
+        from featstore.fitting.solvers.epochs import trains_by_epochs
+
+        if not trains_by_epochs(unwrapped(classifier.pipeline(params, 0).named_steps["clf"])):
+            how = "" if not classifier.by_epochs else f" with {_text(config.params)}"
+            raise FitError(
+                f"--epochs is for mlp, dbn, sgd and softmax; {config.clf}{how} is not trained by "
+                "epochs."
+            )
     kind.check_config(config)
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from sklearn.compose import TransformedTargetRegressor
-from sklearn.kernel_ridge import KernelRidge
-from sklearn.linear_model import Ridge
-from sklearn.neighbors import KNeighborsRegressor
-from sklearn.neural_network import MLPRegressor
-from sklearn.preprocessing import StandardScaler
+from typing import TYPE_CHECKING
 
-from featstore.fitting.classifiers import CLASSIFIERS, Classifier
+from featstore.fitting.classifiers import CLASSIFIERS, Classifier, imported_on_call
 from featstore.fitting.grids import gammas, logarithmic
 
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
+    from sklearn.compose import TransformedTargetRegressor
 
-def _standardising(regressor: KernelRidge) -> TransformedTargetRegressor:
+Ridge = imported_on_call("sklearn.linear_model", "Ridge")
+KernelRidge = imported_on_call("sklearn.kernel_ridge", "KernelRidge")
+KNeighborsRegressor = imported_on_call("sklearn.neighbors", "KNeighborsRegressor")
+MLPRegressor = imported_on_call("sklearn.neural_network", "MLPRegressor")
+
+
+def _standardising(regressor: BaseEstimator) -> TransformedTargetRegressor:
     """Return a regressor of the standardised number: KernelRidge has no intercept."""
+    from sklearn.compose import TransformedTargetRegressor
+    from sklearn.preprocessing import StandardScaler
+
     return TransformedTargetRegressor(regressor, transformer=StandardScaler())
 
 

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import loguniform
-from sklearn.model_selection import ParameterGrid, ParameterSampler
 
 from featstore.config import FitConfig
 from featstore.errors import FitError
@@ -56,6 +54,8 @@ def candidates(
     classifier: Classifier, config: FitConfig, n_features: int, n_train: int
 ) -> list[dict[str, Any]]:
     """Return the settings that a search tries, each as what it adds to the fixed parameters."""
+    from sklearn.model_selection import ParameterGrid, ParameterSampler
+
     space = classifier.space(n_features) | {name: list(values) for name, values in config.grid}
     fixed = dict(config.params)
     if both := sorted(set(fixed) & {name for name, _ in config.grid}):
@@ -84,6 +84,8 @@ def candidates(
 
 def _distribution(values: list[Any]) -> Any:
     """Return what to draw from: positive numbers on a logarithmic scale, or the values."""
+    from scipy.stats import loguniform
+
     numbers = all(isinstance(v, float) and v > 0 for v in values)
     return loguniform(min(values), max(values)) if numbers and len(values) > 1 else values
 

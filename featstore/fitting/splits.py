@@ -8,12 +8,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from sklearn.model_selection import (
-    StratifiedGroupKFold,
-    StratifiedKFold,
-    StratifiedShuffleSplit,
-    train_test_split,
-)
 
 from featstore.config import SPLITS
 from featstore.datasets.drawing import draw_groups
@@ -224,6 +218,8 @@ class ClassLabels:
                 f"{join_some([self.names[c] for c in short.tolist()])} has one. Add images, or "
                 "leave out --split-seed."
             )
+        from sklearn.model_selection import StratifiedShuffleSplit
+
         drawn = StratifiedShuffleSplit(1, test_size=len(test), random_state=seed)
         try:
             ((at_train, at_test),) = drawn.split(pool, y)
@@ -274,6 +270,8 @@ def draw_training_rows(
     Of groups, whole ones are drawn, and rows beyond `n` left out: few rows are of few groups.
     """
     if groups is None:
+        from sklearn.model_selection import train_test_split
+
         drawn, _ = train_test_split(rows, train_size=n, stratify=y[rows], random_state=seed)
         return np.sort(drawn)
     order, own = _order(groups, seed), groups[rows]
@@ -366,6 +364,8 @@ def draw_folds(
 
     Every fold has about the same share of each class; a group is in one fold.
     """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     check_folds(y, n_folds, class_names, groups)
     folds = np.empty(len(y), dtype=np.int8)
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold

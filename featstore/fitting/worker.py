@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from featstore.config import FitConfig
 from featstore.environment import machine, now, versions
-from featstore.errors import RunError
 from featstore.fitting.calibration import calibrate
 from featstore.fitting.evaluate import check_features
+from featstore.fitting.fit_task import FitTask, FittedRun, find_run
 from featstore.fitting.measure import Clock, peak_memory
 from featstore.fitting.run_features import model_split
 from featstore.fitting.solvers import accelerators
@@ -23,60 +21,9 @@ from featstore.fitting.solvers.train import Trained, explained, train
 from featstore.fitting.splits import Split, n_rows
 from featstore.fitting.tasks import Evaluation, Task, find_task
 from featstore.io.files import with_resume_hint
-from featstore.progress import SILENT, Progress
-from featstore.runs.pictures import draw_pictures
-from featstore.runs.run import Run, open_run
 from featstore.runs.writer import write_run
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.selection import Selection
-
-
-@dataclass(frozen=True)
-class FitTask:
-    """One classifier on one selection: a task for a worker, which holds names only.
-
-    `kind` is what a label is, one of :data:`featstore.config.TASKS`; `key` is the run's content
-    key, the same for equal results; `command` repeats this one fit;
-    `scratch` is the folder of the standardised rows that tasks share; `search` is
-    :meth:`.Search.to_dict`. `draws` says whether to draw the run's pictures.
-    """
-
-    store: str
-    parts: tuple[tuple[str, str], ...]
-    kind: str
-    config: FitConfig
-    key: str
-    run_id: str
-    command: str
-    scratch: str = ""
-    refit: bool = False
-    search: dict[str, Any] | None = None
-    draws: bool = True
-
-
-@dataclass(frozen=True)
-class FittedRun:
-    """The folder of a task's run, whether this task made it, and what is worth saying of it."""
-
-    folder: str
-    is_new: bool
-    notice: str = ""
-
-
-def find_run(store: FeatureStore, task: FitTask, progress: Progress = SILENT) -> Run | None:
-    """Return the run of an earlier fit with the same result, if the store has it."""
-    path = store.run_path(task.run_id)
-    if not path.exists():
-        return None
-    try:
-        run = open_run(path, store)
-    except RunError as error:
-        progress.say(f"Fitting again: {error}")
-        return None
-    if run.record.key != task.key:
-        return None
-    store.backend.push_run(task.run_id, progress)
-    return run
 
 
 def fit_task(task: FitTask) -> FittedRun:
@@ -105,9 +52,10 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
     own = {**dict(config.params), **chosen}
     params = classifier.params(own, n_train, selection.n_features)
     model = classifier.pipeline(kind.with_class_weights(params, selection), config.seed)
+    clock.lap("load")
     digest, scratch = selection.describe().digest, own_scratch(task.scratch, store.cache_dir)
     X_train = scale_rows(model, features["train"], digest, scratch)
-    clock.lap("load")
+    clock.lap("scale")
 
     def validate(clf: Any) -> float:
         trained = Pipeline([*model.steps[:-1], ("clf", clf)])
@@ -119,7 +67,16 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
         )
         clock.lap("fit")
         calibrator, note = calibrate(
-            kind, selection, split, features, model, classifier, config, params, task.scratch
+            kind,
+            selection,
+            split,
+            features,
+            model,
+            trained,
+            classifier,
+            config,
+            params,
+            task.scratch,
         )
         notes += [note] if note else []
         clock.lap("calibrate")
@@ -146,9 +103,7 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
     run = write_run(
         store, task.run_id, record, model, evaluation.predictions, curves, replace=task.refit
     )
-    # The run is kept: whatever happens from here on costs pictures only.
-    notice = draw_pictures(run) if task.draws else ""
-    return FittedRun(str(run.path), run.record.duration_s == clock.times, notice)
+    return FittedRun(str(run.path), run.record.duration_s == clock.times)
 
 
 def _n_groups(selection: Selection, split: Split) -> int:

@@ -33,8 +33,8 @@ def network_layers(model: str, image_size: int, n_classes: int | None = None) ->
     image_size : int
         Side of the input in pixels.
     n_classes : int or None
-        Width of the head: None for the usual one, 0 for weights without a head, of which the
-        layers end before the head.
+        Width of the head: None for the usual one, 0 for weights without a head: the layers
+        then end before it.
 
     Returns
     -------

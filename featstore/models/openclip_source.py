@@ -147,7 +147,7 @@ class OpenclipNetwork(Network):
         return "tokens" if averages else super().own_pool(network)
 
     def untraced(self) -> tuple[Sequence[type[nn.Module]], Sequence[Callable[..., Any]]]:
-        """Return what timm, of which some towers are, does not let torch.fx look into."""
+        """Return what torch.fx can't look into; some towers are networks of timm."""
         return untraced()
 
 

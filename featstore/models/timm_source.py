@@ -90,7 +90,7 @@ class TimmNetwork(Network):
         return len(self.heads) > 1 or (width is not None and width != hidden)
 
     def load(self, weights: Weights, image_size: int) -> nn.Module:
-        """Return the network with weights, of which timm converts and resamples what it knows."""
+        """Return the network with weights; timm converts and resamples those that it knows."""
         if weights.path is None:
             return self.build(image_size, weights.seed or 0)
         state = self.read(weights.path)

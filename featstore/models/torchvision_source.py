@@ -26,6 +26,9 @@ from featstore.models.weights import (
 )
 from featstore.progress import SILENT, Progress
 
+AUXILIARY = ("googlenet", "inception_v3")
+"""Networks that have auxiliary classifiers for their training."""
+
 
 def build_network(
     model: str,
@@ -43,7 +46,7 @@ def build_network(
     """
     check_model(model)
     options = _size_options(model, image_size)
-    if model in ("googlenet", "inception_v3"):
+    if model in AUXILIARY:
         options = {"aux_logits": heads, "init_weights": False, "transform_input": False}
     if n_classes:
         options["num_classes"] = n_classes
@@ -127,7 +130,9 @@ class TorchvisionNetwork(Network):
         """Return the network with weights, and with auxiliary heads where the file has them."""
         if weights.path is None:
             return self.build(image_size, weights.seed or 0)
-        auxiliary = any(n.startswith(("aux1.", "AuxLogits.")) for n in self.read(weights.path))
+        auxiliary = self.model in AUXILIARY and any(
+            name.startswith(("aux1.", "AuxLogits.")) for name in self.read(weights.path)
+        )
         network = build_network(
             self.model, image_size, heads=auxiliary, n_classes=weights.n_classes
         )

@@ -8,15 +8,20 @@ and at most one pair per test row occurs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import coo_array, csr_array
 
 from featstore.store.format.run_scores import MAX_DENSE_CLASSES
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 def count_pairs(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int) -> csr_array:
     """Return how often each class was predicted for each true one, (n_classes, n_classes) int64."""
+    from scipy.sparse import coo_array
+
     ones = np.ones(len(y_true), dtype=np.int64)
     return coo_array((ones, (y_true, y_pred)), shape=(n_classes, n_classes)).tocsr()
 
@@ -32,6 +37,8 @@ def to_record(counts: csr_array) -> list[list[int]]:
 
 def from_record(confusion: Sequence[Sequence[int]], n_classes: int) -> csr_array:
     """Return the matrix of counts that a record holds, (n_classes, n_classes) int64."""
+    from scipy.sparse import coo_array, csr_array
+
     if n_classes <= MAX_DENSE_CLASSES:
         return csr_array(np.asarray(confusion, dtype=np.int64))
     true, predicted, count = np.asarray(confusion, dtype=np.int64).reshape(-1, 3).T

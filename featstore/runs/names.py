@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -45,11 +45,12 @@ def _settings(outline: Outline) -> dict[str, str]:
 
 def differing_settings(settings: Sequence[Mapping[Any, str]]) -> list[str]:
     """For each of several runs, return the settings in which it differs from the others."""
-    values = defaultdict(set)
-    for one in settings:
-        for name, text in one.items():
-            values[name].add(text)
-    return [join(text for name, text in one.items() if len(values[name]) > 1) for one in settings]
+    differing = {
+        name
+        for name in set().union(*settings)
+        if len({one[name] for one in settings if name in one}) > 1
+    }
+    return [join(text for name, text in one.items() if name in differing) for one in settings]
 
 
 def join(texts: Iterable[str]) -> str:

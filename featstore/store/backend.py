@@ -82,11 +82,10 @@ class Backend:
         folders = [f"{self.folder}/{place}"]
         if upload:
             folders.append(f"{self.folder}/{uploaded_to(place, upload)}")
-        return [
-            name
-            for name in names
-            if not any(os.path.isfile(f"{folder}/{name}") for folder in folders)
-        ]
+        lacking = list(names)
+        for folder in folders:
+            lacking = [name for name in lacking if not os.path.isfile(f"{folder}/{name}")]
+        return lacking
 
     def sizes(self, record: str, place: str, upload: str | None = None) -> dict[str, int]:
         """Return the bytes of each file of a place."""

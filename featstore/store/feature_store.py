@@ -185,7 +185,8 @@ class FeatureStore:
     def run_folders(self) -> list[Path]:
         """Return the folders of all runs, by name."""
         self.backend.pull("runs")
-        return [self.runs_dir / name for name in _folders_in(self.runs_dir)]
+        folder = self.runs_dir
+        return [folder / name for name in _folders_in(folder)]
 
     @takes(*settings_named(SET_FACETS, "str | None"))
     def select(

@@ -16,7 +16,6 @@ from featstore.errors import CorruptionError, SelectionError
 from featstore.io.files import json_digest
 from featstore.store.backend import Backend
 from featstore.store.feature_set import FeatureSet
-from featstore.store.footprints import Footprints
 from featstore.store.format.layer_schema import LayerRecord
 from featstore.store.format.matrix import Matrix
 from featstore.store.format.run_schema import FeatureSpec, SelectionInfo
@@ -25,6 +24,8 @@ from featstore.store.memmap_cache import cached_memmap
 
 if TYPE_CHECKING:
     import dask.array
+
+    from featstore.store.footprints import Footprints
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,9 @@ class Selection:
     @property
     def footprints(self) -> Footprints | None:
         """Where the windows of scenes lie; None of other images."""
+        # It imports all kinds of datasets, which lists of runs do without.
+        from featstore.store.footprints import Footprints
+
         windows, places = self._sets[0].info.dataset.windows, self._sets[0].places
         return None if windows is None or places is None else Footprints(windows, places)
 

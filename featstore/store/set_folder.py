@@ -55,7 +55,7 @@ def is_foreign(array: Path) -> bool:
     try:
         names = json.loads((array / "zarr.json").read_bytes())["dimension_names"]
     except (OSError, ValueError):
-        # Damage; whoever writes an array writes metadata.
+        # The metadata is damaged: every array is written with it.
         return False
     except (KeyError, TypeError, RecursionError):
         return True
@@ -169,7 +169,7 @@ class SetFolder:
         ]
 
     def emptied(self, *, damaged: bool = False) -> list[str]:
-        """Return the unfinished layers of which no file is left; a pass begins them again.
+        """Return the unfinished layers that have no files left; a pass begins them again.
 
         With `damaged`, also layers that are known to be damaged, whose intact chunks may be on
         object storage alone.

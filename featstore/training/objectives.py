@@ -18,7 +18,7 @@ N_EACH = 4
 
 
 MAX_MEAN_ROWS = 5000
-"""Most fitted images, evenly spread, of which the classes' mean embeddings are taken."""
+"""The classes' mean embeddings are of at most this many fitted images, evenly spread."""
 
 
 MIN_CHOSEN_BATCH, MAX_CHOSEN_BATCH = 8, 256

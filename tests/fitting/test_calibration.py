@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 from conftest import CLASSES, blobs
 from scipy.special import expit, softmax
+from sklearn.linear_model import SGDClassifier
+from sklearn.preprocessing import StandardScaler
 
 from featstore.errors import FitError
 from featstore.fitting.calibration import fit_sigmoids, fit_temperature
 from featstore.fitting.evaluate import model_values
 from featstore.fitting.fit import fit
+from featstore.fitting.solvers.epochs import train
 from featstore.io.files import read_json, write_json
 from featstore.runs.calibration import Calibrator, measure_reliability
 from featstore.runs.run import open_run
-
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def calibrator(**more):
@@ -110,6 +111,8 @@ def test_probabilities_hold_and_classes_stay(clf, make_store):
     assert all((run.predictions[name] == bare.predictions[name]).all() for name in names)
     assert (run.score_kind, bare.calibrator) == ("probability", None)
     assert bare.score_kind != "probability"
+    # Three of five folds give 500 scores; one has to do where a fit takes long.
+    assert run.calibrator.n_samples == (180 if clf == "sgd" else 540)
     # Of 300 rows, an error of some 0.04 is chance.
     assert run.metrics.test.reliability.ece < 0.12
     # The record's calibration makes the model's scores those of predictions.csv.
@@ -155,6 +158,32 @@ def test_enough_validation_rows_serve_in_place_of_folds(make_store):
     z = run.model.decision_function(X[600:])
     assert run.calibrator.temperature == pytest.approx(fit_temperature(z, y[600:]), rel=1e-3)
     assert run.metrics.val.reliability is None
+
+
+def test_rows_that_early_stopping_held_out_serve_in_place_of_a_second_fit(make_store, monkeypatch):
+    X, y = noisy(640)
+    halved = {"early_stopping": True, "validation_fraction": 0.5, "max_iter": 5}
+    store = make_store(640, X=X, y=y)
+    monkeypatch.setattr("featstore.fitting.calibration._out_of_fold", lambda *more: 1 / 0)
+    (run,) = fit(store, "sgd", params=halved, n_jobs=1)
+    own = run.calibrator
+    assert own.fitted_on == "training images that early stopping held out"
+    clf = SGDClassifier(loss="log_loss", random_state=0, **halved)
+    held_out = train(clf, StandardScaler().fit_transform(X[:480]), y[:480]).held_out
+    assert own.n_samples == len(held_out) == 240
+    z = run.model.decision_function(X[held_out])
+    assert own.temperature == pytest.approx(fit_temperature(z, y[held_out]), rel=1e-3)
+
+
+def test_rows_that_early_stopping_holds_out_do_not_train():
+    X, y = noisy()
+    once = {"early_stopping": True, "max_iter": 1, "random_state": 0}
+    first, second = (SGDClassifier(**once) for _ in range(2))
+    held_out = train(first, X, y).held_out
+    changed = X.copy()
+    changed[held_out] = 0
+    train(second, changed, y)
+    np.testing.assert_array_equal(first.coef_, second.coef_)
 
 
 def test_folds_have_whole_groups_and_fewer_folds_serve(make_store):

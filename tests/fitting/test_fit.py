@@ -1,5 +1,7 @@
 import csv
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,8 +16,6 @@ from featstore.fitting.fit import fit, fit_each
 from featstore.fitting.tasks import base
 from featstore.runs.run import list_runs
 from featstore.store.feature_store import open_store
-
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 TRAIN, TEST, VAL = 0, 1, 2
 
@@ -251,6 +251,8 @@ def test_an_svm_that_would_not_end_is_refused_with_an_estimate(make_store, monke
     assert run.metrics.test.accuracy > 0.9
     # Four hours, and 0.8 of that to calibrate.
     assert "some 7 h 12 min on one core" in listener.lines[0]
+    # Its run answers now, which takes no time.
+    assert fit(store, "svm") == [run]
 
 
 def test_a_fit_that_finds_too_little_memory_is_refused(make_store, monkeypatch):
@@ -296,6 +298,19 @@ def test_validation_rows_are_tested_after_each_epoch_and_change_nothing(make_sto
     (bare,) = fit(make_store(splits=splits, X=X, title="bare"), "mlp", n_epochs=8, dataset="bare")
     assert bare.curves["validation_accuracy"] == []
     assert bare.curves["loss"] == curves["loss"]
+
+
+def test_an_answer_waits_for_no_slow_import(make_store):
+    store = make_store()
+    fit(store, "ridge")
+    code = (
+        "import sys\n"
+        "from featstore.fitting.fit import fit_each\n"
+        f"print([one.reused for one in fit_each({str(store.path)!r}, 'ridge')])\n"
+        "print({'sklearn', 'scipy', 'matplotlib', 'pandas', 'dask', 'skops'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-2:] == ["[True]", "set()"], done.stderr
 
 
 def test_all_are_all_that_there_are(make_store, monkeypatch):

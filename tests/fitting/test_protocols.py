@@ -15,10 +15,9 @@ from featstore.fitting.solvers.similarity import SimilarityNeighbors
 from featstore.inference.neighbors import find_neighbors
 from featstore.inference.suspects import find_suspects
 from featstore.progress import SILENT
-from featstore.report.summaries import describe_run, list_fits
+from featstore.report.summaries import describe_run
 from featstore.runs.find import find_run_folder
-
-pytestmark = pytest.mark.usefixtures("no_pictures")
+from featstore.runs.listing import list_fits
 
 TRAIN, TEST, VAL = slice(0, 160), slice(160, 240), slice(240, 320)
 

@@ -16,7 +16,7 @@ from featstore.extraction.extract import extract
 from featstore.fitting.plan import select_all
 from featstore.io.files import json_digest, read_json, write_json
 from featstore.io.stamped_cache import RECENT_S, StampedCache
-from featstore.report.summaries import list_fits
+from featstore.runs.listing import list_fits
 from featstore.runs.run import list_runs
 from featstore.store.feature_store import open_store
 from featstore.store.format import fields

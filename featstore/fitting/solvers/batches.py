@@ -16,13 +16,10 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.neural_network._base import ACTIVATIONS, DERIVATIVES
 
+from featstore.fitting.classifiers import MANY_ROWS
 from featstore.fitting.solvers.blocks import N_PARTS, Threads
 
 Estimator: TypeAlias = MLPClassifier | MLPRegressor | SGDClassifier
-
-MANY_ROWS = 40_000
-"""Rows beyond which batches are large: one has a 200th of the rows."""
-
 
 SMALL_BATCH, LARGE_BATCH = 200, 1000
 """Rows of scikit-learn's batches, and most rows of one here."""

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import threadpoolctl
-from sklearn.utils import gen_batches, gen_even_slices
 
 from featstore.fitting.splits import Rows, n_rows
 
@@ -84,6 +83,8 @@ def row_blocks(
     """
     if not n_samples:
         return []
+    from sklearn.utils import gen_batches
+
     n_rows = min(nbytes // (4 * max(1, n_features)), BLOCK_NBYTES // (4 * max(1, n_outputs)))
     return list(gen_batches(n_samples, max(1, n_rows)))
 
@@ -106,6 +107,8 @@ class Threads:
 
     def total(self, function: Callable[[slice], T], blocks: Sequence[slice]) -> T:
         """Return the sum of ``function(block)`` over all blocks: a number, array, or tuple."""
+        from sklearn.utils import gen_even_slices
+
         parts = deque(blocks[part] for part in gen_even_slices(len(blocks), N_PARTS))
         if self._pool is None:
             alone: T = _sum(_part(function, part) for part in parts)

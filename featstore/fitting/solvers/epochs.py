@@ -64,7 +64,7 @@ class Curves:
     nothing; without either, `validation_score` is empty. With large batches, the loss of sgd is the
     mean over the epoch too, and the score is that of :data:`SCORED_ROWS` rows. `converged` says
     that training stopped by itself before ``max_iter`` epochs, or after the requested number of
-    them.
+    them. `held_out` are the positions of the rows that early stopping held out, in order.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -72,6 +72,7 @@ class Curves:
     validation_score: list[float] = field(default_factory=list)
     converged: bool = False
     name: str = "accuracy"
+    held_out: np.ndarray | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the curves as JSON-able values."""
@@ -174,7 +175,7 @@ def train(
             X_held, y_held = X[np.sort(held_out)], y[np.sort(held_out)]
     adaptive = given.get("learning_rate") == "adaptive" and given.get("solver", "sgd") == "sgd"
     learning_rate = given["learning_rate_init" if is_mlp else "eta0"]
-    curves = Curves(name=name)
+    curves = Curves(name=name, held_out=None if held_out is None else np.sort(held_out))
     best_weights = None
     is_large = batches.handles(estimator, len(rows))
     scored = rows[:: max(1, len(rows) // SCORED_ROWS)] if is_large else rows

@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
 import numpy as np
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
 
 from featstore.errors import SpaceError
 from featstore.fitting.solvers.blocks import CACHED_NBYTES, Samples, row_blocks, shared_threads
@@ -22,6 +21,10 @@ from featstore.fitting.splits import row_numbers
 from featstore.io.files import reserve
 from featstore.io.locks import shared_folder, sweep_temporary, temporary_folder
 from featstore.text import nbytes_text
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import StandardScaler
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ def fit_scaler(samples: Samples) -> StandardScaler:
     with shared_threads() as threads:
         blocks = samples.blocks(CACHED_NBYTES)
         found = threads.total(lambda block: moments(samples.take(block)), blocks)
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler()
     scaler.mean_, scaler.scale_ = found.mean, found.scale
     scaler.var_ = found.m2 / found.n
@@ -81,8 +86,9 @@ def scale_rows(model: Pipeline, samples: Samples, name: str, scratch: Path) -> n
     """Fit a pipeline's scaler, if it has one, and return the rows as the scaler leaves them."""
     if "scale" not in model.named_steps:
         return samples.take(slice(0, len(samples)))
-    model.steps[0] = ("scale", fit_scaler(samples))
-    return standardised(samples, len(samples), name, scratch)
+    scaler = fit_scaler(samples)
+    model.steps[0] = ("scale", scaler)
+    return standardised(samples, len(samples), name, scratch, scaler)
 
 
 def new_scratch(cache_dir: Path) -> Path:
@@ -110,18 +116,22 @@ def own_scratch(scratch: str, cache_dir: Path) -> Path:
     return shared_folder(parent / path.name)
 
 
-def standardised(samples: Samples, n_fit: int, name: str, scratch: Path) -> np.ndarray:
+def standardised(
+    samples: Samples, n_fit: int, name: str, scratch: Path, scaler: StandardScaler | None = None
+) -> np.ndarray:
     """Return samples standardised by the first `n_fit` of them, from a file that processes share.
 
-    `name` identifies the matrix; the first call writes the file into `scratch`. The result is a
-    read-only memory map, (n_samples, n_features) float32.
+    `name` identifies the matrix; the first call writes the file into `scratch`. `scaler` is the one
+    of these rows, if the caller has it. The result is a read-only memory map, (n_samples,
+    n_features) float32.
     """
     digest = hashlib.sha256(np.ascontiguousarray(row_numbers(samples.rows)).tobytes())
     path = scratch / f"{name[:24]}-{n_fit}-{digest.hexdigest()[:16]}.npy"
     if not path.is_file():
         with filelock.FileLock(path.with_suffix(".lock")):
             if not path.is_file():
-                _write(path, samples, fit_scaler(Samples(samples.X, samples.rows_at(n_fit))))
+                scaler = scaler or fit_scaler(Samples(samples.X, samples.rows_at(n_fit)))
+                _write(path, samples, scaler)
     X: np.ndarray = np.load(path, mmap_mode="r")
     return X
 

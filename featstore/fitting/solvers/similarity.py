@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 class SimilarityNeighbors(KNeighborsClassifier):  # type: ignore[misc]
     """Neighbors by cosine similarity, each with the vote ``exp(similarity / temperature)``.
 
-    Features are thereby brought to the same length. Wu et al. 2018, arXiv:1805.01978; with
+    The similarity ignores the length of the features. Wu et al. 2018, arXiv:1805.01978; with
     temperature 0.07, the nearest-neighbor evaluation of DINO (Caron et al. 2021,
     arXiv:2104.14294). More neighbors than training rows are all rows.
     """

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import is_classifier
-from sklearn.pipeline import Pipeline
 
 from featstore.config import FitConfig
 from featstore.errors import FitError
 from featstore.fitting.classifiers import CLASSIFIERS
 from featstore.fitting.evaluate import Predictions, predict_blocks, score
 from featstore.fitting.parameters import with_label_weights
-from featstore.fitting.solvers import accelerators
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.splits import (
     ClassLabels,
@@ -29,6 +26,9 @@ from featstore.runs.calibration import DECISION, Calibrator, measure_reliability
 from featstore.store.format.matrix import TEXT
 from featstore.store.selection import Selection
 
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
 
 class Classification(Task):
     """One class of each image; all scikit-learn classifiers take it as it is."""
@@ -40,11 +40,16 @@ class Classification(Task):
     @staticmethod
     def is_own(estimator: Any) -> bool:
         """Return whether a user's estimator is a classifier."""
+        from sklearn.base import is_classifier
+
         return bool(is_classifier(estimator))
 
     def check_config(self, config: FitConfig) -> None:
         """Refuse accelerators that are missing or have no effect."""
-        accelerators.check(config)
+        if config.device != "cpu" or config.intelex:
+            from featstore.fitting.solvers import accelerators
+
+            accelerators.check(config)
 
     def labels(self, selection: Selection) -> Labels:
         """Return what decides the split of a selection."""

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import is_classifier
-from sklearn.metrics import f1_score, precision_recall_fscore_support
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import Pipeline
 
 from featstore.errors import FitError
-from featstore.fitting.classifiers import CLASSIFIERS, Classifier
+from featstore.fitting.classifiers import CLASSIFIERS, Classifier, imported_on_call
 from featstore.fitting.evaluate import Predictions, model_values, score_kind_of
 from featstore.fitting.solvers.blocks import Samples, one_thread
 from featstore.fitting.tasks.base import map_blocks
@@ -33,6 +29,12 @@ from featstore.runs.scoring.influence import (
 from featstore.runs.scoring.multilabel import SCORE, TRUE
 from featstore.runs.significance import accuracy_interval
 from featstore.store.selection import Selection
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
+OneVsRestClassifier = imported_on_call("sklearn.multiclass", "OneVsRestClassifier")
+
 
 SEVERAL = ("mlp", "dbn", "softmax", "knn")
 """Classifiers that predict several classes by themselves; the others have one for each class."""
@@ -61,6 +63,8 @@ class Multilabel(TargetTask):
     @staticmethod
     def is_own(estimator: Any) -> bool:
         """Return whether a user's estimator is a classifier whose answers have scores."""
+        from sklearn.base import is_classifier
+
         has_scores = hasattr(estimator, "decision_function") or hasattr(estimator, "predict_proba")
         return bool(is_classifier(estimator)) and has_scores
 
@@ -213,6 +217,8 @@ def score_labels(
     ----------
     Zhang and Zhou 2014, A Review on Multi-Label Learning Algorithms, doi:10.1109/TKDE.2013.39.
     """
+    from sklearn.metrics import f1_score, precision_recall_fscore_support
+
     predicted = (scores > threshold).astype(np.int8)
     precision, recall, f1, support = precision_recall_fscore_support(
         y, predicted, average=None, zero_division=0.0

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import is_regressor
-from sklearn.pipeline import Pipeline
 
 from featstore.errors import FitError
 from featstore.fitting.evaluate import Predictions
@@ -20,6 +18,9 @@ from featstore.runs.calibration import Calibrator
 from featstore.runs.scoring.influence import mae, r2, rmse
 from featstore.store.selection import Selection
 from featstore.text import number_text
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 
 class Regression(TargetTask):
@@ -33,6 +34,8 @@ class Regression(TargetTask):
     @staticmethod
     def is_own(estimator: Any) -> bool:
         """Return whether a user's estimator is a regressor."""
+        from sklearn.base import is_regressor
+
         return bool(is_regressor(estimator))
 
     def check_targets(self, targets: np.ndarray, uses: Mapping[str, np.ndarray]) -> None:

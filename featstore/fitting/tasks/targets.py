@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.model_selection import GroupKFold, KFold, ShuffleSplit
 
 from featstore.errors import FitError
 from featstore.fitting.splits import Labels, check_rows, draw_training_rows, draw_whole_groups
@@ -48,6 +47,8 @@ class TargetLabels:
         """Return new training and test rows, drawn at random; groups are not divided."""
         pool = np.sort(np.concatenate([train, test]))
         if self.groups is None:
+            from sklearn.model_selection import ShuffleSplit
+
             ((at_train, at_test),) = ShuffleSplit(1, test_size=len(test), random_state=seed).split(
                 pool
             )
@@ -95,6 +96,8 @@ class TargetTask(Task):
         self, selection: Selection, rows: np.ndarray, n_folds: int, seed: int
     ) -> np.ndarray:
         """Return the fold that tests each row, drawn at random; groups are not divided."""
+        from sklearn.model_selection import GroupKFold, KFold
+
         self.check_folds(selection, rows, n_folds)
         groups = None if selection.groups is None else selection.groups[rows]
         kind = KFold if groups is None else GroupKFold

@@ -127,6 +127,8 @@ class ArrayMetadata(_Part):
     def _codec_suits_type(self) -> Self:
         if (self.codecs[0].name == "vlen-utf8") != (self.data_type == "string"):
             raise ValueError(f"the codec {self.codecs[0].name} is none of {self.data_type}")
+        if self.codecs[0].configuration is None and self.data_type not in ("uint8", "string"):
+            raise ValueError("the codec bytes names no order of bytes")
         return self
 
     @property

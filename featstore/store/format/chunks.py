@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from types import ModuleType
@@ -75,8 +76,13 @@ def unpack(path: Path, metadata: ArrayMetadata, out: np.ndarray | None = None) -
     ValueError
         When the file is missing or damaged; the message says what is wrong.
     """
+    most = metadata.chunk_nbytes[1] + HEADER_NBYTES + CHECKSUM_NBYTES
     try:
-        content = path.read_bytes()
+        with path.open("rb") as stream:
+            # A file of holes takes no room on the disk, and all of the memory.
+            if (nbytes := os.fstat(stream.fileno()).st_size) > most:
+                raise ValueError(f"it has {nbytes:,} bytes; expected at most {most:,}")
+            content = stream.read(nbytes)
     except FileNotFoundError:
         raise ValueError("its file is missing") from None
     except OSError as error:

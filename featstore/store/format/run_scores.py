@@ -58,7 +58,9 @@ class Bootstrap(RecordPart):
     seed: Count
     unit: Literal["image", "group"]
     n_units: Count
-    intervals: dict[Literal["accuracy", "average_accuracy", "kappa"], Interval | None]
+    intervals: Annotated[
+        dict[Literal["accuracy", "average_accuracy", "kappa"], Interval | None], Field(min_length=3)
+    ]
 
 
 class ClassScores(RecordPart):

@@ -61,7 +61,6 @@ class RemoteBackend(SyncState):
         self.remote = remote
         self._progress = progress
         self._seen_at: dict[str, float] = {}
-        self._told: set[str] = set()
 
     def locate(self, place: str = "", upload: str | None = None) -> str:
         """Return the URL of a place."""
@@ -105,11 +104,6 @@ class RemoteBackend(SyncState):
                             self._progress.say(str(error))
                         del known[name]
         self._seen_at[kind] = time.monotonic()
-        for name in sorted(self.remote.foreign - self._told):
-            self._progress.say(
-                f"Passed over: {self.address} holds {name!r}, which featstore did not write."
-            )
-        self._told |= self.remote.foreign
 
     def _records(self, kind: str) -> dict[str, Entry]:
         found = self.remote.entries(f"{kind}/")

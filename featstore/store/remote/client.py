@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -22,7 +21,6 @@ from featstore.errors import StoreError
 from featstore.store.remote.services import (
     RETRIES,
     explain,
-    foreign_name,
     is_broken,
     lacks_conditions,
     names_no_bucket,
@@ -32,16 +30,14 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 T = TypeVar("T")
-
-
 R = TypeVar("R")
-
 
 N_AT_A_TIME = 16
 """Requests in flight. A request waits for the network far longer than it computes."""
 
 
 RETRY_S = 60.0
+"""Longest time in which a request is repeated."""
 
 
 BROKEN_S = 0.5
@@ -83,8 +79,6 @@ class ObjectStorage:
         """Whether the service has conditional writes, as far as is known; see :meth:`create`."""
         self.is_proven = False
         """Whether the service has refused to create an object that exists."""
-        self.foreign: set[str] = set()
-        """Objects that listings skipped, because obstore can't take their names."""
         self._store = store
         import obstore
         from obstore import exceptions as errors
@@ -92,7 +86,6 @@ class ObjectStorage:
         self._obs = obstore
         self._absent = (errors.NotFoundError, FileNotFoundError)
         self._taken = (errors.AlreadyExistsError, errors.PreconditionError)
-        self._misnamed = errors.InvalidPathError
         self._unable = (errors.NotSupportedError, NotImplementedError)
         self._failures = (errors.BaseError, OSError, NotImplementedError, ValueError)
 
@@ -105,25 +98,24 @@ class ObjectStorage:
         except self._failures as error:
             raise StoreError(explain(self.url, str(error))) from error
 
-    def _whole(self, request: Callable[[], T]) -> T:
-        """Return what a request returns; repeat it if its answer breaks off."""
-        for n in range(RETRIES):
-            try:
-                return request()
-            except self._failures as error:
-                if not is_broken(str(error)):
-                    raise
-            time.sleep(BROKEN_S * 2**n)
-        return request()
-
     def _answer(self, request: Callable[[], T], absent: T) -> T:
-        """Return what a request returns, or `absent` if the object does not exist."""
+        """Return what a request returns, or `absent` if the object does not exist.
+
+        If the answer breaks off, the request is repeated.
+        """
+        n_broken = 0
         with self._explained():
-            try:
-                return self._whole(request)
-            except self._absent as error:
-                self._check_bucket(error)
-                return absent
+            while True:
+                try:
+                    return request()
+                except self._absent as error:
+                    self._check_bucket(error)
+                    return absent
+                except self._failures as error:
+                    if n_broken == RETRIES or not is_broken(str(error)):
+                        raise
+                time.sleep(BROKEN_S * 2**n_broken)
+                n_broken += 1
 
     def get(self, name: str) -> bytes | None:
         """Return an object's bytes; None if it does not exist."""
@@ -230,51 +222,21 @@ class ObjectStorage:
         return None if found is None else Entry.of(found)
 
     def _head(self, name: str) -> Any:
-        with self._explained():
-            try:
-                return self._obs.head(self._store, name)
-            except self._absent:
-                return None
+        return self._answer(lambda: self._obs.head(self._store, name), None)
 
     def entries(self, prefix: str) -> dict[str, Entry]:
-        """Return all objects below a prefix that ends in a slash; foreign ones are skipped."""
-        # obstore drops the whole page of a name such as "..", so list again behind such names: "0"
-        # sorts after them, and before nearly all others.
-        for after in (None, f"{prefix}0"):
-            try:
-                pages: list[Any] = self._answer(partial(self._pages, prefix, after), [])
-                return {meta["path"]: Entry.of(meta) for page in pages for meta in page}
-            except StoreError as error:
-                if not isinstance(error.__cause__, self._misnamed):
-                    raise
-                self.foreign.add(foreign_name(str(error.__cause__)))
-        # The name is in a deeper folder.
-        level: Any = self._answer(
-            lambda: self._obs.list_with_delimiter(self._store, prefix),
-            {"objects": [], "common_prefixes": []},
-        )
-        found = {meta["path"]: Entry.of(meta) for meta in level["objects"]}
-        for folder in level["common_prefixes"]:
-            found |= self.entries(f"{folder.rstrip('/')}/")
-        return found
+        """Return all objects below a prefix that ends in a slash."""
+        pages: list[Any] = self._answer(lambda: list(self._obs.list(self._store, prefix)), [])
+        return {meta["path"]: Entry.of(meta) for page in pages for meta in page}
 
-    def _pages(self, prefix: str, after: str | None) -> list[Any]:
-        return list(self._obs.list(self._store, prefix, offset=after))
-
-    def delete(self, names: Sequence[str]) -> None:
+    def delete(self, names: Iterable[str]) -> None:
         """Delete objects; objects that do not exist are no error."""
-        with self._explained():
-            try:
-                if names:
-                    self._whole(lambda: self._obs.delete(self._store, list(names)))
-            except self._absent:
-                # Some services and local disks stop at the first missing object.
-                for _ in self.each(self._delete_one, names):
-                    pass
 
-    def _delete_one(self, name: str) -> None:
-        with suppress(*self._absent):
-            self._obs.delete(self._store, name)
+        def delete_one(name: str) -> None:
+            self._answer(lambda: self._obs.delete(self._store, name), None)
+
+        for _ in self.each(delete_one, names):
+            pass
 
     def each(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Yield the function's result for each item, in order; several requests run at a time."""

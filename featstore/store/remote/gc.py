@@ -128,7 +128,7 @@ def _named(backend: RemoteBackend, kind: str, owner: str) -> set[str] | None:
 
 
 def _leases(backend: RemoteBackend, dry_run: bool, born: datetime) -> list[Leftover]:
-    """Delete leases that were not renewed for a long time; their holders renew them every 15 s."""
+    """Delete leases that were not renewed for a long time; their holders renew them every 10 s."""
     found = []
     for name, entry in backend.remote.entries("locks/").items():
         is_lease = name.endswith(".json") and name != OWN_LEASE

@@ -125,16 +125,17 @@ def _acquire(
                 )
             remote.delete([name])
             return False
-        found = remote.entry(name)
+        found = remote.read(name)
         if found is None:
             continue
-        busy = busy_text(note["what"], _parsed(remote.get(name)), UNKNOWN)
-        if found.etag != seen:
+        content, etag = found
+        busy = busy_text(note["what"], _parsed(content), UNKNOWN)
+        if etag != seen:
             if seen is not None and not wait:
                 raise StoreError(f"{busy}. {BUSY_CURE}")
-            seen, seen_at = found.etag, time.monotonic()
+            seen, seen_at = etag, time.monotonic()
         if time.monotonic() - seen_at > LEASE_S:
-            if remote.replace(name, _body(note), found.etag) is not None:
+            if remote.replace(name, _body(note), etag) is not None:
                 return True
             continue
         if not told:
@@ -155,8 +156,8 @@ def _keeps_conditions(remote: ObjectStorage, name: str, note: dict[str, Any]) ->
     return remote.is_conditional
 
 
-def _parsed(content: bytes | None) -> dict[str, Any]:
+def _parsed(content: bytes) -> dict[str, Any]:
     try:
-        return dict(json.loads(content or b"{}"))
+        return dict(json.loads(content))
     except (ValueError, TypeError, RecursionError):
         return {}

@@ -208,6 +208,8 @@ def chunk_shape(*shape):
         (lambda m: m.update(storage_transformers=[{"name": "x"}]), "storage_transformers"),
         (codecs({"name": "numcodecs.pickle"}), "codecs.0: .*'numcodecs.pickle'"),
         (codecs({"name": "vlen-utf8"}), "codec vlen-utf8 is none of float32"),
+        (codecs({"name": "bytes"}), "names no order of bytes"),
+        (codecs({"name": "bytes", "configuration": {"endian": "big"}}), "codecs.0.*little"),
         (lambda m: m["codecs"].insert(1, {"name": "transpose"}), "codecs"),
         (lambda m: m["codecs"].pop(), "codecs.2"),
         (lambda m: m["codecs"][1]["configuration"].update(cname="lz4"), "cname"),
@@ -240,12 +242,27 @@ def with_checksum(content):
     return content + google_crc32c.value(content).to_bytes(4, "little")
 
 
+ROWS = np.arange(15, dtype=np.float32)
+
+
+FIELDS = {"version": (0, 1), "flags": (2, 3), "nbytes": (4, 8), "blocksize": (8, 12)}
+"""Bytes of Blosc's header."""
+
+
+def packed(values, *, typesize=4, **header):
+    """Return a chunk with a right checksum, and with other numbers in Blosc's header."""
+    content = bytearray(numcodecs.Blosc("lz4", 5, typesize=typesize).encode(values))
+    for name, value in header.items():
+        start, stop = FIELDS[name]
+        content[start:stop] = value.to_bytes(stop - start, "little")
+    return with_checksum(bytes(content))
+
+
 def test_a_chunk_that_unpacks_to_more_than_its_rows_is_never_unpacked(matrix, monkeypatch):
     fill(matrix)
-    bomb = numcodecs.Blosc("zstd", 9).encode(bytes(2**24))
-    matrix.chunk_path(1).write_bytes(with_checksum(bomb))
+    matrix.chunk_path(1).write_bytes(packed(ROWS, nbytes=2**31 - 17))
     monkeypatch.setattr(numcodecs.blosc, "decompress", None)
-    with pytest.raises(CorruptionError, match=r"Chunk 1 .*states 16,777,216 bytes; expected 60"):
+    with pytest.raises(CorruptionError, match=r"Chunk 1 .*states 2,147,483,631 bytes; expected 60"):
         matrix.read(3, 6)
 
 
@@ -257,6 +274,93 @@ def test_a_chunk_that_states_more_bytes_than_its_file_has_is_never_unpacked(matr
     monkeypatch.setattr(numcodecs.blosc, "decompress", None)
     with pytest.raises(CorruptionError, match=r"Chunk 1 .*states 1,000,004 bytes of its file"):
         matrix.read(3, 4)
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        b"",
+        with_checksum(b""),
+        packed(ROWS)[:19],
+        packed(ROWS)[:-1],
+        packed(ROWS) + b"x",
+        packed(ROWS[:10]),
+        packed(np.repeat(ROWS, 2)),
+        packed(ROWS, version=9),
+        packed(ROWS, blocksize=0),
+        packed(ROWS, blocksize=2**31),
+        # Which of Blosc's compressors, or none, packed the values.
+        *(packed(ROWS, flags=flags) for flags in (0x00, 0x40, 0x60, 0xE0)),
+        ROWS.tobytes(),
+        with_checksum(ROWS.tobytes()),
+        with_checksum(bytes(16)),
+        with_checksum(b"\xff" * 40),
+    ],
+    ids=lambda chunk: chunk[:16].hex() or "empty",
+)
+def test_no_chunk_that_does_not_hold_its_rows_is_read(matrix, chunk):
+    fill(matrix)
+    matrix.chunk_path(1).write_bytes(chunk)
+    with pytest.raises(CorruptionError, match="Chunk 1 "):
+        matrix.read(3, 6)
+
+
+def test_a_chunk_s_file_of_terabytes_is_not_read_into_memory(matrix):
+    fill(matrix)
+    with matrix.chunk_path(1).open("r+b") as file:
+        file.truncate(2**40)
+    with pytest.raises(CorruptionError, match="has 1,099,511,627,776 bytes; expected at most 80"):
+        matrix.read(3, 6)
+
+
+def test_a_chunk_that_is_a_folder_is_damage(matrix):
+    fill(matrix)
+    matrix.chunk_path(1).unlink()
+    matrix.chunk_path(1).mkdir()
+    with pytest.raises(CorruptionError, match=r"Chunk 1 .*can't be read"):
+        matrix.read(3, 6)
+
+
+@pytest.mark.parametrize("cname", ["lz4", "lz4hc", "zstd", "zlib", "blosclz"])
+@pytest.mark.parametrize("shuffle", [0, 1, 2])
+def test_chunks_of_other_zarr_writers_are_read(matrix, cname, shuffle):
+    X = fill(matrix)
+    for index, rows in enumerate((X[0:3], X[3:6], X[6:9], np.repeat(X[9:], 3, axis=0))):
+        blosc = numcodecs.Blosc(cname, 9, shuffle=shuffle, blocksize=16)
+        matrix.chunk_path(index).write_bytes(with_checksum(blosc.encode(rows.copy())))
+    np.testing.assert_array_equal(matrix.read(0, 10), X)
+    np.testing.assert_array_equal(zarr.open_array(matrix.path)[:], X)
+
+
+def test_what_zarr_writes_over_rows_is_read_and_fill_that_it_leaves_out_is_damage(matrix):
+    X = fill(matrix)
+    array = zarr.open_array(matrix.path, mode="r+")
+    array[:] = X + 1
+    np.testing.assert_array_equal(Matrix(matrix.path, 10).read(0, 10), X + 1)
+    array[3:6] = np.nan
+    with pytest.raises(CorruptionError, match="Chunk 1 .*its file is missing"):
+        matrix.read(0, 10)
+
+
+def test_the_rows_after_the_last_are_filled_in_as_zarr_does(matrix):
+    fill(matrix)
+    last = numcodecs.Blosc().decode(matrix.chunk_path(3).read_bytes()[:-4])
+    rows = np.frombuffer(last, "<f4").reshape(3, 5)
+    assert rows[0].tolist() == [45, 46, 47, 48, 49]
+    assert np.isnan(rows[1:]).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_rows_of_the_other_order_of_bytes_are_stored_as_all_others(group, dtype):
+    X = np.arange(50).reshape(10, 5)
+    matrices.create_matrix(group, "fc", X.shape, {}, dtype)
+    matrix = Matrix(group / "fc", 10)
+    first = matrix.write_chunk(0, X.astype(dtype)).read_bytes()
+    assert matrix.write_chunk(0, X.astype(np.dtype(dtype).newbyteorder(">"))).read_bytes() == first
+    np.testing.assert_array_equal(matrix.read(0, 10), X)
+    out = np.empty(X.shape, ">f4")
+    matrix.read_chunk(0, out)
+    np.testing.assert_array_equal(out, X)
 
 
 def test_a_vector_without_a_chunk_is_not_read_as_fill(group):
@@ -286,9 +390,15 @@ def test_a_text_that_is_too_long_is_refused(group, n_more, wrong):
 
 
 def chunk_of_texts(n_stated, *texts):
-    """Return a chunk that states a number of texts, and holds others."""
-    lengths = [len(text).to_bytes(4, "little") + text.encode() for text in texts]
-    content = b"".join([n_stated.to_bytes(4, "little"), *lengths])
+    """Return a chunk that states a number of texts, and holds others.
+
+    A text is a str, its bytes, or a length that is stated with other bytes.
+    """
+    content = n_stated.to_bytes(4, "little")
+    for text in texts:
+        own = text.encode() if isinstance(text, str) else text
+        length, own = own if isinstance(own, tuple) else (len(own), own)
+        content += length.to_bytes(4, "little") + own
     return with_checksum(numcodecs.Blosc("zstd", 1).encode(content))
 
 
@@ -304,8 +414,11 @@ HUGE = numcodecs.Blosc("zstd", 9).encode(bytes(2**27))
         (with_checksum(HUGE), "states 134,217,728 bytes; expected 12 to 8,204"),
         (with_checksum(HUGE[:4] + (20).to_bytes(4, "little") + HUGE[8:]), "bytes of content"),
         (chunk_of_texts(2, "a", "b" * 5000), "more than 4,096 characters"),
+        (chunk_of_texts(2, b"a", (2**32 - 1, b"b")), "truncated"),
+        (chunk_of_texts(2, b"a", (2**31, b"b")), "truncated"),
+        (chunk_of_texts(2, b"a", b"\xff"), "can't decode"),
     ],
-    ids=["many", "few", "checksum", "bomb", "packed", "long"],
+    ids=["many", "few", "checksum", "bomb", "packed", "long", "negative", "2 GB", "no UTF-8"],
 )
 def test_a_chunk_of_texts_that_would_fill_the_memory_is_damage(group, chunk, wrong):
     matrices.create_vector(group, "sample_id", np.array(["a", "b"], matrices.TEXT), {})

@@ -83,6 +83,7 @@ def test_what_featstore_writes_is_read(records, kind):
         ("RUN", "class_names", []),
         ("RUN", "files", {"..": "0" * 64}),
         ("RUN", "rows.n_train_of_class", [1]),
+        ("RUN", "metrics.test.bootstrap.intervals", {"kappa": None}),
         ("RUN", "metrics.test.per_class", []),
         ("RUN", "metrics.test.confusion", []),
         ("RUN", "metrics.test.confusion.0", [1]),

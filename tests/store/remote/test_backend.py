@@ -342,32 +342,23 @@ def fitted(tmp_path_factory):
         return {n: remote.get(n) for n in remote.entries("") if not n.startswith("locks/")}
 
 
-FOREIGN = {
-    "before all others": [
-        "runs/../evil/metrics.json",
-        "runs//metrics.json",
-        "runs/.hidden/metrics.json",
-        f"runs/{'☃' * 100}/metrics.json",
-        "sets/../evil/set.json",
-    ],
-    "in a folder": [
-        "runs/{run_id}/../metrics.json",
-        "sets/{set_id}/layers/../../../evil.json",
-    ],
-}
-"""Names of objects that featstore does not write; most lead out of the working folder."""
+FOREIGN = [
+    "runs/.hidden/metrics.json",
+    f"runs/{'☃' * 100}/metrics.json",
+    "sets/{set_id}/layers/other/evil.json",
+]
+"""Names of objects that featstore does not write."""
 
 
-@pytest.mark.parametrize("keys", FOREIGN.values(), ids=list(FOREIGN))
 def test_an_object_whose_name_leads_elsewhere_is_passed_over(
-    s3_url, endpoint, tmp_path, monkeypatch, keys, capsys, fitted
+    s3_url, endpoint, tmp_path, monkeypatch, capsys, fitted
 ):
     url, filled = s3_url, open_store(s3_url)
     for name, content in fitted.items():
         filled.backend.remote.put(name, content)
     (run,) = list_runs(filled)
     (feature_set,) = filled.sets()
-    keys = ["a prefix/" + key.format(run_id=run.run_id, set_id=feature_set.set_id) for key in keys]
+    keys = ["a prefix/" + key.format(set_id=feature_set.set_id) for key in FOREIGN]
     client = boto3.client("s3", endpoint_url=endpoint)
     for key in keys:
         client.put_object(Bucket=BUCKET, Key=key, Body=json_bytes({"files": {}}))
@@ -380,9 +371,7 @@ def test_an_object_whose_name_leads_elsewhere_is_passed_over(
             assert [s.set_id for s in store.sets()] == [feature_set.set_id]
             assert list(store.sets()[0].layers()) == ["fc"]
         assert store.sets()[0].nbytes > 0
-        # Each name is said once.
-        assert len(set(listener.lines)) == len(listener.lines)
-        assert all("which featstore did not write" in line for line in listener.lines)
+        assert listener.lines == []
         assert {path.name for path in store.path.iterdir()} <= {
             "outbox",
             "sets",
@@ -436,15 +425,17 @@ def test_no_name_of_an_object_leads_out_of_the_working_folder(gs_url, gcs, tmp_p
         assert set(keys) <= set(bucket.found)
 
 
-def test_an_object_that_can_not_be_passed_over_is_named(s3_url, endpoint):
+@pytest.mark.parametrize("name", ["a\x01b", "../evil", "", "a/.."])
+def test_an_object_that_can_not_be_passed_over_is_named(s3_url, endpoint, name):
     store = open_store(s3_url)
     client = boto3.client("s3", endpoint_url=endpoint)
-    for key in ("runs/a\x01b/metrics.json", "sets/a\x01b/set.json"):
+    for key in (f"runs/{name}/metrics.json", f"sets/{name}/set.json"):
         client.put_object(Bucket=BUCKET, Key=f"a prefix/{key}", Body=b"{}")
     for listing in (list_runs, type(store).sets):
         with pytest.raises(StoreError, match="can't be passed over.*Remove it") as caught:
             listing(store)
         assert str(caught.value).isprintable()
+    assert not any(store.path.rglob("*.json"))
 
 
 def test_a_set_that_was_uploaded_before_uploads_had_folders_is_read_and_repaired(
