@@ -126,6 +126,16 @@ SECTIONS = {
         "Whole commands on generated sets of 16 features. `us a row` is the CPU time by which a "
         "command grew since the set before, for each further row: it should stay the same.",
     ),
+    "defaults": (
+        "Default parameters",
+        "Each classifier's default beside other values of its parameters, on features of "
+        "NWPU-RESISC45 (part of it: 12 classes of 70 training images, or of 14) and EuroSAT (10 "
+        "classes of 7). Points of accuracy that are lost to the best value of each set, by 5-fold "
+        "cross-validation on the training images; test images are not used. `few features` are "
+        "sets of fewer than 1,000 features, `few images` those of fewer than 20 training images of "
+        "each class; of these, the best value is partly luck. The machine was busy, on which "
+        "scores do not depend.",
+    ),
     "many": (
         "Many sets, runs and images",
         "`first` is without the store's index of its records, or computes the images' features; "

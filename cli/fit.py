@@ -15,6 +15,7 @@ from featstore.config import (
     SEARCHES,
     FitConfig,
 )
+from featstore.environment import command as command_line
 from featstore.environment import store_option
 from featstore.text import duration_text, model_text
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from featstore.fitting.results import Fit
+    from featstore.runs.run import Run
     from featstore.runs.scoring import Column
 
 
@@ -287,6 +289,17 @@ def _say_leaks(group: Sequence[dict[str, Any]]) -> None:
         )
 
 
+def _say_search(runs: Sequence[Run]) -> None:
+    """Say which classifiers a search would likely improve, and the command that searches."""
+    from featstore.fitting.search import FEW_FEATURES, would_pay
+
+    if names := list(dict.fromkeys(run.clf for run in runs if would_pay(run.record))):
+        console.echo(
+            f"Of fewer than {FEW_FEATURES} features, other parameters of {', '.join(names)} are "
+            f"likely better. To search for them: {command_line()} --search grid"
+        )
+
+
 def show(fits: Sequence[Fit], store: str) -> None:
     """Print what fits gave, and what to type next."""
     from featstore.report.summaries import best_fits, summarize
@@ -309,6 +322,7 @@ def show(fits: Sequence[Fit], store: str) -> None:
             if search.kind == "validation":
                 by = "the validation images, or a tenth of the training images"
             console.echo(f"{run.run_id}: {chosen} of {len(search.candidates)} settings, by {by}")
+    _say_search(runs)
     option = store_option(store)
     bests = best_fits(runs)
     for best in bests:

@@ -78,7 +78,19 @@ MANY_ROWS = 40_000
 """Training rows beyond which training by epochs takes large batches: one has a 200th of them."""
 
 
+FEW_FEATURES = 1_000
+"""Features below which a linear classifier's penalty is weaker, in proportion to their number: the
+squared length of a standardised row is about that number."""
+
+
 Space = Callable[[int], dict[str, list[Any]]]
+
+
+Sized = Callable[[int, int], dict[str, float]]
+
+
+def _rounded(name: str, value: float) -> dict[str, float]:
+    return {name: float(f"{value:.3g}")}
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,7 @@ class Classifier:
     """One classifier, or regressor, by name.
 
     `defaults` replace scikit-learn's, and `large` replace them beyond :data:`LARGE` training rows.
+    `sized` replaces them for numbers of training rows and features.
     `space` gives the values that a search tries, by parameter, for a number of features.
 
     `scaled` says that features are standardised first; `ranged`, that they are brought between 0
@@ -99,6 +112,7 @@ class Classifier:
     estimator: Callable[..., BaseEstimator]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     large: Mapping[str, Any] = field(default_factory=dict)
+    sized: Sized = lambda n_train, n_features: {}
     space: Space = lambda n_features: {}
     scaled: bool = True
     ranged: bool = False
@@ -113,9 +127,12 @@ class Classifier:
         own = set(self.estimator().get_params(deep=False)) - RESERVED.keys()
         return sorted(own | set(MAP_PARAMS if self.mapped else ()))
 
-    def params(self, own: Mapping[str, Any], n_train: int = 0) -> dict[str, Any]:
+    def params(
+        self, own: Mapping[str, Any], n_train: int = 0, n_features: int = 0
+    ) -> dict[str, Any]:
         """Return the defaults with `own` in their places; refuse what scikit-learn refuses."""
-        params = {**self.defaults, **(self.large if n_train > LARGE else {}), **own}
+        sized = self.sized(n_train, n_features) if n_train and n_features else {}
+        params = {**self.defaults, **sized, **(self.large if n_train > LARGE else {}), **own}
         if not own:
             return params
         for name in own:
@@ -171,26 +188,27 @@ class Classifier:
 CLASSIFIERS = {
     classifier.name: classifier
     for classifier in (
-        # On NWPU-RESISC45 (doi:10.1109/JPROC.2017.2675998), 12 classes of 70 + 30 images, with
-        # ResNet-50 v1 features standardised: C=0.01 gives 86.4 % (fc1000) and 88.6 % (pool5).
-        # More features than rows need the strong penalty.
+        # docs/fitting.md compares the defaults with other values on all sets at hand: more features
+        # than rows need a strong penalty, few features a weak one.
         Classifier(
             "logreg",
             LogisticRegression,
             {"C": 0.01, "max_iter": 1000},
+            sized=lambda n, p: _rounded("C", 0.01 * max(1, FEW_FEATURES / p)),
             space=lambda p: {"C": logarithmic(-5, 0.5, 12)},
             streams=True,
         ),
-        # The same data: C=0.001 gives 86.1 % and 86.9 %. dual="auto" solves the primal when
-        # rows exceed columns, as LinearSVC's manual advises.
+        # dual="auto" solves the primal when rows exceed columns, as LinearSVC's manual advises.
         Classifier(
             "linear-svm",
             LinearSVC,
             {"C": 0.001, "dual": "auto"},
+            sized=lambda n, p: _rounded("C", 0.001 * max(1, FEW_FEATURES / p)),
             space=lambda p: {"C": logarithmic(-6, -0.5, 12)},
             streams=True,
         ),
-        # The same, 5-fold cross-validation on the training rows: C=10 gives 84.9 % and 85.7 %,
+        # On NWPU-RESISC45 (doi:10.1109/JPROC.2017.2675998), 12 classes of 70 training images,
+        # ResNet-50 v1's fc1000 and pool5, 5-fold cross-validation: C=10 gives 84.9 % and 85.7 %,
         # scikit-learn's C=1 83.8 % and 84.4 %.
         Classifier(
             "svm",
@@ -249,32 +267,32 @@ CLASSIFIERS = {
             by_epochs=True,
             streams=True,
         ),
-        # The same data, 5-fold cross-validation on its training rows: alpha=200 gives 88.2 % and
-        # 87.4 %; scikit-learn's alpha=1 gives 77.4 % and 82.7 %, for it nearly interpolates where
-        # there are about as many features as rows.
+        # scikit-learn's alpha=1 nearly interpolates where features are about as many as rows.
         Classifier(
             "ridge",
             RidgeClassifier,
             {"alpha": 200.0},
+            sized=lambda n, p: _rounded("alpha", 200 * min(1, p / FEW_FEATURES)),
             space=lambda p: {"alpha": logarithmic(0, 4.5, 10)},
             streams=True,
         ),
-        # The same cross-validation: shrinkage=0.4 gives 88.2 % and 88.3 %.
         Classifier(
             "lda",
             LinearDiscriminantAnalysis,
             {"solver": "lsqr", "shrinkage": 0.4},
+            sized=lambda n, p: _rounded("shrinkage", 0.4 * min(1, p / n)),
             space=lambda p: {
                 "shrinkage": [0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95]
             },
             streams=True,
         ),
         # k=5 on raw features, as Corley et al. 2023 (arXiv:2305.13456) have it: standardising
-        # takes UC Merced from 90.7 % to 77 %. Trees do not help beyond some tens of dimensions.
+        # takes UC Merced from 90.7 % to 77 %. They vote by their distance, which is better on most
+        # sets at hand. Trees do not help beyond some tens of dimensions.
         Classifier(
             "knn",
             KNeighborsClassifier,
-            {"n_neighbors": 5, "algorithm": "brute"},
+            {"n_neighbors": 5, "weights": "distance", "algorithm": "brute"},
             space=lambda p: {
                 "n_neighbors": [1, 3, 5, 9, 15],
                 "metric": ["euclidean", "cosine"],

@@ -109,7 +109,8 @@ def _pipeline(
 ) -> Pipeline:
     kind = find_task(task.kind)
     classifier = kind.classifier_of(task.config)
-    params = classifier.params({**dict(task.config.params), **candidate}, n_train)
+    own = {**dict(task.config.params), **candidate}
+    params = classifier.params(own, n_train, selection.n_features)
     return classifier.pipeline(kind.with_class_weights(params, selection), task.config.seed)
 
 

@@ -265,7 +265,7 @@ def _plan(
     n_train, n_test = n_rows(split.train), n_rows(split.test)
     shape = cost.Shape(n_train, n_test, selection.n_features, kind.n_outputs(selection))
     classifier = kind.classifier_of(config)
-    params = classifier.params(dict(config.params), n_train)
+    params = classifier.params(dict(config.params), n_train, selection.n_features)
     kind.with_class_weights(params, selection)
     whole = cost.estimate(classifier, config, params, shape)
     notice = cost.check(classifier, whole, shape, budget, force=force)
@@ -382,7 +382,7 @@ def _train_task(task: _Task) -> tuple[float, float]:
     elif task.n_train < len(rows):
         rows = kind.draw_part(selection, rows, task.n_train, config.seed, whole_groups=True)
     classifier = kind.classifier_of(config)
-    params = classifier.params(dict(config.params), len(rows))
+    params = classifier.params(dict(config.params), len(rows), selection.n_features)
     model = classifier.pipeline(kind.with_class_weights(params, selection), config.seed)
     samples = Samples(X, rows)
     with explained(config.clf, len(rows), selection.n_features):

@@ -211,7 +211,7 @@ def plan_fit(selection: Selection, config: FitConfig, options: PlanOptions) -> P
         split = kind.split(selection, config.split_seed, drop_leaks=config.drop_leaks)
         n_train = n_rows(split.train)
         classifier = kind.classifier_of(config)
-        params = classifier.params(dict(config.params), n_train)
+        params = classifier.params(dict(config.params), n_train, selection.n_features)
         _check_settings(kind, selection, config, classifier, params)
         if config.protocol is not None:
             PROTOCOLS[config.protocol].check(selection)

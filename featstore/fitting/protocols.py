@@ -79,6 +79,14 @@ class Protocol:
         return f"{self.rules} Source: {self.source}. Not known, or done otherwise: {self.unknown}"
 
 
+NEIGHBORS: Settings = {
+    "clf": "knn",
+    "params": (("n_neighbors", 5), ("weights", "uniform")),
+    "scale": "none",
+}
+"""Five nearest neighbors of unscaled features, by L2 distance, with one vote each."""
+
+
 def _regression(n: int, low: float, high: float, **params: Any) -> Settings:
     """Return a logistic regression of unscaled features, C by validation images."""
     return {
@@ -96,7 +104,7 @@ PROTOCOLS = {
         Protocol(
             "torchgeo-bench",
             (
-                {"clf": "knn", "params": (("n_neighbors", 5),), "scale": "none"},
+                NEIGHBORS,
                 _regression(40, -6, 4),
             ),
             "5 nearest neighbors by L2 distance, and logistic regression, on unscaled features; "
@@ -140,7 +148,7 @@ PROTOCOLS = {
         ),
         Protocol(
             "corley",
-            ({"clf": "knn", "params": (("n_neighbors", 5),), "scale": "none"},),
+            (NEIGHBORS,),
             "5 nearest neighbors by L2 distance on unscaled features of images of 224 or 256 px.",
             "Corley et al. 2023, Revisiting pre-trained remote sensing model benchmarks, "
             "arXiv:2305.13456",

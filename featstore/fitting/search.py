@@ -14,6 +14,7 @@ import numpy as np
 from featstore.config import FitConfig
 from featstore.errors import FitError
 from featstore.fitting.classifiers import Classifier
+from featstore.store.format.run_schema import RunRecord
 
 FACTOR = 3
 """Each round of halving keeps one candidate of so many, as scikit-learn's does."""
@@ -21,6 +22,32 @@ FACTOR = 3
 
 MIN_ROWS = 200
 """Smallest number of training rows in halving's first round."""
+
+
+FEW_FEATURES = 100
+"""Features below which the defaults of :data:`UNSURE` lose a point or more (docs/searching.md)."""
+
+
+UNSURE = ("logreg", "linear-svm", "similarity-knn")
+"""Classifiers whose best parameters for few features the defaults miss most."""
+
+
+ENOUGH_IMAGES = 20
+"""Training images of each class, on average, below which a search chooses by luck."""
+
+
+def would_pay(record: RunRecord) -> bool:
+    """Return whether a search would likely give a better model than a run's own parameters."""
+    own = record.fit
+    return (
+        record.task == "classification"
+        and own.clf in UNSURE
+        and own.search is None
+        and own.protocol is None
+        and not own.params
+        and record.selection.n_features < FEW_FEATURES
+        and record.rows.n_train >= ENOUGH_IMAGES * len(record.class_names)
+    )
 
 
 def candidates(

@@ -49,7 +49,8 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
 
     classifier = kind.classifier_of(config)
     chosen = task.search["best"] if task.search else {}
-    params = classifier.params({**dict(config.params), **chosen}, n_train)
+    own = {**dict(config.params), **chosen}
+    params = classifier.params(own, n_train, selection.n_features)
     model = classifier.pipeline(kind.with_class_weights(params, selection), config.seed)
     clock.lap("load")
     digest, scratch = selection.describe().digest, own_scratch(task.scratch, store.cache_dir)

@@ -42,6 +42,28 @@ def test_json_is_one_object_with_what_scripts_rely_on(store, capsys):
     assert "80 rows" in err
 
 
+def test_a_search_is_advised_where_few_features_leave_the_penalty_open(
+    make_store, capsys, monkeypatch
+):
+    monkeypatch.setattr(sys, "argv", ["/bin/featstore", "fit", "--clf", "logreg,knn"])
+    store = make_store(title="plain")
+    make_store(80, title="few")
+    make_store(n_features=100, title="many")
+    advice = "parameters of logreg are likely better. To search for them: featstore fit --clf"
+    for options, is_advised in (
+        (["--dataset", "plain", "--clf", "logreg,knn"], True),
+        (["--dataset", "plain", "--clf", "logreg", "--search", "grid", "--grid", "C=1,10"], False),
+        (["--dataset", "plain", "--clf", "logreg", "--param", "C=10"], False),
+        (["--dataset", "plain", "--clf", "ridge"], False),
+        (["--dataset", "plain", "--protocol", "corley"], False),
+        (["--dataset", "few", "--clf", "logreg"], False),
+        (["--dataset", "many", "--clf", "logreg"], False),
+    ):
+        call("--store", store.path, "--n-jobs", 1, *options)
+        out = capsys.readouterr().out
+        assert (f"{advice} logreg,knn --search grid" in out) == is_advised, options
+
+
 def test_people_get_a_table_notes_and_what_to_type_next(store, capsys):
     args = ("--store", store.path, "--clf", "sgd", "--param", "max_iter=2", "--n-jobs", 1)
     assert call(*args) == 0

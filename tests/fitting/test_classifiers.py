@@ -59,6 +59,24 @@ def test_what_a_search_tries_is_taken_by_scikit_learn(name, n_features):
             assert classifier.params({param: value})[param] == value
 
 
+@pytest.mark.parametrize(
+    ("name", "param", "many", "few"),
+    [
+        ("logreg", "C", 0.01, 0.1),
+        ("linear-svm", "C", 0.001, 0.01),
+        ("ridge", "alpha", 200.0, 20.0),
+        ("lda", "shrinkage", 0.4, 0.04),
+    ],
+)
+def test_few_features_need_little_penalty(name, param, many, few):
+    classifier = find_classifier(name)
+    for n_features in (1_000, 2_048):
+        assert classifier.params({}, 840, n_features)[param] == many
+    assert classifier.params({}, 1_000, 100)[param] == pytest.approx(few)
+    assert classifier.params({param: 0.5}, 1_000, 100)[param] == 0.5
+    assert classifier.params({})[param] == many
+
+
 @pytest.mark.parametrize("name", ["mlp", "dbn", "sgd", "softmax"])
 def test_many_rows_are_watched_for_when_to_stop(name):
     classifier = find_classifier(name)

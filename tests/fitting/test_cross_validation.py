@@ -70,7 +70,8 @@ def reference(store, name, found, **options):
         for fold in range(CV):
             trains, held = folds != fold, folds == fold
             classifier = find_classifier(name)
-            params = classifier.params({**dict(config.params), **candidate})
+            own = {**dict(config.params), **candidate}
+            params = classifier.params(own, int(trains.sum()), X.shape[1])
             model = classifier.pipeline(params, config.seed).fit(X[trains], y[trains])
             scores[i, fold] = np.mean(model.predict(X[held]) == y[held])
     return scores
