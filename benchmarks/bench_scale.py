@@ -1,6 +1,7 @@
 """Memory and time of whole commands: on a matrix of gigabytes, or on many sets, runs and images.
 
     python benchmarks/bench_scale.py [--n-samples 400000] [--n-features 1000] [--clf logreg,sgd]
+    python benchmarks/bench_scale.py --clf mlp,sgd --peer
     python benchmarks/bench_scale.py --growth 50000,500000,5000000
     python benchmarks/bench_scale.py --many [--n-sets 3000] [--n-runs 10000] [--n-images 65000]
 
@@ -8,6 +9,8 @@ The script writes synthetic features to a store. Each turn is `featstore fit --c
 of its own, which starts with an empty cache: it decodes the matrix, standardises it, fits, tests
 and writes the run. This takes three times the matrix's size on the disk (5 GB). --folder keeps the
 store for the next time; without it, all files are deleted at the end.
+
+With --peer, scikit-learn's own pipeline is fitted and tested on the same rows, from .npy files.
 
 Resident memory includes pages of mapped files, which the system can take back; anonymous memory
 does not. Both are peaks of the sum over the command's processes, sampled twenty times a second.
@@ -34,7 +37,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from features import Features, write_store
+from features import Features, write_arrays, write_store
 from results import FOLDER, save, table
 from trees import resident, watch
 from turns import FEATSTORE, Turn, in_fresh_process, without_empty_columns
@@ -55,8 +58,18 @@ FEW_SETS = 10
 IMAGES_PER_CLASS = 1000
 
 
-def prepare(path: Path, features: Features) -> Turn:
-    """Make the store if it is missing; call it in a process of its own, which frees the memory."""
+def arrays_of(path: Path) -> Path:
+    """Return the folder of the .npy files beside a store."""
+    return path.with_name(f"{path.name}-arrays")
+
+
+def prepare(path: Path, features: Features, peer: bool) -> Turn:
+    """Make the store, and a peer's arrays, if they are missing.
+
+    Call it in a process of its own, which frees the memory.
+    """
+    if peer and not (arrays_of(path) / "n_train.npy").is_file():
+        write_arrays(arrays_of(path), features)
     store = open_store(path)
     if not any(s.layers() for s in store.sets()):
         write_store(path, features)
@@ -68,7 +81,7 @@ def fit(path: Path, features: Features, clf: str) -> Turn:
     for name in ("cache", "runs"):
         shutil.rmtree(path / name, ignore_errors=True)
     words = [*FEATSTORE, "fit", "--clf", clf, "--store", str(path), "--json"]
-    found = watch(words, resident)
+    found, cpu_s = watch_cpu(words)
     (summary,) = json.loads(found["printed"])["runs"]
     run = open_run(path / "runs" / summary["run_id"])
     times = run.record.duration_s
@@ -76,6 +89,7 @@ def fit(path: Path, features: Features, clf: str) -> Turn:
     return {
         "clf": clf,
         "seconds": found["seconds"],
+        "CPU s": cpu_s,
         "load s": times["load"],
         "scale s": times["scale"],
         "fit s": times["fit"],
@@ -88,6 +102,31 @@ def fit(path: Path, features: Features, clf: str) -> Turn:
         "test %": 100 * summary["accuracy"],
         "converged": "yes" if summary["converged"] else "no",
     }
+
+
+def fit_peer(path: Path, clf: str) -> Turn:
+    """Fit scikit-learn's own pipeline on the arrays of a folder, and return its measurements."""
+    script = Path(__file__).with_name("contenders.py")
+    words = [sys.executable, str(script), "fit_by_scikit_learn", str(path), "layer1", clf]
+    found, cpu_s = watch_cpu(words)
+    inside = json.loads(found["printed"].splitlines()[-1])
+    return {
+        "clf": f"{clf}, sklearn",
+        "seconds": found["seconds"],
+        "CPU s": cpu_s,
+        "fit s": inside["inside s"],
+        "peak RSS MB": found["peak RSS MB"],
+        "anonymous MB": found["peak anonymous MB"],
+        "test %": inside["mean test %"],
+    }
+
+
+def watch_cpu(words: Sequence[str]) -> tuple[Turn, float]:
+    """Run a command, and return its measurements and its CPU seconds."""
+    before = os.times()
+    found = watch(words, resident)
+    after = os.times()
+    return found, sum(after[2:4]) - sum(before[2:4])
 
 
 def measure_growth(place: Path, sizes: Sequence[int], seed: int) -> list[Turn]:
@@ -106,10 +145,7 @@ def measure_growth(place: Path, sizes: Sequence[int], seed: int) -> list[Turn]:
             "fit lda, answered": [*FEATSTORE, "fit", "--clf", "lda", *stored],
         }
         for name, words in commands.items():
-            before = os.times()
-            turn = watch(words, resident)
-            after = os.times()
-            cpu_s = sum(after[2:4]) - sum(before[2:4])
+            turn, cpu_s = watch_cpu(words)
             smaller = next((row for row in reversed(rows) if row["command"] == name), None)
             growth_s = cpu_s - smaller["CPU s"] if smaller else 0.0
             rows.append(
@@ -182,10 +218,7 @@ def twice(what: str, n: int, words: Sequence[str], forget: Path | None = None) -
         shutil.rmtree(forget, ignore_errors=True)
     found = []
     for which in ("first", "again"):
-        before = os.times()
-        turn = watch([*FEATSTORE, *words], resident)
-        after = os.times()
-        cpu_s = sum(after[2:4]) - sum(before[2:4])
+        turn, cpu_s = watch_cpu([*FEATSTORE, *words])
         found.append(
             {
                 "command": what,
@@ -235,6 +268,7 @@ def measure_many(place: Path, n_sets: int, n_runs: int, n_images: Sequence[int])
 @click.option("--n-features", default=1000, show_default=True)
 @click.option("--n-test", type=int, help="Rows to test on.  [default: a tenth]")
 @click.option("--clf", "clfs", default=CLFS, show_default=True, metavar="NAME[,NAME...]")
+@click.option("--peer", is_flag=True, help="Fit scikit-learn's own pipelines, too.")
 @click.option("--many", is_flag=True, help="Measure many sets, runs and images instead.")
 @click.option("--growth", metavar="N,N,...", help="Measure sets of these many rows instead.")
 @click.option("--n-sets", default=3000, show_default=True)
@@ -251,6 +285,7 @@ def main(
     n_features: int,
     n_test: int | None,
     clfs: str,
+    peer: bool,
     many: bool,
     growth: str | None,
     n_sets: int,
@@ -282,11 +317,14 @@ def main(
     features = Features(n_samples, n_features, n_test or n_samples // 10, seed)
     with nullcontext(folder) if folder else tempfile.TemporaryDirectory() as place:
         path = Path(place) / f"{n_samples}x{n_features}-{features.n_test}-{seed}"
-        in_fresh_process(prepare, path, features)
+        in_fresh_process(prepare, path, features, peer)
         rows = []
         for clf in clfs.split(","):
             rows.append(fit(path, features, clf))
-            console.say(f"{clf}: {rows[-1]['seconds']:,.1f} s")
+            if peer:
+                rows.append(dict.fromkeys(rows[-1]) | fit_peer(arrays_of(path), clf))
+            for row in rows[-1 - peer :]:
+                console.say(f"{row['clf']}: {row['seconds']:,.1f} s, {row['test %']:.2f} %")
     title = (
         f"featstore fit on {n_samples:,} x {n_features:,} features ({features.nbytes / 1e6:,.0f} "
         f"MB), {features.n_test:,} rows of them to test, {available_cores()} cores"

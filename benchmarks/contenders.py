@@ -122,14 +122,25 @@ def _dask_cluster() -> Iterator[None]:
         yield
 
 
-def fit_together(folder: Path, layers: str, clfs: str) -> Found:
+def fit_together(folder: Path, layers: str, clfs: str, *, calibrate: bool = True) -> Found:
     """Fit all classifiers on all layers in one call."""
     from featstore.fitting.fit import fit_each, raise_failures
 
     with _clock() as inside:
-        fits = fit_each(folder / "store", clfs.split(","), layers=layers.split(","), refit=True)
+        fits = fit_each(
+            folder / "store",
+            clfs.split(","),
+            layers=layers.split(","),
+            calibrate=calibrate,
+            refit=True,
+        )
     raise_failures(fits)
     return {**inside, **_accuracy([one.run.metrics.test.accuracy for one in fits])}
+
+
+def fit_together_without_calibration(folder: Path, layers: str, clfs: str) -> Found:
+    """Do the same without calibrating probabilities, as the loop of scikit-learn does."""
+    return fit_together(folder, layers, clfs, calibrate=False)
 
 
 def fit_in_a_loop(folder: Path, layers: str, clfs: str) -> Found:
@@ -189,8 +200,8 @@ def fit_by_scikit_learn(folder: Path, layers: str, clfs: str) -> Found:
         "logreg": LogisticRegression(C=0.01, max_iter=1000),
         "linear-svm": LinearSVC(C=0.001, random_state=0),
         "ridge": RidgeClassifier(alpha=200.0),
-        "lda": LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.2),
-        "sgd": SGDClassifier(loss="log_loss", random_state=0),
+        "lda": LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.4),
+        "sgd": SGDClassifier(loss="log_loss", early_stopping=stops_early, random_state=0),
         "softmax": MLPClassifier((), max_iter=250, early_stopping=stops_early, random_state=0),
         "mlp": MLPClassifier((256,), early_stopping=stops_early, random_state=0),
         "knn": KNeighborsClassifier(5, algorithm="brute"),

@@ -205,7 +205,7 @@ def command(
         if not all(one.reused for one in fits):
             console.say(
                 f"The whole command took {duration_text(duration_s)}; the table's times are those "
-                "of loading, fitting and testing, without starting, searching and drawing."
+                "of loading, fitting and testing, without starting and searching."
             )
     raise_failures(fits)
 
@@ -318,4 +318,5 @@ def show(fits: Sequence[Fit], store: str) -> None:
             console.echo(best.text)
     what = "FEATURES_FILE" if best.run.selection.is_imported else "IMAGE_OR_FOLDER"
     console.echo(f"Next: featstore predict {best.run.run_id} {what}{option}")
+    console.echo(f"      featstore runs show {best.run.run_id}{option}")
     console.echo(f"      featstore report{option}")

@@ -114,18 +114,17 @@ def _clf_text(line: dict[str, Any]) -> str:
 def show(run: str, store: str, as_json: bool) -> None:
     """Show all that is known of RUN: features, rows, scores, classes, versions, command.
 
+    Its pictures are drawn in its folder.
+
     RUN is the id of a run, the beginning or end of its id, a tag, last, best or best:DATASET.
     """
+    from featstore.runs.pictures import draw_missing_pictures
     from featstore.runs.tags import tags_of
 
     opened = console.open_store(store, named=[run])
     found = console.open_run(run, opened)
     tags = tags_of(opened).get(found.run_id, [])
-    if not any(found.path.glob("*.png")):
-        from featstore.runs.pictures import draw_missing_pictures
-
-        # Of repeats, fit draws the one nearest to the mean.
-        draw_missing_pictures([found], Lines(console.say))
+    draw_missing_pictures([found], Lines(console.say))
     if as_json:
         console.emit_json({"run_id": found.run_id, "tags": tags, **found.record.to_dict()})
         return
@@ -138,6 +137,7 @@ def show(run: str, store: str, as_json: bool) -> None:
         **found.scoring.facts(found.record),
         **described["facts"],
         "command": described["command"],
+        "pictures": ", ".join(sorted(path.name for path in found.path.glob("*.png"))) or "none",
     }
     console.echo(found.run_id)
     width = max(map(len, facts))

@@ -149,8 +149,6 @@ def run_fits(
             # The worker's path is absolute; keep the caller's way to the store.
             path = store.run_path(Path(result.value.folder).name, now=True)
             fit.run, fit.is_new = open_run(path, store), result.value.is_new
-            if result.value.notice:
-                progress.say(result.value.notice)
         progress.advance(1)
         progress.say(fit.result().line)
 

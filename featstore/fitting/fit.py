@@ -10,7 +10,7 @@ from featstore._signatures import keywords_of, settings_named, settings_of, take
 from featstore.config import SET_FACETS, FitConfig
 from featstore.environment import command
 from featstore.fitting import plan
-from featstore.fitting.answers import MAX_DRAWN, answer_from_runs, draw_shown_runs
+from featstore.fitting.fit_task import find_run
 from featstore.fitting.results import Fit, raise_failures
 from featstore.fitting.solvers.scaling import new_scratch
 from featstore.fitting.tasks import find_task
@@ -99,22 +99,21 @@ def fit_each(
         task: plan.fit_configs(clf, params, grid, settings, find_task(task))
         for task in {selection.task for selection in selections}
     }
-    # Drawing pictures takes longer than a small fit: of repeats, one stands for all.
-    n_fits = sum(len(configs[selection.task]) for selection in selections)
-    draws = repeats == 1 and n_fits <= MAX_DRAWN
     scratch = str(new_scratch(store.cache_dir))
-    shared = plan.PlanOptions(facets, scratch, refit, force, memory_nbytes, draws)
+    shared = plan.PlanOptions(facets, scratch, refit, force, memory_nbytes)
     with with_resume_hint(store.path, command()):
         planned = plan.plan_fits(selections, configs, repeats, shared, progress)
-        answer_from_runs(planned, store, progress)
+        for one in planned:
+            if one.is_open and not refit:
+                one.run = find_run(store, one.task, progress)
+            if not one.is_open:
+                progress.say(one.result().line)
         if to_do := [fit for fit in planned if fit.is_open]:
             # scikit-learn takes seconds to import, and answers do without it.
             from featstore.fitting.dispatch import do_fits
 
             device = settings.get("device", FitConfig.device)
             do_fits(to_do, store, shared, n_jobs, scheduler, device, progress)
-    if not draws:
-        draw_shown_runs(planned, progress)
     return [fit.result() for fit in planned]
 
 

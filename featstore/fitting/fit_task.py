@@ -19,7 +19,7 @@ class FitTask:
     `kind` is what a label is, one of :data:`featstore.config.TASKS`; `key` is the run's content
     key, the same for equal results; `command` repeats this one fit;
     `scratch` is the folder of the standardised rows that tasks share; `search` is
-    :meth:`.Search.to_dict`. `draws` says whether to draw the run's pictures.
+    :meth:`.Search.to_dict`.
     """
 
     store: str
@@ -32,16 +32,14 @@ class FitTask:
     scratch: str = ""
     refit: bool = False
     search: dict[str, Any] | None = None
-    draws: bool = True
 
 
 @dataclass(frozen=True)
 class FittedRun:
-    """The folder of a task's run, whether this task made it, and what is worth saying of it."""
+    """The folder of a task's run, and whether this task made it."""
 
     folder: str
     is_new: bool
-    notice: str = ""
 
 
 def find_run(store: FeatureStore, task: FitTask, progress: Progress = SILENT) -> Run | None:

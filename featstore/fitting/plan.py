@@ -83,8 +83,7 @@ class PlanOptions:
     """What all fits of one call share.
 
     `facets` tell the feature sets apart, for the command; `scratch` is the folder of standardised
-    rows; `budget` is the memory that fits may take, in bytes, None for what is free; `draws` says
-    whether each fit draws its pictures.
+    rows; `budget` is the memory that fits may take, in bytes, None for what is free.
     """
 
     facets: Mapping[str, Any]
@@ -92,7 +91,6 @@ class PlanOptions:
     refit: bool
     force: bool
     budget: int | None
-    draws: bool = True
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -207,7 +205,6 @@ def plan_fit(selection: Selection, config: FitConfig, options: PlanOptions) -> P
         command=_command(selection, config, options.facets),
         scratch=options.scratch,
         refit=options.refit,
-        draws=options.draws,
     )
     planned = PlannedFit(_name(selection, config), task)
     try:

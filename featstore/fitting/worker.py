@@ -21,7 +21,6 @@ from featstore.fitting.solvers.train import Trained, explained, train
 from featstore.fitting.splits import Split, n_rows
 from featstore.fitting.tasks import Evaluation, Task, find_task
 from featstore.io.files import with_resume_hint
-from featstore.runs.pictures import draw_pictures
 from featstore.runs.writer import write_run
 from featstore.store.feature_store import FeatureStore, open_store
 from featstore.store.selection import Selection
@@ -103,9 +102,7 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
     run = write_run(
         store, task.run_id, record, model, evaluation.predictions, curves, replace=task.refit
     )
-    # The run is kept: an error from here on costs pictures only.
-    notice = draw_pictures(run) if task.draws else ""
-    return FittedRun(str(run.path), run.record.duration_s == clock.times, notice)
+    return FittedRun(str(run.path), run.record.duration_s == clock.times)
 
 
 def _n_groups(selection: Selection, split: Split) -> int:

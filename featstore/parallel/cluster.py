@@ -180,6 +180,8 @@ def _cluster(n_workers: int, n_threads: int | None, more: Mapping[str, str]) -> 
         # No page tells others what the workers do.
         "distributed.scheduler.http.routes": [],
         "distributed.worker.http.routes": [],
+        # Nor would anybody see where workers spend their time, which Dask looks at every 10 ms.
+        "distributed.worker.profile.enabled": False,
         "distributed.nanny.pre-spawn-environ": environment,
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.comm.timeouts.connect": "60s",

@@ -1,6 +1,7 @@
-"""Draw a run's pictures from its files, after the run is written and when pictures are missing.
+"""Draw a run's pictures from its files when the run is shown.
 
-The record and the curves hold all that they show, so a run without pictures is whole.
+The record and the curves hold all that they show, so a run without pictures is whole: fit draws
+none, as that takes longer than a small fit.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     ``model.skops``      the fitted scikit-learn pipeline; loading it runs no code of the file.
     ``predictions.csv``  one line for each test or validation row.
     ``curves.json``      loss and score of classifiers that are trained by epochs.
-    ``confusion.png``, ``reliability.png``, ``predicted.png``, ``curves.png``  drawn last;
-        of repeats, for the one nearest to the mean, and for others when they are shown.
+    ``confusion.png``, ``reliability.png``, ``predicted.png``, ``curves.png``  drawn by
+        ``runs show`` and ``report``.
 """
 
 from __future__ import annotations

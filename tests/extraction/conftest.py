@@ -83,9 +83,12 @@ def stored(extracted, tmp_path):
     return Extracted(tmp_path / "my images", open_store(tmp_path / "a store"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def scheduler(tmp_path_factory):
-    """Run a scheduler and two workers as a user does, and return its address."""
+    """Run a scheduler and two workers as a user does, and return its address.
+
+    They end with the module's tests: idle ones take a tenth of a core.
+    """
     folder = tmp_path_factory.mktemp("cluster")
     start = [sys.executable, "-m", "dask"]
     options = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
@@ -96,6 +99,7 @@ def scheduler(tmp_path_factory):
     commands = [["scheduler", *options, "--scheduler-file", str(file)], worker, worker]
     # As Dask's nanny, which would be two more processes, sets it for its worker.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "False"
     with (folder / "log").open("w") as log:
         running = []
         for words in commands:

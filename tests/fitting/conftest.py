@@ -9,15 +9,6 @@ import numpy as np
 import pytest
 from conftest import blobs
 
-from featstore.fitting import answers, worker
-
-
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out a run's pictures, which take most of a small fit."""
-    monkeypatch.setattr(worker, "draw_pictures", lambda run: "")
-    monkeypatch.setattr(answers, "draw_missing_pictures", lambda runs, progress: None)
-
 
 @pytest.fixture
 def overlapping() -> Callable[..., tuple[np.ndarray, np.ndarray]]:

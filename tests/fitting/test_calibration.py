@@ -16,8 +16,6 @@ from featstore.io.files import read_json, write_json
 from featstore.runs.calibration import Calibrator, measure_reliability
 from featstore.runs.run import open_run
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 def calibrator(**more):
     fields = {

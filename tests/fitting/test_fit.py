@@ -14,11 +14,8 @@ from featstore.fitting import cost
 from featstore.fitting.classifiers import CLASSIFIERS
 from featstore.fitting.fit import fit, fit_each
 from featstore.fitting.tasks import base
-from featstore.runs.pictures import draw_missing_pictures
 from featstore.runs.run import list_runs
 from featstore.store.feature_store import open_store
-
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 TRAIN, TEST, VAL = 0, 1, 2
 
@@ -305,7 +302,7 @@ def test_validation_rows_are_tested_after_each_epoch_and_change_nothing(make_sto
 
 def test_an_answer_waits_for_no_slow_import(make_store):
     store = make_store()
-    draw_missing_pictures(fit(store, "ridge"))
+    fit(store, "ridge")
     code = (
         "import sys\n"
         "from featstore.fitting.fit import fit_each\n"

@@ -7,8 +7,6 @@ from featstore.errors import FitError, RunError
 from featstore.fitting import classifiers
 from featstore.fitting.fit import fit, fit_each
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 def test_it_is_fitted_evaluated_and_kept_as_any_other(make_store, own):
     store = make_store()

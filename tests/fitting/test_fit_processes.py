@@ -18,8 +18,6 @@ from featstore.fitting.tasks import find_task
 from featstore.parallel.task_pool import TaskPool
 from featstore.runs.run import list_runs
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 def test_fits_that_take_long_run_side_by_side_on_workers_of_this_machine(make_store, monkeypatch):
     monkeypatch.setattr(cost, "QUICK_S", 0)

@@ -7,8 +7,6 @@ from featstore.errors import FitError
 from featstore.fitting.fit import fit, fit_each
 from featstore.fitting.solvers import linear
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 @pytest.mark.parametrize(("search", "n"), [("grid", 12), ("random", 7), ("halving", 7)])
 def test_the_best_is_fitted_and_all_that_was_tried_is_recorded(make_store, overlapping, search, n):

@@ -2,6 +2,7 @@
 
 import pickle
 
+import dask
 import numpy as np
 import pytest
 from distributed import LocalCluster
@@ -17,13 +18,15 @@ from featstore.runs.run import list_runs
 @pytest.fixture(scope="module")
 def scheduler():
     """Return the address of its scheduler."""
-    with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
-    ) as cluster:
+    with (
+        dask.config.set({"distributed.worker.profile.enabled": False}),
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+    ):
         yield cluster.scheduler_address
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_workers_give_the_same_bits_as_this_process_and_one_failure_spares_the_others(
     make_store, overlapping, scheduler, monkeypatch
 ):

@@ -19,8 +19,6 @@ from featstore.report.summaries import describe_run
 from featstore.runs.find import find_run_folder
 from featstore.runs.listing import list_fits
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 TRAIN, TEST, VAL = slice(0, 160), slice(160, 240), slice(240, 320)
 
 

@@ -25,8 +25,6 @@ from featstore.fitting.tasks.multilabel import score_labels
 from featstore.runs.run import open_run
 from featstore.store.feature_store import open_store
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 FEW = {"mlp:max_iter": 60, "softmax:max_iter": 60}
 
 

@@ -1,4 +1,3 @@
-import os
 import random
 
 import pytest
@@ -10,8 +9,7 @@ from featstore.fitting.fit import fit, fit_each
 from featstore.report.write import write_report
 from featstore.runs import charts
 from featstore.runs.pictures import draw_missing_pictures, draw_pictures
-from featstore.runs.ranking import Ranking
-from featstore.runs.run import list_runs, open_run
+from featstore.runs.run import open_run
 from featstore.runs.verification import verify_runs
 
 
@@ -29,72 +27,33 @@ def store(make_store):
 @pytest.fixture
 def run(store):
     """Return a run with its pictures."""
-    return fit(store)[0]
+    (run,) = fit(store)
+    draw_missing_pictures([run])
+    return run
 
 
 def fail(*args):
     raise MemoryError("no room for a picture")
 
 
-def test_a_run_is_kept_before_its_pictures_are_drawn(store, monkeypatch):
-    seen = []
-
-    def draw(confusion, class_names):
-        (run,) = list_runs(store)
-        seen.append(run.model.predict(store.select().memmap()[:1]))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(charts, "draw_confusion", draw)
-    with pytest.raises(KeyboardInterrupt):
-        fit(store)
-    assert len(seen) == 1
-    assert verify_runs(store) == (1, [])
-
-
-def test_a_failure_to_draw_costs_the_picture_only_and_is_said(store, monkeypatch):
-    monkeypatch.setattr(charts, "draw_confusion", fail)
-    listener = Listener()
-    (one,) = fit_each(store, "sgd", progress=listener)
-    assert one.error is None
-    assert not one.reused
-    assert not (one.run.path / "confusion.png").exists()
-    said = [line for line in listener.lines if "no room for a picture" in line]
-    assert len(said) == 1
-    assert "The run is kept; featstore report draws them." in said[0]
-    assert {path.name for path in store.runs_dir.iterdir()} == {one.run.run_id}
-
-
-@pytest.mark.parametrize(
-    "way", ["the same fit", pytest.param("the report", marks=pytest.mark.soak)]
-)
-def test_missing_pictures_are_drawn_when_the_run_is_answered_or_reported(
-    store, way, tmp_path, no_umap
-):
+@pytest.mark.parametrize("way", ["shown", pytest.param("reported", marks=pytest.mark.soak)])
+def test_pictures_are_drawn_when_the_run_is_shown(store, way, tmp_path, no_umap, capsys):
     (run,) = fit(store, "sgd")
-    names = ("confusion.png", "curves.png")
-    before = [(run.path / name).read_bytes() for name in names]
-    for name in names:
-        (run.path / name).unlink()
+    names = ["confusion.png", "curves.png", "reliability.png"]
+    assert not [*run.path.glob("*.png")]
     assert verify_runs(store) == (1, [])
-    if way == "the same fit":
-        (again,) = fit_each(store, "sgd")
-        assert again.reused
+    record = (run.path / "metrics.json").read_bytes()
+    if way == "shown":
+        assert _run(["runs", "show", "last", "--store", str(store.path)]) == 0
+        assert ", ".join(names) in capsys.readouterr().out
     else:
         write_report(store, [open_run(run.path)], tmp_path / "report.html", projection="pca")
-    assert [(run.path / name).read_bytes() for name in names] == before
-    record = (run.path / "metrics.json").read_bytes()
+    assert sorted(path.name for path in run.path.glob("*.png")) == names
+    before = [(run.path / name).read_bytes() for name in names]
     assert draw_pictures(run) == ""
+    assert [(run.path / name).read_bytes() for name in names] == before
     assert (run.path / "metrics.json").read_bytes() == record
-
-
-def test_of_repeats_one_has_pictures_and_others_get_theirs_when_shown(store, capsys):
-    runs = fit(store, "lda", repeats=3, split_seed=0, n_jobs=1)
-    (line,) = Ranking(runs).lines
-    drawn = [run.run_id for run in runs if (run.path / "confusion.png").exists()]
-    assert drawn == [line["run_id"]]
-    bare = next(run for run in runs if run.run_id not in drawn)
-    assert _run(["runs", "show", bare.run_id, "--store", str(store.path)]) == 0
-    assert (bare.path / "confusion.png").exists()
+    assert fit_each(store, "sgd")[0].reused
 
 
 def test_a_damaged_picture_is_drawn_again_and_a_whole_one_is_left_alone(run, monkeypatch):
@@ -130,13 +89,12 @@ def test_a_run_that_is_removed_meanwhile_does_not_come_back(run, store, monkeypa
 
 def test_several_failures_are_one_line(store, monkeypatch):
     runs = fit(store, ["ridge", "lda", "knn"])
-    for run in runs:
-        os.unlink(run.path / "confusion.png")
     monkeypatch.setattr(charts, "draw_confusion", fail)
     listener = Listener()
     draw_missing_pictures(runs, listener)
     (line,) = listener.lines
     assert runs[0].run_id in line
+    assert "no room for a picture). The run is kept; featstore report draws them." in line
     assert line.endswith("So are those of 2 more runs.")
 
 
