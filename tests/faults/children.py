@@ -197,10 +197,3 @@ def run_content(run: Run) -> dict[str, bytes | str]:
             if name.endswith("_") and not name.startswith("_"):
                 record[name] = np.asarray(value).tolist()
     return files | {"record": json.dumps(record, sort_keys=True, default=repr)}
-
-
-def is_whole(content: dict[str, bytes | str], whole: dict[str, bytes | str]) -> bool:
-    """Return whether a run holds what a whole one does; its pictures are drawn last."""
-    lacking = whole.keys() - content.keys()
-    is_same = all(whole.get(name) == value for name, value in content.items())
-    return is_same and all(name.endswith(".png") for name in lacking)
