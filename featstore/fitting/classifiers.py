@@ -78,9 +78,9 @@ MANY_ROWS = 40_000
 """Training rows beyond which training by epochs takes large batches: one has a 200th of them."""
 
 
-FEW_FEATURES = 1_000
-"""Features below which a linear classifier's penalty is weaker, in proportion to their number: the
-squared length of a standardised row is about that number."""
+MANY_FEATURES = 1_000
+"""Features from which a linear classifier's penalty is strongest. With fewer it is weaker, in
+proportion: the squared length of a standardised row is about their number."""
 
 
 Space = Callable[[int], dict[str, list[Any]]]
@@ -194,7 +194,7 @@ CLASSIFIERS = {
             "logreg",
             LogisticRegression,
             {"C": 0.01, "max_iter": 1000},
-            sized=lambda n, p: _rounded("C", 0.01 * max(1, FEW_FEATURES / p)),
+            sized=lambda n, p: _rounded("C", 0.01 * max(1, MANY_FEATURES / p)),
             space=lambda p: {"C": logarithmic(-5, 0.5, 12)},
             streams=True,
         ),
@@ -203,7 +203,7 @@ CLASSIFIERS = {
             "linear-svm",
             LinearSVC,
             {"C": 0.001, "dual": "auto"},
-            sized=lambda n, p: _rounded("C", 0.001 * max(1, FEW_FEATURES / p)),
+            sized=lambda n, p: _rounded("C", 0.001 * max(1, MANY_FEATURES / p)),
             space=lambda p: {"C": logarithmic(-6, -0.5, 12)},
             streams=True,
         ),
@@ -272,7 +272,7 @@ CLASSIFIERS = {
             "ridge",
             RidgeClassifier,
             {"alpha": 200.0},
-            sized=lambda n, p: _rounded("alpha", 200 * min(1, p / FEW_FEATURES)),
+            sized=lambda n, p: _rounded("alpha", 200 * min(1, p / MANY_FEATURES)),
             space=lambda p: {"alpha": logarithmic(0, 4.5, 10)},
             streams=True,
         ),
