@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from featstore.config import EXPORT_TARGETS
-from featstore.deploy.check import TOLERANCES, Expected, compare, run_file
+from featstore.deploy.check import DECISION_FACTOR, TOLERANCES, Expected, compare, run_file
 from featstore.deploy.deepness import (
     MAX_CLASSES,
     Tile,
@@ -266,9 +266,7 @@ def _check(
     tile: Tile | None,
 ) -> float:
     """Return the largest difference of a file's scores; ExportError if it is too large."""
-    precision = max(
-        (network.model.backbone["precision"] for network in networks), key=TOLERANCES.__getitem__
-    )
+    tolerance = max(TOLERANCES[network.model.backbone["precision"]] for network in networks)
     pixels = in_order(images.pixels, networks)
     if tile is not None:
         scores = run_file(path, [tile.of(image) for image in pixels])["map"]
@@ -278,15 +276,17 @@ def _check(
         at = corners[..., 0].argmax(axis=1)
         labels = [_names(run)[i] for i in at]
         if run.score_kind != DECISION:
-            return compare(expected, corners[..., 0], labels, precision)
+            return compare(expected, corners[..., 0], labels, tolerance)
         z = np.exp(expected.scores - expected.scores.max(axis=1, keepdims=True))
         shares = replace(expected, scores=z / z.sum(axis=1, keepdims=True))
-        return compare(shares, corners[..., 0], labels, precision)
+        return compare(shares, corners[..., 0], labels, tolerance)
     found = run_file(path, [image[np.newaxis] for image in pixels])
     if run.task == "regression":
-        return compare(expected, found["value"][:, np.newaxis], None, precision)
+        return compare(expected, found["value"][:, np.newaxis], None, tolerance)
     classes = found["class"].tolist() if "class" in found else None
-    return compare(expected, found[_score_output(run)], classes, precision)
+    if run.score_kind == DECISION:
+        tolerance *= DECISION_FACTOR
+    return compare(expected, found[_score_output(run)], classes, tolerance)
 
 
 def _metadata(run: Run, bands: Sequence[str]) -> dict[str, str]:

@@ -204,7 +204,7 @@ def test_the_table_is_sorted_and_fits_80_columns(make_store, capsys, monkeypatch
     assert call("--store", store.path, "--layers", layers, "--layers", "another.layer") == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines[:8])) <= 80
-    rows = [line.split() for line in lines if " logreg " in line]
+    rows = [line.split() for line in lines[:8] if " logreg " in line]
     accuracies = [next(float(word) for word in row[3:] if word[0].isdigit()) for row in rows]
     assert accuracies == sorted(accuracies, reverse=True)
     assert [row[-1] for row in rows].count("best") == 1

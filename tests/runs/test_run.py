@@ -41,7 +41,7 @@ def test_a_run_has_all_its_files_and_fields(run, store):
     record = json.loads((run.path / "metrics.json").read_text())
     assert record["fit"] == json.loads(json.dumps(FitConfig("logreg").to_dict()))
     assert (record["search"], record["solver"]) == (None, "passes")
-    assert record["params"] == {"C": 0.01, "max_iter": 1000}
+    assert record["params"] == {"C": 0.5, "max_iter": 1000}
     assert record["provenance"]["versions"]["scikit-learn"]
     assert record["selection"]["digest"] == store.select().describe().digest
     assert set(record["duration_s"]) == {"total", "load", "scale", "fit", "calibrate", "evaluate"}
