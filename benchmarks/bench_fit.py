@@ -167,7 +167,7 @@ def _numbers(text: str) -> list[int]:
 
 @click.command()
 @click.option("--parts", default="search,together,traffic", show_default=True)
-@click.option("--search-shape", default="20000,1000", show_default=True, metavar="ROWS,COLUMNS")
+@click.option("--search-shape", default="10000,1000", show_default=True, metavar="ROWS,COLUMNS")
 @click.option("--n-folds", default=5, show_default=True)
 @click.option(
     "--together-shape", default="4,5000,512", show_default=True, metavar="LAYERS,ROWS,COLUMNS"

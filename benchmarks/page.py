@@ -33,8 +33,9 @@ SECTIONS = {
         "`featstore.extract`, from files to the store. The bare forward pass is the network alone, "
         "with featstore's engine, precision and batch size, on pixels that are already in memory. "
         "The usual script is that of tutorials (DataLoader, PIL transforms, float32, `np.save`). "
-        "The last one is [thingsvision](https://github.com/ViCCo-Group/thingsvision). Rates are of "
-        "the steady state. `%` shows where featstore's time went. Peak memory is of the main "
+        "The last one is [thingsvision](https://github.com/ViCCo-Group/thingsvision). featstore "
+        "compiles a network only where that pays: not for a few hundred images of a small network. "
+        "Rates are of the steady state. `%` shows where featstore's time went. Peak memory is of the main "
         "process, without the script's loader processes.",
     ),
     "gpu": (

@@ -14,8 +14,8 @@ from sklearn.pipeline import Pipeline
 
 from featstore.config import FitConfig
 from featstore.errors import FitError
-from featstore.fitting.classifiers import Classifier
 from featstore.fitting.cross_validation import hold_out
+from featstore.fitting.estimators import Classifier
 from featstore.fitting.evaluate import model_values
 from featstore.fitting.solvers import linear, ridge_lda
 from featstore.fitting.solvers.blocks import Samples, one_thread

@@ -15,7 +15,7 @@ import psutil
 from featstore.config import FitConfig
 from featstore.environment import available_cores
 from featstore.errors import FitError
-from featstore.fitting.classifiers import Classifier, unwrapped
+from featstore.fitting.estimators import Classifier, unwrapped
 from featstore.progress import Progress
 from featstore.text import duration_text, nbytes_text
 

@@ -93,7 +93,7 @@ class LearningCurve:
     n_test : int
         Test rows, the same for all points.
     params : dict
-        The classifier's.
+        The classifier's, with the largest number of training rows: some defaults depend on it.
     points : tuple of Point
         By number of rows, increasing.
     task : str
@@ -353,14 +353,15 @@ def _curve(
     scores: dict[tuple[int, int | None], list[tuple[float, float]]] = {}
     for task, result in zip(planned.tasks, results, strict=True):
         scores.setdefault((task.n_train, task.n_shots), []).append(result.value)
-    selection = planned.selection
+    selection, n_train = planned.selection, max(n_train for n_train, _ in scores)
+    classifier = find_task(selection.task).classifier_of(config)
     return LearningCurve(
         selection.title,
         selection.model,
         selection.layers,
         config.clf,
         planned.n_test,
-        find_task(selection.task).classifier_of(config).params(dict(config.params)),
+        classifier.params(dict(config.params), n_train, selection.n_features),
         tuple(
             Point(n, tuple(test for test, _ in own), tuple(train for _, train in own), n_shots)
             for (n, n_shots), own in scores.items()

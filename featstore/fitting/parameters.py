@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from featstore.errors import FitError
-from featstore.fitting.classifiers import Classifier, find_classifier
+from featstore.fitting.classifiers import find_classifier
+from featstore.fitting.estimators import Classifier
 
 NO_LITERAL = (ValueError, SyntaxError, MemoryError, RecursionError)
 """What Python raises for text that is no literal."""

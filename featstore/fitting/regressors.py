@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from featstore.fitting.classifiers import CLASSIFIERS, Classifier, imported_on_call
+from featstore.fitting.classifiers import CLASSIFIERS
+from featstore.fitting.estimators import Classifier, imported_on_call
 from featstore.fitting.grids import gammas, logarithmic
 
 if TYPE_CHECKING:

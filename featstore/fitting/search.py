@@ -13,7 +13,7 @@ import numpy as np
 
 from featstore.config import FitConfig
 from featstore.errors import FitError
-from featstore.fitting.classifiers import Classifier
+from featstore.fitting.estimators import Classifier
 from featstore.store.format.run_schema import RunRecord
 
 FACTOR = 3

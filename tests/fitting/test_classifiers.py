@@ -5,7 +5,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from featstore.errors import FitError
-from featstore.fitting.classifiers import CLASSIFIERS, LARGE, find_classifier
+from featstore.fitting.classifiers import CLASSIFIERS, find_classifier
+from featstore.fitting.estimators import LARGE
 from featstore.fitting.solvers.similarity import SimilarityNeighbors
 
 STREAMS = ["logreg", "linear-svm", "mlp", "sgd", "softmax", "ridge", "lda"]

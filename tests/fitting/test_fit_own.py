@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from featstore.errors import FitError, RunError
-from featstore.fitting import classifiers
+from featstore.fitting import estimators
 from featstore.fitting.fit import fit, fit_each
 
 
@@ -62,7 +62,7 @@ def test_another_source_is_another_run(make_store, own):
     text = own.read_text()
     own.write_text(text.replace("n_estimators=5", "n_estimators=60"))
     del sys.modules[own.stem]
-    classifiers.import_estimator.cache_clear()
+    estimators.import_estimator.cache_clear()
     (second,) = fit_each(store, clf)
     assert not second.reused
     assert second.run.record.key != first.record.key

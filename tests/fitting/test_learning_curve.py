@@ -27,6 +27,7 @@ def test_accuracy_grows_and_ends_where_a_fit_does(make_store):
     (run,) = fit(store, "lda")
     assert curve.points[-1].scores[0] == run.metrics.test.accuracy
     assert curve.points[-1].train_scores[0] == run.metrics.train.accuracy
+    assert curve.params == run.record.params
     assert curve.n_test == 100
 
 

@@ -16,7 +16,7 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.neural_network._base import ACTIVATIONS, DERIVATIVES
 
-from featstore.fitting.classifiers import MANY_ROWS
+from featstore.fitting.estimators import MANY_ROWS
 from featstore.fitting.solvers.blocks import N_PARTS, Threads
 
 Estimator: TypeAlias = MLPClassifier | MLPRegressor | SGDClassifier

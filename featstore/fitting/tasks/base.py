@@ -11,7 +11,7 @@ import numpy as np
 
 from featstore.config import FitConfig, check_classifier
 from featstore.errors import FitError
-from featstore.fitting.classifiers import Classifier, import_estimator
+from featstore.fitting.estimators import Classifier, import_estimator
 from featstore.fitting.evaluate import Predictions
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.splits import Labels, Rows, Split, n_rows, row_numbers, split_rows

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featstore.errors import FitError
-from featstore.fitting.classifiers import CLASSIFIERS, Classifier, imported_on_call
+from featstore.fitting.classifiers import CLASSIFIERS
+from featstore.fitting.estimators import Classifier, imported_on_call
 from featstore.fitting.evaluate import Predictions, model_values, score_kind_of
 from featstore.fitting.solvers.blocks import Samples, one_thread
 from featstore.fitting.tasks.base import map_blocks
