@@ -35,8 +35,8 @@ SECTIONS = {
         "The usual script is that of tutorials (DataLoader, PIL transforms, float32, `np.save`). "
         "The last one is [thingsvision](https://github.com/ViCCo-Group/thingsvision). featstore "
         "compiles a network only where that pays: not for a few hundred images of a small network. "
-        "Rates are of the steady state. `%` shows where featstore's time went. Peak memory is of the main "
-        "process, without the script's loader processes.",
+        "Rates are of the steady state. `%` shows where featstore's time went. Peak memory is of "
+        "the main process, without the script's loader processes.",
     ),
     "gpu": (
         "One GPU",
