@@ -24,7 +24,7 @@ for _name in ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR"):
 _cache = tempfile.TemporaryDirectory(prefix="featstore-tests-")
 os.environ["FEATSTORE_CACHE"] = _cache.name
 
-# The modules of all tests make objects by the million, none of which is ever garbage.
+# Loading the tests' modules makes millions of objects, and none of them becomes garbage.
 gc.disable()
 
 import numpy as np

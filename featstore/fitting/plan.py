@@ -232,7 +232,7 @@ def estimate_cost(planned: PlannedFit, options: PlanOptions) -> None:
     classifier = find_task(planned.task.kind).classifier_of(config)
     n_candidates = len(planned.search.pending) if planned.search else 0
     try:
-        params = classifier.params(dict(config.params), shape.n_train)
+        params = classifier.params(dict(config.params), shape.n_train, shape.n_features)
         planned.cost = cost.estimate(classifier, config, params, shape, n_candidates)
         notice = cost.check(classifier, planned.cost, shape, options.budget, force=options.force)
         planned.notice = " ".join(filter(None, (planned.notice, notice)))
