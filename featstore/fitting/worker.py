@@ -45,7 +45,7 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
     X, y, n_train = selection.memmap(), kind.y(selection), n_rows(split.train)
     features = {use: Samples(X, rows) for use, rows in split.uses().items()}
     notes: list[str] = []
-    n_constant = check_features(selection, split, features, notes)
+    n_constant = check_features(features["train"], notes)
 
     classifier = kind.classifier_of(config)
     chosen = task.search["best"] if task.search else {}
