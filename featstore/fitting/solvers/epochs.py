@@ -68,7 +68,8 @@ class Curves:
     nothing; without either, `validation_score` is empty. With large batches, the loss of sgd is the
     mean over the epoch too, and the score is that of some :data:`SCORED_ROWS` rows.
     `converged` says that training stopped by itself before ``max_iter`` epochs, or after the
-    requested number of them. `held_out` are the positions of the rows that early stopping held out, in order.
+    requested number of them. `held_out` are the positions of the rows that early stopping held
+    out, in order.
     """
 
     loss: list[float] = field(default_factory=list)
