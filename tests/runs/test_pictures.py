@@ -10,8 +10,8 @@ from featstore.cli.main import _run
 from featstore.fitting.fit import fit, fit_each
 from featstore.report.write import write_report
 from featstore.runs import charts
+from featstore.runs.opening import list_runs, open_run
 from featstore.runs.pictures import draw_missing_pictures, draw_pictures
-from featstore.runs.run import list_runs, open_run
 from featstore.runs.verification import verify_runs
 from featstore.store.feature_store import open_store
 
