@@ -65,7 +65,7 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
         trained = train(
             model, X_train, y[split.train], config, validate if split.val is not None else None
         )
-        # Calibration makes a copy of its own.
+        # Calibration takes rows by itself.
         del X_train
         clock.lap("fit")
         calibrator, note = calibrate(
