@@ -23,10 +23,6 @@ SimilarityNeighbors = imported_on_call(
 )
 TripletClassifier = imported_on_call("featstore.fitting.solvers.triplet", "TripletClassifier")
 
-MANY_FEATURES = 1_000
-"""Features from which a linear classifier's penalty is strongest. With fewer it is weaker, in
-proportion: the squared length of a standardised row is about their number."""
-
 
 def _rounded(name: str, value: float) -> dict[str, float]:
     return {name: float(f"{value:.3g}")}
@@ -35,13 +31,14 @@ def _rounded(name: str, value: float) -> dict[str, float]:
 CLASSIFIERS = {
     classifier.name: classifier
     for classifier in (
-        # docs/fitting.md compares the defaults with other values on all sets at hand: more features
-        # than rows need a strong penalty, few features a weak one.
+        # Linear classifiers are penalised in proportion to the number of features, which is about
+        # the squared length of a standardised row. docs/fitting.md compares the defaults with other
+        # values on all sets at hand.
         Classifier(
             "logreg",
             LogisticRegression,
-            {"C": 0.01, "max_iter": 1000},
-            sized=lambda n, p: _rounded("C", 0.01 * max(1, MANY_FEATURES / p)),
+            {"max_iter": 1000},
+            sized=lambda n, p: _rounded("C", 100 / p),
             space=lambda p: {"C": logarithmic(-5, 0.5, 12)},
             streams=True,
         ),
@@ -49,8 +46,8 @@ CLASSIFIERS = {
         Classifier(
             "linear-svm",
             LinearSVC,
-            {"C": 0.001, "dual": "auto"},
-            sized=lambda n, p: _rounded("C", 0.001 * max(1, MANY_FEATURES / p)),
+            {"dual": "auto"},
+            sized=lambda n, p: _rounded("C", 7 / p),
             space=lambda p: {"C": logarithmic(-6, -0.5, 12)},
             streams=True,
         ),
@@ -118,8 +115,8 @@ CLASSIFIERS = {
         Classifier(
             "ridge",
             RidgeClassifier,
-            {"alpha": 200.0},
-            sized=lambda n, p: _rounded("alpha", 200 * min(1, p / MANY_FEATURES)),
+            {},
+            sized=lambda n, p: _rounded("alpha", 0.2 * p),
             space=lambda p: {"alpha": logarithmic(0, 4.5, 10)},
             streams=True,
         ),
@@ -148,11 +145,12 @@ CLASSIFIERS = {
             scaled=False,
             predicts_slowly=True,
         ),
-        # The nearest-neighbor evaluation of DINO (arXiv:2104.14294): 10, 20, 100 or 200 neighbors.
+        # The nearest-neighbor evaluation of DINO (arXiv:2104.14294): 10, 20, 100 or 200 neighbors,
+        # of which 10 are best on most sets at hand.
         Classifier(
             "similarity-knn",
             SimilarityNeighbors,
-            {"n_neighbors": 20},
+            {"n_neighbors": 10},
             space=lambda p: {"n_neighbors": [5, 10, 20, 100], "temperature": [0.02, 0.07, 0.2]},
             scaled=False,
             predicts_slowly=True,

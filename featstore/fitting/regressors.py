@@ -35,7 +35,7 @@ REGRESSORS = {
         Classifier(
             "ridge",
             Ridge,
-            {"alpha": 200.0},
+            sized=CLASSIFIERS["ridge"].sized,
             space=lambda p: {"alpha": logarithmic(0, 4.5, 10)},
             streams=True,
         ),

@@ -61,21 +61,19 @@ def test_what_a_search_tries_is_taken_by_scikit_learn(name, n_features):
 
 
 @pytest.mark.parametrize(
-    ("name", "param", "many", "few"),
+    ("name", "param", "of_24", "of_1000", "of_2048"),
     [
-        ("logreg", "C", 0.01, 0.1),
-        ("linear-svm", "C", 0.001, 0.01),
-        ("ridge", "alpha", 200.0, 20.0),
-        ("lda", "shrinkage", 0.4, 0.04),
+        ("logreg", "C", 4.17, 0.1, 0.0488),
+        ("linear-svm", "C", 0.292, 0.007, 0.00342),
+        ("ridge", "alpha", 4.8, 200.0, 410.0),
+        ("lda", "shrinkage", 0.0114, 0.4, 0.4),
     ],
 )
-def test_few_features_need_little_penalty(name, param, many, few):
+def test_penalties_grow_with_the_number_of_features(name, param, of_24, of_1000, of_2048):
     classifier = find_classifier(name)
-    for n_features in (1_000, 2_048):
-        assert classifier.params({}, 840, n_features)[param] == many
-    assert classifier.params({}, 1_000, 100)[param] == pytest.approx(few)
-    assert classifier.params({param: 0.5}, 1_000, 100)[param] == 0.5
-    assert classifier.params({})[param] == many
+    for n_features, value in ((24, of_24), (1_000, of_1000), (2_048, of_2048)):
+        assert classifier.params({}, 840, n_features)[param] == pytest.approx(value)
+    assert classifier.params({param: 0.5}, 840, 24)[param] == 0.5
 
 
 @pytest.mark.parametrize("name", ["mlp", "dbn", "sgd", "softmax"])

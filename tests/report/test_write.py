@@ -12,7 +12,7 @@ from featstore.fitting.fit import fit
 from featstore.io.files import read_json, write_json
 from featstore.report.summaries import compare_published, summarize
 from featstore.report.write import _break_points, write_report
-from featstore.runs.run import list_runs, open_run
+from featstore.runs.opening import list_runs, open_run
 from featstore.store.feature_store import open_store
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")

@@ -8,8 +8,8 @@ from PIL import Image
 from featstore.cli.main import _run
 from featstore.fitting.fit import fit, fit_each
 from featstore.runs import charts
+from featstore.runs.opening import list_runs
 from featstore.runs.pictures import draw_pictures
-from featstore.runs.run import list_runs
 from featstore.runs.verification import verify_runs
 from featstore.store.feature_store import open_store
 
