@@ -47,7 +47,7 @@ from featstore.environment import available_cores
 from featstore.extraction.extract import extract
 from featstore.fitting.fit import fit as fit_runs
 from featstore.io.files import file_sha256, json_digest, read_json, write_json
-from featstore.runs.run import list_runs, open_run
+from featstore.runs.opening import list_runs, open_run
 from featstore.store.feature_store import open_store
 
 CLFS = "logreg,linear-svm,sgd,mlp"

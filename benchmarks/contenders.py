@@ -30,7 +30,7 @@ def search_featstore(folder: Path, seed: str, n_folds: str) -> Found:
     import featstore.cli.fit
     import featstore.fitting  # noqa: F401 - all imports come before the clock starts
     from featstore.cli.main import main
-    from featstore.runs.run import list_runs
+    from featstore.runs.opening import list_runs
     from featstore.store.feature_store import open_store
 
     words = ["fit", "--clf", "logreg", "--search", "grid", "--cv", n_folds, "--seed", seed]

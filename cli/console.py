@@ -265,7 +265,7 @@ def open_store(
 def open_run(name: str, store: FeatureStore) -> Run:
     """Open the run that a name means, and say which one it is."""
     from featstore.runs.find import is_alias
-    from featstore.runs.run import open_run
+    from featstore.runs.opening import open_run
 
     run = open_run(name, store)
     if is_alias(name, store):

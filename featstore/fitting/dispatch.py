@@ -20,7 +20,7 @@ from featstore.io.locks import remove_shared
 from featstore.parallel.task_pool import TaskPool
 from featstore.parallel.worker_pool import TaskResult
 from featstore.progress import Progress
-from featstore.runs.run import open_run
+from featstore.runs.opening import open_run
 from featstore.store.feature_store import FeatureStore
 
 

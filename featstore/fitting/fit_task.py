@@ -8,7 +8,8 @@ from typing import Any
 from featstore.config import FitConfig
 from featstore.errors import RunError
 from featstore.progress import SILENT, Progress
-from featstore.runs.run import Run, open_run
+from featstore.runs.opening import open_run
+from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
 
 

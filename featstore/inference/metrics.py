@@ -13,7 +13,7 @@ from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.solvers.scaling import fit_scaler
 from featstore.fitting.solvers.triplet import TripletClassifier
 from featstore.inference.stored_features import is_same
-from featstore.runs.run import open_run
+from featstore.runs.opening import open_run
 from featstore.store.feature_store import FeatureStore
 from featstore.store.selection import Selection
 

@@ -22,7 +22,8 @@ from featstore.inference.predictions import AnyPrediction, Maker, maker
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
-from featstore.runs.run import Run, open_run
+from featstore.runs.opening import open_run
+from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore, open_store
 
 if TYPE_CHECKING:

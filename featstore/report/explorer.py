@@ -22,7 +22,8 @@ from featstore.fitting.solvers.scaling import fit_scaler
 from featstore.inference.source_images import Originals
 from featstore.progress import Progress
 from featstore.report.charts import project
-from featstore.runs.run import Run, list_runs
+from featstore.runs.opening import list_runs
+from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
 from featstore.store.selection import Selection
 from featstore.text import number_text, run_text

@@ -25,7 +25,7 @@ def summarize(runs: Sequence[Run]) -> list[Line]:
     Parameters
     ----------
     runs : sequence of Run
-        As :func:`featstore.runs.run.list_runs` returns them. Of repeats with the same seeds the
+        As :func:`featstore.runs.opening.list_runs` returns them. Of repeats with the same seeds the
         newest counts.
 
     Returns

@@ -19,9 +19,9 @@ __getattr__, __dir__, __all__ = attach(
         "Scores": "featstore.store.format.run_scores",
         "accuracy_interval": "featstore.runs.significance",
         "difference_interval": "featstore.runs.significance",
-        "list_runs": "featstore.runs.run",
+        "list_runs": "featstore.runs.opening",
         "mcnemar": "featstore.runs.significance",
-        "open_run": "featstore.runs.run",
+        "open_run": "featstore.runs.opening",
         "to_pandas": "featstore.runs.frame",
     },
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from featstore.errors import RunError, SelectionError
-from featstore.runs.run import Run, list_runs, open_run
+from featstore.runs.opening import list_runs, open_run
+from featstore.runs.run import Run
 from featstore.runs.tags import read_tags
 from featstore.store.feature_store import FeatureStore
 from featstore.text import did_you_mean, join_some, matches

@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from featstore.progress import SILENT, Progress
+from featstore.runs.opening import list_runs
 from featstore.runs.outline import split_text
 from featstore.runs.ranking import Line, Ranking, group_by_images, runs_on
-from featstore.runs.run import list_runs
 from featstore.runs.tags import tags_of
 from featstore.store.feature_store import FeatureStore
 

@@ -6,18 +6,16 @@
     ``predictions.csv``  one line for each test or validation row.
     ``curves.json``      loss and score of classifiers that are trained by epochs.
     ``confusion.png``, ``reliability.png``, ``predicted.png``, ``curves.png``  drawn by
-        ``runs show`` and ``report``.
+        ``runs show``.
 """
 
 from __future__ import annotations
 
 import csv
-import glob
 import hashlib
 import io
 import itertools
 import json
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,15 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featstore.errors import CorruptionError, DatasetError, FormatError, RunError, StoreError
-from featstore.io.stamped_cache import StampedCache, stamp_text
-from featstore.progress import SILENT, Progress
+from featstore.errors import CorruptionError, FormatError, RunError, StoreError
 from featstore.runs.calibration import PROBABILITY, UNCALIBRATED, Calibrator
 from featstore.runs.model_file import load_model
 from featstore.runs.outline import Outline, outline_of
 from featstore.runs.scoring import Scoring, find_scoring
 from featstore.store.backend import Backend
-from featstore.store.feature_store import FeatureStore
 from featstore.store.format.matrix import TEXT
 from featstore.store.format.run_schema import RunRecord, SelectionInfo
 from featstore.store.format.run_scores import AnyMetrics
@@ -47,10 +42,6 @@ if TYPE_CHECKING:
 
 CSV_ROWS = 10_000
 """Rows of predictions that are Python's objects at a time."""
-
-
-REPLACED_S = 1.0
-"""Longest wait for a run that another process is replacing."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,7 @@ class Run:
         RunError
             When it is not what fit wrote, or another run has taken the run's place.
         """
-        record = _read_record(self.path)
+        record = read_record(self.path)
         if outline_of(record) != self.outline:
             # Should the index be wrong, the next listing reads the records.
             with suppress(OSError):
@@ -297,63 +288,8 @@ class Run:
         return {"run_id": self.run_id, **self.outline.summary, "run_dir": str(self.path)}
 
 
-def open_run(run: str | Path, store: FeatureStore | None = None) -> Run:
-    """Open a run.
-
-    Parameters
-    ----------
-    run : str or Path
-        The run's folder; or, with a store, its id, the beginning or end of its id, a tag,
-        ``last``, ``best`` or ``best:DATASET``.
-    store : FeatureStore, optional
-        The store of the run.
-
-    Raises
-    ------
-    RunError
-        When no run or several runs have the name, or the folder is not as fit wrote it.
-    """
-    path = Path(run)
-    is_ours = store is not None and path.is_dir() and path.absolute().parent == store.runs_dir
-    if store is not None and not is_ours and not (path / "metrics.json").is_file():
-        from featstore.runs.find import find_run_folder
-
-        path = find_run_folder(str(run).removeprefix(f"{store.address}/runs/"), store)
-    is_ours = store is not None and path.absolute().parent == store.runs_dir
-    backend = store.backend if store is not None and is_ours else Backend(path.parent)
-    until = time.monotonic() + REPLACED_S
-    while True:
-        folder = folder_number(path)
-        try:
-            return _read(path, backend)
-        except RunError:
-            drafts = path.parent.glob(f".new-{glob.escape(path.name)}-*")
-            is_replaced = folder != folder_number(path) or (folder is None and any(drafts))
-            if not is_replaced or time.monotonic() > until:
-                raise
-        time.sleep(0.005)
-
-
-def folder_number(path: Path) -> tuple[int, int] | None:
-    """Return numbers that a later folder of the same name does not have; None without a folder."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    # A new folder may get the inode of a deleted one.
-    return found.st_ino, found.st_ctime_ns
-
-
-def _read(path: Path, backend: Backend) -> Run:
-    if not path.is_dir():
-        raise RunError(f"{path} is not a run's folder. List the runs with: featstore runs ls")
-    run = Run.of(path, _read_record(path), backend)
-    if missing := backend.missing(run.place, run.outline.files, run.below):
-        raise RunError(f"{path} lacks {', '.join(missing)}. Remove the folder and fit again.")
-    return run
-
-
-def _read_record(path: Path) -> RunRecord:
+def read_record(path: Path) -> RunRecord:
+    """Return the content of a run's ``metrics.json``."""
     try:
         return RunRecord.read(path / "metrics.json")
     except FormatError as error:
@@ -363,35 +299,3 @@ def _read_record(path: Path) -> RunRecord:
             f"{path} is not a run as fit wrote it: {path.name}/metrics.json is missing, damaged "
             "or edited. Remove the folder and fit again."
         ) from error
-
-
-def list_runs(store: FeatureStore, progress: Progress = SILENT) -> list[Run]:
-    """Return all runs, oldest first; `progress` names folders that can't be read as runs.
-
-    The store's index answers for records that have not changed; they are read when a run's
-    ``record`` is.
-    """
-    runs, index = [], store.index("runs")
-    for path in store.run_folders():
-        try:
-            runs.append(_listed(path, store, index))
-        except RunError as error:
-            progress.say(f"Passed over: {error}")
-    index.save(run.run_id for run in runs)
-    return sorted(runs, key=lambda run: (run.outline.summary["created"], run.run_id))
-
-
-def _listed(path: Path, store: FeatureStore, index: StampedCache) -> Run:
-    try:
-        # The folder's stamp changes when a file of it is removed.
-        stamp = f"{stamp_text(path)}\n{stamp_text(f'{path}/metrics.json')}"
-    except DatasetError:
-        stamp = ""
-    if (known := index.get(path.name, stamp)) is not None:
-        run = Run(path, Outline(**known), store.backend)
-        # In a copy of a bucket, other folders hold the files.
-        if not run.below or not store.backend.missing(run.place, run.outline.files, run.below):
-            return run
-    run = open_run(path, store)
-    index.put(run.run_id, stamp, vars(run.outline))
-    return run

@@ -67,7 +67,7 @@ def remove_tag(store: FeatureStore, tag: str) -> str:
 def run_to_remove(name: str, store: FeatureStore) -> Run:
     """Return the run that a name means; too short a part of its id is refused."""
     from featstore.runs.find import is_alias
-    from featstore.runs.run import open_run
+    from featstore.runs.opening import open_run
 
     run = open_run(name, store)
     if not is_alias(name, store) and not Path(name).is_dir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from featstore.errors import RunError
-from featstore.runs.run import folder_number, open_run
+from featstore.runs.opening import folder_number, open_run
 from featstore.store.feature_store import FeatureStore
 from featstore.store.verification import Damage
 

@@ -25,7 +25,8 @@ from featstore.io.files import (
 )
 from featstore.io.locks import sweep_temporary, temporary_folder
 from featstore.runs.model_file import save_model
-from featstore.runs.run import Run, open_run
+from featstore.runs.opening import open_run
+from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
 from featstore.store.format.fields import FORMAT
 from featstore.store.format.run_schema import RunRecord, SelectionInfo

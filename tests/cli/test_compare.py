@@ -7,7 +7,7 @@ from conftest import add_features, blank_figures, blobs, store_in
 
 from featstore.cli.main import _run
 from featstore.fitting.fit import fit
-from featstore.runs.run import open_run
+from featstore.runs.opening import open_run
 from featstore.store.feature_store import open_store
 
 

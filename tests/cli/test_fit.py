@@ -14,7 +14,7 @@ import featstore
 from featstore.cli.fit import command
 from featstore.cli.main import main
 from featstore.fitting.classifiers import CLASSIFIERS
-from featstore.runs.run import list_runs
+from featstore.runs.opening import list_runs
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 

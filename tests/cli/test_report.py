@@ -6,7 +6,7 @@ from conftest import blank_figures, store_in
 
 from featstore.cli.main import main
 from featstore.fitting.fit import fit
-from featstore.runs.run import list_runs
+from featstore.runs.opening import list_runs
 from featstore.store.feature_store import open_store
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")

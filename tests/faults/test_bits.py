@@ -14,7 +14,7 @@ from makers import tree_bytes
 
 from featstore.cli.main import _run
 from featstore.errors import FeatstoreError, RunError
-from featstore.runs.run import open_run
+from featstore.runs.opening import open_run
 from featstore.store.feature_store import open_store
 from featstore.store.format import matrix as matrices
 from featstore.store.verification import verify

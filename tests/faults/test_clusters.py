@@ -14,7 +14,7 @@ from children import SMALL, extract_words, group_bytes, resumed
 from distributed import Client
 
 from featstore.progress import Silent
-from featstore.runs.run import list_runs
+from featstore.runs.opening import list_runs
 from featstore.store.feature_store import open_store
 from featstore.store.verification import verify
 from featstore.text import RESUME_HINT

@@ -13,7 +13,7 @@ from makers import Listener, tiny, tree_bytes
 
 from featstore.errors import IncompleteError, SelectionError
 from featstore.io.files import read_json
-from featstore.runs.run import list_runs
+from featstore.runs.opening import list_runs
 from featstore.store.feature_store import open_store
 from featstore.store.verification import verify
 

@@ -14,7 +14,7 @@ import pytest
 from children import extract_words, group_bytes, resumed, run_content
 
 from featstore.cli.main import _run
-from featstore.runs.run import list_runs
+from featstore.runs.opening import list_runs
 from featstore.store.feature_store import open_store
 from featstore.store.verification import verify
 

@@ -21,7 +21,7 @@ from featstore.extraction.extract import extract
 from featstore.fitting.fit import fit
 from featstore.io import downloads
 from featstore.io.files import parse_json
-from featstore.runs.run import list_runs
+from featstore.runs.opening import list_runs
 from featstore.runs.tags import remove_run
 from featstore.store import writer
 from featstore.store.feature_store import open_store

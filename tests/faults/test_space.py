@@ -17,7 +17,7 @@ from operations import GROWING
 
 from featstore.errors import IncompleteError, SelectionError
 from featstore.progress import Silent
-from featstore.runs.run import list_runs
+from featstore.runs.opening import list_runs
 from featstore.store.feature_store import open_store
 from featstore.store.verification import verify
 

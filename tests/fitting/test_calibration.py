@@ -14,7 +14,7 @@ from featstore.fitting.fit import fit
 from featstore.fitting.solvers.epochs import train
 from featstore.io.files import read_json, write_json
 from featstore.runs.calibration import Calibrator, measure_reliability
-from featstore.runs.run import open_run
+from featstore.runs.opening import open_run
 
 
 def calibrator(**more):

@@ -9,9 +9,10 @@ from conftest import blobs, store_in
 from featstore.config import FitConfig
 from featstore.fitting.classifiers import CLASSIFIERS, find_classifier
 from featstore.fitting.cross_validation import CrossValidation, cross_validate_task
+from featstore.fitting.folds import draw_folds
 from featstore.fitting.search import candidates
 from featstore.fitting.solvers import ridge_lda
-from featstore.fitting.splits import draw_folds, row_numbers
+from featstore.fitting.splits import row_numbers
 from featstore.fitting.tasks import find_task
 
 N_ALL, N_TRAIN, N_FEATURES, CV = 160, 120, 12, 4

@@ -14,7 +14,7 @@ from featstore.fitting import cost
 from featstore.fitting.classifiers import CLASSIFIERS
 from featstore.fitting.fit import fit, fit_each
 from featstore.fitting.tasks import base
-from featstore.runs.run import list_runs
+from featstore.runs.opening import list_runs
 from featstore.store.feature_store import open_store
 
 TRAIN, TEST, VAL = 0, 1, 2

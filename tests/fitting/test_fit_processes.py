@@ -16,7 +16,7 @@ from featstore.fitting.plan import PlanOptions, fit_configs, plan_fit
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.tasks import find_task
 from featstore.parallel.task_pool import TaskPool
-from featstore.runs.run import list_runs
+from featstore.runs.opening import list_runs
 
 
 def test_fits_that_take_long_run_side_by_side_on_workers_of_this_machine(make_store, monkeypatch):
@@ -158,7 +158,7 @@ for package in (featstore.fitting, featstore.report, featstore.runs):
         importlib.import_module(module.name)
 from featstore.fitting.fit import fit
 from featstore.report.write import write_report
-from featstore.runs.run import list_runs, open_run
+from featstore.runs.opening import list_runs, open_run
 from featstore.store.feature_store import open_store
 
 # To draw takes seconds, and imports nothing more.

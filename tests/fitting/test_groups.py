@@ -8,10 +8,9 @@ from conftest import store_in
 
 from featstore.errors import FitError
 from featstore.fitting.fit import fit
+from featstore.fitting.folds import check_folds, draw_folds
 from featstore.fitting.learning_curve import learning_curve
 from featstore.fitting.splits import (
-    check_folds,
-    draw_folds,
     draw_training_rows,
     row_numbers,
 )

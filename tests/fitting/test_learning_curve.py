@@ -4,9 +4,10 @@ from conftest import blobs, tagged
 from makers import Listener
 
 from featstore.errors import ConfigError, FitError
+from featstore.fitting.curve_sizes import draw_shots
 from featstore.fitting.fit import fit
-from featstore.fitting.learning_curve import draw_shots, learning_curve
-from featstore.runs.run import list_runs
+from featstore.fitting.learning_curve import learning_curve
+from featstore.runs.opening import list_runs
 
 
 def noisy(make_store, **more):

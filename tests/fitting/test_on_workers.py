@@ -12,7 +12,7 @@ from featstore.errors import FitError
 from featstore.fitting.fit import fit, fit_each
 from featstore.fitting.learning_curve import learning_curve
 from featstore.parallel.worker_pool import WorkerPool
-from featstore.runs.run import list_runs
+from featstore.runs.opening import list_runs
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import pytest
 
 from featstore.errors import FitError
 from featstore.fitting import splits
-from featstore.fitting.splits import ClassLabels, check_folds, draw_folds, n_rows, row_numbers
+from featstore.fitting.folds import check_folds, draw_folds
+from featstore.fitting.splits import ClassLabels, n_rows, row_numbers
 
 TRAIN, TEST, VAL = 0, 1, 2
 

@@ -22,7 +22,7 @@ from featstore.fitting.regressors import REGRESSORS
 from featstore.fitting.run_features import features_of
 from featstore.fitting.tasks import find_task
 from featstore.fitting.tasks.multilabel import score_labels
-from featstore.runs.run import open_run
+from featstore.runs.opening import open_run
 from featstore.store.feature_store import open_store
 
 FEW = {"mlp:max_iter": 60, "softmax:max_iter": 60}

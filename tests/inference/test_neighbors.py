@@ -21,7 +21,7 @@ from featstore.inference import neighbor_sheets
 from featstore.inference.neighbor_sheets import write_sheets
 from featstore.inference.neighbors import Neighbor, Query, find_neighbors
 from featstore.io.files import read_json, write_json
-from featstore.runs.run import open_run
+from featstore.runs.opening import open_run
 from featstore.store.feature_store import open_store
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")

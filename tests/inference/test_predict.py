@@ -13,7 +13,7 @@ from featstore.errors import ConfigError, RunError, SelectionError, WeightsError
 from featstore.extraction import encode
 from featstore.extraction.extract import extract
 from featstore.inference.predict import predict
-from featstore.runs.run import open_run
+from featstore.runs.opening import open_run
 from featstore.store.feature_store import open_store
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")

@@ -33,7 +33,7 @@ def store(sat4_store: FeatureStore, tmp_path: Path) -> FeatureStore:
 @pytest.fixture(scope="session")
 def run(sat4_store: FeatureStore) -> Run:
     """Return a run, for :func:`makers.altered`."""
-    from featstore.runs.run import list_runs
+    from featstore.runs.opening import list_runs
 
     (found,) = [run for run in list_runs(sat4_store) if run.clf == "ridge"]
     return found

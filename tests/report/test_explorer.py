@@ -18,7 +18,7 @@ from featstore.progress import SILENT
 from featstore.report import explorer
 from featstore.report.explorer_page import write_explorer
 from featstore.report.write import write_report
-from featstore.runs.run import list_runs
+from featstore.runs.opening import list_runs
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
 HOSTILE = ("<script>alert(1)</script>", "</script><img src=x onerror=alert(2)>", "=1+1", "plain")

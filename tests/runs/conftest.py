@@ -9,7 +9,8 @@ import pytest
 from conftest import store_in
 
 from featstore.fitting.fit import fit
-from featstore.runs.run import Run, list_runs
+from featstore.runs.opening import list_runs
+from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore, open_store
 
 

@@ -4,8 +4,8 @@ from conftest import add_features, blobs
 from featstore.errors import RunError, SelectionError
 from featstore.fitting.fit import fit
 from featstore.runs import find
+from featstore.runs.opening import list_runs, open_run
 from featstore.runs.ranking import Ranking
-from featstore.runs.run import list_runs, open_run
 from featstore.runs.tags import (
     read_tags,
     remove_run,

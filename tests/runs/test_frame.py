@@ -1,6 +1,6 @@
 from featstore.fitting.fit import fit
 from featstore.runs.frame import to_pandas
-from featstore.runs.run import list_runs
+from featstore.runs.opening import list_runs
 
 
 def test_runs_are_rows_of_a_table_the_best_first(make_store):

@@ -19,7 +19,8 @@ from featstore.errors import RunError
 from featstore.fitting.fit import fit
 from featstore.io.files import file_sha256, json_digest, rename_for_deletion
 from featstore.runs.model_file import load_model, save_model
-from featstore.runs.run import Run, list_runs, open_run
+from featstore.runs.opening import list_runs, open_run
+from featstore.runs.run import Run
 from featstore.runs.verification import verify_runs
 from featstore.store import backend
 from featstore.store.backend import Backend
@@ -41,7 +42,7 @@ def test_a_run_has_all_its_files_and_fields(run, store):
     record = json.loads((run.path / "metrics.json").read_text())
     assert record["fit"] == json.loads(json.dumps(FitConfig("logreg").to_dict()))
     assert (record["search"], record["solver"]) == (None, "passes")
-    assert record["params"] == {"C": 0.5, "max_iter": 1000}
+    assert record["params"] == {"C": 5.0, "max_iter": 1000}
     assert record["provenance"]["versions"]["scikit-learn"]
     assert record["selection"]["digest"] == store.select().describe().digest
     assert set(record["duration_s"]) == {"total", "load", "scale", "fit", "calibrate", "evaluate"}

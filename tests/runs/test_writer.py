@@ -9,7 +9,7 @@ import pytest
 
 from featstore.errors import StoreError
 from featstore.io.locks import temporary_folder
-from featstore.runs.run import list_runs, open_run
+from featstore.runs.opening import list_runs, open_run
 from featstore.runs.writer import make_run_id, write_run
 
 

@@ -17,7 +17,7 @@ from featstore.fitting.plan import select_all
 from featstore.io.files import json_digest, read_json, write_json
 from featstore.io.stamped_cache import RECENT_S, StampedCache
 from featstore.runs.listing import list_fits
-from featstore.runs.run import list_runs
+from featstore.runs.opening import list_runs
 from featstore.store.feature_store import open_store
 from featstore.store.format import fields
 from featstore.store.record_index import index_path, open_index

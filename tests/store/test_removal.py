@@ -12,7 +12,7 @@ from makers import tree_bytes
 
 from featstore.errors import StoreError
 from featstore.fitting.fit import fit
-from featstore.runs.run import open_run
+from featstore.runs.opening import open_run
 from featstore.runs.tags import remove_run
 from featstore.store.verification import lost_sets
 

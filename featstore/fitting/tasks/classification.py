@@ -11,13 +11,12 @@ from featstore.config import FitConfig
 from featstore.errors import FitError
 from featstore.fitting.classifiers import CLASSIFIERS
 from featstore.fitting.evaluate import Predictions, predict_blocks, score
+from featstore.fitting.folds import check_folds, draw_folds
 from featstore.fitting.parameters import with_label_weights
 from featstore.fitting.solvers.blocks import Samples
 from featstore.fitting.splits import (
     ClassLabels,
     Labels,
-    check_folds,
-    draw_folds,
     draw_training_rows,
 )
 from featstore.fitting.tasks.base import Task

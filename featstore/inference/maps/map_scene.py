@@ -24,7 +24,8 @@ from featstore.inference.maps.stored_scene import find_stored_scene
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.runs.calibration import DECISION
-from featstore.runs.run import Run, open_run
+from featstore.runs.opening import open_run
+from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore, open_store
 
 

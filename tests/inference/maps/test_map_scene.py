@@ -19,7 +19,7 @@ from featstore.fitting.tasks import classification
 from featstore.inference.maps import map_files
 from featstore.inference.maps.map_scene import map_scene
 from featstore.io.files import read_json, write_json
-from featstore.runs.run import list_runs
+from featstore.runs.opening import list_runs
 from featstore.store.feature_store import open_store
 from featstore.store.format.run_schema import RunRecord
 

@@ -17,7 +17,7 @@ from featstore.extraction.extract import extract
 from featstore.inference.maps.map_scene import map_scene
 from featstore.inference.stored_features import predict_stored, stored_features
 from featstore.models.pixelstats import PixelExtractor
-from featstore.runs.run import open_run
+from featstore.runs.opening import open_run
 from featstore.store.exports import export
 from featstore.store.feature_store import open_store
 

@@ -9,7 +9,7 @@ from makers import LAYER_JOURNAL
 from featstore.errors import CorruptionError
 from featstore.fitting.fit import fit
 from featstore.io.files import read_json, write_json
-from featstore.runs.run import list_runs
+from featstore.runs.opening import list_runs
 from featstore.store.feature_store import open_store
 from featstore.store.format.layer_schema import Journal, LayerRecord
 from featstore.store.format.run_schema import RunRecord

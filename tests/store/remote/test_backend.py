@@ -33,7 +33,7 @@ from featstore.extraction.extract import extract
 from featstore.fitting import cost
 from featstore.fitting.fit import fit_each
 from featstore.io.files import json_bytes, write_json
-from featstore.runs.run import list_runs, open_run
+from featstore.runs.opening import list_runs, open_run
 from featstore.runs.verification import verify_runs
 from featstore.store.feature_store import open_store
 from featstore.store.remote import backend

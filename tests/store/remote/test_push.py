@@ -33,7 +33,7 @@ from featstore.fitting.fit import fit_each
 from featstore.io.files import file_sha256, json_bytes, write_json
 from featstore.progress import Silent
 from featstore.runs import writer
-from featstore.runs.run import list_runs, open_run
+from featstore.runs.opening import list_runs, open_run
 from featstore.runs.tags import remove_run, tag_run
 from featstore.runs.verification import verify_runs
 from featstore.runs.writer import write_run

@@ -29,7 +29,7 @@ from zarr.storage import ObjectStore
 
 import featstore
 from featstore.extraction.extract import extract
-from featstore.runs.run import list_runs
+from featstore.runs.opening import list_runs
 from featstore.runs.verification import verify_runs
 from featstore.store.feature_store import open_store
 from featstore.store.remote import backend, lease
