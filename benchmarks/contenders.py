@@ -184,34 +184,17 @@ def fit_in_loops_side_by_side(folder: Path, layers: str, clfs: str) -> Found:
 
 
 def fit_by_scikit_learn(folder: Path, layers: str, clfs: str) -> Found:
-    """Fit and test one pipeline after the other as in scikit-learn's manual."""
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-    from sklearn.linear_model import LogisticRegression, RidgeClassifier, SGDClassifier
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.neural_network import MLPClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.svm import LinearSVC
+    """Fit and test featstore's pipelines, one after the other, by scikit-learn's own methods."""
+    # The only part of featstore in use: which estimators it has, with which parameters.
+    from featstore.fitting.classifiers import find_classifier
 
     arrays = {layer: _arrays(folder, layer) for layer in layers.split(",")}
-    # Parameters in which featstore's defaults differ from scikit-learn's.
-    stops_early = len(next(iter(arrays.values()))[0]) > 10_000
-    estimators = {
-        "logreg": LogisticRegression(C=0.01, max_iter=1000),
-        "linear-svm": LinearSVC(C=0.001, random_state=0),
-        "ridge": RidgeClassifier(alpha=200.0),
-        "lda": LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.4),
-        "sgd": SGDClassifier(loss="log_loss", early_stopping=stops_early, random_state=0),
-        "softmax": MLPClassifier((), max_iter=250, early_stopping=stops_early, random_state=0),
-        "mlp": MLPClassifier((256,), early_stopping=stops_early, random_state=0),
-        "knn": KNeighborsClassifier(5, algorithm="brute"),
-    }
     accuracies = []
     with _clock() as inside:
         for X, y, X_test, y_test in arrays.values():
             for name in clfs.split(","):
-                steps = [] if name == "knn" else [StandardScaler()]
-                model = make_pipeline(*steps, estimators[name]).fit(X, y)
+                classifier = find_classifier(name)
+                model = classifier.pipeline(classifier.params({}, *X.shape), 0).fit(X, y)
                 accuracies.append(model.score(X_test, y_test))
     return {**inside, **_accuracy(accuracies)}
 
