@@ -100,10 +100,10 @@ SECTIONS = {
         "divides that by the cores. The goal: 0.85 per core over the same fits in a loop in one "
         "process. A loop uses all cores for fits in which threads help; the loop on a single core "
         "shows how well the work is spread. Parallel loops on one core each, with the layers "
-        "divided by hand, show the most that the machine can give. scikit-learn's loop fits "
-        "the same pipelines by its own methods and only scores test rows; the others also score training rows, calibrate probabilities, "
-        "compute the runs' metrics and predictions, and write them. One row shows the one call "
-        "without calibration. `CPU s` are those of whole commands.",
+        "divided by hand, show the most that the machine can give. scikit-learn's loop fits the "
+        "same pipelines by its own methods and only scores test rows; the others also score "
+        "training rows, calibrate probabilities, compute the runs' metrics and predictions, and "
+        "write them. One row shows the one call without calibration. `CPU s` are those of whole commands.",
     ),
     "fit-traffic": (
         "Traffic through Dask's scheduler",
