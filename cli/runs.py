@@ -111,13 +111,14 @@ def show(run: str, store: str, as_json: bool) -> None:
 
     RUN is the id of a run, the beginning or end of its id, a tag, last, best or best:DATASET.
     """
-    from featstore.runs.pictures import draw_missing_pictures
+    from featstore.runs.pictures import draw_pictures
     from featstore.runs.tags import tags_of
 
     opened = console.open_store(store, named=[run])
     found = console.open_run(run, opened)
     tags = tags_of(opened).get(found.run_id, [])
-    draw_missing_pictures([found], Lines(console.say))
+    if problem := draw_pictures(found):
+        console.say(problem)
     if as_json:
         console.emit_json({"run_id": found.run_id, "tags": tags, **found.record.to_dict()})
         return

@@ -88,6 +88,7 @@ def test_imports_run_one_way(path):
         ("zarr", "matrix.py"),
         ("distributed", "cluster.py"),
         ("rasterio", "gdal.py"),
+        ("simplejpeg", "jpeg.py"),
         ("geopandas", "vectors.py"),
         ("pyogrio", "vectors.py"),
         ("shapely", "vectors.py"),

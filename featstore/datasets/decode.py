@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from featstore.datasets import tiff
+from featstore.datasets import jpeg, tiff
 from featstore.datasets.image_bytes import ImageItem
 from featstore.datasets.raster import MAX_PIXELS, TOO_LARGE, check_size, read_rgb, scale_bits
 from featstore.errors import ConfigError, ImageError
@@ -58,6 +58,10 @@ STRIP_PIXELS = 2**24
 """Pixels that are copied from Pillow at a time: its own copy takes twice the image's memory."""
 
 
+SMALL_NBYTES = 2**22
+"""Smaller JPEG files are read by one call."""
+
+
 # Keeps Pillow's remarks on odd files off the console.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
@@ -88,7 +92,7 @@ def decode(path: ImageItem, min_size: int | None = None) -> NDArray[np.uint8]:
 def image_shape(path: ImageItem) -> tuple[int, int]:
     """Return the height and width that :func:`decode` gives; of a JPEG, read the head alone."""
     with named_errors(path), path.open("rb") as file:
-        if file.read(2) == b"\xff\xd8":
+        if file.read(2) == jpeg.MAGIC:
             file.seek(0)
             image = _open(path, file)
             is_turned = _orientation(image) in (5, 6, 7, 8)
@@ -130,11 +134,25 @@ def _decode(path: ImageItem, min_size: int | None) -> NDArray[np.uint8]:
             return read_rgb(path, "JP2OpenJPEG")
         if start.startswith(PNG_MAGIC):
             return _decode_png(path, file, n_bits=start[24] if len(start) == 25 else 8)
+        if start.startswith(jpeg.MAGIC):
+            content = file.read(SMALL_NBYTES)
+            if (pixels := _decode_plain_jpeg(content, min_size)) is not None:
+                return pixels
+            file.seek(0)
         image = _open(path, file)
         if min_size is not None:
             # Other decoders than JPEG's ignore it.
             image.draft(None, (min_size, min_size))
         return _pixels(image)
+
+
+def _decode_plain_jpeg(content: bytes, min_size: int | None) -> NDArray[np.uint8] | None:
+    """Return the pixels of a small JPEG that is not reduced, None for any other."""
+    size = jpeg.plain_size(content) if len(content) < SMALL_NBYTES else None
+    if size is None or not 0 < prod(size) <= MAX_PIXELS:
+        return None
+    is_reduced = min_size is not None and min(size) >= 2 * min_size
+    return None if is_reduced else jpeg.decode_plain(content)
 
 
 def _open(path: ImageItem, file: BinaryIO) -> Image.Image:

@@ -13,6 +13,7 @@ from featstore.deploy.onnx_graph import Graph
 from featstore.deploy.onnx_images import add_preprocess
 from featstore.deploy.torch_export import network_as_onnx
 from featstore.errors import ExportError
+from featstore.extraction.encode import parts_by_pass
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Model
 from featstore.models.network_extractor import NetworkExtractor
@@ -47,6 +48,7 @@ class ExportedNetwork:
 
     def encode(self, images: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
         """Return the features of images as featstore computes them, by place."""
+        # Encoder reads files, large JPEGs at a reduced size; these are the pixels of the check.
         layers = list(self.model.layers)
         batch_size = self.extractor.open(layers, len(images))["batch_size"]
         parts = []
@@ -74,11 +76,8 @@ def open_networks(
             "The networks read the images with different --bands or --range, and the exported "
             "model takes one image. Fit on features of images that were read alike."
         )
-    groups: dict[tuple[str, str], list[int]] = {}
-    for place, spec in enumerate(features):
-        groups.setdefault((spec.set_id, spec.pool or "avg"), []).append(place)
     networks = []
-    for (_, pool), places in groups.items():
+    for pool, places in parts_by_pass(features):
         model = reopen_model([features[i] for i in places], bands, "cpu", cache, progress)
         extractor = model.extractor
         if not isinstance(extractor, NetworkExtractor):

@@ -58,13 +58,10 @@ class Encoder:
         cache: FingerprintCache,
         progress: Progress = SILENT,
     ) -> None:
-        groups: dict[tuple[str, str], list[int]] = {}
-        for i, record in enumerate(features):
-            groups.setdefault((record.set_id, record.pool or "avg"), []).append(i)
         self._n_parts = len(features)
         self._n_images = len(dataset)
         self._passes = []
-        for (_, pool), parts in groups.items():
+        for pool, parts in parts_by_pass(features):
             images = read_as(dataset, features[parts[0]])
             own = [features[i] for i in parts]
             model = reopen_model(own, images.bands, device, cache, progress)
@@ -92,6 +89,14 @@ class Encoder:
                 yield Block(start, stop, X, errors)
         finally:
             progress.stop()
+
+
+def parts_by_pass(features: Sequence[FeatureSpec]) -> list[tuple[str, list[int]]]:
+    """Return, for each pass over the images, its pooling and the features that it computes."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for i, record in enumerate(features):
+        groups.setdefault((record.set_id, record.pool or "avg"), []).append(i)
+    return [(pool, parts) for (_, pool), parts in groups.items()]
 
 
 def read_as(dataset: Dataset, features: FeatureSpec) -> Dataset:

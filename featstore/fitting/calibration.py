@@ -20,7 +20,8 @@ from featstore.fitting.evaluate import model_values
 from featstore.fitting.solvers import linear, ridge_lda
 from featstore.fitting.solvers.blocks import Samples, one_thread
 from featstore.fitting.solvers.one_vs_rest import base_of
-from featstore.fitting.solvers.train import Trained, explained, train
+from featstore.fitting.solvers.scaling import own_scratch, standardised
+from featstore.fitting.solvers.train import Trained, explained, fit_without, train
 from featstore.fitting.splits import Split, row_numbers
 from featstore.fitting.tasks import Task
 from featstore.fitting.tasks.base import spread
@@ -111,8 +112,9 @@ def calibrate(
         found = HeldOut(values, y[samples.rows], "training images that early stopping held out")
     else:
         try:
+            of = scores, floor
             found = _out_of_fold(
-                kind, selection, rows, classifier, config, params, scratch, (scores, floor)
+                kind, selection, rows, model, trained, classifier, config, params, scratch, of
             )
         except FitError as error:
             return None, f"The probabilities are not calibrated: {error}"
@@ -186,19 +188,43 @@ def _out_of_fold(
     kind: Task,
     selection: Selection,
     rows: np.ndarray,
+    whole: Pipeline,
+    trained: Trained,
     classifier: Classifier,
     config: FitConfig,
     params: Mapping[str, Any],
     scratch: str,
     of: tuple[str, float],
 ) -> HeldOut:
-    """Return the scores of training rows, each by a classifier that was fitted without its fold."""
+    """Return the scores of training rows, each by a classifier that was fitted without its fold.
+
+    `whole` is the pipeline that is fitted to all rows, and `trained` is how that went.
+    """
     y = kind.y(selection)
     folds = _draw_folds(kind, selection, rows, config.seed)
     n_folds = int(folds.max()) + 1
     n_wanted = N_SCORES if y.ndim == 1 else 10 * N_SCORES
+    rows_are = f"training images, each scored without its fold of {n_folds}"
+    n_scored = 1
+    if _is_quick(classifier, params):
+        n_scored += int(np.sum(np.cumsum(np.bincount(folds))[:-1] < n_wanted))
+    in_one_pass = [name for name, _ in whole.steps] == ["scale", "clf"] and config.device == "cpu"
+    if in_one_pass and kind.trains_all(y[rows], folds):
+        own = np.where(folds < n_scored, folds, -1)
+        # The file that the whole fit left.
+        digest, place = selection.describe().digest, selection.backend.cache_dir
+        samples = Samples(selection.memmap(), rows)
+        X = standardised(samples, len(rows), digest, own_scratch(scratch, place))
+        models = fit_without(whole["clf"], X, y[rows], own, trained)
+        if models is not None:
+            at = [np.flatnonzero(own == fold) for fold in range(n_scored)]
+            found = [
+                _values(Pipeline([("clf", one)]), Samples(X, held_out), *of, kind, y, one.classes_)
+                for one, held_out in zip(models, at, strict=True)
+            ]
+            return HeldOut(np.concatenate(found), y[rows][np.concatenate(at)], rows_are)
     found, labels = [], []
-    for fold in range(n_folds):
+    for fold in range(n_scored):
         model = classifier.pipeline(kind.with_class_weights(params, selection), config.seed)
         X, tested, own_y = hold_out(kind, selection, rows, folds == fold, model, scratch)
         own_y, tested_y = own_y[: len(X)], own_y[len(X) :]
@@ -210,9 +236,6 @@ def _out_of_fold(
             classes = np.unique(y[rows])
             found.append(_values(bare, tested, *of, kind, y, classes))
         labels.append(tested_y)
-        if sum(map(len, labels)) >= n_wanted or not _is_quick(classifier, params):
-            break
-    rows_are = f"training images, each scored without its fold of {n_folds}"
     return HeldOut(np.concatenate(found), np.concatenate(labels), rows_are)
 
 

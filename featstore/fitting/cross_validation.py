@@ -158,8 +158,7 @@ def _training_rows(
     selection, task = open_store(store).reopen(parts), find_task(kind)
     split = task.split(selection, split_seed, drop_leaks=drop_leaks)
     # Before anything is trained on them.
-    X = selection.memmap()
-    check_features(selection, split, {u: Samples(X, r) for u, r in split.uses().items()}, [])
+    check_features(Samples(selection.memmap(), split.train), [])
     rows = row_numbers(split.train)
     if validates:
         return selection, *_validation_rows(task, selection, split, seed)

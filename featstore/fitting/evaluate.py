@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,8 @@ import numpy as np
 
 from featstore.errors import FitError
 from featstore.fitting.solvers.blocks import Samples, one_thread
-from featstore.fitting.splits import Split, row_numbers
 from featstore.runs.calibration import DECISION, PROBABILITY, UNCALIBRATED, Calibrator
 from featstore.runs.confusion import count_pairs, to_record
-from featstore.store.selection import Selection
 from featstore.text import join_some
 
 if TYPE_CHECKING:
@@ -110,49 +108,30 @@ def _n_outputs(clf: Any) -> int:
     return n_classes * (n_classes - 1) // 2 if isinstance(clf, SVC) else n_classes
 
 
-def check_features(
-    selection: Selection, split: Split, features: Mapping[str, Samples], notes: list[str]
-) -> int:
+def check_features(samples: Samples, notes: list[str]) -> int:
     """Return how many features are constant in training rows, and note them.
 
-    Refuse features that are not finite, or all constant.
+    Refuse features that are all constant. :meth:`.Selection.memmap` refuses those that are not
+    finite.
     """
-    n_features = selection.n_features
-    lowest = np.full(n_features, np.inf, dtype=np.float32)
-    highest = -lowest
-    for use, rows in split.uses().items():
-        for block in features[use].blocks():
-            values = features[use].take(block)
-            low, high = values.min(axis=0), values.max(axis=0)
-            if not (np.isfinite(low).all() and np.isfinite(high).all()):
-                _refuse_non_finite(selection, row_numbers(rows)[block], values)
-            if use == "train":
-                np.minimum(lowest, low, out=lowest)
-                np.maximum(highest, high, out=highest)
-    constant = np.flatnonzero(lowest == highest)
-    if constant.size == n_features:
+    first = samples.take(slice(0, 1))[0]
+    constant = np.arange(samples.n_features)
+    # The columns that are still alike decide how much of the next rows is looked at.
+    for block in samples.blocks():
+        alike = samples.take(block)[:, constant] == first[constant]
+        constant = constant[alike.all(axis=0)]
+        if not constant.size:
+            return 0
+    if constant.size == samples.n_features:
         raise FitError(
-            f"All {n_features} features are the same in every training row, so nothing can be "
+            f"All {constant.size} features are the same in every training row, so nothing can be "
             "learned from them. Extract with other weights or another layer."
         )
-    if constant.size:
-        notes.append(
-            f"{constant.size} of {n_features:,} features are the same in every training row "
-            f"(columns {join_some(constant.tolist())}); they tell nothing."
-        )
-    return int(constant.size)
-
-
-def _refuse_non_finite(selection: Selection, rows: np.ndarray, values: np.ndarray) -> None:
-    bad = ~np.isfinite(values)
-    row = rows[bad.any(axis=1)][0]
-    columns = join_some(np.flatnonzero(bad.any(axis=0)).tolist())
-    raise FitError(
-        f"{int(bad.any(axis=1).sum())} rows have features that are not finite numbers, the first "
-        f"being row {row} ({selection.sample_ids[row]}), columns "
-        f"{columns}. Look for damage with featstore store verify; if it finds none, extract again "
-        "with --precision fp32."
+    notes.append(
+        f"{constant.size} of {samples.n_features:,} features are the same in every training row "
+        f"(columns {join_some(constant.tolist())}); they tell nothing."
     )
+    return int(constant.size)
 
 
 def score(y_true: np.ndarray, y_pred: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from featstore.store.feature_store import FeatureStore
 from featstore.store.selection import Selection
 from featstore.text import as_list
 
-SOLVERS = 4
+SOLVERS = 5
 """Version of the solvers: another one may give the same fit other last digits."""
 
 

@@ -45,7 +45,7 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
     X, y, n_train = selection.memmap(), kind.y(selection), n_rows(split.train)
     features = {use: Samples(X, rows) for use, rows in split.uses().items()}
     notes: list[str] = []
-    n_constant = check_features(selection, split, features, notes)
+    n_constant = check_features(features["train"], notes)
 
     classifier = kind.classifier_of(config)
     chosen = task.search["best"] if task.search else {}
@@ -65,7 +65,7 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
         trained = train(
             model, X_train, y[split.train], config, validate if split.val is not None else None
         )
-        # Calibration makes a copy of its own.
+        # Calibration takes rows by itself.
         del X_train
         clock.lap("fit")
         calibrator, note = calibrate(

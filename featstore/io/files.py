@@ -18,6 +18,7 @@ from typing import Any
 
 from featstore.environment import available_cores
 from featstore.errors import CorruptionError, DatasetError, FeatstoreError, SpaceError, StoreError
+from featstore.text import nbytes_text
 
 
 def json_digest(value: Any) -> str:
@@ -144,10 +145,38 @@ def parse_json(content: bytes) -> dict[str, Any] | None:
         return None
 
 
+MAX_RECORD_NBYTES = 2**30
+"""Larger records are not read.
+
+A layer's record, the largest, has some 100 bytes for each chunk of 4 MiB: at this size, the layer
+has 45 TB.
+"""
+
+
+def check_record_size(name: object, nbytes: int) -> None:
+    """Refuse a record that is too large to be one of featstore."""
+    if nbytes > MAX_RECORD_NBYTES:
+        raise CorruptionError(
+            f"{name} has {nbytes_text(nbytes)}; a record of featstore has at most "
+            f"{nbytes_text(MAX_RECORD_NBYTES)}. Put back the file, or delete it and make again "
+            "what it belongs to."
+        )
+
+
+def read_record(path: Path) -> bytes:
+    """Return the bytes of a JSON record, or of ``zarr.json``, unless it is too large."""
+    with path.open("rb") as stream:
+        nbytes = os.fstat(stream.fileno()).st_size
+        check_record_size(path, nbytes)
+        return stream.read(nbytes)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the value that :func:`write_json` wrote; refuse one whose digest is wrong."""
     try:
-        value = parse_json(path.read_bytes())
+        value = parse_json(read_record(path))
+    except CorruptionError:
+        raise
     except OSError as error:
         raise StoreError(f"{path} can't be read: {error.strerror or error}.") from error
     if value is None:

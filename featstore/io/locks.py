@@ -17,6 +17,7 @@ import filelock
 
 from featstore.environment import now
 from featstore.errors import StoreError
+from featstore.io.files import read_record
 from featstore.progress import SILENT, Progress
 
 LOOK_S = 1.0
@@ -76,7 +77,7 @@ def _wait(lock: filelock.BaseFileLock, note: Path, what: str, progress: Progress
 
 def _read_note(note: Path) -> Any:
     try:
-        return json.loads(note.read_text(encoding="utf-8"))
+        return json.loads(read_record(note))
     except (OSError, ValueError, RecursionError):
         return None
 

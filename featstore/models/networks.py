@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import lru_cache
 
@@ -16,6 +17,7 @@ from featstore.models.model_cache import CacheFile
 from featstore.models.names import source_of
 from featstore.models.network import Network, has_class_token, n_prefix_tokens
 from featstore.models.registry import find_network
+from featstore.models.torchvision_import import without_compiler
 from featstore.text import did_you_mean
 
 Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
@@ -61,8 +63,10 @@ def network_layers(model: str, image_size: int, n_classes: int | None = None) ->
 
 def _list_layers(model: str, image_size: int, n_classes: int | None) -> tuple[Layer, ...]:
     network = find_network(model)
-    module = network.without_data(image_size, n_classes)
-    graph, shapes = _read(module, network, image_size, n_classes)
+    # A user's function may use the compiler itself.
+    with nullcontext() if source_of(model) == "module" else without_compiler():
+        module = network.without_data(image_size, n_classes)
+        graph, shapes = _read(module, network, image_size, n_classes)
     feature = network.feature_node(
         [node for node in graph.nodes if node in shapes], graph.inputs, graph.output
     )

@@ -25,7 +25,6 @@ from featstore.report.explorer_page import DEFAULT_PAGE
 from featstore.report.sections import Sections, n_steps
 from featstore.report.summaries import summary_rows
 from featstore.report.table import write_tables
-from featstore.runs.pictures import draw_missing_pictures
 from featstore.runs.ranking import Ranking, group_by_images
 from featstore.runs.run import Run
 from featstore.runs.scoring import find_scoring
@@ -107,8 +106,6 @@ def write_report(
         progress.say(f"Left out: {text}")
     shown = {run.run_id for ranking in rankings.values() for run in ranking.shown_runs}
     runs = [run for run in whole if run.run_id in shown]
-    nearest = [own.run(line) for own in rankings.values() for line in own.lines]
-    draw_missing_pictures(nearest, progress)
     page = Sections(store, projection, root, progress)
     progress.start("Reporting", sum(map(n_steps, rankings.values())), "steps")
     try:

@@ -69,19 +69,21 @@ def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
     class_names = [class_names[c] for c in shown]
     names = [class_text(name, 22) for name in class_names]
     size = float(np.clip(9.2 - 0.06 * n_classes, 6.3, 9.0))
-    cell = float(np.clip(0.56 - 0.011 * n_classes, 0.155, 0.5))
-    side = max(cell * n_classes, 1.6)
+    side = max(float(np.clip(0.6 - 0.011 * n_classes, 0.155, 0.5)) * n_classes, 1.7)
+    cell = side / n_classes
     label_width = 0.0085 * size * max(map(len, names))
+    is_upright = label_width > cell
+    left, below = 0.45 + label_width, 0.45 + (label_width if is_upright else 0.15)
+    width, height = left + side + 1.1, below + side + 0.35
     with mpl.rc_context(STYLE):
-        fig = Figure(
-            figsize=(side + label_width + 1.35, side + label_width + 0.6), layout="constrained"
-        )
-        ax = fig.add_subplot()
+        # The sizes are known: matplotlib's layouts would measure all texts again.
+        fig = Figure(figsize=(width, height))
+        ax = fig.add_axes((left / width, below / height, side / width, side / height))
         image = ax.imshow(share, cmap=BLUES, vmin=0, vmax=1, interpolation="none")
         ax.set_xticks(
             range(n_classes),
             names,
-            rotation=90 if label_width > side / n_classes else 0,
+            rotation=90 if is_upright else 0,
             fontsize=size,
         )
         ax.set_yticks(range(n_classes), names, fontsize=size)
@@ -103,10 +105,11 @@ def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
                         va="center",
                         fontsize=_count_size(counts, cell, size),
                         color="white" if share[i, j] > 0.5 else INK,
+                        in_layout=False,
                     )
         beside = ax.inset_axes((1 + 0.12 / side, 0.0, 0.14 / side, min(1.0, 3.0 / side)))
         bar = fig.colorbar(image, cax=beside)
-        bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         bar.set_label("share of the true class")
         bar.outline.set_linewidth(0.6)
     return fig
@@ -159,8 +162,9 @@ def draw_reliability(reliability: Reliability, score_kind: str) -> Figure:
         for name in ("probability", "share", "n_samples")
     )
     with mpl.rc_context(STYLE):
-        fig = Figure(figsize=(3.4, 3.9), layout="constrained")
-        ax, below = fig.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (4, 1)})
+        fig = Figure(figsize=(3.4, 3.9))
+        places = {"height_ratios": (4, 1), "hspace": 0.08, "left": 0.16, "right": 0.96}
+        ax, below = fig.subplots(2, 1, sharex=True, gridspec_kw=places)
         left = (np.ceil(p * N_BINS) - 1).clip(0) / N_BINS
         bars = {"width": 1 / N_BINS, "align": "edge", "edgecolor": "white", "linewidth": 0.6}
         ax.bar(left, share, color=PALETTE[0], alpha=0.75, **bars)

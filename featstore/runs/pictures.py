@@ -1,19 +1,18 @@
 """Draw a run's pictures from its files when the run is shown.
 
-The record and the curves hold all that they show, so a run without pictures is whole: fit draws
-none, as that takes longer than a small fit.
+The record and the curves hold all that they show, so a run without pictures is whole. `fit` draws
+none, as that takes longer than a small fit; a report holds drawings of its own.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featstore.io.files import sync_file, sync_folder
 from featstore.io.locks import temporary_folder
-from featstore.progress import SILENT, Progress
 from featstore.runs.run import Run
 from featstore.runs.scoring.base import drawn_by
 from featstore.store.set_folder import uploaded_to
@@ -39,17 +38,9 @@ def draw_pictures(run: Run) -> str:
     except Exception as error:  # noqa: BLE001 - whatever it is, the run is kept
         return (
             f"The pictures of {run.run_id} are missing ({type(error).__name__}: {error}). The run "
-            "is kept; featstore report draws them."
+            "is kept; the next featstore runs show draws them."
         )
     return ""
-
-
-def draw_missing_pictures(runs: Iterable[Run], progress: Progress = SILENT) -> None:
-    """Draw the pictures that runs lack; `progress` says why some can't be drawn."""
-    problems = [problem for run in runs if (problem := draw_pictures(run))]
-    if problems:
-        more = f" So are those of {len(problems) - 1:,} more runs." if len(problems) > 1 else ""
-        progress.say(problems[0] + more)
 
 
 def _drawings(run: Run) -> dict[str, Callable[[], Figure]]:

@@ -6,7 +6,7 @@
     ``predictions.csv``  one line for each test or validation row.
     ``curves.json``      loss and score of classifiers that are trained by epochs.
     ``confusion.png``, ``reliability.png``, ``predicted.png``, ``curves.png``  drawn by
-        ``runs show`` and ``report``.
+        ``runs show``.
 """
 
 from __future__ import annotations

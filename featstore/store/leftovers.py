@@ -15,7 +15,7 @@ from pathlib import Path
 
 import filelock
 
-from featstore.io.files import TEMPORARY, parse_json
+from featstore.io.files import TEMPORARY, parse_json, read_record
 from featstore.store.removal import (
     DOOMED,
     OWN_IN_DRAFT,
@@ -104,7 +104,7 @@ def _old_files(folder: Path, safe_age_s: float) -> Iterator[tuple[Path, str, Pat
                 yield path, KILLED, None
     for path in folder.glob(f"{UPLOADS}/*/*/*"):
         kind, owner = path.relative_to(folder).parts[1:3]
-        named = named_uploads(p.read_bytes() for p in local_records(folder, kind, owner))
+        named = named_uploads(read_record(p) for p in local_records(folder, kind, owner))
         files = own_files(path, _own_in(folder, path))
         if named is not None and path.name not in named and files and _age_s(files) >= safe_age_s:
             yield path, UNNAMED, None

@@ -9,7 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from featstore.errors import StoreError
-from featstore.io.files import TEMPORARY, parse_json, rename_for_deletion, sync_folder
+from featstore.io.files import (
+    TEMPORARY,
+    parse_json,
+    read_record,
+    rename_for_deletion,
+    sync_folder,
+)
 from featstore.store.set_folder import DRAFT, GROUP, SETS, UPLOADS, SetFolder, is_foreign
 
 DOOMED = re.compile(r"\.old-.+-[0-9a-f]{8}")
@@ -125,7 +131,7 @@ def remove_decoded(cache: Path, set_id: str) -> None:
     """Delete the decoded matrices whose notes name a set; a cache that is a link keeps them."""
     for note in () if cache.is_symlink() else cache.glob(f"{'[0-9a-f]' * 32}.json"):
         with suppress(OSError):
-            if set_id in (parse_json(note.read_bytes()) or {}).get("sets", ()):
+            if set_id in (parse_json(read_record(note)) or {}).get("sets", ()):
                 note.with_suffix(".npy").unlink(missing_ok=True)
                 note.unlink()
 
@@ -184,7 +190,7 @@ def _is_temporary(name: str) -> bool:
 
 def _is_record(path: Path) -> bool:
     with suppress(OSError):
-        return parse_json(path.read_bytes()) is not None
+        return parse_json(read_record(path)) is not None
     return False
 
 

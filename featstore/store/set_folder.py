@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import IncompleteError, SelectionError, StoreError
-from featstore.io.files import file_sha256, parse_json, sync_folder
+from featstore.errors import CorruptionError, IncompleteError, SelectionError, StoreError
+from featstore.io.files import file_sha256, parse_json, read_record, sync_folder
 from featstore.store.format.array_schema import ARRAY_TYPES
 from featstore.store.format.layer_schema import Journal, LayerJournal, LayerRecord
 from featstore.store.format.matrix import Matrix, create_matrix
@@ -53,7 +53,7 @@ DRAFT = ".new-layer-"
 def is_foreign(array: Path) -> bool:
     """Return whether an array of a group has other dimensions than those that featstore names."""
     try:
-        names = json.loads((array / "zarr.json").read_bytes())["dimension_names"]
+        names = json.loads(read_record(array / "zarr.json"))["dimension_names"]
     except (OSError, ValueError):
         # The metadata is damaged: every array is written with it.
         return False
@@ -216,9 +216,11 @@ class SetFolder:
         """
         path = self.path / JOURNAL_FILE
         try:
-            content = parse_json(path.read_bytes())
+            content = parse_json(read_record(path))
         except (FileNotFoundError, NotADirectoryError):
             return {}
+        except CorruptionError:
+            raise
         except OSError as error:
             raise StoreError(f"{path} can't be read: {error.strerror or error}.") from error
         if content is None:

@@ -70,17 +70,25 @@ def test_compressed_tiffs_are_read_as_by_themselves_and_gdals_options_stay_in_th
     assert not gdal.rasterio().env.hasenv()
 
 
-def test_sizes_may_differ_within_a_batch(images):
-    path = open_dataset("folder", images).paths[1]
-    Image.new("RGB", (30, 20), "red").save(path)
-    (batch,) = batches(open_dataset("folder", images), [0], 4, "stop")
-    assert sorted(images.shape[1:3] for _, images in batch.groups) == [(20, 30), (40, 40)]
-    assert sorted(rows_of(batch)) == [0, 1, 2, 3]
-
-
-def test_an_unreadable_image_stops_with_its_path(images):
+@pytest.mark.parametrize("ahead_nbytes", [1, 10**9], ids=["large images", "small images"])
+@pytest.mark.parametrize("odd_row", [0, 1])
+def test_sizes_may_differ_within_a_batch(images, monkeypatch, odd_row, ahead_nbytes):
+    monkeypatch.setattr("featstore.datasets.loader.AHEAD_NBYTES", ahead_nbytes)
     dataset = open_dataset("folder", images)
-    dataset.paths[5].write_bytes(b"not an image")
+    Image.new("RGB", (30, 20), "red").save(dataset.paths[odd_row])
+    dataset.paths[3].write_bytes(b"not an image")
+    (batch,) = batches(dataset, [0], 6, "mask")
+    shapes = [images.shape[:3] for _, images in batch.groups]
+    assert shapes == ([(1, 20, 30), (4, 40, 40)] if odd_row == 0 else [(4, 40, 40), (1, 20, 30)])
+    assert sorted(rows_of(batch)) == [0, 1, 2, 4, 5]
+    for row, image in rows_of(batch).items():
+        np.testing.assert_array_equal(image, dataset.read(row))
+
+
+def test_the_first_unreadable_image_stops_with_its_path(images):
+    dataset = open_dataset("folder", images)
+    for row in (5, 6, 7):
+        dataset.paths[row].write_bytes(b"not an image")
     with pytest.raises(ImageError, match=dataset.paths[5].name):
         list(batches(dataset, range(0, 27, 4), 4, "stop"))
 

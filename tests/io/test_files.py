@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 
 import pytest
 
@@ -51,6 +52,16 @@ def test_anything_else_is_not_believed_either(tmp_path, content):
     path = tmp_path / "a.json"
     path.write_bytes(content)
     with pytest.raises(CorruptionError):
+        read_json(path)
+
+
+def test_a_record_of_gigabytes_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"rows": 10})
+    os.truncate(path, 5 * 10**9)
+    with pytest.raises(
+        CorruptionError, match=r"a\.json has 5\.0 GB; .* at most 1\.1 GB\. Put back"
+    ):
         read_json(path)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 import torchvision.models
@@ -9,6 +11,7 @@ from featstore.config import POOLS, TOKEN_POOLS
 from featstore.errors import BackboneError, WeightsError
 from featstore.io.files import file_sha256
 from featstore.io.fingerprints import FingerprintCache
+from featstore.models import networks
 from featstore.models.backbone import Backbone, pool_map
 from featstore.models.layer_names import paper_layers
 from featstore.models.names import backbone_names
@@ -110,6 +113,18 @@ def test_both_names_and_modules_find_a_layer():
     (stage,) = find_layers("resnet50", ["layer4"], 224)
     assert stage.node == "layer4.2.relu_2"
     assert find_layers("resnet50", ["fc", "fc1000"], 224) == find_layers("resnet50", (), 224)
+
+
+def test_layers_are_listed_without_the_compiler_and_leave_no_trace_of_it(monkeypatch):
+    """The compiler takes seconds to import; it may hide functions from itself afterwards."""
+    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
+    monkeypatch.delattr(torch, "_dynamo", raising=False)
+    hidden = torch._disable_dynamo(lambda: "called")
+    read = networks._read
+    monkeypatch.setattr(networks, "_read", lambda *given: hidden() and read(*given))
+    assert networks._list_layers("alexnet", 224, None)
+    assert "torch._dynamo" not in sys.modules
+    assert not vars(hidden.__wrapped__)
 
 
 def test_an_unknown_layer_is_answered_with_near_ones():

@@ -320,8 +320,13 @@ def test_a_page_of_many_runs_shows_the_best_and_counts_the_others(store, tmp_pat
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert f"Left out: {left_out}" in page
     # Of four fits with curves one is drawn with others, and one alone.
-    assert "3 more are below, each by itself, but for the last 2: see curves.png" in page
+    assert (
+        "3 more are below, each by itself, but for the last 2: featstore runs show RUN draws"
+        in page
+    )
     assert page.count("Training accuracy and loss by epoch of") == 1
+    # The page holds its drawings: the runs' own would take a second each.
+    assert not [*store.path.glob("runs/*/*.png")]
     with pytest.raises(ConfigError, match="top is 0; it must be 1 or more"):
         write_report(store, runs, tmp_path / "r.html", top=0)
 

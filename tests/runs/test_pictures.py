@@ -3,15 +3,13 @@ import shutil
 
 import pytest
 from conftest import store_in
-from makers import Listener
 from PIL import Image
 
 from featstore.cli.main import _run
 from featstore.fitting.fit import fit, fit_each
-from featstore.report.write import write_report
 from featstore.runs import charts
-from featstore.runs.opening import list_runs, open_run
-from featstore.runs.pictures import draw_missing_pictures, draw_pictures
+from featstore.runs.opening import list_runs
+from featstore.runs.pictures import draw_pictures
 from featstore.runs.verification import verify_runs
 from featstore.store.feature_store import open_store
 
@@ -31,7 +29,8 @@ def store(make_store):
 def drawn(tmp_path_factory):
     """Return a store with a run and its pictures, which no test changes."""
     store = store_in(tmp_path_factory.mktemp("drawn"))
-    draw_missing_pictures(fit(store))
+    (run,) = fit(store)
+    assert draw_pictures(run) == ""
     return store.path
 
 
@@ -46,18 +45,14 @@ def fail(*args):
     raise MemoryError("no room for a picture")
 
 
-@pytest.mark.parametrize("way", ["shown", pytest.param("reported", marks=pytest.mark.soak)])
-def test_pictures_are_drawn_when_the_run_is_shown(store, way, tmp_path, no_umap, capsys):
+def test_pictures_are_drawn_when_the_run_is_shown(store, capsys):
     (run,) = fit(store, "sgd")
     names = ["confusion.png", "curves.png", "reliability.png"]
     assert not [*run.path.glob("*.png")]
     assert verify_runs(store) == (1, [])
     record = (run.path / "metrics.json").read_bytes()
-    if way == "shown":
-        assert _run(["runs", "show", "last", "--store", str(store.path)]) == 0
-        assert ", ".join(names) in capsys.readouterr().out
-    else:
-        write_report(store, [open_run(run.path)], tmp_path / "report.html", projection="pca")
+    assert _run(["runs", "show", "last", "--store", str(store.path)]) == 0
+    assert ", ".join(names) in capsys.readouterr().out
     assert sorted(path.name for path in run.path.glob("*.png")) == names
     before = [(run.path / name).read_bytes() for name in names]
     assert draw_pictures(run) == ""
@@ -97,15 +92,14 @@ def test_a_run_that_is_removed_meanwhile_does_not_come_back(run, monkeypatch):
     assert [path.name for path in run.path.parent.iterdir()] == ["elsewhere"]
 
 
-def test_several_failures_are_one_line(store, monkeypatch):
-    runs = fit(store, ["ridge", "lda", "knn"])
+def test_a_run_without_pictures_is_shown_and_says_why(run, monkeypatch, capsys):
+    (run.path / "confusion.png").unlink()
     monkeypatch.setattr(charts, "draw_confusion", fail)
-    listener = Listener()
-    draw_missing_pictures(runs, listener)
-    (line,) = listener.lines
-    assert runs[0].run_id in line
-    assert "no room for a picture). The run is kept; featstore report draws them." in line
-    assert line.endswith("So are those of 2 more runs.")
+    assert _run(["runs", "show", "last", "--store", str(run.path.parents[1])]) == 0
+    shown = capsys.readouterr()
+    assert run.run_id in shown.out
+    why = "no room for a picture). The run is kept; the next featstore runs show draws them."
+    assert why in " ".join(shown.err.split())
 
 
 def test_pictures_are_pictures(run):

@@ -1,6 +1,7 @@
-"""Train networks, and linear models, on many rows in large batches that all cores share.
+"""Train networks by Adam, and linear models on many rows, in batches that all cores share.
 
-scikit-learn's MLPClassifier takes 200 rows a step, and SGDClassifier a single row, on one core.
+scikit-learn's MLPClassifier takes 200 rows a step on one core, and most of a small step's time goes
+into checks of its input. SGDClassifier takes a single row a step.
 """
 
 from __future__ import annotations
@@ -48,25 +49,27 @@ SLOPES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def handles(estimator: Any, n_rows: int) -> bool:
-    """Return whether large batches can train `estimator` on so many rows.
+    """Return whether :class:`Batches` can train `estimator` on so many rows.
 
     Learning rates and penalties that a user chooses for SGDClassifier are for steps of one row.
     """
-    if n_rows <= MANY_ROWS or not estimator.shuffle:
+    if not estimator.shuffle:
         return False
     if isinstance(estimator, SGDClassifier):
         own = estimator.learning_rate, estimator.penalty
-        return own == ("optimal", "l2") and not estimator.average and estimator.fit_intercept
+        is_plain = own == ("optimal", "l2") and not estimator.average and estimator.fit_intercept
+        return is_plain and n_rows > MANY_ROWS
     if type(estimator) is MLPRegressor and estimator.loss != "squared_error":
         return False
     return type(estimator) in (MLPClassifier, MLPRegressor) and estimator.solver == "adam"
 
 
-class LargeBatches:
+class Batches:
     """The weights of an estimator while Adam trains them (Kingma and Ba 2014, arXiv:1412.6980).
 
-    The objective is that of scikit-learn with its own batches, and so is the learning rate. The
-    last bits do not depend on the number of threads.
+    Up to :data:`.MANY_ROWS` rows, a network's batches and steps are scikit-learn's. Of more rows,
+    batches are larger; the objective is that of scikit-learn's batches, and so is the learning
+    rate. The last bits do not depend on the number of threads.
 
     `estimator` has seen some rows by ``partial_fit``. `y` is (n_samples,) of positions of classes
     or of numbers, or (n_samples, n_classes) of 0 and 1. `losses` are SGDClassifier's, as functions
@@ -83,24 +86,26 @@ class LargeBatches:
         self._estimator, self._threads = estimator, threads
         self._is_linear = isinstance(estimator, SGDClassifier)
         given = estimator.get_params(deep=False).get("batch_size", "auto")
-        self.n_in_batch = min(LARGE_BATCH, max(SMALL_BATCH, n_rows // 200))
+        self.n_in_batch = min(LARGE_BATCH, max(SMALL_BATCH, n_rows // 200), n_rows)
         if given != "auto":
             self.n_in_batch = min(int(given), n_rows)
+        # scikit-learn divides a network's penalty by the rows of a batch.
+        self._n_penalty: int | None = None
         if self._is_linear:
             weights = [np.zeros_like(estimator.coef_.T, np.float32)]
             biases = [np.zeros_like(estimator.intercept_, np.float32)]
             self._rate = LINEAR_RATE / math.sqrt(len(weights[0]))
             self._beta_1, self._beta_2 = 0.9, 0.999
-            self._epsilon, self._penalty = 1e-8, estimator.alpha
+            self._epsilon, self._alpha, self._n_penalty = 1e-8, estimator.alpha, 1
             slope, loss = SLOPES[estimator.loss], losses[estimator.loss]
             self._output: Output = partial(_margins, slope, loss, _row_weights(estimator))
         else:
             weights, biases = estimator.coefs_, estimator.intercepts_
             self._rate = estimator.learning_rate_init
             self._beta_1, self._beta_2 = estimator.beta_1, estimator.beta_2
-            # scikit-learn divides the penalty by the rows of a batch.
-            n_penalty = SMALL_BATCH if given == "auto" else self.n_in_batch
-            self._epsilon, self._penalty = estimator.epsilon, estimator.alpha / n_penalty
+            self._epsilon, self._alpha = estimator.epsilon, estimator.alpha
+            if n_rows > MANY_ROWS:
+                self._n_penalty = SMALL_BATCH if given == "auto" else self.n_in_batch
             self._output = OUTPUTS[estimator.out_activation_]
         self._shapes = [w.shape for w in (*weights, *biases)]
         self._n_weights = sum(w.size for w in weights)
@@ -109,6 +114,7 @@ class LargeBatches:
         self._n_in_part = max(PART_ROWS, -(-self.n_in_batch // N_PARTS))
         n_parts = -(-self.n_in_batch // self._n_in_part)
         self._gradients = [np.empty_like(self._values) for _ in range(n_parts)]
+        self._gradient_views = [self._views(gradient) for gradient in self._gradients]
         self._first, self._second = np.zeros_like(self._values), np.zeros_like(self._values)
         self._n_steps = self._n_epochs = 0
         self._show()
@@ -142,30 +148,21 @@ class LargeBatches:
             parts = [rows[at : at + self._n_in_part] for at in range(0, len(rows), self._n_in_part)]
             found = self._threads.map(partial(self._descend, X, y), enumerate(parts))
             total += sum(found)
+            penalty = self._alpha / (self._n_penalty or len(rows))
             if not self._is_linear:
                 own = self._values[: self._n_weights]
-                total += len(rows) * 0.5 * self._penalty * float(own @ own)
+                total += len(rows) * 0.5 * penalty * float(own @ own)
             self._n_steps += 1
-            step = partial(self._step, len(parts), len(rows), rate)
-            self._threads.map(step, self._pieces())
+            step = partial(self._step, len(parts), len(rows), rate, penalty)
+            self._threads.map(step, range(0, len(self._values), PIECE_VALUES))
         self._n_epochs += 1
         self._show()
         return total / len(order)
 
-    def _pieces(self) -> list[tuple[slice, float]]:
-        """Return slices of the values, each with its penalty."""
-        n = self._n_weights
-        pieces = [(0, n, self._penalty), (n, len(self._values), 0.0)]
-        return [
-            (slice(at, min(at + PIECE_VALUES, stop)), penalty)
-            for start, stop, penalty in pieces
-            for at in range(start, stop, PIECE_VALUES)
-        ]
-
     def _descend(self, X: np.ndarray, y: np.ndarray, part: tuple[int, np.ndarray]) -> float:
         """Put the gradient of a part's summed loss in its place, and return the loss."""
         number, rows = part
-        weights, biases = self._views(self._gradients[number])
+        weights, biases = self._gradient_views[number]
         activation = "identity" if self._is_linear else self._estimator.activation
         values = [X[rows]]
         for weight, bias in zip(self._weights, self._biases, strict=True):
@@ -183,16 +180,16 @@ class LargeBatches:
                 DERIVATIVES[activation](values[layer], delta)
         return loss
 
-    def _step(self, n_parts: int, n_rows: int, rate: float, piece: tuple[slice, float]) -> None:
-        """Change a piece of the weights as scikit-learn's Adam does."""
-        at, penalty = piece
+    def _step(self, n_parts: int, n_rows: int, rate: float, penalty: float, start: int) -> None:
+        """Change the weights, and biases, from a position on as scikit-learn's Adam does."""
+        at = slice(start, start + PIECE_VALUES)
         gradient = self._gradients[0][at]
         for other in self._gradients[1:n_parts]:
             gradient += other[at]
         gradient /= n_rows
         values, first, second = self._values[at], self._first[at], self._second[at]
-        if penalty:
-            gradient += penalty * values
+        n_shrunk = max(0, self._n_weights - start)
+        gradient[:n_shrunk] += penalty * values[:n_shrunk]
         first *= self._beta_1
         first += (1 - self._beta_1) * gradient
         second *= self._beta_2

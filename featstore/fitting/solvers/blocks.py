@@ -92,7 +92,7 @@ def row_blocks(
 class Threads:
     """Threads that share work on blocks, without an effect on its last bits.
 
-    Without a pool, the calling thread does all.
+    Without a pool, the calling thread does all: handing work to a single thread takes longer.
     """
 
     def __init__(self, pool: ThreadPoolExecutor | None = None, n_threads: int = 1) -> None:
@@ -134,8 +134,12 @@ def shared_threads() -> Iterator[Threads]:
     The libraries' own threads would split a product by their number, which changes its last bits.
     """
     n_threads = available_threads()
-    with _controller().limit(limits=1), ThreadPoolExecutor(n_threads) as pool:
-        yield Threads(pool, n_threads)
+    with _controller().limit(limits=1):
+        if n_threads == 1:
+            yield Threads()
+            return
+        with ThreadPoolExecutor(n_threads) as pool:
+            yield Threads(pool, n_threads)
 
 
 def one_thread() -> Any:

@@ -1,6 +1,6 @@
 """Train by epochs as scikit-learn's ``fit`` does, with loss and score of each epoch.
 
-Many rows come in larger batches: see ``batches.py``.
+Adam's networks, and SGDClassifier on many rows, take the steps of ``batches.py``.
 """
 
 from __future__ import annotations
@@ -36,11 +36,15 @@ are sorted by class; single rows would be slow to read from a disk."""
 
 
 SCORED_ROWS = 20_000
-"""Training rows, evenly spread, that the score of an epoch of large batches is of."""
+"""Training rows, evenly spread, that the score of an epoch in batches is of."""
 
 
 MIN_LEARNING_RATE = 1e-6
 """Learning rate at which scikit-learn's adaptive one gives up."""
+
+
+LEAST_RATE = 1e-30
+"""Learning rate that changes no weight of float32, which are larger."""
 
 
 MARGIN_LOSSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -62,9 +66,10 @@ class Curves:
     after the epoch, without it. `name` says what the score is: ``accuracy``, ``map`` or ``r2``.
     Held-out rows are those of ``early_stopping``, or the dataset's validation rows, which decide
     nothing; without either, `validation_score` is empty. With large batches, the loss of sgd is the
-    mean over the epoch too, and the score is that of :data:`SCORED_ROWS` rows. `converged` says
-    that training stopped by itself before ``max_iter`` epochs, or after the requested number of
-    them. `held_out` are the positions of the rows that early stopping held out, in order.
+    mean over the epoch too, and the score is that of some :data:`SCORED_ROWS` rows.
+    `converged` says that training stopped by itself before ``max_iter`` epochs, or after the
+    requested number of them. `held_out` are the positions of the rows that early stopping held
+    out, in order.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -124,9 +129,9 @@ def train(
     ``n_iter_no_change``, ``early_stopping`` and adaptive learning rates included. A network
     takes the steps of its own ``fit``, up to the order of the shuffled rows; SGDClassifier stops
     all one-vs-rest problems together, by their mean loss. Rows beyond 256 MiB come in blocks,
-    shuffled within and among them, so that memory holds one. Adam's networks, and SGDClassifier
-    with its own learning rate, take more than 40,000 rows in large batches, with the same
-    objective: :class:`.LargeBatches`. MLPRegressor is trained on the
+    shuffled within and among them, so that memory holds one. :class:`.Batches` trains Adam's
+    networks, and SGDClassifier with its own learning rate on more than 40,000 rows, which come in
+    large batches, with the same objective. MLPRegressor is trained on the
     standardised number, and its last layer's weights are then brought into the number's own unit.
 
     The estimator is unfitted, has an integer ``random_state``, and is trained in place. `X`,
@@ -177,13 +182,13 @@ def train(
     learning_rate = given["learning_rate_init" if is_mlp else "eta0"]
     curves = Curves(name=name, held_out=None if held_out is None else np.sort(held_out))
     best_weights = None
-    is_large = batches.handles(estimator, len(rows))
-    scored = rows[:: max(1, len(rows) // SCORED_ROWS)] if is_large else rows
+    in_batches = batches.handles(estimator, len(rows))
+    scored = rows[:: max(1, len(rows) // SCORED_ROWS)] if in_batches else rows
     # The features were found to be finite, and the parameters valid, before training.
     quickly = sklearn.config_context(assume_finite=True, skip_parameter_validation=True)
     with shared_threads() as threads, quickly:
-        if is_large:
-            show = _large_batches(estimator, X, y, rows, classes, random_state, threads)
+        if in_batches:
+            show = _by_batches(estimator, X, y, rows, classes, random_state, threads)
         else:
             show = partial(_one_epoch, estimator, X, y, rows, classes, random_state)
         for epoch in range(n_epochs or given["max_iter"]):
@@ -195,9 +200,9 @@ def train(
                     raise _diverged(epoch + 1, str(error)) from error
                 raise
             loss, score = seen_loss, np.nan
-            if records or not (is_mlp or is_large):
+            if records or not (is_mlp or in_batches):
                 loss, score = _score(estimator, X, y, scored, threads)
-                loss = seen_loss if is_mlp or is_large else loss
+                loss = seen_loss if is_mlp or in_batches else loss
             if not np.isfinite(loss):
                 raise _diverged(epoch + 1, f"The loss is {loss}.")
             curves.loss.append(loss)
@@ -229,7 +234,7 @@ def train(
     return curves
 
 
-def _large_batches(
+def _by_batches(
     estimator: Estimator,
     X: np.ndarray,
     y: np.ndarray,
@@ -238,15 +243,16 @@ def _large_batches(
     random_state: np.random.RandomState,
     threads: Threads,
 ) -> Callable[[], float]:
-    """Return what trains an epoch in large batches and returns its mean loss."""
+    """Return what trains an epoch by :class:`.Batches` and returns its mean loss."""
     own = estimator.get_params(deep=False)
     first = np.sort(rows[random_state.permutation(len(rows))[: batches.SMALL_BATCH]])
     if "batch_size" in own:
-        estimator.set_params(batch_size="auto")
+        # This step is too small to change a weight.
+        estimator.set_params(batch_size="auto", learning_rate_init=LEAST_RATE)
     # scikit-learn draws the first weights, and sets what prediction needs.
     estimator.partial_fit(X[first], y[first], **({} if classes is None else {"classes": classes}))
     estimator.set_params(**own)
-    state = batches.LargeBatches(estimator, len(rows), threads, MARGIN_LOSSES)
+    state = batches.Batches(estimator, len(rows), threads, MARGIN_LOSSES)
     if classes is not None and y.ndim == 1:
         y = np.searchsorted(classes, y)
 

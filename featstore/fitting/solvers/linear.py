@@ -56,16 +56,36 @@ def handles(estimator: BaseEstimator) -> bool:
     )
 
 
-def fit(estimator: Estimator, X: np.ndarray, y: np.ndarray) -> bool:
-    """Fit an estimator that :func:`handles` in place; return whether it converged.
+def fit(estimator: Estimator, X: np.ndarray, y: np.ndarray) -> tuple[bool, Objective]:
+    """Fit an estimator that :func:`handles` in place.
 
-    `X` is (n_samples, n_features) float32 and may be read-only.
+    `X` is (n_samples, n_features) float32 and may be read-only. Returns whether it converged, and
+    what :func:`fit_without` takes.
     """
+    base = one_vs_rest.base_of(estimator)
     with shared_threads() as threads:
-        base = one_vs_rest.base_of(estimator)
-        ((_, (model,)),) = solve(base, X, y, [base.C], threads)
+        problem = _problem(base, X, y, threads)
+        ((_, (model,)),) = _minimise(problem, base, [base.C], threads)
     put(estimator, model, X, y)
-    return model.converged
+    return model.converged, problem
+
+
+def fit_without(
+    estimator: Estimator, X: np.ndarray, y: np.ndarray, folds: np.ndarray, problem: Objective
+) -> list[Estimator]:
+    """Return the estimator as it would be without each fold's rows, by `problem` of all rows.
+
+    All folds are fitted in one pass. They begin without weights: where the penalty is weak, those
+    of all rows would leave a slope below the tolerance, and the fold's rows would still be in them.
+    See :func:`.train.fit_without`.
+    """
+    base = one_vs_rest.base_of(estimator)
+    with shared_threads() as threads:
+        ((_, models),) = _minimise(problem.without(folds), base, [base.C], threads)
+    fitted: list[Any] = [clone(estimator) for _ in models]
+    for one, model in zip(fitted, models, strict=True):
+        put(one, model, X, y)
+    return fitted
 
 
 def fit_path(
@@ -194,12 +214,32 @@ def solve(
     The values of C increase: each begins with the weights of the one before. The models of folds
     are fitted on standardised features, but apply to `X`.
     """
+    problem = _problem(estimator, X, y, threads, folds)
+    yield from _minimise(problem, estimator, values, threads)
+
+
+def _problem(
+    estimator: LogisticRegression | LinearSVC,
+    X: np.ndarray,
+    y: np.ndarray,
+    threads: Threads,
+    folds: np.ndarray | None = None,
+) -> Objective:
     problem: Objective
     if folds is None and is_wide(X):
         problem = WideObjective(estimator, X, y)
     else:
         problem = Objective(estimator, X, y, folds)
     problem.measure(threads)
+    return problem
+
+
+def _minimise(
+    problem: Objective,
+    estimator: LogisticRegression | LinearSVC,
+    values: Sequence[float],
+    threads: Threads,
+) -> Iterator[tuple[float, list[Model]]]:
     weights = [np.zeros((problem.n_features + 1, problem.n_outputs)) for _ in problem.counts]
     for C in values:
         minimisers = [

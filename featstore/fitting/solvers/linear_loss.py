@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import scipy.linalg
@@ -81,6 +83,22 @@ class Objective:
         self.counts = [len(X)]
         self._mean = np.zeros((1, self.n_features))
         self._scale = np.ones((1, self.n_features))
+
+    def without(self, folds: np.ndarray) -> Self:
+        """Return the training of all rows but those of each fold, which shares all else.
+
+        The features stay as they are. Rows of fold -1 train all.
+        """
+        found = copy.copy(self)
+        found.folds = folds
+        found.counts = (len(self.X) - np.bincount(folds[folds >= 0])).tolist()
+        n_folds = len(found.counts)
+        found._blocks = row_blocks(
+            len(self.X), self.n_features, CACHED_NBYTES, self.n_outputs * n_folds
+        )
+        found._mean = np.zeros((n_folds, self.n_features))
+        found._scale = np.ones((n_folds, self.n_features))
+        return found
 
     def measure(self, threads: Threads) -> None:
         """Find the features' directions, and their means and deviations outside each fold."""

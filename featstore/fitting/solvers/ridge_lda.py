@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.linalg
+from sklearn.base import clone
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import RidgeClassifier
 
@@ -24,6 +25,10 @@ from featstore.fitting.solvers.scaling import moments
 
 MAX_FEATURES = 20_000
 """Largest number of columns; the matrix of their products takes 3.2 GB in float64."""
+
+
+KEPT_NBYTES = 2**28
+"""Largest products of a fit that are kept for fits without some of the rows."""
 
 
 Estimator: TypeAlias = RidgeClassifier | LinearDiscriminantAnalysis
@@ -53,15 +58,43 @@ def penalty_name(estimator: Estimator) -> str:
     return "alpha" if isinstance(estimator, RidgeClassifier) else "shrinkage"
 
 
-def fit(estimator: Estimator, X: np.ndarray, y: np.ndarray) -> None:
+def fit(estimator: Estimator, X: np.ndarray, y: np.ndarray) -> RowSums | None:
     """Fit an estimator that :func:`handles` in place.
 
-    `X` is (n_samples, n_features) float32, standardised, and may be read-only.
+    `X` is (n_samples, n_features) float32, standardised, and may be read-only. Returns the sums of
+    a tall matrix's rows, if they take little memory.
     """
     classes, codes = np.unique(y, return_inverse=True)
     with shared_threads() as threads:
         rows = WideRows.of(X, codes) if is_wide(X) else RowSums.of(threads, X, codes, len(classes))
-        coef, intercept = _solve(estimator, rows, getattr(estimator, penalty_name(estimator)))
+        _fit_sums(estimator, rows, classes, X)
+    if isinstance(rows, RowSums) and rows.products.nbytes <= KEPT_NBYTES:
+        return rows
+    return None
+
+
+def fit_without(
+    estimator: Estimator, X: np.ndarray, y: np.ndarray, folds: np.ndarray, sums: RowSums
+) -> list[Estimator]:
+    """Return the estimator as it would be without each fold's rows, from the sums of all rows.
+
+    See :func:`.train.fit_without`.
+    """
+    classes, codes = np.unique(y, return_inverse=True)
+    fitted = [clone(estimator) for _ in range(int(folds.max()) + 1)]
+    with shared_threads() as threads:
+        for fold, one in enumerate(fitted):
+            held_out = np.flatnonzero(folds == fold)
+            own = RowSums.of(threads, X, codes, len(classes), held_out)
+            _fit_sums(one, sums - own, classes, X)
+    return fitted
+
+
+def _fit_sums(
+    estimator: Estimator, rows: WideRows | RowSums, classes: np.ndarray, X: np.ndarray
+) -> None:
+    """Fit an estimator in place to what stands for its rows; `X` gives their form."""
+    coef, intercept = _solve(estimator, rows, getattr(estimator, penalty_name(estimator)))
     put(estimator, classes, coef.T, intercept, X)
     if isinstance(estimator, LinearDiscriminantAnalysis):
         estimator._max_components = min(len(classes) - 1, X.shape[1])

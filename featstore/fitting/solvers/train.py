@@ -27,6 +27,7 @@ from featstore.fitting.solvers import (
 )
 from featstore.fitting.solvers.blocks import Samples, one_thread
 from featstore.fitting.solvers.dbn import fit_range
+from featstore.fitting.solvers.linear_loss import Objective
 
 CURES = {
     r"n_neighbors = \d+, n_samples_fit = (\d+)": "Use --param n_neighbors=N with N up to {}.",
@@ -45,13 +46,15 @@ class Trained:
 
     `curves` are of classifiers trained by epochs. `solver` is ``passes`` (``linear.py``), ``sums``
     (``ridge_lda.py``, ``ridge_targets.py``), ``epochs`` (``epochs.py``), ``scikit-learn``,
-    ``scikit-learn-intelex`` or ``array API``. `notes` are for the user.
+    ``scikit-learn-intelex`` or ``array API``. `notes` are for the user. `kept` is
+    what quickens fits without some of the rows.
     """
 
     curves: epochs.Curves | None
     converged: bool
     solver: str
     notes: list[str]
+    kept: Objective | ridge_lda.RowSums | None = None
 
 
 def train(
@@ -80,6 +83,7 @@ def train(
         X = map_kernel(model.named_steps["map"], Samples(X, slice(0, len(X))), len(X))
     clf = model.named_steps["clf"]
     curves, finished = None, True
+    kept: Objective | ridge_lda.RowSums | None = None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if config.device != "cpu":
@@ -97,10 +101,11 @@ def train(
                 )
             finished = curves.converged
         elif linear.handles(clf):
-            solver, finished = "passes", linear.fit(clf, X, y)
+            solver = "passes"
+            finished, kept = linear.fit(clf, X, y)
         elif ridge_lda.handles(clf):
             solver = "sums"
-            ridge_lda.fit(clf, X, y)
+            kept = ridge_lda.fit(clf, X, y)
         elif ridge_targets.handles(clf):
             solver = "sums"
             ridge_targets.fit(clf, X, y)
@@ -120,7 +125,23 @@ def train(
         )
     others = [str(w.message) for w in caught if w not in stopped]
     notes.extend(f"scikit-learn says: {text}" for text in dict.fromkeys(others))
-    return Trained(curves, converged, solver, notes)
+    return Trained(curves, converged, solver, notes, kept)
+
+
+def fit_without(
+    clf: Any, X: np.ndarray, y: np.ndarray, folds: np.ndarray, trained: Trained
+) -> list[Any] | None:
+    """Return a fitted classifier as it would be without each fold's rows; None if that is slow.
+
+    `X` is standardised by all rows, for the folds too: their own means and deviations would change
+    the penalty a little. `folds` is the fold that leaves out each row, or -1, and every class has
+    rows outside every fold.
+    """
+    if isinstance(trained.kept, Objective):
+        return linear.fit_without(clf, X, y, folds, trained.kept)
+    if trained.kept is not None:
+        return ridge_lda.fit_without(clf, X, y, folds, trained.kept)
+    return None
 
 
 def _fit_each_class(

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from featstore.errors import CorruptionError
+from featstore.io.files import read_record
 from featstore.store.format.fields import Count, Items, Width, first_problem
 
 VECTORS = {"label": "int32", "split": "uint8", "sample_id": "string", "first_row": "int64"}
@@ -183,7 +184,7 @@ def read_metadata(
     """
     try:
         # zarr's own parser: another one might take another value of a key that comes twice.
-        content = json.loads((path / "zarr.json").read_bytes())
+        content = json.loads(read_record(path / "zarr.json"))
         found = ArrayMetadata.model_validate(content)
         wrong = found.misfit(shape, data_type)
     except ValidationError as error:

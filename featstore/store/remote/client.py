@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from featstore.errors import StoreError
+from featstore.io.files import check_record_size
 from featstore.store.remote.services import (
     RETRIES,
     explain,
@@ -118,15 +119,16 @@ class ObjectStorage:
                 n_broken += 1
 
     def get(self, name: str) -> bytes | None:
-        """Return an object's bytes; None if it does not exist."""
+        """Return a record's bytes; None if it does not exist."""
         found = self.read(name)
         return None if found is None else found[0]
 
     def read(self, name: str) -> tuple[bytes, str] | None:
-        """Return an object's bytes and etag; None if it does not exist."""
+        """Return a record's bytes and etag; None if it does not exist."""
 
         def get() -> tuple[bytes, str] | None:
             found = self._obs.get(self._store, name)
+            check_record_size(f"{self.url}/{name}", found.meta["size"])
             return bytes(found.bytes()), _plain(found.meta["e_tag"])
 
         return self._answer(get, None)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from featstore.errors import StoreError
+from featstore.io.files import read_record
 from featstore.progress import Progress
 from featstore.store.leftovers import (
     KILLED,
@@ -119,7 +120,7 @@ def _named(backend: RemoteBackend, kind: str, owner: str) -> set[str] | None:
     names = [name for name in backend.remote.entries(f"{kind}/{owner}/") if is_record(name)]
     main = f"{kind}/{owner}/{'set' if kind == SETS else 'metrics'}.json"
     there = list(backend.remote.each(backend.remote.get, names)) if main in names else []
-    here = [path.read_bytes() for path in local_records(backend.folder, kind, owner)]
+    here = [read_record(path) for path in local_records(backend.folder, kind, owner)]
     named = named_uploads([content for content in [*there, *here] if content is not None])
     if named is None:
         return None

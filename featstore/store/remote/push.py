@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featstore.errors import CorruptionError
-from featstore.io.files import file_sha256, parse_json
+from featstore.io.files import file_sha256, parse_json, read_record
 from featstore.progress import SILENT, Progress
 from featstore.store.feature_set import FeatureSet
 from featstore.store.format.layer_schema import LayerRecord
@@ -123,7 +123,7 @@ def push_set(backend: RemoteBackend, feature_set: SetFolder, progress: Progress 
         with _damage_explained(backend, feature_set):
             what = f"{set_id}: labels and ids"
             send(backend, place, files, feature_set.info.folder, what, progress)
-        content = (feature_set.path / "set.json").read_bytes()
+        content = read_record(feature_set.path / "set.json")
         if not publish(backend, feature_set.record_name, content):
             backend.pull("sets", held=set_id, now=True)
             feature_set = SetFolder(feature_set.path)
@@ -137,7 +137,7 @@ def push_set(backend: RemoteBackend, feature_set: SetFolder, progress: Progress 
         files = {**beside, **record.files}
         with _damage_explained(backend, feature_set, layer):
             send(backend, place, files, record.folder, f"{set_id}: {layer}", progress, small)
-        content = feature_set.layer_path(layer).read_bytes()
+        content = read_record(feature_set.layer_path(layer))
         if not publish(backend, feature_set.layer_record_name(layer), content):
             backend.pull("sets", held=set_id, now=True)
 
@@ -212,7 +212,7 @@ def push_run(backend: RemoteBackend, run_id: str, progress: Progress = SILENT) -
     if backend.knows(record):
         return
     path = backend.folder / record
-    content = path.read_bytes()
+    content = read_record(path)
     # Read once: a later pull may replace the local run by another machine's.
     run = RunRecord.check(parse_json(content) or {}, path)
     try:

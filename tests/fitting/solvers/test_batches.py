@@ -2,11 +2,12 @@ import copy
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import SGDClassifier
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from featstore.fitting.solvers import batches
-from featstore.fitting.solvers.batches import SLOPES, LargeBatches, handles
+from featstore.fitting.solvers.batches import SLOPES, Batches, handles
 from featstore.fitting.solvers.blocks import Threads, shared_threads
 from featstore.fitting.solvers.dbn import DeepBeliefNetwork
 from featstore.fitting.solvers.epochs import MARGIN_LOSSES, train
@@ -64,11 +65,33 @@ def test_the_steps_of_a_network_are_scikit_learns(data, target, activation):
     mine = copy.deepcopy(theirs)
     # A new optimizer begins with its first step.
     del theirs._optimizer
-    state = LargeBatches(mine, len(X), Threads(), MARGIN_LOSSES)
+    state = Batches(mine, len(X), Threads(), MARGIN_LOSSES)
     for _ in range(5):
         theirs.partial_fit(X, y)
         loss = state.epoch(X, y, np.arange(len(X)))
     assert loss == pytest.approx(theirs.loss_, rel=1e-5)
+    for own, other in zip(weights_of(mine), weights_of(theirs), strict=True):
+        np.testing.assert_allclose(own, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_rows", [600, 90])
+def test_few_rows_take_the_batches_and_penalties_of_scikit_learns_own_fit(
+    data, n_rows, monkeypatch
+):
+    monkeypatch.setattr(batches, "MANY_ROWS", 40_000)
+    X, y = data[0][:n_rows], data[1][:n_rows]
+    # The last of the batches has fewer rows, and so a stronger penalty.
+    params = {"alpha": 5.0, "shuffle": False, "max_iter": 4}
+    params |= {"batch_size": 170} if n_rows == 600 else {}
+    theirs, mine = mlp(**params), mlp(**params)
+    with pytest.warns(ConvergenceWarning):
+        theirs.fit(X, y)
+    # The first weights, as a step of no length leaves them.
+    mine.set_params(learning_rate_init=1e-30).partial_fit(X, y, classes=[0, 1, 2])
+    mine.set_params(learning_rate_init=theirs.learning_rate_init)
+    state = Batches(mine, n_rows, Threads(), MARGIN_LOSSES)
+    losses = [state.epoch(X, y, np.arange(n_rows)) for _ in range(4)]
+    np.testing.assert_allclose(losses, theirs.loss_curve_, rtol=1e-5)
     for own, other in zip(weights_of(mine), weights_of(theirs), strict=True):
         np.testing.assert_allclose(own, other, rtol=1e-3, atol=1e-5)
 
@@ -143,15 +166,15 @@ def test_threads_and_records_change_no_bit(data, make, monkeypatch):
 def test_an_epoch_has_each_row_once_in_batches_that_grow_with_the_rows(data, monkeypatch):
     X, y = data
     shown = []
-    descend = LargeBatches._descend
+    descend = Batches._descend
     monkeypatch.setattr(
-        LargeBatches, "_descend", lambda s, X, y, part: shown.append(part) or descend(s, X, y, part)
+        Batches, "_descend", lambda s, X, y, part: shown.append(part) or descend(s, X, y, part)
     )
     train(mlp(), X, y, n_epochs=2)
     rows = [row for _, part in shown for row in part]
     assert sorted(rows[:600]) == sorted(rows[600:]) == list(range(600)) != rows[:600]
     sizes = [
-        LargeBatches(train_few(data), n, Threads(), MARGIN_LOSSES).n_in_batch
+        Batches(train_few(data), n, Threads(), MARGIN_LOSSES).n_in_batch
         for n in (600, 40_000, 100_000, 10**7)
     ]
     assert sizes == [200, 200, 500, 1000]
@@ -179,4 +202,5 @@ def train_few(data):
 def test_what_is_for_single_rows_or_small_batches_stays_theirs(estimator, expected, monkeypatch):
     monkeypatch.setattr(batches, "MANY_ROWS", 40_000)
     assert handles(estimator, 40_001) == expected
-    assert not handles(estimator, 40_000)
+    # A network's batches are scikit-learn's; a linear model's are for many rows.
+    assert handles(estimator, 40_000) == (expected and not isinstance(estimator, SGDClassifier))

@@ -289,7 +289,12 @@ def rows_of(blocks):
     return np.sort(np.concatenate([X for X, _ in blocks]), axis=0)
 
 
-@pytest.mark.parametrize("make", [mlp, sgd])
+def by_momentum(**params):
+    """Return a network that scikit-learn's own steps train."""
+    return mlp(**{"solver": "sgd", "learning_rate_init": 0.02, **params})
+
+
+@pytest.mark.parametrize("make", [by_momentum, sgd])
 class TestBlocks:
     def test_each_epoch_shows_every_row_once_in_another_order(self, many, make, shown):
         X, y = many

@@ -3,7 +3,9 @@ import itertools
 import numpy as np
 import pytest
 import threadpoolctl
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, RidgeClassifier, SGDClassifier
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
@@ -65,7 +67,7 @@ def test_the_fit_is_scikit_learns(estimator, shape, n_classes, fit_intercept, C)
     params = estimator.get_params() | {"fit_intercept": fit_intercept, "C": C}
     mine, theirs = type(estimator)(**params), type(estimator)(**params)
     assert linear.handles(mine)
-    assert linear.fit(mine, X, y)
+    assert linear.fit(mine, X, y)[0]
     theirs.fit(X.astype(np.float64), y)
     scale = np.abs(theirs.coef_).max()
     np.testing.assert_allclose(mine.coef_, theirs.coef_, atol=1e-3 * scale)
@@ -91,11 +93,33 @@ def test_labels_are_whatever_they_are(estimator):
     )
 
 
+@shapes
+@pytest.mark.parametrize("n_classes", [2, 4, "several"])
+def test_fits_without_a_fold_are_those_of_the_other_rows(estimator, shape, n_classes):
+    several = n_classes == "several"
+    X, y = make(*shape, 4 if several else n_classes)
+    if several:
+        y = np.stack([y > 1, y % 2], axis=1).astype(np.int8)
+        estimator = OneVsRestClassifier(estimator)
+    _, problem = linear.fit(estimator, X, y)
+    # The rows of a third fold train both.
+    folds = np.maximum(deal(len(y), 3) - 1, -1)
+    found = linear.fit_without(estimator, X, y, folds, problem)
+    for fold, mine in enumerate(found):
+        own = clone(estimator)
+        linear.fit(own, X[folds != fold], y[folds != fold])
+        values, expected = (one.decision_function(X) for one in (mine, own))
+        whole = estimator.decision_function(X)
+        moved = np.abs(expected - whole).max()
+        np.testing.assert_allclose(values, expected, atol=0.01 * moved)
+    assert len(found) == 2
+
+
 def test_rare_classes_are_no_hindrance(estimator):
     X, _ = make(*TALL)
     y = (np.arange(len(X)) < 12).astype(int)
     theirs = type(estimator)(**estimator.get_params()).fit(X.astype(np.float64), y)
-    assert linear.fit(estimator, X, y)
+    assert linear.fit(estimator, X, y)[0]
     np.testing.assert_allclose(estimator.intercept_, theirs.intercept_, atol=5e-3)
 
 
@@ -185,7 +209,7 @@ def test_results_do_not_depend_on_the_number_of_threads(estimator, shape, monkey
 def test_what_has_not_converged_says_so(estimator):
     X, y = make(*TALL)
     estimator.set_params(max_iter=2)
-    assert not linear.fit(estimator, X, y)
+    assert not linear.fit(estimator, X, y)[0]
     assert np.max(estimator.n_iter_) == 2
 
 
@@ -270,7 +294,7 @@ def test_rows_that_repeat_each_other_are_no_hindrance(estimator):
     X, y = make(*WIDE)
     X, y = np.concatenate([X[:20], X[:20], X[:5]]), np.concatenate([y[:20], y[:20], y[:5]])
     theirs = type(estimator)(**estimator.get_params()).fit(X.astype(np.float64), y)
-    assert linear.fit(estimator, X, y)
+    assert linear.fit(estimator, X, y)[0]
     np.testing.assert_allclose(
         estimator.coef_, theirs.coef_, atol=2e-3 * np.abs(theirs.coef_).max()
     )

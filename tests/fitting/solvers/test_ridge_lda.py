@@ -85,6 +85,20 @@ def test_the_fit_is_scikit_learns(make_estimator, shape, n_classes, strength):
     assert mine.coef_.flags.c_contiguous
 
 
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_fits_without_a_fold_are_those_of_the_other_rows(make_estimator, n_classes, monkeypatch):
+    X, y = make(*TALL, n_classes)
+    estimator, folds = make_estimator(), np.maximum(deal(len(y), 3) - 1, -1)
+    sums = ridge_lda.fit(estimator, X, y)
+    found = ridge_lda.fit_without(estimator, X, y, folds, sums)
+    for fold, mine in enumerate(found):
+        theirs = make_estimator().fit(X[folds != fold].astype(np.float64), y[folds != fold])
+        assert_alike(mine, theirs, X)
+    assert len(found) == 2
+    monkeypatch.setattr(ridge_lda, "KEPT_NBYTES", 1)
+    assert ridge_lda.fit(estimator, X, y) is None, "sums of many features take much memory"
+
+
 @shapes
 @pytest.mark.parametrize("n_classes", [2, 4])
 def test_ridge_without_an_intercept_is_scikit_learns(shape, n_classes):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tracemalloc
 
 import dask.array
@@ -227,6 +228,12 @@ def test_metadata_that_featstore_does_not_write_are_named_before_zarr_reads_them
 def test_nested_metadata_are_refused(matrix):
     (matrix.path / "zarr.json").write_text("[" * 100_000)
     with pytest.raises(CorruptionError, match="not a readable Zarr array"):
+        Matrix(matrix.path, 10)
+
+
+def test_metadata_of_gigabytes_are_refused_before_they_are_read(matrix):
+    os.truncate(matrix.path / "zarr.json", 5 * 10**9)
+    with pytest.raises(CorruptionError, match=r"zarr\.json has 5\.0 GB; .* `featstore store rm`"):
         Matrix(matrix.path, 10)
 
 

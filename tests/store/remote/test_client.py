@@ -15,7 +15,7 @@ from services import (
     stammering_service,
 )
 
-from featstore.errors import StoreError
+from featstore.errors import CorruptionError, StoreError
 from featstore.store.remote import client
 from featstore.store.remote import lease as leases
 from featstore.store.remote.client import open_storage
@@ -67,6 +67,13 @@ def test_objects_are_written_read_listed_and_deleted(remote, tmp_path):
     remote.delete(["sets/none", "sets/other/set.json", "sets/a b/conv1@max/c/0"])
     assert list(remote.entries("sets/")) == ["sets/a b/layers/conv1@max.json"]
     remote.delete([])
+
+
+def test_a_record_that_is_too_large_is_refused_before_it_is_read(remote, monkeypatch):
+    monkeypatch.setattr("featstore.io.files.MAX_RECORD_NBYTES", 3)
+    remote.put("set.json", b"1234")
+    with pytest.raises(CorruptionError, match=r"set\.json has 4 B; .* at most 3 B\. Put back"):
+        remote.get("set.json")
 
 
 def test_what_is_there_is_not_created_and_only_what_was_seen_is_replaced(remote):
