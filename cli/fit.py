@@ -291,12 +291,13 @@ def _say_leaks(group: Sequence[dict[str, Any]]) -> None:
 
 def _say_search(runs: Sequence[Run]) -> None:
     """Say which classifiers a search would likely improve, and the command that searches."""
-    from featstore.fitting.search import FEW_FEATURES, would_pay
+    from featstore.fitting.search import UNSURE_FEATURES, would_pay
 
     if names := list(dict.fromkeys(run.clf for run in runs if would_pay(run.record))):
         console.echo(
-            f"Of fewer than {FEW_FEATURES} features, other parameters of {', '.join(names)} are "
-            f"likely better. To search for them: {command_line()} --search grid"
+            f"Of {UNSURE_FEATURES[0]} to {UNSURE_FEATURES[-1]} features, other parameters of "
+            f"{', '.join(names)} are likely better. "
+            f"To search for them: {command_line()} --search grid"
         )
 
 

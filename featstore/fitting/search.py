@@ -24,12 +24,13 @@ MIN_ROWS = 200
 """Smallest number of training rows in halving's first round."""
 
 
-FEW_FEATURES = 100
-"""Features below which the defaults of :data:`UNSURE` lose a point or more (docs/searching.md)."""
+UNSURE = ("logreg", "linear-svm")
+"""Classifiers whose best penalty for :data:`UNSURE_FEATURES` the defaults miss most."""
 
 
-UNSURE = ("logreg", "linear-svm", "similarity-knn")
-"""Classifiers whose best parameters for few features the defaults miss most."""
+UNSURE_FEATURES = range(64, 1_000)
+"""Numbers of features of which the best penalty is much stronger for some features than for others
+(docs/searching.md)."""
 
 
 ENOUGH_IMAGES = 20
@@ -45,7 +46,7 @@ def would_pay(record: RunRecord) -> bool:
         and own.search is None
         and own.protocol is None
         and not own.params
-        and record.selection.n_features < FEW_FEATURES
+        and record.selection.n_features in UNSURE_FEATURES
         and record.rows.n_train >= ENOUGH_IMAGES * len(record.class_names)
     )
 

@@ -42,13 +42,14 @@ def test_json_is_one_object_with_what_scripts_rely_on(store, capsys):
     assert "80 rows" in err
 
 
-def test_a_search_is_advised_where_few_features_leave_the_penalty_open(
+def test_a_search_is_advised_where_the_number_of_features_leaves_the_penalty_open(
     make_store, capsys, monkeypatch
 ):
     monkeypatch.setattr(sys, "argv", ["/bin/featstore", "fit", "--clf", "logreg,knn"])
-    store = make_store(title="plain")
-    make_store(80, title="few")
-    make_store(n_features=100, title="many")
+    store = make_store(n_features=64, title="plain")
+    make_store(80, n_features=64, title="few")
+    make_store(n_features=63, title="narrow")
+    make_store(n_features=1_000, title="wide")
     advice = "parameters of logreg are likely better. To search for them: featstore fit --clf"
     for options, is_advised in (
         (["--dataset", "plain", "--clf", "logreg,knn"], True),
@@ -57,7 +58,8 @@ def test_a_search_is_advised_where_few_features_leave_the_penalty_open(
         (["--dataset", "plain", "--clf", "ridge"], False),
         (["--dataset", "plain", "--protocol", "corley"], False),
         (["--dataset", "few", "--clf", "logreg"], False),
-        (["--dataset", "many", "--clf", "logreg"], False),
+        (["--dataset", "narrow", "--clf", "logreg"], False),
+        (["--dataset", "wide", "--clf", "logreg"], False),
     ):
         call("--store", store.path, "--n-jobs", 1, *options)
         out = capsys.readouterr().out
