@@ -103,7 +103,8 @@ SECTIONS = {
         "divided by hand, show the most that the machine can give. scikit-learn's loop fits the "
         "same pipelines by its own methods and only scores test rows; the others also score "
         "training rows, calibrate probabilities, compute the runs' metrics and predictions, and "
-        "write them. One row shows the one call without calibration. `CPU s` are those of whole commands.",
+        "write them. One row shows the one call without calibration. `CPU s` are those of whole "
+        "commands.",
     ),
     "fit-traffic": (
         "Traffic through Dask's scheduler",
