@@ -186,7 +186,7 @@ def show(done: SceneMap) -> None:
     rows = [[name, f"{count:,}", f"{100 * share:.1f}"] for count, share, name in ranked if count]
     columns = ["class", "cells", "share of the area (%)"]
     tables.table(columns, rows, right=columns[1:])
-    _show_rate(sum(done.counts), done.duration_s)
+    _show_rate(sum(done.counts) + done.n_rejected, done.duration_s)
     _show_familiarity(done)
     console.echo(f"The map: {done.path} (class names: {done.sidecar}; QGIS style: {done.style})")
     console.echo(f"The picture: {done.preview}")
@@ -212,8 +212,10 @@ def show_numbers(done: NumberMap) -> None:
 def _show_familiarity(done: SceneMap | NumberMap) -> None:
     """Print how many windows are unlike the training images."""
     if done.n_unfamiliar or done.n_rejected:
-        left = f"; {done.n_rejected:,} cells were left empty" if done.n_rejected else ""
-        console.echo(f"{done.n_unfamiliar:,} windows are unlike the training images{left}.")
+        are = "window is" if done.n_unfamiliar == 1 else "windows are"
+        cells = "cell is" if done.n_rejected == 1 else "cells are"
+        left = f"; {done.n_rejected:,} {cells} left empty" if done.n_rejected else ""
+        console.echo(f"{done.n_unfamiliar:,} {are} unlike the training images{left}.")
 
 
 def _show_rate(n_windows: int, duration_s: float) -> None:

@@ -162,6 +162,11 @@ def _with_stdin(images: tuple[str, ...]) -> tuple[str, ...]:
     paths = [os.fsdecode(part) for part in parts if part.strip()]
     if not paths:
         raise click.UsageError("- stands for paths on stdin, one a line, and there are none.")
+    if not (paths[0].isprintable() or os.path.exists(paths[0])):
+        raise click.UsageError(
+            "- stands for paths on stdin, one a line, and stdin holds other bytes. Give the image "
+            "itself as a path, such as /dev/stdin."
+        )
     at = images.index("-")
     return (*images[:at], *paths, *images[at + 1 :])
 
@@ -172,7 +177,8 @@ def _share(familiarity: float | None) -> str:
     if familiarity is None:
         return "-"
     mark = " (unlike)" if familiarity < UNFAMILIAR else ""
-    return f"{100 * familiarity:.0f} %{mark}"
+    # Rounded down, what is below a limit stays below it.
+    return f"{int(100 * familiarity)} %{mark}"
 
 
 def _familiarity_lines(found: Sequence[AnyPrediction], reject: float) -> Iterator[str]:
@@ -189,6 +195,6 @@ def _familiarity_lines(found: Sequence[AnyPrediction], reject: float) -> Iterato
     elif n := sum(share < UNFAMILIAR for share in shares):
         are = "image is" if n == 1 else "images are"
         yield (
-            f"{n:,} {are} unlike all training images (familiarity below {100 * UNFAMILIAR:g} %): "
-            "their labels may mean nothing. --reject leaves them out."
+            f"{n:,} {are} unlike all training images (familiarity below {100 * UNFAMILIAR:g} %), "
+            f"where labels may mean nothing. --reject {UNFAMILIAR:g} gives none."
         )

@@ -7,7 +7,6 @@ another image.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,10 @@ from featstore.progress import SILENT, Progress
 if TYPE_CHECKING:
     from featstore.datasets.base import ArrayDataset, Dataset, FileDataset
 
+PIXELS_DIGEST_NBYTES = 16
+"""Bytes of a digest of pixels."""
+
+
 HASHED_NBYTES = 2**20
 """Bytes of pixels that a thread reads and hashes at a time; bounds the memory."""
 
@@ -38,16 +41,16 @@ def find_first_rows(
     return first_of_each(image_digests(dataset, cache, progress))
 
 
-def first_of_each(digests: Sequence[bytes]) -> NDArray[np.int64]:
+def first_of_each(digests: NDArray[np.void]) -> NDArray[np.int64]:
     """Return for each digest the position of the first equal one, (n,) int64."""
-    first: dict[bytes, int] = {}
-    return np.array([first.setdefault(key, row) for row, key in enumerate(digests)], np.int64)
+    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+    return first[inverse].astype(np.int64, copy=False)
 
 
 def image_digests(
     dataset: Dataset, cache: FingerprintCache, progress: Progress = SILENT
-) -> list[bytes]:
-    """Return a digest of each image, the same for identical images of all datasets.
+) -> NDArray[np.void]:
+    """Return a digest of each image, (n_samples,), the same for identical images of all datasets.
 
     Encoded images are identical when they are, byte for byte, in files and in tables; images in
     arrays when all their pixels are, in all bands. Images that can't be read are copies of none.
@@ -63,7 +66,9 @@ def image_digests(
     raise TypeError(f"images of a {type(dataset).__name__} can't be compared")
 
 
-def _file_hashes(dataset: FileDataset, cache: FingerprintCache, progress: Progress) -> list[bytes]:
+def _file_hashes(
+    dataset: FileDataset, cache: FingerprintCache, progress: Progress
+) -> NDArray[np.void]:
     # The cache keeps one list for all files together, so a subset's can't be asked for alone.
     paths = [str(path) for _, path in dataset.files()]
     hashes = dict(zip(paths, cache.sha256(paths, progress), strict=True))
@@ -74,37 +79,37 @@ def _file_hashes(dataset: FileDataset, cache: FingerprintCache, progress: Progre
         try:
             return sha256(image.open().read()).digest()
         except ImageError:
-            return _digest(image.name.encode())
+            return sha256(image.name.encode()).digest()
 
-    return [key(image) for image in dataset.paths]
-
-
-def _digest(content: Any) -> bytes:
-    return blake2b(content, digest_size=16).digest()
+    return np.fromiter(map(key, dataset.paths), f"V{sha256().digest_size}", len(dataset.paths))
 
 
-def _pixel_hashes(dataset: ArrayDataset, progress: Progress) -> list[bytes]:
+def _pixel_hashes(dataset: ArrayDataset, progress: Progress) -> NDArray[np.void]:
     step = max(1, HASHED_NBYTES // math.prod(dataset.image_shape))
 
-    def hashes(start: int, stop: int) -> list[bytes]:
+    def digest(content: Any) -> bytes:
+        return blake2b(content, digest_size=PIXELS_DIGEST_NBYTES).digest()
+
+    def hashes(start: int, stop: int) -> bytes:
         try:
             images = dataset.read_block(start, stop)
         except ImageError:
             if stop - start == 1:
-                return [_digest(f"row {start}".encode())]
-            return [key for row in range(start, stop) for key in hashes(row, row + 1)]
-        return [_digest(image) for image in images]
+                return digest(f"row {start}".encode())
+            return b"".join(hashes(row, row + 1) for row in range(start, stop))
+        return b"".join(map(digest, images))
 
-    def block_hashes(start: int) -> list[bytes]:
+    def block_hashes(start: int) -> bytes:
         return hashes(start, min(start + step, len(dataset)))
 
-    found: list[bytes] = []
+    # Hundreds of millions of images would not fit as an object each.
+    found = bytearray()
     progress.start("Looking for identical images", len(dataset), "images")
     try:
         with ThreadPoolExecutor(min(8, available_cores())) as pool:
             for block in pool.map(block_hashes, range(0, len(dataset), step)):
                 found += block
-                progress.advance(len(block))
+                progress.advance(len(block) // PIXELS_DIGEST_NBYTES)
     finally:
         progress.stop()
-    return found
+    return np.frombuffer(found, f"V{PIXELS_DIGEST_NBYTES}")

@@ -133,7 +133,10 @@ def export_run(
     """
     path = Path(path)
     if path.suffix != ".onnx":
-        raise ExportError(f"{path} does not end with .onnx, the kind of file that is written.")
+        raise ExportError(
+            f"{path} does not end with .onnx, the kind of file that is written. Name it "
+            f"{path.with_suffix('.onnx')}."
+        )
     opened = open_store(store, progress)
     run = run if isinstance(run, Run) else open_run(run, opened)
     if run.selection.is_imported:

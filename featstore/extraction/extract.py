@@ -220,11 +220,12 @@ def _create_set(
 ) -> FeatureSet:
     """Create the feature set; `reopen` keeps what is read of the images out of memory."""
     dataset = spec.images.dataset
-    sample_ids = list(dataset.sample_ids)
+    sample_ids = dataset.sample_ids
     compared = open_config_dataset(spec.config, progress) if reopen else dataset
     digests = image_digests(compared, spec.images.cache, progress)
     first_rows = first_of_each(digests)
     trained = find_trained_rows(spec, digests, first_rows, progress)
+    del digests
     record = spec.set_record(trained)
     spec.images.watch.check()
     return create_set(

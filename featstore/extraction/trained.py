@@ -14,7 +14,7 @@ from featstore.store.leaks import TrainedRows
 
 
 def find_trained_rows(
-    spec: ExtractionSpec, digests: list[bytes], first_rows: np.ndarray, progress: Progress
+    spec: ExtractionSpec, digests: np.ndarray, first_rows: np.ndarray, progress: Progress
 ) -> TrainedRows | None:
     """Return the rows whose images trained the weights; None if there are none.
 

@@ -20,7 +20,6 @@ from featstore.fitting.evaluate import model_values
 from featstore.fitting.solvers import linear, ridge_lda
 from featstore.fitting.solvers.blocks import Samples, one_thread
 from featstore.fitting.solvers.one_vs_rest import base_of
-from featstore.fitting.solvers.scaling import own_scratch, standardised
 from featstore.fitting.solvers.train import Trained, explained, fit_without, train
 from featstore.fitting.splits import Split, row_numbers
 from featstore.fitting.tasks import Task
@@ -74,6 +73,7 @@ def calibrate(
     selection: Selection,
     split: Split,
     features: Mapping[str, Samples],
+    scaled: np.ndarray | None,
     model: Pipeline,
     trained: Trained,
     classifier: Classifier,
@@ -85,7 +85,8 @@ def calibrate(
 
     The scores are those of the validation rows, or of the rows that early stopping held out, if
     these are enough. Else they are out-of-fold scores of the training rows: the classifier is
-    fitted again without the fold that it scores. Test rows are not used.
+    fitted again without the fold that it scores. Test rows are not used. `scaled` are the training
+    rows as the model's scaler leaves them, a memory map, if it has one.
     """
     clf = model.steps[-1][1]
     if not config.calibrate or not kind.class_names(selection):
@@ -114,7 +115,17 @@ def calibrate(
         try:
             of = scores, floor
             found = _out_of_fold(
-                kind, selection, rows, model, trained, classifier, config, params, scratch, of
+                kind,
+                selection,
+                rows,
+                scaled,
+                model,
+                trained,
+                classifier,
+                config,
+                params,
+                scratch,
+                of,
             )
         except FitError as error:
             return None, f"The probabilities are not calibrated: {error}"
@@ -188,6 +199,7 @@ def _out_of_fold(
     kind: Task,
     selection: Selection,
     rows: np.ndarray,
+    scaled: np.ndarray | None,
     whole: Pipeline,
     trained: Trained,
     classifier: Classifier,
@@ -208,19 +220,15 @@ def _out_of_fold(
     n_scored = 1
     if _is_quick(classifier, params):
         n_scored += int(np.sum(np.cumsum(np.bincount(folds))[:-1] < n_wanted))
-    in_one_pass = [name for name, _ in whole.steps] == ["scale", "clf"] and config.device == "cpu"
-    if in_one_pass and kind.trains_all(y[rows], folds):
+    is_plain = [name for name, _ in whole.steps] == ["scale", "clf"] and config.device == "cpu"
+    if scaled is not None and is_plain and kind.trains_all(y[rows], folds):
         own = np.where(folds < n_scored, folds, -1)
-        # The file that the whole fit left.
-        digest, place = selection.describe().digest, selection.backend.cache_dir
-        samples = Samples(selection.memmap(), rows)
-        X = standardised(samples, len(rows), digest, own_scratch(scratch, place))
-        models = fit_without(whole["clf"], X, y[rows], own, trained)
+        models = fit_without(whole["clf"], scaled, y[rows], own, trained)
         if models is not None:
             at = [np.flatnonzero(own == fold) for fold in range(n_scored)]
             found = [
-                _values(Pipeline([("clf", one)]), Samples(X, held_out), *of, kind, y, one.classes_)
-                for one, held_out in zip(models, at, strict=True)
+                _values(Pipeline([("clf", one)]), Samples(scaled, held), *of, kind, y, one.classes_)
+                for one, held in zip(models, at, strict=True)
             ]
             return HeldOut(np.concatenate(found), y[rows][np.concatenate(at)], rows_are)
     found, labels = [], []

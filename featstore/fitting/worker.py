@@ -65,7 +65,8 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
         trained = train(
             model, X_train, y[split.train], config, validate if split.val is not None else None
         )
-        # Calibration takes rows by itself.
+        # A copy in memory is in the way of those that calibration makes.
+        scaled = X_train if isinstance(X_train, np.memmap) else None
         del X_train
         clock.lap("fit")
         calibrator, note = calibrate(
@@ -73,6 +74,7 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
             selection,
             split,
             features,
+            scaled,
             model,
             trained,
             classifier,

@@ -116,7 +116,7 @@ def _familiarity(
     check_reject(reject)
     if not familiarity:
         if reject:
-            raise ConfigError("reject goes by familiarity. Leave out --no-familiarity.")
+            raise ConfigError("--reject needs familiarity. Leave out --no-familiarity.")
         return None
     try:
         return familiarity_of(run, store)

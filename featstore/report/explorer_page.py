@@ -65,7 +65,7 @@ def write_explorer(
     Raises
     ------
     ConfigError
-        When the projection is unknown or not installed.
+        When the projection is unknown or not installed, or `layers` is given with a run.
     SelectionError
         When the features are gone, or layers have to be chosen.
     StoreError

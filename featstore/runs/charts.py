@@ -163,13 +163,13 @@ def draw_reliability(reliability: Reliability, score_kind: str) -> Figure:
     )
     with mpl.rc_context(STYLE):
         fig = Figure(figsize=(3.4, 3.9))
-        places = {"height_ratios": (4, 1), "hspace": 0.08, "left": 0.16, "right": 0.96}
+        places = {"height_ratios": (4, 1), "hspace": 0.12, "left": 0.16, "right": 0.96}
         ax, below = fig.subplots(2, 1, sharex=True, gridspec_kw=places)
         left = (np.ceil(p * N_BINS) - 1).clip(0) / N_BINS
         bars = {"width": 1 / N_BINS, "align": "edge", "edgecolor": "white", "linewidth": 0.6}
         ax.bar(left, share, color=PALETTE[0], alpha=0.75, **bars)
         ax.plot([0, 1], [0, 1], color=INK, linewidth=0.8, alpha=0.6)
-        ax.plot(p, share, "o", color=PALETTE[1], markersize=3.5)
+        ax.plot(p, share, "o", color=PALETTE[1], markersize=3.5, clip_on=False)
         ax.set_ylim(0, 1)
         ax.set_ylabel("share that is right (%)")
         ax.set_title(f"expected calibration error {100 * reliability.ece:.1f} %")

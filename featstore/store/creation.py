@@ -52,7 +52,7 @@ def create_set(
     names = list(dataset["class_names"])
     matrix.create_vector(draft.group, "label", labels, {"class_names": names})
     matrix.create_vector(draft.group, "split", splits, {"split_names": list(SPLITS)})
-    matrix.create_vector(draft.group, "sample_id", np.array(sample_ids, matrix.TEXT), {})
+    matrix.create_vector(draft.group, "sample_id", sample_ids, {})
     matrix.create_vector(draft.group, "first_row", first_rows, {})
     if groups is not None:
         matrix.create_vector(draft.group, "group", groups, {"group_by": dataset["group_by"]})

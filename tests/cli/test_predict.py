@@ -153,6 +153,12 @@ def test_unfamiliar_images_are_marked_and_left_out_if_asked(args, tmp_path, caps
     assert "1 of 1 images have no label, as their familiarity is below 1 %." in shown.err
 
 
+def test_an_image_on_stdin_in_place_of_its_path_is_named(args, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xd8\xff\xe0\0\x10JFIF")))
+    assert _run([*args[:2], "-", *args[3:]]) == 2
+    assert "such as /dev/stdin" in " ".join(capsys.readouterr().err.split())
+
+
 def test_paths_come_from_stdin_and_predictions_go_to_a_file(args, tmp_path, monkeypatch, capsys):
     assert _run([*args, "--json"]) == 0
     expected = json.loads(capsys.readouterr().out)["predictions"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featstore.datasets.base import ArrayDataset, spread
@@ -84,6 +84,7 @@ def test_a_limit_too_small_for_the_groups_names_the_least() -> None:
         len(ArrayDataset(Counting(), limit=3))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     groups=st.lists(st.tuples(st.integers(-1, 3), st.integers(0, 2)), min_size=1, max_size=200),
     share=st.floats(0, 1.2),

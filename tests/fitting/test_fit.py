@@ -59,7 +59,7 @@ def test_a_fit_asked_for_again_is_answered_from_its_run(make_store):
     (first,) = fit_each(store, "logreg")
     assert not first.reused
     # The same by other words: defaults spelled out, another order of options.
-    for more in ({}, {"params": {"C": 0.5}}, {"dataset": "demo", "layers": ["fc1000"]}):
+    for more in ({}, {"params": {"C": 5.0}}, {"dataset": "demo", "layers": ["fc1000"]}):
         (again,) = fit_each(store, ["logreg"], **more)
         assert again.reused
         assert again.run.record == first.run.record

@@ -194,7 +194,7 @@ def test_familiar_images_are_told_from_others_which_may_stay_unlabelled(
     assert unknown.error is None
     (without,) = predict(run, [noise], store=store, familiarity=False)
     assert (without.familiarity, without.label is None) == (None, False)
-    with pytest.raises(ConfigError, match="reject goes by familiarity"):
+    with pytest.raises(ConfigError, match="--reject needs familiarity"):
         predict(run, [noise], store=store, familiarity=False, reject=0.1)
     with pytest.raises(ConfigError, match=r"reject is 5; it is a share, from 0 to 1"):
         predict(run, [noise], store=store, reject=5)

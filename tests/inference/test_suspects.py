@@ -36,7 +36,7 @@ def noisy(make_store):
 @pytest.mark.parametrize("clf", ["logreg", "linear-svm", "knn"])
 def test_wrong_labels_are_found_with_the_right_one(clf, noisy):
     # A strong penalty keeps a classifier from following wrong labels.
-    params = {"C": 0.01} if clf == "logreg" else {}
+    params = {} if clf == "knn" else {"C": 0.01}
     (run,) = featstore.fit(noisy, clf, n_jobs=1, params=params)
     found = find_suspects(run, store=noisy)
     right = blobs(320, 20)[1]

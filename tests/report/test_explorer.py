@@ -12,7 +12,7 @@ from conftest import blank_figures, measured, store_in, tagged
 from PIL import Image
 
 from featstore.cli.main import _run
-from featstore.errors import FeatstoreError
+from featstore.errors import ConfigError, FeatstoreError
 from featstore.fitting.fit import fit
 from featstore.progress import SILENT
 from featstore.report import explorer
@@ -118,6 +118,11 @@ def test_several_classes_and_numbers_have_colours_too(tmp_path):
     names, codes = explorer._labels(of_numbers.selection, rows)
     assert len(names) == 5
     assert np.bincount(codes[codes >= 0]).tolist() == pytest.approx([64] * 5, abs=1)
+
+
+def test_layers_are_refused_with_a_run_which_has_its_own(pixel_sample):
+    with pytest.raises(ConfigError, match="is a run, which has its layers"):
+        explorer.find_subject(pixel_sample.run, pixel_sample.store, "fc", SILENT)
 
 
 def test_a_map_needs_three_images(make_store):

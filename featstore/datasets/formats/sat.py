@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.datasets.source import RGB_NIR, ArraySource
+from featstore.datasets.text_column import TextColumn
 from featstore.errors import DatasetError
 
 IMAGE_SHAPE = (28, 28, 4)
@@ -98,11 +99,11 @@ class SatSource(ArraySource):
     @cached_property
     def sample_ids(self) -> Sequence[str]:
         """Names such as ``train/0000012``: split and position in the file, from 0."""
-        return [
+        return TextColumn(
             f"{split}/{i:07d}"
             for split, labels in zip(("train", "test"), self._labels, strict=True)
             for i in range(len(labels))
-        ]
+        )
 
     def identity(self) -> dict[str, Any]:
         """Return the dataset's name and its reader's version."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -80,7 +80,7 @@ def create_group(path: Path, attributes: Mapping[str, Any]) -> None:
 
 
 def create_vector(
-    group: Path, name: str, values: np.ndarray, attributes: Mapping[str, Any]
+    group: Path, name: str, values: np.ndarray | Sequence[str], attributes: Mapping[str, Any]
 ) -> None:
     """Write `values` (n_samples,) as the array of :data:`.ARRAY_TYPES` that has this name.
 
@@ -88,18 +88,26 @@ def create_vector(
     """
     zarr = _import_zarr()
     is_text = ARRAY_TYPES[name] == "string"
+    shape = values.shape if isinstance(values, np.ndarray) else (len(values),)
+    n_rows = vector_rows(*shape)
     array = zarr.create_array(
         group / name,
-        shape=values.shape,
-        chunks=(vector_rows(*values.shape), *values.shape[1:]),
+        shape=shape,
+        chunks=(n_rows, *shape[1:]),
         dtype=str if is_text else ARRAY_TYPES[name],
         zarr_format=3,
         compressors=[zarr.codecs.BloscCodec(cname="zstd", clevel=1), zarr.codecs.Crc32cCodec()],
-        dimension_names=("sample", "target")[: values.ndim],
+        dimension_names=("sample", "target")[: len(shape)],
         attributes=dict(attributes),
         config={"write_empty_chunks": True},
     )
-    array[:] = values.astype(TEXT) if is_text else values
+    if not is_text:
+        array[:] = values
+        return
+    # Texts take several times their bytes until they are written.
+    for start in range(0, shape[0], n_rows):
+        rows = range(start, min(start + n_rows, shape[0]))
+        array[start : rows.stop] = np.array([str(values[row]) for row in rows], TEXT)
 
 
 def create_matrix(
