@@ -136,9 +136,9 @@ SECTIONS = {
         "classes of 7). Points of accuracy that are lost to the best value of each set, by 5-fold "
         "cross-validation on the training images; test images are not used. `few features` are "
         "sets of fewer than 1,000 features, `few images` those of fewer than 20 training images of "
-        "each class; of these, the best value is partly luck. `softmax` and `sgd` take minutes "
-        "for each set: `softmax` has the two smallest sets of each kind, `sgd` the smallest. The "
-        "machine was busy, on which scores do not depend.",
+        "each class; of these, the best value is partly luck. `softmax`, `sgd` and `triplet` "
+        "take minutes for each set: `softmax` has the two smallest sets of each kind, the others "
+        "the smallest. The machine was busy, on which scores do not depend.",
     ),
     "many": (
         "Many sets, runs and images",
