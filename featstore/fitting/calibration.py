@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
@@ -21,7 +22,7 @@ from featstore.fitting.solvers import linear, ridge_lda
 from featstore.fitting.solvers.blocks import Samples, one_thread
 from featstore.fitting.solvers.one_vs_rest import base_of
 from featstore.fitting.solvers.train import Trained, explained, fit_without, train
-from featstore.fitting.splits import Split, row_numbers
+from featstore.fitting.splits import row_numbers
 from featstore.fitting.tasks import Task
 from featstore.fitting.tasks.base import spread
 from featstore.runs.calibration import (
@@ -68,83 +69,96 @@ class HeldOut:
     rows_are: str
 
 
-def calibrate(
-    kind: Task,
-    selection: Selection,
-    split: Split,
-    features: Mapping[str, Samples],
-    scaled: np.ndarray | None,
-    model: Pipeline,
-    trained: Trained,
-    classifier: Classifier,
-    config: FitConfig,
-    params: Mapping[str, Any],
-    scratch: str,
-) -> tuple[Calibrator | None, str]:
+@dataclass(frozen=True)
+class WholeFit:
+    """A pipeline that is fitted to all training rows, and what it was fitted with.
+
+    `features` are the rows by their use. `scaled` are the training rows as the pipeline's scaler
+    leaves them, a memory map, if it has one. `trained` is how training went.
+    """
+
+    kind: Task
+    selection: Selection
+    features: Mapping[str, Samples]
+    scaled: np.ndarray | None
+    model: Pipeline
+    trained: Trained
+    classifier: Classifier
+    config: FitConfig
+    params: Mapping[str, Any]
+    scratch: str
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Numbers of the training rows."""
+        return row_numbers(self.features["train"].rows)
+
+    @cached_property
+    def scores(self) -> str | None:
+        """Which scores are calibrated; None if the model has none for each class."""
+        of_pairs = getattr(self.model[-1], "decision_function_shape", "") == "ovo"
+        if hasattr(self.model, "decision_function") and not of_pairs:
+            return DECISION
+        if not hasattr(self.model, "predict_proba"):
+            return None
+        return LOGIT if self.kind.name == "multilabel" else LOG_PROBABILITY
+
+    @property
+    def floor(self) -> float:
+        """Least probability that the model tells from 0; 0 of decision values."""
+        clf = self.model[-1]
+        if isinstance(clf, KNeighborsClassifier):
+            # Shares of a few neighbors are coarse: half a neighbor is the least.
+            return float(0.5 / clf.n_neighbors)
+        return 0.0 if self.scores == DECISION else FLOOR
+
+
+def calibrate(fit: WholeFit) -> tuple[Calibrator | None, str]:
     """Return the calibration of a fitted model, and a note where there is none.
 
     The scores are those of the validation rows, or of the rows that early stopping held out, if
     these are enough. Else they are out-of-fold scores of the training rows: the classifier is
-    fitted again without the fold that it scores. Test rows are not used. `scaled` are the training
-    rows as the model's scaler leaves them, a memory map, if it has one.
+    fitted again without the fold that it scores. Test rows are not used.
     """
-    clf = model.steps[-1][1]
-    if not config.calibrate or not kind.class_names(selection):
+    if not fit.config.calibrate or not fit.kind.class_names(fit.selection):
         return None, ""
-    if (scores := _scores_of(model, kind)) is None:
-        return None, f"{config.clf} gives no scores, so that nothing can be calibrated."
-    floor = 0.0 if scores == DECISION else FLOOR
-    if isinstance(clf, KNeighborsClassifier):
-        # Shares of a few neighbors are coarse: half a neighbor is the least.
-        floor = 0.5 / clf.n_neighbors
-    y = kind.y(selection)
-    rows = row_numbers(split.train)
-    if split.val is not None and len(features["val"]) >= MIN_HELD_ROWS:
-        values = _values(model, features["val"], scores, floor, kind, y, clf.classes_)
-        found = HeldOut(values, y[split.val], "validation images")
-    elif any(network.mask[rows].any() for network in selection.trained_rows):
-        return None, (
-            "The probabilities are not calibrated: the training images trained the network, so "
-            "that it is surer of them than of others."
-        )
-    elif (held_out := _held_by_early_stopping(trained, selection)) is not None:
-        samples = Samples(features["train"].X, rows[held_out])
-        values = _values(model, samples, scores, floor, kind, y, clf.classes_)
-        found = HeldOut(values, y[samples.rows], "training images that early stopping held out")
-    else:
-        try:
-            of = scores, floor
-            found = _out_of_fold(
-                kind,
-                selection,
-                rows,
-                scaled,
-                model,
-                trained,
-                classifier,
-                config,
-                params,
-                scratch,
-                of,
-            )
-        except FitError as error:
-            return None, f"The probabilities are not calibrated: {error}"
+    if fit.scores is None:
+        return None, f"{fit.config.clf} gives no scores, so that nothing can be calibrated."
+    try:
+        found = _held_out_scores(fit)
+    except FitError as error:
+        return None, f"The probabilities are not calibrated: {error}"
     temperature, slopes, intercepts = 1.0, np.empty(0), np.empty(0)
-    if y.ndim == 1:
-        known = np.searchsorted(clf.classes_, found.y)
+    if found.y.ndim == 1:
+        known = np.searchsorted(fit.model[-1].classes_, found.y)
         temperature = fit_temperature(found.scores, known)
     else:
         slopes, intercepts = fit_sigmoids(found.scores, found.y)
     return Calibrator(
-        "temperature" if y.ndim == 1 else "sigmoid",
-        scores,
-        floor,
+        "temperature" if found.y.ndim == 1 else "sigmoid",
+        fit.scores,
+        fit.floor,
         temperature,
         tuple(slopes.tolist()),
         tuple(intercepts.tolist()),
         found.rows_are,
         len(found.y),
     ), ""
+
+
+def _held_out_scores(fit: WholeFit) -> HeldOut:
+    y, val = fit.kind.y(fit.selection), fit.features.get("val")
+    if val is not None and len(val) >= MIN_HELD_ROWS:
+        return HeldOut(_values(fit, fit.model, val), y[val.rows], "validation images")
+    if any(network.mask[fit.rows].any() for network in fit.selection.trained_rows):
+        raise FitError(
+            "the training images trained the network, so that it is surer of them than of others."
+        )
+    if (held_out := _held_by_early_stopping(fit.trained, fit.selection)) is not None:
+        samples = Samples(fit.features["train"].X, fit.rows[held_out])
+        values = _values(fit, fit.model, samples)
+        return HeldOut(values, y[samples.rows], "training images that early stopping held out")
+    return _out_of_fold(fit)
 
 
 def _held_by_early_stopping(trained: Trained, selection: Selection) -> np.ndarray | None:
@@ -158,93 +172,82 @@ def _held_by_early_stopping(trained: Trained, selection: Selection) -> np.ndarra
     return held_out
 
 
-def _scores_of(model: Pipeline, kind: Task) -> str | None:
-    """Return which scores of a model are calibrated; None if it has none for each class."""
-    of_pairs = getattr(model.steps[-1][1], "decision_function_shape", "") == "ovo"
-    if hasattr(model, "decision_function") and not of_pairs:
-        return DECISION
-    if not hasattr(model, "predict_proba"):
-        return None
-    return LOGIT if kind.name == "multilabel" else LOG_PROBABILITY
-
-
-def _values(
-    model: Pipeline,
-    samples: Samples,
-    scores: str,
-    floor: float,
-    kind: Task,
-    y: np.ndarray,
-    classes: np.ndarray,
-) -> np.ndarray:
-    """Return the scores of samples, by class; -inf for those that the model does not know."""
+def _values(fit: WholeFit, model: Pipeline, samples: Samples) -> np.ndarray:
+    """Return the scores of samples, by class; -inf for those that `model` does not know."""
+    assert fit.scores is not None
+    classes, own = fit.model[-1].classes_, model[-1].classes_
     parts = []
     with one_thread():
         for block in samples.blocks(n_outputs=len(classes)):
-            values = model_values(model, samples.take(block), scores)
-            parts.append(score_values(values, scores, floor))
+            values = model_values(model, samples.take(block), fit.scores)
+            parts.append(score_values(values, fit.scores, fit.floor))
     found = np.concatenate(parts)
-    own = model.steps[-1][1].classes_
-    n_expected = len(own) if y.ndim == 1 else y.shape[1]
+    has_several = fit.kind.y(fit.selection).ndim > 1
+    n_expected = fit.kind.y(fit.selection).shape[1] if has_several else len(own)
     if found.shape[1] != n_expected:
         raise FitError(f"its scores are {found.shape[1]} a row, for {n_expected} classes.")
-    if y.ndim > 1 or len(own) == len(classes):
+    if has_several or len(own) == len(classes):
         return found
     whole = np.full((len(found), len(classes)), -np.inf)
     whole[:, np.searchsorted(classes, own)] = found
     return whole
 
 
-def _out_of_fold(
-    kind: Task,
-    selection: Selection,
-    rows: np.ndarray,
-    scaled: np.ndarray | None,
-    whole: Pipeline,
-    trained: Trained,
-    classifier: Classifier,
-    config: FitConfig,
-    params: Mapping[str, Any],
-    scratch: str,
-    of: tuple[str, float],
-) -> HeldOut:
-    """Return the scores of training rows, each by a classifier that was fitted without its fold.
-
-    `whole` is the pipeline that is fitted to all rows, and `trained` is how that went.
-    """
-    y = kind.y(selection)
-    folds = _draw_folds(kind, selection, rows, config.seed)
-    n_folds = int(folds.max()) + 1
+def _out_of_fold(fit: WholeFit) -> HeldOut:
+    """Return the scores of training rows, each by a classifier that was fitted without its fold."""
+    y = fit.kind.y(fit.selection)[fit.rows]
+    folds = _draw_folds(fit.kind, fit.selection, fit.rows, fit.config.seed)
     n_wanted = N_SCORES if y.ndim == 1 else 10 * N_SCORES
-    rows_are = f"training images, each scored without its fold of {n_folds}"
     n_scored = 1
-    if _is_quick(classifier, params):
+    if _is_quick(fit.classifier, fit.params):
         n_scored += int(np.sum(np.cumsum(np.bincount(folds))[:-1] < n_wanted))
-    is_plain = [name for name, _ in whole.steps] == ["scale", "clf"] and config.device == "cpu"
-    if scaled is not None and is_plain and kind.trains_all(y[rows], folds):
-        own = np.where(folds < n_scored, folds, -1)
-        models = fit_without(whole["clf"], scaled, y[rows], own, trained)
-        if models is not None:
-            at = [np.flatnonzero(own == fold) for fold in range(n_scored)]
-            found = [
-                _values(Pipeline([("clf", one)]), Samples(scaled, held), *of, kind, y, one.classes_)
-                for one, held in zip(models, at, strict=True)
-            ]
-            return HeldOut(np.concatenate(found), y[rows][np.concatenate(at)], rows_are)
-    found, labels = [], []
-    for fold in range(n_scored):
-        model = classifier.pipeline(kind.with_class_weights(params, selection), config.seed)
-        X, tested, own_y = hold_out(kind, selection, rows, folds == fold, model, scratch)
-        own_y, tested_y = own_y[: len(X)], own_y[len(X) :]
-        if classifier.predicts_slowly:
-            tested, tested_y = spread(tested, tested_y, n_wanted)
-        with explained(config.clf, *X.shape):
-            bare = Pipeline([step for step in model.steps if step[0] != "scale"])
-            train(bare, X, own_y, config, records=False)
-            classes = np.unique(y[rows])
-            found.append(_values(bare, tested, *of, kind, y, classes))
-        labels.append(tested_y)
-    return HeldOut(np.concatenate(found), np.concatenate(labels), rows_are)
+    parts = _from_the_whole(fit, y, folds, n_scored)
+    if parts is None:
+        parts = [_fitted_again(fit, folds == fold, n_wanted) for fold in range(n_scored)]
+    values, labels = zip(*parts, strict=True)
+    rows_are = f"training images, each scored without its fold of {int(folds.max()) + 1}"
+    return HeldOut(np.concatenate(values), np.concatenate(labels), rows_are)
+
+
+Scored: TypeAlias = tuple[np.ndarray, np.ndarray]
+"""Scores of a fold's rows, and their labels."""
+
+
+def _from_the_whole(
+    fit: WholeFit, y: np.ndarray, folds: np.ndarray, n_scored: int
+) -> list[Scored] | None:
+    """Return the scores of the first folds by what the whole fit has left; None without that.
+
+    The folds are standardised as all rows are.
+    """
+    is_plain = [name for name, _ in fit.model.steps] == ["scale", "clf"]
+    if fit.scaled is None or not is_plain or fit.config.device != "cpu":
+        return None
+    if not fit.kind.trains_all(y, folds):
+        return None
+    own = np.where(folds < n_scored, folds, -1)
+    models = fit_without(fit.model["clf"], fit.scaled, y, own, fit.trained)
+    if models is None:
+        return None
+    at = [np.flatnonzero(own == fold) for fold in range(n_scored)]
+    return [
+        (_values(fit, Pipeline([("clf", model)]), Samples(fit.scaled, held_out)), y[held_out])
+        for model, held_out in zip(models, at, strict=True)
+    ]
+
+
+def _fitted_again(fit: WholeFit, held_out: np.ndarray, n_wanted: int) -> Scored:
+    """Fit the classifier without a fold's rows, and score these."""
+    params = fit.kind.with_class_weights(fit.params, fit.selection)
+    model = fit.classifier.pipeline(params, fit.config.seed)
+    X, tested, y = hold_out(fit.kind, fit.selection, fit.rows, held_out, model, fit.scratch)
+    y, tested_y = y[: len(X)], y[len(X) :]
+    if fit.classifier.predicts_slowly:
+        tested, tested_y = spread(tested, tested_y, n_wanted)
+    with explained(fit.config.clf, *X.shape):
+        bare = Pipeline([step for step in model.steps if step[0] != "scale"])
+        train(bare, X, y, fit.config, records=False)
+        return _values(fit, bare, tested), tested_y
 
 
 def _is_quick(classifier: Classifier, params: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from featstore.environment import machine, now, versions
-from featstore.fitting.calibration import calibrate
+from featstore.fitting.calibration import WholeFit, calibrate
 from featstore.fitting.evaluate import check_features
 from featstore.fitting.fit_task import FitTask, FittedRun, find_run
 from featstore.fitting.measure import Clock, peak_memory
@@ -69,10 +69,9 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
         scaled = X_train if isinstance(X_train, np.memmap) else None
         del X_train
         clock.lap("fit")
-        calibrator, note = calibrate(
+        whole = WholeFit(
             kind,
             selection,
-            split,
             features,
             scaled,
             model,
@@ -82,6 +81,7 @@ def _fit(store: FeatureStore, task: FitTask) -> FittedRun:
             params,
             task.scratch,
         )
+        calibrator, note = calibrate(whole)
         notes += [note] if note else []
         clock.lap("calibrate")
         evaluation = kind.evaluate(
