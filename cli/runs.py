@@ -46,6 +46,7 @@ def ls(dataset: str | None, all_runs: bool, store: str, as_json: bool) -> None:
         opened = console.open_store(store)
         lines = list_fits(opened, dataset, Lines(console.say), all_runs=all_runs)
     finally:
+        gc.freeze()
         gc.enable()
     if as_json:
         console.emit_json({"store": store, "runs": lines})
