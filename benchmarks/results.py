@@ -19,6 +19,10 @@ PEERS = ("dask-ml", "joblib", "onnx", "onnxruntime", "pillow", "thingsvision", "
 """Packages that featstore does not need, but results depend on."""
 
 
+TINY = 1e-12
+"""A difference of two measurements below this is rounding."""
+
+
 def table(rows: Sequence[dict[str, Any]], title: str) -> None:
     """Print measurements as a table, numbers to three digits."""
     columns = list(rows[0])
@@ -32,6 +36,8 @@ def text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
+        if abs(value) < TINY:
+            return "0"
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
