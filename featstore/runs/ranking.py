@@ -72,7 +72,8 @@ class Choice:
                 {
                     BY_CV: "Chosen by cross-validation on the training images.",
                     BY_REPEATS: "Chosen by the mean over its repeated splits.",
-                    BY_TEST: "Chosen as the simplest of equal runs, by its number of features.",
+                    BY_TEST: "Chosen as the simplest of equal runs: by the number of features, "
+                    "then by the order of the classifiers.",
                 }[best["ranked_by"]]
                 if self.equal or best["ranked_by"] != BY_TEST
                 else f"A test tells all others{shown} from it, at 5 %."
