@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import click
@@ -38,16 +37,10 @@ def ls(dataset: str | None, all_runs: bool, store: str, as_json: bool) -> None:
     \b
     featstore runs ls --dataset demo
     """  # noqa: D301 - click wants the character itself
-    # Of thousands of runs, looking for garbage takes a third of the time, and finds none.
-    gc.disable()
-    try:
-        from featstore.runs.listing import list_fits
+    from featstore.runs.listing import list_fits
 
-        opened = console.open_store(store)
-        lines = list_fits(opened, dataset, Lines(console.say), all_runs=all_runs)
-    finally:
-        gc.freeze()
-        gc.enable()
+    opened = console.open_store(store)
+    lines = list_fits(opened, dataset, Lines(console.say), all_runs=all_runs)
     if as_json:
         console.emit_json({"store": store, "runs": lines})
         return

@@ -182,11 +182,11 @@ def _values(fit: WholeFit, model: Pipeline, samples: Samples) -> np.ndarray:
             values = model_values(model, samples.take(block), fit.scores)
             parts.append(score_values(values, fit.scores, fit.floor))
     found = np.concatenate(parts)
-    has_several = fit.kind.y(fit.selection).ndim > 1
-    n_expected = fit.kind.y(fit.selection).shape[1] if has_several else len(own)
+    y = fit.kind.y(fit.selection)
+    n_expected = y.shape[1] if y.ndim > 1 else len(own)
     if found.shape[1] != n_expected:
         raise FitError(f"its scores are {found.shape[1]} a row, for {n_expected} classes.")
-    if has_several or len(own) == len(classes):
+    if y.ndim > 1 or len(own) == len(classes):
         return found
     whole = np.full((len(found), len(classes)), -np.inf)
     whole[:, np.searchsorted(classes, own)] = found

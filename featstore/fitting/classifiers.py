@@ -116,7 +116,6 @@ CLASSIFIERS = {
         Classifier(
             "ridge",
             RidgeClassifier,
-            {},
             sized=lambda n, p: _rounded("alpha", 0.2 * p),
             space=lambda p: {"alpha": logarithmic(0, 4.5, 10)},
             streams=True,
@@ -146,8 +145,8 @@ CLASSIFIERS = {
             scaled=False,
             predicts_slowly=True,
         ),
-        # The nearest-neighbor evaluation of DINO (arXiv:2104.14294): 10, 20, 100 or 200 neighbors,
-        # of which 10 are best on most sets at hand.
+        # The nearest-neighbor evaluation of DINO (arXiv:2104.14294): 10, 20, 100 or 200 neighbors.
+        # On most sets at hand, 10 neighbors give the best accuracy.
         Classifier(
             "similarity-knn",
             SimilarityNeighbors,

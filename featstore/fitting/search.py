@@ -29,8 +29,8 @@ UNSURE = ("logreg", "linear-svm")
 
 
 UNSURE_FEATURES = range(64, 1_000)
-"""Numbers of features of which the best penalty is much stronger for some features than for others
-(docs/searching.md)."""
+"""Numbers of features for which `fit` advises a search: of sets with so many features, some need a
+much stronger penalty than others (docs/searching.md)."""
 
 
 ENOUGH_IMAGES = 20
