@@ -14,6 +14,9 @@ usual script
 thingsvision
     its own ImageDataset, DataLoader and extractor, where it is installed (requirements.txt).
 
+A CPU that multiplies bfloat16 is measured in bfloat16, and featstore without the others in float32
+once more. The usual script and thingsvision compute in float32, which they do by default.
+
 Rates are of the steady state, from the end of the first batch to the end of the last; set-up has a
 column of its own. Weights are random, which does not change the time. Peak memory is of the main
 process; the usual script's loader processes take more.
@@ -45,7 +48,7 @@ from turns import Turn, in_fresh_process, summary, take_turns, without_empty_col
 
 import featstore
 from featstore.environment import available_cores
-from featstore.models.devices import describe_device, resolve_device
+from featstore.models.devices import describe_device, has_fast_bf16, resolve_device
 from featstore.models.networks import find_layers
 from featstore.models.torchvision_source import build_network
 from featstore.models.weights import IMAGENET_MEAN, IMAGENET_STD
@@ -78,6 +81,7 @@ def run_featstore(job: Job) -> Turn:
             weights="random:0",
             image_size=job.image_size,
             device=job.device,
+            precision=job.precision,
             compile=job.compile,
             store=store,
             progress=clock,
@@ -223,7 +227,15 @@ def compare(job: Job, repeats: int, *, peers: bool = True) -> list[Turn]:
         if importlib.util.find_spec("thingsvision"):
             contenders["thingsvision"] = partial(in_fresh_process, run_thingsvision, job)
     rows = take_turns(contenders, repeats, "bare forward")
-    return [{"model": job.model, **row} for row in rows]
+    title = job.model if job.precision == "auto" else f"{job.model}, {job.precision}"
+    return [{"model": title, **row} for row in rows]
+
+
+def precisions(device: str) -> tuple[str, ...]:
+    """Return the precisions to measure on a device."""
+    where = resolve_device(device)
+    both = where.type == "cpu" and has_fast_bf16(where)
+    return ("bf16", "fp32") if both else ("auto",)
 
 
 def summary_by_model(turns: list[Turn]) -> list[Turn]:
@@ -246,9 +258,10 @@ def main(models: str, n_images: int, repeats: int, device: str, compile_: str) -
     turns: list[Turn] = []
     with tempfile.TemporaryDirectory() as root:
         write_images(Path(root), n_images)
-        job = Job("", "folder", root, n_images, device, compile_)
         for model in models.split(","):
-            turns += compare(job.of(model), repeats)
+            for i, precision in enumerate(precisions(device)):
+                job = Job(model, "folder", root, n_images, device, compile_, precision)
+                turns += compare(job, repeats, peers=i == 0)
     rows = summary_by_model(turns)
     title = f"{n_images:,} JPEG files of 256 px, network input {job.image_size} px"
     table(rows, f"{title}; medians of {repeats} rounds")

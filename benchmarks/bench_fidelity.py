@@ -97,7 +97,8 @@ def main(root: str, model: str, weights: str, layers: str, limit: int | None, de
         title = f"{first.n_samples:,} images of {first.facets.title}, logistic regression"
     table(rows, title)
     where = describe_device(resolve_device(device))
-    save("fidelity", rows, title=title, device=where, label=model)
+    label = "-".join([model, *layers.split(",")]) if layers else model
+    save("fidelity", rows, title=title, device=where, label=label)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class Job:
         How many images it has.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
-    compile : str
+    compile, precision : str
         As of `featstore.extract`.
     image_size : int
         Side of the network's input in pixels.
@@ -50,6 +50,7 @@ class Job:
     n_images: int
     device: str
     compile: str = "auto"
+    precision: str = "auto"
     image_size: int = 224
 
     def of(self, model: str) -> Job:

@@ -11,6 +11,7 @@ from featstore.config import TOKEN_POOLS
 from featstore.models.base import Layer
 from featstore.models.devices import DTYPES
 from featstore.models.engines import Forward, build, fold_batch_norms, reopen
+from featstore.models.first_layers import convert_to_bf16
 from featstore.models.model_cache import CacheFile
 from featstore.models.networks import cut_network
 from featstore.models.preprocess import Preprocess
@@ -96,10 +97,13 @@ class Backbone:
         else:
             self.n_nodes = sum(1 for _ in network.modules())
         reader = _Reader(network, layers, preprocess, pool, dtype).eval()
-        # OpenVINO converts the weights to its own precision.
-        inner = torch.float32 if engine == "openvino" else dtype
-        reader.network.to(dtype=inner)
-        reader.compute_dtype = inner
+        if engine == "openvino":
+            # It converts the weights itself.
+            reader.input_dtype = torch.float32
+        elif precision == "bf16":
+            reader.input_dtype = convert_to_bf16(reader.network)
+        else:
+            reader.network.to(dtype=dtype)
         reader.to(device=device)
         for tensor in (*reader.parameters(), *reader.buffers()):
             # torch would refuse the buffers of five dimensions that windows of tokens have.
@@ -146,7 +150,7 @@ class _Reader(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
-        self.compute_dtype = dtype
+        self.input_dtype = dtype
         self._layers, self._pool = tuple(layers), pool
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (preprocess.mean, preprocess.std))
         # (x / 255 - mean) / std in one multiplication and addition.
@@ -155,7 +159,7 @@ class _Reader(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         x = images.float() * self.scale + self.shift
-        found = self.network(x.to(self.compute_dtype, memory_format=torch.channels_last))
+        found = self.network(x.to(self.input_dtype, memory_format=torch.channels_last))
         return tuple(self._vectors(layer, found[layer.node]) for layer in self._layers)
 
     def _vectors(self, layer: Layer, value: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from featstore.errors import BackboneError
+from featstore.models.first_layers import mark_first_layers
 from featstore.models.model_cache import CacheFile
 
 TOLERANCES = {torch.float32: 1e-2, torch.bfloat16: 1e-1, torch.float16: 1e-1}
@@ -134,7 +135,10 @@ def _compile_openvino(network: nn.Module, example: torch.Tensor, dtype: torch.dt
         model = openvino.convert_model(
             traced, example_input=example[:2], input=[(list(example.shape), openvino.Type.u8)]
         )
-    return openvino.Core().compile_model(model, "CPU", _openvino_options(dtype))
+    core = openvino.Core()
+    if dtype == torch.bfloat16:
+        model = mark_first_layers(openvino, core, model)
+    return core.compile_model(model, "CPU", _openvino_options(dtype))
 
 
 def _runner(compiled: Any) -> Forward:
@@ -154,19 +158,36 @@ def fold_batch_norms(extractor: fx.GraphModule) -> None:
     modules = dict(extractor.named_modules())
     n_calls = Counter(str(node.target) for node in extractor.graph.nodes)
     for node in list(extractor.graph.nodes):
-        norm = modules.get(str(node.target))
-        # A subclass may do more: timm's also applies its activation.
-        if type(norm) is not nn.BatchNorm2d or norm.running_mean is None:
+        module = modules.get(str(node.target))
+        if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+            # Blocks of torchvision's, such as Conv2dNormActivation.
+            _fold_within(module)
+        if type(module) is not nn.BatchNorm2d:
             continue
         before = node.args[0]
-        convolution = modules.get(str(before.target))
         shared = len(before.users) > 1 or n_calls[str(before.target)] > 1
-        # Hooks may change the weights, as weight normalisation does.
-        if type(convolution) is not nn.Conv2d or shared or convolution._forward_pre_hooks:
-            continue
-        folded = fuse_conv_bn_eval(convolution, norm)
-        parent, _, name = str(before.target).rpartition(".")
-        setattr(extractor.get_submodule(parent), name, folded)
-        node.replace_all_uses_with(before)
-        extractor.graph.erase_node(node)
+        folded = None if shared else _folded(modules.get(str(before.target)), module)
+        if folded is not None:
+            parent, _, name = str(before.target).rpartition(".")
+            setattr(extractor.get_submodule(parent), name, folded)
+            node.replace_all_uses_with(before)
+            extractor.graph.erase_node(node)
     extractor.recompile()
+
+
+def _fold_within(block: nn.Sequential) -> None:
+    """Fold the batch normalisations of a sequence of layers that is read only as a whole."""
+    for i in range(len(block) - 1):
+        if (folded := _folded(block[i], block[i + 1])) is not None:
+            block[i], block[i + 1] = folded, nn.Identity()
+
+
+def _folded(convolution: nn.Module | None, norm: nn.Module | None) -> nn.Module | None:
+    """Return a convolution with the normalisation after it, or None where they don't fit."""
+    # A subclass may do more: timm's also applies its activation.
+    if type(norm) is not nn.BatchNorm2d or norm.running_mean is None:
+        return None
+    # Hooks may change the weights, as weight normalisation does.
+    if type(convolution) is not nn.Conv2d or convolution._forward_pre_hooks:
+        return None
+    return fuse_conv_bn_eval(convolution, norm)

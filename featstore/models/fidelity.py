@@ -14,8 +14,8 @@ MIN_COSINE = 0.999
 """Least cosine of a row in half precision with the same row in fp32."""
 
 
-N_CHECKED = 8
-"""Images, the dataset's first ones, whose features are compared."""
+N_CHECKED = 16
+"""Images, spread over the dataset, whose features are compared."""
 
 
 def checked_precision(
@@ -24,7 +24,7 @@ def checked_precision(
     dataset: Dataset,
     progress: Progress = SILENT,
 ) -> str:
-    """Return the extractor's precision, or ``fp32`` where the first images' features differ.
+    """Return the extractor's precision, or ``fp32`` where some images' features differ.
 
     They differ where the cosine of a row with the row in fp32 is below :data:`MIN_COSINE`. The
     cosine is kept: all later datasets get the same precision of the network on this machine.
@@ -32,10 +32,14 @@ def checked_precision(
     kept = extractor.cache_file(layers, "cosine")
     cosine = kept.read_json()
     if cosine is None:
-        (first,) = batches(dataset, [0], min(N_CHECKED, len(dataset)), "mask", extractor.min_size)
-        if not first.groups:
+        n = min(N_CHECKED, len(dataset))
+        # Neighbours are often of one class.
+        rows = [len(dataset) * i // n for i in range(n)]
+        found = list(batches(dataset, rows, 1, "mask", extractor.min_size))
+        readable = [batch for batch in found if batch.groups]
+        if not readable:
             return extractor.precision
-        cosine = extractor.least_cosine(layers, first)
+        cosine = extractor.least_cosine(layers, readable)
         kept.write_json(cosine)
     if cosine >= MIN_COSINE:
         return extractor.precision

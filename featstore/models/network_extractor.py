@@ -158,11 +158,12 @@ class NetworkExtractor:
         rate = images_per_s(self._backbone, pixels, whole=True)
         return replace(rates, compiled=rate, setup_s=setup_s)
 
-    def least_cosine(self, layers: Sequence[Layer], batch: Batch) -> float:
-        """Return the least cosine of a batch's features with those in fp32, of all layers' rows."""
-        n = batch.stop - batch.start
-        rows = np.concatenate([positions for positions, _ in batch.groups])
-        pixels = self.preprocess(batch.groups, n, self._device)
+    def least_cosine(self, layers: Sequence[Layer], images: Sequence[Batch]) -> float:
+        """Return the least cosine of the features of images with those in fp32, of all layers.
+
+        Each batch has one image.
+        """
+        pixels = torch.cat([self.preprocess(one.groups, 1, self._device) for one in images])
         found = []
         for precision in (self.precision, "fp32"):
             backbone = Backbone(
@@ -173,9 +174,9 @@ class NetworkExtractor:
                 self._pool,
                 precision,
                 self._device,
-                n,
+                len(pixels),
             )
-            found.append({name: value.cpu()[rows] for name, value in backbone(pixels).items()})
+            found.append({name: value.cpu() for name, value in backbone(pixels).items()})
         lower, full = found
         return min(float(row_cosines(lower[name], full[name]).min()) for name in full)
 

@@ -101,6 +101,7 @@ class Children:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = threading.Lock()
+        self._started: list[Child] = []
         here = Path(__file__).parent
         self._zygote = subprocess.Popen(
             [sys.executable, str(here / "zygote.py")],
@@ -111,7 +112,10 @@ class Children:
         self._answer()
 
     def close(self) -> None:
-        """End the zygote."""
+        """End the zygote, and those of its children that a failed test left."""
+        for child in self._started:
+            if child.status is None:
+                child.kill()
         assert self._zygote.stdin
         assert self._zygote.stdout
         self._zygote.stdin.close()
@@ -133,11 +137,15 @@ class Children:
     def start(self, call: str, **request: Any) -> Child:
         """Start a process."""
         folder = Path(tempfile.mkdtemp(dir=self._folder))
+        # A child that has not run yet has said nothing.
+        (folder / "out").touch()
+        (folder / "err").touch()
         report = folder / "report.json"
         if "fault" in request:
             request["fault"] = {"report": str(report), **request["fault"]}
         asked = self.ask({"call": call, "folder": str(folder), **request})
-        return Child(asked["pid"], folder, report, self)
+        self._started.append(Child(asked["pid"], folder, report, self))
+        return self._started[-1]
 
     def command(self, store: Path, *args: object, **request: Any) -> Child:
         """Start ``featstore``, with small chunks that are journalled at once."""

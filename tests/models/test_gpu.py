@@ -178,10 +178,13 @@ def test_weights_and_pixels_are_channels_last(extractor):
     hook = reader.network.conv1.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     extractor.begin(Batch(0, 2, [(np.arange(2), np.zeros((2, 32, 32, 3), np.uint8))]))()
     hook.remove()
-    maps = [tensor for tensor in (*reader.parameters(), *seen) if tensor.dim() == 4]
+    maps = {name: tensor for name, tensor in reader.named_parameters() if tensor.dim() == 4}
     assert len(maps) > 10
-    assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in maps)
-    assert {tensor.dtype for tensor in maps} == {torch.bfloat16}
+    maps["pixels"] = seen[0]
+    assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in maps.values())
+    in_fp32 = {name for name, tensor in maps.items() if tensor.dtype == torch.float32}
+    assert in_fp32 == {"pixels", "network.conv1.layer.weight"}
+    assert {tensor.dtype for tensor in maps.values()} == {torch.float32, torch.bfloat16}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -74,7 +74,8 @@ def cache(tmp_path):
 
 
 def opened(cache, **settings):
-    config = ExtractConfig("mynet:build", "folder", **settings)
+    # Where the processor has bfloat16, auto would look at images.
+    config = ExtractConfig("mynet:build", "folder", **{"precision": "fp32", **settings})
     return open_model(config, SimpleNamespace(bands=("red", "green", "blue")), cache)
 
 
