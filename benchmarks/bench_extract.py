@@ -39,7 +39,7 @@ import click
 import numpy as np
 import torch
 from inputs import write_images
-from jobs import Clock, Job, build_backbone, device_memory, random_pixels, synchronize
+from jobs import Clock, Job, build_backbone, device_memory, precisions, random_pixels, synchronize
 from results import save, table
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -48,7 +48,7 @@ from turns import Turn, in_fresh_process, summary, take_turns, without_empty_col
 
 import featstore
 from featstore.environment import available_cores
-from featstore.models.devices import describe_device, has_fast_bf16, resolve_device
+from featstore.models.devices import describe_device, resolve_device
 from featstore.models.networks import find_layers
 from featstore.models.torchvision_source import build_network
 from featstore.models.weights import IMAGENET_MEAN, IMAGENET_STD
@@ -227,15 +227,7 @@ def compare(job: Job, repeats: int, *, peers: bool = True) -> list[Turn]:
         if importlib.util.find_spec("thingsvision"):
             contenders["thingsvision"] = partial(in_fresh_process, run_thingsvision, job)
     rows = take_turns(contenders, repeats, "bare forward")
-    title = job.model if job.precision == "auto" else f"{job.model}, {job.precision}"
-    return [{"model": title, **row} for row in rows]
-
-
-def precisions(device: str) -> tuple[str, ...]:
-    """Return the precisions to measure on a device."""
-    where = resolve_device(device)
-    both = where.type == "cpu" and has_fast_bf16(where)
-    return ("bf16", "fp32") if both else ("auto",)
+    return [{"model": job.title or job.model, **row} for row in rows]
 
 
 def summary_by_model(turns: list[Turn]) -> list[Turn]:
@@ -259,8 +251,8 @@ def main(models: str, n_images: int, repeats: int, device: str, compile_: str) -
     with tempfile.TemporaryDirectory() as root:
         write_images(Path(root), n_images)
         for model in models.split(","):
-            for i, precision in enumerate(precisions(device)):
-                job = Job(model, "folder", root, n_images, device, compile_, precision)
+            for i, (title, precision) in enumerate(precisions(model, device).items()):
+                job = Job(model, "folder", root, n_images, device, compile_, precision, title)
                 turns += compare(job, repeats, peers=i == 0)
     rows = summary_by_model(turns)
     title = f"{n_images:,} JPEG files of 256 px, network input {job.image_size} px"

@@ -11,7 +11,8 @@ inductor, CUDA graphs
 bare OpenVINO, ONNX Runtime
     plain sessions for normalised float32 pixels, if they are installed (requirements.txt).
 
-All compute in featstore's precision but ONNX Runtime, which has no bfloat16 for CPUs. The cosine is
+A CPU that multiplies bfloat16 is measured in bfloat16 and in float32; ONNX Runtime has no bfloat16
+for CPUs. featstore's engines compute a network's first layers in float32 in any case. The cosine is
 the smallest one, over all images, of features with those of plain PyTorch in float32. Weights are
 random.
 """
@@ -29,7 +30,15 @@ from pathlib import Path
 
 import click
 import torch
-from jobs import Job, build_backbone, device_memory, random_pixels, random_weights, synchronize
+from jobs import (
+    Job,
+    build_backbone,
+    device_memory,
+    precisions,
+    random_pixels,
+    random_weights,
+    synchronize,
+)
 from results import save, table
 from torch import nn
 from turns import Turn, summary, take_turns, without_empty_columns
@@ -39,7 +48,6 @@ from featstore.models.devices import (
     default_batch_size,
     describe_device,
     resolve_device,
-    resolve_precision,
 )
 from featstore.models.torchvision_source import build_network
 
@@ -162,7 +170,7 @@ def contenders(case: Case) -> dict[str, Callable[[], Run]]:
     if case.where.type == "cpu" and importlib.util.find_spec("openvino"):
         found["featstore openvino"] = partial(own, case, "openvino")
         found["bare OpenVINO"] = partial(bare_openvino, case)
-    if case.where.type == "cpu" and importlib.util.find_spec("onnxruntime"):
+    if case.precision == "fp32" and importlib.util.find_spec("onnxruntime"):
         found["ONNX Runtime"] = partial(onnx_runtime, case)
     return found
 
@@ -177,13 +185,13 @@ def compare(case: Case, n_images: int, repeats: int) -> list[Turn]:
         # Inductor compiles at the first batch.
         cosine = torch.nn.functional.cosine_similarity(run(), expected)
         facts = {
-            "precision": "fp32" if name == "ONNX Runtime" else case.precision,
+            "precision": case.precision,
             "batch": len(case.pixels),
             "set-up s": time.perf_counter() - began,
             "1 - cosine": max(0.0, 1 - cosine.min().item()),
         }
         measures[name] = partial(_measure, run, case, n_images, facts)
-    return [{"model": case.model, **turn} for turn in take_turns(measures, repeats, None)]
+    return take_turns(measures, repeats, None)
 
 
 def _measure(run: Run, case: Case, n_images: int, facts: Turn) -> Turn:
@@ -209,14 +217,14 @@ def _measure(run: Run, case: Case, n_images: int, facts: Turn) -> Turn:
 def main(models: str, n_images: int, repeats: int, image_size: int, device: str) -> None:
     """Time the forward pass through each engine."""
     where = resolve_device(device)
-    precision = resolve_precision("auto", where)
     pixels = random_pixels(default_batch_size(where, image_size), image_size, where)
     turns: list[Turn] = []
     rows: list[Turn] = []
     for model in models.split(","):
-        own_turns = compare(Case(model, precision, where, pixels), n_images, repeats)
-        turns += own_turns
-        rows += [{"model": model, **row} for row in summary(own_turns, COLUMNS)]
+        for title, precision in precisions(model, device).items():
+            own_turns = compare(Case(model, precision, where, pixels), n_images, repeats)
+            turns += [{"model": title, **turn} for turn in own_turns]
+            rows += [{"model": title, **row} for row in summary(own_turns, COLUMNS)]
     rows = without_empty_columns(rows)
     title = f"Forward passes, input {image_size} px"
     table(rows, f"{title}; medians of {repeats} rounds")

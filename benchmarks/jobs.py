@@ -15,7 +15,13 @@ from turns import Turn
 
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.backbone import Backbone
-from featstore.models.devices import keep_freed_memory, make_deterministic, resolve_device
+from featstore.models.devices import (
+    has_fast_bf16,
+    keep_freed_memory,
+    make_deterministic,
+    resolve_device,
+    resolve_precision,
+)
 from featstore.models.networks import find_layers
 from featstore.models.preprocess import Preprocess
 from featstore.models.weights import Weights, find_weights
@@ -40,6 +46,8 @@ class Job:
         ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
     compile, precision : str
         As of `featstore.extract`.
+    title : str
+        The network in tables, if not by its name alone.
     image_size : int
         Side of the network's input in pixels.
     """
@@ -51,6 +59,7 @@ class Job:
     device: str
     compile: str = "auto"
     precision: str = "auto"
+    title: str = ""
     image_size: int = 224
 
     def of(self, model: str) -> Job:
@@ -86,6 +95,14 @@ class Clock(Silent):
             raise click.UsageError("A rate takes two batches at least: raise --n-images.")
         (began, _), (ended, _) = self.marks[0], self.marks[-1]
         return sum(n for _, n in self.marks[1:]) / (ended - began)
+
+
+def precisions(model: str, device: str) -> dict[str, str]:
+    """Return the precisions to measure, by titles: both where a CPU multiplies bfloat16."""
+    where = resolve_device(device)
+    if where.type == "cpu" and has_fast_bf16(where):
+        return {f"{model}, {precision}": precision for precision in ("bf16", "fp32")}
+    return {model: resolve_precision("auto", where)}
 
 
 def build_backbone(job: Job, engine: str, precision: str, batch_size: int) -> Backbone:
