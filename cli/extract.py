@@ -194,8 +194,8 @@ def show(result: Extraction) -> None:
     else:
         kept = f", {result.n_reused} were in the store" if result.n_reused else ""
         console.echo(
-            f"{result.n_computed} images computed in {duration_text(result.duration_s)} "
-            f"({result.n_computed / result.duration_s:,.1f} images/s on {result.device}, "
+            f"{result.n_computed} images computed in {duration_text(result.times['pass_s'])} "
+            f"({result.images_per_s:,.1f} images/s on {result.device}, "
             f"{result.engine}, "
             f"{result.precision}, batches of {result.batch_size}){kept}."
         )

@@ -136,6 +136,10 @@ def _call(args: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         return _interrupted()
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption):
+            from .guesses import explain
+
+            error = explain(error, cli)
         shown = io.StringIO()
         error.show(shown)
         console.say(shown.getvalue().rstrip("\n"))

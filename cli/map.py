@@ -186,7 +186,7 @@ def show(done: SceneMap) -> None:
     rows = [[name, f"{count:,}", f"{100 * share:.1f}"] for count, share, name in ranked if count]
     columns = ["class", "cells", "share of the area (%)"]
     tables.table(columns, rows, right=columns[1:])
-    _show_rate(sum(done.counts) + done.n_rejected, done.duration_s)
+    _show_rate(sum(done.counts) + done.n_rejected, done)
     _show_familiarity(done)
     console.echo(f"The map: {done.path} (class names: {done.sidecar}; QGIS style: {done.style})")
     console.echo(f"The picture: {done.preview}")
@@ -202,7 +202,7 @@ def show_numbers(done: NumberMap) -> None:
     _show_cells(done, f"{done.n_rows * done.n_cols - done.n_empty:,} predicted")
     ends = [number_text(value) for value in (done.lowest, done.highest, done.mean)]
     console.echo(f"{done.target_name}: {ends[0]} to {ends[1]}; {ends[2]} on average")
-    _show_rate(done.n_rows * done.n_cols - done.n_empty, done.duration_s)
+    _show_rate(done.n_rows * done.n_cols - done.n_empty, done)
     _show_familiarity(done)
     console.echo(f"The map: {done.path}")
     console.echo(f"The picture: {done.preview}")
@@ -218,10 +218,10 @@ def _show_familiarity(done: SceneMap | NumberMap) -> None:
         console.echo(f"{done.n_unfamiliar:,} {are} unlike the training images{left}.")
 
 
-def _show_rate(n_windows: int, duration_s: float) -> None:
-    """Print the windows, the time and the rate of the whole command."""
-    rate = rate_text(n_windows / duration_s, "windows")
-    console.echo(f"{n_windows:,} windows in {duration_text(duration_s)}, {rate}")
+def _show_rate(n_windows: int, done: SceneMap | NumberMap) -> None:
+    """Print the rate of the windows alone, and the time of all."""
+    rate, whole = rate_text(done.windows_per_s, "windows"), duration_text(done.duration_s)
+    console.echo(f"{n_windows:,} windows at {rate}; {whole} with opening and drawing")
 
 
 def _show_cells(done: SceneMap | NumberMap, what: str) -> None:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import click
 
 from featstore.config import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 
 from . import completion, console, tables
-
-if TYPE_CHECKING:
-    from featstore.models.base import Layer
-    from featstore.models.network import Network
-    from featstore.models.preprocess import Preprocess
 
 
 class SearchGroup(click.Group):
@@ -132,81 +127,53 @@ def show(name: str, image_size: int | None, as_json: bool) -> None:
         else:
             _show_filters(name, as_json)
         return
-    from featstore.models import network_layers
-    from featstore.models.network_source import make_preprocess
-    from featstore.models.registry import find_network
+    from featstore.models.description import describe_network
 
-    network = find_network(name)
-    preset = network.preset()
-    image_size = image_size or preset.image_size
-    preprocess = make_preprocess(network, preset, image_size)
-    layers = network_layers(name, image_size)
+    found = describe_network(name, image_size)
     if as_json:
-        values: list[dict[str, Any]] = [
-            {
-                "layer": layer.name,
-                "node": layer.node,
-                "names": layer.names,
-                "shape": layer.shape,
-                "n_features": layer.n_features("auto"),
-                "n_features_flat": layer.n_features("flatten"),
-                "pool": layer.pooled_by("auto"),
-                "default": layer.default,
-            }
-            for layer in layers
-        ]
-        console.emit_json(
-            {
-                "model": name,
-                "preprocess": preprocess.to_dict(),
-                "traced": not layers[0].hooked,
-                "layers": values,
-            }
-        )
+        shown = ("model", "preprocess", "traced", "layers")
+        console.emit_json({key: found[key] for key in shown})
         return
     rows = [
         [
-            layer.name + (" (default)" if layer.default else ""),
-            layer.node,
-            "x".join(map(str, layer.shape)),
-            str(layer.n_features("auto")),
-            str(layer.n_features("flatten")),
+            layer["layer"] + (" (default)" if layer["default"] else ""),
+            layer["node"],
+            "x".join(map(str, layer["shape"])),
+            str(layer["n_features"]),
+            str(layer["n_features_flat"]),
         ]
-        for layer in layers
+        for layer in found["layers"]
     ]
     tables.table(
-        ["layer", network.node_title, "shape", "features (pooled)", "unpooled"],
+        ["layer", found["node_title"], "shape", "features (pooled)", "unpooled"],
         rows,
-        f"{name} at {image_size} px",
+        f"{name} at {found['image_size']} px",
         right=["shape", "features (pooled)", "unpooled"],
     )
-    for line in _facts(network, preprocess, layers):
+    for line in _facts(found):
         console.echo(line)
 
 
-def _facts(network: Network, preprocess: Preprocess, layers: Sequence[Layer]) -> Iterator[str]:
+def _facts(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the network expects, and how it reads its own features."""
-    values = [", ".join(f"{v:.4g}" for v in each) for each in (preprocess.mean, preprocess.std)]
-    yield (
-        f"Input: {', '.join(network.bands)}; {preprocess.method}; mean {values[0]}; "
-        f"deviation {values[1]}"
-    )
-    for layer in layers:
-        if layer.default:
-            pool = layer.pooled_by("auto")
-            yield f"Feature layer: {layer.name}" + (f", pooled by {pool}" if pool else "")
-    if own := next((layer.own_pool for layer in layers if layer.n_prefix), None):
-        n = max(layer.n_prefix for layer in layers)
+    preprocess = found["preprocess"]
+    mean, std = (", ".join(f"{v:.4g}" for v in preprocess[key]) for key in ("mean", "std"))
+    yield f"Input: {', '.join(found['bands'])}; {found['method']}; mean {mean}; deviation {std}"
+    for layer in found["layers"]:
+        if layer["default"]:
+            pool = layer["pool"]
+            yield f"Feature layer: {layer['layer']}" + (f", pooled by {pool}" if pool else "")
+    if own := found["token_pool"]:
         yield (
-            f"Tokens: {n} before those of the image; --pool auto is {own}. "
+            f"Tokens: {found['n_prefix_tokens']} before those of the image; --pool auto is {own}. "
             "Others: --pool cls, tokens or cls+tokens"
         )
-    if layers[0].hooked:
+    if not found["traced"]:
         yield (
             "torch.fx can't trace this network: modules are read by hooks, and the network always "
             "runs to its end."
         )
-    yield from network.notes
+    yield from found["notes"]
 
 
 def _show_statistics(name: str, as_json: bool) -> None:

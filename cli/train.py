@@ -135,7 +135,8 @@ def show(result: TrainedModel, store: str) -> None:
     if result.is_new:
         console.echo(
             f"{result.n_images:,} images learned in {duration_text(result.duration_s)} "
-            f"({result.images_per_s:,.1f} images/s on {result.device})."
+            f"({result.images_per_s:,.1f} images/s on {result.device}, tests of held-out images "
+            "included)."
         )
     else:
         console.echo("The weights were there; nothing was trained.")

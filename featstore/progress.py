@@ -9,7 +9,10 @@ class Progress(Protocol):
     """What a long-running function calls as it goes; the command line draws bars from it."""
 
     def start(self, what: str, total: int, unit: str) -> None:
-        """Begin a phase of `total` units (``images``, ``bytes``, ``fits``)."""
+        """Begin a phase of `total` units (``images``, ``bytes``, ``fits``).
+
+        What was done earlier is no part of it: rates and the time left count from the start.
+        """
 
     def advance(self, n: int) -> None:
         """Note that `n` more units are done."""

@@ -71,11 +71,11 @@ class Lines:
         self._phases.append(Phase(what, total, unit, len(self._phases)))
 
     def advance(self, n: int) -> None:
-        """Count progress, and print a line every quarter minute."""
+        """Count progress, and print a line every quarter minute until all is done."""
         phase = self._phases[-1]
         phase.done += n
         now = time.monotonic()
-        if now - phase.told < self.PERIOD_S or not phase.done:
+        if now - phase.told < self.PERIOD_S or phase.done in (0, phase.total):
             return
         phase.told = now
         left = (now - phase.began) * max(0, phase.total - phase.done) / phase.done

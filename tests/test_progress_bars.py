@@ -79,3 +79,17 @@ def test_lines_say_the_end_of_a_phase():
     lines = Lines(said.append)
     work(lines)
     assert [line.partition(":")[0] for line in said] == ["a line", "Extracting", "Study"]
+
+
+def test_the_last_line_of_a_phase_is_said_once(monkeypatch):
+    clock, said = types.SimpleNamespace(now=0.0), []
+    monkeypatch.setattr(progress_bars, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
+    lines = Lines(said.append)
+    lines.start("Fitting", 2, "fits")
+    for clock.now in (20.0, 40.0):
+        lines.advance(1)
+    lines.stop()
+    assert said == [
+        "Fitting: 1 of 2 fits, 20.0 s each, 20.0 s left",
+        "Fitting: 2 of 2 fits in 40.0 s, 20.0 s each",
+    ]

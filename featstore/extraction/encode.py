@@ -68,13 +68,16 @@ class Encoder:
             self._passes.append(_Pass(images, model, pool, {i: features[i].node for i in parts}))
 
     def blocks(self, what: str = "Encoding", progress: Progress = SILENT) -> Iterator[Block]:
-        """Yield the images' features, in order, in blocks that fit the memory.
+        """Open the networks, and return the images' features, in order, in blocks that fit memory.
 
         `what` names the phase to the user. Features of several sets read each image once for each
         set. A feature that is not finite raises FeatstoreError.
         """
         for one in self._passes:
             one.open(self._n_images, progress)
+        return self._encoded(what, progress)
+
+    def _encoded(self, what: str, progress: Progress) -> Iterator[Block]:
         progress.start(what, self._n_images * len(self._passes), "images")
         try:
             for start in range(0, self._n_images, BLOCK_ROWS):

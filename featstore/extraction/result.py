@@ -18,6 +18,7 @@ from featstore.models.base import Layer
 from featstore.store.feature_set import FeatureSet
 from featstore.store.leaks import count_cut_groups, count_leaked
 from featstore.store.writer import FeatureWriter
+from featstore.text import duration_text
 
 PHASES = {
     "files_s": "finding and hashing files",
@@ -148,13 +149,13 @@ class Extraction:
         return self.model.startswith("mosaiks")
 
     def shares_of_time(self) -> str:
-        """Return the share of each phase in the time of all, as a sentence."""
+        """Return the time of the whole call, and the share of each phase, as a sentence."""
         names = dict(PHASES)
         if self.draws_patches:
             names["open_s"] = "drawing patches"
         whole = sum(self.times.get(key, 0.0) for key in names) or 1.0
         shares = [f"{n} {100 * self.times.get(key, 0.0) / whole:.0f} %" for key, n in names.items()]
-        return f"Time went to {', '.join(shares)}."
+        return f"The whole took {duration_text(self.duration_s)}: {', '.join(shares)}."
 
     def bottleneck(self) -> str:
         """Return a sentence that names the slowest phase, and what would help."""

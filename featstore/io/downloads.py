@@ -153,8 +153,8 @@ class _Resuming:
 
     def _receive(self, response: requests.Response, have: int, total: int) -> None:
         name = self.part.name.removesuffix(".part")
-        self.progress.start(f"downloading {name}", total, "bytes")
-        self.progress.advance(have)
+        what = f"downloading the rest of {name}" if have else f"downloading {name}"
+        self.progress.start(what, total - have, "bytes")
         try:
             with self.part.open("ab" if have else "wb") as file:
                 for piece in response.iter_content(PIECE_NBYTES):

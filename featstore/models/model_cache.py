@@ -1,4 +1,4 @@
-"""Keep on disk what takes long to find out about a network: layers, rates, the compiled network.
+"""Keep on disk what takes long to find out about networks: names, layers, rates, compiled code.
 
 The files save time and decide nothing: one that is missing or damaged is made again.
 """
@@ -47,7 +47,7 @@ def _code_digest() -> str:
 
 
 class CacheFile:
-    """The file of one thing about one network.
+    """The file of one thing about one network, or about a source of networks such as ``timm:``.
 
     The file's name covers `facts` (JSON-able), the model's source, the versions of the libraries
     and featstore's own code, so that a change of any of them means another file.

@@ -148,14 +148,16 @@ def source_facts(model: str) -> dict[str, str]:
     prefix = model.partition(":")[0]
     if (entry := entry_point(prefix)) is not None:
         return {entry.dist.name: entry.dist.version} if entry.dist else {}
-    return {"source": _source_digest(prefix)}
-
-
-def _source_digest(module: str) -> str:
-    """Return the sha256 of a module's file, and of the other files of its package."""
     import_from()
-    top = module.partition(".")[0]
-    spec = find_spec(top)
+    return {"source": source_digest(prefix)}
+
+
+def source_digest(module: str) -> str:
+    """Return the sha256 of a module's file, and of the other files of its package.
+
+    The module is not imported.
+    """
+    spec = find_spec(module.partition(".")[0])
     if spec is None or not (spec.origin or spec.submodule_search_locations):
         return "unknown"
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]

@@ -7,7 +7,8 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from featstore.errors import BackboneError
-from featstore.models.names import MODEL_NAMES, SOURCES, check_model
+from featstore.models.model_cache import CacheFile
+from featstore.models.names import MODEL_NAMES, SOURCES, check_model, source_digest
 
 
 def search_names(pattern: str) -> list[str]:
@@ -26,13 +27,24 @@ def search_names(pattern: str) -> list[str]:
     found = [] if colon else _fitting(MODEL_NAMES, name)
     for one, (module, _) in SOURCES.items():
         if source == one or (not colon and find_spec(module) is not None):
-            names = import_module(f"featstore.models.{one}_source").list_names()
-            found += [f"{one}:{fitting}" for fitting in _fitting(names, name)]
+            found += [f"{one}:{fitting}" for fitting in _fitting(_names_of(one), name)]
     if not found:
         raise BackboneError(
             f"No network fits {pattern!r}. In a pattern, * stands for any text: 'timm:*dinov3*'."
         )
     return found
+
+
+def _names_of(source: str) -> list[str]:
+    """Return the names that a source's library lists; importing it takes seconds."""
+    # The names are those of the installed code, also where it was changed under its version.
+    module, _ = SOURCES[source]
+    kept = CacheFile(f"{source}:", "names", {"source": source_digest(module)})
+    if (known := kept.read_json()) is not None:
+        return list(known)
+    names: list[str] = import_module(f"featstore.models.{source}_source").list_names()
+    kept.write_json(names)
+    return names
 
 
 def _fitting(names: tuple[str, ...] | list[str], pattern: str) -> list[str]:

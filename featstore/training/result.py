@@ -54,7 +54,7 @@ class TrainedModel:
 
     @property
     def images_per_s(self) -> float:
-        """Images learned from in a second."""
+        """Images learned from in a second, the tests of held-out images included."""
         return self.n_images / self.duration_s if self.duration_s else 0.0
 
     def extract_command(self, store: str) -> str:

@@ -236,8 +236,7 @@ def _run(
     if begun is not None:
         trainer.load_state(begun.state)
         progress.say(f"{len(begun.epochs)} of {n_epochs} epochs were trained before.")
-    progress.start("Training", n_epochs, "epochs")
-    progress.advance(len(done.epochs))
+    progress.start("Training", n_epochs - len(done.epochs), "epochs")
     try:
         while len(done.epochs) < n_epochs:
             best = best_of(done.epochs) if done.epochs else None

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
+from featstore.cli import extract
 from featstore.cli.main import _run
+from featstore.extraction.extract import extract as extract_features
 from featstore.extraction.result import BOTTLENECKS
 from featstore.store import writer
 from featstore.store.feature_store import open_store
@@ -43,6 +46,17 @@ def test_people_are_told_what_happened_and_what_comes_next(args, capsys, tmp_pat
     assert f"featstore fit --clf logreg --store '{tmp_path / 'my store'}'" in out
     assert _run(args) == 0
     assert "nothing was computed" in capsys.readouterr().out
+
+
+def test_the_rate_is_that_of_the_passes_and_the_time_of_all_stands_beside_it(
+    images, tmp_path, capsys
+):
+    done = extract_features("pixelstats", str(images), store=tmp_path / "s")
+    times = dict.fromkeys(done.times, 0.0) | {"open_s": 90.0, "forward_s": 10.0, "pass_s": 10.0}
+    extract.show(replace(done, n_computed=50, images_per_s=5.0, times=times, duration_s=100.0))
+    out = capsys.readouterr().out
+    assert "50 images computed in 10.0 s (5.0 images/s on cpu" in out
+    assert "The whole took 1 min 40 s: finding and hashing files 0 %, opening the model 90 %" in out
 
 
 def test_a_folder_needs_no_option(args, images, capsys, monkeypatch):

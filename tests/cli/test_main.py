@@ -10,7 +10,7 @@ import sys
 import click
 import pytest
 
-from featstore.cli import main
+from featstore.cli import guesses, main
 from featstore.cli.main import COMMANDS, _run
 from featstore.errors import ConfigError
 
@@ -48,6 +48,33 @@ def test_an_unknown_command_is_answered_with_the_commands(capsys):
     _run(["extrakt"])
     expected = "Did you mean extract or export? Commands are extract, import, train, fit"
     assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["fit", "--shots", "5"], "`featstore curve` has it: Numbers of training images"),
+        (["fit", "--folds", "5"], "Use --cv: Folds"),
+        (["fit", "--classifier", "svm"], "Use --clf: "),
+        (["fit", "--model-name", "x"], "Use --model: "),
+        (["fit", "--output", "x"], "Use --store: "),
+        (["map", "--output", "x"], "Use --out: "),
+        (["fit", "--C", "10"], "Use --param: "),
+        (["extract", "--lr", "1"], "`featstore train` has --learning-rate: "),
+        (["fit", "--limit", "5"], "Other commands have it: featstore extract, featstore train"),
+        (["runs", "ls", "--top", "5"], "`featstore report` has it: "),
+        (["fit", "--models", "x"], "Did you mean '--model'?"),
+    ],
+)
+def test_an_option_of_another_name_or_command_is_found(args, expected, capsys):
+    assert _run(args) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_every_option_that_is_offered_exists():
+    offered = {name for names in guesses.ALIASES.values() for name in names}
+    root = click.Context(main.cli)
+    assert [name for name in offered if not dict(guesses._elsewhere(name, root, main.cli))] == []
 
 
 def commands(command=main.cli, path=()):

@@ -3,11 +3,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from featstore.cli.main import _run
-from featstore.models import names
+from featstore.models import names, search
 
 
 def test_networks_are_listed_with_their_feature_layers(capsys):
@@ -79,6 +80,46 @@ def test_networks_are_searched_and_shown(capsys):
     assert _run(["models", "show", "timm:tiny_swin", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["traced"], shown["preprocess"]["interpolation"]) == (True, "bicubic")
+
+
+def run_apart(*commands):
+    """Run commands in a process of their own; return what they print, and what was imported."""
+    code = f"""
+import sys
+from featstore.cli.main import _run
+assert not any(_run(words) for words in {[list(words) for words in commands]!r})
+print(*sorted({{"timm", "torch"}} & {{*sys.modules}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *lines, imported = done.stdout.splitlines()
+    return lines, imported.split()
+
+
+def test_what_is_known_of_networks_is_answered_without_their_library(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    monkeypatch.setenv("FEATSTORE_CACHE", str(tmp_path))
+    commands = (
+        ("models", "timm:*mobilenetv3*"),
+        ("models", "show", "mobilenet_v2"),
+        ("models", "show", "mobilenet_v2", "--image-size", "64", "--json"),
+    )
+    first, imported = run_apart(*commands)
+    assert imported == ["timm", "torch"]
+    assert run_apart(*commands) == (first, [])
+
+
+def test_the_names_are_those_of_the_installed_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEATSTORE_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "library.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(search, "SOURCES", {"lib": ("library", "library")})
+    listed = []
+    lists = SimpleNamespace(list_names=lambda: listed.append(1) or [source.read_text()[2:]])
+    monkeypatch.setitem(sys.modules, "featstore.models.lib_source", lists)
+    for name in ("net_a", "net_a", "net_b"):
+        source.write_text(f"# {name}")
+        assert search.search_names("net*") == [f"lib:{name}"]
+    assert len(listed) == 2
 
 
 def test_a_source_that_is_not_installed_says_how_to_get_it(capsys, monkeypatch):

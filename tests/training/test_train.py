@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from makers import write_images
+from makers import Listener, write_images
 from PIL import Image
 
 import featstore
@@ -178,7 +178,11 @@ def test_an_interrupted_training_ends_with_the_same_bytes(quick, images, monkeyp
         with pytest.raises(KeyboardInterrupt):
             quick(images, out="parts.pth", **options)
     assert not (whole.path.parent / "parts.pth").exists()
-    parts = quick(images, out="parts.pth", **options)
+    heard = Listener()
+    parts = quick(images, out="parts.pth", progress=heard, **options)
+    # What was done before is no part of a rate.
+    (phase,) = heard.named("Training")
+    assert (phase.total, phase.n_done) == (1, 1)
     assert parts.path.read_bytes() == whole.path.read_bytes()
     assert parts.epochs == whole.epochs
 

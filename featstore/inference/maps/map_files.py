@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -288,8 +289,8 @@ class MapFiles:
         blocks: Iterable[Block],
         colors: Sequence[Color],
         tags: dict[str, str],
-    ) -> None:
-        """Write all files; they get their names together."""
+    ) -> float:
+        """Write all files, which get their names together; return the seconds of the windows."""
         stride = painter.grid.stride
         try:
             # The files get their names in the opposite order: the map last.
@@ -302,6 +303,7 @@ class MapFiles:
                     if place is not None:
                         file = stack.enter_context(atomic_write(resolve_link(place)))
                         write(file, painter.class_names, colors)
+                began = time.perf_counter()
                 write_map(
                     out,
                     self.out.name,
@@ -316,6 +318,7 @@ class MapFiles:
                     tags=tags,
                     class_tags={f"CLASS_{i}": name for i, name in enumerate(painter.class_names)},
                 )
+                windows_s = time.perf_counter() - began
                 preview.write_bytes(to_png(painter.draw(out, mapped, colors)))
                 if self.vector is not None:
                     vector = stack.enter_context(atomic_write(resolve_link(self.vector)))
@@ -328,3 +331,4 @@ class MapFiles:
             if isinstance(error, FeatstoreError):
                 raise
             raise StoreError(f"{self.out} can't be written: {error.strerror or error}.") from error
+        return windows_s

@@ -58,7 +58,7 @@ class SceneMap:
     duration_s : float
         From the call to its end.
     windows_per_s : float
-        Windows classified per second, writing included and opening run and scene left out.
+        Windows classified per second, without opening the network and drawing the picture.
     calibration : str
         Whether the probabilities are calibrated, and how, in words; empty without the second band.
     n_unfamiliar, n_rejected : int
@@ -120,7 +120,7 @@ class NumberMap:
     duration_s : float
         From the call to its end.
     windows_per_s : float
-        Windows predicted per second, writing included and opening run and scene left out.
+        Windows predicted per second, without opening the network and drawing the picture.
     n_unfamiliar, n_rejected : int
         Windows whose familiarity is below 1 %, and below `reject`.
     """
@@ -269,14 +269,14 @@ def map_scene(
                 raise ConfigError(
                     f"{own[0]} is that of the stored scene. Leave it out, or map the scene's file."
                 )
-            mapped, blocks = find_stored_scene(run, opened, scene, set_id, progress)
+            mapped, open_blocks = find_stored_scene(run, opened, scene, set_id, progress)
         else:
             if scene is None:
                 raise ConfigError("Name the scene, or map the run's own from its store.")
             reading = read_scene(
                 str(scene), run, opened, device=device, progress=progress, **chosen
             )
-            mapped, blocks = stack.enter_context(reading)
+            mapped, open_blocks = stack.enter_context(reading)
         targets = MapFiles.find(mapped.path, out, preview, vector, has_classes=has_classes)
         if vector is not None and not mapped.georeference.is_on_ground:
             raise ConfigError(
@@ -289,9 +289,8 @@ def map_scene(
         painter = kind(
             run, model, mapped, probability=probability, familiarity=known, reject=reject
         )
-        grid, begun = mapped.grid, time.perf_counter()
-        targets.write(mapped, painter, blocks, palette, _tags(run, mapped, probability))
-        mapped_s = time.perf_counter() - begun
+        grid, tags = mapped.grid, _tags(run, mapped, probability)
+        windows_s = targets.write(mapped, painter, open_blocks(), palette, tags)
     if isinstance(painter, NumberPainter):
         return NumberMap(
             run.run_id,
@@ -308,7 +307,7 @@ def map_scene(
             painter.highest,
             grid.n_cells - mapped.n_windows,
             round(time.perf_counter() - began, 3),
-            round(mapped.n_windows / mapped_s, 2),
+            round(mapped.n_windows / windows_s, 2),
             painter.n_unfamiliar,
             painter.n_rejected,
         )
@@ -329,7 +328,7 @@ def map_scene(
         tuple(painter.counts.tolist()),
         grid.n_cells - mapped.n_windows,
         round(time.perf_counter() - began, 3),
-        round(mapped.n_windows / mapped_s, 2),
+        round(mapped.n_windows / windows_s, 2),
         run.calibration_text if probability else "",
         painter.n_unfamiliar,
         painter.n_rejected,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from featstore.datasets.reading import ALL, Reading
 from featstore.datasets.scene import Scene
@@ -35,8 +36,8 @@ def read_scene(
     value_range: tuple[float, float] | None,
     device: str,
     progress: Progress,
-) -> Iterator[tuple[MappedScene, Iterator[Block]]]:
-    """Open a scene; yield it, and the features of its windows in blocks."""
+) -> Iterator[tuple[MappedScene, Callable[[], Iterator[Block]]]]:
+    """Open a scene; yield it, and what opens the networks and returns its windows' features."""
     if run.selection.is_imported:
         raise ConfigError(
             f"{run.run_id} is of imported features, which featstore can't compute of a scene. "
@@ -76,7 +77,7 @@ def read_scene(
             windows.cells,
             scene.thumbnail,
         )
-        yield mapped, encoder.blocks("Mapping", progress)
+        yield mapped, partial(encoder.blocks, "Mapping", progress)
 
 
 def _side(name: str, value: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -33,8 +33,8 @@ def find_stored_scene(
     scene: str | Path | None,
     set_id: str | None,
     progress: Progress,
-) -> tuple[MappedScene, Iterator[Block]]:
-    """Return a stored scene, and the features of its windows in blocks.
+) -> tuple[MappedScene, Callable[[], Iterator[Block]]]:
+    """Return a stored scene, and what returns the features of its windows in blocks.
 
     `scene` names one of several, by its name or path.
     """
@@ -67,7 +67,7 @@ def find_stored_scene(
         lambda first, last: cells[first:last],
         partial(_thumbnail, feature_set, found, progress),
     )
-    return mapped, _blocks(selection, start, stop, progress)
+    return mapped, partial(_blocks, selection, start, stop, progress)
 
 
 def _find_scene(windows: WindowsInfo, wanted: str | Path | None, feature_set: FeatureSet) -> int:

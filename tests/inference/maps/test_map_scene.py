@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -391,6 +392,28 @@ def test_memory_does_not_grow_with_the_scene(run, store, tmp_path, monkeypatch):
     # The scene itself is 50 MB, sixteen times the smaller one.
     assert large < 35e6
     assert large < 2 * small
+
+
+def test_the_rate_is_that_of_the_windows_alone(network_sample, tiles, write, tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(map_files, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def lasting(seconds, function):
+        def call(*args, **options):
+            clock.now += seconds
+            return function(*args, **options)
+
+        return call
+
+    monkeypatch.setattr(encode._Pass, "open", lasting(1000, encode._Pass.open))
+    monkeypatch.setattr(map_files, "write_map", lasting(4, map_files.write_map))
+    monkeypatch.setattr(map_files, "to_png", lasting(1000, map_files.to_png))
+    monkeypatch.setattr(map_files, "write_polygons", lasting(1000, map_files.write_polygons))
+    run, store = network_sample.run, network_sample.store
+    done = map_scene(
+        run, write(tiles), tmp_path / "m.tif", store=store, vector=tmp_path / "m.geojson"
+    )
+    assert done.windows_per_s == sum(done.counts) / 4
 
 
 def test_networks_map_too(network_sample, tiles, write, tmp_path):
