@@ -201,6 +201,14 @@ def echo(text: object = "") -> None:
     click.echo(printable(str(text), "\n"), file=sys.stdout)
 
 
+def echo_sheets(paths: Sequence[Path]) -> None:
+    """Print where contact sheets are, of which several are numbered."""
+    if len(paths) > 1:
+        echo(f"The contact sheets: {paths[0]} to {paths[-1]}")
+    elif paths:
+        echo(f"The contact sheet: {paths[0]}")
+
+
 def emit_json(value: Any) -> None:
     """Print one JSON object on stdout."""
     text = json.dumps(value, indent=1, ensure_ascii=False)

@@ -117,8 +117,7 @@ def command(
         for query in found.queries:
             if query.error is None:
                 show(query, is_number=found.task == "regression")
-        for path in sheets:
-            console.echo(f"The contact sheet: {path}")
+        console.echo_sheets(sheets)
     errors = [query.error for query in found.queries if query.error is not None]
     for error in errors:
         console.say(f"Error: {error}")

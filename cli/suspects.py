@@ -96,11 +96,10 @@ def command(
 
         check_png(sheet, "--sheet")
         found = find_suspects(chosen, store=opened, n_folds=n_folds, progress=progress)
-        files = {"suspects": write_suspects(found, out)}
-        if found.near_copies:
-            path = Path(out)
-            copies = path.with_name(f"{path.stem}-copies{path.suffix}")
-            files["near-copies"] = write_copies(found, copies)
+        path = Path(out)
+        copies = path.with_name(f"{path.stem}-copies{path.suffix}")
+        # Without any, too: a file of an earlier call would name what is mended.
+        files = {"suspects": write_suspects(found, out), "near-copies": write_copies(found, copies)}
         shown = found.suspects[:n_pictures]
         sheets = []
         if shown:
@@ -116,8 +115,7 @@ def command(
     show(found)
     for what, file in files.items():
         console.echo(f"All {what}: {file}")
-    for picture in sheets:
-        console.echo(f"The contact sheet: {picture}")
+    console.echo_sheets(sheets)
 
 
 def show(found: Suspects) -> None:

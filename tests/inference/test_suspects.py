@@ -113,8 +113,12 @@ def test_of_clean_labels_it_says_so(make_store, tmp_path, capsys, monkeypatch):
     X, y = blobs(320, 20)
     store = make_store(X=X + 20 * np.eye(20, dtype=np.float32)[y], y=y)
     featstore.fit(store, "lda", n_jobs=1)
+    copies = tmp_path / "suspects-copies.csv"
+    copies.write_text("what an earlier call found\n")
     assert _run(["suspects", "best", "--store", str(store.path)]) == 0
     out = capsys.readouterr().out
     assert "No label of 320 looks wrong." in out
     assert "No test or validation image is nearly a training image." in out
     assert not (tmp_path / "suspects.png").exists()
+    (header,) = copies.read_text().splitlines()
+    assert header.startswith("sample_id,split,label,train_id,")
