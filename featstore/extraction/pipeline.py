@@ -90,7 +90,7 @@ def compute_layers(
             n, times = _write_layers(spec, feature_set, group, numerics, dtype, progress, run)
         except HalfRangeError as error:
             if spec.config.dtype != "auto":
-                raise
+                raise HalfRangeError(f"{error} Use --dtype auto or float32.") from None
             progress.say(f"{error} Starting again in float32.")
             remove_layers(feature_set, [layer.stored_name(spec.config.pool) for layer in group])
             dtype = "float32"
@@ -330,7 +330,7 @@ def checked_rows(
                 "--precision fp32; else the weights are at fault."
             )
         if dtype == "float16" and (problem := _half_range_problem(block)):
-            raise HalfRangeError(f"Layer {layer} gives {problem}. Use --dtype auto or float32.")
+            raise HalfRangeError(f"Layer {layer} gives {problem}.")
         if batch.masked:
             # The extractor may use the block's memory again.
             block = block.copy()

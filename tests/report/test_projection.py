@@ -11,6 +11,7 @@ import pytest
 from conftest import blobs
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from featstore.errors import ConfigError
 from featstore.report import charts
@@ -41,6 +42,20 @@ def test_one_column_has_two_dimensions_too():
     points = project(X, np.arange(20), method="pca").points
     assert points.shape == (20, 2)
     assert (points[:, 1] == 0).all()
+
+
+def test_tsne_computes_with_one_thread(monkeypatch):
+    used = []
+
+    def fit_transform(self, points):
+        used.extend(library["num_threads"] for library in threadpool_info())
+        return points[:, :2]
+
+    monkeypatch.setattr(charts.TSNE, "fit_transform", fit_transform)
+    X, _ = blobs(20, 5)
+    with threadpool_limits(2):
+        project(X, np.arange(20), method="tsne")
+    assert set(used) == {1}
 
 
 @pytest.mark.soak

@@ -142,13 +142,15 @@ def shared_threads() -> Iterator[Threads]:
             yield Threads(pool, n_threads)
 
 
-def one_thread() -> Any:
+def one_thread(user_api: str | None = "blas") -> Any:
     """Return a context in which one thread computes products, on any number of cores.
+
+    Without `user_api` one thread computes everything.
 
     Several threads split a product by their number, which changes its last bits; and the products
     of an epoch's batches are too small for them.
     """
-    return _controller().limit(limits=1, user_api="blas")
+    return _controller().limit(limits=1, user_api=user_api)
 
 
 def _controller() -> threadpoolctl.ThreadpoolController:
