@@ -39,6 +39,10 @@ def command(names: tuple[str, ...], store: str, as_json: bool) -> None:
         raise click.UsageError("Missing argument 'RUN': give two runs or more.")
     opened = console.open_store(store, named=names)
     runs = [console.open_run(name, opened) for name in names]
+    meant = {run.run_id: name for name, run in zip(names, runs, strict=True)}
+    for name, run in zip(names, runs, strict=True):
+        if meant[run.run_id] != name:
+            console.say(f"{name} and {meant[run.run_id]} are the same run.")
     from featstore.runs.compare import Comparison, compare, compare_all
 
     if len(runs) > 2:

@@ -221,7 +221,8 @@ def _show_familiarity(done: SceneMap | NumberMap) -> None:
 def _show_rate(n_windows: int, done: SceneMap | NumberMap) -> None:
     """Print the rate of the windows alone, and the time of all."""
     rate, whole = rate_text(done.windows_per_s, "windows"), duration_text(done.duration_s)
-    console.echo(f"{n_windows:,} windows at {rate}; {whole} with opening and drawing")
+    windows = "1 window" if n_windows == 1 else f"{n_windows:,} windows"
+    console.echo(f"{windows} at {rate}; {whole} with opening and drawing")
 
 
 def _show_cells(done: SceneMap | NumberMap, what: str) -> None:

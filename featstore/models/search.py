@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from featstore.errors import BackboneError
 from featstore.models.model_cache import CacheFile
 from featstore.models.names import MODEL_NAMES, SOURCES, check_model, source_digest
+from featstore.text import did_you_mean
 
 
 def search_names(pattern: str) -> list[str]:
@@ -18,19 +19,23 @@ def search_names(pattern: str) -> list[str]:
     Nothing that fits raises BackboneError.
     """
     source, colon, name = pattern.rpartition(":")
+    wanted = name.casefold()
     if colon and source not in SOURCES:
         raise BackboneError(
             f"{source!r} is not a source that can be searched: {', '.join(SOURCES)}."
         )
     if colon:
         check_model(pattern)
-    found = [] if colon else _fitting(MODEL_NAMES, name)
+    known = [] if colon else [*MODEL_NAMES]
     for one, (module, _) in SOURCES.items():
         if source == one or (not colon and find_spec(module) is not None):
-            found += [f"{one}:{fitting}" for fitting in _fitting(_names_of(one), name)]
+            known += [f"{one}:{own}" for own in _names_of(one)]
+    found = [one for one in known if fnmatchcase(one.rpartition(":")[2].casefold(), wanted)]
     if not found:
+        hint = did_you_mean(pattern.strip("*"), known)
         raise BackboneError(
-            f"No network fits {pattern!r}. In a pattern, * stands for any text: 'timm:*dinov3*'."
+            f"No network fits {pattern!r}.{hint} In a pattern, * stands for any text: "
+            "'timm:*dinov3*'."
         )
     return found
 
@@ -45,7 +50,3 @@ def _names_of(source: str) -> list[str]:
     names: list[str] = import_module(f"featstore.models.{source}_source").list_names()
     kept.write_json(names)
     return names
-
-
-def _fitting(names: tuple[str, ...] | list[str], pattern: str) -> list[str]:
-    return [name for name in names if fnmatchcase(name.casefold(), pattern.casefold())]

@@ -82,6 +82,8 @@ def test_a_run_with_itself(runs, capsys):
     out = capsys.readouterr().out
     assert "predict the same for all 80 test images: p = 1" in out
     assert "recall" not in out
+    assert call(runs, "best", "last", runs[0].run_id, runs[1].run_id) == 0
+    assert " are the same run." in capsys.readouterr().err
 
 
 def test_a_name_that_several_runs_share_lists_them(runs, capsys):

@@ -71,6 +71,8 @@ def test_networks_are_searched_and_shown(capsys):
     assert "Did you mean 'show'?" in capsys.readouterr().err
     assert _run(["models", "timm:*dinov9*"]) == 1
     assert "No network fits" in capsys.readouterr().err
+    assert _run(["models", "resnt50"]) == 1
+    assert "Did you mean resnet50" in capsys.readouterr().err
     assert _run(["models", "show", "timm:tiny_vit"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "timm:tiny_vit at 32 px" in out
