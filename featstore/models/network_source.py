@@ -112,8 +112,8 @@ class NetworkSource:
         is_emulated = precision == "bf16" and not has_fast_bf16(device)
         if is_emulated or (precision == "fp16" and device.type == "cpu"):
             progress.say(
-                f"The model was trained on {precision} features. {describe_device(device)} does not "
-                f"multiply {precision}, and computes them in fp32."
+                f"The model was trained on {precision} features; {describe_device(device)}, which "
+                f"does not multiply {precision}, computes them in fp32."
             )
             precision = "fp32"
         weights = self._network.recorded_weights(backbone, cache, progress)
