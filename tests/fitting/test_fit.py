@@ -40,7 +40,7 @@ def test_every_classifier_is_fitted_evaluated_and_kept(clf, make_store):
     summary = run.summary()
     assert (summary["n_train"], summary["n_test"], summary["n_features"]) == (240, 80, 20)
     assert summary["majority_accuracy"] == 0.25
-    assert 0 < summary["duration_s"] < 60
+    assert summary["duration_s"] > 0
     assert summary["peak_rss_nbytes"] > 10e6
     json.dumps(summary, allow_nan=False)
     X = store.select().memmap()

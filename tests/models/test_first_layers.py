@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from importlib.metadata import version
 from importlib.util import find_spec
 
 import pytest
@@ -12,7 +13,8 @@ from featstore.models.first_layers import convert_to_bf16, mark_first_layers
 from featstore.models.network_extractor import row_cosines
 
 CPU = torch.device("cpu")
-needs_openvino = pytest.mark.skipif(not find_spec("openvino"), reason="OpenVINO is not installed")
+RELEASE = tuple(map(int, version("openvino").split(".")[:2])) if find_spec("openvino") else ()
+needs_openvino = pytest.mark.skipif(RELEASE < (2026, 4), reason="no OpenVINO that heeds the mark")
 
 
 class Stem(nn.Module):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import v2
 
 from featstore.models.preprocess import Preprocess
 from featstore.models.weights import HALF, IMAGENET_MEAN, IMAGENET_STD
@@ -22,15 +21,6 @@ def one(preprocess, image):
 
 
 @pytest.mark.parametrize("size", [(28, 28), (64, 64), (100, 80), (256, 256), (33, 301)])
-def test_it_is_torchvisions_antialiased_resize(size):
-    image = noise(*size, 3)
-    expected = v2.functional.resize(
-        torch.from_numpy(image).permute(2, 0, 1), [64, 64], antialias=True
-    )
-    assert torch.equal(one(RGB, image), expected)
-
-
-@pytest.mark.parametrize("size", [(28, 28), (100, 80), (256, 256)])
 def test_it_is_pillows_resize_to_a_grey_level(size):
     image = noise(*size, 3)
     pillow = Image.fromarray(image).resize((64, 64), Image.Resampling.BILINEAR)

@@ -201,4 +201,5 @@ def test_an_error_waits_for_the_tasks_in_work():
     with pytest.raises(FeatstoreError, match="no"):
         run(client, [1, 2], done=done, stop=stop)
     assert ended == [False, True]
-    assert time.monotonic() - began < 5
+    # Not to the end of the wait, which is for tasks that never end.
+    assert time.monotonic() - began < worker_pool.SETTLE_S / 2
