@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     "--familiarity/--no-familiarity",
     default=True,
     show_default=True,
-    help="Compare the images with the training images: which share of these lie as far from their "
-    "nearest fellow. It reads the stored features.",
+    help="Compare the images with the training images: which share of these are at least as far "
+    "from their nearest neighbor. It reads the stored features.",
 )
 @click.option(
     "--reject",

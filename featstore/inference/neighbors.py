@@ -81,7 +81,7 @@ def find_neighbors(
         When the run or feature set is not found, its layers have to be chosen, or the split has
         no rows.
     WeightsError
-        When the weights that new images need can't be had.
+        When weights that new images need are missing.
 
     Examples
     --------

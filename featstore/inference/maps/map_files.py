@@ -158,7 +158,7 @@ class Painter(ABC):
         shape = (len(self.descriptions), min(BLOCK_SIDE, self.grid.n_rows - top), self.grid.n_cols)
         return np.full(shape, self.nodata, self.dtype)
 
-    def _drawn(self, path: Path, mapped: MappedScene) -> tuple[NDArray[Any], tuple[int, int]]:
+    def _drawn(self, path: Path) -> tuple[NDArray[Any], tuple[int, int]]:
         """Return the map to draw, and the height and width of what the cells cover."""
         stride = self.grid.stride
         covered = (self.grid.n_rows * stride, self.grid.n_cols * stride)
@@ -183,7 +183,7 @@ class ClassPainter(Painter):
 
     def draw(self, path: Path, mapped: MappedScene, colors: Sequence[Color]) -> Figure:
         """Draw the classes of a file beside the scene."""
-        classes, covered = self._drawn(path, mapped)
+        classes, covered = self._drawn(path)
         return draw_map(
             classes,
             covered,
@@ -218,7 +218,7 @@ class NumberPainter(Painter):
 
     def draw(self, path: Path, mapped: MappedScene, colors: Sequence[Color]) -> Figure:
         """Draw the numbers of a file beside the scene."""
-        numbers, covered = self._drawn(path, mapped)
+        numbers, covered = self._drawn(path)
         return draw_numbers(
             numbers,
             covered,
