@@ -1,6 +1,6 @@
 """Extraction throughput against the bare forward pass, the usual script, and thingsvision.
 
-    python benchmarks/bench_extract.py [--models resnet50,vgg19] [--n-images 256] [--device auto]
+    python benchmarks/bench_extract.py [--models resnet50,vgg19] [--n-images 512] [--device auto]
 
 All take the same images, image size and layer. They take turns, each in a process of its own:
 
@@ -241,7 +241,7 @@ def summary_by_model(turns: list[Turn]) -> list[Turn]:
 
 @click.command()
 @click.option("--models", default=MODELS, show_default=True, metavar="NAME[,NAME...]")
-@click.option("--n-images", default=256, show_default=True)
+@click.option("--n-images", default=512, show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--compile", "compile_", default="auto", show_default=True)

@@ -8,6 +8,7 @@ The same results give the same page.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,17 @@ SECTIONS = {
     "extract": (
         "Extraction",
         "All contenders have the same image files, network and layer. featstore is "
-        "`featstore.extract`, from files to the store. The bare forward pass is the network alone, "
-        "with featstore's engine, precision and batch size, on pixels that are already in memory. "
-        "The usual script is that of tutorials (DataLoader, PIL transforms, float32, `np.save`). "
-        "The last one is [thingsvision](https://github.com/ViCCo-Group/thingsvision). featstore "
-        "compiles a network only where that pays: not for a few hundred images of a small network. "
-        "Rates are of the steady state. `%` shows where featstore's time went. Peak memory is of "
-        "the main process, without the script's loader processes.",
+        "`featstore.extract`, from files to the store. The bare forward pass is the network "
+        "alone, with featstore's engine, precision and batch size, on pixels that are already in "
+        "memory. The usual script is that of tutorials (DataLoader, PIL transforms, float32, "
+        "`np.save`). The last one is [thingsvision](https://github.com/ViCCo-Group/thingsvision). "
+        "Where the processor multiplies bfloat16, featstore is measured in it and in float32; "
+        "`--precision auto` takes bfloat16 for networks whose features it keeps. The script and "
+        "thingsvision compute in float32, as they do by default. featstore compiles a network "
+        "only where that pays: not for a few hundred images of a small network. Reading and "
+        "resizing take a share of the cores, which the bare pass has for itself: it shows where a "
+        "network is fast. Rates are of the steady state. `%` shows where featstore's time went. "
+        "Peak memory is of the main process, without the script's loader processes.",
     ),
     "gpu": (
         "One GPU",
@@ -46,9 +51,9 @@ SECTIONS = {
     "forward": (
         "Engines",
         "The forward pass alone. Plain PyTorch is torchvision's network in channels_last; "
-        "featstore's engines take pixels as bytes and normalise them. Bare OpenVINO and ONNX "
-        "Runtime are plain sessions. `1 - cosine` compares the features with those of plain "
-        "PyTorch in float32, for the worst image.",
+        "featstore's engines take pixels as bytes and normalise them, and compute a network's "
+        "first layers in float32. Bare OpenVINO and ONNX Runtime are plain sessions. `1 - cosine` "
+        "compares the features with those of plain PyTorch in float32, for the worst image.",
     ),
     "fidelity": (
         "What half precision costs",
@@ -185,7 +190,8 @@ BARS = {
 def load_records(folder: Path) -> list[Record]:
     """Return all results that have a section, in the page's order."""
     records = []
-    for path in sorted(folder.glob("*.json")):
+    # After results without a label come those with one.
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stem):
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["benchmark"] in SECTIONS:
             records.append(record)
@@ -204,7 +210,7 @@ def page(records: Sequence[Record], *, has_plot: bool) -> str:
         parts.append(f"![Images per second by network and contender]({PLOT.as_posix()})\n")
     shared = _shared(records)
     if shared:
-        parts.append(f"All results: {_facts(shared)}\n")
+        parts.append(f"All results, unless they say otherwise: {_facts(shared)}\n")
     heading = None
     for record in records:
         title, about = SECTIONS[record["benchmark"]]
@@ -213,7 +219,7 @@ def page(records: Sequence[Record], *, has_plot: bool) -> str:
             parts.append(f"## {title}\n\n{about}\n")
         if record.get("title"):
             parts.append(f"{record['title']}:\n")
-        own = {name: value for name, value in _told(record).items() if name not in shared}
+        own = {k: value for k, value in _told(record).items() if shared.get(k) != value}
         facts = f", {_facts(own)}" if own else "."
         measured = f"`{record['command']}`, {record['measured'][:10]}{facts}\n"
         parts += [_table(record["rows"]), measured]
@@ -229,21 +235,24 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _told(record: Record) -> dict[str, str]:
-    """Return the machine, under an empty name, and the versions of the packages of a result."""
+    """Return a result's machine, under an empty name, and the versions of its packages."""
     machine, device = record["machine"], record.get("device", "")
     memory = f"{machine['memory_nbytes'] / 1e9:.0f} GB"
     gpu = f", {device}" if device.startswith("cuda") else ""
     told = {"": f"{machine['processor']}, {machine['n_cores']} cores, {memory}{gpu}"}
+    if "instructions" in record:
+        told["with"] = record["instructions"]
     return told | {k: v for k, v in record["versions"].items() if v != "not installed"}
 
 
 def _shared(records: Sequence[Record]) -> dict[str, str]:
-    """Return what no two results tell differently."""
-    told: dict[str, set[str]] = {}
+    """Return what most results tell."""
+    told: dict[str, list[str]] = {}
     for record in records:
         for name, value in _told(record).items():
-            told.setdefault(name, set()).add(value)
-    return {name: values.pop() for name, values in told.items() if len(values) == 1}
+            told.setdefault(name, []).append(value)
+    most = {name: Counter(values).most_common(1)[0] for name, values in told.items()}
+    return {name: value for name, (value, n) in most.items() if 2 * n > len(told[name])}
 
 
 def _facts(told: dict[str, str]) -> str:

@@ -82,6 +82,7 @@ def save(
         "measured": now(),
         "device": device,
         "machine": machine(),
+        "instructions": _instructions(),
         "versions": versions() | _peers(),
         "rows": list(rows),
         "turns": list(turns),
@@ -98,6 +99,16 @@ def _command() -> str:
         option, equals, value = argument.rpartition("=")
         words.append(option + equals + (Path(value).name if Path(value).is_absolute() else value))
     return shlex.join(words)
+
+
+def _instructions() -> str:
+    """Return which vector instructions PyTorch uses here: a processor's name may not tell."""
+    import torch
+
+    from featstore.models.devices import has_fast_bf16
+
+    found: str = torch.backends.cpu.get_cpu_capability()
+    return f"{found} and bfloat16" if has_fast_bf16(torch.device("cpu")) else found
 
 
 def _peers() -> dict[str, str]:

@@ -103,6 +103,6 @@ def command() -> str:
     return shlex.join([Path(sys.argv[0]).name or "python", *sys.argv[1:]])
 
 
-def now() -> str:
-    """Return the time, UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def now(timespec: str = "seconds") -> str:
+    """Return the time, UTC, ISO 8601, to the second, or to what `timespec` names."""
+    return datetime.now(UTC).isoformat(timespec=timespec)

@@ -128,7 +128,7 @@ def _record(
     class_names = list(kind.class_names(selection))
     return {
         "key": task.key,
-        "created": now(),
+        "created": now("milliseconds"),
         "command": task.command,
         "fit": task.config.to_dict(),
         "search": task.search,

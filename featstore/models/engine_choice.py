@@ -29,11 +29,16 @@ times in bf16; only of ViT-B/16 it was 0.9 in bf16 and 2 in fp32.
 """
 
 
-SETUP_S = {"cpu inductor": 0.15, "cpu openvino": 0.03, "cuda inductor": 0.3}
+SETUP_S = {
+    "cpu inductor": 0.15,
+    "cpu openvino": 0.03,
+    "cpu openvino bf16": 0.01,
+    "cuda inductor": 0.3,
+}
 """Seconds to make an engine that is not measured yet, for each node of the network's graph.
 
-Two AVX2 cores made ResNet50's 125 nodes in 20 s (inductor) and 3 to 4 s (OpenVINO). GPUs are
-unmeasured.
+Two AVX2 cores made ResNet50's 125 nodes in 20 s (inductor) and 3 to 4 s (OpenVINO), two AVX512-BF16
+cores in 1.2 s (OpenVINO). GPUs are unmeasured.
 """
 
 
@@ -135,7 +140,9 @@ def choose_engine(
     eager_s = n_images / rates.eager
     title, found = TITLES[engine], f"PyTorch computes {rates.eager:.3g} images/s here"
     if rates.compiled is None:
-        setup_s = OPEN_S if is_compiled else SETUP_S[f"{device.type} {engine}"] * rates.n_nodes
+        name = f"{device.type} {engine}"
+        each_s = SETUP_S.get(f"{name} {precision}", SETUP_S[name])
+        setup_s = OPEN_S if is_compiled else each_s * rates.n_nodes
         gain = GAINS.get(f"{engine} {precision}", GAINS["inductor"])
         if eager_s * (1 - 1 / gain) <= setup_s:
             whole = f"{n_images:,} images take {eager_s:.0f} s"

@@ -21,6 +21,10 @@ WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 """OpenVINO's operations of layers with weights."""
 
 
+NUMBERS = (getattr, "size", "dim")
+"""Operations of torch.fx that read a tensor's shape."""
+
+
 class _InFp32(nn.Module):
     """A layer that computes in fp32, and gives its result in another precision."""
 
@@ -59,23 +63,27 @@ def _first_layers(network: fx.GraphModule) -> list[str]:
             rounded.add(node)
             if sources & pixels:
                 return []
-        elif node.op == "placeholder" or sources & pixels:
+        elif node.op == "placeholder" or (sources & pixels and node.target not in NUMBERS):
             pixels.add(node)
         if node not in pixels or node.op != "call_module":
             continue
         layer, name = network.get_submodule(str(node.target)), str(node.target)
-        weighted = [
-            one for one in layer.modules() if any(True for _ in one.parameters(recurse=False))
-        ]
+        weighted = [one for one in layer.modules() if any(True for _ in one.parameters(False))]
         if weighted:
-            # More than one makes a part of the network.
-            is_usual = len(weighted) == 1 and isinstance(weighted[0], nn.Conv2d | nn.Linear)
-            if not is_usual or n_calls[name] > 1:
+            if not _is_usual(weighted) or n_calls[name] > 1:
                 return []
             found.append(name)
             pixels.remove(node)
             rounded.add(node)
     return found
+
+
+def _is_usual(weighted: list[nn.Module]) -> bool:
+    """Return whether modules are one convolution or linear layer, and normalisations after it."""
+    first, *others = weighted
+    return isinstance(first, nn.Conv2d | nn.Linear) and all(
+        value.dim() == 1 for one in others for value in one.parameters()
+    )
 
 
 def mark_first_layers(openvino: Any, core: Any, model: Any) -> Any:

@@ -14,7 +14,12 @@ from featstore.datasets.source import RGB
 from featstore.errors import BackboneError, ConfigError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Layer, Model
-from featstore.models.devices import resolve_device, resolve_precision
+from featstore.models.devices import (
+    describe_device,
+    has_fast_bf16,
+    resolve_device,
+    resolve_precision,
+)
 from featstore.models.fidelity import checked_precision
 from featstore.models.network import Network
 from featstore.models.network_extractor import NetworkExtractor
@@ -104,8 +109,12 @@ class NetworkSource:
         device = resolve_device(device_name)
         preprocess = Preprocess.from_dict(record.preprocess.to_dict())
         precision = backbone["precision"]
-        if precision == "fp16" and device.type == "cpu":
-            progress.say("The model was trained on fp16 features; a CPU computes them in fp32.")
+        is_emulated = precision == "bf16" and not has_fast_bf16(device)
+        if is_emulated or (precision == "fp16" and device.type == "cpu"):
+            progress.say(
+                f"The model was trained on {precision} features; {describe_device(device)}, which "
+                f"does not multiply {precision}, computes them in fp32."
+            )
             precision = "fp32"
         weights = self._network.recorded_weights(backbone, cache, progress)
         order = _order(self._network, weights, preprocess.bands, bands)

@@ -151,7 +151,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         "time": ", ".join(f"{name} {value:.2f} s" for name, value in record.duration_s.items()),
         "peak memory": f"{nbytes_text(record.peak_rss_nbytes)} of the process, the features' "
         "memory map included",
-        "made": f"{record.created} on {provenance.machine.processor} "
+        "made": f"{record.created[:19]} UTC on {provenance.machine.processor} "
         f"({provenance.machine.n_cores} cores)",
         "versions": ", ".join(f"{k} {v}" for k, v in provenance.versions.items()),
         "feature sets": ", ".join(dict.fromkeys(run.selection.set_ids)),

@@ -70,7 +70,7 @@ def create_set(
             "facets": facets,
             "key": info["identity"]["key"],
             **{k: v for k, v in info.items() if k != "identity"},
-            "created": now(),
+            "created": now("milliseconds"),
             "files": {p.relative_to(draft.group).as_posix(): file_sha256(p) for p in files},
         }
     )

@@ -103,9 +103,9 @@ def shift_clock(steps_s: list[float]) -> None:
     from featstore.io import locks
     from featstore.store import feature_set, feature_store
 
-    def now() -> str:
+    def now(timespec: str = "seconds") -> str:
         at = datetime.fromtimestamp(max(0.0, time.time()), UTC)
-        return at.isoformat(timespec="seconds")
+        return at.isoformat(timespec=timespec)
 
     for module in (result, feature_set, locks, environment, feature_store, worker):
         if hasattr(module, "now"):

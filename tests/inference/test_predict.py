@@ -13,6 +13,7 @@ from featstore.errors import ConfigError, RunError, SelectionError, WeightsError
 from featstore.extraction import encode
 from featstore.extraction.extract import extract
 from featstore.inference.predict import predict
+from featstore.models import network_source
 from featstore.runs.opening import open_run
 from featstore.store.feature_store import open_store
 
@@ -210,3 +211,20 @@ def test_without_the_features_labels_come_and_familiarity_is_unknown(run, store,
     assert any("How familiar the images are is unknown" in line for line in listener.lines)
     with pytest.raises(SelectionError):
         predict(run, [image], store=store, reject=0.1)
+
+
+@pytest.mark.parametrize(("is_fast", "said"), [(True, 0), (False, 1)])
+def test_a_processor_without_bfloat16_computes_its_features_in_fp32(
+    images, tmp_path, monkeypatch, is_fast, said
+):
+    store = open_store(tmp_path / "store")
+    extract(store=store, **tiny(images, layers=("conv1",), precision="bf16", compile="off"))
+    (run,) = featstore.fit(store, "logreg", n_jobs=1)
+    monkeypatch.setattr(network_source, "has_fast_bf16", lambda _: is_fast)
+    listener = Listener()
+    found = predict(run, [images / "test"], store=store, progress=listener)
+    lines = [line for line in listener.lines if "bf16" in line]
+    assert len(lines) == said
+    assert all("in fp32" in line for line in lines)
+    right = [p.label == p.path.split("/")[-2] for p in found]
+    assert np.mean(right) == pytest.approx(run.metrics.test.accuracy)

@@ -75,8 +75,10 @@ class Machine:
         self.rates = Rates(eager, n_nodes, compiled, setup_s)
         self.measured = []
 
-    def choose(self, n_images, kept, *, engine="openvino", device=CPU, is_compiled=False):
-        plan = choose_engine(engine, device, "fp32", n_images, kept, is_compiled, self.measure)
+    def choose(
+        self, n_images, kept, *, engine="openvino", device=CPU, precision="fp32", is_compiled=False
+    ):
+        plan = choose_engine(engine, device, precision, n_images, kept, is_compiled, self.measure)
         return plan.engine
 
     def measure(self, engine, rates):
@@ -88,6 +90,11 @@ def test_a_network_that_takes_11_s_in_all_does_not_wait_for_openvino(kept):
     machine = Machine(10)
     assert machine.choose(110, kept) == "eager"
     assert machine.measured == ["eager"]
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("fp32", "eager"), ("bf16", "openvino")])
+def test_openvino_starts_faster_on_processors_with_bfloat16(kept, precision, expected):
+    assert Machine(100, 130).choose(1_200, kept, precision=precision) == expected
 
 
 def test_rates_are_measured_once_and_decide(kept):

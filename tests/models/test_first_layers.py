@@ -25,9 +25,10 @@ class Stem(nn.Module):
         self.after, self.fc = nn.Conv2d(16, 8, 1), nn.Linear(8, 4)
 
     def forward(self, x):
+        n = x.shape[0]
         x = 2 * x
         x = torch.cat([self.left(x), self.right(x)], 1) + self.token
-        return self.fc(torch.relu(self.after(x)).mean((2, 3)))
+        return self.fc(torch.relu(self.after(x)).mean((2, 3)).reshape(n, -1))
 
 
 def traced(network):
@@ -59,6 +60,30 @@ def test_only_the_first_layers_stay_in_fp32_and_features_are_nearer_for_it():
     assert found.dtype == torch.bfloat16
     own, all_rounded = ((y.float() - expected).norm() for y in (found, plain(x.bfloat16())))
     assert own < all_rounded
+
+
+class Block(nn.Sequential):
+    """A node as a whole, as torchvision's blocks are."""
+
+
+class Blocks(fx.Tracer):
+    def is_leaf_module(self, module, name):
+        return isinstance(module, Block) or super().is_leaf_module(module, name)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ((nn.Conv2d(3, 8, 3), nn.GroupNorm(1, 8), nn.ReLU()), torch.float32),
+        ((nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1)), torch.bfloat16),
+    ],
+)
+def test_a_convolution_with_its_normalisation_is_a_first_layer(layers, expected):
+    network = nn.Sequential(Block(*layers), nn.Conv2d(8, 2, 1)).eval()
+    traced = fx.GraphModule(network, Blocks().trace(network))
+    assert convert_to_bf16(traced) == expected
+    assert {value.dtype for value in traced.get_submodule("0").parameters()} == {expected}
+    assert traced(pixels().to(expected)).dtype == torch.bfloat16
 
 
 class Shared(nn.Module):

@@ -136,6 +136,16 @@ def test_the_newest_set_is_the_last_of_those_that_fit_and_never_one_of_two(store
         again.get("newest")
 
 
+def test_of_sets_that_were_made_one_after_the_other_the_last_is_the_newest(store):
+    """A fast machine makes several in a second."""
+    known: set[str] = set()
+    for limit in range(3, 8):
+        add(store, limit=limit)
+        (added,) = {s.set_id for s in store.sets()} - known
+        assert store.get("newest").set_id == added
+        known.add(added)
+
+
 def test_without_a_feature_layer_several_layers_have_to_be_chosen_from(store):
     add(store, layers=("conv1", "fc1000"))
     (feature_set,) = store.sets()
