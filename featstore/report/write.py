@@ -25,7 +25,8 @@ from featstore.report.explorer_page import DEFAULT_PAGE
 from featstore.report.sections import Sections, n_steps
 from featstore.report.summaries import summary_rows
 from featstore.report.table import write_tables
-from featstore.runs.ranking import Ranking, group_by_images
+from featstore.runs.names import group_by_images
+from featstore.runs.ranking import Ranking
 from featstore.runs.run import Run
 from featstore.runs.scoring import find_scoring
 from featstore.store.feature_store import FeatureStore
