@@ -14,7 +14,7 @@ from featstore.datasets.base import FileDataset
 from featstore.datasets.formats.image_list import UnlabelledSource
 from featstore.errors import ConfigError, DatasetNotFoundError, SelectionError
 from featstore.extraction.encode import Encoder
-from featstore.fitting.run_features import features_of
+from featstore.fitting.run_features import features_of, refuse_layers
 from featstore.fitting.tasks import find_task
 from featstore.inference.given_images import GivenImage, ImageFile, as_files, each_image
 from featstore.inference.metrics import Metric, find_metric
@@ -198,11 +198,7 @@ def _find_candidates(
         raise ConfigError(f"split is {split!r}; it must be one of {', '.join((ALL, *SPLITS))}.")
     found = run_or_set if isinstance(run_or_set, Run) else open_run_or_set(run_or_set, store)
     if isinstance(found, Run):
-        if layers is not None:
-            raise ConfigError(
-                f"{found.run_id} is a run, which has its layers. Leave --layers out, or name a "
-                "feature set."
-            )
+        refuse_layers(found, layers)
         selection, used = features_of(found, store)
         splits = used.use_of_rows(selection.n_samples)
         usable = splits != ""
