@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import normalize
 
 from featstore.datasets.loader import Batch
 from featstore.environment import machine
@@ -40,6 +41,10 @@ from featstore.progress import SILENT, Progress
 
 BATCHES_IN_FLIGHT = 2
 """Batches that a GPU is given before the first one's features are waited for."""
+
+
+TINY_NORM = 1e-150
+"""A row whose norm is below it counts as zero."""
 
 
 class NetworkExtractor:
@@ -282,6 +287,8 @@ class NetworkExtractor:
 
 def row_cosines(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     """Return the cosine of each row with the expected one, (n_samples,); 1 where both are zero."""
-    cosines = torch.nn.functional.cosine_similarity(found.double(), expected.double())
+    # Features of random weights may be so small that their squares vanish in fp32.
+    units = [normalize(rows.double(), eps=TINY_NORM) for rows in (found, expected)]
+    cosines = (units[0] * units[1]).sum(dim=1)
     cosines[~found.any(dim=1) & ~expected.any(dim=1)] = 1.0
     return cosines.nan_to_num(nan=-1.0)

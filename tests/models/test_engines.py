@@ -100,6 +100,16 @@ def test_an_engine_that_computes_something_else_is_refused(monkeypatch):
         build(small(), "inductor", pixels(), torch.float32)
 
 
+def test_small_results_are_compared_too(monkeypatch):
+    class Tiny(nn.Module):
+        def forward(self, images):
+            return (1e-30 * images.float().mean((2, 3)),)
+
+    monkeypatch.setattr(engines, "_inductor", lambda network: lambda x: [0 * v for v in network(x)])
+    with pytest.raises(BackboneError, match="off.*--compile off"):
+        build(Tiny(), "inductor", pixels(), torch.float32)
+
+
 def test_an_engine_that_breaks_is_named(monkeypatch):
     def broken(*_):
         raise RuntimeError("\nno such operation\nand more")

@@ -16,6 +16,7 @@ def test_the_cosine_of_each_row():
     full = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
     found = torch.tensor([[6.0, 8.0], [0.0, 1.0], [0.0, 0.0], [1.0, 0.0], [torch.nan, 1.0]])
     assert row_cosines(found, full).tolist() == pytest.approx([1, 0, 1, 0, -1])
+    assert row_cosines(1e-30 * found, 1e-30 * full).tolist() == pytest.approx([1, 0, 1, 0, -1])
 
 
 def test_auto_takes_half_precision_only_for_a_network_that_keeps_its_features(
