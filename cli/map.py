@@ -12,7 +12,7 @@ from featstore.text import duration_text, number_text
 from . import completion, console, tables
 
 if TYPE_CHECKING:
-    from featstore.inference.maps.map_scene import NumberMap, SceneMap
+    from featstore.inference.maps.result import NumberMap, SceneMap
 
 
 @click.command()
@@ -127,7 +127,8 @@ def command(
     with console.progress(keeps_rates=False) as progress:
         opened = console.open_store(store, progress, [run])
         chosen = console.open_run(run, opened)
-        from featstore.inference.maps.map_scene import NumberMap, map_scene
+        from featstore.inference.maps.map_scene import map_scene
+        from featstore.inference.maps.result import NumberMap
 
         done = map_scene(
             chosen,

@@ -12,7 +12,7 @@ from featstore.config import METRICS, SPLITS
 from . import completion, console, tables
 
 if TYPE_CHECKING:
-    from featstore.inference.neighbors import Query
+    from featstore.inference.neighbor_result import Query
 
 
 @click.command()

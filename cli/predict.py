@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     "--familiarity/--no-familiarity",
     default=True,
     show_default=True,
-    help="Compare the images with the training images: which share of these lie as far from their "
-    "nearest fellow. It reads the stored features.",
+    help="Compare the images with the training images: which share of these are at least as far "
+    "from their nearest neighbor. It reads the stored features.",
 )
 @click.option(
     "--reject",
@@ -89,13 +89,7 @@ def command(
         from featstore.datasets.formats.image_list import find_images
         from featstore.datasets.image_files import LeftOut
         from featstore.inference.predict import predict
-        from featstore.inference.predictions import (
-            LabelsPrediction,
-            Prediction,
-            check_table,
-            write_csv,
-            write_table,
-        )
+        from featstore.inference.predictions import check_table, write_csv, write_table
 
         if output is not None:
             check_table(output)
@@ -130,18 +124,7 @@ def command(
     elif as_csv:
         console.emit_csv(lambda stream: write_csv(found, stream))
     elif output is None:
-        first = found[0]
-        columns = [chosen.record.target_name]
-        if isinstance(first, Prediction):
-            columns = ["class", first.score_kind]
-        elif isinstance(first, LabelsPrediction):
-            columns = [f"classes, {first.score_kind} above {first.threshold:g}"]
-        right = [] if isinstance(first, LabelsPrediction) else columns[-1:]
-        rows = [[p.path, *p.cells] for p in found]
-        if any(p.familiarity is not None for p in found):
-            columns, right = [*columns, "familiarity"], [*right, "familiarity"]
-            rows = [[*row, _share(p.familiarity)] for row, p in zip(rows, found, strict=True)]
-        tables.table(["image", *columns], rows, right=right)
+        _print_table(found, chosen.record.target_name)
     if chosen.calibration_text:
         console.say(f"The probabilities are {chosen.calibration_text}.")
     for line in [*_familiarity_lines(found, reject), *left_out.lines()]:
@@ -169,6 +152,23 @@ def _with_stdin(images: tuple[str, ...]) -> tuple[str, ...]:
         )
     at = images.index("-")
     return (*images[:at], *paths, *images[at + 1 :])
+
+
+def _print_table(found: Sequence[AnyPrediction], target_name: str) -> None:
+    """Print predictions; `target_name` heads the column of numbers."""
+    from featstore.inference.predictions import LabelsPrediction, Prediction
+
+    first, columns = found[0], [target_name]
+    if isinstance(first, Prediction):
+        columns = ["class", first.score_kind]
+    elif isinstance(first, LabelsPrediction):
+        columns = [f"classes, {first.score_kind} above {first.threshold:g}"]
+    right = [] if isinstance(first, LabelsPrediction) else columns[-1:]
+    rows = [[p.path, *p.cells] for p in found]
+    if any(p.familiarity is not None for p in found):
+        columns, right = [*columns, "familiarity"], [*right, "familiarity"]
+        rows = [[*row, _share(p.familiarity)] for row, p in zip(rows, found, strict=True)]
+    tables.table(["image", *columns], rows, right=right)
 
 
 def _share(familiarity: float | None) -> str:

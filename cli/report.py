@@ -63,8 +63,8 @@ def command(
         opened = console.open_store(store, progress, names)
         named = {run.run_id: run for run in (console.open_run(n, opened) for n in names)}
         from featstore.report.write import write_report
+        from featstore.runs.names import runs_on
         from featstore.runs.opening import list_runs
-        from featstore.runs.ranking import runs_on
 
         runs = list(named.values()) or list_runs(opened, progress)
         if dataset is not None:

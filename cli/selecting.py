@@ -138,7 +138,7 @@ def check_names(store: str, options: Mapping[str, Any], progress: Progress) -> F
     return opened
 
 
-def clf_option(default: str = "logreg", *, multiple: bool = True) -> console.Decorator:
+def clf_option(*, multiple: bool = True) -> console.Decorator:
     """Return the option ``--clf``."""
     names = ", ".join(CLASSIFIER_NAMES)
     several = "; all for each of them. May be repeated, or several with commas." if multiple else ""
@@ -147,11 +147,11 @@ def clf_option(default: str = "logreg", *, multiple: bool = True) -> console.Dec
         multiple=multiple,
         callback=_check_classifiers,
         shell_complete=completion.classifiers,
-        default=(default,) if multiple else default,
+        default=("logreg",) if multiple else "logreg",
         metavar="NAME[,NAME...]" if multiple else "NAME",
         help=f"Classifier: {names}, or package.module:function for one of your own; for numbers "
         f"{', '.join(REGRESSOR_NAMES[:-1])} or {REGRESSOR_NAMES[-1]}"
-        f"{several}  [default: {default}]",
+        f"{several}  [default: logreg]",
     )
 
 

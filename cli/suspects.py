@@ -155,7 +155,7 @@ def show(found: Suspects) -> None:
         images = "image is" if n == 1 else "images are"
         title = _first(f"{n:,} {images} nearly a training image", n)
         tables.table(("image", "split", "label", "near", "its label", "distance"), copies, title)
-        console.echo("A distance of 1 is that between a training image and its nearest fellow.")
+        console.echo("A distance of 1 is that between a training image and its nearest neighbor.")
     else:
         console.echo("No test or validation image is nearly a training image.")
 

@@ -26,11 +26,10 @@ def settings_of(
     ]
 
 
-def settings_named(names: Sequence[str], annotation: str) -> list[Setting]:
-    """Return settings that are None by default as keyword parameters."""
-    return [
-        Setting(name, Setting.KEYWORD_ONLY, default=None, annotation=annotation) for name in names
-    ]
+def settings_named(names: Sequence[str]) -> list[Setting]:
+    """Return settings that are texts, and None by default, as keyword parameters."""
+    kind = Setting.KEYWORD_ONLY
+    return [Setting(name, kind, default=None, annotation="str | None") for name in names]
 
 
 def keywords_of(function: Callable[..., Any], but: Sequence[str] = ()) -> list[Setting]:

@@ -50,7 +50,7 @@ class TrainError(FeatstoreError, ValueError):
 
 
 class DeviceError(FeatstoreError, RuntimeError):
-    """The device or precision asked for is not to be had on this machine."""
+    """The machine lacks the device or the precision that was asked for."""
 
 
 class StoreError(FeatstoreError, OSError):

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL.Image import Image
 
 from featstore.errors import ConfigError, StoreError
-from featstore.io.files import atomic_write, resolve_link
+from featstore.io.files import atomic_write, write_output
 
 INK = "#1d2327"
 """Colour of text and axes on white paper."""
@@ -100,12 +100,7 @@ def to_png(picture: Figure | Image) -> bytes:
 
 def write_png(picture: Figure | Image, path: str | Path) -> None:
     """Write a picture as :func:`to_png` draws it; the file is replaced whole, or not at all."""
-    data = to_png(picture)
-    try:
-        with atomic_write(resolve_link(Path(path))) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise StoreError(f"{path} can't be written: {error.strerror or error}.") from error
+    write_output(Path(path), to_png(picture))
 
 
 def _save(fig: Figure, target: IO[Any] | Path, **how: Any) -> None:

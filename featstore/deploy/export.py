@@ -129,7 +129,7 @@ def export_run(
     RunError
         When the run is not found, or can't be loaded.
     WeightsError
-        When the run's weights can't be had.
+        When the run's weights are missing.
     """
     path = Path(path)
     if path.suffix != ".onnx":
@@ -139,20 +139,7 @@ def export_run(
         )
     opened = open_store(store, progress)
     run = run if isinstance(run, Run) else open_run(run, opened)
-    if run.selection.is_imported:
-        raise ExportError(
-            f"The features of {run.run_id} were computed elsewhere, so that their network can't be "
-            "written. Fit on features that featstore extracted."
-        )
-    if target == "deepness" and run.task != "classification":
-        raise ExportError(
-            f"Deepness shows one class of each place, and {run.run_id} is of {run.task}. Leave out "
-            "--for deepness."
-        )
-    if target == "deepness" and len(_names(run)) > MAX_CLASSES:
-        raise ExportError(
-            f"Deepness shows {MAX_CLASSES} classes, and {run.run_id} has {len(_names(run))}."
-        )
+    _check_run(run, target)
     # A classifier that can't be written is an error before networks are built.
     add_pipeline(Graph(), "features", run.model)
     images = find_images(run, opened, N_CHECKED, progress)
@@ -184,6 +171,24 @@ def export_run(
         graph.write(temporary, run.run_id, metadata)
         nbytes = temporary.stat().st_size
     return replace(found, nbytes=nbytes, metadata=metadata)
+
+
+def _check_run(run: Run, target: str) -> None:
+    """Refuse a run whose model can't be written, or that the target can't show."""
+    if run.selection.is_imported:
+        raise ExportError(
+            f"The features of {run.run_id} were computed elsewhere, so that their network can't be "
+            "written. Fit on features that featstore extracted."
+        )
+    if target == "deepness" and run.task != "classification":
+        raise ExportError(
+            f"Deepness shows one class of each place, and {run.run_id} is of {run.task}. Leave out "
+            "--for deepness."
+        )
+    if target == "deepness" and len(_names(run)) > MAX_CLASSES:
+        raise ExportError(
+            f"Deepness shows {MAX_CLASSES} classes, and {run.run_id} has {len(_names(run))}."
+        )
 
 
 def _names(run: Run) -> list[str]:

@@ -119,14 +119,7 @@ def estimate(
     n_candidates: int = 0,
 ) -> Cost:
     """Return the cost of one fit with complete `params`, and of a search of `n_candidates`."""
-    from featstore.fitting.solvers import (
-        batches,
-        epochs,
-        linear,
-        ridge_lda,
-        ridge_targets,
-        triplet,
-    )
+    from featstore.fitting.solvers import epochs, linear, ridge_lda, ridge_targets
 
     steps = classifier.pipeline(params, 0).named_steps
     n, p, n_outputs = shape.n_train, shape.n_features, shape.n_classes
@@ -151,22 +144,9 @@ def estimate(
         # One pass serves all settings of all folds.
         n_fits = (config.cv if n_candidates else 0) * (1 + n_candidates * side / max(n, p))
     elif epochs.trains_by_epochs(clf):
-        n_epochs = config.n_epochs or min(N_EPOCHS, clf.max_iter)
-        weights, rate = p * n_outputs, SGD_S
-        if hasattr(clf, "hidden_layer_sizes"):
-            rate = MLP_S
-            widths = [p, *_widths(clf.hidden_layer_sizes), n_outputs]
-            weights = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
-            if len(widths) == 2:
-                n_epochs = config.n_epochs or min(N_LINEAR_EPOCHS, clf.max_iter)
-        if batches.handles(clf, n):
-            rate = LARGE_BATCHES_S
-            duration_s += n_epochs * n * ROW_S
-        duration_s += n_epochs * n * weights * rate
-        # The machines of dbn come first, and its features are copied.
-        duration_s += getattr(clf, "rbm_epochs", 0) * n * weights * RBM_S
-        nbytes += 4 * size if classifier.ranged else 0
-        nbytes += 2 * min(4 * size, epochs.EPOCH_NBYTES) + 8 * 5 * weights
+        own = _of_epochs(classifier, config, clf, n, p, n_outputs)
+        duration_s += own.duration_s
+        nbytes += own.nbytes
     elif config.clf == "svm":
         duration_s += n_models * SVC_S * n * size
         nbytes += 8 * size + 8 * n * n_outputs
@@ -174,12 +154,9 @@ def estimate(
         duration_s += PRODUCT_S * (n * size + n**3)
         nbytes += 8 * (size + 2 * n**2)
     elif config.clf == "triplet":
-        # Rows are projected once, and some of them many times.
-        rows = min(n, triplet.N_ROWS * clf.n_iter)
-        duration_s += PRODUCT_S * p * (rows * triplet.N_INPUTS + n * clf.n_components)
-        duration_s += TRIPLET_S * clf.n_iter
-        nbytes += 4 * (rows * triplet.N_INPUTS + n * clf.n_components)
-        nbytes += 4 * p * min(n, triplet.MAX_ROWS) + 12 * min(n, p) ** 2
+        own = _of_triplets(clf, n, p)
+        duration_s += own.duration_s
+        nbytes += own.nbytes
     elif config.clf in ("knn", "similarity-knn"):
         nbytes += 4 * size if classifier.scaled else 0
     else:
@@ -194,6 +171,42 @@ def estimate(
         n_fits += CALIBRATION_SHARE
         nbytes += 0 if "scale" in steps else 4 * size
     return Cost(duration_s * (1 + n_fits), nbytes)
+
+
+def _of_epochs(
+    classifier: Classifier, config: FitConfig, clf: Any, n: int, p: int, n_outputs: int
+) -> Cost:
+    """Return the cost of training `n` rows of `p` features by epochs."""
+    from featstore.fitting.solvers import batches, epochs
+
+    n_epochs = config.n_epochs or min(N_EPOCHS, clf.max_iter)
+    weights, rate, row_s = p * n_outputs, SGD_S, 0.0
+    if hasattr(clf, "hidden_layer_sizes"):
+        rate = MLP_S
+        widths = [p, *_widths(clf.hidden_layer_sizes), n_outputs]
+        weights = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+        if len(widths) == 2:
+            n_epochs = config.n_epochs or min(N_LINEAR_EPOCHS, clf.max_iter)
+    if batches.handles(clf, n):
+        rate, row_s = LARGE_BATCHES_S, ROW_S
+    duration_s = n_epochs * n * (row_s + weights * rate)
+    # The machines of dbn come first, and its features are copied.
+    duration_s += getattr(clf, "rbm_epochs", 0) * n * weights * RBM_S
+    nbytes = 4 * n * p if classifier.ranged else 0
+    nbytes += 2 * min(4 * n * p, epochs.EPOCH_NBYTES) + 8 * 5 * weights
+    return Cost(duration_s, nbytes)
+
+
+def _of_triplets(clf: Any, n: int, p: int) -> Cost:
+    """Return the cost of learning a projection from triplets of `n` rows of `p` features."""
+    from featstore.fitting.solvers import triplet
+
+    # Rows are projected once, and some of them many times.
+    rows = min(n, triplet.N_ROWS * clf.n_iter)
+    n_projected = rows * triplet.N_INPUTS + n * clf.n_components
+    duration_s = PRODUCT_S * p * n_projected + TRIPLET_S * clf.n_iter
+    nbytes = 4 * n_projected + 4 * p * min(n, triplet.MAX_ROWS) + 12 * min(n, p) ** 2
+    return Cost(duration_s, nbytes)
 
 
 def _widths(value: Any) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from featstore.store.feature_store import FeatureStore, open_store
 
 @takes(
     *settings_of(FitConfig, but=("clf", "params", "grid")),
-    *settings_named(SET_FACETS, "str | None"),
+    *settings_named(SET_FACETS),
 )
 def fit_each(
     store: str | Path | FeatureStore | None = None,

@@ -146,7 +146,7 @@ class _PlannedCurve:
     costs: list[cost.Cost]
 
 
-@takes(*settings_of(FitConfig, only=SETTINGS), *settings_named(SET_FACETS, "str | None"))
+@takes(*settings_of(FitConfig, only=SETTINGS), *settings_named(SET_FACETS))
 def learning_curve(
     store: str | Path | FeatureStore | None = None,
     clf: str = "logreg",

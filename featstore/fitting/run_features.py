@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from featstore.config import FitConfig
-from featstore.errors import SelectionError
+from featstore.errors import ConfigError, SelectionError
 from featstore.fitting.splits import Split
 from featstore.fitting.tasks import Task, find_task
 from featstore.runs.run import Run
@@ -30,6 +30,15 @@ def features_of(run: Run, store: FeatureStore) -> tuple[Selection, Split]:
         )
     config = FitConfig.from_dict(run.record.fit.to_dict())
     return selection, model_split(find_task(run.task), selection, config)
+
+
+def refuse_layers(run: Run, layers: str | None) -> None:
+    """Refuse a choice of layers for a run, which has its own."""
+    if layers is not None:
+        raise ConfigError(
+            f"{run.run_id} is a run, which has its layers. Leave --layers out, or name a feature "
+            "set: featstore store ls"
+        )
 
 
 def model_split(kind: Task, selection: Selection, config: FitConfig) -> Split:

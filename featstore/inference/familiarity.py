@@ -28,14 +28,14 @@ UNFAMILIAR = 0.01
 
 
 def check_reject(reject: float) -> None:
-    """Refuse a familiarity below which images get no label, if it is no share."""
+    """Refuse a limit of familiarity that is not a share."""
     if not 0 <= reject <= 1:
         raise ConfigError(f"reject is {reject:g}; it is a share, from 0 to 1, such as 0.05.")
 
 
 @dataclass(frozen=True)
 class Familiarity:
-    """Training rows, and how far each of them lies from its nearest fellow.
+    """Training rows, and how far each of them is from its nearest neighbor among them.
 
     Features are divided by their root mean square and compared by the cosine with the nearest row,
     as Sun et al. 2022 do with rows of unit length (arXiv 2204.06507). Measured on NWPU-RESISC45
@@ -72,8 +72,8 @@ class Familiarity:
     def of(self, X: np.ndarray) -> np.ndarray:
         """Return the familiarity of rows, (n_samples,) float32.
 
-        It is the share of training rows that lie as far from their nearest fellow, or farther: 1
-        for a copy of a training image, 0 for an image that is farther than any of them.
+        It is the share of training rows that are at least as far from their nearest neighbor: 1 for
+        a copy of a training image, 0 for an image that is farther than any of them.
         """
         if not len(X):
             return np.empty(0, np.float32)
@@ -95,7 +95,7 @@ class Familiarity:
 
     @property
     def median_distance(self) -> float:
-        """1 less the cosine of a training row and its nearest fellow, the median.
+        """The median of 1 less the cosine of a training row and its nearest neighbor.
 
         Where most rows have a copy it is not 0, but the rounding of float32.
         """

@@ -17,11 +17,11 @@ from featstore.progress import Progress
 from featstore.store.selection import Selection
 
 NEAR = 0.3
-"""Share of the median distance of a training image from its nearest fellow up to which another
-image is its near-copy. Measured on NWPU-RESISC45 with MobileNetV2's features.18, 60 images each:
-a brighter, mirrored or strongly compressed image lies at 0.05, 0.18 and 0.22 of it (medians), one
-without its border at 0.24, one without a fifth at 0.41; of 1,200 images one pair of two files lies
-within 0.3, and shows the same trees."""
+"""Share of the median distance between a training image and its nearest neighbor, up to which
+another image is a near-copy. Measured on NWPU-RESISC45 with MobileNetV2's features.18, 60 images
+each: a brighter, mirrored or strongly compressed image lies at 0.05, 0.18 and 0.22 of it (medians),
+one without its border at 0.24, one without a fifth at 0.41; of 1,200 images one pair of two files
+lies within 0.3, and shows the same trees."""
 
 
 N_COMPONENTS = 128
@@ -39,8 +39,8 @@ class NearCopy:
     train_id, train_label : str
         The training image.
     distance : float
-        1 less the cosine of their features, as a share of the median distance of a training image
-        from its nearest fellow.
+        1 less the cosine of their features, as a share of the median distance between a training
+        image and its nearest neighbor.
     is_exact : bool
         Whether both are the same image, pixel by pixel.
     """

@@ -10,7 +10,7 @@ import numpy as np
 
 from featstore.errors import DatasetError, ImageError
 from featstore.inference.contact_sheet import N_COLUMNS, SIDE_PX, Strip, Tile, draw_sheet
-from featstore.inference.neighbors import Neighbor, NeighborSearch, Query
+from featstore.inference.neighbor_result import Neighbor, NeighborSearch, Query
 from featstore.inference.source_images import Originals
 from featstore.plotting import write_png
 from featstore.progress import SILENT, Progress

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import count, groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from featstore.config import METRICS, SPLITS, TASKS
+from featstore.config import METRICS, SPLITS
 from featstore.datasets.base import FileDataset
 from featstore.datasets.formats.image_list import UnlabelledSource
 from featstore.errors import ConfigError, DatasetNotFoundError, SelectionError
 from featstore.extraction.encode import Encoder
-from featstore.fitting.run_features import features_of
+from featstore.fitting.run_features import features_of, refuse_layers
 from featstore.fitting.tasks import find_task
 from featstore.inference.given_images import GivenImage, ImageFile, as_files, each_image
 from featstore.inference.metrics import Metric, find_metric
 from featstore.inference.nearest_rows import nearest
+from featstore.inference.neighbor_result import Neighbor, NeighborSearch, Query
 from featstore.io.fingerprints import FingerprintCache
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
@@ -31,115 +30,6 @@ from featstore.store.selection import Selection
 
 ALL = "all"
 """Every split."""
-
-
-@dataclass(frozen=True)
-class Neighbor:
-    """A stored image that is near a query.
-
-    Parameters
-    ----------
-    row : int
-        Row of the feature set.
-    sample_id : str
-    label : str or None
-        Name of its class, names of its classes, or its number; None without one.
-    split : str
-        ``train``, ``test`` or ``val``; of a run that drew its own split, the run's.
-    distance : float
-        Cosine or Euclidean distance.
-    labels : tuple of str or None
-        Names of its classes, if images may have several; none of a number; otherwise None.
-    """
-
-    row: int
-    sample_id: str
-    label: str | None
-    split: str
-    distance: float
-    labels: tuple[str, ...] | None = None
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of its classes; of a number there are none."""
-        if self.labels is not None:
-            return self.labels
-        return () if self.label is None else (self.label,)
-
-
-@dataclass(frozen=True)
-class Query:
-    """One image and its neighbors.
-
-    Parameters
-    ----------
-    name : str
-        The image's path, or the id of a stored sample.
-    row : int or None
-        Row of the stored sample.
-    label : str or None
-        The stored sample's class, classes or number; new images have None.
-    neighbors : tuple of Neighbor
-        Nearest first, without the stored sample itself.
-    error : str or None
-        Why the image has no neighbors, if it can't be read.
-    """
-
-    name: str
-    row: int | None
-    label: str | None
-    neighbors: tuple[Neighbor, ...] = ()
-    error: str | None = None
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Share of the labelled neighbors that have each class, the largest first."""
-        n_labelled = sum(one.label is not None for one in self.neighbors)
-        classes = [name for one in self.neighbors for name in one.classes]
-        # Counter keeps the nearer class first among equal shares.
-        return {name: n / n_labelled for name, n in Counter(classes).most_common()}
-
-    @property
-    def majority(self) -> str | None:
-        """Name of the most frequent class among the neighbors."""
-        return next(iter(self.shares), None)
-
-
-@dataclass(frozen=True)
-class NeighborSearch:
-    """The result of :func:`find_neighbors`.
-
-    Parameters
-    ----------
-    set_id : str
-        The feature set; with features of several sets side by side, the first.
-    layers : tuple of str
-    metric : str
-        ``cosine``, ``euclidean``, or the id of the run whose projection was used.
-    split : str
-        The split that was searched, or ``all``.
-    n_rows : int
-        Number of rows that were searched.
-    queries : tuple of Query
-    task : str
-        What a label is, one of :data:`featstore.config.TASKS`.
-    """
-
-    set_id: str
-    layers: tuple[str, ...]
-    metric: str
-    split: str
-    n_rows: int
-    queries: tuple[Query, ...]
-    task: str = TASKS[0]
-
-    def __repr__(self) -> str:
-        return f"NeighborSearch({self.set_id!r}, {len(self.queries):,} images)"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields, and each query's ``shares``, as JSON-able values."""
-        queries = [asdict(query) | {"shares": query.shares} for query in self.queries]
-        return asdict(self) | {"layers": list(self.layers), "queries": queries}
 
 
 def find_neighbors(
@@ -191,7 +81,7 @@ def find_neighbors(
         When the run or feature set is not found, its layers have to be chosen, or the split has
         no rows.
     WeightsError
-        When the weights that new images need can't be had.
+        When weights that new images need are missing.
 
     Examples
     --------
@@ -308,11 +198,7 @@ def _find_candidates(
         raise ConfigError(f"split is {split!r}; it must be one of {', '.join((ALL, *SPLITS))}.")
     found = run_or_set if isinstance(run_or_set, Run) else open_run_or_set(run_or_set, store)
     if isinstance(found, Run):
-        if layers is not None:
-            raise ConfigError(
-                f"{found.run_id} is a run, which has its layers. Leave --layers out, or name a "
-                "feature set."
-            )
+        refuse_layers(found, layers)
         selection, used = features_of(found, store)
         splits = used.use_of_rows(selection.n_samples)
         usable = splits != ""

@@ -63,9 +63,9 @@ def predict(
         Score above which an image has a class, of a run with several classes; by default 0.5 of
         probabilities and 0 of decision values.
     familiarity : bool
-        Whether to compare the images with the run's training images: the distance of an image's
-        features from the nearest training image, as the share of training images that lie as far
-        from their own nearest fellow, or farther. It needs the stored features of the run.
+        Whether to compare the images with the run's training images. An image's familiarity is the
+        share of training images whose features are at least as far from their nearest neighbor as
+        the image's are from the nearest training image. It needs the stored features of the run.
     reject : float
         Familiarity below which an image gets no label; 0.05 leaves out what is less familiar than
         95 % of the training images are to each other.
@@ -91,7 +91,7 @@ def predict(
     SelectionError
         When `reject` is given and the store no longer has the run's features.
     WeightsError
-        When the run's weights can't be had.
+        When the run's weights are missing.
     """
     opened = open_store(store, progress)
     run = run if isinstance(run, Run) else open_run(run, opened)

@@ -36,8 +36,8 @@ class Prediction:
     error : str or None
         Why the image can't be read.
     familiarity : float or None
-        Share of the training images that lie as far from their nearest fellow, or farther; see
-        :func:`featstore.predict`. None where it is not asked for.
+        Share of the training images that are at least as far from their nearest neighbor; see
+        :func:`featstore.predict`. None where it was not asked for.
     """
 
     path: str
@@ -82,8 +82,8 @@ class LabelsPrediction:
     error : str or None
         Why the image can't be read.
     familiarity : float or None
-        Share of the training images that lie as far from their nearest fellow, or farther; see
-        :func:`featstore.predict`. None where it is not asked for.
+        Share of the training images that are at least as far from their nearest neighbor; see
+        :func:`featstore.predict`. None where it was not asked for.
     """
 
     path: str
@@ -125,8 +125,8 @@ class NumberPrediction:
     error : str or None
         Why the image can't be read.
     familiarity : float or None
-        Share of the training images that lie as far from their nearest fellow, or farther; see
-        :func:`featstore.predict`. None where it is not asked for.
+        Share of the training images that are at least as far from their nearest neighbor; see
+        :func:`featstore.predict`. None where it was not asked for.
     """
 
     path: str

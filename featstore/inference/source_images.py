@@ -80,7 +80,7 @@ class Originals:
         return _picture(Reading.from_record(record.to_dict()).read(path), record.names)
 
     def unavailable_reason(self) -> str | None:
-        """Return why the images can't be had, and the cure; None when they can."""
+        """Return why the images are missing, and the cure; None when they are there."""
         try:
             _ = self.dataset
         except DatasetError as error:

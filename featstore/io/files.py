@@ -100,6 +100,15 @@ def resolve_link(path: Path) -> Path:
     return target if is_followed else path
 
 
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file that a user named, whole or not at all."""
+    try:
+        with atomic_write(resolve_link(path)) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise StoreError(f"{path} can't be written: {error.strerror or error}.") from error
+
+
 def rename_for_deletion(path: Path) -> Path:
     """Rename a folder that is to be deleted, so that its name is free at once; return its path.
 

@@ -48,7 +48,7 @@ class Backbone:
     batch_size : int
         Images in a batch. Engines other than ``eager`` are built for it.
     engine : str
-        One of :data:`featstore.models.engines.ENGINES`.
+        ``eager``, ``inductor`` or ``openvino``.
     kept : CacheFile, optional
         Keeps the network that OpenVINO compiled, for the next time.
 

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 import torch
 
+from featstore.environment import version
 from featstore.errors import BackboneError
 from featstore.models.devices import has_fast_bf16
 from featstore.models.model_cache import CacheFile
@@ -40,6 +41,10 @@ SETUP_S = {
 Two AVX2 cores made ResNet50's 125 nodes in 20 s (inductor) and 3 to 4 s (OpenVINO), two AVX512-BF16
 cores in 1.2 s (OpenVINO). GPUs are unmeasured.
 """
+
+
+OPENVINO_WITH_MARKS = (2026, 4)
+"""The first OpenVINO that computes marked layers in fp32: see first_layers.py."""
 
 
 OPEN_S = 0.5
@@ -85,12 +90,17 @@ Measure = Callable[[str, Rates | None], Rates]
 def compiling_engine(device: torch.device, precision: str) -> str | None:
     """Return the engine that would compile a network here, or None."""
     if device.type == "cpu":
-        emulated = precision == "bf16" and not has_fast_bf16(device)
-        if find_spec("openvino") and not emulated:
+        if find_spec("openvino") and (precision == "fp32" or _openvino_computes_bf16(device)):
             return "openvino"
         compilers = (os.environ.get("CXX"), "g++", "clang++")
         return "inductor" if any(name and shutil.which(name) for name in compilers) else None
     return "inductor" if find_spec("triton") else None
+
+
+def _openvino_computes_bf16(device: torch.device) -> bool:
+    """Return whether OpenVINO multiplies bfloat16 here, and keeps marked layers in fp32."""
+    release = tuple(int(number) for number in version("openvino").split(".")[:2])
+    return has_fast_bf16(device) and release >= OPENVINO_WITH_MARKS
 
 
 def fixed_plan(compile_: str, engine: str | None, n_images: int) -> Plan | None:

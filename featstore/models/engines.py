@@ -31,9 +31,6 @@ TOLERANCES = {torch.float32: 1e-2, torch.bfloat16: 1e-1, torch.float16: 1e-1}
 """Largest distance of an engine's results from PyTorch's, relative to their norm."""
 
 
-ENGINES = ("eager", "inductor", "openvino")
-
-
 Forward = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
 

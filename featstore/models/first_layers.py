@@ -90,8 +90,8 @@ def mark_first_layers(openvino: Any, core: Any, model: Any) -> Any:
     """Return OpenVINO's network with all up to its first layers marked to stay in fp32.
 
     The mark has no name in OpenVINO's Python interface, only in its file format. There, the network
-    says that float16 is not for these operations, and OpenVINO takes that for bfloat16, too. An
-    OpenVINO that does not know the mark ignores it.
+    says that float16 is not for these operations. From 2026.4 on, OpenVINO takes that for bfloat16,
+    too; earlier ones are not used for bfloat16.
     """
     first: set[str] = set()
     pixels: set[str] = set()

@@ -1,9 +1,10 @@
-"""What models without a network share: the settings that they refuse, and bands that must fit."""
+"""What models without a network share: settings that they refuse, records, bands that must fit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 from featstore.config import ExtractConfig
 from featstore.errors import BackboneError, ConfigError
@@ -30,6 +31,25 @@ def refuse_settings(config: ExtractConfig, but: Sequence[str] = ()) -> None:
         )
     if config.bands == "gray":
         raise ConfigError(f"{config.model} reads bands, not their luminance: leave --bands out.")
+
+
+def records_of(
+    model: str,
+    bands: Sequence[str],
+    weights: str = "none",
+    weights_name: str = "none",
+    weights_sha256: str = "none",
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a feature set records of a model, and of the images' preprocessing."""
+    backbone = {
+        "model": model,
+        "weights": weights,
+        "weights_name": weights_name,
+        "weights_path": None,
+        "weights_sha256": weights_sha256,
+        "precision": "fp32",
+    }
+    return backbone, {"image_size": None, "bands": ",".join(bands), "resize": "none"}
 
 
 def check_bands(record: FeatureSpec, bands: Sequence[str]) -> None:

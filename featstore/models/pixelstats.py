@@ -22,7 +22,7 @@ from featstore.errors import BackboneError
 from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Layer, Model
 from featstore.models.names import PIXEL_MODEL
-from featstore.models.network_free import check_bands, refuse_settings
+from featstore.models.network_free import check_bands, records_of, refuse_settings
 from featstore.progress import SILENT, Progress
 from featstore.store.format.run_schema import FeatureSpec
 
@@ -341,14 +341,5 @@ class PixelSource:
 
     def _model(self, names: Sequence[str], bands: Sequence[str], batch_size: int | None) -> Model:
         extractor = self.extractor(batch_size, bands)
-        backbone = {
-            "model": extractor.statistics.model,
-            "weights": "none",
-            "weights_name": "none",
-            "weights_path": None,
-            "weights_sha256": "none",
-            "precision": "fp32",
-        }
-        preprocess = {"image_size": None, "bands": ",".join(bands), "resize": "none"}
         layers = {layer: list(names) for layer in extractor.find(names)}
-        return Model(extractor, layers, backbone, preprocess)
+        return Model(extractor, layers, *records_of(extractor.statistics.model, bands))

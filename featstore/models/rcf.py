@@ -37,7 +37,7 @@ from featstore.models.filters import (
     stored_patches,
 )
 from featstore.models.names import filter_settings
-from featstore.models.network_free import check_bands, refuse_settings
+from featstore.models.network_free import check_bands, records_of, refuse_settings
 from featstore.models.weights import random_seed
 from featstore.progress import SILENT, Progress
 from featstore.store.format.run_schema import FeatureSpec
@@ -210,17 +210,11 @@ class FilterSource:
         else:
             progress.say(f"Drawing {n_filters} patches of {side} x {side} pixels ...")
             filters = patch_filters(draw_patches(dataset, n_filters, side, seed))
-        backbone = {
-            "model": self.model,
-            "weights": f"random:{seed}",
-            "weights_name": f"seed:{seed}",
-            "weights_path": None,
-            "weights_sha256": filters.sha256,
-            "precision": "fp32",
-        }
+        backbone, preprocess = records_of(
+            self.model, dataset.bands, f"random:{seed}", f"seed:{seed}", filters.sha256
+        )
         if filters.patches is not None:
             backbone["patches"] = filters.patches
-        preprocess = {"image_size": None, "bands": ",".join(dataset.bands), "resize": "none"}
         extractor = FilterExtractor(
             filters.values, resolve_device(config.device), config.batch_size
         )

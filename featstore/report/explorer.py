@@ -15,8 +15,8 @@ from sklearn.decomposition import PCA
 
 from featstore.config import MAX_EXPLORED, PROJECTIONS, SPLITS
 from featstore.environment import available_cores
-from featstore.errors import ConfigError, FeatstoreError, ImageError
-from featstore.fitting.run_features import features_of
+from featstore.errors import FeatstoreError, ImageError
+from featstore.fitting.run_features import features_of, refuse_layers
 from featstore.fitting.solvers.blocks import Samples, one_thread
 from featstore.fitting.solvers.scaling import fit_scaler
 from featstore.inference.source_images import Originals
@@ -66,11 +66,7 @@ def find_subject(
 ) -> Subject:
     """Return the features of a run, or of a feature set, with the runs on the same images."""
     if isinstance(run_or_set, Run):
-        if layers is not None:
-            raise ConfigError(
-                f"{run_or_set.run_id} is a run, which has its layers. Leave --layers out, or name "
-                "a feature set: featstore store ls"
-            )
+        refuse_layers(run_or_set, layers)
         selection, split = features_of(run_or_set, store)
         splits = np.full(selection.n_samples, len(SPLITS), np.uint8)
         for use, rows in split.uses().items():

@@ -10,8 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from featstore.config import MAX_EXPLORED
-from featstore.errors import StoreError
-from featstore.io.files import atomic_write, resolve_link
+from featstore.io.files import write_output
 from featstore.plotting import PALETTE
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
@@ -83,20 +82,15 @@ def write_explorer(
         random_state=random_state,
         progress=progress,
     )
-    text = _render(data)
-    place = Path(path)
-    try:
-        with atomic_write(resolve_link(place)) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{place} can't be written: {error.strerror or error}.") from error
+    page = _render(data).encode()
+    write_output(Path(path), page)
     return {
-        "page": str(place),
+        "page": str(Path(path)),
         "n_images": len(data["names"]),
         "method": data["method"],
         "runs": [run["run_id"] for run in data["runs"]],
         "has_pictures": data["pictures"] is not None,
-        "nbytes": len(text.encode()),
+        "nbytes": len(page),
     }
 
 

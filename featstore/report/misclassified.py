@@ -16,6 +16,10 @@ from featstore.inference.nearest_rows import nearest
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore
 
+N_MISTAKES, N_NEIGHBORS = 8, 3
+"""Images that are shown at the most, and training images beside each."""
+
+
 THUMBNAIL_PX = 144
 """Longer side of a picture in a page; twice of what it is shown at, for dense screens."""
 
@@ -59,10 +63,8 @@ class Mistake:
     neighbors: tuple[Example, ...]
 
 
-def find_mistakes(
-    store: FeatureStore, run: Run, n_mistakes: int = 8, n_neighbors: int = 3
-) -> list[Mistake]:
-    """Return the test images that a run got most wrong.
+def find_mistakes(store: FeatureStore, run: Run) -> list[Mistake]:
+    """Return the test images that a run got most wrong, :data:`N_MISTAKES` at the most.
 
     They are the surest of its wrong answers, or the numbers farthest from the true ones.
 
@@ -71,10 +73,6 @@ def find_mistakes(
     store : FeatureStore
         Where the run's features are.
     run : Run
-    n_mistakes : int
-        How many at the most.
-    n_neighbors : int
-        Training images to show for each.
 
     Returns
     -------
@@ -95,11 +93,11 @@ def find_mistakes(
     all_rows = np.array([row_of[name] for name in run.predictions["sample_id"].tolist()], np.int64)
     # Validation rows stand among the predictions, too.
     is_test = np.isin(all_rows, row_numbers(split.test))
-    worst = run.scoring.worst(run, np.flatnonzero(is_test))[:n_mistakes]
+    worst = run.scoring.worst(run, np.flatnonzero(is_test))[:N_MISTAKES]
     if not worst:
         return []
     rows = all_rows[[one.at for one in worst]]
-    near, _ = nearest(X, row_numbers(split.train), X[rows], n_neighbors)
+    near, _ = nearest(X, row_numbers(split.train), X[rows], N_NEIGHBORS)
 
     def example(row: int) -> Example:
         return Example(row, str(ids[row]), task.label_text(selection, row) or "")

@@ -218,7 +218,7 @@ def published_table(published: Mapping[str, Sequence[Mapping[str, Any]]]) -> Tab
 def datasets_table(groups: Mapping[str, Sequence[Run]]) -> Table | None:
     """Return the images that the runs were trained and tested on, beside the paper's Table 3.
 
-    `groups` is :func:`featstore.report.summaries.group_by_images` of the runs. One group of
+    `groups` is :func:`featstore.runs.names.group_by_images` of the runs. One group of
     images that is none of the paper's needs no table.
     """
     rows = []

@@ -301,7 +301,7 @@ def _is_published(run: Run) -> bool:
 
 
 def _with_pictures(mistake: Mistake, run: Run, originals: Originals | None) -> dict[str, Any]:
-    """Return a mistake for the page, with the pictures that can be had."""
+    """Return a mistake for the page, with the pictures that are still there."""
     examples = (mistake.image, *mistake.neighbors)
     pictures = []
     for example in examples:

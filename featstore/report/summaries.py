@@ -8,8 +8,8 @@ from typing import Any
 
 from featstore.fitting.protocols import PROTOCOLS
 from featstore.report import paper
-from featstore.runs.names import join, short_name
-from featstore.runs.ranking import Line, Ranking, group_by_images
+from featstore.runs.names import group_by_images, join, short_name
+from featstore.runs.ranking import Line, Ranking
 from featstore.runs.run import Run
 from featstore.runs.scoring import Scoring
 from featstore.store.format.run_schema import RowCounts, SearchResult

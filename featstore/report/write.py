@@ -16,7 +16,7 @@ from featstore import plotting
 from featstore.config import PROJECTIONS
 from featstore.environment import now, store_option, versions
 from featstore.errors import ConfigError, FeatstoreError, RunError, StoreError
-from featstore.io.files import atomic_write, resolve_link
+from featstore.io.files import atomic_write, write_output
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
 from featstore.report import result_tables
@@ -25,7 +25,8 @@ from featstore.report.explorer_page import DEFAULT_PAGE
 from featstore.report.sections import Sections, n_steps
 from featstore.report.summaries import summary_rows
 from featstore.report.table import write_tables
-from featstore.runs.ranking import Ranking, group_by_images
+from featstore.runs.names import group_by_images
+from featstore.runs.ranking import Ranking
 from featstore.runs.run import Run
 from featstore.runs.scoring import find_scoring
 from featstore.store.feature_store import FeatureStore
@@ -127,16 +128,7 @@ def write_report(
         "versions": versions(),
         "command": command,
         "left_out": [*left_out, *damaged, *beyond],
-        "runs": [row for title, own in rankings.items() for row in summary_rows(title, own)],
-        "best": {
-            s["title"]: {
-                "run_id": s["best"]["run_id"],
-                "name": s["best"]["name"],
-                "choice": s["choice"],
-            }
-            for s in sections
-        },
-        "published": {s["title"]: s["published"] for s in sections if s["published"]},
+        **_results(rankings, sections),
         "tables": {table.name: table.to_dict() for table in page.tables},
         "mistakes": {s["title"]: [m["what"] for m in s["mistakes"]] for s in sections},
         "files": [],
@@ -151,15 +143,12 @@ def write_report(
         predict=_predict_commands(store, sections),
         commands=_commands(store, runs),
     )
-    place = Path(path)
-    try:
-        with atomic_write(resolve_link(place)) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        if files is not None:
-            place = Path(files)
-            report["files"] = [str(file) for file in _write_files(page, place, report)]
-    except OSError as error:
-        raise StoreError(f"{place} can't be written: {error.strerror or error}.") from error
+    write_output(Path(path), text.encode())
+    if files is not None:
+        try:
+            report["files"] = [str(file) for file in _write_files(page, Path(files), report)]
+        except OSError as error:
+            raise StoreError(f"{files} can't be written: {error.strerror or error}.") from error
     return report
 
 
@@ -210,6 +199,24 @@ def _beyond_top(rankings: Mapping[str, Ranking]) -> list[str]:
         for title, ranking in rankings.items()
         if ranking.n_left_out
     ]
+
+
+def _results(
+    rankings: Mapping[str, Ranking], sections: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the fits, and by dataset the best fit and what was published."""
+    return {
+        "runs": [row for title, own in rankings.items() for row in summary_rows(title, own)],
+        "best": {
+            s["title"]: {
+                "run_id": s["best"]["run_id"],
+                "name": s["best"]["name"],
+                "choice": s["choice"],
+            }
+            for s in sections
+        },
+        "published": {s["title"]: s["published"] for s in sections if s["published"]},
+    }
 
 
 def _write_files(page: Sections, folder: Path, report: dict[str, Any]) -> list[Path]:

@@ -59,7 +59,7 @@ def find_run_folder(name: str, store: FeatureStore) -> Path:
 
 def _runs(store: FeatureStore, dataset: str) -> list[Run]:
     """Return the readable runs, of one dataset if it is named; at least one."""
-    from featstore.runs.ranking import runs_on
+    from featstore.runs.names import runs_on
 
     runs = list_runs(store)
     if dataset:
@@ -78,7 +78,8 @@ def _last(store: FeatureStore, dataset: str) -> Path:
 
 
 def _best(store: FeatureStore, dataset: str) -> Path:
-    from featstore.runs.ranking import Ranking, group_by_images
+    from featstore.runs.names import group_by_images
+    from featstore.runs.ranking import Ranking
 
     runs = _runs(store, dataset)
     # Scores of a protocol have no common order with others.

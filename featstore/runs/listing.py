@@ -6,9 +6,10 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from featstore.progress import SILENT, Progress
+from featstore.runs.names import group_by_images, runs_on
 from featstore.runs.opening import list_runs
 from featstore.runs.outline import split_text
-from featstore.runs.ranking import Line, Ranking, group_by_images, runs_on
+from featstore.runs.ranking import Line, Ranking
 from featstore.runs.tags import tags_of
 from featstore.store.feature_store import FeatureStore
 

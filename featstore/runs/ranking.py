@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +18,7 @@ from featstore.runs.outline import split_text
 from featstore.runs.run import Run
 from featstore.runs.scoring import find_scoring
 from featstore.runs.significance import Z
-from featstore.text import did_you_mean, join_some
+from featstore.text import join_some
 
 Line = dict[str, Any]
 """One fit as a row of a table: :meth:`featstore.runs.run.Run.summary` and more, JSON-able."""
@@ -221,47 +221,6 @@ class Ranking:
             score = find_scoring(a["task"]).score
             sigma = math.sqrt(_variance(a) + _variance(b))
             return bool(abs(a[score] - b[score]) <= Z * sigma)
-
-
-def runs_on(runs: Sequence[Run], dataset: str) -> list[Run]:
-    """Return the runs on a dataset or folder; refuse a name that has none."""
-    groups = group_by_images(runs)
-    if dataset in groups:
-        return groups[dataset]
-    own = [run for run in runs if dataset in (run.title, run.outline.summary["dataset"])]
-    if not own:
-        titles = sorted({run.title for run in runs})
-        found = f"There are runs on {', '.join(titles)}." if titles else "There are none."
-        raise RunError(f"No runs are on {dataset!r}.{did_you_mean(dataset, titles)} {found}")
-    return own
-
-
-def group_by_images(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Return the runs by the images that they are on, under a unique title for each.
-
-    Folders of one name may hold different images; digits in their titles tell them apart. Images
-    of one title may have labels of several tasks, which their titles say. Runs of a protocol are
-    a group of their own, for scores of two protocols have no common order.
-    """
-    groups: dict[tuple[str, str, str, str], list[Run]] = {}
-    for run in runs:
-        protocol = run.outline.summary["protocol"] or ""
-        images = run.title, run.outline.fingerprint, run.task, protocol
-        groups.setdefault(images, []).append(run)
-    kinds = {images[:3] for images in groups}
-    n_of_title = Counter(title for title, _, _ in kinds)
-    n_of_task = Counter((title, task) for title, _, task in kinds)
-    found = {}
-    for (title, fingerprint, task, protocol), own in groups.items():
-        told = []
-        if n_of_task[title, task] > 1:
-            told.append(f"images {fingerprint[:6]}")
-        if n_of_title[title] > n_of_task[title, task]:
-            told.append(task)
-        if protocol:
-            told.append(f"protocol {protocol}")
-        found[f"{title} ({', '.join(told)})" if told else title] = own
-    return found
 
 
 def by_group(lines: Sequence[Line], about: Callable[[Line], str]) -> list[tuple[str, list[Line]]]:

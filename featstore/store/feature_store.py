@@ -188,7 +188,7 @@ class FeatureStore:
         folder = self.runs_dir
         return [folder / name for name in _folders_in(folder)]
 
-    @takes(*settings_named(SET_FACETS, "str | None"))
+    @takes(*settings_named(SET_FACETS))
     def select(
         self,
         dataset: str | None = None,

@@ -55,20 +55,12 @@ def select(
 
     See :meth:`.FeatureStore.select`.
     """
-    _refuse_empty(sets, address)
+    all_models, all_layers = [model] if model else [], [layers] if layers else []
+    check_names(sets, address, dataset, all_models, all_layers, facets.get("set_id"))
     errors = [read_error(s) for s in sets]
     readable = [s for s, error in zip(sets, errors, strict=True) if error is None]
     if not readable and isinstance(errors[0], FormatError):
         raise errors[0]
-    _check_names(
-        sets,
-        readable,
-        address,
-        dataset,
-        [model] if model else [],
-        [layers] if layers else [],
-        facets.get("set_id"),
-    )
     fitting = [s for s in readable if _fits(s, {"dataset": dataset, **facets})]
     filters = " ".join(
         f"--{'set' if name == 'set_id' else name.replace('_', '-')} {value}"
@@ -121,28 +113,12 @@ def check_names(
     set_id: str | None,
 ) -> None:
     """Refuse a name that no set has, and say which names are like it."""
-    _refuse_empty(sets, address)
-    readable = [s for s in sets if read_error(s) is None]
-    _check_names(sets, readable, address, dataset, models, layers, set_id)
-
-
-def _refuse_empty(sets: Sequence[FeatureSet], address: str) -> None:
     if not sets:
         raise SelectionError(
             f"{address} holds no feature sets. Make one first, for example with: "
             "featstore extract --model resnet50 --dataset sat4"
         )
-
-
-def _check_names(
-    sets: Sequence[FeatureSet],
-    readable: Sequence[FeatureSet],
-    address: str,
-    dataset: str | None,
-    models: Iterable[str],
-    layers: Iterable[str],
-    set_id: str | None,
-) -> None:
+    readable = [s for s in sets if read_error(s) is None]
     if not readable:
         return
     facets = [s.outline.facets for s in readable]

@@ -158,6 +158,12 @@ def _run_step(
         "store": store,
     }
     n_left = step.n_parts
+
+    def part_done() -> None:
+        nonlocal n_left
+        progress.advance(1)
+        n_left -= 1
+
     try:
         weights: dict[str, Any] = {"weights": study.weights} if needs_network(step.model) else {}
         if step.training:
@@ -169,40 +175,33 @@ def _run_step(
                 dataset=step.dataset, out=out, random_state=study.seed, **step.training, **images
             )
             weights = {"weights": str(made.path)}
-            progress.advance(1)
-            n_left -= 1
+            part_done()
         done = extract(step.model, step.dataset, layers=step.layers, **weights, **images)
-        progress.advance(1)
-        n_left -= 1
-        chosen: Sequence[str] | None = None
-        # The store may know the layers by other names.
-        if names := dict(zip(step.layers, done.layers, strict=True)) if step.layers else {}:
-            chosen = [",".join(names[n] for n in str(s).split(",")) for s in step.selections]
-        todo: list[tuple[Sequence[str], Any, dict[str, Any]]] = [(step.clf, chosen, {})]
-        if step.by_epochs:
-            todo.append(([paper.EPOCH_CLF], names[step.by_epochs], {"n_epochs": paper.N_EPOCHS}))
-        for clf, layers, settings in todo:
+        part_done()
+        for settings in _fits(step, done.layers):
             fits = fit_each(
-                store,
-                clf,
-                set_id=done.set_id,
-                layers=layers,
-                seed=study.seed,
-                progress=progress,
-                **settings,
+                store, set_id=done.set_id, seed=study.seed, progress=progress, **settings
             )
             outcome.runs += [one.run for one in fits if one.run]
             outcome.n_reused += sum(one.reused for one in fits)
             outcome.failures += [f"{one.name}: {one.error}" for one in fits if one.error]
-            progress.advance(1)
-            n_left -= 1
+            part_done()
     except FeatstoreError as error:
-        if isinstance(error, (WeightsError, DownloadError)) and study.weights == STOCK:
-            outcome.left_out.append(f"{name}: {error}")
-            progress.say(f"Left out: {name}: {error}")
-            progress.advance(n_left)
-            return
-        outcome.failures.append(f"{name}: {error}")
-        progress.say(f"Failed: {name}: {error}")
+        lacks_weights = isinstance(error, (WeightsError, DownloadError)) and study.weights == STOCK
+        (outcome.left_out if lacks_weights else outcome.failures).append(f"{name}: {error}")
+        progress.say(f"{'Left out' if lacks_weights else 'Failed'}: {name}: {error}")
     if n_left:
         progress.advance(n_left)
+
+
+def _fits(step: Step, stored_layers: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what to fit: classifiers, and layers by the names that the store has for them."""
+    if not step.layers:
+        return [{"clf": step.clf}]
+    names = dict(zip(step.layers, stored_layers, strict=True))
+    chosen = [",".join(names[n] for n in str(s).split(",")) for s in step.selections]
+    fits: list[dict[str, Any]] = [{"clf": step.clf, "layers": chosen}]
+    if step.by_epochs:
+        own = {"layers": names[step.by_epochs], "n_epochs": paper.N_EPOCHS}
+        fits.append({"clf": [paper.EPOCH_CLF], **own})
+    return fits

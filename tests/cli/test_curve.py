@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from featstore.cli.main import main
+from featstore.io import files
 
 
 def call(*args):
@@ -58,11 +59,15 @@ def test_a_wrong_place_for_the_figure_is_told_before_anything_is_fitted(
 def test_the_numbers_are_shown_even_where_the_figure_can_not_be_written(
     make_store, tmp_path, capsys, monkeypatch
 ):
-    def full(path):
-        raise OSError(errno.ENOSPC, "No space left on device", f".{path.name}.tmp")
-
-    monkeypatch.setattr("featstore.plotting.atomic_write", full)
     store, out = make_store(), tmp_path / "curve.png"
+    whole = files.atomic_write
+
+    def full(path):
+        if path == out:
+            raise OSError(errno.ENOSPC, "No space left on device", f".{path.name}.tmp")
+        return whole(path)
+
+    monkeypatch.setattr(files, "atomic_write", full)
     asked = ("--store", store.path, "--clf", "ridge", "--sizes", "240", "--out", out)
     for more in ([], ["--json"]):
         assert call(*asked, *more) == 1

@@ -25,8 +25,6 @@ from featstore.fitting.tasks.multilabel import score_labels
 from featstore.runs.opening import open_run
 from featstore.store.feature_store import open_store
 
-FEW = {"mlp:max_iter": 60, "softmax:max_iter": 60}
-
 
 @pytest.fixture(scope="module")
 def tags(tmp_path_factory):

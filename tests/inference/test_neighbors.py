@@ -18,8 +18,9 @@ from featstore.errors import BackboneError, ConfigError, DatasetNotFoundError, S
 from featstore.extraction import encode
 from featstore.extraction.extract import extract
 from featstore.inference import neighbor_sheets
+from featstore.inference.neighbor_result import Neighbor, Query
 from featstore.inference.neighbor_sheets import write_sheets
-from featstore.inference.neighbors import Neighbor, Query, find_neighbors
+from featstore.inference.neighbors import find_neighbors
 from featstore.io.files import read_json, write_json
 from featstore.runs.opening import open_run
 from featstore.store.feature_store import open_store

@@ -15,7 +15,7 @@ from featstore.cli.main import _run
 from featstore.errors import ConfigError
 from featstore.extraction.extract import extract
 from featstore.fitting.fit import fit
-from featstore.inference.maps.map_scene import NumberMap
+from featstore.inference.maps.result import NumberMap
 from featstore.inference.predictions import LabelsPrediction, NumberPrediction, write_csv
 from featstore.report.misclassified import find_mistakes
 from featstore.report.write import write_report

@@ -53,7 +53,16 @@ def test_openvino_is_not_asked_for_emulated_bf16(monkeypatch):
     monkeypatch.setattr(engine_choice, "has_fast_bf16", lambda _: False)
     assert compiling_engine(CPU, "bf16") == "inductor"
     monkeypatch.setattr(engine_choice, "has_fast_bf16", lambda _: True)
+    monkeypatch.setattr(engine_choice, "version", lambda name: "2026.4.1")
     assert compiling_engine(CPU, "bf16") == "openvino"
+
+
+def test_an_openvino_that_would_round_first_layers_is_not_asked_for_bf16(monkeypatch):
+    present(monkeypatch, "openvino")
+    monkeypatch.setattr(engine_choice, "has_fast_bf16", lambda _: True)
+    monkeypatch.setattr(engine_choice, "version", lambda name: "2026.3.0")
+    assert compiling_engine(CPU, "bf16") == "inductor"
+    assert compiling_engine(CPU, "fp32") == "openvino"
 
 
 def test_nothing_is_measured_where_the_choice_is_fixed(monkeypatch):

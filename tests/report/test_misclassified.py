@@ -10,6 +10,7 @@ from PIL import Image
 
 from featstore.errors import SelectionError
 from featstore.fitting.fit import fit
+from featstore.report import misclassified
 from featstore.report.misclassified import THUMBNAIL_PX, find_mistakes, thumbnail_uri
 from featstore.store.feature_store import open_store
 
@@ -45,8 +46,10 @@ def test_the_surest_wrong_answers_come_first_with_their_neighbors(store, run):
         assert all(n.row < 240 for n in mistake.neighbors)
 
 
-def test_at_most_as_many_as_asked_for(store, run):
-    assert [len(m.neighbors) for m in find_mistakes(store, run, 1, 2)] == [2]
+def test_the_surest_mistakes_are_kept(store, run, monkeypatch):
+    surest = find_mistakes(store, run)[0]
+    monkeypatch.setattr(misclassified, "N_MISTAKES", 1)
+    assert find_mistakes(store, run) == [surest]
 
 
 def test_mistakes_are_of_the_runs_own_split(store):

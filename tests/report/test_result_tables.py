@@ -8,7 +8,8 @@ from featstore.fitting.fit import fit
 from featstore.report import result_tables
 from featstore.report.paper import ROLES, study_layers
 from featstore.report.summaries import compare_published
-from featstore.runs.ranking import Ranking, group_by_images
+from featstore.runs.names import group_by_images
+from featstore.runs.ranking import Ranking
 from featstore.text import NONE
 
 

@@ -8,7 +8,7 @@ from makers import altered
 from featstore.errors import RunError
 from featstore.fitting.fit import fit
 from featstore.report.summaries import best_fits, summarize
-from featstore.runs.ranking import group_by_images, runs_on
+from featstore.runs.names import group_by_images, runs_on
 
 
 def test_rows_are_ordered_by_dataset_the_best_first(run):

@@ -8,6 +8,8 @@ So images lie one after the other, and nothing is copied.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -142,15 +144,11 @@ class MatSource(SatSource):
     def _mat(self) -> _MatFile:
         """The file, after a check that all variables exist with their types and shapes."""
         n = self._n_classes
-        try:
+        with self._read_safely():
             import h5py
 
             mat = _Version73(self.path) if h5py.is_hdf5(self.path) else _Version5(self.path)
             kinds = mat.kinds()
-        except DatasetError:
-            raise
-        except Exception as error:
-            raise self._unreadable(error) from None
         for x, y in (("train_x", "train_y"), ("test_x", "test_y")):
             dtype, shape = self._kind(kinds, x, f"uint8 of shape {_shape(*IMAGE_SHAPE, 'N')}")
             if dtype != "uint8" or shape[:-1] != IMAGE_SHAPE:
@@ -181,21 +179,23 @@ class MatSource(SatSource):
             f"as in {self.name.upper()}'s own file (the last axis is the image)."
         )
 
-    def _unreadable(self, error: Exception) -> DatasetError:
-        cause = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        return DatasetError(
-            f"{self.path}: can't be read as a MATLAB file: {cause}. It may be cut short: compare "
-            "its size with the original's."
-        )
-
-    def _read(self, name: str) -> Any:
+    @contextmanager
+    def _read_safely(self) -> Iterator[None]:
         # Damaged bytes make the readers raise anything from zlib.error to TypeError.
         try:
-            return self._mat.array(name)
+            yield
         except DatasetError:
             raise
         except Exception as error:
-            raise self._unreadable(error) from None
+            cause = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            raise DatasetError(
+                f"{self.path}: can't be read as a MATLAB file: {cause}. It may be cut short: "
+                "compare its size with the original's."
+            ) from None
+
+    def _read(self, name: str) -> Any:
+        with self._read_safely():
+            return self._mat.array(name)
 
     def _read_labels(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         train, test = (
@@ -206,12 +206,8 @@ class MatSource(SatSource):
 
     def _read_class_names(self) -> tuple[str, ...]:
         mat = self._mat
-        try:
+        with self._read_safely():
             rows = mat.cells("annotations")
-        except DatasetError:
-            raise
-        except Exception as error:
-            raise self._unreadable(error) from None
         return class_order(rows, self._n_classes, f"{self.path}: annotations")
 
     def _open_pixels(self) -> tuple[Pixels, Pixels]:

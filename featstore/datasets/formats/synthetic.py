@@ -162,7 +162,7 @@ def _scenes(labels: NDArray[np.integer], rng: np.random.Generator) -> Array:
 
 def _barren(rng: np.random.Generator, n: int) -> Array:
     ground = _between(rng, n, SOIL, SAND, 0.35)
-    ground = _dry_out(rng, ground, DRY, 0.5)
+    ground = _dry_out(rng, ground)
     texture = 0.09 * _noise(rng, n, 4) + 0.05 * _noise(rng, n, 10) + 0.03 * _noise(rng, n, 28)
     ground *= (1 + texture + _rows(rng, n, 0.3))[..., None]
     return ground
@@ -242,11 +242,11 @@ def _between(rng: np.random.Generator, n: int, a: Array, b: Array, width: float)
     return spectra
 
 
-def _dry_out(rng: np.random.Generator, ground: Array, grass: Array, width: float) -> Array:
+def _dry_out(rng: np.random.Generator, ground: Array) -> Array:
     """Let sparse grass color the ground in patches, shape (n, 28, 28, 4)."""
     n = len(ground)
-    cover = np.clip(rng.normal(0, width, (n, 1, 1)) + 0.25 * _noise(rng, n, 5), 0, 1)
-    return _lay(ground, grass, cover)
+    cover = np.clip(rng.normal(0, 0.5, (n, 1, 1)) + 0.25 * _noise(rng, n, 5), 0, 1)
+    return _lay(ground, DRY, cover)
 
 
 def _rows(rng: np.random.Generator, n: int, chance: float) -> Array:

@@ -38,6 +38,16 @@ LINEAR_RATE = 0.1
 """Adam's learning rate of linear models in the first epoch, times the root of the features."""
 
 
+MARGIN_LOSSES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "log_loss": lambda z: np.logaddexp(0.0, -z),
+    "hinge": lambda z: np.maximum(0.0, 1.0 - z),
+    "squared_hinge": lambda z: np.maximum(0.0, 1.0 - z) ** 2,
+    "modified_huber": lambda z: np.where(z >= -1.0, np.maximum(0.0, 1.0 - z) ** 2, -4.0 * z),
+    "perceptron": lambda z: np.maximum(0.0, -z),
+}
+"""SGDClassifier's classification losses, as functions of the margin."""
+
+
 SLOPES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "log_loss": lambda z: -expit(-z),
     "hinge": lambda z: np.where(z < 1.0, -1.0, 0.0),
@@ -45,7 +55,7 @@ SLOPES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "modified_huber": lambda z: np.where(z >= -1.0, -2.0 * np.maximum(0.0, 1.0 - z), -4.0),
     "perceptron": lambda z: np.where(z <= 0.0, -1.0, 0.0),
 }
-"""Derivatives of SGDClassifier's losses by the margin."""
+"""Their derivatives by the margin."""
 
 
 def handles(estimator: Any, n_rows: int) -> bool:
@@ -72,17 +82,10 @@ class Batches:
     rate. The last bits do not depend on the number of threads.
 
     `estimator` has seen some rows by ``partial_fit``. `y` is (n_samples,) of positions of classes
-    or of numbers, or (n_samples, n_classes) of 0 and 1. `losses` are SGDClassifier's, as functions
-    of the margin.
+    or of numbers, or (n_samples, n_classes) of 0 and 1.
     """
 
-    def __init__(
-        self,
-        estimator: Estimator,
-        n_rows: int,
-        threads: Threads,
-        losses: Mapping[str, Callable[[np.ndarray], np.ndarray]],
-    ) -> None:
+    def __init__(self, estimator: Estimator, n_rows: int, threads: Threads) -> None:
         self._estimator, self._threads = estimator, threads
         self._is_linear = isinstance(estimator, SGDClassifier)
         given = estimator.get_params(deep=False).get("batch_size", "auto")
@@ -97,7 +100,7 @@ class Batches:
             self._rate = LINEAR_RATE / math.sqrt(len(weights[0]))
             self._beta_1, self._beta_2 = 0.9, 0.999
             self._epsilon, self._alpha, self._n_penalty = 1e-8, estimator.alpha, 1
-            slope, loss = SLOPES[estimator.loss], losses[estimator.loss]
+            slope, loss = SLOPES[estimator.loss], MARGIN_LOSSES[estimator.loss]
             self._output: Output = partial(_margins, slope, loss, _row_weights(estimator))
         else:
             weights, biases = estimator.coefs_, estimator.intercepts_

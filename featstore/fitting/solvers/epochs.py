@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import sklearn
@@ -21,10 +21,9 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from featstore.errors import FitError
 from featstore.fitting.solvers import batches
-from featstore.fitting.solvers.blocks import CACHED_NBYTES, Threads, row_blocks, shared_threads
-from featstore.runs.scoring.influence import mean_average_precision, r2
-
-Estimator: TypeAlias = MLPClassifier | MLPRegressor | SGDClassifier
+from featstore.fitting.solvers.batches import Estimator
+from featstore.fitting.solvers.blocks import Threads, shared_threads
+from featstore.fitting.solvers.epoch_scores import score
 
 EPOCH_NBYTES = 256 * 2**20
 """Size of rows up to which an epoch takes all at once; more come in blocks of about this size."""
@@ -45,16 +44,6 @@ MIN_LEARNING_RATE = 1e-6
 
 LEAST_RATE = 1e-30
 """Learning rate that changes no weight of float32, which are larger."""
-
-
-MARGIN_LOSSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "log_loss": lambda z: np.logaddexp(0.0, -z),
-    "hinge": lambda z: np.maximum(0.0, 1.0 - z),
-    "squared_hinge": lambda z: np.maximum(0.0, 1.0 - z) ** 2,
-    "modified_huber": lambda z: np.where(z >= -1.0, np.maximum(0.0, 1.0 - z) ** 2, -4.0 * z),
-    "perceptron": lambda z: np.maximum(0.0, -z),
-}
-"""SGDClassifier's classification losses, as functions of the margin."""
 
 
 @dataclass
@@ -90,28 +79,42 @@ class Curves:
 
 
 class _Patience:
-    """Counts epochs without improvement, by scikit-learn's rule."""
+    """Says when to stop, and lowers an adaptive learning rate before, by scikit-learn's rules."""
 
-    def __init__(self, tol: float | None, n_epochs: int) -> None:
-        self.tol = -np.inf if tol is None else tol
-        self.n_epochs = n_epochs
+    def __init__(self, estimator: Estimator, given: dict[str, Any]) -> None:
+        self._estimator = estimator
+        self._is_network = not isinstance(estimator, SGDClassifier)
+        self._tol = -np.inf if given["tol"] is None else given["tol"]
+        # A network stops after more than n_iter_no_change epochs, SGDClassifier after as many.
+        self._n_epochs = given["n_iter_no_change"] + self._is_network
+        self._is_adaptive = (
+            given.get("learning_rate") == "adaptive" and given.get("solver", "sgd") == "sgd"
+        )
+        self._learning_rate = given["learning_rate_init" if self._is_network else "eta0"]
+        self._n_worse = 0
         self.best = np.inf
-        self.count = 0
 
-    def spent(self, loss: float) -> bool:
-        self.count = self.count + 1 if loss > self.best - self.tol else 0
-        self.best = min(self.best, loss)
-        if self.count < self.n_epochs:
+    def is_spent(self, measure: float) -> bool:
+        """Return whether training stops after an epoch with a loss, or a negative score."""
+        self._n_worse = self._n_worse + 1 if measure > self.best - self._tol else 0
+        self.best = min(self.best, measure)
+        if self._n_worse < self._n_epochs:
             return False
-        self.count = 0
-        return True
+        self._n_worse = 0
+        if not self._is_adaptive or self._learning_rate <= MIN_LEARNING_RATE:
+            return True
+        self._learning_rate /= 5
+        # A network lowers its own.
+        if not self._is_network:
+            self._estimator.set_params(eta0=self._learning_rate)
+        return False
 
 
 def trains_by_epochs(estimator: BaseEstimator) -> bool:
     """Return whether :func:`train` can train `estimator` as its own ``fit`` would."""
     if isinstance(estimator, MLPClassifier | MLPRegressor):
         return bool(estimator.solver in ("adam", "sgd"))
-    return isinstance(estimator, SGDClassifier) and estimator.loss in MARGIN_LOSSES
+    return isinstance(estimator, SGDClassifier) and estimator.loss in batches.MARGIN_LOSSES
 
 
 def train(
@@ -142,17 +145,8 @@ def train(
     decides nothing.
     """
     given = estimator.get_params(deep=False)
-    mean, scale = 0.0, 1.0
-    classes: np.ndarray | None = None
-    name = "accuracy"
-    if isinstance(estimator, MLPRegressor):
-        mean, scale = float(np.mean(y, dtype=np.float64)), float(np.std(y, dtype=np.float64)) or 1.0
-        y = ((y - mean) / scale).astype(np.float32)
-        name = "r2"
-    elif y.ndim == 2:
-        classes, name = np.arange(y.shape[1]), "map"
-    else:
-        classes = np.unique(y)
+    is_network = not isinstance(estimator, SGDClassifier)
+    y, classes, name, mean, scale = _targets(estimator, y)
     # With an integer, each partial_fit would shuffle in the same way.
     random_state = np.random.RandomState(given["random_state"])
     estimator.set_params(random_state=random_state, early_stopping=False)
@@ -160,28 +154,11 @@ def train(
         # partial_fit, which could see other rows later, takes only the weights themselves.
         weights = compute_class_weight("balanced", classes=classes, y=y)
         estimator.set_params(class_weight=dict(zip(classes, weights, strict=True)))
-    is_mlp = not isinstance(estimator, SGDClassifier)
-    # A network stops after more than n_iter_no_change epochs, SGDClassifier after as many.
-    patience = _Patience(given["tol"], given["n_iter_no_change"] + is_mlp)
-    rows, held_out = np.arange(len(y)), None
+    curves, rows, held = Curves(name=name), np.arange(len(y)), None
     if given["early_stopping"] and n_epochs is None:
-        rows, held_out = train_test_split(
-            rows,
-            test_size=given["validation_fraction"],
-            stratify=y if name == "accuracy" else None,
-            random_state=random_state,
-        )
-        if len(rows) * X.shape[1] * 4 <= EPOCH_NBYTES:
-            X_held, y_held = X[held_out], y[held_out]
-            X, y = X[rows], y[rows]
-            rows = np.arange(len(y))
-        else:
-            rows.sort()
-            X_held, y_held = X[np.sort(held_out)], y[np.sort(held_out)]
-    adaptive = given.get("learning_rate") == "adaptive" and given.get("solver", "sgd") == "sgd"
-    learning_rate = given["learning_rate_init" if is_mlp else "eta0"]
-    curves = Curves(name=name, held_out=None if held_out is None else np.sort(held_out))
-    best_weights = None
+        X, y, rows, held = _hold_out(X, y, name, given["validation_fraction"], random_state)
+        curves.held_out = held.rows
+    patience, best_weights = _Patience(estimator, given), None
     in_batches = batches.handles(estimator, len(rows))
     scored = rows[:: max(1, len(rows) // SCORED_ROWS)] if in_batches else rows
     # The features were found to be finite, and the parameters valid, before training.
@@ -191,47 +168,88 @@ def train(
             show = _by_batches(estimator, X, y, rows, classes, random_state, threads)
         else:
             show = partial(_one_epoch, estimator, X, y, rows, classes, random_state)
-        for epoch in range(n_epochs or given["max_iter"]):
-            try:
-                seen_loss = show()
-            except ValueError as error:
-                # scikit-learn says that weights are not finite, or that there was an overflow.
-                if any(word in str(error) for word in ("finite", "overflow")):
-                    raise _diverged(epoch + 1, str(error)) from error
-                raise
-            loss, score = seen_loss, np.nan
-            if records or not (is_mlp or in_batches):
-                loss, score = _score(estimator, X, y, scored, threads)
-                loss = seen_loss if is_mlp or in_batches else loss
+        for epoch in range(1, 1 + (n_epochs or given["max_iter"])):
+            loss, train_score = _train_epoch(show, epoch), np.nan
+            has_loss = is_network or in_batches
+            if records or not has_loss:
+                own_loss, train_score = score(estimator, X, y, scored, threads)
+                loss = loss if has_loss else own_loss
             if not np.isfinite(loss):
-                raise _diverged(epoch + 1, f"The loss is {loss}.")
+                raise _diverged(epoch, f"The loss is {loss}.")
             curves.loss.append(loss)
-            curves.score.append(score)
+            curves.score.append(train_score)
             measure = loss
-            if held_out is not None:
-                score = _score(estimator, X_held, y_held, np.arange(len(y_held)), threads)[1]
-                curves.validation_score.append(score)
-                measure = -score
-                if is_mlp and measure < patience.best:
-                    best_weights = [w.copy() for w in (*estimator.coefs_, *estimator.intercepts_)]
+            if held is not None:
+                held_score = score(estimator, held.X, held.y, np.arange(len(held.y)), threads)[1]
+                curves.validation_score.append(held_score)
+                measure = -held_score
+                if is_network and measure < patience.best:
+                    best_weights = [w.copy() for w in _weights(estimator)]
             elif validate is not None:
                 curves.validation_score.append(validate(_in_unit(estimator, mean, scale)))
-            if n_epochs is None and patience.spent(measure):
-                if not adaptive or learning_rate <= MIN_LEARNING_RATE:
-                    curves.converged = True
-                    break
-                learning_rate /= 5
-                if not is_mlp:
-                    estimator.set_params(eta0=learning_rate)
+            if n_epochs is None and patience.is_spent(measure):
+                curves.converged = True
+                break
     if best_weights is not None:
-        for mine, best in zip(
-            (*estimator.coefs_, *estimator.intercepts_), best_weights, strict=True
-        ):
+        for mine, best in zip(_weights(estimator), best_weights, strict=True):
             mine[...] = best
     estimator.set_params(**given)
     vars(estimator).update(vars(_in_unit(estimator, mean, scale)))
     curves.converged |= n_epochs is not None
     return curves
+
+
+def _targets(
+    estimator: Estimator, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None, str, float, float]:
+    """Return what to train on, its classes, the score's name, and a number's mean and deviation."""
+    if isinstance(estimator, MLPRegressor):
+        mean, scale = float(np.mean(y, dtype=np.float64)), float(np.std(y, dtype=np.float64)) or 1.0
+        return ((y - mean) / scale).astype(np.float32), None, "r2", mean, scale
+    if y.ndim == 2:
+        return y, np.arange(y.shape[1]), "map", 0.0, 1.0
+    return y, np.unique(y), "accuracy", 0.0, 1.0
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """Rows that early stopping holds out, their labels, and their positions in order."""
+
+    X: np.ndarray
+    y: np.ndarray
+    rows: np.ndarray
+
+
+def _hold_out(
+    X: np.ndarray, y: np.ndarray, name: str, share: float, random_state: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, _HeldOut]:
+    """Return features, labels and positions of rows to train on, and the rows that are held out."""
+    rows, held_out = train_test_split(
+        np.arange(len(y)),
+        test_size=share,
+        stratify=y if name == "accuracy" else None,
+        random_state=random_state,
+    )
+    in_order = np.sort(held_out)
+    if len(rows) * X.shape[1] * 4 <= EPOCH_NBYTES:
+        held = _HeldOut(X[held_out], y[held_out], in_order)
+        return X[rows], y[rows], np.arange(len(rows)), held
+    return X, y, np.sort(rows), _HeldOut(X[in_order], y[in_order], in_order)
+
+
+def _train_epoch(show: Callable[[], float], epoch: int) -> float:
+    """Train an epoch, and return its loss; weights that overflow raise FitError."""
+    try:
+        return show()
+    except ValueError as error:
+        # scikit-learn says that weights are not finite, or that there was an overflow.
+        if any(word in str(error) for word in ("finite", "overflow")):
+            raise _diverged(epoch, str(error)) from error
+        raise
+
+
+def _weights(network: MLPClassifier | MLPRegressor) -> list[np.ndarray]:
+    return [*network.coefs_, *network.intercepts_]
 
 
 def _by_batches(
@@ -252,7 +270,7 @@ def _by_batches(
     # scikit-learn draws the first weights, and sets what prediction needs.
     estimator.partial_fit(X[first], y[first], **({} if classes is None else {"classes": classes}))
     estimator.set_params(**own)
-    state = batches.Batches(estimator, len(rows), threads, MARGIN_LOSSES)
+    state = batches.Batches(estimator, len(rows), threads)
     if classes is not None and y.ndim == 1:
         y = np.searchsorted(classes, y)
 
@@ -318,52 +336,3 @@ def _diverged(epoch: int, cause: str) -> FitError:
         f"Training failed in epoch {epoch}: {cause} A smaller learning rate "
         "(learning_rate_init of mlp, eta0 of sgd) or a larger alpha may cure it."
     )
-
-
-def _score(
-    estimator: Estimator, X: np.ndarray, y: np.ndarray, rows: np.ndarray, threads: Threads
-) -> tuple[float, float]:
-    """Return sgd's mean loss and the score of some rows after an epoch."""
-    if isinstance(estimator, MLPRegressor) or y.ndim == 2:
-        return np.nan, _score_network(estimator, X, y, rows)
-    # Without a copy if the rows are all.
-    blocks = row_blocks(len(rows), X.shape[1], CACHED_NBYTES, n_outputs=len(estimator.classes_))
-    at = [block if len(rows) == len(X) else rows[block] for block in blocks]
-    found = threads.map(lambda own: _score_rows(estimator, X[own], y[own]), at)
-    total, n_right = (sum(column) for column in zip(*found, strict=True))
-    return total / len(rows), n_right / len(rows)
-
-
-def _score_rows(
-    estimator: MLPClassifier | SGDClassifier, X: np.ndarray, y: np.ndarray
-) -> tuple[float, int]:
-    """Return sgd's summed loss and the number of right rows."""
-    if isinstance(estimator, MLPClassifier):
-        return np.nan, int(np.sum(estimator.predict(X) == y))
-    values = estimator.decision_function(X)
-    if values.ndim == 1:
-        signs = np.where(y == estimator.classes_[1], 1.0, -1.0)
-        found = (values > 0).astype(int)
-    else:
-        signs = np.where(y[:, None] == estimator.classes_, 1.0, -1.0)
-        found = values.argmax(axis=1)
-    losses = MARGIN_LOSSES[estimator.loss](signs * values)
-    total = float(losses.sum(dtype=np.float64)) / (losses.size / len(losses))
-    return total, int(np.sum(estimator.classes_[found] == y))
-
-
-def _score_network(
-    estimator: MLPClassifier | MLPRegressor, X: np.ndarray, y: np.ndarray, rows: np.ndarray
-) -> float:
-    """Return R² of a number, or the mean average precision of several classes."""
-    is_number = isinstance(estimator, MLPRegressor)
-    predict = estimator.predict if is_number else estimator.predict_proba
-    n_outputs = estimator.n_outputs_
-    blocks = row_blocks(len(rows), X.shape[1], n_outputs=n_outputs)
-    at = [block if len(rows) == len(X) else rows[block] for block in blocks]
-    predicted = np.concatenate([predict(X[own]) for own in at])
-    true = y if len(rows) == len(X) else y[rows]
-    if is_number:
-        found = r2(true, predicted)
-        return found.value if found else 0.0
-    return mean_average_precision(true, predicted).value

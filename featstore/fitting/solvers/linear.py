@@ -29,7 +29,7 @@ from featstore.fitting.solvers import one_vs_rest
 from featstore.fitting.solvers.blocks import Threads, row_blocks, shared_threads
 from featstore.fitting.solvers.lbfgs import LBFGS
 from featstore.fitting.solvers.linear_loss import Model, Objective, WideObjective, is_wide
-from featstore.fitting.solvers.scaling import moments
+from featstore.fitting.solvers.scaling import standardise
 from featstore.runs.scoring.influence import mean_average_precision
 
 Estimator: TypeAlias = LogisticRegression | LinearSVC | OneVsRestClassifier
@@ -159,13 +159,11 @@ def _wide_fold(
     values: Sequence[float],
     trains: np.ndarray,
 ) -> list[Model]:
-    rows = X[trains]
-    found = moments(rows)
-    scaled = ((rows - found.mean) / found.scale).astype(np.float32)
+    scaled, mean, scale = standardise(X[trains])
     models = []
     for _, (model,) in solve(estimator, scaled, y[trains], values, Threads()):
-        coef = model.coef / found.scale[:, None]
-        models.append(replace(model, coef=coef, intercept=model.intercept - found.mean @ coef))
+        coef = model.coef / scale[:, None]
+        models.append(replace(model, coef=coef, intercept=model.intercept - mean @ coef))
     return models
 
 

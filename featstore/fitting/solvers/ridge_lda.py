@@ -21,7 +21,7 @@ from sklearn.linear_model import RidgeClassifier
 
 from featstore.errors import FitError
 from featstore.fitting.solvers.blocks import CACHED_NBYTES, Threads, row_blocks, shared_threads
-from featstore.fitting.solvers.scaling import moments
+from featstore.fitting.solvers.scaling import standardise
 
 MAX_FEATURES = 20_000
 """Largest number of columns; the matrix of their products takes 3.2 GB in float64."""
@@ -150,10 +150,7 @@ def cross_validate(
             whole = sum(of_folds[1:], start=of_folds[0])
         for fold in range(n_folds):
             if is_wide(X):
-                own = X[folds != fold]
-                found = moments(own)
-                mean, scale = found.mean, found.scale
-                scaled = ((own - mean) / scale).astype(np.float32)
+                scaled, mean, scale = standardise(X[folds != fold])
                 rows = WideRows.of(scaled, codes[folds != fold])
             else:
                 rows, mean, scale = (whole - of_folds[fold]).standardised()

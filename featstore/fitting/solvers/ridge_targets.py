@@ -16,7 +16,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from featstore.fitting.solvers import one_vs_rest, ridge_lda
 from featstore.fitting.solvers.blocks import CACHED_NBYTES, Threads, row_blocks, shared_threads
 from featstore.fitting.solvers.ridge_lda import RowSums, WideRows, is_wide
-from featstore.fitting.solvers.scaling import moments
+from featstore.fitting.solvers.scaling import standardise
 
 Estimator: TypeAlias = Ridge | OneVsRestClassifier
 
@@ -86,10 +86,7 @@ def cross_validate(
             trains = folds != fold
             mean_y = Y[trains].mean(axis=0)
             if is_wide(X):
-                own = X[trains]
-                found = moments(own)
-                mean, scale = found.mean, found.scale
-                scaled = ((own - mean) / scale).astype(np.float32)
+                scaled, mean, scale = standardise(X[trains])
                 rows = WideRows.of(scaled, none[trains])
                 rhs = _products(threads, scaled, Y[trains] - mean_y)
             else:

@@ -64,6 +64,13 @@ def moments(X: np.ndarray) -> Moments:
     return Moments(len(X), mean, np.maximum(m2 - len(X) * (mean - near) ** 2, 0.0))
 
 
+def standardise(X: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a few rows standardised in float32, and their means and deviations."""
+    found = moments(X)
+    mean, scale = found.mean, found.scale
+    return ((X - mean) / scale).astype(np.float32), mean, scale
+
+
 def fit_scaler(samples: Samples) -> StandardScaler:
     """Return a fitted StandardScaler, without scikit-learn's copy of all rows in float64.
 

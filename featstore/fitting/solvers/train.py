@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,16 +44,16 @@ CURES = {
 class Trained:
     """How a training went.
 
-    `curves` are of classifiers trained by epochs. `solver` is ``passes`` (``linear.py``), ``sums``
-    (``ridge_lda.py``, ``ridge_targets.py``), ``epochs`` (``epochs.py``), ``scikit-learn``,
-    ``scikit-learn-intelex`` or ``array API``. `notes` are for the user. `kept` is
-    what quickens fits without some of the rows.
+    `solver` is ``passes`` (``linear.py``), ``sums`` (``ridge_lda.py``, ``ridge_targets.py``),
+    ``epochs`` (``epochs.py``), ``scikit-learn``, ``scikit-learn-intelex`` or ``array API``.
+    `curves` are of classifiers trained by epochs. `notes` are for the user. `kept` is what quickens
+    fits without some of the rows.
     """
 
-    curves: epochs.Curves | None
-    converged: bool
     solver: str
-    notes: list[str]
+    converged: bool = True
+    curves: epochs.Curves | None = None
+    notes: Sequence[str] = ()
     kept: Objective | ridge_lda.RowSums | None = None
 
 
@@ -82,42 +82,12 @@ def train(
     if "map" in model.named_steps:
         X = map_kernel(model.named_steps["map"], Samples(X, slice(0, len(X))), len(X))
     clf = model.named_steps["clf"]
-    curves, finished = None, True
-    kept: Objective | ridge_lda.RowSums | None = None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        if config.device != "cpu":
-            solver = "array API"
-            clf.set_params(**accelerators.gpu_params(clf))
-            accelerators.fit_on_gpu(clf, X, y, config.device)
-        elif config.intelex:
-            solver = "scikit-learn-intelex"
-            accelerators.fit_with_intelex(clf, X, y)
-        elif epochs.trains_by_epochs(clf):
-            solver = "epochs"
-            with one_thread():
-                curves = epochs.train(
-                    clf, X, y, n_epochs=config.n_epochs, validate=validate, records=records
-                )
-            finished = curves.converged
-        elif linear.handles(clf):
-            solver = "passes"
-            finished, kept = linear.fit(clf, X, y)
-        elif ridge_lda.handles(clf):
-            solver = "sums"
-            kept = ridge_lda.fit(clf, X, y)
-        elif ridge_targets.handles(clf):
-            solver = "sums"
-            ridge_targets.fit(clf, X, y)
-        elif isinstance(clf, OneVsRestClassifier):
-            solver, finished = _fit_each_class(clf, X, y, config)
-        else:
-            solver = "scikit-learn"
-            with one_thread():
-                clf.fit(X, y)
+        found = _fit(clf, X, y, config, validate, records)
     stopped = [w for w in caught if issubclass(w.category, ConvergenceWarning)]
     notes = []
-    if not (converged := finished and not (stopped and curves is None)):
+    if not (converged := found.converged and not (stopped and found.curves is None)):
         iterations = one_vs_rest.base_of(clf).get_params().get("max_iter")
         notes.append(
             f"{config.clf} had not converged after max_iter={iterations} iterations. Raise it "
@@ -125,7 +95,44 @@ def train(
         )
     others = [str(w.message) for w in caught if w not in stopped]
     notes.extend(f"scikit-learn says: {text}" for text in dict.fromkeys(others))
-    return Trained(curves, converged, solver, notes, kept)
+    return replace(found, converged=converged, notes=notes)
+
+
+def _fit(
+    clf: Any,
+    X: np.ndarray,
+    y: np.ndarray,
+    config: FitConfig,
+    validate: Callable[[Any], float] | None,
+    records: bool,
+) -> Trained:
+    """Fit a classifier in place by the quickest solver."""
+    if config.device != "cpu":
+        clf.set_params(**accelerators.gpu_params(clf))
+        accelerators.fit_on_gpu(clf, X, y, config.device)
+        return Trained("array API")
+    if config.intelex:
+        accelerators.fit_with_intelex(clf, X, y)
+        return Trained("scikit-learn-intelex")
+    if epochs.trains_by_epochs(clf):
+        with one_thread():
+            curves = epochs.train(
+                clf, X, y, n_epochs=config.n_epochs, validate=validate, records=records
+            )
+        return Trained("epochs", curves.converged, curves)
+    if linear.handles(clf):
+        converged, objective = linear.fit(clf, X, y)
+        return Trained("passes", converged, kept=objective)
+    if ridge_lda.handles(clf):
+        return Trained("sums", kept=ridge_lda.fit(clf, X, y))
+    if ridge_targets.handles(clf):
+        ridge_targets.fit(clf, X, y)
+        return Trained("sums")
+    if isinstance(clf, OneVsRestClassifier):
+        return _fit_each_class(clf, X, y, config)
+    with one_thread():
+        clf.fit(X, y)
+    return Trained("scikit-learn")
 
 
 def fit_without(
@@ -146,8 +153,8 @@ def fit_without(
 
 def _fit_each_class(
     clf: OneVsRestClassifier, X: np.ndarray, Y: np.ndarray, config: FitConfig
-) -> tuple[str, bool]:
-    """Fit a classifier for each class by itself; return the solver, and whether all converged."""
+) -> Trained:
+    """Fit a classifier for each class by itself."""
     base = clf.estimator
     if epochs.trains_by_epochs(base):
         with one_thread():
@@ -157,13 +164,13 @@ def _fit_each_class(
                 Y,
                 lambda one, X, y: epochs.train(one, X, y, n_epochs=config.n_epochs, records=False),
             )
-        return "epochs", all(one.converged for one in curves)
+        return Trained("epochs", all(one.converged for one in curves))
     if ridge_lda.handles(base):
         one_vs_rest.fit_each(clf, X, Y, ridge_lda.fit)
-        return "sums", True
+        return Trained("sums")
     with one_thread():
         one_vs_rest.fit_each(clf, X, Y, lambda one, X, y: one.fit(X, y))
-    return "scikit-learn", True
+    return Trained("scikit-learn")
 
 
 def map_kernel(kernel: Nystroem, samples: Samples, n_fit: int) -> np.ndarray:

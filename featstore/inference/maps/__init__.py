@@ -5,7 +5,7 @@ from featstore._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "NumberMap": "featstore.inference.maps.map_scene",
-        "SceneMap": "featstore.inference.maps.map_scene",
+        "NumberMap": "featstore.inference.maps.result",
+        "SceneMap": "featstore.inference.maps.result",
     },
 )

@@ -25,7 +25,7 @@ from featstore.fitting.tasks import find_task
 from featstore.inference.familiarity import UNFAMILIAR, Familiarity
 from featstore.inference.maps.colors import Color
 from featstore.inference.maps.geotiff import BLOCK_SIDE, class_shapes, read_thinned, write_map
-from featstore.inference.maps.preview import draw_map, draw_numbers
+from featstore.inference.maps.preview import SceneView, draw_map, draw_numbers
 from featstore.inference.maps.styles import write_names, write_qgis_style
 from featstore.io.files import atomic_write, resolve_link
 from featstore.io.vectors import check_vector_file, write_polygons
@@ -159,11 +159,12 @@ class Painter(ABC):
         shape = (len(self.descriptions), min(BLOCK_SIDE, self.grid.n_rows - top), self.grid.n_cols)
         return np.full(shape, self.nodata, self.dtype)
 
-    def _drawn(self, path: Path, mapped: MappedScene) -> tuple[NDArray[Any], tuple[int, int]]:
-        """Return the map to draw, and the height and width of what the cells cover."""
-        stride = self.grid.stride
-        covered = (self.grid.n_rows * stride, self.grid.n_cols * stride)
-        return read_thinned(path, PREVIEW_SIDE), covered
+    def _view(self, mapped: MappedScene) -> SceneView:
+        """Return what the map is drawn upon."""
+        grid = mapped.grid
+        covered = (grid.n_rows * grid.stride, grid.n_cols * grid.stride)
+        size, axes = (grid.height, grid.width), mapped.georeference.axes
+        return SceneView(covered, size, axes, mapped.thumbnail(PREVIEW_SIDE))
 
 
 class ClassPainter(Painter):
@@ -184,18 +185,9 @@ class ClassPainter(Painter):
 
     def draw(self, path: Path, mapped: MappedScene, colors: Sequence[Color]) -> Figure:
         """Draw the classes of a file beside the scene."""
-        classes, covered = self._drawn(path, mapped)
-        return draw_map(
-            classes,
-            covered,
-            self.class_names,
-            colors,
-            self.counts,
-            mapped.thumbnail(PREVIEW_SIDE),
-            (mapped.grid.height, mapped.grid.width),
-            mapped.georeference.axes,
-            hatched=self._hatched(path),
-        )
+        classes, hatched = read_thinned(path, PREVIEW_SIDE), self._hatched(path)
+        view = self._view(mapped)
+        return draw_map(classes, view, self.class_names, colors, self.counts, hatched)
 
 
 class NumberPainter(Painter):
@@ -219,16 +211,8 @@ class NumberPainter(Painter):
 
     def draw(self, path: Path, mapped: MappedScene, colors: Sequence[Color]) -> Figure:
         """Draw the numbers of a file beside the scene."""
-        numbers, covered = self._drawn(path, mapped)
-        return draw_numbers(
-            numbers,
-            covered,
-            self.name,
-            mapped.thumbnail(PREVIEW_SIDE),
-            (mapped.grid.height, mapped.grid.width),
-            mapped.georeference.axes,
-            hatched=self._hatched(path),
-        )
+        numbers, hatched = read_thinned(path, PREVIEW_SIDE), self._hatched(path)
+        return draw_numbers(numbers, self._view(mapped), self.name, hatched)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from featstore.config import TASKS
 from featstore.errors import ConfigError
+from featstore.extraction.encode import Block
 from featstore.inference.familiarity import check_reject, familiarity_of
 from featstore.inference.maps.colors import class_colors, color_hex, read_colors
 from featstore.inference.maps.map_files import (
@@ -20,6 +20,7 @@ from featstore.inference.maps.map_files import (
     NumberPainter,
 )
 from featstore.inference.maps.read_scene import read_scene
+from featstore.inference.maps.result import NumberMap, SceneMap
 from featstore.inference.maps.stored_scene import find_stored_scene
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS
@@ -27,125 +28,6 @@ from featstore.runs.calibration import DECISION
 from featstore.runs.opening import open_run
 from featstore.runs.run import Run
 from featstore.store.feature_store import FeatureStore, open_store
-
-
-@dataclass(frozen=True)
-class SceneMap:
-    """The result of :func:`map_scene`.
-
-    Parameters
-    ----------
-    run_id : str
-        The run of the model.
-    scene : str
-    path, sidecar, style, preview : str
-        The GeoTIFF, the file from which GDAL reads its class names, the style that QGIS applies
-        to it, and the picture.
-    vector : str or None
-        The file of polygons, if it was asked for.
-    window, stride : int
-        Sides of a window and of a cell of the map, in pixels of the scene.
-    n_rows, n_cols : int
-        Cells of the map.
-    class_names : tuple of str
-        By label.
-    colors : tuple of str
-        Colours of the classes, ``#rrggbb``.
-    counts : tuple of int
-        Cells of each class.
-    n_empty : int
-        Cells without a class: their middle lies beyond the scene, or they lack data.
-    duration_s : float
-        From the call to its end.
-    windows_per_s : float
-        Windows classified per second, without opening the network and drawing the picture.
-    calibration : str
-        Whether the probabilities are calibrated, and how, in words; empty without the second band.
-    n_unfamiliar, n_rejected : int
-        Windows whose familiarity is below 1 %, and below `reject`.
-    """
-
-    run_id: str
-    scene: str
-    path: str
-    sidecar: str
-    style: str
-    preview: str
-    vector: str | None
-    window: int
-    stride: int
-    n_rows: int
-    n_cols: int
-    class_names: tuple[str, ...]
-    colors: tuple[str, ...]
-    counts: tuple[int, ...]
-    n_empty: int
-    duration_s: float
-    windows_per_s: float
-    calibration: str = ""
-    n_unfamiliar: int = 0
-    n_rejected: int = 0
-
-    @property
-    def shares(self) -> tuple[float, ...]:
-        """Share of each class in the classified area (fractions)."""
-        return tuple(count / sum(self.counts) for count in self.counts)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON-able values."""
-        return {**asdict(self), "shares": [round(share, 6) for share in self.shares]}
-
-
-@dataclass(frozen=True)
-class NumberMap:
-    """The result of :func:`map_scene` with a run that predicts a number.
-
-    Parameters
-    ----------
-    run_id : str
-        The run of the model.
-    scene : str
-    path, preview : str
-        The GeoTIFF, float32 with NaN in cells without a number, and the picture.
-    window, stride : int
-        Sides of a window and of a cell of the map, in pixels of the scene.
-    n_rows, n_cols : int
-        Cells of the map.
-    target_name : str
-        Name of the number.
-    lowest, mean, highest : float
-        Of the cells' numbers.
-    n_empty : int
-        Cells without a number: their middle lies beyond the scene, or they lack data.
-    duration_s : float
-        From the call to its end.
-    windows_per_s : float
-        Windows predicted per second, without opening the network and drawing the picture.
-    n_unfamiliar, n_rejected : int
-        Windows whose familiarity is below 1 %, and below `reject`.
-    """
-
-    run_id: str
-    scene: str
-    path: str
-    preview: str
-    window: int
-    stride: int
-    n_rows: int
-    n_cols: int
-    target_name: str
-    lowest: float
-    mean: float
-    highest: float
-    n_empty: int
-    duration_s: float
-    windows_per_s: float
-    n_unfamiliar: int = 0
-    n_rejected: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON-able values."""
-        return asdict(self)
 
 
 def map_scene(
@@ -246,15 +128,9 @@ def map_scene(
     began = time.perf_counter()
     opened = open_store(store, progress)
     run = run if isinstance(run, Run) else open_run(run, opened)
-    has_classes = run.task == TASKS[0]
     check_reject(reject)
     _check_run(run, probability=probability, colors=colors, vector=vector)
     model = run.load_model(trusted) if trusted else run.model
-    if probability and run.score_kind == DECISION:
-        raise ConfigError(
-            f"{run.run_id} gives decision values, not probabilities. Map without --probability, or "
-            "fit it again without --no-calibrate."
-        )
     given = read_colors(colors, run.class_names) if colors is not None else {}
     palette = class_colors(run.class_names, given)
     chosen: dict[str, Any] = {
@@ -263,89 +139,95 @@ def map_scene(
         "bands": bands,
         "value_range": value_range,
     }
-    with ExitStack() as stack:
-        if from_store or set_id is not None:
-            if own := [name for name, value in chosen.items() if value is not None]:
-                raise ConfigError(
-                    f"{own[0]} is that of the stored scene. Leave it out, or map the scene's file."
-                )
-            mapped, open_blocks = find_stored_scene(run, opened, scene, set_id, progress)
-        else:
-            if scene is None:
-                raise ConfigError("Name the scene, or map the run's own from its store.")
-            reading = read_scene(
-                str(scene), run, opened, device=device, progress=progress, **chosen
-            )
-            mapped, open_blocks = stack.enter_context(reading)
+    if from_store or set_id is not None:
+        reading = _stored_scene(run, opened, scene, set_id, chosen, progress)
+    elif scene is None:
+        raise ConfigError("Name the scene, or map the run's own from its store.")
+    else:
+        reading = read_scene(str(scene), run, opened, device=device, progress=progress, **chosen)
+    has_classes = run.task == TASKS[0]
+    with reading as (mapped, open_blocks):
         targets = MapFiles.find(mapped.path, out, preview, vector, has_classes=has_classes)
         if vector is not None and not mapped.georeference.is_on_ground:
             raise ConfigError(
                 f"{mapped.path} has no map coordinates, so its classes can't be polygons. Leave "
                 "out --vector, or georeference the scene."
             )
-        wanted = familiarity or reject > 0
-        known = familiarity_of(run, opened) if wanted else None
+        known = familiarity_of(run, opened) if familiarity or reject > 0 else None
         kind = ClassPainter if has_classes else NumberPainter
         painter = kind(
             run, model, mapped, probability=probability, familiarity=known, reject=reject
         )
-        grid, tags = mapped.grid, _tags(run, mapped, probability)
+        tags = _tags(run, mapped, probability)
         windows_s = targets.write(mapped, painter, open_blocks(), palette, tags)
+    facts: dict[str, Any] = {
+        "run_id": run.run_id,
+        "scene": mapped.path,
+        "path": str(targets.out),
+        "preview": str(targets.preview),
+        "window": mapped.grid.window,
+        "stride": mapped.grid.stride,
+        "n_rows": mapped.grid.n_rows,
+        "n_cols": mapped.grid.n_cols,
+        "n_empty": mapped.grid.n_cells - mapped.n_windows,
+        "duration_s": round(time.perf_counter() - began, 3),
+        "windows_per_s": round(mapped.n_windows / windows_s, 2),
+        "n_unfamiliar": painter.n_unfamiliar,
+        "n_rejected": painter.n_rejected,
+    }
     if isinstance(painter, NumberPainter):
         return NumberMap(
-            run.run_id,
-            mapped.path,
-            str(targets.out),
-            str(targets.preview),
-            grid.window,
-            grid.stride,
-            grid.n_rows,
-            grid.n_cols,
-            painter.name,
-            painter.lowest,
-            painter.total / (mapped.n_windows - painter.n_rejected),
-            painter.highest,
-            grid.n_cells - mapped.n_windows,
-            round(time.perf_counter() - began, 3),
-            round(mapped.n_windows / windows_s, 2),
-            painter.n_unfamiliar,
-            painter.n_rejected,
+            **facts,
+            target_name=painter.name,
+            lowest=painter.lowest,
+            mean=painter.total / (mapped.n_windows - painter.n_rejected),
+            highest=painter.highest,
         )
     return SceneMap(
-        run.run_id,
-        mapped.path,
-        str(targets.out),
-        str(targets.sidecar),
-        str(targets.style),
-        str(targets.preview),
-        None if targets.vector is None else str(targets.vector),
-        grid.window,
-        grid.stride,
-        grid.n_rows,
-        grid.n_cols,
-        run.class_names,
-        tuple(map(color_hex, palette)),
-        tuple(painter.counts.tolist()),
-        grid.n_cells - mapped.n_windows,
-        round(time.perf_counter() - began, 3),
-        round(mapped.n_windows / windows_s, 2),
-        run.calibration_text if probability else "",
-        painter.n_unfamiliar,
-        painter.n_rejected,
+        **facts,
+        sidecar=str(targets.sidecar),
+        style=str(targets.style),
+        vector=None if targets.vector is None else str(targets.vector),
+        class_names=run.class_names,
+        colors=tuple(map(color_hex, palette)),
+        counts=tuple(painter.counts.tolist()),
+        calibration=run.calibration_text if probability else "",
     )
 
 
-def _check_run(run: Run, **options: object) -> None:
-    """Refuse a run of several classes, and options of classes for a run of a number."""
+def _check_run(run: Run, *, probability: bool, **options: object) -> None:
+    """Refuse a run of several classes, and options that a run has no answer to."""
     if run.task == "multilabel":
         raise ConfigError(
             f"{run.run_id} predicts several classes, and a cell of a map holds one. Map a run of "
             "images with one class each, or predict the windows: featstore predict."
         )
+    options = {"probability": probability, **options}
     if run.task == "regression" and (given := [name for name, one in options.items() if one]):
         raise ConfigError(
             f"--{given[0]} is for classes; {run.run_id} predicts a number. Leave it out."
         )
+    if probability and run.score_kind == DECISION:
+        raise ConfigError(
+            f"{run.run_id} gives decision values, not probabilities. Map without --probability, or "
+            "fit it again without --no-calibrate."
+        )
+
+
+def _stored_scene(
+    run: Run,
+    store: FeatureStore,
+    scene: str | Path | None,
+    set_id: str | None,
+    chosen: Mapping[str, Any],
+    progress: Progress,
+) -> AbstractContextManager[tuple[MappedScene, Callable[[], Iterator[Block]]]]:
+    """Return a stored scene; refuse settings that it was stored with."""
+    if own := [name for name, value in chosen.items() if value is not None]:
+        raise ConfigError(
+            f"{own[0]} is that of the stored scene. Leave it out, or map the scene's file."
+        )
+    return nullcontext(find_stored_scene(run, store, scene, set_id, progress))
 
 
 def _tags(run: Run, mapped: MappedScene, probability: bool) -> dict[str, str]:

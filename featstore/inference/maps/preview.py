@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -38,42 +39,42 @@ STRETCH = (2, 98)
 """Percentiles of a scene's pixels that are shown black and white."""
 
 
+@dataclass(frozen=True)
+class SceneView:
+    """What a map is drawn upon.
+
+    `covered` is the height and width of what the cells cover, and `size` of the scene, in its
+    pixels. `thumbnail` is the scene at any size, (height, width, bands), with red, green and blue
+    first, or gray; without it, the map is drawn alone. `axes` is as of :attr:`.Georeference.axes`.
+    """
+
+    covered: tuple[int, int]
+    size: tuple[int, int]
+    axes: Axes
+    thumbnail: NDArray[np.uint8] | None = None
+
+
 def draw_map(
     classes: NDArray[Any],
-    covered: tuple[int, int],
+    view: SceneView,
     class_names: Sequence[str],
     colors: Sequence[Color],
     counts: NDArray[np.int64],
-    thumbnail: NDArray[np.uint8] | None,
-    size: tuple[int, int],
-    axes: Axes,
-    *,
     hatched: NDArray[np.bool_] | None = None,
 ) -> Figure:
     """Draw a scene, its classes, and a legend with each class's share of the area.
 
-    `classes` are labels, (rows, columns); those of no class stay white. `covered` is the height and
-    width of what the cells cover, and `size` of the scene, in its pixels. `counts` are the cells of
-    each class. `thumbnail` is the scene at any size, (height, width, bands), with red, green and
-    blue first, or gray; without it, the classes are drawn alone. `axes` is as of
-    :attr:`.Georeference.axes`. `hatched` cells, (rows, columns), are unlike the training images.
+    `classes` are labels, (rows, columns); those of no class stay white. `counts` are the cells of
+    each class. `hatched` cells, (rows, columns), are unlike the training images.
     """
     with mpl.rc_context(STYLE):
-        fig, after, beyond = _panels(covered, thumbnail, size, axes)
         table = ListedColormap([tuple(value / 255 for value in color) for color in colors])
-        after.imshow(
-            np.ma.masked_greater_equal(classes, len(colors)),
-            extent=beyond,
-            cmap=table,
-            vmin=-0.5,
-            vmax=len(colors) - 0.5,
-            interpolation="nearest",
-            aspect=after.get_aspect(),
-        )
-        after.set_title("classes")
+        masked = np.ma.masked_greater_equal(classes, len(colors))
+        fig, image = _panels(view, masked, cmap=table, vmin=-0.5, vmax=len(colors) - 0.5)
+        image.axes.set_title("classes")
         patches = _patches(class_names, colors, counts)
         if hatched is not None:
-            patches += _hatch(after, hatched, beyond)
+            patches += _hatch(image, hatched)
         fig.legend(
             handles=patches,
             loc="outside right center",
@@ -86,12 +87,8 @@ def draw_map(
 
 def draw_numbers(
     numbers: NDArray[np.float32],
-    covered: tuple[int, int],
+    view: SceneView,
     name: str,
-    thumbnail: NDArray[np.uint8] | None,
-    size: tuple[int, int],
-    axes: Axes,
-    *,
     hatched: NDArray[np.bool_] | None = None,
 ) -> Figure:
     """Draw a scene and its numbers, (rows, columns), with a colour bar; see :func:`draw_map`.
@@ -99,70 +96,59 @@ def draw_numbers(
     Cells without a number, NaN, stay white.
     """
     with mpl.rc_context(STYLE):
-        fig, after, beyond = _panels(covered, thumbnail, size, axes)
-        image = after.imshow(
-            np.ma.masked_invalid(numbers),
-            extent=beyond,
-            cmap="viridis",
-            interpolation="nearest",
-            aspect=after.get_aspect(),
-        )
+        fig, image = _panels(view, np.ma.masked_invalid(numbers), cmap="viridis")
         title = class_text(name, 40)
-        after.set_title(title)
-        fig.colorbar(image, ax=after, label=title)
+        image.axes.set_title(title)
+        fig.colorbar(image, ax=image.axes, label=title)
         if hatched is not None:
-            fig.legend(handles=_hatch(after, hatched, beyond), loc="outside lower center")
+            fig.legend(handles=_hatch(image, hatched), loc="outside lower center")
     return fig
 
 
-def _hatch(
-    ax: Any, hatched: NDArray[np.bool_], extent: tuple[float, float, float, float]
-) -> list[Patch]:
-    """Hatch cells, and return the entry of the legend."""
+def _hatch(image: Any, hatched: NDArray[np.bool_]) -> list[Patch]:
+    """Hatch cells of a map that is drawn, and return the entry of the legend."""
     share = 100 * hatched.mean()
     # The contour runs between the middles of cells: of smaller ones it lies near their sides.
     times = max(1, -(-HATCHED_SIDE // max(hatched.shape)))
     fine = np.kron(hatched, np.ones((times, times)))
     if hatched.any():
-        ax.contourf(
+        image.axes.contourf(
             fine,
             levels=[0.5, 1.5],
             colors="none",
             hatches=["xxxx"],
-            extent=extent,
+            extent=image.get_extent(),
             origin="upper",
         )
     text = f"unlike the training images, {share:.1f} %"
     return [Patch(facecolor="none", edgecolor=INK, hatch="xxxx", label=text)]
 
 
-def _panels(
-    covered: tuple[int, int], thumbnail: NDArray[np.uint8] | None, size: tuple[int, int], axes: Axes
-) -> tuple[Figure, Any, tuple[float, float, float, float]]:
-    """Return a figure with the scene, the empty panel beside it, and the extent of the cells."""
-    bounds, x_label, y_label = axes
-    height, width = size
+def _panels(view: SceneView, cells: Any, **colors: Any) -> tuple[Figure, Any]:
+    """Return a figure with the scene and the cells beside it, and the image of the cells."""
+    (bounds, x_label, y_label), (height, width) = view.axes, view.size
     left, right, bottom, top = bounds or (0.0, float(width), float(height), 0.0)
     # The cells cover whole multiples of a stride.
     beyond = (
         left,
-        left + (right - left) * covered[1] / width,
-        top + (bottom - top) * covered[0] / height,
+        left + (right - left) * view.covered[1] / width,
+        top + (bottom - top) * view.covered[0] / height,
         top,
     )
     with mpl.rc_context(STYLE):
-        aspect = _aspect(axes)
+        aspect = _aspect(view.axes)
         tall = abs((top - bottom) * aspect / (right - left))
         panel = np.array([1.0, tall]) * LONG_SIDE / max(1.0, tall)
-        n_panels = 1 if thumbnail is None else 2
+        n_panels = 1 if view.thumbnail is None else 2
         fig = Figure(
             figsize=(n_panels * max(panel[0], 1.6) + 3.2, max(panel[1], 1.6) + 0.9),
             layout="constrained",
         )
         axs = fig.subplots(1, n_panels, sharex=True, sharey=True, squeeze=False)[0]
         before, after = axs[0], axs[-1]
-        if thumbnail is not None:
-            before.imshow(_stretched(thumbnail), extent=(left, right, bottom, top), cmap="gray")
+        if view.thumbnail is not None:
+            scene = _stretched(view.thumbnail)
+            before.imshow(scene, extent=(left, right, bottom, top), cmap="gray")
             before.set_title("scene")
         for ax in axs:
             ax.set_aspect(aspect)
@@ -173,7 +159,8 @@ def _panels(
             ax.ticklabel_format(useOffset=False, style="plain")
             ax.set_xlabel(x_label)
         before.set_ylabel(y_label)
-    return fig, after, beyond
+        image = after.imshow(cells, extent=beyond, interpolation="nearest", aspect=aspect, **colors)
+    return fig, image
 
 
 def _ticks(length: float, apart: float) -> Locator:

@@ -7,10 +7,10 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from featstore.fitting.solvers import batches
-from featstore.fitting.solvers.batches import SLOPES, Batches, handles
+from featstore.fitting.solvers.batches import MARGIN_LOSSES, SLOPES, Batches, handles
 from featstore.fitting.solvers.blocks import Threads, shared_threads
 from featstore.fitting.solvers.dbn import DeepBeliefNetwork
-from featstore.fitting.solvers.epochs import MARGIN_LOSSES, train
+from featstore.fitting.solvers.epochs import train
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def test_the_steps_of_a_network_are_scikit_learns(data, target, activation):
     mine = copy.deepcopy(theirs)
     # A new optimizer begins with its first step.
     del theirs._optimizer
-    state = Batches(mine, len(X), Threads(), MARGIN_LOSSES)
+    state = Batches(mine, len(X), Threads())
     for _ in range(5):
         theirs.partial_fit(X, y)
         loss = state.epoch(X, y, np.arange(len(X)))
@@ -89,7 +89,7 @@ def test_few_rows_take_the_batches_and_penalties_of_scikit_learns_own_fit(
     # The first weights, as a step of no length leaves them.
     mine.set_params(learning_rate_init=1e-30).partial_fit(X, y, classes=[0, 1, 2])
     mine.set_params(learning_rate_init=theirs.learning_rate_init)
-    state = Batches(mine, n_rows, Threads(), MARGIN_LOSSES)
+    state = Batches(mine, n_rows, Threads())
     losses = [state.epoch(X, y, np.arange(n_rows)) for _ in range(4)]
     np.testing.assert_allclose(losses, theirs.loss_curve_, rtol=1e-5)
     for own, other in zip(weights_of(mine), weights_of(theirs), strict=True):
@@ -174,8 +174,7 @@ def test_an_epoch_has_each_row_once_in_batches_that_grow_with_the_rows(data, mon
     rows = [row for _, part in shown for row in part]
     assert sorted(rows[:600]) == sorted(rows[600:]) == list(range(600)) != rows[:600]
     sizes = [
-        Batches(train_few(data), n, Threads(), MARGIN_LOSSES).n_in_batch
-        for n in (600, 40_000, 100_000, 10**7)
+        Batches(train_few(data), n, Threads()).n_in_batch for n in (600, 40_000, 100_000, 10**7)
     ]
     assert sizes == [200, 200, 500, 1000]
 

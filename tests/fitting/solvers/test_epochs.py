@@ -7,7 +7,8 @@ from sklearn.metrics import log_loss
 from sklearn.neural_network import MLPClassifier
 
 from featstore.errors import FitError
-from featstore.fitting.solvers.epochs import MARGIN_LOSSES, train, trains_by_epochs
+from featstore.fitting.solvers.batches import MARGIN_LOSSES
+from featstore.fitting.solvers.epochs import train, trains_by_epochs
 
 
 @pytest.fixture

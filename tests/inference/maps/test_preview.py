@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from featstore.inference.maps.colors import class_colors
-from featstore.inference.maps.preview import MAX_SHOWN, draw_map
+from featstore.inference.maps.preview import MAX_SHOWN, SceneView, draw_map
 from featstore.plotting import to_png
 
 PIXELS = (None, "column (pixels)", "row (pixels)")
@@ -16,7 +16,8 @@ def draw(classes, n_classes=3, *, size=(20, 30), axes=PIXELS, n_bands=3, names=N
     thumbnail = np.random.default_rng(0).integers(0, 256, (*size, n_bands)).astype(np.uint8)
     covered = (classes.shape[0] * 10, classes.shape[1] * 10)
     colors = class_colors(names)
-    return draw_map(classes, covered, names, colors, counts, thumbnail, size, axes)
+    view = SceneView(covered, size, axes, thumbnail)
+    return draw_map(classes, view, names, colors, counts)
 
 
 def legend_of(fig):
@@ -77,12 +78,9 @@ def test_of_many_classes_the_most_frequent_are_named():
 def test_a_black_scene_is_drawn():
     fig = draw_map(
         np.zeros((2, 3), np.uint8),
-        (20, 30),
+        SceneView((20, 30), (20, 30), PIXELS, np.zeros((20, 30, 3), np.uint8)),
         ["only"],
         class_colors(["only"]),
         np.array([6]),
-        np.zeros((20, 30, 3), np.uint8),
-        (20, 30),
-        PIXELS,
     )
     assert legend_of(fig) == ["only, 100.0 %"]
