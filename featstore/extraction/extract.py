@@ -12,6 +12,7 @@ from featstore.config import ExtractConfig
 from featstore.datasets.duplicates import first_of_each, image_digests
 from featstore.datasets.formats.given import GivenArray, GivenFiles, given_source
 from featstore.datasets.registry import resolve_dataset
+from featstore.environment import return_freed_memory
 from featstore.errors import ConfigError
 from featstore.extraction.coordinator import start_workers
 from featstore.extraction.pipeline import compute_layers
@@ -118,7 +119,11 @@ def extract(
         )
         dataset = given.name
     config = ExtractConfig(model, dataset, tuple(word.strip() for word in words), **options)
-    return extract_images(config, open_store(store, progress), progress, given)
+    try:
+        return extract_images(config, open_store(store, progress), progress, given)
+    finally:
+        # A notebook goes on with fits.
+        return_freed_memory()
 
 
 def extract_images(

@@ -79,3 +79,22 @@ def test_freed_memory_is_kept():
     assert done.returncode == 0, done.stderr
     by_default, kept = map(int, done.stdout.split())
     assert kept < by_default / 4
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_that_was_kept_is_given_back():
+    code = (
+        "import psutil, torch\n"
+        "from featstore.environment import return_freed_memory\n"
+        "from featstore.models.devices import keep_freed_memory\n"
+        "keep_freed_memory()\n"
+        "def nbytes(): return psutil.Process().memory_info().rss\n"
+        "tensors = [torch.ones(10_000_000) for _ in range(5)]\n"
+        "del tensors\n"
+        "kept = nbytes()\n"
+        "return_freed_memory()\n"
+        "print(kept - nbytes())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 150_000_000
