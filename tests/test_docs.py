@@ -201,6 +201,8 @@ _MASKS = [
     (r"\b(?:train|test)/\d+", "<sample>"),
     (rf"\b(?:{_CLASSES})\b", "<class>"),
     (r"\b(?:eager|openvino|compiled)\b", "<engine>"),
+    # Of auto, by the processor.
+    (r"\b(?:fp32|bf16)\b", "<precision>"),
     (r"\b(mlp|dbn|sgd|softmax) \*", r"\1"),
     (r"\b(?:official|random) split\b", "<split>"),
     (r"\b(?=[0-9a-f]*\d)[0-9a-f]{8,12}\b", "#"),
