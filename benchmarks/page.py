@@ -287,8 +287,11 @@ def plot(record: Record) -> Figure:
             )
             for place, model in zip(y, shown, strict=True):
                 rate, highest = own[model]["images/s"], own[model]["highest"]
+                # The peers' precision is not always that of the group.
+                precision = own[model].get("precision", "")
+                other = f" in {precision}" if ", " in model and precision not in model else ""
                 axes.annotate(
-                    text(float(rate)),
+                    text(float(rate)) + other,
                     (highest, place),
                     xytext=(4, 0),
                     textcoords="offset points",
@@ -297,6 +300,7 @@ def plot(record: Record) -> Figure:
                 )
         axes.set_yticks(range(len(models)), models)
         axes.invert_yaxis()
+        axes.set_xlim(right=1.1 * max(row["highest"] for row in rows))
         axes.set_xlabel(f"images per second, {record['device']}; whiskers: lowest and highest")
         axes.set_title(record["title"])
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0 + 0.3 / len(models)), ncols=4)
