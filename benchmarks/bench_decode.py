@@ -34,7 +34,7 @@ from featstore.datasets.loader import batches
 from featstore.datasets.registry import open_dataset
 from featstore.environment import available_cores
 from featstore.io.fingerprints import FingerprintCache
-from featstore.models.devices import keep_freed_memory
+from featstore.models.freed_memory import keep_freed_memory
 from featstore.models.registry import open_model
 
 MODEL = "resnet50"

@@ -170,7 +170,8 @@ def contenders(case: Case) -> dict[str, Callable[[], Run]]:
     if case.where.type == "cpu" and importlib.util.find_spec("openvino"):
         found["featstore openvino"] = partial(own, case, "openvino")
         found["bare OpenVINO"] = partial(bare_openvino, case)
-    if case.precision == "fp32" and importlib.util.find_spec("onnxruntime"):
+    on_cpu_in_fp32 = (case.where.type, case.precision) == ("cpu", "fp32")
+    if on_cpu_in_fp32 and importlib.util.find_spec("onnxruntime"):
         found["ONNX Runtime"] = partial(onnx_runtime, case)
     return found
 

@@ -17,11 +17,11 @@ from featstore.io.fingerprints import FingerprintCache
 from featstore.models.backbone import Backbone
 from featstore.models.devices import (
     has_fast_bf16,
-    keep_freed_memory,
     make_deterministic,
     resolve_device,
     resolve_precision,
 )
+from featstore.models.freed_memory import keep_freed_memory
 from featstore.models.networks import find_layers
 from featstore.models.preprocess import Preprocess
 from featstore.models.weights import Weights, find_weights

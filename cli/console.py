@@ -202,7 +202,7 @@ def echo(text: object = "") -> None:
 
 
 def echo_sheets(paths: Sequence[Path]) -> None:
-    """Print where contact sheets are, of which several are numbered."""
+    """Print the paths of contact sheets: of several, the first and the last."""
     if len(paths) > 1:
         echo(f"The contact sheets: {paths[0]} to {paths[-1]}")
     elif paths:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import shlex
 import sys
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -84,14 +82,6 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def return_freed_memory() -> None:
-    """Give the system the freed memory that glibc keeps for later, of a pass some 0.7 GB."""
-    if sys.platform.startswith("linux"):
-        # Other C libraries don't have the function.
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 DEFAULT_STORE = "feature-store"

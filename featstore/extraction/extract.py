@@ -12,7 +12,6 @@ from featstore.config import ExtractConfig
 from featstore.datasets.duplicates import first_of_each, image_digests
 from featstore.datasets.formats.given import GivenArray, GivenFiles, given_source
 from featstore.datasets.registry import resolve_dataset
-from featstore.environment import return_freed_memory
 from featstore.errors import ConfigError
 from featstore.extraction.coordinator import start_workers
 from featstore.extraction.pipeline import compute_layers
@@ -27,6 +26,7 @@ from featstore.extraction.spec import (
 )
 from featstore.extraction.trained import find_trained_rows
 from featstore.io.files import with_resume_hint
+from featstore.models.freed_memory import return_freed_memory
 from featstore.models.registry import open_model
 from featstore.progress import Progress
 from featstore.progress_bars import IN_NOTEBOOKS

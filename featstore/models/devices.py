@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
-
 import torch
 
 from featstore.errors import DeviceError
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Parameters of glibc's mallopt: malloc.h."""
-
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -88,24 +81,6 @@ def make_deterministic(device: torch.device) -> None:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
-
-
-def keep_freed_memory() -> None:
-    """Make the C library keep freed memory for the next tensor.
-
-    By default glibc returns large blocks to the system and gets them back page by page at the next
-    operation. That took half of MobileNetV2's time on a 2-core CPU (55 against 108 images/s) and a
-    fifth of ResNet50's; keeping them takes 130 MB of memory.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        # The C library is another one, such as musl.
-        return
-    mallopt(M_MMAP_THRESHOLD, 2**30)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def describe_device(device: torch.device) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -99,7 +100,7 @@ def compiling_engine(device: torch.device, precision: str) -> str | None:
 
 def _openvino_computes_bf16(device: torch.device) -> bool:
     """Return whether OpenVINO multiplies bfloat16 here, and keeps marked layers in fp32."""
-    release = tuple(int(number) for number in version("openvino").split(".")[:2])
+    release = tuple(map(int, re.findall(r"\d+", version("openvino"))[:2]))
     return has_fast_bf16(device) and release >= OPENVINO_WITH_MARKS
 
 

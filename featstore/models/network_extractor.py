@@ -21,7 +21,6 @@ from featstore.models.base import Layer
 from featstore.models.devices import (
     default_batch_size,
     describe_device,
-    keep_freed_memory,
     make_deterministic,
 )
 from featstore.models.engine_choice import (
@@ -32,6 +31,7 @@ from featstore.models.engine_choice import (
     fixed_plan,
     images_per_s,
 )
+from featstore.models.freed_memory import keep_freed_memory
 from featstore.models.model_cache import CacheFile
 from featstore.models.names import source_of
 from featstore.models.networks import find_layers

@@ -25,7 +25,6 @@ from featstore.io.fingerprints import FingerprintCache
 from featstore.models.base import Layer, Model
 from featstore.models.devices import (
     describe_device,
-    keep_freed_memory,
     make_deterministic,
     resolve_device,
 )
@@ -36,6 +35,7 @@ from featstore.models.filters import (
     patch_filters,
     stored_patches,
 )
+from featstore.models.freed_memory import keep_freed_memory
 from featstore.models.names import filter_settings
 from featstore.models.network_free import check_bands, records_of, refuse_settings
 from featstore.models.weights import random_seed

@@ -16,7 +16,8 @@ from torch import nn
 
 from featstore.config import TrainConfig
 from featstore.errors import TrainError
-from featstore.models.devices import has_fast_bf16, keep_freed_memory, make_deterministic
+from featstore.models.devices import has_fast_bf16, make_deterministic
+from featstore.models.freed_memory import keep_freed_memory
 from featstore.progress import Progress
 from featstore.training.images import N_TURNS, augment
 from featstore.training.objectives import Objective

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from featstore.errors import DeviceError
-from featstore.models import devices
+from featstore.models import devices, freed_memory
 
 CPU = torch.device("cpu")
 
@@ -54,8 +54,16 @@ def test_another_c_library_is_no_obstacle(monkeypatch):
     def missing(_):
         raise OSError("no such file")
 
-    monkeypatch.setattr(devices.ctypes, "CDLL", missing)
-    devices.keep_freed_memory()
+    monkeypatch.setattr(freed_memory.ctypes, "CDLL", missing)
+    freed_memory.keep_freed_memory()
+    freed_memory.return_freed_memory()
+
+
+def printed(code):
+    """Return what a new process prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.soak
@@ -63,7 +71,7 @@ def test_another_c_library_is_no_obstacle(monkeypatch):
 def test_freed_memory_is_kept():
     code = (
         "import resource, torch\n"
-        "from featstore.models import devices\n"
+        "from featstore.models.freed_memory import keep_freed_memory\n"
         # The C library settles on an address after a dozen tensors or so: how many depends on
         # the heap.
         "def faults(n_before):\n"
@@ -72,12 +80,10 @@ def test_freed_memory_is_kept():
         "    for _ in range(10): torch.ones(10_000_000)\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
         "by_default = faults(1)\n"
-        "devices.keep_freed_memory()\n"
+        "keep_freed_memory()\n"
         "print(by_default, faults(80))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    by_default, kept = map(int, done.stdout.split())
+    by_default, kept = map(int, printed(code).split())
     assert kept < by_default / 4
 
 
@@ -85,8 +91,7 @@ def test_freed_memory_is_kept():
 def test_freed_memory_that_was_kept_is_given_back():
     code = (
         "import psutil, torch\n"
-        "from featstore.environment import return_freed_memory\n"
-        "from featstore.models.devices import keep_freed_memory\n"
+        "from featstore.models.freed_memory import keep_freed_memory, return_freed_memory\n"
         "keep_freed_memory()\n"
         "def nbytes(): return psutil.Process().memory_info().rss\n"
         "tensors = [torch.ones(10_000_000) for _ in range(5)]\n"
@@ -95,6 +100,4 @@ def test_freed_memory_that_was_kept_is_given_back():
         "return_freed_memory()\n"
         "print(kept - nbytes())\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 150_000_000
+    assert int(printed(code)) > 150_000_000

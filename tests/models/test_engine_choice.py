@@ -57,10 +57,12 @@ def test_openvino_is_not_asked_for_emulated_bf16(monkeypatch):
     assert compiling_engine(CPU, "bf16") == "openvino"
 
 
-def test_an_openvino_that_would_round_first_layers_is_not_asked_for_bf16(monkeypatch):
+@pytest.mark.parametrize("release", ["2026.3.0", "not installed"])
+def test_an_openvino_that_would_round_first_layers_is_not_asked_for_bf16(monkeypatch, release):
+    """A build without its distribution's metadata tells no version."""
     present(monkeypatch, "openvino")
     monkeypatch.setattr(engine_choice, "has_fast_bf16", lambda _: True)
-    monkeypatch.setattr(engine_choice, "version", lambda name: "2026.3.0")
+    monkeypatch.setattr(engine_choice, "version", lambda name: release)
     assert compiling_engine(CPU, "bf16") == "inductor"
     assert compiling_engine(CPU, "fp32") == "openvino"
 
